@@ -1,0 +1,18 @@
+"""The torchvision family: every model, its weights, and where its parts are."""
+
+from __future__ import annotations
+
+from zoo_core import Family, hookimpl
+
+
+@hookimpl
+def zoo_families() -> list[Family]:
+    """The one family of this plugin."""
+    return [
+        Family(
+            name="torchvision",
+            requires="torchvision",
+            catalog="zoo_torchvision.catalog:cards",
+            anatomy="zoo_torchvision.anatomy:anatomy",
+        )
+    ]

@@ -1,0 +1,93 @@
+"""zoo: any pretrained network of any installed family, verified, with one set of surgery tools.
+
+Use it as ``import zoo_core as zoo; model = zoo.get("resnet18", num_classes=9)``. The public names are loaded when they
+are first used, so that importing this package costs nothing and never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_core.build import get as get
+    from zoo_core.card import Card as Card
+    from zoo_core.card import Family as Family
+    from zoo_core.card import Licenses as Licenses
+    from zoo_core.card import Preprocessing as Preprocessing
+    from zoo_core.card import Weights as Weights
+    from zoo_core.catalog import read_cards as read_cards
+    from zoo_core.catalog import write_cards as write_cards
+    from zoo_core.errors import ZooError as ZooError
+    from zoo_core.errors import ZooWarning as ZooWarning
+    from zoo_core.hooks import hookimpl as hookimpl
+    from zoo_core.parts import Anatomy as Anatomy
+    from zoo_core.parts import Chain as Chain
+    from zoo_core.parts import Head as Head
+    from zoo_core.parts import Stage as Stage
+    from zoo_core.parts import flatten as flatten
+    from zoo_core.registry import Zoo as Zoo
+    from zoo_core.registry import info as info
+    from zoo_core.registry import list_models as list  # noqa: A004 - zoo.list is the field's word for it
+    from zoo_core.registry import use as use
+    from zoo_core.surgery.freeze import freeze as freeze
+    from zoo_core.surgery.freeze import unfreeze as unfreeze
+    from zoo_core.surgery.head import swap_head as swap_head
+    from zoo_core.surgery.knowledge import anatomy_of as anatomy
+    from zoo_core.surgery.knowledge import receipt_of as receipt
+    from zoo_core.surgery.mlp import mlp_head as mlp_head
+    from zoo_core.surgery.receipt import Receipt as Receipt
+    from zoo_core.surgery.split import split as split
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    # the registry
+    "get": "zoo_core.build:get",
+    "list": "zoo_core.registry:list_models",
+    "info": "zoo_core.registry:info",
+    "use": "zoo_core.registry:use",
+    "Zoo": "zoo_core.registry:Zoo",
+    # surgery
+    "swap_head": "zoo_core.surgery.head:swap_head",
+    "mlp_head": "zoo_core.surgery.mlp:mlp_head",
+    "freeze": "zoo_core.surgery.freeze:freeze",
+    "unfreeze": "zoo_core.surgery.freeze:unfreeze",
+    "split": "zoo_core.surgery.split:split",
+    "anatomy": "zoo_core.surgery.knowledge:anatomy_of",
+    "receipt": "zoo_core.surgery.knowledge:receipt_of",
+    "Receipt": "zoo_core.surgery.receipt:Receipt",
+    # what plugins are written with
+    "hookimpl": "zoo_core.hooks:hookimpl",
+    "Family": "zoo_core.card:Family",
+    "Card": "zoo_core.card:Card",
+    "Weights": "zoo_core.card:Weights",
+    "Preprocessing": "zoo_core.card:Preprocessing",
+    "Licenses": "zoo_core.card:Licenses",
+    "read_cards": "zoo_core.catalog:read_cards",
+    "write_cards": "zoo_core.catalog:write_cards",
+    "Anatomy": "zoo_core.parts:Anatomy",
+    "Head": "zoo_core.parts:Head",
+    "Stage": "zoo_core.parts:Stage",
+    "Chain": "zoo_core.parts:Chain",
+    "flatten": "zoo_core.parts:flatten",
+    # errors
+    "ZooError": "zoo_core.errors:ZooError",
+    "ZooWarning": "zoo_core.errors:ZooWarning",
+}
+
+__all__ = list(_PUBLIC)  # noqa: PLE0605 - one table is the truth; tests/test_public.py compares it with the imports above
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    if name not in _PUBLIC:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,233 @@
+"""What a model *is*, as frozen data that needs no torch: families, cards, weights, preprocessing, licences."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Literal
+
+from zoo_core.errors import UnknownTag, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_FULL_DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What has to be done to a picture before a model sees it.
+
+    Attributes:
+        crop: Height and width of the centre crop, in pixels: the size the model sees.
+        resize: Height and width before the crop, in pixels; one number means "the shorter side".
+        interpolation: Name of the resampling filter, as in ``torchvision.transforms.InterpolationMode``.
+        mean: Subtracted from each channel, in units of ``value_range``.
+        std: Divides each channel, in units of ``value_range``.
+        value_range: What white is: 1.0 for most models, 255.0 for a few from Caffe.
+        channel_order: ``"RGB"``, or ``"BGR"`` for a few from Caffe.
+        antialias: Whether the resize filters before it samples.
+
+    Example:
+        >>> Preprocessing(crop=(224, 224), resize=(256,)).mean
+        (0.485, 0.456, 0.406)
+    """
+
+    crop: tuple[int, int] = (224, 224)
+    resize: tuple[int, ...] = (256,)
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    value_range: float = 1.0
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    antialias: bool = True
+
+
+@dataclass(frozen=True)
+class Licenses:
+    """The licence of each thing that weights are made of, as lower-case SPDX names; ``"unknown"`` is a value of its own.
+
+    Attributes:
+        code: Of the library that builds the model.
+        weights: Of the trained numbers.
+        data: Of what they were trained on.
+    """
+
+    code: str = "unknown"
+    weights: str = "unknown"
+    data: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One pretrained artefact: where it is, how to prove it, and what it was trained to do.
+
+    Attributes:
+        tag: The name of these weights among those of one model, such as ``"IMAGENET1K_V1"``.
+        urls: Where the bytes are, in the order to try: ``https://``, ``http://``, ``file://`` or ``package://``.
+        sha256: The SHA-256 of the file in lower-case hex: all 64 digits, or a prefix of at least 8 when no more is
+            known, or ``""``.
+        size: Length of the file in bytes, when known.
+        num_classes: Outputs of the head in the file; 0 when there is no head.
+        categories: The class names in order, or ``"package.module:function"`` that returns them.
+        preprocessing: What a picture goes through on its way in.
+        licenses: Of code, weights and data.
+        metrics: Published figures, such as ``{"ImageNet-1K acc@1": 69.758}``.
+        options: Arguments that the constructor needs for this file, over those of the card.
+        convert: ``"package.module:function"`` taking ``(state, model)`` and returning the state dict under the names
+            that the model uses now.
+        ignore: Glob patterns of tensors that are in the file but need not be in the model.
+        docs: Where the weights are described.
+
+    Example:
+        >>> weights = Weights(tag="V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
+        >>> weights.strength
+        'weak'
+    """
+
+    tag: str
+    urls: tuple[str, ...]
+    sha256: str = ""
+    size: int | None = None
+    num_classes: int = 0
+    categories: str | tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    licenses: Licenses = field(default_factory=Licenses)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    convert: str | None = None
+    ignore: tuple[str, ...] = ()
+    docs: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
+            msg = f"sha256 of {self.tag!r} must be 8 to 64 lower-case hex digits, got {self.sha256!r}"
+            raise ValueError(msg)
+        if not self.urls:
+            msg = f"weights {self.tag!r} have no url"
+            raise ValueError(msg)
+
+    @property
+    def strength(self) -> Literal["proven", "weak", "none"]:
+        """How much the known digest proves: all of it, a prefix that can be forged, or nothing."""
+        if len(self.sha256) == _FULL_DIGEST_LENGTH:
+            return "proven"
+        return "weak" if self.sha256 else "none"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class names in the order of the outputs; empty when they are not known."""
+        if isinstance(self.categories, str):
+            return tuple(resolve_name(self.categories)())
+        return self.categories
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file in the first url."""
+        return self.urls[0].split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model architecture: what it is called, how it is built and which weights there are for it.
+
+    Attributes:
+        family: Name of the family it belongs to.
+        name: Its name in that family, as its library spells it.
+        build: ``"package.module:function"`` that constructs it.
+        task: What it does: ``"classification"``, ``"segmentation"``, ``"detection"``, ...
+        input_size: Channels, height and width of the input it was designed for, in pixels.
+        num_classes: Outputs of the head that the constructor makes when it is given no other number.
+        options: Arguments for the constructor.
+        weights: The pretrained artefacts, in the library's order.
+        default: Tag of the weights that ``weights="default"`` means, pinned by the plugin; None where there are none.
+        parameters: Number of parameters, when known.
+
+    Example:
+        >>> card = Card(family="acme", name="net", build="acme.models:net")
+        >>> card.id, card.tags
+        ('acme/net', ())
+    """
+
+    family: str
+    name: str
+    build: str
+    task: str = "classification"
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    num_classes: int = 1000
+    options: Mapping[str, object] = field(default_factory=dict)
+    weights: tuple[Weights, ...] = ()
+    default: str | None = None
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.tags)) != len(self.tags):
+            msg = f"{self.id} has two weights with one tag: {', '.join(self.tags)}"
+            raise ValueError(msg)
+        if self.default is not None and self.default not in self.tags:
+            msg = f"the default of {self.id} is {self.default!r}, which is not one of its tags: {', '.join(self.tags)}"
+            raise ValueError(msg)
+
+    @property
+    def id(self) -> str:
+        """The qualified name, ``family/name``."""
+        return f"{self.family}/{self.name}"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of its weights."""
+        return tuple(weights.tag for weights in self.weights)
+
+    def find(self, tag: str | None = None) -> Weights:
+        """The weights with that tag, or the default ones.
+
+        Args:
+            tag: One of ``tags``; None means the default.
+
+        Raises:
+            UnknownTag: There are no such weights; the message lists those there are.
+
+        Example:
+            >>> Card(family="acme", name="net", build="acme.models:net").find("V1")
+            Traceback (most recent call last):
+            ...
+            zoo_core.errors.UnknownTag: acme/net has no weights 'V1'
+              expected: acme/net has no pretrained weights
+              next step: weights=None builds it untrained
+        """
+        wanted = tag or self.default
+        for weights in self.weights:
+            if weights.tag == wanted:
+                return weights
+        there_are = f"one of {', '.join(self.tags)}" if self.tags else f"{self.id} has no pretrained weights"
+        raise UnknownTag(
+            f"{self.id} has no weights {tag!r}" if tag else f"{self.id} has no default weights",
+            expected=there_are,
+            hint=did_you_mean(close_matches(tag or "", self.tags), "weights=None builds it untrained"),
+            tag=tag,
+            tags=self.tags,
+        )
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of one library, as contributed by one plugin.
+
+    Attributes:
+        name: What the family is called, as in ``family/name``.
+        catalog: ``"package.module:function"`` that takes nothing and returns the cards. Importing that module must not
+            import torch.
+        anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`.
+        requires: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
+
+    Example:
+        >>> Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy").name
+        'acme'
+    """
+
+    name: str
+    catalog: str
+    anatomy: str
+    requires: str = ""

@@ -1,0 +1,192 @@
+"""Every error zoo raises, in one tree.
+
+Each also *is* the builtin a caller would expect, so ``except KeyError`` around a look-up still works::
+
+    ZooError
+    ├── UsageError (ValueError)              what was asked cannot be done as it was asked; the CLI exits with 2
+    │   ├── UnknownArgument (TypeError)      a keyword that the function does not take
+    │   ├── UnknownModel (KeyError)          no installed family has that name
+    │   ├── UnknownFamily (KeyError)         no plugin contributes that family
+    │   ├── UnknownTag (KeyError)            the model has no weights with that tag
+    │   ├── UnknownPart (KeyError)           no stage, module or parameter of the model has that name
+    │   ├── HeadMismatch                     a head that does not fit its site
+    │   ├── NotSupported                     this model cannot do that; the message says which can
+    │   └── NotAZooModel (TypeError)         a module that zoo knows nothing about
+    ├── PluginError                          a plugin did something wrong
+    │   ├── DuplicatePlugin                  two distributions claim one plugin or family name
+    │   ├── FamilyUnavailable (ImportError)  the family is known, but its library or plugin does not load
+    │   ├── CatalogError (ValueError)        a catalogue record is malformed
+    │   └── AnatomyError (ValueError)        an anatomy that does not fit the model it describes
+    └── WeightsError (OSError)               the weights could not be had, trusted or used
+        ├── FetchError (ConnectionError)     every source failed
+        ├── Offline                          ZOO_OFFLINE is set and the file is not in the cache
+        ├── DigestMismatch (ValueError)      the bytes are not the ones that were promised
+        ├── Untrusted                        nothing says what the bytes should be
+        ├── Unreadable (ValueError)          the file is not a state dict that can be read safely
+        ├── LoadMismatch (ValueError)        tensors missing, unexpected or of another shape
+        └── CacheError                       the cache folder cannot be used
+
+A message has up to six lines: what happened, what was expected, what was got, what was done about it, the likely
+cause, and the next step. The values behind it are attributes, for programs.
+"""
+
+from __future__ import annotations
+
+
+class ZooError(Exception):
+    """The base of every error that zoo raises on purpose.
+
+    Args:
+        summary: What happened, in one line without a full stop.
+        expected: What would have been right.
+        got: What was there instead.
+        done: What zoo did about it, such as what it removed or retried.
+        cause: The likely cause.
+        hint: The next step to take.
+        **values: Kept as attributes, so that a program need not read the text.
+
+    Example:
+        >>> print(ZooError("no such model: 'resnet19'", hint="did you mean 'resnet18'?", name="resnet19"))
+        no such model: 'resnet19'
+          next step: did you mean 'resnet18'?
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        done: str | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+        **values: object,
+    ) -> None:
+        lines = {"expected": expected, "got": got, "done": done, "likely cause": cause, "next step": hint}
+        self.summary = summary
+        self.message = "\n".join([summary, *(f"  {label}: {text}" for label, text in lines.items() if text)])
+        super().__init__(self.message)
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of its argument, and OSError would look for an errno.
+        return self.message
+
+
+class UsageError(ZooError, ValueError):
+    """What was asked cannot be done as it was asked."""
+
+
+class UnknownArgument(UsageError, TypeError):
+    """A keyword that the function does not take. Attributes: ``argument``, ``matches``."""
+
+
+class UnknownModel(UsageError, KeyError):
+    """No installed family has a model of that name. Attributes: ``name``, ``matches``."""
+
+
+class UnknownFamily(UsageError, KeyError):
+    """No plugin contributes that family. Attributes: ``family``, ``matches``."""
+
+
+class UnknownTag(UsageError, KeyError):
+    """The model has no weights with that tag. Attributes: ``tag``, ``tags``."""
+
+
+class UnknownPart(UsageError, KeyError):
+    """No stage, module or parameter of the model has that name. Attributes: ``part``, ``parts``."""
+
+
+class HeadMismatch(UsageError):
+    """A head that does not fit its site. Attributes: ``path``, ``in_features``."""
+
+
+class NotSupported(UsageError):
+    """This model cannot do that; the message says why, and which can."""
+
+
+class NotAZooModel(UsageError, TypeError):
+    """A module that zoo knows nothing about."""
+
+
+class PluginError(ZooError):
+    """A plugin did something wrong. Attributes: ``plugin``."""
+
+
+class DuplicatePlugin(PluginError):
+    """Two distributions claim one plugin or family name. Attributes: ``name``, ``claimants``."""
+
+
+class FamilyUnavailable(PluginError, ImportError):
+    """The family is known, but its library or its plugin does not load. Attributes: ``family``."""
+
+
+class CatalogError(PluginError, ValueError):
+    """A catalogue record is malformed. Attributes: ``file``, ``line``."""
+
+
+class AnatomyError(PluginError, ValueError):
+    """An anatomy that does not fit the model it describes."""
+
+
+class WeightsError(ZooError, OSError):
+    """The weights could not be had, trusted or used."""
+
+
+class FetchError(WeightsError, ConnectionError):
+    """Every source failed. Attributes: ``attempts``, a tuple of ``(url, reason)``."""
+
+
+class Offline(WeightsError):
+    """``ZOO_OFFLINE`` is set and the file is not in the cache."""
+
+
+class DigestMismatch(WeightsError, ValueError):
+    """The bytes are not the ones that were promised. Attributes: ``expected_digest``, ``got_digest``, ``source``."""
+
+
+class Untrusted(WeightsError):
+    """Nothing says what the bytes should be."""
+
+
+class Unreadable(WeightsError, ValueError):
+    """The file is not a state dict that can be read safely. Attributes: ``path``."""
+
+
+class LoadMismatch(WeightsError, ValueError):
+    """Tensors that are missing, unexpected or of another shape. Attributes: ``missing``, ``unexpected``, ``misshaped``."""
+
+
+class CacheError(WeightsError):
+    """The cache folder cannot be used. Attributes: ``path``."""
+
+
+class ZooWarning(UserWarning):
+    """Something that zoo worked around, and that its user should know."""
+
+
+def close_matches(name: str, known: object, limit: int = 3) -> tuple[str, ...]:
+    """The known names most like ``name``, best first; compared without regard to case.
+
+    Args:
+        name: What was asked for.
+        known: An iterable of the names there are.
+        limit: How many to return at most.
+
+    Example:
+        >>> close_matches("resnet19", ["resnet18", "vgg16"])
+        ('resnet18',)
+    """
+    import difflib
+    from collections.abc import Iterable
+    from typing import cast
+
+    by_lower = {str(item).lower(): str(item) for item in cast("Iterable[str]", known)}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    return tuple(by_lower[item] for item in found)
+
+
+def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
+    """A next step: the close matches if there are any, or else ``otherwise``."""
+    return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise

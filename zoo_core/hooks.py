@@ -1,0 +1,57 @@
+"""The hooks: what a plugin may implement. One page, and that is the whole contract.
+
+A plugin is a module with functions marked ``@hookimpl``, named by one entry point in the group ``zoo_core``::
+
+    [project.entry-points.zoo_core]
+    acme = "zoo_acme"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zoo_core.card import Family
+
+PROJECT = "zoo_core"
+"""The name of the pluggy project and of the entry-point group."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def zoo_families() -> Sequence[Family]:
+    """The model families this plugin contributes.
+
+    Called once, when the plugin is loaded, so it must be cheap: return the records and import nothing heavy. What is
+    heavy stays behind the ``"package.module:function"`` strings of :class:`zoo_core.Family`.
+
+    Example:
+        >>> from zoo_core import Family, hookimpl
+        >>> @hookimpl
+        ... def zoo_families():
+        ...     return [Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy")]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def zoo_commands() -> Mapping[str, Any]:
+    """Commands this plugin adds to the ``zoo`` command line (experimental).
+
+    Returns:
+        Command name to ``"package.module:command"``, where the object there is a click command. It is imported only
+        when the command is used.
+
+    Example:
+        >>> from zoo_core import hookimpl
+        >>> @hookimpl
+        ... def zoo_commands():
+        ...     return {"finetune": "zoo_finetune.cli:finetune"}
+    """
+    raise NotImplementedError

@@ -1,0 +1,130 @@
+"""Where the parts of a built model are: head sites, stem, stages, and how forward splits. Data, and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Step = str | Callable[[Any], Any]
+"""A dotted path of a submodule to call, or a function of one tensor."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A piece of a forward pass: submodules, named by path, and plain functions, called one after another.
+
+    Attributes:
+        steps: Dotted paths of submodules, or picklable functions of one tensor such as :func:`flatten`.
+
+    Example:
+        >>> from torch import nn, ones
+        >>> model = nn.ModuleDict({"pool": nn.AdaptiveAvgPool2d(1), "fc": nn.Linear(3, 2)})
+        >>> Chain("pool", flatten, "fc")(model, ones(4, 3, 8, 8)).shape
+        torch.Size([4, 2])
+    """
+
+    steps: tuple[Step, ...]
+
+    def __init__(self, *steps: Step) -> None:
+        object.__setattr__(self, "steps", steps)
+
+    def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Run the steps of this chain of ``model`` on ``x``."""
+        for step in self.steps:
+            x = model.get_submodule(step)(x) if isinstance(step, str) else step(x)
+        return x
+
+
+def flatten(x: Tensor) -> Tensor:
+    """``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``: the step between pooling and a linear head."""
+    return x.flatten(1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One place where a model turns features into class scores: a head site.
+
+    Attributes:
+        path: Dotted path of the module to replace, such as ``"fc"`` or ``"classifier.6"``.
+        in_features: Size of the vector, or number of channels of the map, that the site is given.
+        num_classes: How many scores it gives now.
+        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``.
+        role: ``"main"``; ``"aux"`` for one that only trains, ``"distilled"`` for a second one that is averaged in.
+        attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step.
+
+    Example:
+        >>> Head("classifier.6", in_features=4096, num_classes=1000).role
+        'main'
+    """
+
+    path: str
+    in_features: int
+    num_classes: int
+    kind: Literal["linear", "conv"] = "linear"
+    role: Literal["main", "aux", "distilled"] = "main"
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of depth: modules that belong together, and the feature map that comes out of the last of them.
+
+    Attributes:
+        name: What users call it, such as ``"layer4"``.
+        modules: Dotted paths of its modules in the order they run; the output of the last one is the stage's output.
+        channels: Channels of that output.
+        stride: Pixels of the input for one step of the output, from the start of the network.
+
+    Example:
+        >>> Stage("layer4", ("layer4",), channels=512, stride=32).stride
+        32
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    channels: int
+    stride: int
+
+    @property
+    def output(self) -> str:
+        """Dotted path of the module whose output is the stage's feature map."""
+        return self.modules[-1]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where the parts of a built model are. Everything generic follows from this.
+
+    For every model, in eval mode, ``classify(pool(features(x)))`` equals ``model(x)`` bit for bit. A model whose head
+    ends its forward needs none of the three: zoo then takes what the head is given for the features.
+
+    Attributes:
+        heads: The head sites, the main one first; empty for a model that has none.
+        stem: Dotted paths of the first parametric layers that see the input.
+        stages: The steps of depth, first to last.
+        features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function.
+        pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
+        classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
+        layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``.
+
+    Example:
+        >>> Anatomy(heads=(Head("fc", in_features=512, num_classes=1000),), stem=("conv1",)).main.path
+        'fc'
+    """
+
+    heads: tuple[Head, ...]
+    stem: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    features: Callable[[Any, Any], Any] | None = None
+    pool: Callable[[Any, Any], Any] | None = None
+    classify: Callable[[Any, Any], Any] | None = None
+    layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
+
+    @property
+    def main(self) -> Head | None:
+        """The main head site, or None."""
+        return next((head for head in self.heads if head.role == "main"), None)
