@@ -92,7 +92,7 @@ def _without_defaults(item: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our
         default = spec.default_factory() if spec.default_factory is not MISSING else spec.default
         if value == default:
             continue
-        if spec.name == "weights":
+        if isinstance(item, Card) and spec.name == "weights":
             kept[spec.name] = [_without_defaults(weights) for weights in value]
         elif isinstance(value, Preprocessing | Licenses):
             kept[spec.name] = _without_defaults(value)
