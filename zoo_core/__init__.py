@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zoo_core.build import get as get
     from zoo_core.card import Card as Card
     from zoo_core.card import Family as Family
@@ -76,7 +78,36 @@ _PUBLIC = {
     "ZooWarning": "zoo_core.errors:ZooWarning",
 }
 
-__all__ = list(_PUBLIC)  # noqa: PLE0605 - one table is the truth; tests/test_public.py compares it with the imports above
+__all__ = [
+    "Anatomy",
+    "Card",
+    "Chain",
+    "Family",
+    "Head",
+    "Licenses",
+    "Preprocessing",
+    "Receipt",
+    "Stage",
+    "Weights",
+    "Zoo",
+    "ZooError",
+    "ZooWarning",
+    "anatomy",
+    "flatten",
+    "freeze",
+    "get",
+    "hookimpl",
+    "info",
+    "list",
+    "mlp_head",
+    "read_cards",
+    "receipt",
+    "split",
+    "swap_head",
+    "unfreeze",
+    "use",
+    "write_cards",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
@@ -89,5 +120,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name st
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> Iterable[str]:
     return sorted([*globals(), *__all__])

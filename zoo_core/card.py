@@ -47,7 +47,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Licenses:
-    """The licence of each thing that weights are made of, as lower-case SPDX names; ``"unknown"`` is a value of its own.
+    """The licence of each thing that weights are made of, in lower-case SPDX names; ``"unknown"`` is one too.
 
     Attributes:
         code: Of the library that builds the model.
@@ -82,7 +82,7 @@ class Weights:
         docs: Where the weights are described.
 
     Example:
-        >>> weights = Weights(tag="V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
+        >>> weights = Weights("V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
         >>> weights.strength
         'weak'
     """

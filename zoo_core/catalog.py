@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.card import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import CatalogError
@@ -58,7 +58,7 @@ def write_cards(path: Path, cards: Iterable[Card]) -> None:
 
 def card_to_record(card: Card) -> dict[str, Any]:
     """A card as plain data for JSON; fields that equal their defaults are left out."""
-    return cast("dict[str, Any]", _without_defaults(card))
+    return _without_defaults(card)
 
 
 def card_from_record(record: dict[str, Any]) -> Card:
@@ -76,13 +76,17 @@ def card_from_record(record: dict[str, Any]) -> Card:
 
 
 def _weights(record: dict[str, Any]) -> Weights:
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    values = _tuples(record)
     if "preprocessing" in record:
-        listed = record["preprocessing"].items()
-        values["preprocessing"] = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in listed})
+        values["preprocessing"] = Preprocessing(**_tuples(record["preprocessing"]))
     if "licenses" in record:
         values["licenses"] = Licenses(**record["licenses"])
     return Weights(**values)
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has only lists; our records hold tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
 def _without_defaults(item: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our dataclasses

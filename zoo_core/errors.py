@@ -32,6 +32,11 @@ cause, and the next step. The values behind it are attributes, for programs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class ZooError(Exception):
     """The base of every error that zoo raises on purpose.
@@ -155,7 +160,7 @@ class Unreadable(WeightsError, ValueError):
 
 
 class LoadMismatch(WeightsError, ValueError):
-    """Tensors that are missing, unexpected or of another shape. Attributes: ``missing``, ``unexpected``, ``misshaped``."""
+    """Tensors missing, unexpected or of another shape. Attributes: ``missing``, ``unexpected``, ``misshaped``."""
 
 
 class CacheError(WeightsError):
@@ -166,12 +171,12 @@ class ZooWarning(UserWarning):
     """Something that zoo worked around, and that its user should know."""
 
 
-def close_matches(name: str, known: object, limit: int = 3) -> tuple[str, ...]:
+def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """The known names most like ``name``, best first; compared without regard to case.
 
     Args:
         name: What was asked for.
-        known: An iterable of the names there are.
+        known: The names there are.
         limit: How many to return at most.
 
     Example:
@@ -179,10 +184,8 @@ def close_matches(name: str, known: object, limit: int = 3) -> tuple[str, ...]:
         ('resnet18',)
     """
     import difflib
-    from collections.abc import Iterable
-    from typing import cast
 
-    by_lower = {str(item).lower(): str(item) for item in cast("Iterable[str]", known)}
+    by_lower = {item.lower(): item for item in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
     return tuple(by_lower[item] for item in found)
 

@@ -35,7 +35,7 @@ def zoo_families() -> Sequence[Family]:
         >>> from zoo_core import Family, hookimpl
         >>> @hookimpl
         ... def zoo_families():
-        ...     return [Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy")]
+        ...     return [Family("acme", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy", requires="acme-models")]
     """
     raise NotImplementedError
 

@@ -1,0 +1,110 @@
+"""``zoo get``: the whole path once, and a short account of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@click.command()
+@click.argument("name")
+@click.option("--num-classes", type=int, help="Scores of the new head.")
+@click.option("--weights", default="default", show_default=True, help="A tag, the path of a file, or 'none'.")
+@click.option("--freeze", multiple=True, help="What to freeze: backbone, a stage, or a pattern; may be repeated.")
+@click.option("--device", help="Where the model goes, such as cuda.")
+@click.option("--dtype", help="What its tensors become, such as bfloat16.")
+@click.option("--seed", type=int, help="Makes the new parameters reproducible.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def get(
+    name: str,
+    num_classes: int | None,
+    weights: str,
+    freeze: tuple[str, ...],
+    device: str | None,
+    dtype: str | None,
+    seed: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Fetch, verify and build the model NAME, and say what became of it."""
+    from zoo_core.build import get as build
+
+    model = build(
+        name,
+        num_classes=num_classes,
+        weights=None if weights.lower() == "none" else weights,
+        freeze=freeze or None,
+        device=_device(device),
+        dtype=_dtype(dtype),
+        seed=seed,
+    )
+    facts = _facts(model)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+
+
+def _device(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, and torch is not imported here
+    import torch
+
+    try:
+        return None if name is None else torch.device(name)
+    except RuntimeError as error:
+        raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from error
+
+
+def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
+    import torch
+
+    found = None if name is None else getattr(torch, name, None)
+    if name is not None and not isinstance(found, torch.dtype):
+        raise click.BadParameter(f"torch has no dtype {name!r}", param_hint="--dtype")
+    return found
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    from zoo_core.surgery.knowledge import anatomy_of, receipt_of
+
+    receipt, main = receipt_of(model), anatomy_of(model).main
+    parameters = list(model.parameters())
+    return {
+        "model": receipt.model,
+        "tag": receipt.tag,
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "head": None if main is None else {"path": main.path, "in": main.in_features, "classes": main.num_classes},
+        "receipt": receipt.counts,
+        "initialised": receipt.names("initialised") if receipt.path else (),
+        "file": receipt.path,
+        "source": receipt.source,
+        "sha256": receipt.sha256,
+        "strength": receipt.strength,
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    head, counts = facts["head"], facts["receipt"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("model", facts["model"] + (f"@{facts['tag']}" if facts["tag"] else ""))
+    table.add_row("class", facts["class"])
+    table.add_row("parameters", f"{facts['parameters']:,}, {facts['trainable']:,} of them trainable")
+    table.add_row("head", f"{head['path']}: {head['in']} features to {head['classes']} classes" if head else "none")
+    new = f" ({', '.join(facts['initialised'])})" if facts["initialised"] else ""
+    table.add_row("receipt", ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + new)
+    if facts["file"]:
+        table.add_row("file", facts["file"])
+        table.add_row("source", facts["source"] or "your own file")
+        table.add_row("sha256", f"{facts['sha256'] or 'not computed'} ({facts['strength']})")
+    Console(highlight=False).print(table)

@@ -1,0 +1,94 @@
+"""A family as one registry knows it: who contributes it, whether its library is there, and its cards once asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from zoo_core.card import Card
+from zoo_core.errors import AnatomyError, CatalogError
+from zoo_core.parts import Anatomy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import nn
+
+    from zoo_core.card import Family
+    from zoo_core.plugins import Plugin
+
+
+@dataclass
+class Member:
+    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once asked for."""
+
+    family: Family
+    plugin: Plugin
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why the family cannot build models, with the remedy; None when it can."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        if self.family.requires:
+            try:
+                version(self.family.requires)
+            except PackageNotFoundError:
+                return f"{self.family.requires} is not installed; pip install {self.family.requires}"
+        return None
+
+    @cached_property
+    def cards(self) -> dict[str, Card]:
+        """The cards by name.
+
+        Raises:
+            CatalogError: The plugin's catalogue does not load, or what it returns is not a list of cards.
+        """
+        try:
+            cards = list(resolve_name(self.family.catalog)())
+        except Exception as error:  # a plugin's own code: whatever it raises must not take the registry down
+            raise CatalogError(
+                f"the catalogue of family {self.family.name!r} does not load",
+                got=f"{type(error).__name__}: {error}",
+                hint=f"report it to the authors of {self.plugin.origin}",
+                plugin=self.plugin.name,
+            ) from error
+        return {card.name: card for card in self._checked(cards)}
+
+    def _checked(self, cards: Iterable[object]) -> Iterator[Card]:
+        seen: set[str] = set()
+        for card in cards:
+            if not isinstance(card, Card) or card.family != self.family.name or card.name in seen:
+                raise CatalogError(
+                    f"the catalogue of family {self.family.name!r} holds something wrong",
+                    expected=f"cards with family={self.family.name!r} and names of their own",
+                    got=repr(card)[:200],
+                    plugin=self.plugin.name,
+                )
+            seen.add(card.name)
+            yield card
+
+    def anatomy(self, model: nn.Module) -> Anatomy:
+        """Where the parts of ``model`` are, as the plugin says.
+
+        Raises:
+            AnatomyError: The plugin's function raises, or returns something else.
+        """
+        try:
+            found = resolve_name(self.family.anatomy)(model)
+        except Exception as error:  # a plugin's own code, as above
+            raise self._no_anatomy(model, f"{type(error).__name__}: {error}") from error
+        if not isinstance(found, Anatomy):
+            raise self._no_anatomy(model, repr(found)[:200])
+        return found
+
+    def _no_anatomy(self, model: nn.Module, got: str) -> AnatomyError:
+        return AnatomyError(
+            f"family {self.family.name!r} cannot say where the parts of a {type(model).__name__} are",
+            expected=f"{self.family.anatomy} to return a zoo_core.Anatomy",
+            got=got,
+            hint=f"report it to the authors of {self.plugin.origin}",
+            plugin=self.plugin.name,
+        )

@@ -1,0 +1,155 @@
+"""Finding and loading plugins, one by one, so that none can stop another.
+
+pluggy's own loader ends at the first plugin that raises and drops a second plugin of the same name without a word. Here
+the entry points are taken in sorted order, each in a ``try`` of its own, and what goes wrong is kept as data.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from zoo_core import hooks, settings
+from zoo_core.card import Family
+from zoo_core.errors import DuplicatePlugin, PluginError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from importlib.metadata import EntryPoint
+
+SLOW = 1.0
+"""Seconds that loading a plugin may take before it is called slow."""
+
+
+@dataclass
+class Plugin:
+    """One plugin, loaded or not.
+
+    Attributes:
+        name: Name of its entry point.
+        origin: Distribution and version it came from, such as ``"zoo-torchvision 0.1.0"``.
+        families: What it contributes.
+        commands: Command name to ``"package.module:command"``.
+        problem: Why it does not work, on one line; None when it does.
+        traceback: The traceback behind the problem.
+        notes: What is odd about it without stopping it, such as a hook name that zoo does not know.
+        seconds: How long loading it took.
+    """
+
+    name: str
+    origin: str
+    families: tuple[Family, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+    traceback: str | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def load_plugins(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Plugin, ...]:
+    """Load every installed plugin, or those given, in the order of their names.
+
+    Args:
+        entry_points: What to load; None means the installed group ``zoo_core``, filtered by ``ZOO_PLUGINS`` and
+            ``ZOO_DISABLE``.
+
+    Returns:
+        One record a plugin. A plugin that raises is there too, with its problem and traceback.
+    """
+    if entry_points is None:
+        entry_points = _installed()
+    found = sorted(entry_points, key=lambda entry: (entry.name, _origin(entry)))
+    origins: dict[str, list[str]] = {}
+    for entry in found:
+        origins.setdefault(entry.name, []).append(_origin(entry))
+    return tuple(load_plugin(entry.name, entry.load, _origin(entry), rivals=origins[entry.name]) for entry in found)
+
+
+def _installed() -> list[EntryPoint]:
+    from importlib.metadata import entry_points
+
+    only, without = settings.plugins(), settings.disabled_plugins()
+    group = entry_points(group=hooks.PROJECT)
+    return [entry for entry in group if (not only or entry.name in only) and entry.name not in without]
+
+
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def load_plugin(name: str, load: Callable[[], Any], origin: str, rivals: Iterable[str] = ()) -> Plugin:
+    """Load one plugin and ask it what it contributes; a failure is recorded, not raised.
+
+    Args:
+        name: What to call it.
+        load: Returns the module, or any object, that has the hook implementations.
+        origin: Where it comes from, for messages.
+        rivals: The origins of every plugin of that name; more than one makes all of them fail.
+
+    Example:
+        >>> class Acme:
+        ...     @staticmethod
+        ...     @hooks.hookimpl
+        ...     def zoo_families():
+        ...         return [Family(name="acme", catalog="acme:cards", anatomy="acme:anatomy")]
+        >>> load_plugin("acme", lambda: Acme, "acme 1.0").families[0].name
+        'acme'
+    """
+    plugin = Plugin(name, origin)
+    started = time.perf_counter()
+    try:
+        _refuse_rivals(name, list(rivals))
+        _fill(plugin, load())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
+        first_line = str(error).partition("\n")[0]
+        plugin.problem = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
+        plugin.traceback = traceback.format_exc()
+        plugin.families = ()
+    plugin.seconds = time.perf_counter() - started
+    if plugin.seconds > SLOW:
+        plugin.notes = (*plugin.notes, f"slow: it took {plugin.seconds:.1f} s to load; import heavy things later")
+    return plugin
+
+
+def _refuse_rivals(name: str, rivals: list[str]) -> None:
+    if len(rivals) > 1:
+        raise DuplicatePlugin(
+            f"two plugins are called {name!r}: {' and '.join(rivals)}",
+            hint="uninstall one of them",
+            name=name,
+            claimants=tuple(rivals),
+        )
+
+
+def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    manager.register(module, plugin.name)
+    plugin.notes = tuple(_unknown_hooks(manager))
+    for answer in manager.hook.zoo_families():
+        plugin.families = (*plugin.families, *_checked_families(answer))
+    for answer in manager.hook.zoo_commands():
+        plugin.commands = {**plugin.commands, **answer}
+
+
+def _unknown_hooks(manager: pluggy.PluginManager) -> Iterable[str]:
+    known = [name for name in vars(hooks) if name.startswith("zoo_")]
+    for caller in vars(manager.hook).values():
+        if isinstance(caller, pluggy.HookCaller) and caller.name not in known:
+            meant = did_you_mean(close_matches(caller.name, known), f"the hooks are {', '.join(known)}")
+            yield f"unknown hook {caller.name!r}: {meant}"
+
+
+def _checked_families(answer: object) -> tuple[Family, ...]:
+    families = tuple(answer) if isinstance(answer, list | tuple) else (answer,)
+    for family in families:
+        if not isinstance(family, Family):
+            raise PluginError(f"zoo_families must return a list of Family, got {family!r}")
+    names = [family.name for family in families]
+    if len(set(names)) != len(names):
+        raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")
+    return families

@@ -1,0 +1,267 @@
+"""The registry: which families there are, which models they have, and which one a name means."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from zoo_core import settings
+from zoo_core.errors import (
+    DuplicatePlugin,
+    FamilyUnavailable,
+    PluginError,
+    UnknownFamily,
+    UnknownModel,
+    UsageError,
+    ZooWarning,
+    close_matches,
+    did_you_mean,
+)
+from zoo_core.members import Member
+from zoo_core.plugins import Plugin, load_plugins
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator
+
+    from zoo_core.card import Card
+FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "tiny")
+"""Where an unqualified name is looked for first; third-party families follow by name."""
+
+
+@dataclass
+class Zoo:
+    """The registry. ``zoo_core.get`` and friends use one default instance; tests make their own.
+
+    Args:
+        plugins: What to load; None means every installed entry point in the group ``zoo_core``.
+
+    Example:
+        >>> zoo = Zoo()
+        >>> zoo.resolve("tiny/glyphnet")[0].family
+        'tiny'
+    """
+
+    plugins: tuple[Plugin, ...] = field(default_factory=load_plugins)
+
+    @cached_property
+    def claims(self) -> dict[str, tuple[Member, ...]]:
+        """Every family name with those who contribute it: more than one is a conflict."""
+        found: dict[str, tuple[Member, ...]] = {}
+        for plugin in self.plugins:
+            for family in plugin.families:
+                found[family.name] = (*found.get(family.name, ()), Member(family, plugin))
+        return found
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Family names in the order in which an unqualified name is looked for."""
+        first = settings.family_order() or FAMILY_ORDER
+        rest = sorted(name for name in self.claims if name not in first)
+        return (*(name for name in first if name in self.claims), *rest)
+
+    def member(self, family: str) -> Member:
+        """The family of that name.
+
+        Raises:
+            UnknownFamily: No plugin contributes it.
+            DuplicatePlugin: Two plugins do; the message names both.
+            FamilyUnavailable: The plugin that is named like it does not load.
+        """
+        claims = self.claims.get(family, ())
+        if len(claims) > 1:
+            names = tuple(member.plugin.origin for member in claims)
+            raise DuplicatePlugin(
+                f"two plugins contribute a family called {family!r}: {' and '.join(names)}",
+                cause="one of them took a name that was already in use",
+                hint=f"uninstall one, or set ZOO_DISABLE={claims[-1].plugin.name}",
+                name=family,
+                claimants=names,
+            )
+        if claims:
+            return claims[0]
+        broken = next((plugin for plugin in self.plugins if plugin.name == family and plugin.problem), None)
+        if broken:
+            raise FamilyUnavailable(
+                f"the plugin for family {family!r} does not load",
+                got=broken.problem,
+                hint="zoo plugins --verbose shows the traceback",
+                family=family,
+            )
+        raise UnknownFamily(
+            f"no such family: {family!r}",
+            expected=f"one of {', '.join(self.order)}" if self.order else "a plugin, and none is installed",
+            hint=did_you_mean(
+                close_matches(family, self.order), f"pip install zoo-{family}, if there is such a plugin"
+            ),
+            family=family,
+            matches=close_matches(family, self.order),
+        )
+
+    def list(self, pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
+        """The qualified names of the models that match, in family order and then in the library's own.
+
+        Args:
+            pattern: A glob over names, or over ``family/name`` when it has a slash.
+            family: Only this family.
+            task: Only this task, such as ``"classification"``.
+
+        Raises:
+            UnknownFamily: There is no such family.
+        """
+        members = [self.member(family)] if family else [each for each in self.usable() if not each.problem]
+        return [
+            card.id
+            for member in members
+            for card in member.cards.values()
+            if fnmatchcase(card.id if "/" in pattern else card.name, pattern) and task in (None, card.task)
+        ]
+
+    def resolve(self, name: str) -> tuple[Card, str | None]:
+        """The card that a name means, and the tag if it has one.
+
+        Args:
+            name: ``family/name@tag``, with family and tag optional.
+
+        Raises:
+            UsageError: The name is not a string of that form.
+            UnknownModel: No family has it; close matches are listed.
+            UnknownFamily: There is no such family.
+            UnknownTag: The model has no weights with that tag.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"not a model name: {name!r}", expected="'name', 'family/name' or 'family/name@tag'")
+        bare, _, tag = name.partition("@")
+        family, _, model = bare.rpartition("/")
+        if family:
+            card = self.member(family).cards.get(model)
+        else:
+            card = next((member.cards[model] for member in self.usable() if model in member.cards), None)
+        if card is None:
+            raise self._unknown(bare, family)
+        if tag:
+            card.find(tag)
+        return card, tag or None
+
+    def find(self, name: str) -> builtins.list[Card]:
+        """Every card with that unqualified name, in family order: the first is what the bare name means."""
+        return [card for member in self.usable() if (card := member.cards.get(name))]
+
+    def usable(self) -> Iterator[Member]:
+        """The families that an unqualified name is looked for in; a warning names each that has to be passed over."""
+        for name in self.order:
+            try:
+                member = self.member(name)
+                _ = member.cards
+            except PluginError as error:
+                warnings.warn(f"family {name!r} is passed over: {error.summary}", ZooWarning, stacklevel=4)
+            else:
+                yield member
+
+    def _unknown(self, name: str, family: str) -> UnknownModel:
+        members = [self.member(family)] if family else [*self.usable()]
+        known = [card.id if family else card.name for member in members for card in member.cards.values()]
+        matches = close_matches(name, known)
+        broken = [plugin.name for plugin in self.plugins if plugin.problem]
+        return UnknownModel(
+            f"no such model: {name!r}",
+            got=f"looked in {', '.join(member.family.name for member in members) or 'no family at all'}",
+            cause=f"these plugins did not load: {', '.join(broken)}" if broken else None,
+            hint=did_you_mean(matches, "zoo list names every model there is"),
+            name=name,
+            matches=matches,
+        )
+
+    def available(self, card: Card) -> Member:
+        """The family of a card, when its library is there to build with.
+
+        Raises:
+            FamilyUnavailable: The library is missing; the message has the install command.
+        """
+        member = self.member(card.family)
+        if member.problem:
+            raise FamilyUnavailable(
+                f"{card.id} cannot be built: its library is missing",
+                got=member.problem.split(";")[0],
+                hint=f"pip install {member.family.requires}",
+                family=card.family,
+            )
+        return member
+
+
+_current: ContextVar[Zoo | None] = ContextVar("zoo", default=None)
+_default: list[Zoo] = []
+
+
+def current_zoo() -> Zoo:
+    """The registry in use: the one given to :func:`use`, else the default one, made on first need."""
+    chosen = _current.get()
+    if chosen is not None:
+        return chosen
+    if not _default:
+        _default.append(Zoo())
+    return _default[0]
+
+
+@contextmanager
+def use(zoo: Zoo) -> Iterator[Zoo]:
+    """Make ``zoo`` the registry that ``zoo_core.get``, ``list`` and ``info`` use inside the block.
+
+    Args:
+        zoo: The registry to use.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> with zoo.use(zoo.Zoo(plugins=())):
+        ...     zoo.list()
+        []
+    """
+    token = _current.set(zoo)
+    try:
+        yield zoo
+    finally:
+        _current.reset(token)
+
+
+def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> list[str]:
+    """The qualified names of the models that match; imports neither torch nor any model library.
+
+    Args:
+        pattern: A glob over names, or over ``family/name`` when it has a slash.
+        family: Only this family.
+        task: Only this task, such as ``"classification"``.
+
+    Returns:
+        Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
+
+    Raises:
+        UnknownFamily: There is no such family.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.list("resnet1*", family="torchvision")
+        ['torchvision/resnet18', 'torchvision/resnet101', 'torchvision/resnet152']
+    """
+    return current_zoo().list(pattern, family=family, task=task)
+
+
+def info(name: str) -> Card:
+    """What a model is: its card, without importing torch or its library.
+
+    Args:
+        name: ``family/name``, or an unqualified name.
+
+    Raises:
+        UnknownModel: No family has it; close matches are listed.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.info("resnet18").default
+        'IMAGENET1K_V1'
+    """
+    return current_zoo().resolve(name)[0]

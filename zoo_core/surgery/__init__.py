@@ -1,0 +1,1 @@
+"""Surgery on any built model, driven only by its anatomy: heads, freezing, splitting."""

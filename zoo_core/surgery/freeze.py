@@ -1,0 +1,141 @@
+"""Freezing that holds: no gradients, and running statistics that stay where they are whatever ``train()`` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from torch import nn
+
+from zoo_core.errors import UsageError
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.select import select
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class _StayInEval:
+    """Stands in for ``train`` on one frozen norm: whoever calls it, the norm stays in eval mode.
+
+    An instance attribute, so that the norm keeps its class and its state-dict keys; a class and not a closure, so that
+    deepcopy and pickle follow the norm they belong to.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002, FBT001, FBT002 - the signature of nn.Module.train
+        return nn.Module.train(self.norm, mode=False)
+
+
+@strict_arguments
+def freeze(
+    model: Model,
+    *what: str,
+    until: str | None = None,
+    stages: int | None = None,
+    norm: Literal["eval", "train"] = "eval",
+) -> Model:
+    """Stop training parts of ``model``: no gradients, and norms inside that keep their running statistics.
+
+    Frozen norms stay in eval mode even after ``model.train()``, so their statistics do not drift. Classes and
+    state-dict keys do not change, and :func:`unfreeze` undoes all of it. What is already frozen stays frozen.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        *what: ``"backbone"`` (all but the head; the default when nothing else is said), ``"head"``, ``"stem"``,
+            ``"all"``, names of stages, module paths, or glob patterns over tensor names such as ``"layer[12].*"``.
+        until: A stage or module path: freeze everything before it.
+        stages: Freeze the stem and that many stages.
+        norm: ``"train"`` lets frozen norms go on following ``model.train()``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnknownPart: A name matches nothing; the message lists the stages.
+        UsageError: ``stages`` or ``norm`` is impossible.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.freeze(zoo.get("resnet18", weights=None), until="layer4").train()
+        >>> model.layer3[0].bn1.training, model.layer4[0].bn1.training
+        (False, True)
+    """
+    if norm not in {"eval", "train"}:
+        raise UsageError(f"norm cannot be {norm!r}", expected="'eval' or 'train'")
+    names = select(model, _or_default(what, "backbone", until, stages), until=until, stages=stages)
+    bare = unwrap(model)
+    for name, parameter in bare.named_parameters(remove_duplicate=False):
+        if name in names:
+            parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
+    for module in _norms(bare, names):
+        if norm == "eval":
+            module.__dict__["train"] = _StayInEval(module)
+            module.eval()
+        else:
+            _release(module, bare)
+    return model
+
+
+@strict_arguments
+def unfreeze(model: Model, *what: str, until: str | None = None, stages: int | None = None) -> Model:
+    """Train parts of ``model`` again: gradients, and norms inside that follow ``train()`` as before.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        *what: As for :func:`freeze`; ``"all"`` when nothing else is said.
+        until: A stage or module path: unfreeze everything before it.
+        stages: Unfreeze the stem and that many stages.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnknownPart: A name matches nothing; the message lists the stages.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.get("resnet18", weights=None, freeze="backbone")
+        >>> _ = zoo.unfreeze(model, "layer4", "layer3.1.*")
+        >>> model.layer4[0].conv1.weight.requires_grad, model.layer3[0].conv1.weight.requires_grad
+        (True, False)
+    """
+    names = select(model, _or_default(what, "all", until, stages), until=until, stages=stages)
+    bare = unwrap(model)
+    for name, parameter in bare.named_parameters(remove_duplicate=False):
+        if name in names:
+            parameter.requires_grad_()
+    for module in _norms(bare, names):
+        _release(module, bare)
+    return model
+
+
+def is_held(norm: nn.Module) -> bool:
+    """Whether this norm is frozen, so that ``train()`` leaves it in eval mode."""
+    return isinstance(norm.__dict__.get("train"), _StayInEval)
+
+
+def _or_default(what: tuple[str, ...], default: str, until: str | None, stages: int | None) -> tuple[str, ...]:
+    return what or ((default,) if until is None and stages is None else ())
+
+
+def _norms(model: nn.Module, names: set[str]) -> Iterator[nn.Module]:
+    """Modules with running statistics among the named tensors: batch norm of any dimension, synchronised or not."""
+    for path, module in model.named_modules():
+        if (
+            getattr(module, "running_mean", None) is not None
+            and (f"{path}.running_mean" if path else "running_mean") in names
+        ):
+            yield module
+
+
+def _release(norm: nn.Module, model: nn.Module) -> None:
+    if is_held(norm):
+        del norm.__dict__["train"]
+    norm.train(model.training)

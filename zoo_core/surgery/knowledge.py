@@ -1,0 +1,139 @@
+"""What zoo knows of a model, carried by the model itself: deepcopy and pickle keep it, and forward never sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from zoo_core.errors import NotAZooModel
+from zoo_core.registry import current_zoo
+from zoo_core.surgery.receipt import Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zoo_core.card import Card, Weights
+    from zoo_core.parts import Anatomy, Head
+
+_ATTRIBUTE = "_zoo"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What zoo knows of one model.
+
+    Attributes:
+        anatomy: Where its parts are now, after all surgery.
+        receipt: What happened to its tensors.
+        card: What it was built from; None for an adopted module.
+        weights: What was loaded into it; None when nothing was, or a file of the user's own.
+    """
+
+    anatomy: Anatomy
+    receipt: Receipt
+    card: Card | None = None
+    weights: Weights | None = None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DDP, DataParallel or ``torch.compile``; any other module is itself."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = cast("nn.Module", model._orig_mod)  # noqa: SLF001 - the name torch.compile gives it, and the only one
+        else:
+            return model
+
+
+def attach(model: nn.Module, knowledge: Knowledge) -> None:
+    """Make ``model`` carry this knowledge."""
+    model.__dict__[_ATTRIBUTE] = knowledge
+
+
+def knowledge_of(model: nn.Module) -> Knowledge:
+    """What zoo knows of ``model``.
+
+    Raises:
+        NotAZooModel: It came neither from ``zoo.get`` nor through ``zoo.adopt``.
+    """
+    found: Any = unwrap(model).__dict__.get(_ATTRIBUTE) if isinstance(model, nn.Module) else None
+    if not isinstance(found, Knowledge):
+        raise NotAZooModel(
+            f"zoo knows nothing about this {type(model).__name__}",
+            expected="a model from zoo.get, or one given to zoo.adopt",
+            hint='zoo.adopt(model, family="torchvision") says which library it is from',
+        )
+    return found
+
+
+def adopt(model: nn.Module, *, family: str) -> nn.Module:
+    """Tell zoo about a model that was built with its library directly, so that all surgery works on it.
+
+    Args:
+        model: Any model of the family; changed only by an attribute that forward never sees.
+        family: Name of the family it belongs to, such as ``"torchvision"``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnknownFamily: No plugin contributes that family.
+        AnatomyError: The family does not know models of this class.
+
+    Example:
+        >>> import torchvision, zoo_core as zoo
+        >>> model = zoo.adopt(torchvision.models.resnet18(), family="torchvision")
+        >>> zoo.anatomy(model).main.path
+        'fc'
+    """
+    bare = unwrap(model)
+    anatomy = current_zoo().member(family).anatomy(bare)
+    tensors = dict.fromkeys(bare.state_dict(), "loaded")
+    receipt = Receipt(type(bare).__name__, tensors=cast("Any", tensors))
+    attach(bare, Knowledge(anatomy, receipt))
+    return model
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """Where the parts of ``model`` are: head sites, stem, stages, and how forward splits.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about it.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.anatomy(zoo.get("resnet18", weights=None)).main
+        Head(path='fc', in_features=512, num_classes=1000, kind='linear', role='main', attributes=())
+    """
+    return knowledge_of(model).anatomy
+
+
+def receipt_of(model: nn.Module) -> Receipt:
+    """What happened to every tensor of ``model`` on the way in.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about it.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> print(zoo.receipt(zoo.get("tiny/glyphnet", num_classes=9)).names("initialised"))
+        ('fc.weight', 'fc.bias')
+    """
+    return knowledge_of(model).receipt
+
+
+def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterable[str], added: Iterable[str]) -> None:
+    """Bring the knowledge of ``model`` up to date after its head sites were replaced."""
+    known = knowledge_of(model)
+    anatomy = replace(known.anatomy, heads=heads)
+    attach(unwrap(model), replace(known, anatomy=anatomy, receipt=known.receipt.with_new(removed, added)))

@@ -1,0 +1,73 @@
+"""What happened to every tensor on the way in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Outcome = Literal["loaded", "adapted", "initialised", "defaulted", "ignored"]
+"""``loaded`` as it was in the file; ``adapted`` on its way in; ``initialised`` afresh, as a new head is; ``defaulted``
+when an old file lacks a counter that torch fills in; ``ignored`` when the file has it and the model has no use for it."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What happened to every tensor of a model on the way in.
+
+    Attributes:
+        model: Qualified name, or the class name of an adopted module.
+        tag: Tag of the weights; None when there were none.
+        source: Where the bytes came from.
+        path: Where the file lies now.
+        sha256: Full digest of the file, when it is known.
+        strength: ``"proven"`` by a full digest, ``"weak"`` by a prefix or first use, ``"none"``.
+        tensors: Tensor name to what happened to it.
+
+    Example:
+        >>> receipt = Receipt("tiny/net", tensors={"fc.weight": "initialised", "conv.weight": "loaded"})
+        >>> receipt.names("loaded")
+        ('conv.weight',)
+        >>> print(receipt)
+        tiny/net: 1 loaded, 1 initialised (fc.weight)
+    """
+
+    model: str
+    tag: str | None = None
+    source: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    strength: str = "none"
+    tensors: Mapping[str, Outcome] = field(default_factory=dict)
+
+    def names(self, outcome: Outcome) -> tuple[str, ...]:
+        """The names of the tensors with that outcome, in the model's order."""
+        return tuple(name for name, what in self.tensors.items() if what == outcome)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors had each outcome."""
+        return dict(Counter(self.tensors.values()))
+
+    def with_new(self, removed: Iterable[str], added: Iterable[str]) -> Receipt:
+        """The receipt after surgery replaced some tensors by freshly initialised ones."""
+        gone = set(removed)
+        kept: dict[str, Outcome] = {name: what for name, what in self.tensors.items() if name not in gone}
+        new: dict[str, Outcome] = dict.fromkeys(added, "initialised")
+        return replace(self, tensors={**kept, **new})
+
+    def __str__(self) -> str:
+        counts = self.counts
+        parts = [f"{counts['loaded']} loaded"] if "loaded" in counts else []
+        rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "ignored")
+        parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
+        weights = f"@{self.tag}" if self.tag else ""
+        return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}"
+
+
+def _shortened(names: tuple[str, ...], most: int = 4) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f", and {rest} more" if rest > 0 else "")

@@ -1,0 +1,155 @@
+"""Taking a model apart into backbone and head, which share their parameters with it."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor, nn
+
+from zoo_core.errors import NotSupported
+from zoo_core.parts import Anatomy, Chain, Head
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Backbone(nn.Module):
+    """Everything before the head: images to what the head sites are given.
+
+    Attributes:
+        body: The model without its heads, of the same class, sharing every tensor.
+        anatomy: Where the parts of ``body`` are.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
+        super().__init__()
+        self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
+        self.anatomy = anatomy
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images to the last feature map, or tokens."""
+        if self.anatomy.features is None:
+            found: Tensor = self.body(x)
+        else:
+            found = self.anatomy.features(self.body, x)
+        return found
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The last feature map to what the head is given: ``[N, in_features]`` for a linear head."""
+        if self.anatomy.pool is None:
+            return features
+        found: Tensor = self.anatomy.pool(self.body, features)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to what the head is given."""
+        return self.pool(self.features(x))
+
+
+class Classifier(nn.Module):
+    """The head of a model whose scores take more than one module: what the sites are given to scores."""
+
+    def __init__(self, model: nn.Module, classify: Callable[[nn.Module, Tensor], Tensor], paths: Iterable[str]) -> None:
+        super().__init__()
+        self.body = pruned(model, paths)
+        self.classify = classify
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """What the head sites are given to scores."""
+        return self.classify(self.body, pooled)
+
+
+def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
+    """Take a model apart into backbone and head; both share their parameters with it, and the model stays whole.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+
+    Returns:
+        ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, and
+        ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
+
+    Raises:
+        NotSupported: The model has no head.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> backbone, head = zoo.split(zoo.get("resnet18", weights=None).eval())
+        >>> backbone.features(torch.zeros(2, 3, 64, 64)).shape, head
+        (torch.Size([2, 512, 2, 2]), Linear(in_features=512, out_features=1000, bias=True))
+    """
+    anatomy, bare = anatomy_of(model), unwrap(model)
+    main = anatomy.main
+    if main is None:
+        raise NotSupported(
+            f"this {type(bare).__name__} has no head to split off",
+            hint="zoo list --task classification names the models that have one",
+        )
+    backbone = Backbone(bare, anatomy)
+    backbone.training = bare.training
+    return backbone, _head(bare, anatomy, main)
+
+
+def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
+    if anatomy.classify is None:
+        return model.get_submodule(main.path)
+    steps = anatomy.classify.steps if isinstance(anatomy.classify, Chain) else ()
+    paths = [step for step in steps if isinstance(step, str)] or [head.path for head in anatomy.heads]
+    head = Classifier(model, anatomy.classify, paths)
+    head.training = model.training
+    return head
+
+
+def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
+    """A twin of ``model`` that has other modules at some paths and shares everything else, tensors included.
+
+    Args:
+        model: Left as it is.
+        new: Dotted path to the module that stands there in the twin.
+    """
+    twin = _twin(model)
+    for path, module in new.items():
+        first, _, rest = path.partition(".")
+        twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
+    return twin
+
+
+def pruned(model: Module, paths: Iterable[str]) -> Module:
+    """A twin of ``model`` that keeps only the modules at some paths, and shares them.
+
+    Args:
+        model: Left as it is.
+        paths: Dotted paths of what is kept, whole.
+    """
+    twin = _twin(model)
+    wanted = list(paths)
+    if "" in wanted:
+        return twin
+    twin.__dict__["_parameters"], twin.__dict__["_buffers"] = {}, {}
+    twin.__dict__["_modules"] = {
+        name: pruned(child, [path.partition(".")[2] for path in wanted if path.split(".", 1)[0] == name])
+        for name, child in model.named_children()
+        if any(path.split(".", 1)[0] == name for path in wanted)
+    }
+    return twin
+
+
+def _twin(model: Module) -> Module:
+    """A module of the same class with the same attributes, and a table of submodules of its own.
+
+    The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
+    the twin has to see that.
+    """
+    twin: Module = model.__class__.__new__(model.__class__)
+    for name, value in model.__dict__.items():
+        # some libraries bind forward to each instance; the twin's must run on the twin
+        own = isinstance(value, MethodType) and value.__self__ is model
+        twin.__dict__[name] = MethodType(value.__func__, twin) if own else value
+    twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
+    twin.__dict__.pop("_zoo", None)
+    return twin
