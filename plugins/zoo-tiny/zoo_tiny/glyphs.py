@@ -1,0 +1,110 @@
+"""The characters GlyphNet learns, drawn from the fonts that ship with matplotlib."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo_tiny.characters import CHARACTERS, LETTERS, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+TRAINING_FACES = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+    *("cmr10", "cmb10", "cmti10", "cmss10", "cmtt10", "cmmi10"),
+)
+"""The font files, without ``.ttf``, whose glyphs are trained on."""
+
+HELD_OUT_FACES = tuple(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic"))
+"""A whole typeface that training never sees: accuracy is measured on it."""
+
+SIDE = 48
+"""Height and width of a drawn glyph, in pixels; its ink touches two opposite edges."""
+
+_DRAWN_AT = 96
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Drawn characters and what they are.
+
+    Attributes:
+        pictures: ``[N, 48, 48]``, 0 for paper to 255 for ink.
+        labels: ``[N]``, indices into :data:`zoo_tiny.characters.CHARACTERS`.
+    """
+
+    pictures: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def draw(faces: Sequence[str]) -> Glyphs:
+    """Draw every character of :data:`zoo_tiny.characters.CHARACTERS` in every way these faces have.
+
+    Besides the plain letters a face may hold script, Fraktur, double-struck and other mathematical alphabets, which
+    Unicode marks as font variants of the letters. They are drawn too.
+
+    Args:
+        faces: Names of font files of matplotlib, without ``.ttf``.
+
+    Example:
+        >>> glyphs = draw(["cmss10"])  # has no Greek or Cyrillic where Unicode expects it
+        >>> len(glyphs), glyphs.pictures.shape[1:]
+        (51, (48, 48))
+    """
+    drawn = [(picture, label) for face in faces for picture, label in _draw_face(face)]
+    return Glyphs(np.stack([picture for picture, _ in drawn]), np.array([label for _, label in drawn], dtype=np.int64))
+
+
+def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    import matplotlib as mpl
+    from matplotlib.font_manager import get_font
+    from matplotlib.ft2font import LoadFlags
+
+    font = get_font(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"))
+    font.set_size(_DRAWN_AT, 72)
+    # The Computer Modern files put other signs where Unicode has punctuation, so only their letters are used.
+    wanted = LETTERS if face.startswith("cm") else CHARACTERS
+    for code in sorted(_codes(font.get_charmap(), wanted)):
+        font.set_text(chr(code), 0.0, flags=LoadFlags.NO_HINTING)
+        font.draw_glyphs_to_bitmap(antialiased=True)
+        ink = np.asarray(font.get_image())
+        if ink.any():
+            yield _fit(ink), CHARACTERS.index(plain(code))
+
+
+def _codes(charmap: Mapping[int, int], wanted: str) -> set[int]:
+    """The code points of a font that are a wanted character, or a mathematical variant of one."""
+    return {code for code in charmap if _is_letter_form(code) and plain(code) in wanted}
+
+
+def _is_letter_form(code: int) -> bool:
+    decomposition = unicodedata.decomposition(chr(code))
+    return not decomposition or decomposition.startswith("<font>")
+
+
+def _fit(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut a drawing to its ink, and scale and centre it so that its longer side fills the frame."""
+    from PIL import Image
+
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = ink.shape
+    scale = SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    fitted = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BOX))
+    top, left = (SIDE - fitted.shape[0]) // 2, (SIDE - fitted.shape[1]) // 2
+    frame = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    frame[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
+    return frame
