@@ -1,0 +1,138 @@
+import os
+import pickle
+import subprocess
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from zoo_core.errors import Unreadable
+from zoo_core.weights import read_state_dict
+
+STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.zeros(3), "n": torch.tensor(7)}
+
+
+def same(got, wanted):
+    return list(got) == list(wanted) and all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "net.pth"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_formats_of_torch_save_are_read(file, zipped):
+    torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
+    assert same(read_state_dict(file), STATE)
+
+
+def test_safetensors_are_read_whatever_the_name(file):
+    save_file(STATE, file)
+    got = read_state_dict(file)
+    assert same({name: got[name] for name in STATE}, STATE)
+
+
+def test_changing_a_tensor_does_not_change_the_file(file):
+    torch.save(STATE, file)
+    file.chmod(0o444)
+    read_state_dict(file)["fc.bias"].fill_(5)
+    assert same(read_state_dict(file), STATE)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+def test_a_wrapper_is_taken_off(file, wrapper):
+    torch.save({wrapper: STATE, "epoch": 3}, file)
+    assert same(read_state_dict(file), STATE)
+
+
+def test_the_prefix_of_data_parallel_training_is_taken_off(file):
+    torch.save({f"module.{name}": value for name, value in STATE.items()}, file)
+    assert same(read_state_dict(file), STATE)
+
+
+def test_a_prefix_that_only_some_names_have_stays(file):
+    mixed = {"module.fc": torch.zeros(1), "bias": torch.zeros(1)}
+    torch.save(mixed, file)
+    assert list(read_state_dict(file)) == list(mixed)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_code_in_a_pickle_is_never_run(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc": Evil()}, file)
+    with pytest.raises(Unreadable, match="nothing in it was run"):
+        read_state_dict(file)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_bare_pickle_is_refused(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(Unreadable, match="nothing in it was run"):
+        read_state_dict(file)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page"),
+        (b'{"error": "not found"}', "a JSON document"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "a git-lfs pointer"),
+        (b"", "an empty file"),
+        (b"\x1f\x8b\x08\x00", "a gzip archive"),
+        (b"\x00" * 600, "a file of zero bytes"),
+    ],
+)
+def test_a_file_that_is_not_weights_says_what_it_is(file, content, name):
+    file.write_bytes(content)
+    with pytest.raises(Unreadable, match=name):
+        read_state_dict(file)
+
+
+def test_an_archive_of_something_else_is_refused(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(Unreadable, match="a zip archive"):
+        read_state_dict(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_file_is_unreadable(file, zipped):
+    torch.save({"w": torch.zeros(10_000)}, file, _use_new_zipfile_serialization=zipped)
+    os.truncate(file, 20_000)
+    with pytest.raises(Unreadable, match="cannot be read as weights"):
+        read_state_dict(file)
+
+
+def test_a_truncated_safetensors_file_is_unreadable(file):
+    save_file({"w": torch.zeros(10_000)}, file)
+    os.truncate(file, 20_000)
+    with pytest.raises(Unreadable, match="broken safetensors"):
+        read_state_dict(file)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)], {"w": torch.zeros(1), "epoch": 3}, {}])
+def test_what_is_not_tensors_by_name_is_refused(file, content):
+    torch.save(content, file)
+    with pytest.raises(Unreadable, match="no state dict"):
+        read_state_dict(file)
+
+
+def test_a_missing_file_is_named(file):
+    with pytest.raises(Unreadable, match=r"net\.pth"):
+        read_state_dict(file)
+
+
+def test_reading_works_in_a_fresh_process_with_warnings_as_errors(file):
+    import sys
+
+    torch.save(STATE, file)
+    code = f"from zoo_core.weights import read_state_dict; assert len(read_state_dict({str(file)!r})) == 3"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,34 @@
+"""Weights: fetch, prove, cache and read them.
+
+``obtain`` turns a card and its weights into a proven file, ``read_state_dict`` turns a file into tensors, and ``fetch``
+brings one proven file into a folder. Nothing here imports torch but the reader.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_core.weights.cache import Cache as Cache
+    from zoo_core.weights.download import fetch as fetch
+    from zoo_core.weights.obtain import Artefact as Artefact
+    from zoo_core.weights.read import read_state_dict as read_state_dict
+
+_PUBLIC = {
+    "fetch": "zoo_core.weights.download",
+    "Artefact": "zoo_core.weights.obtain",
+    "Cache": "zoo_core.weights.cache",
+    "read_state_dict": "zoo_core.weights.read",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    if name not in _PUBLIC:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value

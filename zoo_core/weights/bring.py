@@ -1,0 +1,154 @@
+"""Bring a file from the first source that has the right bytes: partial, digest, rename, in that order, always."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import DigestMismatch, FetchError, WeightsError
+from zoo_core.weights import digest as digests
+from zoo_core.weights.failures import Permanent, Transient, WrongContent
+from zoo_core.weights.partial import Partial, partials
+from zoo_core.weights.policy import Policy
+from zoo_core.weights.sniff import describe
+from zoo_core.weights.sources import source_of
+from zoo_core.weights.transfer import Transfer
+from zoo_core.weights.urls import host_of, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to bring, and how to know it.
+
+    Attributes:
+        label: What to call it in messages.
+        urls: Where it is, in the order to try.
+        folder: Where the partial file goes; on one file system with the place of the final one.
+        stem: What names its partial files and its lock.
+        sha256: The whole digest, a prefix of it, or ``""`` to accept the first bytes that come.
+        size: Its length in bytes, when known.
+        place: The final path for a file of that digest.
+        read_only: Whether the final file may not be written.
+        policy: How patient to be.
+        advance: Told the bytes so far and the total, or None.
+    """
+
+    label: str
+    urls: tuple[str, ...]
+    folder: Path
+    stem: str
+    sha256: str
+    size: int | None
+    place: Callable[[str], Path]
+    read_only: bool = False
+    policy: Policy = field(default_factory=Policy)
+    advance: Callable[[int, int | None], None] = lambda _done, _total: None
+
+    def signs(self) -> object:
+        """What changes while another process is bringing the same file."""
+        seen = []
+        for path in partials(self.folder, self.stem):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            seen.append((path.name, status.st_size, status.st_mtime_ns))
+        return seen
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What was brought.
+
+    Attributes:
+        path: Where it is now, proven.
+        sha256: Its whole digest.
+        size: Its length in bytes.
+        url: Where it came from.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    url: str
+
+
+def bring(order: Order) -> Brought:
+    """Bring a file, prove it and publish it.
+
+    Raises:
+        DigestMismatch: Bytes came, but no source had the right ones.
+        FetchError: No source could be read.
+        CacheError: The folder cannot be written.
+    """
+    attempts: list[tuple[str, str]] = []
+    wrong: list[tuple[str, str]] = []
+    with Partial.open(order.folder, order.stem) as partial:
+        for url in order.urls:
+            try:
+                if _from_one(url, partial, order, wrong):
+                    sha256, size = partial.digest, partial.length
+                    return Brought(partial.publish(order.place(sha256), read_only=order.read_only), sha256, size, url)
+                attempts.append((url, wrong[-1][1]))
+            except (Permanent, Transient) as failure:
+                attempts.append((url, str(failure)))
+    raise _mismatch(order, attempts, wrong) if wrong else _unreachable(order, attempts)
+
+
+def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, str]]) -> bool:
+    """Whether that source had the right bytes; it has two chances from zero, and one more to continue what is there."""
+    source = source_of(url, order.policy, proven=digests.is_full(order.sha256))
+    try:
+        from_zero = 0
+        while from_zero < 2:  # noqa: PLR2004 - once, and once again
+            from_zero += partial.length == 0
+            transfer = Transfer(source, partial, size=order.size, policy=order.policy, advance=order.advance)
+            try:
+                transfer.run()
+            except WrongContent as failure:
+                wrong.append((partial.digest, str(failure)))
+            else:
+                if not order.sha256 or digests.agrees(partial.digest, order.sha256):
+                    return True
+                wrong.append((partial.digest, f"the digest differs: {describe(partial.head())}"))
+            partial.restart()
+        return False
+    finally:
+        source.close()
+
+
+def _mismatch(order: Order, attempts: list[tuple[str, str]], wrong: list[tuple[str, str]]) -> WeightsError:
+    got = wrong[-1][0]
+    return DigestMismatch(
+        f"wrong bytes for {order.label}",
+        expected=f"sha256 {order.sha256}" + (f", {order.size:,} bytes" if order.size is not None else ""),
+        got=_listed(attempts),
+        done="tried each source again from the first byte; nothing was kept",
+        cause="the file was replaced upstream, or something on the way changes it (a proxy, a login page)",
+        hint="ask whoever serves it; if the new file is right, its new digest belongs in the card or the lock",
+        expected_digest=order.sha256,
+        got_digest=got,
+        source=attempts[-1][0],
+        attempts=tuple(attempts),
+    )
+
+
+def _unreachable(order: Order, attempts: list[tuple[str, str]]) -> WeightsError:
+    hosts = tuple(dict.fromkeys(host_of(url) for url, _ in attempts))
+    return FetchError(
+        f"cannot fetch {order.label} from {', '.join(hosts) or 'anywhere'}",
+        got=_listed(attempts),
+        done="what had arrived is kept apart, and the next try continues it",
+        hint="try again, set ZOO_MIRROR or ZOO_REWRITE to another host, set ZOO_OFFLINE=1 to use the cache alone, "
+        "or build it untrained with weights=None",
+        attempts=tuple(attempts),
+        hosts=hosts,
+    )
+
+
+def _listed(attempts: list[tuple[str, str]]) -> str:
+    return "; ".join(f"{shown(url)}: {reason}" for url, reason in attempts)

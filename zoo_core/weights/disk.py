@@ -1,0 +1,97 @@
+"""What can be wrong with a folder, found out before or said plainly after."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def refuse_odd(path: Path) -> None:
+    """Refuse a link, a folder or a device where a plain file belongs.
+
+    Raises:
+        CacheError: There is one.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a plain file"
+        raise CacheError(
+            f"{path} is {kind}",
+            expected="a plain file, or nothing",
+            done="nothing was written",
+            hint="remove it, after a look at who put it there",
+            path=path,
+        )
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what cannot fit.
+
+    Raises:
+        CacheError: The file system has less than ``needed`` bytes left.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CacheError(
+            f"no room for {needed:,} bytes in {folder}",
+            got=f"{free:,} bytes free",
+            done="nothing was downloaded",
+            hint="free some space (`zoo cache prune`), or set ZOO_CACHE to a larger disk",
+            path=folder,
+            needed=needed,
+            free=free,
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in that folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the operating system says of a folder into a CacheError that names it."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except OSError as error:
+        raise disk_error(folder, error) from error
+
+
+def disk_error(folder: Path, error: OSError) -> CacheError:
+    """The CacheError for what the operating system says of a folder."""
+    return CacheError(
+        f"cannot write to {folder}",
+        got=error.strerror or str(error),
+        done="nothing was left under a final name",
+        hint="free some space or mend the permissions, or set ZOO_CACHE to another folder",
+        path=folder,
+        errno=error.errno,
+    )
+
+
+def move_aside(path: Path) -> Path | None:
+    """Move a bad file out of the way, where a person can look at it; only the last bad one is kept.
+
+    Returns:
+        Where it is now, or None when the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.bad")
+    try:
+        path.replace(aside)
+    except OSError:
+        return None
+    return aside

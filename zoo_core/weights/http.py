@@ -1,0 +1,237 @@
+"""One HTTP request: redirects followed by us, ranges checked, and every way it can fail told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from zoo_core import __version__
+from zoo_core.weights.failures import Permanent, StaleRange, Transient
+from zoo_core.weights.reply import Reply
+from zoo_core.weights.urls import is_loopback, shown
+from zoo_core.weights.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo_core.weights.policy import Policy
+
+_HOPS = 10
+_BLOCK = 1 << 20
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRY_AGAIN = frozenset({408, 425, 429})
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class HttpSource:
+    """A file on a web server.
+
+    Args:
+        url: Where it is, ``http://`` or ``https://``.
+        policy: How patient to be.
+        proven: Whether a whole digest is known, so that the bytes may cross the network in the clear.
+    """
+
+    def __init__(self, url: str, policy: Policy, *, proven: bool) -> None:
+        self.url = url
+        self._policy = policy
+        self._proven = proven
+        self._watchdog: Watchdog | None = None
+        self._session = _session(self)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    @contextlib.contextmanager
+    def read(self, offset: int, etag: str) -> Iterator[Reply]:
+        """Ask for the bytes from ``offset`` on.
+
+        Args:
+            offset: How many bytes we have already.
+            etag: The strong ETag of the file they came from, or ``""``.
+
+        Raises:
+            Transient: It may work when it is tried again.
+            Permanent: It will not.
+            StaleRange: What we have cannot be continued.
+        """
+        with Watchdog(self._policy) as self._watchdog, self._named_failures():
+            response = self._follow(offset, etag)
+            with contextlib.closing(response):
+                yield self._reply(response, offset)
+
+    def _follow(self, offset: int, etag: str) -> requests.Response:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        if offset and etag:
+            headers["If-Range"] = etag
+        url, seen = self.url, [self.url]
+        for _ in range(_HOPS):
+            self._require_safe(url)
+            response = self._session.get(
+                url, headers=headers, stream=True, allow_redirects=False, timeout=self._policy.timeout
+            )
+            if response.status_code not in _REDIRECTS:
+                return response
+            with contextlib.closing(response):
+                url = self._next(url, response)
+            if url in seen:
+                raise Permanent(f"redirects in a circle, back to {shown(url)}")
+            seen.append(url)
+        raise Permanent(f"more than {_HOPS} redirects")
+
+    def _next(self, url: str, response: requests.Response) -> str:
+        location = response.headers.get("Location")
+        if not location:
+            raise Permanent(f"status {response.status_code} without a Location")
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+        if scheme not in ("http", "https"):
+            raise Permanent(f"redirects to {shown(target)}, which is not on the web")
+        if scheme == "http" and urlsplit(url).scheme == "https":
+            raise Permanent(f"redirects from https to plain http, {shown(target)}")
+        return target
+
+    def _require_safe(self, url: str) -> None:
+        if not self._proven and urlsplit(url).scheme == "http" and not is_loopback(url):
+            raise Permanent(f"{shown(url)} is plain http, and no full SHA-256 is known to prove what comes over it")
+
+    def _reply(self, response: requests.Response, offset: int) -> Reply:
+        status, headers = response.status_code, response.headers
+        if status == requests.codes.requested_range_not_satisfiable and offset:
+            raise StaleRange("the server does not have the range that was asked for")
+        if status in _TRY_AGAIN or status >= requests.codes.server_error:
+            raise Transient(_status(response), wait=_retry_after(headers.get("Retry-After")))
+        if status not in (requests.codes.ok, requests.codes.partial_content):
+            raise Permanent(_status(response))
+        length = _length(headers)
+        start, total = 0, length
+        if status == requests.codes.partial_content:
+            start, total = _content_range(headers.get("Content-Range", ""), offset, length)
+        tag = headers.get("ETag", "")
+        strong = tag if tag.startswith('"') else ""
+        return Reply(start, total, strong, self._blocks(response), encoding=headers.get("Content-Encoding", ""))
+
+    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
+        raw: Any = response.raw
+        while block := raw.read1(_BLOCK, decode_content=False):
+            if self._watchdog:
+                self._watchdog.feed(len(block))
+            yield block
+
+    @contextlib.contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if self._watchdog and self._watchdog.barked:
+                raise self._too_slow() from error
+            raise _failure(error, self.url) from error
+
+    def _too_slow(self) -> Transient:
+        return Transient(f"sent less than {self._policy.min_speed:.0f} bytes a second", cost=2)
+
+    def opened(self, connection: HTTPConnection) -> None:
+        """Called by each new connection, so that the watchdog can hang up on it."""
+        if self._watchdog:
+            self._watchdog.follow(connection)
+
+
+def _session(source: HttpSource) -> requests.Session:
+    """A session whose connections the watchdog knows, and that asks for the bytes as they are."""
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            source.opened(self)
+            super().connect()
+
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            source.opened(self)
+            super().connect()
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what requests passes
+            super().init_poolmanager(*args, **kwargs)
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+    session = requests.Session()
+    session.mount("http://", Adapter())
+    session.mount("https://", Adapter())
+    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"zoo-core/{__version__}"})
+    return session
+
+
+def _status(response: requests.Response) -> str:
+    return f"status {response.status_code} {response.reason or ''}".rstrip()
+
+
+def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() and "Transfer-Encoding" not in headers else None
+
+
+def _content_range(text: str, offset: int, length: int | None) -> tuple[int, int | None]:
+    """First byte and total length of a 206, checked against what was asked for."""
+    match = _RANGE.fullmatch(text.strip())
+    if not match:
+        raise StaleRange(f"status 206 with Content-Range {text!r}")
+    start, end = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if start != offset or end < start or (length is not None and length != end - start + 1):
+        raise StaleRange(f"asked for bytes from {offset} on, and was sent {text!r}")
+    return start, total
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds to wait, from a number or a date."""
+    if not text:
+        return None
+    if text.strip().isdigit():
+        return float(text)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _failure(error: Exception, url: str) -> Transient | Permanent:
+    """What a library's exception means for the next attempt."""
+    if isinstance(error, requests.exceptions.ProxyError):
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+        return Transient(f"the proxy {shown(proxy)} (from the environment) does not answer: {_reason(error)}")
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Permanent(
+            f"its certificate is not trusted: {_reason(error)}; REQUESTS_CA_BUNDLE can name a company's own authority"
+        )
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return Transient("no answer in time", cost=2)
+    if isinstance(error, ValueError) and not isinstance(error, requests.exceptions.ContentDecodingError):
+        return Permanent(f"not a usable url: {_reason(error)}")
+    return Transient(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason, without the layers that wrapped it."""
+    inner = error
+    while nested := next((item for item in _inside(inner) if isinstance(item, BaseException)), None):
+        inner = nested
+    return str(inner).partition("\n")[0] or type(inner).__name__
+
+
+def _inside(error: BaseException) -> tuple[object, ...]:
+    return (getattr(error, "reason", None), *error.args[:2])

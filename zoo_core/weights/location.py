@@ -1,0 +1,57 @@
+"""Where the cache is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo_core import settings
+
+FOLDER = "weights_cache"
+TAG = "CACHEDIR.TAG"
+SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+"""The first bytes of a cache tag, see https://bford.info/cachedir/."""
+
+
+def cache_folder(start: Path | None = None) -> Path:
+    """The folder of the weights cache; it need not exist yet.
+
+    ``ZOO_CACHE`` if it is set, else a ``weights_cache`` with a ``CACHEDIR.TAG`` in this folder or one of its parents,
+    else the user's cache folder of the platform.
+
+    Args:
+        start: Where to begin to look; the current folder when None.
+
+    Example:
+        >>> import os, tempfile
+        >>> os.environ["ZOO_CACHE"] = tempfile.mkdtemp()
+        >>> str(cache_folder()) == os.environ.pop("ZOO_CACHE")
+        True
+    """
+    if chosen := settings.cache_dir():
+        return Path(chosen).expanduser().absolute()
+    here = (start or Path.cwd()).absolute()
+    for folder in (here, *here.parents):
+        if _is_tagged(folder / FOLDER):
+            return folder / FOLDER
+    from platformdirs import user_cache_path
+
+    return user_cache_path("zoo") / FOLDER
+
+
+def _is_tagged(folder: Path) -> bool:
+    try:
+        with (folder / TAG).open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError:
+        return False
+
+
+def write_tag(folder: Path) -> None:
+    """Mark a new cache folder as one that backups may leave out.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if not (folder / TAG).exists():
+        text = "\n# This folder is zoo's weights cache. Everything in it can be fetched again.\n"
+        (folder / TAG).write_bytes(SIGNATURE + text.encode())

@@ -1,0 +1,262 @@
+"""A file that is still arriving: written and hashed in one go, and renamed to its final name only when it is proven.
+
+Each has a name of its own, ``.<stem>.<host>-<pid>-<random>.partial``, and its owner holds a lock on the open file. One
+whose owner has died is adopted by the next process that wants the same file, so that nothing is downloaded twice; what
+is in it counts only because the digest of the whole file is checked in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from zoo_core.weights.disk import disk_error, disk_errors, refuse_odd, sync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+try:
+    import fcntl
+except ImportError:  # Windows: an open file cannot be renamed there, which serves the same end
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".partial"
+ORIGIN = ".origin"
+_ABANDONED = 60.0
+_BLOCK = 1 << 20
+
+
+class Partial:
+    """A file that is still arriving. Use :meth:`open` in a ``with`` statement.
+
+    Attributes:
+        path: Where it is now.
+        length: How many bytes it holds.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.length = 0
+        self._file = file
+        self._hasher = hashlib.sha256()
+        self._keep = True
+
+    @classmethod
+    def open(cls, folder: Path, stem: str) -> Partial:
+        """The partial of a dead process for that stem, or else a new one.
+
+        Args:
+            folder: Where the final file will be, or at least on the same file system.
+            stem: What is being fetched: only partials of the same stem are continued.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            adopted = _adopt(folder, stem)
+            if adopted:
+                return adopted
+            path = folder / _own_name(stem)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            file = os.fdopen(descriptor, "r+b")
+            _lock(file)
+            return cls(path, file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; what has arrived stays for the next process to continue, unless it is known to be of no use."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        if not self._keep or self.length == 0:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove it and what is known of its origin."""
+        self._keep = False
+        self.path.unlink(missing_ok=True)
+        self._origin_path.unlink(missing_ok=True)
+
+    def write(self, block: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            CacheError: The disk is full or broken; the partial is then removed, to give the space back.
+        """
+        try:
+            self._file.write(block)
+        except OSError as error:
+            self._keep = False
+            raise disk_error(self.path.parent, error) from error
+        self._hasher.update(block)
+        self.length += len(block)
+
+    def catch_up(self) -> None:
+        """Hash what the file holds already."""
+        while block := self._file.read(_BLOCK):
+            self._hasher.update(block)
+            self.length += len(block)
+
+    def restart(self) -> None:
+        """Forget what has arrived."""
+        with disk_errors(self.path.parent):
+            self._file.seek(0)
+            self._file.truncate()
+        self._hasher = hashlib.sha256()
+        self.length = 0
+        self._origin_path.unlink(missing_ok=True)
+
+    def touch(self) -> None:
+        """Show other processes that somebody is still at work."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the bytes so far."""
+        return self._hasher.hexdigest()
+
+    def head(self, count: int = 512) -> bytes:
+        """The first bytes."""
+        with disk_errors(self.path.parent):
+            self._file.flush()
+            self._file.seek(0)
+            start = self._file.read(count)
+            self._file.seek(0, os.SEEK_END)
+        return start
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The url that the bytes came from and its strong ETag; two empty strings when they are not known."""
+        try:
+            url, etag = self._origin_path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return "", ""
+        return url, etag
+
+    @origin.setter
+    def origin(self, origin: tuple[str, str]) -> None:
+        if self.origin != origin:
+            with disk_errors(self.path.parent):
+                self._origin_path.write_text("\n".join(origin), encoding="utf-8")
+
+    @property
+    def _origin_path(self) -> Path:
+        return self.path.with_name(self.path.name + ORIGIN)
+
+    def publish(self, final: Path, *, read_only: bool = False) -> Path:
+        """Make the file visible under its final name, whole and on the disk. Call it only when the digest is right.
+
+        Args:
+            final: The name to give it.
+            read_only: Take away the permission to write.
+
+        Raises:
+            CacheError: Something that is not a plain file has that name, or the disk is broken.
+        """
+        with disk_errors(final.parent):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            refuse_odd(final)
+            self._file.flush()
+            if read_only and hasattr(os, "fchmod"):
+                os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
+            os.fsync(self._file.fileno())
+            if os.name == "nt":
+                self._file.close()
+            self.path.replace(final)
+            self._file.close()
+            sync_folder(final.parent)
+        self._origin_path.unlink(missing_ok=True)
+        return final
+
+
+def partials(folder: Path, stem: str) -> list[Path]:
+    """The files in a folder that are still arriving for that stem, the longest first."""
+    prefix = f".{stem}."
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX):
+                with contextlib.suppress(OSError):
+                    found.append((entry.stat(follow_symlinks=False).st_size, entry.name))
+    return [folder / name for _, name in sorted(found, reverse=True)]
+
+
+def _own_name(stem: str) -> str:
+    return f".{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
+
+
+def _adopt(folder: Path, stem: str) -> Partial | None:
+    """Take over the longest partial whose owner is dead, and remove the others."""
+    adopted = None
+    for path in partials(folder, stem):
+        file = _claim(path)
+        if file is None:
+            continue
+        if adopted is None:
+            adopted = _take_over(path, file, stem)
+        else:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
+            file.close()
+    return adopted
+
+
+def _claim(path: Path) -> BinaryIO | None:
+    """The open file if its owner is dead: nobody holds its lock, or not on this machine and it has long been silent."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return None
+    file = os.fdopen(descriptor, "r+b")
+    if _lock(file) and (_made_here(path) or time.time() - os.fstat(descriptor).st_mtime > _ABANDONED):
+        return file
+    file.close()
+    return None
+
+
+def _take_over(path: Path, file: BinaryIO, stem: str) -> Partial | None:
+    own = path.with_name(_own_name(stem))
+    try:
+        path.rename(own)
+    except OSError:  # another process was quicker
+        file.close()
+        return None
+    with contextlib.suppress(OSError):
+        path.with_name(path.name + ORIGIN).rename(own.with_name(own.name + ORIGIN))
+    partial = Partial(own, file)
+    partial.catch_up()
+    return partial
+
+
+def _made_here(path: Path) -> bool:
+    """Whether its owner ran on this machine, where a lock that can be had proves that the owner has let go."""
+    host = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-", 1)[0]
+    return fcntl is not None and host == _host()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether the file is ours alone, as far as this system can say."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""How patient a fetch is."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a fetch is. Every number that decides when to give up is here.
+
+    Attributes:
+        timeout: Seconds of silence, in connecting or in reading, after which an attempt has failed.
+        attempts: Failed attempts in a row, none of which brought anything new, before a source is given up.
+        min_speed: Bytes a second below which a server is taken for one that only pretends to answer.
+        window: Seconds over which that speed is measured.
+        first_pause: Seconds before the second attempt; each later one waits twice as long, up to ``longest_pause``.
+        longest_pause: The longest of those pauses, in seconds.
+        retry_after: Seconds that are waited in all because servers asked for it.
+        unknown_length: Bytes after which a body is cut off when nobody said how long it is.
+        sleep: How to wait; tests pass their own.
+        jitter: A random factor for each pause, so that many clients do not come back at once.
+    """
+
+    timeout: float = DEFAULT_TIMEOUT
+    attempts: int = 4
+    min_speed: float = 1024.0
+    window: float = 10.0
+    first_pause: float = 0.25
+    longest_pause: float = 8.0
+    retry_after: float = 20.0
+    unknown_length: int = 1 << 30
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25)  # noqa: S311 - a pause needs no secret
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after that many failures in a row."""
+        return float(min(self.longest_pause, self.first_pause * 2 ** (failures - 1)) * self.jitter())
+
+    @property
+    def patience(self) -> float:
+        """Seconds without any new byte after which a process that holds the lock is no longer waited for."""
+        return self.timeout

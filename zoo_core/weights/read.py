@@ -1,0 +1,122 @@
+"""Read a file of weights as tensors, and as nothing else: no code in the file is ever run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo_core.errors import Unreadable
+from zoo_core.weights import sniff
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "params")
+"""Keys under which training scripts keep the state dict among other things."""
+
+_HEAD = 512
+_PARALLEL = "module."
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors in a file of weights, by name, on the CPU and mapped from the file where its format allows.
+
+    Safetensors are read as such; everything else with ``torch.load(weights_only=True)``, and never otherwise. A state
+    dict inside a wrapper such as ``{"state_dict": ..., "epoch": ...}`` is taken out, and the prefix ``module.`` of
+    data-parallel training is taken off when every name has it.
+
+    Args:
+        path: A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; its content decides, not its name.
+
+    Returns:
+        Tensors by name. Changing one does not change the file.
+
+    Raises:
+        Unreadable: The file is not there, not weights, broken, or needs code to be run; the message says what it is.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save({"state_dict": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, file.name)
+        ...     read_state_dict(file.name)
+        {'fc.bias': tensor([0., 0.])}
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD)
+    except OSError as error:
+        raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
+    content = _safetensors(file) if sniff.is_safetensors(head) else _pickled(file, head)
+    return _clean(_unwrapped(content, file))
+
+
+def _safetensors(file: Path) -> Mapping[str, object]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
+
+
+def _pickled(file: Path, head: bytes) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=sniff.is_zip(head) or None)
+    except pickle.UnpicklingError as error:
+        raise _refused(file, head, error) from error
+    except Exception as error:  # a broken file can make the reader raise anything
+        raise _refused(file, head, error) from error
+
+
+def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:
+    reason = str(error).partition("\n")[0]
+    return Unreadable(
+        f"{file} cannot be read as weights",
+        expected="safetensors, or a checkpoint of tensors that torch.save wrote",
+        got=sniff.describe(head),
+        done="nothing in it was run",
+        cause=f"{type(error).__name__}: {reason}",
+        hint="if you trust whoever made it, save its state dict again as safetensors",
+        path=file,
+    )
+
+
+def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
+    """The one dict of tensors in what was read."""
+    found = content
+    for _ in range(2):
+        if isinstance(found, dict) and not _is_state_dict(found):
+            found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), dict)), found)
+    if isinstance(found, dict) and found and _is_state_dict(found):
+        return dict(found)
+    raise Unreadable(
+        f"{file} holds no state dict",
+        expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
+        got=_outline(content),
+        path=file,
+    )
+
+
+def _is_state_dict(content: dict[object, object]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+
+
+def _outline(content: object) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    shown = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in list(content.items())[:6])
+    return f"a dict of {len(content)}: {shown}"
+
+
+def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix of data-parallel training, if all names have it and none collide without it."""
+    if all(name.startswith(_PARALLEL) and len(name) > len(_PARALLEL) for name in state):
+        return {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    return state

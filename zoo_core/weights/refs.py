@@ -1,0 +1,150 @@
+"""References: small text files that say which bytes a name stands for, like git's."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from zoo_core.errors import CacheError
+from zoo_core.weights import digest as digests
+from zoo_core.weights.digest import Stamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LONGEST = 180
+_SAFE_FILE = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Which bytes a name stands for, and why that is believed.
+
+    Attributes:
+        sha256: The whole digest of the object.
+        size: Its length in bytes.
+        file: The name of its file.
+        source: The url it came from.
+        strength: What vouched for it: ``"proven"``, ``"weak"``, ``"declared"`` or ``"first-use"``.
+        verified: When it was last hashed, in UTC.
+        stamp: What the file system said of it then.
+    """
+
+    sha256: str
+    size: int
+    file: str
+    source: str
+    strength: str
+    verified: str
+    stamp: Stamp
+
+    def __str__(self) -> str:
+        return "".join(f"{name} {getattr(self, name)}\n" for name in _FIELDS)
+
+
+_FIELDS = ("sha256", "size", "file", "source", "strength", "verified", "stamp")
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ref_name(family: str, name: str, tag: str) -> str:
+    """The path of a ref below ``refs/``, safe whatever the names are.
+
+    Example:
+        >>> ref_name("timm", "vit/base", "v1")
+        'timm/vit%2Fbase@v1'
+    """
+    return f"{_segment(family)}/{_segment(f'{quote(name, safe=_PLAIN)}@{quote(tag, safe=_PLAIN)}', quoted=True)}"
+
+
+_PLAIN = "+=, "
+
+
+def _segment(text: str, *, quoted: bool = False) -> str:
+    segment = text if quoted else quote(text, safe=_PLAIN)
+    if len(segment) > _LONGEST:
+        segment = f"{segment[: _LONGEST - 17]}~{hashlib.sha256(segment.encode()).hexdigest()[:16]}"
+    return "%2E" + segment[1:] if segment.startswith(".") else segment or "%00"
+
+
+def read_ref(path: Path) -> Ref | None:
+    """The ref in a file, or None when there is no such file.
+
+    Raises:
+        CacheError: The file is malformed; the message names it, the line and the reason.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _malformed(path, 1, str(error)) from error
+    return parse_ref(text, path)
+
+
+def parse_ref(text: str, path: Path) -> Ref:
+    """The ref in a text.
+
+    Args:
+        text: Lines of a field name, a space and a value.
+        path: Where the text is from, for messages.
+
+    Raises:
+        CacheError: The text is malformed.
+    """
+    values: dict[str, str] = {}
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        name, _, value = line.partition(" ")
+        if line and (name not in _FIELDS or name in values):
+            raise _malformed(path, number, f"{name[:40]!r} is not a field, or is there twice")
+        if line:
+            _check(name, value, path, number)
+            values[name] = value
+    missing = [name for name in _FIELDS if name not in values]
+    if missing:
+        raise _malformed(path, len(lines), f"{', '.join(missing)} missing")
+    return Ref(
+        sha256=values["sha256"],
+        size=int(values["size"]),
+        file=values["file"],
+        source=values["source"],
+        strength=values["strength"],
+        verified=values["verified"],
+        stamp=Stamp.parse(values["stamp"]),
+    )
+
+
+def _check(name: str, value: str, path: Path, number: int) -> None:
+    """Refuse a value that cannot be one of that field."""
+    if name == "sha256" and not digests.is_full(value):
+        raise _malformed(path, number, f"{value[:80]!r} is not a SHA-256")
+    if name == "file" and not _SAFE_FILE.fullmatch(value):
+        raise _malformed(path, number, f"{value[:80]!r} is not a plain file name")
+    if name == "size" and not (value.isascii() and value.isdigit() and len(value) < 20):  # noqa: PLR2004 - 64 bits
+        raise _malformed(path, number, f"{value[:80]!r} is not a length")
+    if name == "stamp":
+        try:
+            Stamp.parse(value)
+        except ValueError as error:
+            raise _malformed(path, number, str(error)) from error
+
+
+def _malformed(path: Path, line: int, reason: str) -> CacheError:
+    return CacheError(
+        f"{path}, line {line}: not a ref",
+        cause=reason,
+        hint="remove that file; the object it named is hashed again when it is wanted",
+        path=path,
+        file=str(path),
+        line=line,
+    )

@@ -1,0 +1,59 @@
+"""Sources that fsspec reaches: ``s3://``, ``gs://``, ``az://`` and many more. Needs the extra ``zoo-core[remote]``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from zoo_core.weights.failures import Permanent, Transient
+from zoo_core.weights.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK = 1 << 20
+
+
+class RemoteSource:
+    """A file that fsspec can open.
+
+    Args:
+        url: Any url whose scheme fsspec knows.
+
+    Raises:
+        Permanent: fsspec, or the library behind the scheme, is not installed, or the scheme is unknown.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        scheme = urlsplit(url).scheme
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as error:
+            raise Permanent(f"{scheme}:// needs fsspec: pip install 'zoo-core[remote]'") from error
+        try:
+            self._files, self._path = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise Permanent(f"{scheme}:// cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    @contextlib.contextmanager
+    def read(self, offset: int, etag: str) -> Iterator[Reply]:  # noqa: ARG002 - the digest proves what was continued
+        """The bytes from ``offset`` on.
+
+        Raises:
+            Permanent: There is no such file, or no right to read it.
+            Transient: The store did not answer.
+        """
+        try:
+            with self._files.open(self._path, "rb", cache_type="readahead") as file:
+                total = file.seek(0, 2)
+                start = file.seek(min(offset, total))
+                yield Reply(start, total, "", iter(lambda: file.read(_BLOCK), b""))
+        except (FileNotFoundError, PermissionError) as error:
+            raise Permanent(str(error) or type(error).__name__) from error
+        except OSError as error:
+            raise Transient(str(error) or type(error).__name__) from error

@@ -1,0 +1,41 @@
+"""What a source answers, whatever kind of source it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a source.
+
+    Attributes:
+        start: Offset of the first byte in the whole file: where we asked to continue, or 0.
+        total: Length of the whole file in bytes, when the source says.
+        etag: Its strong ETag, or ``""``.
+        blocks: The bytes.
+        encoding: The content encoding that the server applied although it was asked for none, or ``""``.
+    """
+
+    start: int
+    total: int | None
+    etag: str
+    blocks: Iterator[bytes]
+    encoding: str = ""
+
+
+class Source(Protocol):
+    """Somewhere that bytes come from."""
+
+    url: str
+
+    def read(self, offset: int, etag: str) -> AbstractContextManager[Reply]:
+        """Ask for the bytes from ``offset`` on."""
+
+    def close(self) -> None:
+        """Let go of connections and files."""

@@ -1,0 +1,77 @@
+"""Files that torch.hub or the Hugging Face hub already hold: used after hashing, instead of fetched again."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.weights import digest as digests
+from zoo_core.weights.digest import Stamp
+from zoo_core.weights.urls import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.*)?")
+
+
+def torch_hub_folder() -> Path:
+    """Where ``torch.hub`` keeps checkpoints."""
+    hub = getattr(sys.modules.get("torch"), "hub", None)
+    if hub is not None:  # a program may have moved it with torch.hub.set_dir
+        return Path(hub.get_dir()) / "checkpoints"
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def hugging_face_folder() -> Path:
+    """Where ``huggingface_hub`` keeps repositories."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return Path(chosen).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+
+
+def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[Path, str] | None:
+    """A file that another tool downloaded and whose bytes are right.
+
+    Args:
+        urls: Where the file is on the network: the other tools name their files after it.
+        sha256: Its whole digest or a prefix of at least 8 digits.
+        size: Its length in bytes, when known: a file of another length is not hashed at all.
+
+    Returns:
+        The path, links followed, and its whole digest; None when there is no such file.
+    """
+    if not sha256:
+        return None
+    for path in _candidates(urls, sha256):
+        try:
+            path = path.resolve(strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
+            before = Stamp.of(path)
+            if size not in (None, before.size) or not path.is_file():
+                continue
+            digest = digests.sha256_of(path)
+            if digests.agrees(digest, sha256) and Stamp.of(path) == before:
+                return path, digest
+        except OSError:
+            continue
+    return None
+
+
+def _candidates(urls: Sequence[str], sha256: str) -> Iterator[Path]:
+    for url in urls:
+        yield torch_hub_folder() / file_name(url)
+        if match := _HUB_URL.fullmatch(url):
+            repository = hugging_face_folder() / f"models--{match[1].replace('/', '--')}"
+            if digests.is_full(sha256):
+                yield repository / "blobs" / sha256
+            if ".." not in match[3].split("/"):
+                yield from sorted(repository.glob(f"snapshots/*/{_escaped(match[3])}"))
+
+
+def _escaped(path: str) -> str:
+    return re.sub(r"([\[\]*?])", r"[\1]", path)

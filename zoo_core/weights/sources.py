@@ -1,0 +1,96 @@
+"""Where bytes come from: the web, this machine's files, and files inside installed packages."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from zoo_core.weights.failures import Permanent
+from zoo_core.weights.reply import Reply, Source
+from zoo_core.weights.urls import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
+
+    from zoo_core.weights.policy import Policy
+
+_BLOCK = 1 << 20
+
+
+def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
+    """The source that a url names.
+
+    Args:
+        url: ``https://``, ``http://``, ``file://``, ``package://name.of.package/path/in/it``, or anything that fsspec
+            knows, such as ``s3://`` and ``gs://``.
+        policy: How patient to be.
+        proven: Whether a whole digest is known, so that the bytes may cross the network in the clear.
+
+    Raises:
+        Permanent: The url is not usable, or its scheme needs a library that is not installed.
+    """
+    try:
+        scheme = urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise Permanent(f"not a usable url: {error}") from error
+    if scheme in ("http", "https"):
+        from zoo_core.weights.http import HttpSource
+
+        return HttpSource(url, policy, proven=proven)
+    if scheme in ("file", "package"):
+        return LocalSource(url)
+    from zoo_core.weights.remote import RemoteSource
+
+    return RemoteSource(url)
+
+
+class LocalSource:
+    """A file of this machine, or one inside an installed package.
+
+    Args:
+        url: ``file:///path`` or ``package://name.of.package/path/in/it``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    @contextlib.contextmanager
+    def read(self, offset: int, etag: str) -> Iterator[Reply]:  # noqa: ARG002 - local files have no etag
+        """The bytes from ``offset`` on.
+
+        Raises:
+            Permanent: There is no such file, or it cannot be read.
+        """
+        try:
+            with self._resource().open("rb") as opened:
+                file = cast("BinaryIO", opened)
+                total = file.seek(0, 2)
+                start = file.seek(min(offset, total))
+                yield Reply(start, total, "", iter(lambda: file.read(_BLOCK), b""))
+        except (OSError, ModuleNotFoundError, ValueError) as error:
+            raise Permanent(_why(error)) from error
+
+    def _resource(self) -> Path | Traversable:
+        parts = urlsplit(self.url)
+        path = unquote(parts.path)
+        if parts.scheme == "file":
+            if parts.netloc not in ("", "localhost"):
+                raise Permanent(f"{shown(self.url)} names another machine; a file url has three slashes")
+            return Path(path)
+        steps = [step for step in path.split("/") if step]
+        if ".." in steps or not steps:
+            raise Permanent(f"{self.url} names no file inside the package {parts.netloc!r}")
+        return files(parts.netloc).joinpath(*steps)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name!r} is not installed"
+    return getattr(error, "strerror", None) or str(error)

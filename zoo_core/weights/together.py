@@ -1,0 +1,66 @@
+"""Many processes that want one file: one brings it, the others wait for it, within bounds.
+
+The lock only saves work. A holder that is suspended, a file system without locks or a lock left behind costs a wait and
+some bytes; what is right is decided by digests and renames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import filelock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_POLL = 0.05
+_LOCKS = 4
+
+
+@contextlib.contextmanager
+def turn(lock: Path, *, ready: Callable[[], bool], signs: Callable[[], object], patience: float) -> Iterator[None]:
+    """Wait until it is our turn, or the file is there, or those before us show no sign of life.
+
+    Args:
+        lock: The lock file. When its holder is given up, the next in line takes a second one, and so on, so that a
+            suspended process does not make all the others download at once.
+        ready: Whether the file has arrived, so that there is nothing left to do.
+        signs: What changes as long as a holder is at work, such as the size of its partial file.
+        patience: Seconds without such a change after which a holder is no longer waited for.
+    """
+    with contextlib.ExitStack() as held:
+        for number in range(_LOCKS):
+            holder = filelock.FileLock(lock.with_name(f"{lock.name}{number or ''}"))
+            held.callback(_release, holder)
+            if _settled(holder, ready=ready, signs=signs, patience=patience):
+                break
+        yield
+
+
+def _release(holder: filelock.BaseFileLock) -> None:
+    with contextlib.suppress(OSError, NotImplementedError):
+        holder.release()
+
+
+def _settled(
+    holder: filelock.BaseFileLock, *, ready: Callable[[], bool], signs: Callable[[], object], patience: float
+) -> bool:
+    """Whether the wait is over for good: it is our turn, or the file is there, or there are no locks here."""
+    seen, since = signs(), time.monotonic()
+    while not ready():
+        try:
+            holder.acquire(timeout=_POLL, poll_interval=_POLL)
+        except filelock.Timeout:
+            now = signs()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > patience:
+                return False
+        except (OSError, NotImplementedError):  # a file system without locks, or one that is read-only
+            return True
+        else:
+            return True
+    return True

@@ -1,0 +1,130 @@
+"""Bring the bytes of one source into a partial file, however often the line drops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo_core.weights.disk import require_space
+from zoo_core.weights.failures import Permanent, StaleRange, Transient, WrongContent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoo_core.weights.partial import Partial
+    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.reply import Reply, Source
+
+_SHARE = 500
+"""An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
+
+
+class Transfer:
+    """The bytes of one source on their way into a partial file.
+
+    Args:
+        source: Where they come from.
+        partial: Where they go; what it holds already is continued.
+        size: How many bytes the whole file has, when that is known.
+        policy: How patient to be.
+        advance: Called with the bytes so far and the total, or None when nobody knows it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        partial: Partial,
+        *,
+        size: int | None,
+        policy: Policy,
+        advance: Callable[[int, int | None], None],
+    ) -> None:
+        self._source = source
+        self._partial = partial
+        self._size = size
+        self._policy = policy
+        self._advance = advance
+        self._furthest = partial.length
+        self._total = size
+        self._patience_left = policy.retry_after
+
+    def run(self) -> None:
+        """Fetch until the file is as long as it should be.
+
+        Raises:
+            Permanent: The source cannot serve it.
+            Transient: It failed too often in a row.
+            WrongContent: What it serves is not as long as the file.
+            CacheError: The disk is full or broken.
+        """
+        budget, failures, restarts = self._policy.attempts, 0, 0
+        while True:
+            try:
+                self._attempt()
+            except StaleRange as failure:
+                self._partial.restart()
+                restarts += 1
+                if restarts > self._policy.attempts:
+                    raise Permanent(str(failure)) from failure
+            except Transient as failure:
+                if self._progressed():
+                    budget, failures = self._policy.attempts, 0
+                budget, failures = budget - failure.cost, failures + 1
+                if budget <= 0 or not self._pause(failure, failures):
+                    raise
+            else:
+                return
+
+    def _progressed(self) -> bool:
+        """Whether the attempt brought what no earlier one had: a line that drops every 20 % still finishes."""
+        enough = max(1, (self._total or self._policy.unknown_length) // _SHARE)
+        if self._partial.length < self._furthest + enough:
+            return False
+        self._furthest = self._partial.length
+        return True
+
+    def _pause(self, failure: Transient, failures: int) -> bool:
+        """Wait before the next attempt; False when the server asked for more than we are ready to wait."""
+        seconds = self._policy.pause(failures)
+        if failure.wait is not None and failure.wait > seconds:
+            if self._patience_left <= 0:
+                return False
+            seconds = min(failure.wait, self._patience_left)
+            self._patience_left -= seconds
+        self._partial.touch()
+        self._policy.sleep(seconds)
+        self._partial.touch()
+        return True
+
+    def _attempt(self) -> None:
+        if self._size is not None and self._partial.length == self._size:
+            return
+        if self._size is not None and self._partial.length > self._size:
+            self._partial.restart()
+        url, etag = self._partial.origin
+        with self._source.read(self._partial.length, etag if url == self._source.url else "") as reply:
+            self._accept(reply)
+            for block in reply.blocks:
+                self._require_short(self._partial.length + len(block))
+                self._partial.write(block)
+                self._advance(self._partial.length, self._total)
+        if self._total is not None and self._partial.length < self._total:
+            raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
+
+    def _accept(self, reply: Reply) -> None:
+        """Compare what is announced with what is known, and begin again where the answer does."""
+        if reply.encoding not in ("", "identity"):
+            raise Permanent(f"sends it with content encoding {reply.encoding!r}, which was not asked for")
+        if reply.start != self._partial.length:
+            self._partial.restart()
+        if self._size is not None and reply.total not in (None, self._size):
+            raise WrongContent(f"announces {reply.total:,} bytes and not {self._size:,}")
+        self._total = self._size if self._size is not None else reply.total
+        if self._total is not None:
+            require_space(self._partial.path.parent, self._total - self._partial.length)
+        self._partial.origin = (self._source.url, reply.etag)
+
+    def _require_short(self, length: int) -> None:
+        limit = self._total if self._total is not None else self._policy.unknown_length
+        if length > limit:
+            known = "it should have" if self._total is not None else "zoo takes of a file whose size nobody gives"
+            raise WrongContent(f"sends more than the {limit:,} bytes that {known}")

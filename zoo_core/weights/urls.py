@@ -1,0 +1,71 @@
+"""What can be told from a url alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+_LONGEST_NAME = 120
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def shown(url: str) -> str:
+    """The url for a message: without a password, and without a query that may hold a key.
+
+    Example:
+        >>> shown("https://me:secret@example.org/net.pth?token=abc")
+        'https://example.org/net.pth'
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return url.partition("?")[0]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def host_of(url: str) -> str:
+    """The host of a url and its port, or its scheme for one that has no host."""
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2] or f"{parts.scheme}://"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the url names this machine itself, so that its bytes never cross a network.
+
+    Example:
+        >>> is_loopback("http://127.0.0.1:8000/net.pth"), is_loopback("http://example.org/net.pth")
+        (True, False)
+    """
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def needs_network(url: str) -> bool:
+    """Whether a socket is needed to reach it."""
+    return urlsplit(url).scheme not in ("file", "package")
+
+
+def file_name(url: str) -> str:
+    """A plain file name for what is at that url, safe on every system; ``"weights"`` if the url suggests none.
+
+    Only the url that the caller gave is asked, never a server.
+
+    Example:
+        >>> file_name("https://example.org/a/net-5c106cde.pth?download=true")
+        'net-5c106cde.pth'
+        >>> file_name("https://example.org/%2e%2e%2fetc%2fpasswd")
+        'etc_passwd'
+    """
+    path = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    name = re.sub(r"[^A-Za-z0-9._+=@-]+", "_", unquote(path)).lstrip("._-").rstrip(". ")
+    if _RESERVED.fullmatch(name):
+        name = f"_{name}".lstrip("_") + "_"
+    if len(name) > _LONGEST_NAME:
+        stem, dot, suffix = name.rpartition(".")
+        name = (stem or name)[: _LONGEST_NAME - 20] + (dot + suffix[:15] if stem else "")
+    return name or "weights"

@@ -1,0 +1,75 @@
+"""A server that only pretends to answer is hung up on, wherever in its answer it dawdles.
+
+The read time-out of a socket starts again with every byte, so one byte a second, in the headers, in a chunk length or
+in the body, would hold a reader for ever. A second thread looks at the clock instead, and closes the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from urllib3.connection import HTTPConnection
+
+    from zoo_core.weights.policy import Policy
+
+
+class Watchdog:
+    """Watches one attempt. Use it in a ``with`` statement.
+
+    Args:
+        policy: How slow is too slow.
+
+    Attributes:
+        barked: Whether it hung up.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.barked = False
+        self._policy = policy
+        self._received = 0
+        self._connections: list[HTTPConnection] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="zoo-watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+    def follow(self, connection: HTTPConnection) -> None:
+        """Hang up on this connection too when the attempt is too slow."""
+        self._connections.append(connection)
+
+    def feed(self, count: int) -> None:
+        """Count bytes that have arrived."""
+        self._received += count
+
+    def _watch(self) -> None:
+        window = self._policy.window
+        before = self._received
+        while not self._over.wait(window):
+            if self._received - before < self._policy.min_speed * window:
+                self.barked = True
+                self._hang_up()
+                return
+            before = self._received
+
+    def _hang_up(self) -> None:
+        deadline = time.monotonic() + self._policy.timeout
+        while not self._over.wait(0.1) and time.monotonic() < deadline:
+            for connection in self._connections:
+                if isinstance(connection.sock, socket.socket):
+                    with contextlib.suppress(OSError):
+                        # Not the method of an SSL socket: that one also forgets its session, under the reader's feet.
+                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
