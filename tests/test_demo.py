@@ -1,0 +1,103 @@
+import importlib.util
+import json
+import socket
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import zoo_core as zoo
+from zoo_core.cli import demo as module
+from zoo_core.cli.demo import MODEL, demo
+from zoo_core.errors import ZooError
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the demo in an empty folder with an empty cache, and without a network."""
+
+    def refuse(*address):
+        raise OSError(f"the demo tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(demo, arguments)
+
+
+def test_the_pretrained_backbone_is_well_ahead_of_the_random_one(run):
+    result = run("--json")
+    assert result.exit_code == 0, result.output
+    accuracy = json.loads(result.stdout)["accuracy"]
+    assert accuracy["pretrained"] > 93
+    assert accuracy["pretrained"] > accuracy["random"] + 10
+
+
+def test_the_random_backbone_is_no_straw_man(run):
+    # Chance is 11 %; a linear layer on the pixels themselves, which keeps where they are, gets about 90 %.
+    assert json.loads(run("--json").stdout)["accuracy"]["random"] > 65
+
+
+def test_the_json_states_what_was_done(run, tmp_path):
+    figures = json.loads(run("--json", "--epochs", "2", "--seed", "5", "--output", "other.png").stdout)
+    assert figures["model"] == MODEL
+    assert figures["sha256"] == zoo.info(MODEL).find().sha256
+    assert figures["strength"] == "proven"
+    assert (figures["labelled"], figures["held_out"]) == (90, 1529)
+    assert (figures["epochs"], figures["seed"]) == (2, 5)
+    assert [len(curve) for curve in figures["curves"].values()] == [3, 3]
+    assert figures["curves"]["pretrained"][-1] == pytest.approx(figures["accuracy"]["pretrained"], abs=0.1)
+    assert figures["picture"] == "other.png"
+
+
+def test_the_same_seed_gives_the_same_figures(run):
+    first, again, other = (json.loads(run("--json", "--epochs", "2", "--seed", seed).stdout) for seed in "112")
+    assert first["curves"] == again["curves"]
+    assert first["curves"] != other["curves"]
+
+
+def test_the_picture_shows_two_curves_in_their_colours(run, tmp_path):
+    assert run("--epochs", "2").exit_code == 0
+    with Image.open(tmp_path / "zoo-demo.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+        left = picture.convert("RGB").crop((0, 0, picture.width // 2, picture.height))
+        colors = {color for _, color in left.getcolors(maxcolors=1 << 20)}
+    assert {(0x0B, 0x5C, 0xAD), (0xC0, 0x5A, 0x00)} <= colors
+
+
+def test_people_are_told_both_accuracies_and_where_the_picture_is(run):
+    result = run("--epochs", "1")
+    assert "pretrained" in result.stdout
+    assert "random" in result.stdout
+    assert "proven" in result.stdout
+    assert "zoo-demo.png" in result.stdout
+    assert "1/1 epochs" in result.stderr
+
+
+def test_the_weights_come_through_the_cache(run, tmp_path):
+    run("--epochs", "1")
+    weights = zoo.info(MODEL).find()
+    assert [file.name for file in (tmp_path / "cache").rglob("*.safetensors")] == [weights.file_name]
+
+
+def test_a_missing_library_is_one_clear_error_with_the_install_command(run, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "sklearn" else find_spec(name))
+    result = run()
+    assert isinstance(result.exception, ZooError)
+    assert "scikit-learn" in str(result.exception)
+    assert "pip install 'zoo-core[demo]'" in str(result.exception)
+
+
+def test_a_folder_that_is_not_there_is_a_usage_error_before_any_work(run, tmp_path):
+    result = run("--output", "nowhere/picture.png")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--epochs", "0"), ("--seed", "-1"), ("--epochs", "many")])
+def test_impossible_numbers_are_usage_errors(run, arguments):
+    assert run(*arguments).exit_code == 2

@@ -1,0 +1,126 @@
+"""``zoo demo``: the main job on the model that ships with zoo, on real data, without a network."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo_core.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo_core.cli._demo_transfer import Outcome
+
+MODEL = "tiny/glyphnet"
+_NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "zoo-tiny"}
+
+
+@click.command()
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, help="How long the head learns.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything drawn at random.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    default=Path("zoo-demo.png"),
+    show_default=True,
+    help="Where the picture goes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+    """Teach a pretrained network nine handwritten digits, and an untrained one beside it.
+
+    The network that ships with zoo has learned printed letters and signs, and never saw a digit. Its backbone is
+    frozen, and a new head of nine classes learns from ten labelled examples of each. The same is then done on a
+    backbone with random weights. What lies between the two accuracies is what the pretraining was worth.
+    """
+    _check_needs(output)
+    figures = _run(epochs, seed, output, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        _report(figures)
+
+
+def _check_needs(output: Path) -> None:
+    missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise ZooError(
+            f"the demo needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            hint="pip install 'zoo-core[demo]'",
+            missing=tuple(missing),
+        )
+    if not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(output.parent)!r}", param_hint="--output")
+
+
+def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
+    """Get, freeze and train both models, draw the picture, and return the figures."""
+    import zoo_core as zoo
+    from zoo_core.cli import _demo_picture, _demo_transfer
+
+    started = time.perf_counter()
+    digits = _demo_transfer.load_digits(seed)
+    pictures = _demo_transfer.as_input(digits.scans, zoo.info(MODEL))
+    classes = len(_demo_transfer.DIGITS)
+    trained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed)
+    untrained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed, weights=None)
+    outcomes: list[Outcome] = []
+    with _demo_transfer.one_thread(), _progress(quiet=quiet) as progress:
+        for name, model in (("pretrained", trained), ("random", untrained)):
+            task = progress.add_task(name, total=epochs, accuracy=0.0)
+
+            def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
+                progress.update(task, advance=1, accuracy=accuracy)
+
+            outcomes.append(
+                _demo_transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch)
+            )
+    _demo_picture.draw(output, MODEL, digits, *outcomes)
+    receipt = zoo.receipt(trained)
+    return {
+        "model": MODEL,
+        "tag": receipt.tag,
+        "sha256": receipt.sha256,
+        "strength": receipt.strength,
+        "weights": receipt.path,
+        "receipt": str(receipt),
+        "labelled": len(digits.labelled),
+        "held_out": len(digits.held_out),
+        "epochs": epochs,
+        "seed": seed,
+        "accuracy": {"pretrained": outcomes[0].accuracy, "random": outcomes[1].accuracy},
+        "curves": {"pretrained": outcomes[0].curve, "random": outcomes[1].curve},
+        "picture": str(output),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only here
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, {task.fields[accuracy]:5.1f} % right"),
+        console=Console(stderr=True, quiet=quiet),
+    )
+
+
+def _report(figures: dict[str, Any]) -> None:
+    accuracy = figures["accuracy"]
+    lines = (
+        f"weights     {figures['receipt']}",
+        f"            sha256 {figures['sha256']}, {figures['strength']}",
+        f"data        {figures['labelled']} labelled digits to learn from, {figures['held_out']} held out",
+        f"pretrained  {accuracy['pretrained']:5.1f} % of the held-out digits right",
+        f"random      {accuracy['random']:5.1f} %",
+        f"picture     {figures['picture']}, after {figures['seconds']:.1f} s",
+    )
+    for line in lines:
+        click.echo(line)
