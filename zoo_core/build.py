@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ from zoo_core.registry import current_zoo
 from zoo_core.surgery.checks import check_num_classes, strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
 from zoo_core.surgery.head import seeded, swap_head
-from zoo_core.surgery.knowledge import Knowledge, anatomy_of, attach
+from zoo_core.surgery.knowledge import Knowledge, anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.weights import obtain, obtain_file, read_state_dict
@@ -84,11 +85,12 @@ def get(
     member = current_zoo().available(card)
     artefact = _fetch(card, chosen, progress=progress)
     with seeded(seed):
-        model = _build(card, chosen, options or {})
+        asked = _options(card, chosen, options)
+        model = _build(card, asked, own=options)
         receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"))
-        attach(model, Knowledge(member.anatomy(model), receipt, card))
+        attach(model, Knowledge(member.anatomy(model), receipt, card, options=asked))
         if artefact is not None:
-            _load(model, card, chosen, artefact, new_head=head is not None, num_classes=num_classes)
+            _load(model, chosen, artefact, new_head=head is not None, num_classes=num_classes)
         _operate(model, num_classes, head, freeze)
     return model.to(device=device, dtype=dtype)
 
@@ -125,9 +127,14 @@ def _fetch(card: Card, chosen: Weights | Path | None, *, progress: bool | None) 
     return None if chosen is None else obtain(card, chosen, progress=progress)
 
 
-def _build(card: Card, chosen: Weights | Path | None, options: Mapping[str, object]) -> nn.Module:
-    """The library's own constructor, with what the card, the weights and the user ask for."""
+def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object] | None) -> dict[str, object]:
+    """What the constructor is given: the card's options, under those of the weights, under the user's own."""
     needed = chosen.options if isinstance(chosen, Weights) else {}
+    return {**card.options, **needed, **(own or {})}
+
+
+def _build(card: Card, options: Mapping[str, object], *, own: Mapping[str, object] | None) -> nn.Module:
+    """Call the library's own constructor."""
     try:
         constructor = resolve_name(card.build)
     except (ImportError, AttributeError) as error:
@@ -138,18 +145,17 @@ def _build(card: Card, chosen: Weights | Path | None, options: Mapping[str, obje
             family=card.family,
         ) from error
     try:
-        return cast("nn.Module", constructor(**{**card.options, **needed, **options}))
+        return cast("nn.Module", constructor(**options))
     except TypeError as error:
-        if not options:
+        if not own:
             raise
         raise UnknownArgument(
-            f"{card.build} does not take these options: {', '.join(options)}", got=str(error), argument=tuple(options)
+            f"{card.build} does not take these options: {', '.join(own)}", got=str(error), argument=tuple(own)
         ) from error
 
 
 def _load(
     model: nn.Module,
-    card: Card,
     chosen: Weights | Path | None,
     artefact: Artefact,
     *,
@@ -174,7 +180,7 @@ def _load(
         source=artefact.path.name,
     )
     receipt = Receipt(
-        card.id,
+        knowledge_of(model).receipt.model,
         known.tag if known else None,
         artefact.source,
         str(artefact.path),
@@ -182,7 +188,7 @@ def _load(
         artefact.strength,
         outcomes,
     )
-    attach(model, Knowledge(anatomy_of(model), receipt, card, known))
+    attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
 
 
 def _classes_in(state: Mapping[str, torch.Tensor], site: Head | None) -> int | None:

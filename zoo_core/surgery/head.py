@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo_core.errors import HeadMismatch, NotSupported, UsageError
 from zoo_core.surgery.checks import check_num_classes, strict_arguments
-from zoo_core.surgery.knowledge import anatomy_of, record_new_heads, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.mlp import MLPHead
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ def swap_head(model: Model, head: int | nn.Module | MLPHead, *, seed: int | None
         new = [new_main, *(_like(bare, site, num_classes) for site in sites[1:])]
     before = set(bare.state_dict())
     for site, module in zip(sites, new, strict=True):
-        bare.set_submodule(site.path, module)
+        bare.set_submodule(site.path, module.requires_grad_())
         for path in site.attributes:
             _set_attribute(bare, path, num_classes)
     under_sites = tuple(f"{site.path}." for site in sites)
+    record_edit(bare, "swap_head", head=head)
     record_new_heads(
         bare,
         tuple(replace(site, num_classes=num_classes) for site in _all_main_first(model)),
@@ -126,19 +127,18 @@ def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
         new = new.to(device=reference.device, dtype=reference.dtype)
         if reference.dim() == 4 and reference.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004 - NCHW
             new = new.to(memory_format=torch.channels_last)
-    return new.train(old.training).requires_grad_()
+    return new.train(old.training)
 
 
 def _probe(head: nn.Module, site: Head) -> int:
     """How many scores the head gives, found by running it once on what the site gives."""
     side = (_PROBE_SIDE, _PROBE_SIDE) if site.kind == "conv" else ()
     shape = (_PROBE_BATCH, site.in_features, *side)
-    parameter = next(head.parameters(), None)
+    like = next(head.parameters(), torch.empty(0))
     modes = {module: module.training for module in head.modules()}
     try:
         with torch.no_grad():
-            given = torch.zeros(shape) if parameter is None else parameter.new_zeros(shape)
-            scores = head.eval()(given)
+            scores = head.eval()(torch.zeros(shape, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise _mismatch(head, site, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     finally:

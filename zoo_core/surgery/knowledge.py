@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -13,12 +13,26 @@ from zoo_core.registry import current_zoo
 from zoo_core.surgery.receipt import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from zoo_core.card import Card, Weights
     from zoo_core.parts import Anatomy, Head
 
 _ATTRIBUTE = "_zoo"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One act of surgery that changed the structure of a model, so that a recipe can repeat it.
+
+    Attributes:
+        verb: Name of the public function that did it, such as ``"swap_head"``.
+        arguments: What it was given besides the model, as plain values and our own frozen records. A module that the
+            user passed in is not kept here: it is in the model.
+    """
+
+    verb: str
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,16 @@ class Knowledge:
         receipt: What happened to its tensors.
         card: What it was built from; None for an adopted module.
         weights: What was loaded into it; None when nothing was, or a file of the user's own.
+        options: What the constructor was given.
+        edits: The acts of surgery since it was built, first to last.
     """
 
     anatomy: Anatomy
     receipt: Receipt
     card: Card | None = None
     weights: Weights | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -137,3 +155,10 @@ def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterabl
     known = knowledge_of(model)
     anatomy = replace(known.anatomy, heads=heads)
     attach(unwrap(model), replace(known, anatomy=anatomy, receipt=known.receipt.with_new(removed, added)))
+
+
+def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
+    """Add an act of surgery to what is known of ``model``; a module among the arguments is left out."""
+    known = knowledge_of(model)
+    kept = {name: value for name, value in arguments.items() if not isinstance(value, nn.Module)}
+    attach(unwrap(model), replace(known, edits=(*known.edits, Edit(verb, kept))))

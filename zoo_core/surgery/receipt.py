@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["loaded", "adapted", "initialised", "defaulted", "ignored"]
 """``loaded`` as it was in the file; ``adapted`` on its way in; ``initialised`` afresh, as a new head is; ``defaulted``
-when an old file lacks a counter that torch fills in; ``ignored`` when the file has it and the model has no use for it."""
+when an old file lacks a counter that torch fills in; ``ignored`` when only the file has it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""What all tests share: an empty cache of their own, no settings from outside, one thread a process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+# Two test processes share two cores; torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path, monkeypatch):
+    """No test sees the settings of the shell it runs in, nor shares a cache with another."""
+    for name in [name for name in os.environ if name.startswith("ZOO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip, visibly, what needs a GPU where there is none."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+class FileServer:
+    """A real HTTP server on the loopback address that serves a folder and remembers what it was asked for."""
+
+    def __init__(self, folder):
+        self.paths: list[str] = []
+        paths = self.paths
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self):
+                paths.append(self.path)
+                super().do_GET()
+
+            def log_message(self, *args):
+                """Keep the output of the tests clean."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self):
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def file_server():
+    """Serve a folder: ``file_server(folder).url``."""
+    servers = []
+
+    def serve(folder):
+        servers.append(FileServer(folder))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def closed_port():
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,108 @@
+"""Taking a model apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core import Anatomy, Head, errors
+from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.receipt import Receipt
+
+
+@pytest.fixture
+def model():
+    return zoo.get("resnet18", weights=None, num_classes=9).eval()
+
+
+X = torch.randn(2, 3, 64, 64)
+
+
+def test_head_after_backbone_equals_the_model_bit_for_bit(model):
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+
+
+def test_the_backbone_is_pool_after_features(model):
+    backbone, _ = zoo.split(model)
+    features = backbone.features(X)
+    assert features.shape == (2, 512, 2, 2)
+    assert torch.equal(backbone.pool(features), backbone(X))
+
+
+def test_the_parts_share_every_parameter_with_the_model(model):
+    backbone, head = zoo.split(model)
+    parts = {id(parameter) for part in (backbone, head) for parameter in part.parameters()}
+    assert parts == {id(parameter) for parameter in model.parameters()}
+
+
+def test_backbone_and_head_have_no_parameter_in_common(model):
+    backbone, head = zoo.split(model)
+    assert not {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
+
+
+def test_the_model_stays_whole(model):
+    before = list(model.state_dict())
+    zoo.split(model)
+    assert list(model.state_dict()) == before
+    assert isinstance(model.fc, nn.Linear)
+
+
+def test_training_a_part_trains_the_model(model):
+    _, head = zoo.split(model)
+    head(torch.ones(1, 512)).sum().backward()
+    assert model.fc.weight.grad is not None
+
+
+def test_moving_the_model_moves_its_parts(model):
+    backbone, head = zoo.split(model)
+    model.to(torch.float64)
+    assert all(t.dtype == torch.float64 for t in backbone.state_dict().values() if t.is_floating_point())
+    assert torch.equal(head(backbone(X.double())), model(X.double()))
+
+
+def test_a_convolutional_head_brings_what_follows_it():
+    model = zoo.get("squeezenet1_1", weights=None, num_classes=9).eval()
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+    assert len(list(head.parameters())) == 2
+
+
+def test_a_family_that_says_only_where_the_head_is_gets_a_split_all_the_same():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+    anatomy = Anatomy(heads=(Head("3", in_features=5, num_classes=3),))
+    attach(model, Knowledge(anatomy, Receipt("own")))
+    backbone, head = zoo.split(model)
+    x = torch.randn(2, 3, 2, 2)
+    assert backbone(x).shape == (2, 5)
+    assert torch.equal(head(backbone(x)), model(x))
+
+
+def test_forward_bound_to_the_instance_runs_on_the_backbone_and_not_on_the_model():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.last_linear = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    model = Net()
+    model.forward = (lambda self, x: self.last_linear(self.body(x))).__get__(model)
+    attach(model, Knowledge(Anatomy(heads=(Head("last_linear", 3, 2),)), Receipt("own")))
+    backbone, head = zoo.split(model)
+    x = torch.randn(2, 4)
+    assert backbone(x).shape == (2, 3)
+    assert torch.equal(head(backbone(x)), model(x))
+
+
+def test_the_parts_compile_without_a_graph_break(model):
+    backbone, head = zoo.split(model)
+    compiled = torch.compile(nn.Sequential(backbone, head), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(X), model(X))
+
+
+def test_a_model_without_a_head_cannot_be_split():
+    model = nn.Linear(2, 2)
+    attach(model, Knowledge(Anatomy(heads=()), Receipt("own")))
+    with pytest.raises(errors.NotSupported, match="no head"):
+        zoo.split(model)

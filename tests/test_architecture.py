@@ -1,0 +1,128 @@
+"""The rooms of the house and the arrows between them, checked against the code."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "zoo_core"
+
+FLOORS = [
+    {"errors"},
+    {"card", "parts", "hooks", "catalog", "settings"},
+    {"plugins", "members", "registry", "weights", "surgery"},
+    {"build", "recipe", "inspect"},
+    {"cli", "testing"},
+]
+"""From the ground up: a module imports from its own floor and from those below."""
+
+
+def room(module: str) -> str:
+    """The room of a dotted module below zoo_core."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> set[str]:
+    """The zoo_core modules that a file imports, at run time or for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "zoo_core":
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "zoo_core" else [node.module]
+            )
+            found.update(names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "zoo_core")
+    return found
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(CORE.rglob("*.py")) if path != CORE / "__init__.py"]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_a_module_imports_only_from_its_floor_and_below(path):
+    floor_of = {name: level for level, names in enumerate(FLOORS) for name in names}
+    own = floor_of[room(name_of(path))]
+    for module in imports(path):
+        if room(module) in floor_of:
+            assert floor_of[room(module)] <= own, f"{name_of(path)} must not import {module}"
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(name_of(path)) for path in modules()}
+    assert rooms <= {name for floor in FLOORS for name in floor}
+
+
+def test_the_core_has_no_import_cycle():
+    graph = {name_of(path): {m for m in runtime_imports(path) if m != name_of(path)} for path in modules()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail, module])
+        if module not in done:
+            for imported in graph.get(module, ()):
+                visit(imported, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """What a file imports when it is itself imported: not inside functions, not for type checking."""
+    tree = ast.parse(path.read_text())
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = set()
+    for node in top:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("zoo_core"):
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or (
+                    ROOT / Path(*module.split("."))
+                ).is_dir()
+                found.add(module if is_module else node.module)
+    return found - {"zoo_core"}
+
+
+PLUGINS = [path for path in sorted((ROOT / "plugins").glob("*/zoo_*/**/*.py")) if "tests" not in path.parts]
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT / "plugins")))
+def test_a_plugin_imports_only_public_names(path):
+    from zoo_core import __all__ as public
+
+    for module in imports(path):
+        name = module.removeprefix("zoo_core").removeprefix(".")
+        assert name in public or name in {"", "testing", "errors"}, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import zoo_core",
+        "import zoo_core as zoo; zoo.list()",
+        "import zoo_core as zoo; zoo.info('resnet18')",
+        "import zoo_core as zoo; zoo.hookimpl, zoo.Anatomy, zoo.Chain",
+        "import zoo_core.cli",
+    ],
+)
+def test_light_paths_leave_heavy_libraries_unimported(statement):
+    heavy = ["torch", "torchvision", "timm", "numpy", "requests", "rich", "sklearn", "matplotlib"]
+    code = f"{statement}\nimport sys\nprint([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("path", [*modules(), *PLUGINS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_stay_small_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 320
