@@ -18,7 +18,7 @@ def server():
 @pytest.fixture
 def policy():
     """As patient as ever, without the waiting."""
-    return Policy(timeout=5, window=1, sleep=lambda _seconds: None)
+    return Policy(timeout=2, sleep=lambda _seconds: None)
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,9 @@ def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, s
             else:
                 if not order.sha256 or digests.agrees(partial.digest, order.sha256):
                     return True
-                wrong.append((partial.digest, f"the digest differs: {describe(partial.head())}"))
+                wrong.append(
+                    (partial.digest, f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}")
+                )
             partial.restart()
         return False
     finally:

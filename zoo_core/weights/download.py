@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
 from zoo_core.weights import digest as digests
@@ -82,7 +83,7 @@ def fetch(
             sha256=expected,
             size=size,
             place=lambda _digest: final,
-            policy=policy or Policy(timeout=timeout, window=min(timeout, Policy.window)),
+            policy=policy or Policy(timeout=timeout),
             advance=advance,
         )
         lock = folder / f".{final.name}.lock"
@@ -95,8 +96,12 @@ def fetch(
 
 def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
     """The digest in lower case, when every argument makes sense."""
-    if not url or not isinstance(url, str):
-        raise UsageError(f"not a url: {url!r}")
+    try:
+        scheme = urlsplit(url).scheme
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"not a url: {url!r}", cause=str(error), url=url) from error
+    if not scheme or not isinstance(url, str):
+        raise UsageError(f"not a url: {url!r}", expected="https://..., file:///..., or package://...", url=url)
     digest = str(sha256 or "").strip().lower().removeprefix("sha256:")
     if digest and not digests.is_digest(digest):
         raise UsageError(f"not a SHA-256: {sha256!r}", expected="64 hex digits, or at least the first 8", sha256=sha256)

@@ -93,8 +93,11 @@ class HttpSource:
         location = response.headers.get("Location")
         if not location:
             raise Permanent(f"status {response.status_code} without a Location")
-        target = urljoin(url, location)
-        scheme = urlsplit(target).scheme
+        try:
+            target = urljoin(url, location)
+            scheme = urlsplit(target).scheme
+        except ValueError as error:
+            raise Permanent(f"redirects to something that is not a url: {error}") from error
         if scheme not in ("http", "https"):
             raise Permanent(f"redirects to {shown(target)}, which is not on the web")
         if scheme == "http" and urlsplit(url).scheme == "https":
@@ -119,11 +122,15 @@ class HttpSource:
             start, total = _content_range(headers.get("Content-Range", ""), offset, length)
         tag = headers.get("ETag", "")
         strong = tag if tag.startswith('"') else ""
-        return Reply(start, total, strong, self._blocks(response), encoding=headers.get("Content-Encoding", ""))
+        encoded = headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", "")
+        if encoded and start:
+            raise StaleRange("the rest is sent in an encoding that was not asked for")
+        return Reply(start, None if encoded else total, strong, self._blocks(response, decode=encoded))
 
-    def _blocks(self, response: requests.Response) -> Iterator[bytes]:
+    def _blocks(self, response: requests.Response, *, decode: bool) -> Iterator[bytes]:
+        """The body as it arrives; taken out of an encoding that the server applied although it was asked for none."""
         raw: Any = response.raw
-        while block := raw.read1(_BLOCK, decode_content=False):
+        while block := raw.read1(_BLOCK, decode_content=decode):
             if self._watchdog:
                 self._watchdog.feed(len(block))
             yield block
@@ -169,6 +176,11 @@ def _session(source: HttpSource) -> requests.Session:
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what requests passes
             super().init_poolmanager(*args, **kwargs)
             self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what requests passes
+            manager = super().proxy_manager_for(*args, **kwargs)
+            manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+            return manager
 
     session = requests.Session()
     session.mount("http://", Adapter())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_TIMEOUT = 20.0
+DEFAULT_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Policy:
     """How patient a fetch is. Every number that decides when to give up is here.
 
     Attributes:
-        timeout: Seconds of silence, in connecting or in reading, after which an attempt has failed.
+        timeout: Seconds of silence, in connecting or in reading, after which an attempt has failed; also the seconds
+            over which ``min_speed`` is measured.
         attempts: Failed attempts in a row, none of which brought anything new, before a source is given up.
         min_speed: Bytes a second below which a server is taken for one that only pretends to answer.
-        window: Seconds over which that speed is measured.
         first_pause: Seconds before the second attempt; each later one waits twice as long, up to ``longest_pause``.
         longest_pause: The longest of those pauses, in seconds.
         retry_after: Seconds that are waited in all because servers asked for it.
@@ -33,8 +33,7 @@ class Policy:
     timeout: float = DEFAULT_TIMEOUT
     attempts: int = 4
     min_speed: float = 1024.0
-    window: float = 10.0
-    first_pause: float = 0.25
+    first_pause: float = 0.2
     longest_pause: float = 8.0
     retry_after: float = 20.0
     unknown_length: int = 1 << 30
@@ -47,5 +46,8 @@ class Policy:
 
     @property
     def patience(self) -> float:
-        """Seconds without any new byte after which a process that holds the lock is no longer waited for."""
-        return self.timeout
+        """Seconds without any new byte after which a process that holds the lock is no longer waited for.
+
+        Longer than a time-out, so that a process whose server is silent is not given up before it has noticed.
+        """
+        return 1.5 * self.timeout

@@ -19,14 +19,12 @@ class Reply:
         total: Length of the whole file in bytes, when the source says.
         etag: Its strong ETag, or ``""``.
         blocks: The bytes.
-        encoding: The content encoding that the server applied although it was asked for none, or ``""``.
     """
 
     start: int
     total: int | None
     etag: str
     blocks: Iterator[bytes]
-    encoding: str = ""
 
 
 class Source(Protocol):

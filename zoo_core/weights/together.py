@@ -7,6 +7,7 @@ some bytes; what is right is decided by digests and renames.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,14 @@ def turn(lock: Path, *, ready: Callable[[], bool], signs: Callable[[], object], 
         yield
 
 
+def first_of_node() -> bool:
+    """Whether this is the process that should download where there are no locks: any but a later rank of a node.
+
+    ``torchrun`` and its like number the processes of a node in ``LOCAL_RANK``.
+    """
+    return os.environ.get("LOCAL_RANK", "0") in ("", "0")
+
+
 def _release(holder: filelock.BaseFileLock) -> None:
     with contextlib.suppress(OSError, NotImplementedError):
         holder.release()
@@ -60,7 +69,9 @@ def _settled(
             elif time.monotonic() - since > patience:
                 return False
         except (OSError, NotImplementedError):  # a file system without locks, or one that is read-only
-            return True
+            if first_of_node() or time.monotonic() - since > patience:
+                return True
+            time.sleep(_POLL)
         else:
             return True
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo_core.errors import CacheError
 from zoo_core.weights.disk import require_space
 from zoo_core.weights.failures import Permanent, StaleRange, Transient, WrongContent
 
@@ -101,8 +102,9 @@ class Transfer:
         if self._size is not None and self._partial.length > self._size:
             self._partial.restart()
         url, etag = self._partial.origin
-        with self._source.read(self._partial.length, etag if url == self._source.url else "") as reply:
-            self._accept(reply)
+        known = etag if url == self._source.url else ""
+        with self._source.read(self._partial.length, known) as reply:
+            self._accept(reply, known)
             for block in reply.blocks:
                 self._require_short(self._partial.length + len(block))
                 self._partial.write(block)
@@ -110,18 +112,27 @@ class Transfer:
         if self._total is not None and self._partial.length < self._total:
             raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
 
-    def _accept(self, reply: Reply) -> None:
+    def _accept(self, reply: Reply, known: str) -> None:
         """Compare what is announced with what is known, and begin again where the answer does."""
-        if reply.encoding not in ("", "identity"):
-            raise Permanent(f"sends it with content encoding {reply.encoding!r}, which was not asked for")
+        if reply.start and known and reply.etag and reply.etag != known:
+            raise StaleRange("the file has changed since the first part of it was sent")
         if reply.start != self._partial.length:
             self._partial.restart()
         if self._size is not None and reply.total not in (None, self._size):
             raise WrongContent(f"announces {reply.total:,} bytes and not {self._size:,}")
         self._total = self._size if self._size is not None else reply.total
         if self._total is not None:
-            require_space(self._partial.path.parent, self._total - self._partial.length)
+            self._require_space(self._total - self._partial.length)
         self._partial.origin = (self._source.url, reply.etag)
+
+    def _require_space(self, needed: int) -> None:
+        """Refuse what cannot fit; where the length is only what the server says, that is the server's failure."""
+        try:
+            require_space(self._partial.path.parent, needed)
+        except CacheError as error:
+            if self._size is not None or needed <= self._policy.unknown_length:
+                raise
+            raise Permanent(f"announces {needed:,} bytes, which is more than there is room for") from error
 
     def _require_short(self, length: int) -> None:
         limit = self._total if self._total is not None else self._policy.unknown_length

@@ -56,7 +56,7 @@ class Watchdog:
         self._received += count
 
     def _watch(self) -> None:
-        window = self._policy.window
+        window = self._policy.timeout
         before = self._received
         while not self._over.wait(window):
             if self._received - before < self._policy.min_speed * window:
