@@ -1,0 +1,224 @@
+"""Where the parts of the classifiers are: declared by the plugin, measured here on models that really run."""
+
+from __future__ import annotations
+
+import pickle
+from pkgutil import resolve_name
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from zoo_torchvision.anatomy import anatomy
+from zoo_torchvision.catalog import cards
+
+from zoo_core.errors import AnatomyError
+
+CARDS = {card.name: card for card in cards() if card.task == "classification"}
+
+ONE_OF_EACH_CLASS = {
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_32",
+}
+
+FIXED_SIZE = ("vit_", "maxvit_")
+every_model = pytest.mark.parametrize(
+    "name", [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.full) for name in CARDS]
+)
+
+
+class WithoutRandomNumbers(TorchFunctionMode):
+    """Skips the draws of ``torch.nn.init``, which take longer than all the rest of building a model."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in {torch.Tensor.normal_, torch.Tensor.uniform_}:
+            return args[0].zero_()  # not left as it is: trunc_normal_ draws until it likes what it sees
+        return func(*args, **(kwargs or {}))
+
+
+def build(name, **options):
+    torch.set_num_threads(1)
+    with WithoutRandomNumbers():
+        model = resolve_name(CARDS[name].build)(weights=None, **{**CARDS[name].options, **options})
+    return model.eval()
+
+
+def randomise(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                bound = (3 / parameter[0].numel()) ** 0.5
+                parameter.uniform_(-bound, bound)
+    return model
+
+
+def sizes(name):
+    """Two heights: what a stage's map grows by between them gives its stride without what the borders add."""
+    height = CARDS[name].input_size[1]
+    return (height,) if name.startswith(FIXED_SIZE) else (height, height + 128)
+
+
+def smallest(name):
+    if name.startswith(FIXED_SIZE):
+        return CARDS[name].input_size[1]
+    return 96 if name == "inception_v3" else 64
+
+
+def outputs(model, paths, height):
+    """The shape that each of these modules gives, from a forward pass that only computes shapes."""
+    shapes = {}
+    hooks = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _module, _given, out, path=path: shapes.__setitem__(path, out.shape)
+        )
+        for path in paths
+    ]
+    model(torch.empty(2, 3, height, height, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return [shapes[path] for path in paths]
+
+
+@every_model
+def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name):
+    model = randomise(build(name))
+    parts = anatomy(model)
+    x = torch.randn(2, 3, smallest(name), smallest(name))
+    with torch.inference_mode():
+        whole = model(x)
+        features = parts.features(model, x)
+        pooled = parts.pool(model, features)
+        scores = parts.classify(model, pooled) if parts.classify else model.get_submodule(parts.main.path)(pooled)
+    assert whole.std() > 0
+    assert torch.equal(scores, whole)
+    assert pooled.shape[1] == parts.main.in_features
+    assert pooled.ndim == {"linear": 2, "conv": 4}[parts.main.kind]
+
+
+@every_model
+def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name):
+    model = build(name).to("meta")
+    parts = anatomy(model)
+    first, *second = [outputs(model, [stage.output for stage in parts.stages], height) for height in sizes(name)]
+    for index, stage in enumerate(parts.stages):
+        if parts.layout == "NLC":
+            assert first[index] == (2, model.seq_length, stage.channels)
+            assert stage.stride == model.patch_size
+            continue
+        channel, side = {"NCHW": (1, 2), "NHWC": (3, 1)}[parts.layout]
+        assert first[index][channel] == stage.channels
+        if second:
+            assert 128 / (second[0][index][side] - first[index][side]) == stage.stride
+        else:
+            assert sizes(name)[0] / first[index][side] == stage.stride
+
+
+@every_model
+def test_each_head_is_a_layer_that_gives_the_class_scores(name):
+    model = build(name, num_classes=9).to("meta")
+    for head in anatomy(model).heads:
+        site = model.get_submodule(head.path)
+        assert isinstance(site, {"linear": nn.Linear, "conv": nn.Conv2d}[head.kind])
+        assert head.num_classes == 9
+        assert tuple(site.weight.shape[:2]) == (9, head.in_features)
+        for attribute in head.attributes:
+            assert getattr(model, attribute) == 9
+
+
+@every_model
+def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(name):
+    shapes = [{key: value.shape for key, value in build(name, num_classes=n).state_dict().items()} for n in (9, 10)]
+    differ = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
+    sites = tuple(f"{head.path}." for head in anatomy(build(name)).heads)
+    assert differ
+    assert all(key.startswith(sites) for key in differ)
+
+
+@every_model
+def test_the_stem_is_the_layer_that_sees_the_picture(name):
+    model = build(name).to("meta")
+    seen = []
+    for path, module in model.named_modules():
+        if not list(module.children()) and list(module.parameters()):
+            module.register_forward_pre_hook(lambda _module, given, path=path: seen.append((path, given[0].shape[1])))
+    model(torch.empty(2, 3, sizes(name)[0], sizes(name)[0], device="meta"))
+    assert anatomy(model).stem == (seen[0][0],)
+    assert seen[0][1] == 3
+
+
+def test_auxiliary_heads_are_sites_only_where_the_model_has_them():
+    assert [head.path for head in anatomy(build("googlenet")).heads] == ["fc", "aux1.fc2", "aux2.fc2"]
+    assert [head.path for head in anatomy(build("googlenet", aux_logits=False)).heads] == ["fc"]
+    assert [head.role for head in anatomy(build("inception_v3")).heads] == ["main", "aux"]
+    assert [head.role for head in anatomy(build("inception_v3", aux_logits=False)).heads] == ["main"]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_split_transforms_its_input_where_the_model_does(name):
+    model = randomise(build(name, transform_input=True))
+    parts = anatomy(model)
+    x = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        assert torch.equal(model.fc(parts.pool(model, parts.features(model, x))), model(x))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit_b_32", "squeezenet1_1"])
+def test_the_widths_of_a_head_that_somebody_put_there_are_read_from_it(name):
+    model = build(name)
+    head = anatomy(model).main
+    layer = nn.Conv2d(head.in_features, 16, 1) if head.kind == "conv" else nn.Linear(head.in_features, 16)
+    last = nn.Conv2d(16, 5, 1) if head.kind == "conv" else nn.Linear(16, 5)
+    model.set_submodule(head.path, nn.Sequential(nn.Dropout(), layer, nn.ReLU(), last))
+    found = anatomy(model).main
+    assert (found.path, found.in_features, found.num_classes) == (head.path, head.in_features, 5)
+
+
+def test_strides_follow_a_resnet_that_was_built_with_dilation():
+    model = build("resnet50", replace_stride_with_dilation=[False, True, True])
+    assert [stage.stride for stage in anatomy(model).stages] == [4, 8, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "googlenet"])
+def test_an_anatomy_can_be_pickled(name):
+    parts = anatomy(build(name))
+    assert pickle.loads(pickle.dumps(parts)).heads == parts.heads
+
+
+def test_a_module_of_another_library_is_refused_with_the_classes_there_are():
+    with pytest.raises(AnatomyError, match="Linear is not a model of torchvision") as caught:
+        anatomy(nn.Linear(1, 1))
+    assert "VisionTransformer" in str(caught.value)
+
+
+def test_a_head_without_a_width_is_refused_by_its_path():
+    model = build("resnet18")
+    model.fc = nn.Identity()
+    with pytest.raises(AnatomyError, match="head site 'fc' of ResNet"):
+        anatomy(model)
+
+
+def test_a_model_that_lost_its_layout_is_refused_with_the_reason():
+    model = build("resnet18")
+    del model.layer3
+    with pytest.raises(AnatomyError, match="no longer has the layout of torchvision's ResNet") as caught:
+        anatomy(model)
+    assert "layer3" in str(caught.value)

@@ -1,0 +1,77 @@
+"""Where the parts of a built torchvision model are, by the class of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchvision import models
+
+from zoo_core.errors import AnatomyError
+from zoo_torchvision import convnets, transformers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from zoo_core import Anatomy
+
+_RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
+    models.AlexNet: convnets.sequential,
+    models.ConvNeXt: convnets.sequential,
+    models.DenseNet: convnets.densenet,
+    models.EfficientNet: convnets.sequential,
+    models.GoogLeNet: convnets.googlenet,
+    models.Inception3: convnets.inception,
+    models.MNASNet: convnets.mnasnet,
+    models.MaxVit: transformers.maxvit,
+    models.MobileNetV2: convnets.sequential,
+    models.MobileNetV3: convnets.sequential,
+    models.RegNet: convnets.regnet,
+    models.ResNet: convnets.resnet,
+    models.ShuffleNetV2: convnets.shufflenet,
+    models.SqueezeNet: convnets.squeezenet,
+    models.SwinTransformer: transformers.swin,
+    models.VGG: convnets.sequential,
+    models.VisionTransformer: transformers.vision_transformer,
+}
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """Where the heads, the stem and the stages of a torchvision model are, and how its forward splits.
+
+    Everything is read from the model as it is now, so that it stays true for other options, another head or stem.
+
+    Args:
+        model: A model of torchvision, or of a class derived from one of its.
+
+    Raises:
+        AnatomyError: The model is of no class of torchvision's, or was changed beyond recognition.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> found = anatomy(resnet18())
+        >>> found.main.path, found.main.in_features, [stage.stride for stage in found.stages]
+        ('fc', 512, [4, 8, 16, 32])
+    """
+    for kind in type(model).__mro__:
+        if kind in _RULES:
+            return _read(model, kind)
+    raise AnatomyError(
+        f"{type(model).__name__} is not a model of torchvision that zoo knows",
+        expected=", ".join(sorted(kind.__name__ for kind in _RULES)),
+        got=f"{type(model).__module__}.{type(model).__name__}",
+    )
+
+
+def _read(model: nn.Module, kind: type[nn.Module]) -> Anatomy:
+    try:
+        return _RULES[kind](model)
+    except (AttributeError, ValueError) as error:
+        if isinstance(error, AnatomyError):
+            raise
+        raise AnatomyError(
+            f"{type(model).__name__} no longer has the layout of torchvision's {kind.__name__}",
+            cause=str(error),
+            hint="give zoo the model as the library built it, and change its head with zoo.swap_head",
+        ) from error

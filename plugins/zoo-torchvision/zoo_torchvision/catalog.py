@@ -1,0 +1,23 @@
+"""The cards of this family, read from the file that ``python -m zoo_torchvision.index`` writes. No torch here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from zoo_core import Card, read_cards
+
+
+def cards() -> list[Card]:
+    """Every model of torchvision with its weights, in the order of the library's own groups.
+
+    Example:
+        >>> resnet18 = next(card for card in cards() if card.name == "resnet18")
+        >>> resnet18.find().sha256
+        'f37072fd'
+    """
+    return read_cards(files("zoo_torchvision").joinpath("catalog.jsonl"))
+
+
+def version() -> str:
+    """The version of torchvision that the catalogue was read from."""
+    return files("zoo_torchvision").joinpath("catalog.version").read_text(encoding="utf-8").strip()

@@ -1,0 +1,182 @@
+"""Where the parts of torchvision's convolutional classifiers are: one short function an architecture."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.nn import functional
+
+from zoo_core import Anatomy, Chain, Head, flatten
+from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.models import DenseNet, GoogLeNet, Inception3, MNASNet, RegNet, ResNet, ShuffleNetV2, SqueezeNet
+
+    Rows = tuple[tuple[str, tuple[str, ...]], ...]
+
+_RESNET: Rows = (
+    ("stem", ("conv1", "bn1", "relu", "maxpool")),
+    *((name, (name,)) for name in ("layer1", "layer2", "layer3", "layer4")),
+)
+
+_SHUFFLENET: Rows = (
+    ("stem", ("conv1", "maxpool")),
+    *((name, (name,)) for name in ("stage2", "stage3", "stage4", "conv5")),
+)
+
+_GOOGLENET: Rows = (
+    ("conv1", ("conv1",)),
+    ("conv3", ("maxpool1", "conv2", "conv3")),
+    ("inception3", ("maxpool2", "inception3a", "inception3b")),
+    ("inception4", ("maxpool3", *(f"inception4{letter}" for letter in "abcde"))),
+    ("inception5", ("maxpool4", "inception5a", "inception5b")),
+)
+
+_INCEPTION: Rows = (
+    ("Conv2d_2", ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")),
+    ("Conv2d_4", ("maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3")),
+    ("Mixed_5", ("maxpool2", *(f"Mixed_5{letter}" for letter in "bcd"))),
+    ("Mixed_6", tuple(f"Mixed_6{letter}" for letter in "abcde")),
+    ("Mixed_7", tuple(f"Mixed_7{letter}" for letter in "abc")),
+)
+
+
+def resnet(model: ResNet) -> Anatomy:
+    """ResNet, ResNeXt and Wide ResNet: four layers after a stem that ends with a pool."""
+    return Anatomy(
+        heads=(head_at(model, "fc"),),
+        stem=first_convolution(model),
+        stages=in_sequence(model, _RESNET)[1:],
+        features=Chain(*_paths(_RESNET)),
+        pool=Chain("avgpool", flatten),
+    )
+
+
+def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one layout
+    """``features``, a pool and a ``classifier`` that ends with the head, as in VGG, MobileNet or ConvNeXt.
+
+    What comes before the head in the classifier, AlexNet's and VGG's hidden layers among it, belongs to the pool.
+    """
+    *before, head = (f"classifier.{name}" for name, _ in model.classifier.named_children())
+    # ConvNeXt flattens inside its classifier, after a normalisation that wants a map.
+    flat = any(isinstance(layer, nn.Flatten) for layer in model.classifier)
+    return Anatomy(
+        heads=(head_at(model, head),),
+        stem=first_convolution(model),
+        stages=by_resolution(model, "features"),
+        features=Chain("features"),
+        pool=Chain("avgpool" if hasattr(model, "avgpool") else average, *(() if flat else (flatten,)), *before),
+    )
+
+
+def squeezenet(model: SqueezeNet) -> Anatomy:
+    """SqueezeNet: the head is a convolution on the map, and a ReLU and the pool come after it."""
+    return Anatomy(
+        heads=(head_at(model, "classifier.1"),),
+        stem=first_convolution(model),
+        stages=by_resolution(model, "features"),
+        features=Chain("features"),
+        pool=Chain("classifier.0"),
+        classify=Chain("classifier.1", "classifier.2", "classifier.3", flatten),
+    )
+
+
+def mnasnet(model: MNASNet) -> Anatomy:
+    """MNASNet: one flat sequence of layers."""
+    return Anatomy(
+        heads=(head_at(model, "classifier.1"),),
+        stem=first_convolution(model),
+        stages=by_resolution(model, "layers"),
+        features=Chain("layers"),
+        pool=Chain(spatial_mean, "classifier.0"),
+    )
+
+
+def shufflenet(model: ShuffleNetV2) -> Anatomy:
+    """ShuffleNet v2: its stages are numbered from 2, and a convolution follows the last."""
+    return Anatomy(
+        heads=(head_at(model, "fc"),),
+        stem=first_convolution(model),
+        stages=in_sequence(model, _SHUFFLENET)[1:],
+        features=Chain(*_paths(_SHUFFLENET)),
+        pool=Chain(spatial_mean),
+    )
+
+
+def regnet(model: RegNet) -> Anatomy:
+    """RegNet: a stem and the blocks of the trunk."""
+    blocks = tuple((name, (f"trunk_output.{name}",)) for name, _ in model.trunk_output.named_children())
+    return Anatomy(
+        heads=(head_at(model, "fc"),),
+        stem=first_convolution(model),
+        stages=in_sequence(model, (("stem", ("stem",)), *blocks))[1:],
+        features=Chain("stem", "trunk_output"),
+        pool=Chain("avgpool", flatten),
+    )
+
+
+def densenet(model: DenseNet) -> Anatomy:
+    """DenseNet: the transition that makes the map smaller opens a stage, and a dense block ends it."""
+    names = [name for name, _ in model.features.named_children()]
+    ends = [index + 1 for index, name in enumerate(names) if name.startswith("denseblock")]
+    ends[-1] = len(names)  # norm5
+    starts = [names.index("denseblock1"), *ends]
+    rows = (
+        ("stem", tuple(names[: starts[0]])),
+        *((f"denseblock{n}", tuple(names[a:b])) for n, (a, b) in enumerate(zip(starts, ends, strict=False), start=1)),
+    )
+    return Anatomy(
+        heads=(head_at(model, "classifier"),),
+        stem=first_convolution(model),
+        stages=in_sequence(model, [(name, tuple(f"features.{path}" for path in paths)) for name, paths in rows])[1:],
+        features=Chain("features", functional.relu),
+        pool=Chain(average, flatten),
+    )
+
+
+def googlenet(model: GoogLeNet) -> Anatomy:
+    """GoogLeNet: named layers in a row, and two auxiliary heads if it was built with them."""
+    return Anatomy(
+        heads=(head_at(model, "fc"), *_auxiliary(model, aux1="aux1.fc2", aux2="aux2.fc2")),
+        stem=first_convolution(model),
+        stages=in_sequence(model, _GOOGLENET),
+        features=partial(after_transform, Chain(*_paths(_GOOGLENET))),
+        pool=Chain("avgpool", flatten, "dropout"),
+    )
+
+
+def inception(model: Inception3) -> Anatomy:
+    """Inception v3: named layers in a row, and an auxiliary head if it was built with one."""
+    return Anatomy(
+        heads=(head_at(model, "fc"), *_auxiliary(model, AuxLogits="AuxLogits.fc")),
+        stem=first_convolution(model),
+        stages=in_sequence(model, _INCEPTION),
+        features=partial(after_transform, Chain(*_paths(_INCEPTION))),
+        pool=Chain("avgpool", "dropout", flatten),
+    )
+
+
+def average(x: Tensor) -> Tensor:
+    """``[N, C, H, W]`` to ``[N, C, 1, 1]``, as models do that have no module for it."""
+    return functional.adaptive_avg_pool2d(x, (1, 1))
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """``[N, C, H, W]`` to ``[N, C]``; not the same bits as a pooling layer."""
+    return x.mean([2, 3])
+
+
+def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> Tensor:
+    """Run a chain on pictures that are normalised once more, if the weights were trained that way."""
+    return chain(model, model._transform_input(x))  # noqa: SLF001 - the split does what the library's forward does
+
+
+def _paths(rows: Rows) -> tuple[str, ...]:
+    return tuple(path for _, paths in rows for path in paths)
+
+
+def _auxiliary(model: nn.Module, **sites: str) -> tuple[Head, ...]:
+    return tuple(head_at(model, path, "aux") for name, path in sites.items() if getattr(model, name) is not None)

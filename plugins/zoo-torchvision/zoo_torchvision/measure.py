@@ -1,0 +1,191 @@
+"""Widths and strides, read from built modules, so that they stay true when a model is built with other options."""
+
+from __future__ import annotations
+
+import itertools
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+from torchvision.models.densenet import _DenseBlock
+from torchvision.models.googlenet import Inception
+from torchvision.models.inception import InceptionA, InceptionB, InceptionC, InceptionD, InceptionE
+from torchvision.models.shufflenetv2 import InvertedResidual
+from torchvision.models.squeezenet import Fire
+from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
+
+from zoo_core import Head, Stage
+from zoo_core.errors import AnatomyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SAMPLERS = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
+
+_SHORTCUTS = {"downsample", "proj", "branch1"}
+"""Children that run beside the main branch of a block: they have its stride once more, and its width."""
+
+_HALVING = (
+    # Branches side by side, each with a stride of 2; or slices, where there is no stride to read.
+    InceptionB,
+    InceptionD,
+    PatchMerging,
+    PatchMergingV2,
+)
+
+_CONCATENATED: dict[type[nn.Module], tuple[str, ...]] = {
+    Fire: ("expand1x1", "expand3x3"),
+    Inception: ("branch1", "branch2", "branch3", "branch4"),
+    InceptionA: ("branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"),
+    InceptionC: ("branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"),
+    InceptionE: ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"),
+    # Both halves of a unit have the width of its second branch.
+    InvertedResidual: ("branch2", "branch2"),
+}
+
+
+def stride(module: nn.Module) -> int:
+    """Pixels of a module's input for one step of its output, along one side.
+
+    Args:
+        module: A convolution, a pooling layer, or anything made of them that runs its children one after another.
+
+    Example:
+        >>> stride(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.MaxPool2d(2)))
+        4
+    """
+    if isinstance(module, _HALVING):
+        return 2
+    if isinstance(module, _SAMPLERS):
+        return module.stride if isinstance(module.stride, int) else module.stride[-1]
+    return prod(stride(child) for name, child in module.named_children() if name not in _SHORTCUTS)
+
+
+def channels(module: nn.Module) -> int:
+    """Channels of a module's output.
+
+    Args:
+        module: A layer, a block or a sequence of blocks.
+
+    Raises:
+        AnatomyError: There is no layer in it that has a width.
+
+    Example:
+        >>> channels(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+        8
+    """
+    if isinstance(module, _DenseBlock):
+        first = module.get_submodule("denselayer1")
+        return _width(first.norm1, "num_features") + len(module) * _width(first.conv2, "out_channels")
+    for kind, branches in _CONCATENATED.items():
+        if isinstance(module, kind):
+            return sum(channels(module.get_submodule(branch)) for branch in branches)
+    if width := _width(module, "out_features", "out_channels", "num_features", "normalized_shape"):
+        return width
+    children = [child for name, child in module.named_children() if name not in _SHORTCUTS]
+    for child in reversed(children):
+        if any(True for _ in child.parameters()):
+            return channels(child)
+    raise AnatomyError(f"no layer of {type(module).__name__} has a width", got=repr(module))
+
+
+def first_convolution(model: nn.Module) -> tuple[str, ...]:
+    """Path of the first convolution in the order of the modules: the stem of every model that has one.
+
+    Example:
+        >>> first_convolution(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3)))
+        ('0.0',)
+    """
+    convolutions = (path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    return tuple(itertools.islice(convolutions, 1))
+
+
+def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") -> Head:
+    """The head site at a path, with the widths of the module that is there now.
+
+    Args:
+        model: The model.
+        path: Where the head is; a layer, or what somebody put there, such as an MLP.
+        role: ``"aux"`` for a head that only trains.
+
+    Raises:
+        AnatomyError: There is neither a linear layer nor a convolution at the site.
+
+    Example:
+        >>> head_at(nn.Sequential(nn.ReLU(), nn.Linear(8, 5)), "1").num_classes
+        5
+    """
+    site = model.get_submodule(path)
+    layers = [layer for layer in site.modules() if _width(layer, "in_features", "in_channels")]
+    if not layers:
+        raise AnatomyError(
+            f"nothing at the head site {path!r} of {type(model).__name__} says how many features it takes",
+            expected="a linear layer or a convolution, or a module that holds one",
+            got=repr(site),
+        )
+    return Head(
+        path,
+        in_features=_width(layers[0], "in_features", "in_channels"),
+        num_classes=_width(layers[-1], "out_features", "out_channels"),
+        kind="conv" if isinstance(layers[0], nn.Conv2d) else "linear",
+        role=role,
+        attributes=("num_classes",) if role == "main" and hasattr(model, "num_classes") else (),
+    )
+
+
+def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
+    """Stages that run one after another, each with the channels of its last module and the strides so far.
+
+    Args:
+        model: The model.
+        named: For each stage its name and the paths of its modules.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 16, 3, stride=2))
+        >>> [(stage.channels, stage.stride) for stage in in_sequence(net, [("a", ("0",)), ("b", ("1",))])]
+        [(8, 2), (16, 4)]
+    """
+    stages = []
+    total = 1
+    for name, paths in named:
+        total *= prod(stride(model.get_submodule(path)) for path in paths)
+        stages.append(Stage(name, paths, channels(_last_with_weights(model, paths)), total))
+    return tuple(stages)
+
+
+def by_resolution(model: nn.Module, trunk: str) -> tuple[Stage, ...]:
+    """The children of a flat sequence in groups, a new one at each child that makes the map smaller.
+
+    Args:
+        model: The model.
+        trunk: Path of the sequence; it begins with the stem.
+
+    Example:
+        >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3)))
+        >>> [stage.modules for stage in by_resolution(net, "0")]
+        [('0.0', '0.1'), ('0.2', '0.3')]
+    """
+    groups: list[list[str]] = [[]]
+    for name, child in model.get_submodule(trunk).named_children():
+        path = f"{trunk}.{name}"
+        if stride(child) > 1 and _weighs(model, groups[-1]):
+            groups.append([])
+        groups[-1].append(path)
+    if not _weighs(model, groups[-1]):
+        # A pooling layer after the last convolution belongs to the stage that it ends.
+        last = groups.pop()
+        groups[-1] += last
+    return in_sequence(model, ((f"stage{number}", tuple(group)) for number, group in enumerate(groups, start=1)))
+
+
+def _last_with_weights(model: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+    return model.get_submodule(next(path for path in reversed(paths) if _weighs(model, [path])))
+
+
+def _weighs(model: nn.Module, paths: Iterable[str]) -> bool:
+    return any(True for path in paths for _ in model.get_submodule(path).parameters())
+
+
+def _width(module: nn.Module, *names: str) -> int:
+    value = next((getattr(module, name) for name in names if hasattr(module, name)), 0)
+    return int(value[-1] if isinstance(value, tuple) else value)
