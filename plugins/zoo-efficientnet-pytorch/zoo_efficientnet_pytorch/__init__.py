@@ -1,0 +1,18 @@
+"""The efficientnet_pytorch family: EfficientNet B0 to B8 and L2, their weights, and where their parts are."""
+
+from __future__ import annotations
+
+from zoo_core import Family, hookimpl
+
+
+@hookimpl
+def zoo_families() -> list[Family]:
+    """The one family of this plugin."""
+    return [
+        Family(
+            name="efficientnet_pytorch",
+            requires="efficientnet-pytorch",
+            catalog="zoo_efficientnet_pytorch.catalog:cards",
+            anatomy="zoo_efficientnet_pytorch.anatomy:anatomy",
+        )
+    ]

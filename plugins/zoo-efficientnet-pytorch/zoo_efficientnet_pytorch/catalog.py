@@ -1,0 +1,22 @@
+"""The cards of this family, from the file that ``python -m zoo_efficientnet_pytorch.index`` writes. No torch here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from zoo_core import Card, read_cards
+
+
+def cards() -> list[Card]:
+    """Every model of efficientnet_pytorch with its weights, smallest first.
+
+    Example:
+        >>> {card.name: card.tags for card in cards()}["efficientnet-b8"]
+        ('advprop',)
+    """
+    return read_cards(files("zoo_efficientnet_pytorch").joinpath("catalog.jsonl"))
+
+
+def version() -> str:
+    """The version of efficientnet_pytorch that the catalogue was read from."""
+    return files("zoo_efficientnet_pytorch").joinpath("catalog.version").read_text(encoding="utf-8").strip()
