@@ -21,8 +21,10 @@ class Preprocessing:
     """What has to be done to a picture before a model sees it.
 
     Attributes:
-        crop: Height and width of the centre crop, in pixels: the size the model sees.
-        resize: Height and width before the crop, in pixels; one number means "the shorter side".
+        crop: Height and width of the centre crop, in pixels: the size the model sees. None where nothing is cut off,
+            as before detection and segmentation.
+        resize: Height and width before the crop, in pixels; one number means "the shorter side", and none at all that
+            the picture stays as large as it is.
         interpolation: Name of the resampling filter, as in ``torchvision.transforms.InterpolationMode``.
         mean: Subtracted from each channel, in units of ``value_range``.
         std: Divides each channel, in units of ``value_range``.
@@ -35,7 +37,7 @@ class Preprocessing:
         (0.485, 0.456, 0.406)
     """
 
-    crop: tuple[int, int] = (224, 224)
+    crop: tuple[int, int] | None = (224, 224)
     resize: tuple[int, ...] = (256,)
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -137,8 +139,10 @@ class Card:
         family: Name of the family it belongs to.
         name: Its name in that family, as its library spells it.
         build: ``"package.module:function"`` that constructs it.
-        task: What it does: ``"classification"``, ``"segmentation"``, ``"detection"``, ...
-        input_size: Channels, height and width of the input it was designed for, in pixels.
+        task: What it does: ``"classification"``, ``"segmentation"``, ``"detection"``, ``"keypoints"``, ``"video"``,
+            ``"optical_flow"``, ...
+        input_size: Channels, height and width of the input it was designed for, in pixels; for a video the number of
+            frames comes after the channels.
         num_classes: Outputs of the head that the constructor makes when it is given no other number.
         options: Arguments for the constructor.
         weights: The pretrained artefacts, in the library's order.
@@ -155,7 +159,7 @@ class Card:
     name: str
     build: str
     task: str = "classification"
-    input_size: tuple[int, int, int] = (3, 224, 224)
+    input_size: tuple[int, ...] = (3, 224, 224)
     num_classes: int = 1000
     options: Mapping[str, object] = field(default_factory=dict)
     weights: tuple[Weights, ...] = ()

@@ -52,8 +52,12 @@ class Head:
         path: Dotted path of the module to replace, such as ``"fc"`` or ``"classifier.6"``.
         in_features: Size of the vector, or number of channels of the map, that the site is given.
         num_classes: How many scores it gives now.
-        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``.
-        role: ``"main"``; ``"aux"`` for one that only trains, ``"distilled"`` for a second one that is averaged in.
+        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``, and ``"conv3d"`` the
+            same with frames before the rows.
+        role: ``"main"``; ``"aux"`` for one that only trains, ``"distilled"`` for a second one that is averaged in,
+            ``"summed"`` for one that is added. In detectors also ``"box"``, ``"mask"``, and ``"level"`` for the same
+            head on another level of the pyramid.
+        per_class: Outputs of the layer for each class: 4 for boxes, or the number of anchors.
         attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step.
 
     Example:
@@ -64,9 +68,10 @@ class Head:
     path: str
     in_features: int
     num_classes: int
-    kind: Literal["linear", "conv"] = "linear"
-    role: Literal["main", "aux", "distilled"] = "main"
+    kind: Literal["linear", "conv", "conv3d"] = "linear"
+    role: Literal["main", "aux", "distilled", "summed", "box", "mask", "level"] = "main"
     attributes: tuple[str, ...] = ()
+    per_class: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class Anatomy:
         features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function.
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
-        layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``.
+        layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows.
+        headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
 
     Example:
         >>> Anatomy(heads=(Head("fc", in_features=512, num_classes=1000),), stem=("conv1",)).main.path
@@ -123,6 +129,7 @@ class Anatomy:
     pool: Callable[[Any, Any], Any] | None = None
     classify: Callable[[Any, Any], Any] | None = None
     layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
+    headless: str | None = None
 
     @property
     def main(self) -> Head | None:

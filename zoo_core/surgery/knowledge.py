@@ -128,7 +128,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     Example:
         >>> import zoo_core as zoo
         >>> zoo.anatomy(zoo.get("resnet18", weights=None)).main
-        Head(path='fc', in_features=512, num_classes=1000, kind='linear', role='main', attributes=())
+        Head(path='fc', in_features=512, num_classes=1000, kind='linear', role='main', attributes=(), per_class=1)
     """
     return knowledge_of(model).anatomy
 
