@@ -106,7 +106,9 @@ def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, s
         from_zero = 0
         while from_zero < 2:  # noqa: PLR2004 - once, and once again
             from_zero += partial.length == 0
-            transfer = Transfer(source, partial, size=order.size, policy=order.policy, advance=order.advance)
+            transfer = Transfer(
+                source, partial, sha256=order.sha256, size=order.size, policy=order.policy, advance=order.advance
+            )
             try:
                 transfer.run()
             except WrongContent as failure:

@@ -134,12 +134,14 @@ class HttpSource:
             if self._watchdog:
                 self._watchdog.feed(len(block))
             yield block
+        if self._watchdog and self._watchdog.barked:  # a line that we closed looks like the end of the body
+            raise self._too_slow()
 
     @contextlib.contextmanager
     def _named_failures(self) -> Iterator[None]:
         try:
             yield
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             if self._watchdog and self._watchdog.barked:
                 raise self._too_slow() from error
             raise _failure(error, self.url) from error
@@ -182,7 +184,11 @@ def _session(source: HttpSource) -> requests.Session:
             manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
             return manager
 
-    session = requests.Session()
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> None:
+            """None: requests would read the whole body of a redirect, even when told not to follow it."""
+
+    session = Session()
     session.mount("http://", Adapter())
     session.mount("https://", Adapter())
     session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"zoo-core/{__version__}"})
@@ -230,6 +236,8 @@ def _failure(error: Exception, url: str) -> Transient | Permanent:
         return Permanent(
             f"its certificate is not trusted: {_reason(error)}; REQUESTS_CA_BUNDLE can name a company's own authority"
         )
+    if "IncompleteRead" in str(error):
+        return Transient("the connection closed too early")
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return Transient("no answer in time", cost=2)
     if isinstance(error, ValueError) and not isinstance(error, requests.exceptions.ContentDecodingError):

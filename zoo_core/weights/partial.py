@@ -14,11 +14,12 @@ import re
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from zoo_core.weights.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
 if TYPE_CHECKING:
+    from io import FileIO
     from pathlib import Path
     from types import TracebackType
 
@@ -41,7 +42,7 @@ class Partial:
         length: How many bytes it holds.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
         self.length = 0
         self._file = file
@@ -66,7 +67,7 @@ class Partial:
                 return adopted
             path = folder / _own_name(stem)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            file = os.fdopen(descriptor, "r+b")
+            file = os.fdopen(descriptor, "r+b", buffering=0)
             _lock(file)
             return cls(path, file)
 
@@ -96,7 +97,9 @@ class Partial:
             CacheError: The disk is full or broken; the partial is then removed, to give the space back.
         """
         try:
-            self._file.write(block)
+            rest = memoryview(block)
+            while rest:  # unbuffered, so that other processes see it grow
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._keep = False
             raise disk_error(self.path.parent, error) from error
@@ -131,7 +134,6 @@ class Partial:
     def head(self, count: int = 512) -> bytes:
         """The first bytes."""
         with disk_errors(self.path.parent):
-            self._file.flush()
             self._file.seek(0)
             start = self._file.read(count)
             self._file.seek(0, os.SEEK_END)
@@ -169,7 +171,6 @@ class Partial:
         with disk_errors(final.parent):
             final.parent.mkdir(parents=True, exist_ok=True)
             refuse_odd(final)
-            self._file.flush()
             if read_only and hasattr(os, "fchmod"):
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
             os.fsync(self._file.fileno())
@@ -218,20 +219,20 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
     return adopted
 
 
-def _claim(path: Path) -> BinaryIO | None:
+def _claim(path: Path) -> FileIO | None:
     """The open file if its owner is dead: nobody holds its lock, or not on this machine and it has long been silent."""
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
         return None
-    file = os.fdopen(descriptor, "r+b")
+    file = os.fdopen(descriptor, "r+b", buffering=0)
     if _lock(file) and (_made_here(path) or time.time() - os.fstat(descriptor).st_mtime > _ABANDONED):
         return file
     file.close()
     return None
 
 
-def _take_over(path: Path, file: BinaryIO, stem: str) -> Partial | None:
+def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
     own = path.with_name(_own_name(stem))
     try:
         path.rename(own)
@@ -251,7 +252,7 @@ def _made_here(path: Path) -> bool:
     return fcntl is not None and host == _host()
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: FileIO) -> bool:
     """Whether the file is ours alone, as far as this system can say."""
     if fcntl is None:
         return True

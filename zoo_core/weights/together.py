@@ -63,15 +63,16 @@ def _settled(
         try:
             holder.acquire(timeout=_POLL, poll_interval=_POLL)
         except filelock.Timeout:
-            now = signs()
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > patience:
-                return False
+            pass
         except (OSError, NotImplementedError):  # a file system without locks, or one that is read-only
-            if first_of_node() or time.monotonic() - since > patience:
+            if first_of_node():
                 return True
             time.sleep(_POLL)
         else:
             return True
+        now = signs()
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > patience:
+            return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
+from zoo_core.weights import digest as digests
 from zoo_core.weights.disk import require_space
 from zoo_core.weights.failures import Permanent, StaleRange, Transient, WrongContent
 
@@ -25,6 +26,7 @@ class Transfer:
     Args:
         source: Where they come from.
         partial: Where they go; what it holds already is continued.
+        sha256: Its digest, or a prefix of it, or ``""``.
         size: How many bytes the whole file has, when that is known.
         policy: How patient to be.
         advance: Called with the bytes so far and the total, or None when nobody knows it.
@@ -35,12 +37,14 @@ class Transfer:
         source: Source,
         partial: Partial,
         *,
+        sha256: str = "",
         size: int | None,
         policy: Policy,
         advance: Callable[[int, int | None], None],
     ) -> None:
         self._source = source
         self._partial = partial
+        self._sha256 = sha256
         self._size = size
         self._policy = policy
         self._advance = advance
@@ -67,6 +71,8 @@ class Transfer:
                 if restarts > self._policy.attempts:
                     raise Permanent(str(failure)) from failure
             except Transient as failure:
+                if self._is_whole():
+                    return
                 if self._progressed():
                     budget, failures = self._policy.attempts, 0
                 budget, failures = budget - failure.cost, failures + 1
@@ -74,6 +80,10 @@ class Transfer:
                     raise
             else:
                 return
+
+    def _is_whole(self) -> bool:
+        """Whether nothing is missing, whatever was announced."""
+        return digests.is_full(self._sha256) and self._partial.digest == self._sha256
 
     def _progressed(self) -> bool:
         """Whether the attempt brought what no earlier one had: a line that drops every 20 % still finishes."""
@@ -97,7 +107,7 @@ class Transfer:
         return True
 
     def _attempt(self) -> None:
-        if self._size is not None and self._partial.length == self._size:
+        if self._is_whole() or (self._size is not None and self._partial.length == self._size):
             return
         if self._size is not None and self._partial.length > self._size:
             self._partial.restart()

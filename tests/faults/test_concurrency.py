@@ -1,0 +1,217 @@
+"""Many processes that want one file, and some that stop in the middle of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from loopback import good, sha256
+
+from zoo_core.weights import fetch
+from zoo_core.weights.partial import partials
+from zoo_core.weights.policy import Policy
+from zoo_core.weights.together import turn
+
+DATA = os.urandom(3_000_000)
+DIGEST = sha256(DATA)
+PATH = "/net.pth"
+NAME = f"net-{DIGEST[:16]}.pth"
+
+CHILD = """
+import os, sys
+{before}
+from zoo_core.weights import fetch
+path = fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3], timeout=float(sys.argv[4]))
+print(path)
+"""
+
+
+@pytest.fixture
+def url(server):
+    return server.put(PATH, DATA)
+
+
+def child(url, folder, timeout=10.0, before="", **environment):
+    command = [sys.executable, "-c", CHILD.format(before=before), url, str(folder), DIGEST, str(timeout)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+
+
+def slowly(handler, data):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    for start in range(0, len(data), 200_000):
+        handler.send_body(data[start : start + 200_000])
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def test_eight_processes_move_the_bytes_once(server, url, tmp_path):
+    server.always[PATH] = slowly
+    processes = [child(url, tmp_path) for _ in range(8)]
+    outputs = {process.communicate(timeout=60)[0] for process in processes}
+    assert all(process.returncode == 0 for process in processes)
+    assert outputs == {f"{tmp_path / NAME}\n"}
+    assert server.sent <= 1.05 * len(DATA)
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_eight_threads_move_the_bytes_once(server, url, tmp_path):
+    server.always[PATH] = slowly
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(fetch(url, tmp_path, sha256=DIGEST))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 8
+    assert server.sent == len(DATA)
+
+
+def test_four_processes_get_one_model_into_the_cache_once(server, url, tmp_path):
+    server.always[PATH] = slowly
+    code = (
+        "import sys; from zoo_core import Card, Weights; from zoo_core.weights import obtain\n"
+        "w = Weights('V1', (sys.argv[1],), sys.argv[2][:8]); c = Card('acme', 'net', 'acme:net', weights=(w,))\n"
+        "assert obtain(c, w).sha256 == sys.argv[2]"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, url, DIGEST]) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert server.sent <= 1.05 * len(DATA)
+
+
+def test_a_suspended_holder_is_waited_for_only_so_long(server, url, tmp_path):
+    def half_and_hold(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.send_body(data[:1_000_000])
+        handler.wfile.flush()
+        time.sleep(15)
+
+    server.script(PATH, half_and_hold)
+    holder = child(url, tmp_path, timeout=10)
+    while not any(path.stat().st_size for path in partials(tmp_path, NAME)):
+        time.sleep(0.02)
+    holder.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        assert fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=1)).read_bytes() == DATA
+        assert 1.4 < time.monotonic() - started < 6
+    finally:
+        holder.send_signal(signal.SIGCONT)
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_when_the_holder_is_suspended_the_others_still_share_one_download(server, url, tmp_path):
+    def forever(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.send_body(data[:1000])
+        handler.wfile.flush()
+        time.sleep(15)
+
+    server.script(PATH, forever, slowly)
+    holder = child(url, tmp_path, timeout=10)
+    while not any(path.stat().st_size for path in partials(tmp_path, NAME)):
+        time.sleep(0.02)
+    holder.send_signal(signal.SIGSTOP)
+    try:
+        others = [child(url, tmp_path, timeout=1.0) for _ in range(4)]
+        for other in others:
+            assert other.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
+        assert server.sent <= 1.05 * len(DATA)
+    finally:
+        holder.send_signal(signal.SIGCONT)
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_a_resumed_holder_cannot_spoil_what_others_published(server, url, tmp_path):
+    def wrong_half(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        for _ in range(15):
+            handler.send_body(bytes(200_000))
+            handler.wfile.flush()
+            time.sleep(0.15)
+
+    server.script(PATH, wrong_half)
+    server.always[PATH] = good
+    holder = child(url, tmp_path, timeout=10)
+    while not any(path.stat().st_size for path in partials(tmp_path, NAME)):
+        time.sleep(0.02)
+    holder.send_signal(signal.SIGSTOP)
+    fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5))
+    holder.send_signal(signal.SIGCONT)
+    holder.communicate(timeout=30)
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_a_dead_holder_costs_no_wait(server, url, tmp_path):
+    def hold(handler, data):
+        time.sleep(15)
+
+    server.script(PATH, hold)
+    holder = child(url, tmp_path, timeout=10)
+    while not server.asked:
+        time.sleep(0.02)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    started = time.monotonic()
+    assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
+    assert time.monotonic() - started < 3
+
+
+NO_FLOCK = """
+import errno, fcntl
+def broken(*arguments):
+    raise OSError({errno}, "no locks here")
+fcntl.flock = broken
+"""
+
+
+@pytest.mark.parametrize("number", ["errno.ENOSYS", "errno.ENOLCK", "errno.EIO"])
+def test_a_file_system_without_locks_costs_bytes_and_nothing_else(server, url, tmp_path, number):
+    processes = [child(url, tmp_path, before=NO_FLOCK.format(errno=number)) for _ in range(3)]
+    for process in processes:
+        assert process.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_without_locks_later_ranks_wait_for_the_first(server, url, tmp_path):
+    server.always[PATH] = slowly
+    before = NO_FLOCK.format(errno="errno.EIO")
+    processes = [child(url, tmp_path, before=before, LOCAL_RANK=str(rank)) for rank in range(4)]
+    for process in processes:
+        assert process.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
+    assert server.sent <= 1.05 * len(DATA)
+
+
+def test_a_lock_file_that_was_left_behind_is_no_lock(server, url, tmp_path):
+    (tmp_path / f".{NAME}.lock").write_bytes(b"12345\notherhost\n")
+    started = time.monotonic()
+    assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
+    assert time.monotonic() - started < 3
+
+
+def test_a_folder_where_the_lock_should_be_costs_bytes_and_nothing_else(server, url, tmp_path):
+    (tmp_path / f".{NAME}.lock").mkdir()
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=1)).read_bytes() == DATA
+
+
+def test_a_wait_ends_when_the_file_is_there(tmp_path):
+    with turn(tmp_path / "a.lock", ready=lambda: False, signs=lambda: 0, patience=1):
+        started = time.monotonic()
+        with turn(tmp_path / "a.lock", ready=lambda: True, signs=lambda: 0, patience=60):
+            assert time.monotonic() - started < 1
