@@ -245,7 +245,7 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
     Example:
         >>> import zoo_core as zoo
         >>> zoo.list("resnet1*", family="torchvision")
-        ['torchvision/resnet18', 'torchvision/resnet101', 'torchvision/resnet152']
+        ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
     """
     return current_zoo().list(pattern, family=family, task=task)
 

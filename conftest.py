@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from doctest import ELLIPSIS
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
 
 # Two test processes share two cores; torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -83,3 +86,31 @@ def closed_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def served_resnet18(file_server, tmp_path):
+    """resnet18's default weights are a file made here and served on the loopback address, through the usual path."""
+    import hashlib
+    from dataclasses import replace
+
+    import torch
+    import torchvision
+
+    import zoo_core as zoo
+
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    digest = hashlib.sha256((tmp_path / "resnet18.pth").read_bytes()).hexdigest()
+    own = zoo.Zoo()
+    card = own.resolve("torchvision/resnet18")[0]
+    weights = replace(card.find(), urls=(f"{file_server(tmp_path).url}/resnet18.pth",), sha256=digest)
+    own.member("torchvision").cards["resnet18"] = replace(card, weights=(weights,))
+    with zoo.use(own):
+        yield
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)],
+    patterns=["README.md", "docs/*.md", "plugins/*/README.md"],
+    fixtures=["served_resnet18"],
+).pytest()

@@ -1,0 +1,136 @@
+"""The command line, run as a person runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def zoo(*args: str, **env: str):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "zoo_core.cli", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100", **env},
+    )
+
+
+def test_list_prints_the_names_that_match_one_a_line():
+    answer = zoo("list", "torchvision/resnet1*")
+    assert answer.stdout.split() == ["torchvision/resnet101", "torchvision/resnet152", "torchvision/resnet18"]
+    assert answer.returncode == 0
+
+
+def test_list_prints_json():
+    assert json.loads(zoo("list", "glyph*", "--json").stdout) == ["tiny/glyphnet"]
+
+
+def test_list_of_nothing_prints_nothing():
+    answer = zoo("list", "no-such-*")
+    assert (answer.stdout, answer.returncode) == ("", 0)
+
+
+def test_info_shows_what_a_model_is():
+    answer = zoo("info", "resnet18")
+    for fact in ("torchvision/resnet18", "11,689,512 parameters", "IMAGENET1K_V1", "f37072fd", "download.pytorch.org"):
+        assert fact in answer.stdout
+
+
+def test_info_prints_the_card_as_json():
+    card = json.loads(zoo("info", "tiny/glyphnet", "--json").stdout)
+    assert (card["name"], card["default"]) == ("glyphnet", "GLYPHS_V1")
+
+
+def test_get_fetches_verifies_and_builds():
+    answer = zoo("get", "tiny/glyphnet", "--num-classes", "9", "--freeze", "backbone", "--json")
+    facts = json.loads(answer.stdout)
+    assert facts["head"]["classes"] == 9
+    assert facts["initialised"] == ["fc.weight", "fc.bias"]
+    assert facts["strength"] == "proven"
+    assert facts["trainable"] == 64 * 9 + 9
+
+
+def test_get_prints_a_short_table():
+    answer = zoo("get", "tiny/glyphnet", "--num-classes", "9")
+    for word in ("parameters", "head", "receipt", "file", "sha256", "initialised (fc.weight, fc.bias)"):
+        assert word in answer.stdout
+
+
+def test_get_without_weights_needs_no_file():
+    assert json.loads(zoo("get", "resnet18", "--weights", "none", "--json").stdout)["file"] is None
+
+
+def test_plugins_lists_who_contributes_what():
+    rows = {row["name"]: row for row in json.loads(zoo("plugins", "--json").stdout)}
+    assert rows["tiny"]["families"] == ["tiny"]
+    assert rows["torchvision"]["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["lst"], "did you mean 'list'"),
+        (["get"], "Missing argument"),
+        (["get", "resnet19"], "did you mean 'resnet18'"),
+        (["get", "nofamily/resnet18"], "no such family: 'nofamily'"),
+        (["get", "resnet18@V9"], "has no weights 'V9'"),
+        (["get", "resnet18", "--weights", "V9"], "has no weights 'V9'"),
+        (["get", "resnet18", "--num-classes", "0"], "num_classes cannot be 0"),
+        (["get", "resnet18", "--num-classes", "-1"], "num_classes cannot be -1"),
+        (["get", "resnet18", "--num-classes", "nine"], "not a valid integer"),
+        (["get", "resnet18", "--weights", "none", "--freeze", "layer9"], "called 'layer9'"),
+        (["get", "resnet18", "--device", "gpu"], "--device"),
+        (["get", "resnet18", "--dtype", "float99"], "no dtype 'float99'"),
+        (["list", "--family", "nofamily"], "no such family: 'nofamily'"),
+        (["info", "resnet19"], "did you mean 'resnet18'"),
+    ],
+)
+def test_wrong_usage_is_a_message_without_a_traceback_and_exit_code_2(args, message):
+    answer = zoo(*args)
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.returncode == 2
+
+
+def test_failure_is_a_message_without_a_traceback_and_exit_code_1(closed_port):
+    rewrite = f"https://download.pytorch.org/=http://127.0.0.1:{closed_port}/"
+    answer = zoo("get", "resnet18", ZOO_REWRITE=rewrite)
+    assert "127.0.0.1" in answer.stderr
+    assert "weights=None" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.returncode == 1
+
+
+def test_help_lists_every_command_without_importing_torch():
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "zoo_core.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("list", "info", "get", "plugins", "demo"):
+        assert f"\n  {command} " in answer.stdout
+    assert "| torch\n" not in answer.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    listing = subprocess.run(
+        f"{sys.executable} -m zoo_core.cli list | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert listing.stderr == ""
+
+
+def test_a_broken_plugin_is_shown_with_its_reason_and_the_rest_work(tmp_path):
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no luck today')")
+    metadata = tmp_path / "broken-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[zoo_core]\nbroken = broken_plugin\n")
+    answer = zoo("plugins", "--verbose", PYTHONPATH=str(tmp_path))
+    assert "failed broken (broken 1.0): nothing" in answer.stdout
+    assert "RuntimeError: no luck today" in answer.stdout
+    assert "Traceback" in answer.stdout
+    assert "ok     tiny" in answer.stdout
