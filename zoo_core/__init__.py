@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoo_core.registry import info as info
     from zoo_core.registry import list_models as list  # noqa: A004 - zoo.list is the field's word for it
     from zoo_core.registry import use as use
+    from zoo_core.surgery.drift import drift as drift
     from zoo_core.surgery.freeze import freeze as freeze
     from zoo_core.surgery.freeze import unfreeze as unfreeze
     from zoo_core.surgery.head import swap_head as swap_head
@@ -55,6 +56,7 @@ _PUBLIC = {
     "mlp_head": "zoo_core.surgery.mlp:mlp_head",
     "freeze": "zoo_core.surgery.freeze:freeze",
     "unfreeze": "zoo_core.surgery.freeze:unfreeze",
+    "drift": "zoo_core.surgery.drift:drift",
     "split": "zoo_core.surgery.split:split",
     "anatomy": "zoo_core.surgery.knowledge:anatomy_of",
     "receipt": "zoo_core.surgery.knowledge:receipt_of",
@@ -93,6 +95,7 @@ __all__ = [
     "ZooError",
     "ZooWarning",
     "anatomy",
+    "drift",
     "flatten",
     "freeze",
     "get",

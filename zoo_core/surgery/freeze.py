@@ -37,6 +37,8 @@ def freeze(
     *what: str,
     until: str | None = None,
     stages: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
     norm: Literal["eval", "train"] = "eval",
 ) -> Model:
     """Stop training parts of ``model``: no gradients, and norms inside that keep their running statistics.
@@ -47,9 +49,13 @@ def freeze(
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
         *what: ``"backbone"`` (all but the head; the default when nothing else is said), ``"head"``, ``"stem"``,
-            ``"all"``, names of stages, module paths, or glob patterns over tensor names such as ``"layer[12].*"``.
+            ``"all"``, names of stages, module paths, slices of children such as ``"features[:6]"``, with ``"[:6]"``
+            for the model's own, or glob patterns over tensor names such as ``"layer[12].*"``.
         until: A stage or module path: freeze everything before it.
         stages: Freeze the stem and that many stages.
+        first: Of what is named, or of the whole model, only this many layers, counted from the input. A layer is a
+            module that has parameters of its own.
+        last: As ``first``, but counted from the output.
         norm: ``"train"`` lets frozen norms go on following ``model.train()``.
 
     Returns:
@@ -57,7 +63,7 @@ def freeze(
 
     Raises:
         UnknownPart: A name matches nothing; the message lists the stages.
-        UsageError: ``stages`` or ``norm`` is impossible.
+        UsageError: A number or ``norm`` is impossible, or nothing is left to freeze.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -68,7 +74,7 @@ def freeze(
     """
     if norm not in {"eval", "train"}:
         raise UsageError(f"norm cannot be {norm!r}", expected="'eval' or 'train'")
-    names = select(model, _or_default(what, "backbone", until, stages), until=until, stages=stages)
+    names = select(model, what, default="backbone", until=until, stages=stages, first=first, last=last)
     bare = unwrap(model)
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
@@ -83,7 +89,14 @@ def freeze(
 
 
 @strict_arguments
-def unfreeze(model: Model, *what: str, until: str | None = None, stages: int | None = None) -> Model:
+def unfreeze(
+    model: Model,
+    *what: str,
+    until: str | None = None,
+    stages: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
+) -> Model:
     """Train parts of ``model`` again: gradients, and norms inside that follow ``train()`` as before.
 
     Args:
@@ -91,12 +104,15 @@ def unfreeze(model: Model, *what: str, until: str | None = None, stages: int | N
         *what: As for :func:`freeze`; ``"all"`` when nothing else is said.
         until: A stage or module path: unfreeze everything before it.
         stages: Unfreeze the stem and that many stages.
+        first: Of what is named, or of the whole model, only this many layers, counted from the input.
+        last: As ``first``, but counted from the output: ``unfreeze(model, "fc", last=2)`` is the end of a deep head.
 
     Returns:
         The same model.
 
     Raises:
         UnknownPart: A name matches nothing; the message lists the stages.
+        UsageError: A number is impossible, or nothing is left to unfreeze.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -106,7 +122,7 @@ def unfreeze(model: Model, *what: str, until: str | None = None, stages: int | N
         >>> model.layer4[0].conv1.weight.requires_grad, model.layer3[0].conv1.weight.requires_grad
         (True, False)
     """
-    names = select(model, _or_default(what, "all", until, stages), until=until, stages=stages)
+    names = select(model, what, default="all", until=until, stages=stages, first=first, last=last)
     bare = unwrap(model)
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
@@ -119,10 +135,6 @@ def unfreeze(model: Model, *what: str, until: str | None = None, stages: int | N
 def is_held(norm: nn.Module) -> bool:
     """Whether this norm is frozen, so that ``train()`` leaves it in eval mode."""
     return isinstance(norm.__dict__.get("train"), _StayInEval)
-
-
-def _or_default(what: tuple[str, ...], default: str, until: str | None, stages: int | None) -> tuple[str, ...]:
-    return what or ((default,) if until is None and stages is None else ())
 
 
 def _norms(model: nn.Module, names: set[str]) -> Iterator[nn.Module]:

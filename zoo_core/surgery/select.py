@@ -1,7 +1,8 @@
-"""The language that names parts of a model: ``"backbone"``, ``"head"``, stages, module paths and glob patterns."""
+"""The language that names parts of a model: words, stages, module paths, slices of children and glob patterns."""
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -10,57 +11,111 @@ from zoo_core.surgery.depth import depths, tensor_names, under
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
 
 WORDS = ("all", "backbone", "head", "stem")
 
+# A colon never occurs in the name of a tensor, so a slice cannot be mistaken for the set of characters of a glob.
+_SLICE = re.compile(r"(?P<path>[^\[\]]*)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
-def select(model: nn.Module, what: tuple[str, ...], *, until: str | None = None, stages: int | None = None) -> set[str]:
+
+def select(
+    model: nn.Module,
+    what: Collection[str] = (),
+    *,
+    default: str = "all",
+    until: str | None = None,
+    stages: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
+) -> set[str]:
     """The names of the parameters and buffers that are meant.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
         what: Any of ``"all"``, ``"backbone"`` (all but the head sites), ``"head"``, ``"stem"``, the name of a stage,
-            the path of a module or tensor, and glob patterns over tensor names.
+            the path of a module or tensor, a slice of the children of one, such as ``"features[:6]"`` or ``"[:6]"`` for
+            the model's own, and glob patterns over tensor names.
+        default: What is meant when nothing else is said.
         until: A stage or module path: everything that comes before it.
         stages: The stem and that many stages.
+        first: Of what is named, or of the whole model, only this many layers, counted from the input; a layer is a
+            module that has parameters of its own.
+        last: As ``first``, but counted from the output.
 
     Raises:
         UnknownPart: A name matches nothing; the message lists what there is.
-        UsageError: ``stages`` is not a number from 0 to the number of stages.
+        UsageError: A number is not one of those possible, or nothing at all is left.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.get("resnet18", weights=None)
+        >>> sorted(select(model, ["layer4"], last=1))[:2]
+        ['layer4.1.bn2.bias', 'layer4.1.bn2.num_batches_tracked']
     """
     found: set[str] = set()
+    if not what and until is None and stages is None:
+        what = (default,) if first is None and last is None else ("all",)
     for pattern in what:
         found |= _named(model, pattern)
     if until is not None:
         found |= _before(model, until)
     if stages is not None:
-        count = len(anatomy_of(model).stages)
-        if isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= count:
-            raise UsageError(f"stages cannot be {stages!r}", expected=f"a number from 0 to {count}")
-        found |= {name for name, depth in depths(model).items() if depth <= stages}
+        count = _number("stages", stages, range(len(anatomy_of(model).stages) + 1))
+        found |= {name for name, depth in depths(model).items() if depth <= count}
+    if first is not None or last is not None:
+        found = _layers(model, found, first, last)
+    if not found:
+        raise UsageError(f"nothing comes before {until!r}", hint="name the first part that is not meant")
     return found
 
 
 def _named(model: nn.Module, pattern: str) -> set[str]:
-    anatomy = anatomy_of(model)
-    names = tensor_names(unwrap(model))
-    heads = tuple(head.path for head in anatomy.heads)
-    if pattern == "all":
-        return set(names)
-    if pattern in {"head", "backbone"}:
-        in_head = {name for name in names if any(under(name, path) for path in heads)}
-        # a model may have a module called "head"; it is then part of what the word means
-        return in_head if pattern == "head" else set(names) - in_head
-    if pattern == "stem":
-        return {name for name in names if any(under(name, path) for path in anatomy.stem)}
-    for stage in anatomy.stages:
-        if stage.name == pattern:
-            return {name for name in names if any(under(name, path) for path in stage.modules)}
-    found = {name for name in names if under(name, pattern) or fnmatchcase(name, pattern)}
+    found = _of_word(model, pattern) if pattern in WORDS else _of_path(model, pattern)
     if not found:
         raise _unknown(model, pattern)
     return found
+
+
+def _of_word(model: nn.Module, word: str) -> set[str]:
+    anatomy, names = anatomy_of(model), set(tensor_names(unwrap(model)))
+    if word == "all":
+        return names
+    if word == "stem":
+        return {name for name in names if any(under(name, path) for path in anatomy.stem)}
+    # A model may have a module called "head" or "backbone"; the word comes first, and "backbone.*" names the module.
+    in_head = {name for name in names if any(under(name, site.path) for site in anatomy.heads)}
+    return in_head if word == "head" else names - in_head
+
+
+def _of_path(model: nn.Module, pattern: str) -> set[str]:
+    names = tensor_names(unwrap(model))
+    if piece := _SLICE.fullmatch(pattern):
+        paths = _sliced(
+            model, piece["path"], slice(*(int(end) if end else None for end in piece.group("start", "stop")))
+        )
+    else:
+        paths = _modules_of_stage(model, pattern) or (pattern,)
+    return {name for name in names if fnmatchcase(name, pattern) or any(under(name, path) for path in paths)}
+
+
+def _modules_of_stage(model: nn.Module, name: str) -> tuple[str, ...]:
+    return next((stage.modules for stage in anatomy_of(model).stages if stage.name == name), ())
+
+
+def _sliced(model: nn.Module, path: str, piece: slice) -> tuple[str, ...]:
+    """Paths of some children of a module; a stage of several modules has those for children."""
+    modules = _modules_of_stage(model, path) or (path,)
+    if len(modules) > 1:
+        return modules[piece]
+    try:
+        parent = unwrap(model).get_submodule(modules[0])
+    except AttributeError as error:
+        raise _unknown(model, path) from error
+    start = f"{modules[0]}." if modules[0] else ""
+    return tuple(f"{start}{name}" for name, _ in parent.named_children())[piece]
 
 
 def _before(model: nn.Module, part: str) -> set[str]:
@@ -70,18 +125,50 @@ def _before(model: nn.Module, part: str) -> set[str]:
         limit = stages.index(part) + 1
         return {name for name, depth in by_depth.items() if depth < limit}
     inside = _named(model, part)
-    # Stages run in depth order; inside one, the order of registration is the order of the layers.
-    order = sorted(by_depth, key=by_depth.__getitem__)
-    first = next(index for index, name in enumerate(order) if name in inside)
-    return set(order[:first])
+    order = _in_order(by_depth)
+    at = next(index for index, name in enumerate(order) if name in inside)
+    return set(order[:at])
+
+
+def _layers(model: nn.Module, names: set[str], first: int | None, last: int | None) -> set[str]:
+    """Those of the named tensors that belong to the first or last so many layers."""
+    if first is not None and last is not None:
+        raise UsageError("first and last both say which layers are meant", hint="say it with one of them")
+    parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)} & names
+    layers = list(dict.fromkeys(_owner(name) for name in _in_order(depths(model)) if name in parameters))
+    possible = range(1, len(layers) + 1)
+    chosen = (
+        layers[: _number("first", first, possible)] if first is not None else layers[-_number("last", last, possible) :]
+    )
+    return {name for name in names if _owner(name) in chosen}
+
+
+def _in_order(by_depth: dict[str, int]) -> list[str]:
+    """Stages run in depth order; inside one, the order of registration is the order of the layers."""
+    return sorted(by_depth, key=by_depth.__getitem__)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _number(name: str, value: object, possible: range) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in possible:
+        expected = f"a number from {possible.start} to {possible.stop - 1}"
+        raise UsageError(f"{name} cannot be {value!r}", expected=expected)
+    return value
 
 
 def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
     stages = tuple(stage.name for stage in anatomy_of(model).stages)
     modules = [path for path, _ in unwrap(model).named_modules() if path]
+    kinds = [f"one of the stages {', '.join(stages)}"] if stages else []
+    kinds += [f"one of {', '.join(WORDS)}", "a module path, a slice of one's children, or a pattern"]
+    holds = " holds no tensors" if pattern in modules or pattern in WORDS or _SLICE.fullmatch(pattern) else ""
+    kind = type(unwrap(model)).__name__
     return UnknownPart(
-        f"nothing in this {type(unwrap(model)).__name__} is called {pattern!r}",
-        expected=f"one of the stages {', '.join(stages)}; one of {', '.join(WORDS)}; a module path, or a pattern",
+        f"{pattern!r} of this {kind}{holds}" if holds else f"nothing in this {kind} is called {pattern!r}",
+        expected="; ".join(kinds),
         hint=did_you_mean(close_matches(pattern, [*stages, *WORDS, *modules]), "print(model) shows every module path"),
         part=pattern,
         parts=stages,

@@ -1,0 +1,90 @@
+"""Whether what is frozen stayed where it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core import errors
+from zoo_core.surgery.drift import drift
+
+
+@pytest.fixture
+def model():
+    return zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
+
+
+def train(model):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    nn.functional.cross_entropy(model.train()(torch.randn(8, 1, 32, 32)), torch.arange(8)).backward()
+    optimizer.step()
+
+
+def test_a_frozen_backbone_does_not_drift(model):
+    zoo.freeze(model)
+    before = copy.deepcopy(model.state_dict())
+    train(model)
+    assert drift(model, before) == {}
+
+
+def test_the_blog_recipe_drifts_in_its_norms_and_ours_does_not(model):
+    recipe = copy.deepcopy(model)
+    for name, parameter in recipe.named_parameters():
+        parameter.requires_grad = name.startswith("fc.")
+    start = copy.deepcopy(model.state_dict())
+    train(recipe)
+    assert not torch.equal(recipe.layer1.bn1.running_mean, start["layer1.bn1.running_mean"])
+    train(zoo.freeze(model))
+    assert drift(model, start) == {}
+
+
+def test_a_norm_put_back_into_train_mode_by_hand_is_found(model):
+    before = copy.deepcopy(zoo.freeze(model).state_dict())
+    model.layer2.bn1.training = True
+    model(torch.randn(8, 1, 32, 32))
+    moved = drift(model, before)
+    assert set(moved) == {f"layer2.bn1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert moved["layer2.bn1.num_batches_tracked"] == 1.0
+
+
+def test_a_frozen_parameter_that_was_overwritten_is_measured(model):
+    before = copy.deepcopy(zoo.freeze(model).state_dict())
+    with torch.no_grad():
+        model.layer1.conv1.weight[0, 0, 0, 0] += 0.5
+    assert drift(model, before) == {"layer1.conv1.weight": pytest.approx(0.5)}
+
+
+def test_nan_and_another_shape_count_as_infinite(model):
+    before = copy.deepcopy(zoo.freeze(model).state_dict())
+    before["layer1.conv1.weight"] = torch.zeros(1)
+    with torch.no_grad():
+        model.layer1.conv2.weight.fill_(float("nan"))
+    assert drift(model, before) == {"layer1.conv1.weight": float("inf"), "layer1.conv2.weight": float("inf")}
+
+
+def test_what_trains_may_move(model):
+    zoo.freeze(model, until="layer3")
+    before = copy.deepcopy(model.state_dict())
+    train(model)
+    assert not torch.equal(before["layer3.conv1.weight"], model.layer3.conv1.weight)
+    assert drift(torch.compile(model, backend="eager"), before) == {}
+
+
+def test_statistics_that_were_let_go_are_not_compared(model):
+    before = copy.deepcopy(zoo.freeze(model, norm="train").state_dict())
+    train(model)
+    assert drift(model, before) == {}
+
+
+def test_asking_before_freezing_says_to_freeze(model):
+    with pytest.raises(errors.UsageError, match=r"0 frozen tensors(.|\n)*zoo\.freeze"):
+        drift(model, model.state_dict())
+
+
+def test_a_state_dict_of_something_else_is_refused(model):
+    with pytest.raises(errors.UsageError, match="none of which"):
+        drift(zoo.freeze(model), {"other.weight": torch.zeros(1)})

@@ -1,0 +1,81 @@
+"""Whether what is frozen stayed where it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo_core.errors import UsageError
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.freeze import is_held
+from zoo_core.surgery.knowledge import unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+@strict_arguments
+def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
+    """Which frozen tensors of ``model`` are no longer what they were, and by how much.
+
+    Frozen are the parameters without gradients, and the running statistics of the norms that :func:`freeze` holds. An
+    optimizer that moves them, a norm that somebody put back into train mode, or an average of weights that includes
+    them all show up here.
+
+    Args:
+        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
+        before: Tensor name to what it was: a deep copy of ``model.state_dict()``, or the state dict the model came
+            from. Frozen tensors that it lacks are not compared.
+
+    Returns:
+        Name of each frozen tensor that moved to the largest absolute difference; empty when all held. NaN or another
+        shape count as infinite.
+
+    Raises:
+        UsageError: ``before`` has none of the frozen tensors, or nothing is frozen.
+
+    Example:
+        >>> import copy, torch, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", weights=None, freeze="backbone").train()
+        >>> before = copy.deepcopy(model.state_dict())
+        >>> _ = model(torch.randn(8, 1, 32, 32))
+        >>> zoo.drift(model, before)
+        {}
+    """
+    frozen = frozen_tensors(unwrap(model))
+    compared = {name: tensor for name, tensor in frozen.items() if name in before}
+    if not compared:
+        raise UsageError(
+            "there is nothing to compare",
+            expected="tensors that are frozen now, under their names in the state dict",
+            got=f"{len(frozen)} frozen tensors, none of which is among the {len(before)} given",
+            hint="freeze first, then keep copy.deepcopy(model.state_dict())" if frozen else "zoo.freeze(model)",
+        )
+    moved = {name: _distance(tensor, before[name]) for name, tensor in compared.items()}
+    return {name: distance for name, distance in moved.items() if distance > 0}
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters without gradients and the running statistics of held norms, by name."""
+    found: dict[str, Tensor] = {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    for path, module in model.named_modules():
+        if is_held(module):
+            found |= {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers()}
+    return found
+
+
+def _distance(now: Tensor, then: Tensor) -> float:
+    if now.shape != then.shape:
+        return float("inf")
+    then = then.detach().to(now.device)
+    if torch.equal(now.detach(), then):
+        return 0.0
+    largest = (now.detach().double() - then.double()).abs().max().item()
+    return float("inf") if largest != largest else largest  # noqa: PLR0124 - only NaN differs from itself
