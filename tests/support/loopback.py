@@ -36,6 +36,7 @@ class Server:
     scripts: dict = field(default_factory=dict)
     always: dict = field(default_factory=dict)
     sent: int = 0
+    otherwise: object = None
 
     def __post_init__(self):
         server = self
@@ -47,7 +48,7 @@ class Server:
                 path = self.path.split("?", 1)[0]
                 server.asked.append(Asked(path, dict(self.headers)))
                 script = server.scripts.get(path)
-                reply = script.popleft() if script else server.always.get(path, good)
+                reply = script.popleft() if script else server.always.get(path, server.otherwise or good)
                 reply(self, server.files.get(path))
 
             def send_body(self, data):

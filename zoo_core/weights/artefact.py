@@ -18,7 +18,7 @@ from zoo_core.weights.progress import progress_bar
 from zoo_core.weights.reuse import find_elsewhere
 from zoo_core.weights.together import turn
 from zoo_core.weights.trust import Trust, checked_trust, require_online, require_trust
-from zoo_core.weights.urls import file_name, needs_network
+from zoo_core.weights.urls import file_name, needs_network, shown
 
 if TYPE_CHECKING:
     import os
@@ -210,7 +210,7 @@ class _Wanted:
         return self._kept(linked, digest, path.as_uri())
 
     def _kept(self, path: Path, digest: str, url: str) -> Artefact:
-        stamp = Stamp.of(path)
+        stamp, url = Stamp.of(path), shown(url)
         kept = replace(self, sha256=digest)
         try:
             kept._write_ref(path, url, stamp)  # noqa: SLF001 - it is one of us

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
+from zoo_core.weights.disk import require_space
 from zoo_core.weights.failures import Permanent, Transient, WrongContent
 from zoo_core.weights.partial import Partial, partials
 from zoo_core.weights.policy import Policy
@@ -88,6 +89,8 @@ def bring(order: Order) -> Brought:
     attempts: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
     with Partial.open(order.folder, order.stem) as partial:
+        if order.size is not None:
+            require_space(order.folder, order.size - partial.length)
         for url in order.urls:
             try:
                 if _from_one(url, partial, order, wrong):

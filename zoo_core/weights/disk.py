@@ -37,7 +37,8 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         CacheError: The file system has less than ``needed`` bytes left.
     """
-    free = shutil.disk_usage(folder).free
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
     if free < needed:
         raise CacheError(
             f"no room for {needed:,} bytes in {folder}",

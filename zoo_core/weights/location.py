@@ -29,13 +29,21 @@ def cache_folder(start: Path | None = None) -> Path:
     """
     if chosen := settings.cache_dir():
         return Path(chosen).expanduser().absolute()
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
+    for folder in _from(start):
         if _is_tagged(folder / FOLDER):
             return folder / FOLDER
     from platformdirs import user_cache_path
 
     return user_cache_path("zoo") / FOLDER
+
+
+def _from(start: Path | None) -> tuple[Path, ...]:
+    """A folder and its parents; none when it is the current folder and that has been removed."""
+    try:
+        here = (start or Path.cwd()).absolute()
+    except OSError:
+        return ()
+    return (here, *here.parents)
 
 
 def _is_tagged(folder: Path) -> bool:

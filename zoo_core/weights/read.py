@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zoo_core.errors import Unreadable
+from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights import sniff
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "pa
 """Keys under which training scripts keep the state dict among other things."""
 
 _HEAD = 512
+_SAFE_TORCH = "2.10.0"
 _PARALLEL = "module."
 
 
@@ -67,12 +69,33 @@ def _safetensors(file: Path) -> Mapping[str, object]:
 
 
 def _pickled(file: Path, head: bytes) -> object:
+    _warn_of_old_torch()
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=sniff.is_zip(head) or None)
-    except pickle.UnpicklingError as error:
-        raise _refused(file, head, error) from error
+        if sniff.is_tar(head):
+            from zoo_core.weights.legacy_tar import read_tar
+
+            return read_tar(file)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file, head))
     except Exception as error:  # a broken file can make the reader raise anything
         raise _refused(file, head, error) from error
+
+
+def _can_be_mapped(file: Path, head: bytes) -> bool:
+    """Whether each tensor lies in the file as it is. torch maps compressed ones too, and takes their noise for numbers."""
+    if not sniff.is_zip(head):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+
+
+def _warn_of_old_torch() -> None:
+    if torch.__version__ < _SAFE_TORCH:
+        warnings.warn(
+            f"a crafted .pth file can corrupt the memory of torch {torch.__version__}, even with weights_only=True "
+            f"(CVE-2026-24747, mended in {_SAFE_TORCH}): update torch, or use safetensors",
+            ZooWarning,
+            stacklevel=4,
+        )
 
 
 def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:

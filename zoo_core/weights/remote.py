@@ -6,7 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from zoo_core.weights.failures import Permanent, Transient
+from zoo_core.errors import ZooError
+from zoo_core.weights.failures import Failure, Permanent, Transient
 from zoo_core.weights.reply import Reply
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class RemoteSource:
             raise Permanent(f"{scheme}:// needs fsspec: pip install 'zoo-core[remote]'") from error
         try:
             self._files, self._path = url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # each store raises errors of its own
             raise Permanent(f"{scheme}:// cannot be read: {error}") from error
 
     def close(self) -> None:
@@ -55,5 +56,7 @@ class RemoteSource:
                 yield Reply(start, total, "", iter(lambda: file.read(_BLOCK), b""))
         except (FileNotFoundError, PermissionError) as error:
             raise Permanent(str(error) or type(error).__name__) from error
-        except OSError as error:
+        except (Failure, ZooError):
+            raise
+        except Exception as error:  # each store raises errors of its own
             raise Transient(str(error) or type(error).__name__) from error

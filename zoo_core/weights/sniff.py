@@ -21,7 +21,7 @@ def describe(head: bytes) -> str:
 
 
 def _structured(head: bytes) -> str | None:
-    if head[_TAR_MAGIC] == b"ustar":
+    if is_tar(head):
         return "a tar archive"
     return "a safetensors file" if is_safetensors(head) else None
 
@@ -68,6 +68,11 @@ _MAGIC = (
 def is_zip(head: bytes) -> bool:
     """Whether it is a zip archive, as ``torch.save`` has written since version 1.6."""
     return head.startswith(b"PK\x03\x04")
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether it is a tar archive, as torch wrote before 0.2."""
+    return head[_TAR_MAGIC] == b"ustar"
 
 
 def is_safetensors(head: bytes) -> bool:

@@ -66,7 +66,7 @@ def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) 
 
 
 def _in_the_clear(url: str) -> bool:
-    return urlsplit(url).scheme.lower() == "http" and not is_loopback(url)
+    return urlsplit(url).scheme.lower() in ("http", "ftp") and not is_loopback(url)
 
 
 def require_online(name: str, urls: Sequence[str]) -> None:
