@@ -30,11 +30,11 @@ class Member:
     @cached_property
     def problem(self) -> str | None:
         """Why the family cannot build models, with the remedy; None when it can."""
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import PackageNotFoundError, distribution
 
         if self.family.requires:
             try:
-                version(self.family.requires)
+                distribution(self.family.requires)
             except PackageNotFoundError:
                 return f"{self.family.requires} is not installed; pip install {self.family.requires}"
         return None

@@ -31,7 +31,7 @@ class Plugin:
 
     Attributes:
         name: Name of its entry point.
-        origin: Distribution and version it came from, such as ``"zoo-torchvision 0.1.0"``.
+        source: The entry point it came from, or a word for it.
         families: What it contributes.
         commands: Command name to ``"package.module:command"``.
         problem: Why it does not work, on one line; None when it does.
@@ -41,13 +41,20 @@ class Plugin:
     """
 
     name: str
-    origin: str
+    source: EntryPoint | str
     families: tuple[Family, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
     traceback: str | None = None
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version it came from, such as ``"zoo-torchvision 0.1.0"``; reading it opens a file."""
+        if isinstance(self.source, str):
+            return self.source
+        return f"{self.source.dist.name} {self.source.dist.version}" if self.source.dist else self.source.value
 
 
 def load_plugins(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Plugin, ...]:
@@ -62,11 +69,9 @@ def load_plugins(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Plug
     """
     if entry_points is None:
         entry_points = _installed()
-    found = sorted(entry_points, key=lambda entry: (entry.name, _origin(entry)))
-    origins: dict[str, list[str]] = {}
-    for entry in found:
-        origins.setdefault(entry.name, []).append(_origin(entry))
-    return tuple(load_plugin(entry.name, entry.load, _origin(entry), rivals=origins[entry.name]) for entry in found)
+    found = sorted(entry_points, key=lambda entry: (entry.name, entry.value))
+    rivals = {entry.name: [rival for rival in found if rival.name == entry.name] for entry in found}
+    return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in found)
 
 
 def _installed() -> list[EntryPoint]:
@@ -77,18 +82,16 @@ def _installed() -> list[EntryPoint]:
     return [entry for entry in group if (not only or entry.name in only) and entry.name not in without]
 
 
-def _origin(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-
-
-def load_plugin(name: str, load: Callable[[], Any], origin: str, rivals: Iterable[str] = ()) -> Plugin:
+def load_plugin(
+    name: str, load: Callable[[], Any], source: EntryPoint | str, rivals: Iterable[EntryPoint] = ()
+) -> Plugin:
     """Load one plugin and ask it what it contributes; a failure is recorded, not raised.
 
     Args:
         name: What to call it.
         load: Returns the module, or any object, that has the hook implementations.
-        origin: Where it comes from, for messages.
-        rivals: The origins of every plugin of that name; more than one makes all of them fail.
+        source: Where it comes from, for messages.
+        rivals: The entry points of that name; more than one makes all of them fail.
 
     Example:
         >>> class Acme:
@@ -99,7 +102,7 @@ def load_plugin(name: str, load: Callable[[], Any], origin: str, rivals: Iterabl
         >>> load_plugin("acme", lambda: Acme, "acme 1.0").families[0].name
         'acme'
     """
-    plugin = Plugin(name, origin)
+    plugin = Plugin(name, source)
     started = time.perf_counter()
     try:
         _refuse_rivals(name, list(rivals))
@@ -115,13 +118,14 @@ def load_plugin(name: str, load: Callable[[], Any], origin: str, rivals: Iterabl
     return plugin
 
 
-def _refuse_rivals(name: str, rivals: list[str]) -> None:
+def _refuse_rivals(name: str, rivals: list[EntryPoint]) -> None:
     if len(rivals) > 1:
+        origins = tuple(Plugin(name, rival).origin for rival in rivals)
         raise DuplicatePlugin(
-            f"two plugins are called {name!r}: {' and '.join(rivals)}",
+            f"two plugins are called {name!r}: {' and '.join(origins)}",
             hint="uninstall one of them",
             name=name,
-            claimants=tuple(rivals),
+            claimants=origins,
         )
 
 
