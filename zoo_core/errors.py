@@ -22,6 +22,8 @@ Each also *is* the builtin a caller would expect, so ``except KeyError`` around 
         ├── Offline                          ZOO_OFFLINE is set and the file is not in the cache
         ├── DigestMismatch (ValueError)      the bytes are not the ones that were promised
         ├── Untrusted                        nothing says what the bytes should be
+        ├── LicenseRefused (PermissionError) a licence is not among those that were accepted
+        ├── LockError (ValueError)           zoo.lock is malformed, or is not what it should be
         ├── Unreadable (ValueError)          the file is not a state dict that can be read safely
         ├── LoadMismatch (ValueError)        tensors missing, unexpected or of another shape
         └── CacheError                       the cache folder cannot be used
@@ -153,6 +155,14 @@ class DigestMismatch(WeightsError, ValueError):
 
 class Untrusted(WeightsError):
     """Nothing says what the bytes should be."""
+
+
+class LicenseRefused(WeightsError, PermissionError):
+    """A licence is not among those that were accepted. Attributes: ``licenses``, ``refused``."""
+
+
+class LockError(WeightsError, ValueError):
+    """``zoo.lock`` is malformed, or is not what it should be. Attributes: ``file``, ``line``."""
 
 
 class Unreadable(WeightsError, ValueError):

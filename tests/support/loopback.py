@@ -44,6 +44,9 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_HEAD(self):
+                self.do_GET()
+
             def do_GET(self):
                 path = self.path.split("?", 1)[0]
                 server.asked.append(Asked(path, dict(self.headers)))
@@ -52,6 +55,8 @@ class Server:
                 reply(self, server.files.get(path))
 
             def send_body(self, data):
+                if self.command == "HEAD":
+                    return
                 server.sent += len(data)
                 self.wfile.write(data)
 

@@ -13,7 +13,7 @@ from zoo_core.weights import digest as digests
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.disk import disk_errors, move_aside, refuse_odd
 from zoo_core.weights.location import cache_folder, write_tag
-from zoo_core.weights.refs import Ref, now, read_ref, ref_name
+from zoo_core.weights.refs import Ref, now, ref_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,14 +122,6 @@ class Cache:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-
-    def read_ref(self, path: Path) -> Ref | None:
-        """The ref in a file, or None.
-
-        Raises:
-            CacheError: It is malformed.
-        """
-        return read_ref(path)
 
 
 def fresh_ref(path: Path, digest: str, *, source: str, strength: str, stamp: Stamp) -> Ref:

@@ -21,7 +21,7 @@ from zoo_core.weights.urls import is_loopback, shown
 from zoo_core.weights.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from zoo_core.weights.policy import Policy
 
@@ -69,6 +69,20 @@ class HttpSource:
             response = self._follow(offset, etag)
             with contextlib.closing(response):
                 yield self._reply(response, offset)
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the first answer, before any redirect: there the Hugging Face hub declares digests.
+
+        Raises:
+            Transient: It may work when it is tried again.
+            Permanent: It will not.
+        """
+        with Watchdog(self._policy) as self._watchdog, self._named_failures():
+            self._require_safe(self.url)
+            response = self._session.head(self.url, allow_redirects=False, timeout=self._policy.timeout)
+            if response.status_code in _TRY_AGAIN or response.status_code >= requests.codes.server_error:
+                raise Transient(_status(response))
+            return response.headers
 
     def _follow(self, offset: int, etag: str) -> requests.Response:
         headers = {"Range": f"bytes={offset}-"} if offset else {}

@@ -81,7 +81,7 @@ def _pickled(file: Path, head: bytes) -> object:
 
 
 def _can_be_mapped(file: Path, head: bytes) -> bool:
-    """Whether each tensor lies in the file as it is. torch maps compressed ones too, and takes their noise for numbers."""
+    """Whether each tensor lies in the file as it is: torch maps compressed ones too, and reads noise for numbers."""
     if not sniff.is_zip(head):
         return False
     with zipfile.ZipFile(file) as archive:

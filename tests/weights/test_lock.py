@@ -1,0 +1,156 @@
+import os
+
+import pytest
+from loopback import sha256
+
+from zoo_core import Card, Licenses, Preprocessing, Weights
+from zoo_core.errors import DigestMismatch, LockError
+from zoo_core.weights import obtain
+from zoo_core.weights.lock import Locked, current_lock, find_lock, read_lock, write_lock
+
+DATA = os.urandom(50_000)
+OTHER = os.urandom(50_000)
+
+
+def entry(name="acme/net@V1", data=DATA, **values):
+    defaults = {"size": len(data), "file": "net.pth", "urls": ("https://host/net.pth",), "plugin": "zoo-acme 1.0"}
+    return Locked(name, sha256(data), **{**defaults, **values})
+
+
+@pytest.fixture
+def lock(tmp_path, monkeypatch):
+    monkeypatch.delenv("ZOO_LOCK")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "zoo.lock"
+
+
+def card(url, digest):
+    weights = Weights("V1", (url,), digest)
+    return Card("acme", "net", "acme:net", weights=(weights,)), weights
+
+
+def test_what_is_written_is_read_back(lock):
+    entries = [
+        entry("b/net@V2", licenses=Licenses("mit", "cc-by-nc-4.0"), library="acme 2.0"),
+        entry("a/net@V1", preprocessing=Preprocessing(crop=(299, 299), mean=(0.5, 0.5, 0.5)), urls=("a", 'b"\\\n\x7f')),
+    ]
+    write_lock(lock, entries)
+    read = read_lock(lock)
+    assert list(read.entries.values()) == sorted(entries, key=lambda item: item.name)
+    assert read.problems == ()
+
+
+def test_the_file_is_sorted_and_the_same_every_time(lock):
+    write_lock(lock, [entry("b/n@1"), entry("a/n@1")])
+    first = lock.read_text()
+    write_lock(lock, [entry("a/n@1"), entry("b/n@1")])
+    assert lock.read_text() == first
+    assert first.index("a/n@1") < first.index("b/n@1")
+
+
+def test_it_is_ordinary_toml(lock):
+    import tomllib
+
+    write_lock(lock, [entry()])
+    assert tomllib.loads(lock.read_text())["weights"][0]["sha256"] == sha256(DATA)
+
+
+def test_it_is_found_in_a_parent(lock, tmp_path, monkeypatch):
+    write_lock(lock, [])
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert find_lock() == lock
+
+
+def test_a_setting_names_another_or_none(lock, tmp_path, monkeypatch):
+    write_lock(lock, [])
+    monkeypatch.setenv("ZOO_LOCK", str(tmp_path / "other.lock"))
+    assert find_lock() == tmp_path / "other.lock"
+    monkeypatch.setenv("ZOO_LOCK", "0")
+    assert find_lock() is None
+
+
+def test_a_lock_that_is_named_and_missing_is_an_error(lock, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_LOCK", str(tmp_path / "other.lock"))
+    with pytest.raises(LockError, match=r"other\.lock"):
+        current_lock()
+
+
+def test_one_bad_entry_does_not_lose_the_others(lock):
+    write_lock(lock, [entry("a/n@1"), entry("b/n@1"), entry("c/n@1")])
+    text = lock.read_text()
+    lock.write_text(text.replace('name = "b/n@1"', "name = 7"))
+    read = read_lock(lock)
+    assert sorted(read.entries) == ["a/n@1", "c/n@1"]
+    assert read.problems[0].file == str(lock)
+    assert lock.read_text().splitlines()[read.problems[0].line - 1] == "[[weights]]"
+
+
+def test_a_syntax_error_names_its_line(lock):
+    write_lock(lock, [entry("a/n@1"), entry("b/n@1")])
+    lines = lock.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if "b/n@1" in line)
+    lines[at] = "name = "
+    lock.write_text("\n".join(lines))
+    read = read_lock(lock)
+    assert list(read.entries) == ["a/n@1"]
+    assert read.problems[0].line == at + 1
+
+
+def test_while_an_entry_is_bad_an_unknown_name_is_refused(lock):
+    write_lock(lock, [entry("a/n@1"), entry("b/n@1")])
+    lock.write_text(lock.read_text().replace('name = "b/n@1"', "name = 7"))
+    read = read_lock(lock)
+    assert read.find("a/n@1").name == "a/n@1"
+    with pytest.raises(LockError):
+        read.find("b/n@1")
+
+
+def test_a_later_version_is_refused(lock):
+    lock.write_text("version = 2\n")
+    with pytest.raises(LockError, match="later zoo"):
+        read_lock(lock)
+
+
+def test_obtain_obeys_the_lock(lock, server):
+    url = server.put("/net.pth", DATA)
+    write_lock(lock, [entry(data=OTHER)])
+    with pytest.raises(DigestMismatch, match="wrong bytes") as caught:
+        obtain(*card(url, ""))
+    assert caught.value.expected_digest == sha256(OTHER)
+    assert caught.value.got_digest == sha256(DATA)
+
+
+def test_a_lock_makes_weak_weights_proven(lock, server):
+    url = server.put("/net.pth", DATA)
+    write_lock(lock, [entry()])
+    assert obtain(*card(url, sha256(DATA)[:8])).strength == "proven"
+
+
+def test_a_digest_that_moved_upstream_is_an_error_that_shows_both(lock, server):
+    write_lock(lock, [entry()])
+    with pytest.raises(DigestMismatch, match="has moved") as caught:
+        obtain(*card(server.url("/net.pth"), sha256(OTHER)))
+    assert sha256(DATA) in str(caught.value)
+    assert sha256(OTHER) in str(caught.value)
+    assert server.asked == []
+
+
+def test_what_the_lock_does_not_name_is_free(lock, server):
+    write_lock(lock, [entry("other/net@V1")])
+    assert obtain(*card(server.put("/net.pth", DATA), sha256(DATA))).fetched
+
+
+def test_an_edited_lock_is_read_again(lock):
+    write_lock(lock, [entry()])
+    assert current_lock().entries
+    write_lock(lock, [])
+    assert not current_lock().entries
+
+
+def test_the_lock_overrules_an_older_ref(lock, server):
+    url = server.put("/net.pth", DATA)
+    obtain(*card(url, sha256(DATA)[:8]), obey_lock=False)
+    write_lock(lock, [entry(data=OTHER)])
+    with pytest.raises(DigestMismatch):
+        obtain(*card(url, ""))

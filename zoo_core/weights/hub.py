@@ -1,0 +1,51 @@
+"""What the Hugging Face hub says of a file: it declares the SHA-256 of each large file in the headers of its answer."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from zoo_core.weights import digest as digests
+from zoo_core.weights.failures import Failure, Transient
+
+if TYPE_CHECKING:
+    from zoo_core.weights.policy import Policy
+
+_FILE = re.compile(r"https?://[^/]+/[^/]+/[^/]+/resolve/[^/]+/.+")
+
+
+def looks_like_hub(url: str) -> bool:
+    """Whether a url has the form of a file on the hub, or on a mirror of it.
+
+    Example:
+        >>> looks_like_hub("https://huggingface.co/org/repo/resolve/main/model.safetensors")
+        True
+    """
+    return _FILE.fullmatch(url) is not None
+
+
+def declared_digest(url: str, policy: Policy) -> str:
+    """The SHA-256 that the hub declares for a file, or ``""`` when it declares none or does not answer.
+
+    Args:
+        url: A file on the hub.
+        policy: How patient to be.
+    """
+    from zoo_core.weights.http import HttpSource
+
+    source = HttpSource(url, policy, proven=False)
+    try:
+        for attempt in range(1, policy.attempts + 1):
+            try:
+                headers = source.headers()
+            except Transient:
+                policy.sleep(policy.pause(attempt))
+            else:
+                etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
+                digest = etag.removeprefix("W/").strip('"').lower()
+                return digest if digests.is_full(digest) else ""
+    except Failure:
+        pass
+    finally:
+        source.close()
+    return ""

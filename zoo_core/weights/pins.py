@@ -1,0 +1,79 @@
+"""What the bytes of some weights must be, and who says so: the lock, the card, or what was seen first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import CacheError, DigestMismatch
+from zoo_core.weights.refs import read_ref
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo_core.card import Weights
+    from zoo_core.weights.lock import Locked
+    from zoo_core.weights.refs import Ref
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What the bytes must be.
+
+    Attributes:
+        sha256: The whole digest, a prefix of it, or ``""`` when nobody knows.
+        strength: How much that proves, as in :class:`~zoo_core.weights.Artefact`.
+        ref: The ref of the last time, when it agrees.
+    """
+
+    sha256: str
+    strength: str
+    ref: Ref | None
+
+    @property
+    def strength_if_declared(self) -> str:
+        """The strength when a server says the rest of the digest."""
+        return "weak" if self.sha256 else "declared"
+
+
+def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -> Pin:
+    """What the bytes of some weights must be.
+
+    The lock decides, and the card must agree with it; without a lock, the card; and what the card leaves open, the ref
+    of the first time fills in.
+
+    Args:
+        name: ``family/name@tag``.
+        weights: What the card says.
+        ref_path: The ref of the last time.
+        locked: The entry of the lock.
+
+    Raises:
+        DigestMismatch: The card and the lock disagree.
+        CacheError: The ref is malformed, and its digest is the only one there is.
+    """
+    if locked and not locked.sha256.startswith(weights.sha256):
+        raise DigestMismatch(
+            f"the digest of {name} has moved",
+            expected=f"sha256 {locked.sha256} (zoo.lock, {locked.plugin or 'an unknown plugin'})",
+            got=f"sha256 {weights.sha256} (the card of the installed plugin)",
+            done="nothing was downloaded",
+            cause="the plugin was updated since the lock was written",
+            hint=f"`zoo lock --update {name}` accepts the new one",
+            expected_digest=locked.sha256,
+            got_digest=weights.sha256,
+            source=weights.urls[0],
+        )
+    known = locked.sha256 if locked else weights.sha256
+    try:
+        ref = read_ref(ref_path)
+    except CacheError:
+        if not locked and weights.strength != "proven":  # its pin is lost, so that a forged file could not be told
+            raise
+        ref = None
+    if ref and not ref.sha256.startswith(known):
+        ref = None
+    strength: str = "proven" if locked else weights.strength
+    if strength == "none":
+        strength = ref.strength if ref else "first-use"
+    return Pin(ref.sha256 if ref else known, strength, ref)
