@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from pkgutil import resolve_name
 
 import pytest
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from zoo_torchvision.anatomy import anatomy
 from zoo_torchvision.catalog import cards
 
 from zoo_core.errors import AnatomyError
 
-CARDS = {card.name: card for card in cards() if card.task == "classification"}
+CARDS = {card.name: card for card in cards()}
+CLASSIFIERS = [card.name for card in CARDS.values() if card.task == "classification"]
 
 ONE_OF_EACH_CLASS = {
     "alexnet",
@@ -28,6 +27,12 @@ ONE_OF_EACH_CLASS = {
     "mobilenet_v2",
     "mobilenet_v3_small",
     "regnet_y_400mf",
+    "quantized_googlenet",
+    "quantized_inception_v3",
+    "quantized_mobilenet_v2",
+    "quantized_mobilenet_v3_large",
+    "quantized_resnet18",
+    "quantized_shufflenet_v2_x0_5",
     "resnet18",
     "resnet50",
     "shufflenet_v2_x0_5",
@@ -41,34 +46,8 @@ ONE_OF_EACH_CLASS = {
 
 FIXED_SIZE = ("vit_", "maxvit_")
 every_model = pytest.mark.parametrize(
-    "name", [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.full) for name in CARDS]
+    "name", [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.full) for name in CLASSIFIERS]
 )
-
-
-class WithoutRandomNumbers(TorchFunctionMode):
-    """Skips the draws of ``torch.nn.init``, which take longer than all the rest of building a model."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in {torch.Tensor.normal_, torch.Tensor.uniform_}:
-            return args[0].zero_()  # not left as it is: trunc_normal_ draws until it likes what it sees
-        return func(*args, **(kwargs or {}))
-
-
-def build(name, **options):
-    torch.set_num_threads(1)
-    with WithoutRandomNumbers():
-        model = resolve_name(CARDS[name].build)(weights=None, **{**CARDS[name].options, **options})
-    return model.eval()
-
-
-def randomise(model):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                bound = (3 / parameter[0].numel()) ** 0.5
-                parameter.uniform_(-bound, bound)
-    return model
 
 
 def sizes(name):
@@ -80,7 +59,7 @@ def sizes(name):
 def smallest(name):
     if name.startswith(FIXED_SIZE):
         return CARDS[name].input_size[1]
-    return 96 if name == "inception_v3" else 64
+    return 96 if "inception" in name else 64
 
 
 def outputs(model, paths, height):
@@ -99,7 +78,7 @@ def outputs(model, paths, height):
 
 
 @every_model
-def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name):
+def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name, build, randomise):
     model = randomise(build(name))
     parts = anatomy(model)
     x = torch.randn(2, 3, smallest(name), smallest(name))
@@ -115,7 +94,7 @@ def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name):
 
 
 @every_model
-def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name):
+def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name, build):
     model = build(name).to("meta")
     parts = anatomy(model)
     first, *second = [outputs(model, [stage.output for stage in parts.stages], height) for height in sizes(name)]
@@ -133,7 +112,7 @@ def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name
 
 
 @every_model
-def test_each_head_is_a_layer_that_gives_the_class_scores(name):
+def test_each_head_is_a_layer_that_gives_the_class_scores(name, build):
     model = build(name, num_classes=9).to("meta")
     for head in anatomy(model).heads:
         site = model.get_submodule(head.path)
@@ -145,7 +124,7 @@ def test_each_head_is_a_layer_that_gives_the_class_scores(name):
 
 
 @every_model
-def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(name):
+def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(name, build):
     shapes = [{key: value.shape for key, value in build(name, num_classes=n).state_dict().items()} for n in (9, 10)]
     differ = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
     sites = tuple(f"{head.path}." for head in anatomy(build(name)).heads)
@@ -154,7 +133,7 @@ def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(na
 
 
 @every_model
-def test_the_stem_is_the_layer_that_sees_the_picture(name):
+def test_the_stem_is_the_layer_that_sees_the_picture(name, build):
     model = build(name).to("meta")
     seen = []
     for path, module in model.named_modules():
@@ -165,7 +144,7 @@ def test_the_stem_is_the_layer_that_sees_the_picture(name):
     assert seen[0][1] == 3
 
 
-def test_auxiliary_heads_are_sites_only_where_the_model_has_them():
+def test_auxiliary_heads_are_sites_only_where_the_model_has_them(build):
     assert [head.path for head in anatomy(build("googlenet")).heads] == ["fc", "aux1.fc2", "aux2.fc2"]
     assert [head.path for head in anatomy(build("googlenet", aux_logits=False)).heads] == ["fc"]
     assert [head.role for head in anatomy(build("inception_v3")).heads] == ["main", "aux"]
@@ -173,7 +152,7 @@ def test_auxiliary_heads_are_sites_only_where_the_model_has_them():
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_the_split_transforms_its_input_where_the_model_does(name):
+def test_the_split_transforms_its_input_where_the_model_does(name, build, randomise):
     model = randomise(build(name, transform_input=True))
     parts = anatomy(model)
     x = torch.randn(2, 3, 96, 96)
@@ -182,7 +161,7 @@ def test_the_split_transforms_its_input_where_the_model_does(name):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit_b_32", "squeezenet1_1"])
-def test_the_widths_of_a_head_that_somebody_put_there_are_read_from_it(name):
+def test_the_widths_of_a_head_that_somebody_put_there_are_read_from_it(name, build):
     model = build(name)
     head = anatomy(model).main
     layer = nn.Conv2d(head.in_features, 16, 1) if head.kind == "conv" else nn.Linear(head.in_features, 16)
@@ -192,13 +171,13 @@ def test_the_widths_of_a_head_that_somebody_put_there_are_read_from_it(name):
     assert (found.path, found.in_features, found.num_classes) == (head.path, head.in_features, 5)
 
 
-def test_strides_follow_a_resnet_that_was_built_with_dilation():
+def test_strides_follow_a_resnet_that_was_built_with_dilation(build):
     model = build("resnet50", replace_stride_with_dilation=[False, True, True])
     assert [stage.stride for stage in anatomy(model).stages] == [4, 8, 8, 8]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "googlenet"])
-def test_an_anatomy_can_be_pickled(name):
+def test_an_anatomy_can_be_pickled(name, build):
     parts = anatomy(build(name))
     assert pickle.loads(pickle.dumps(parts)).heads == parts.heads
 
@@ -209,14 +188,14 @@ def test_a_module_of_another_library_is_refused_with_the_classes_there_are():
     assert "VisionTransformer" in str(caught.value)
 
 
-def test_a_head_without_a_width_is_refused_by_its_path():
+def test_a_head_without_a_width_is_refused_by_its_path(build):
     model = build("resnet18")
     model.fc = nn.Identity()
     with pytest.raises(AnatomyError, match="head site 'fc' of ResNet"):
         anatomy(model)
 
 
-def test_a_model_that_lost_its_layout_is_refused_with_the_reason():
+def test_a_model_that_lost_its_layout_is_refused_with_the_reason(build):
     model = build("resnet18")
     del model.layer3
     with pytest.raises(AnatomyError, match="no longer has the layout of torchvision's ResNet") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -29,10 +30,14 @@ def test_the_class_names_are_what_the_installed_torchvision_says():
 
 
 @installed
-def test_every_classification_model_of_the_library_has_a_card():
-    assert {card.name for card in CARDS.values() if card.task == "classification"} == set(
-        models.list_models(module=models)
-    )
+def test_every_model_of_the_library_has_a_card():
+    assert sorted(CARDS) == models.list_models()
+
+
+@installed
+def test_the_library_has_as_many_models_and_files_as_we_think():
+    assert len(CARDS) == 121
+    assert sum(len(card.weights) for card in CARDS.values()) == 166
 
 
 def test_every_weights_entry_is_there_with_the_address_that_the_library_gives():
@@ -53,6 +58,23 @@ def test_every_label_set_has_a_name_for_each_output():
     for card in CARDS.values():
         for weights in card.weights:
             assert len(weights.class_names) == weights.num_classes
+
+
+def test_pictures_for_detectors_stay_as_they_are_and_those_for_segmentation_are_only_resized():
+    detector = CARDS["fasterrcnn_resnet50_fpn"].find().preprocessing
+    assert (detector.crop, detector.resize, detector.mean, detector.std) == (None, (), (0, 0, 0), (1, 1, 1))
+    segmentation = CARDS["fcn_resnet50"].find().preprocessing
+    assert (segmentation.crop, segmentation.resize) == (None, (520,))
+
+
+def test_clips_for_video_models_have_a_length_and_are_resized_without_a_filter():
+    assert CARDS["r3d_18"].input_size == (3, 16, 112, 112)
+    assert CARDS["r3d_18"].find().preprocessing.resize == (128, 171)
+    assert not CARDS["r3d_18"].find().preprocessing.antialias
+
+
+def test_the_keypoint_detector_has_names_for_its_points():
+    assert len(categories.coco_keypoints()) == 17
 
 
 def test_licences_are_those_that_the_library_states_and_unknown_otherwise():
@@ -84,12 +106,15 @@ def test_the_figures_are_flat_and_named_by_their_data():
     assert CARDS["resnet18"].find().metrics == {"ImageNet-1K acc@1": 69.758, "ImageNet-1K acc@5": 89.078}
 
 
-def test_the_number_of_parameters_is_that_of_the_model_with_its_default_weights():
-    for name in ("googlenet", "inception_v3", "resnet18", "vit_b_16"):
-        card = CARDS[name]
-        with torch.device("meta"):
-            model = models.get_model(name, weights=None, **{**card.options, **card.find().options})
-        assert sum(parameter.numel() for parameter in model.parameters()) == card.parameters
+@pytest.mark.parametrize(
+    "name",
+    ["googlenet", "inception_v3", "vit_b_16", "fcn_resnet50", "fasterrcnn_resnet50_fpn", "mvit_v1_b", "raft_small"],
+)
+def test_the_number_of_parameters_is_that_of_the_model_with_its_default_weights(name):
+    card = CARDS[name]
+    with torch.device("meta"):
+        model = resolve_name(card.build)(**{**card.options, **card.find().options})
+    assert sum(parameter.numel() for parameter in model.parameters()) == card.parameters
 
 
 def test_no_constructor_warns_with_the_options_of_its_card():

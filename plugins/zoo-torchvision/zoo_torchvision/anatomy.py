@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision import models
 
 from zoo_core.errors import AnatomyError
-from zoo_torchvision import convnets, transformers
+from zoo_torchvision import convnets, detection, flow, quantized, segmentation, transformers, video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +34,18 @@ _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
     models.SwinTransformer: transformers.swin,
     models.VGG: convnets.sequential,
     models.VisionTransformer: transformers.vision_transformer,
+    models.detection.FCOS: detection.dense,
+    models.detection.FasterRCNN: detection.rcnn,
+    models.detection.RetinaNet: detection.dense,
+    models.detection.ssd.SSD: detection.ssd,
+    models.optical_flow.RAFT: flow.raft,
+    models.segmentation.DeepLabV3: segmentation.two_classifiers,
+    models.segmentation.FCN: segmentation.two_classifiers,
+    models.segmentation.LRASPP: segmentation.lraspp,
+    models.video.MViT: video.mvit,
+    models.video.S3D: video.s3d,
+    models.video.SwinTransformer3d: video.swin,
+    models.video.VideoResNet: video.resnet,
 }
 
 
@@ -54,6 +66,8 @@ def anatomy(model: nn.Module) -> Anatomy:
         >>> found.main.path, found.main.in_features, [stage.stride for stage in found.stages]
         ('fc', 512, [4, 8, 16, 32])
     """
+    if quantized.is_quantized(model):
+        return quantized.anatomy(model)
     for kind in type(model).__mro__:
         if kind in _RULES:
             return _read(model, kind)

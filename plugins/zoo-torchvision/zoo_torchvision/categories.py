@@ -15,6 +15,56 @@ def imagenet_1k() -> tuple[str, ...]:
     return _read("imagenet_1k")
 
 
+def kinetics_400() -> tuple[str, ...]:
+    """The 400 actions of Kinetics-400.
+
+    Example:
+        >>> kinetics_400()[:2]
+        ('abseiling', 'air drumming')
+    """
+    return _read("kinetics_400")
+
+
+def coco() -> tuple[str, ...]:
+    """The 91 labels of COCO's objects as detectors number them, 11 of them unused and called ``"N/A"``; 0 is nothing.
+
+    Example:
+        >>> coco()[:3]
+        ('__background__', 'person', 'bicycle')
+    """
+    return _read("coco")
+
+
+def voc() -> tuple[str, ...]:
+    """The 20 classes of Pascal VOC after the background, in the order of a segmentation's channels.
+
+    Example:
+        >>> voc()[:3]
+        ('__background__', 'aeroplane', 'bicycle')
+    """
+    return _read("voc")
+
+
+def coco_person() -> tuple[str, ...]:
+    """The two labels of the keypoint detector.
+
+    Example:
+        >>> coco_person()
+        ('no person', 'person')
+    """
+    return _read("coco_person")
+
+
+def coco_keypoints() -> tuple[str, ...]:
+    """The 17 points of a person, in the order of the keypoint detector's maps.
+
+    Example:
+        >>> coco_keypoints()[:2]
+        ('nose', 'left_eye')
+    """
+    return _read("coco_keypoints")
+
+
 def _read(name: str) -> tuple[str, ...]:
     text = files("zoo_torchvision").joinpath("labels", f"{name}.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

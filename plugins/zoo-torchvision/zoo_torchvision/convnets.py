@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
     Rows = tuple[tuple[str, tuple[str, ...]], ...]
 
-_RESNET: Rows = (
-    ("stem", ("conv1", "bn1", "relu", "maxpool")),
-    *((name, (name,)) for name in ("layer1", "layer2", "layer3", "layer4")),
-)
-
 _SHUFFLENET: Rows = (
     ("stem", ("conv1", "maxpool")),
     *((name, (name,)) for name in ("stage2", "stage3", "stage4", "conv5")),
@@ -49,8 +44,8 @@ def resnet(model: ResNet) -> Anatomy:
     return Anatomy(
         heads=(head_at(model, "fc"),),
         stem=first_convolution(model),
-        stages=in_sequence(model, _RESNET)[1:],
-        features=Chain(*_paths(_RESNET)),
+        stages=in_sequence(model, resnet_rows())[1:],
+        features=Chain(*_paths(resnet_rows())),
         pool=Chain("avgpool", flatten),
     )
 
@@ -157,6 +152,16 @@ def inception(model: Inception3) -> Anatomy:
         features=partial(after_transform, Chain(*_paths(_INCEPTION))),
         pool=Chain("avgpool", "dropout", flatten),
     )
+
+
+def resnet_rows(prefix: str = "") -> Rows:
+    """Names and paths of a ResNet's stem and layers.
+
+    Args:
+        prefix: Where the ResNet is in the model, such as ``"backbone."``.
+    """
+    start = tuple(f"{prefix}{name}" for name in ("conv1", "bn1", "relu", "maxpool"))
+    return (("stem", start), *((f"layer{number}", (f"{prefix}layer{number}",)) for number in (1, 2, 3, 4)))
 
 
 def average(x: Tensor) -> Tensor:

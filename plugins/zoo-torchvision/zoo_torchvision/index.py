@@ -1,7 +1,7 @@
 """Write the catalogue from the installed torchvision: ``python -m zoo_torchvision.index``.
 
 Everything comes from the library's own weights entries; what those do not say, and the library's constructors do in
-code, is in the tables of this module, each row with its reason.
+code, is in :mod:`zoo_torchvision.exceptions`.
 """
 
 from __future__ import annotations
@@ -15,48 +15,34 @@ import torchvision
 from torchvision import models
 
 from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_torchvision import exceptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _PACKAGE = Path(__file__).parent
 _DOCS = "https://docs.pytorch.org/vision/stable/models/generated/{}.html"
 _DIGEST = re.compile(r"[-_]([0-9a-f]{8,})\.pth$")
-_GROUPS = {"classification": models}
-_LABELS = {1000: "imagenet_1k"}
+_CLIP_LENGTH = re.compile(r"clip_len=(\d+)")
+
+_GROUPS = (
+    (models, "classification"),
+    (models.quantization, "classification"),
+    (models.segmentation, "segmentation"),
+    (models.detection, "detection"),
+    (models.video, "video"),
+    (models.optical_flow, "optical_flow"),
+)
+
+_LABELS = {1000: "imagenet_1k", 400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
 """The text file for a list of that many class names."""
 
 _LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
 
-_MODEL_OPTIONS: dict[str, Mapping[str, object]] = {
-    # The library's default, said aloud: it warns when it has to choose for itself.
-    "GoogLeNet": {"init_weights": True},
-    "Inception3": {"init_weights": True},
-}
-
-_FILE_OPTIONS: dict[str, Mapping[str, object]] = {
-    # What each constructor sets when it is given weights.
-    "GoogLeNet": {"aux_logits": False, "transform_input": True, "init_weights": False},
-    "Inception3": {"transform_input": True, "init_weights": False},
-    "VGG": {"init_weights": False},
-}
-
-_FILE_IGNORE = {
-    # The file has the auxiliary heads, untrained; the library loads them and takes them off again.
-    "GoogLeNet": ("aux1.*", "aux2.*"),
-}
-
-_FILE_CONVERT = {
-    "DenseNet": "zoo_torchvision.checkpoints:densenet",
-    "VisionTransformer": "zoo_torchvision.checkpoints:vision_transformer",
-}
-
-_VIT_IMAGE_SIZE = 224
-
 
 def cards() -> list[Card]:
     """A card for every model of the installed torchvision."""
-    return [_card(name, task) for task, module in _GROUPS.items() for name in models.list_models(module=module)]
+    return [_card(name, task) for module, task in _GROUPS for name in models.list_models(module=module)]
 
 
 def version() -> str:
@@ -65,24 +51,34 @@ def version() -> str:
 
 
 def labels() -> dict[str, tuple[str, ...]]:
-    """The lists of class names that the weights entries hold, by the name of their file."""
+    """The lists of names that the weights entries hold, by the name of their file.
+
+    Raises:
+        ValueError: Two data sets have as many classes as each other, so that a count no longer tells them apart.
+    """
     found: dict[str, tuple[str, ...]] = {}
-    for module in _GROUPS.values():
-        for name in models.list_models(module=module):
-            for entry in models.get_model_weights(name):
-                names = tuple(entry.meta.get("categories") or ())
-                if names and found.setdefault(_LABELS[len(names)], names) != names:
-                    msg = f"{name} {entry.name} has {len(names)} classes of its own"
-                    raise ValueError(msg)
+    for name, names in _all_names():
+        if found.setdefault(name, names) != names:
+            msg = f"two lists of {len(names)} names would be written to {name}.txt"
+            raise ValueError(msg)
     return found
 
 
 def main() -> None:
-    """Write ``catalog.jsonl``, ``catalog.version`` and the lists of class names beside this module."""
+    """Write ``catalog.jsonl``, ``catalog.version`` and the lists of names beside this module."""
     write_cards(_PACKAGE / "catalog.jsonl", cards())
     (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
     for name, names in labels().items():
         (_PACKAGE / "labels" / f"{name}.txt").write_text("".join(f"{item}\n" for item in names), encoding="utf-8")
+
+
+def _all_names() -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in models.list_models():
+        for entry in models.get_model_weights(name):
+            if classes := entry.meta.get("categories"):
+                yield _LABELS[len(classes)], tuple(classes)
+            if keypoints := entry.meta.get("keypoint_names"):
+                yield "coco_keypoints", tuple(keypoints)
 
 
 def _card(name: str, task: str) -> Card:
@@ -90,23 +86,34 @@ def _card(name: str, task: str) -> Card:
     entries = models.get_model_weights(name)
     kind = builder.__annotations__["return"].__name__
     weights = tuple(_weights(entry, builder, kind) for entry in entries)
-    # An entry with an image size of its own says nothing about the model that is built without it.
-    usual = [item for item in weights if "image_size" not in item.options] or list(weights)
-    default = next((item for item in usual if item.tag == entries.DEFAULT.name), usual[0])
+    detector = task == "detection"
     return Card(
         family="torchvision",
         name=name,
-        build=f"{builder.__module__}:{builder.__name__}",
-        task=task,
-        input_size=(3, *default.preprocessing.crop),
-        options=_MODEL_OPTIONS.get(kind, {}),
+        build="zoo_torchvision.detectors:build" if detector else f"{builder.__module__}:{builder.__name__}",
+        task="keypoints" if kind == "KeypointRCNN" else task,
+        input_size=(3, *_input_size(name, task, entries, weights)),
+        num_classes=len(entries.DEFAULT.meta.get("categories") or ()),
+        options={**({"name": name} if detector else {}), **exceptions.model_options(kind, task)},
         weights=weights,
         default=entries.DEFAULT.name,
         parameters=entries.DEFAULT.meta["num_params"],
     )
 
 
-def _weights(entry: Any, builder: Any, kind: str) -> Weights:  # noqa: ANN401 - torchvision ships no types
+def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]) -> tuple[int, ...]:  # noqa: ANN401
+    if name in exceptions.INPUT_SIDE:
+        return (exceptions.INPUT_SIDE[name],) * 2
+    # An entry with an image size of its own says nothing about the model that is built without it.
+    usual = [item for item in weights if "image_size" not in item.options] or list(weights)
+    preset = next((item for item in usual if item.tag == entries.DEFAULT.name), usual[0]).preprocessing
+    if preset.crop is None:
+        return tuple(preset.resize) * 2 or tuple(entries.DEFAULT.meta["min_size"])
+    length = _CLIP_LENGTH.search(entries.DEFAULT.meta["_docs"]) if task == "video" else None
+    return (*((int(length[1]),) if length else ()), *preset.crop)
+
+
+def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # noqa: ANN401 - torchvision ships no types
     names = entry.meta.get("categories") or ()
     digest = _DIGEST.search(entry.url)
     return Weights(
@@ -118,29 +125,30 @@ def _weights(entry: Any, builder: Any, kind: str) -> Weights:  # noqa: ANN401 - 
         preprocessing=_preprocessing(entry.transforms()),
         licenses=Licenses(code="bsd-3-clause", weights=_LICENSES.get(entry.meta.get("license", ""), "unknown")),
         metrics=_metrics(entry.meta["_metrics"]),
-        options=_options(entry, kind),
-        convert=_FILE_CONVERT.get(kind),
-        ignore=_FILE_IGNORE.get(kind, ()),
+        options=exceptions.file_options(entry, kind),
+        convert=exceptions.FILE_CONVERT.get(kind),
+        ignore=exceptions.file_ignore(kind),
         docs=_DOCS.format(f"{builder.__module__.rpartition('.')[0]}.{builder.__name__}"),
     )
 
 
-def _options(entry: Any, kind: str) -> Mapping[str, object]:  # noqa: ANN401 - torchvision ships no types
-    if kind == "VisionTransformer" and entry.meta["min_size"][0] != _VIT_IMAGE_SIZE:
-        return {"image_size": entry.meta["min_size"][0]}
-    return _FILE_OPTIONS.get(kind, {})
-
-
 def _preprocessing(preset: Any) -> Preprocessing:  # noqa: ANN401 - torchvision ships no types
-    (crop,) = preset.crop_size
+    kind = type(preset).__name__
+    if kind in exceptions.FIXED_PREPROCESSING:
+        return exceptions.FIXED_PREPROCESSING[kind]
     return Preprocessing(
-        crop=(crop, crop),
+        crop=_pair(preset.crop_size) if hasattr(preset, "crop_size") else None,
         resize=tuple(preset.resize_size),
         interpolation=preset.interpolation.value,
         mean=tuple(preset.mean),
         std=tuple(preset.std),
-        antialias=preset.antialias,
+        # The preset for videos has no such attribute: its forward says False.
+        antialias=getattr(preset, "antialias", False),
     )
+
+
+def _pair(sides: list[int]) -> tuple[int, int]:
+    return (sides[0], sides[-1])
 
 
 def _metrics(published: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

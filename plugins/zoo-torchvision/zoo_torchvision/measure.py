@@ -13,12 +13,16 @@ from torchvision.models.inception import InceptionA, InceptionB, InceptionC, Inc
 from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.squeezenet import Fire
 from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
+from torchvision.models.video.s3d import SepInceptionBlock3D
+from torchvision.models.video.swin_transformer import PatchEmbed3d
 
 from zoo_core import Head, Stage
 from zoo_core.errors import AnatomyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+Role = Literal["main", "aux", "summed", "box", "mask", "level"]
 
 _SAMPLERS = (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
 
@@ -39,6 +43,7 @@ _CONCATENATED: dict[type[nn.Module], tuple[str, ...]] = {
     InceptionA: ("branch1x1", "branch5x5_2", "branch3x3dbl_3", "branch_pool"),
     InceptionC: ("branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"),
     InceptionE: ("branch1x1", "branch3x3_2a", "branch3x3_2b", "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"),
+    SepInceptionBlock3D: ("branch0", "branch1", "branch2", "branch3"),
     # Both halves of a unit have the width of its second branch.
     InvertedResidual: ("branch2", "branch2"),
 }
@@ -56,6 +61,8 @@ def stride(module: nn.Module) -> int:
     """
     if isinstance(module, _HALVING):
         return 2
+    if isinstance(module, PatchEmbed3d):
+        return stride(module.get_submodule("proj"))
     if isinstance(module, _SAMPLERS):
         return module.stride if isinstance(module.stride, int) else module.stride[-1]
     return prod(stride(child) for name, child in module.named_children() if name not in _SHORTCUTS)
@@ -100,13 +107,18 @@ def first_convolution(model: nn.Module) -> tuple[str, ...]:
     return tuple(itertools.islice(convolutions, 1))
 
 
-def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") -> Head:
+def head_at(
+    model: nn.Module, path: str, role: Role = "main", *, per_class: int = 1, attributes: tuple[str, ...] | None = None
+) -> Head:
     """The head site at a path, with the widths of the module that is there now.
 
     Args:
         model: The model.
         path: Where the head is; a layer, or what somebody put there, such as an MLP.
-        role: ``"aux"`` for a head that only trains.
+        role: What the head is for, as in :class:`zoo_core.Head`.
+        per_class: Outputs of the layer for each class.
+        attributes: Paths of integers that repeat the number of classes; by default the model's own ``num_classes``
+            for its main head, if it has one.
 
     Raises:
         AnatomyError: There is neither a linear layer nor a convolution at the site.
@@ -123,13 +135,16 @@ def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") 
             expected="a linear layer or a convolution, or a module that holds one",
             got=repr(site),
         )
+    if attributes is None:
+        attributes = ("num_classes",) if role == "main" and hasattr(model, "num_classes") else ()
     return Head(
         path,
         in_features=_width(layers[0], "in_features", "in_channels"),
-        num_classes=_width(layers[-1], "out_features", "out_channels"),
-        kind="conv" if isinstance(layers[0], nn.Conv2d) else "linear",
+        num_classes=_width(layers[-1], "out_features", "out_channels") // per_class,
+        kind="conv" if isinstance(layers[0], nn.Conv2d) else "conv3d" if isinstance(layers[0], nn.Conv3d) else "linear",
         role=role,
-        attributes=("num_classes",) if role == "main" and hasattr(model, "num_classes") else (),
+        attributes=attributes,
+        per_class=per_class,
     )
 
 
@@ -153,29 +168,33 @@ def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) 
     return tuple(stages)
 
 
-def by_resolution(model: nn.Module, trunk: str) -> tuple[Stage, ...]:
-    """The children of a flat sequence in groups, a new one at each child that makes the map smaller.
+def by_resolution(model: nn.Module, *trunks: str) -> tuple[Stage, ...]:
+    """The children of flat sequences in groups, a new one at each child that makes the map smaller.
 
     Args:
         model: The model.
-        trunk: Path of the sequence; it begins with the stem.
+        *trunks: Paths of the sequences in the order they run; the first begins with the stem.
 
     Example:
         >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3)))
         >>> [stage.modules for stage in by_resolution(net, "0")]
         [('0.0', '0.1'), ('0.2', '0.3')]
     """
+    return in_sequence(model, resolutions(model, *trunks))
+
+
+def resolutions(model: nn.Module, *trunks: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The groups of :func:`by_resolution`: their names, ``stage1`` and so on, and the paths of their modules."""
     groups: list[list[str]] = [[]]
-    for name, child in model.get_submodule(trunk).named_children():
-        path = f"{trunk}.{name}"
-        if stride(child) > 1 and _weighs(model, groups[-1]):
+    for path in [f"{trunk}.{name}" for trunk in trunks for name, _ in model.get_submodule(trunk).named_children()]:
+        if stride(model.get_submodule(path)) > 1 and _weighs(model, groups[-1]):
             groups.append([])
         groups[-1].append(path)
     if not _weighs(model, groups[-1]):
         # A pooling layer after the last convolution belongs to the stage that it ends.
         last = groups.pop()
         groups[-1] += last
-    return in_sequence(model, ((f"stage{number}", tuple(group)) for number, group in enumerate(groups, start=1)))
+    return [(f"stage{number}", tuple(group)) for number, group in enumerate(groups, start=1)]
 
 
 def _last_with_weights(model: nn.Module, paths: tuple[str, ...]) -> nn.Module:

@@ -1,0 +1,72 @@
+"""Where the parts of torchvision's detectors are.
+
+Their heads give more than one score for each class: four numbers for a box, or one score for each anchor. Keypoints
+depend on no class, so their layer is no head site. Class 0 is the background, where the library has one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from zoo_core import Anatomy
+from zoo_torchvision.convnets import resnet_rows
+from zoo_torchvision.measure import by_resolution, channels, first_convolution, head_at, in_sequence, resolutions
+
+if TYPE_CHECKING:
+    from torchvision.models.detection import FCOS, SSD, FasterRCNN, RetinaNet
+
+    from zoo_core import Head, Stage
+
+_BOX = 4
+
+
+def rcnn(model: FasterRCNN) -> Anatomy:
+    """Faster, Mask and Keypoint R-CNN: scores and boxes of each proposal, and masks where the model draws them."""
+    box, mask = "roi_heads.box_predictor", "roi_heads.mask_predictor"
+    heads = [head_at(model, f"{box}.cls_score"), head_at(model, f"{box}.bbox_pred", "box", per_class=_BOX)]
+    if model.roi_heads.has_mask():
+        heads.append(head_at(model, f"{mask}.mask_fcn_logits", "mask"))
+    return Anatomy(heads=tuple(heads), stem=first_convolution(model), stages=_pyramid_stages(model))
+
+
+def dense(model: RetinaNet | FCOS) -> Anatomy:
+    """RetinaNet and FCOS: one convolution, shared by all levels, gives the scores of every anchor."""
+    path = "head.classification_head"
+    head = model.get_submodule(path)
+    anchors = head.cls_logits.out_channels // head.num_classes
+    site = head_at(model, f"{path}.cls_logits", per_class=anchors, attributes=(f"{path}.num_classes",))
+    return Anatomy(heads=(site,), stem=first_convolution(model), stages=_pyramid_stages(model))
+
+
+def ssd(model: SSD) -> Anatomy:
+    """SSD and SSDlite: a convolution of its own for each level of the pyramid."""
+    nested = isinstance(model.backbone.features[0], nn.Sequential)
+    trunks = [f"backbone.features.{n}" for n, _ in model.backbone.features.named_children()] if nested else []
+    rows = resolutions(model, *(trunks or ["backbone.features"]))
+    extra = [(f"extra{n}", (f"backbone.extra.{n}",)) for n, _ in model.backbone.extra.named_children()]
+    return Anatomy(heads=_levels(model), stem=first_convolution(model), stages=in_sequence(model, [*rows, *extra]))
+
+
+def _levels(model: SSD) -> tuple[Head, ...]:
+    path = "head.classification_head"
+    scoring = model.get_submodule(path)
+    return tuple(
+        head_at(
+            model,
+            # SSDlite's levels are a depthwise convolution and then the head.
+            f"{path}.module_list.{number}" + (f".{len(level) - 1}" if isinstance(level, nn.Sequential) else ""),
+            "level" if number else "main",
+            per_class=channels(level) // scoring.num_columns,
+            attributes=() if number else (f"{path}.num_columns",),
+        )
+        for number, level in enumerate(scoring.module_list)
+    )
+
+
+def _pyramid_stages(model: nn.Module) -> tuple[Stage, ...]:
+    body = "backbone.body"
+    if hasattr(model.get_submodule(body), "layer1"):
+        return in_sequence(model, resnet_rows(f"{body}."))[1:]
+    return by_resolution(model, body)
