@@ -45,6 +45,8 @@ def get(
     dtype: torch.dtype | None = None,
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
+    trust: str | None = None,
+    licenses: Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> nn.Module:
     """Any model of any installed family: fetched, verified, built, loaded, and given the head that you need.
@@ -63,6 +65,8 @@ def get(
         dtype: What its floating-point tensors become.
         seed: Makes all that is drawn at random reproducible, without touching the global random state.
         options: Arguments for the library's own constructor, over those that the card and the weights ask for.
+        trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
+        licenses: The licences that are acceptable; anything else is refused before it is downloaded.
         progress: Whether to show a progress bar while downloading; None shows one on a terminal.
 
     Raises:
@@ -83,7 +87,7 @@ def get(
     card, tag = current_zoo().resolve(name)
     chosen = _choose(card, tag, weights)
     member = current_zoo().available(card)
-    artefact = _fetch(card, chosen, progress=progress)
+    artefact = _fetch(card, chosen, trust, licenses, progress=progress)
     with seeded(seed):
         asked = _options(card, chosen, options)
         model = _build(card, asked, own=options)
@@ -121,10 +125,17 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
     return Path(weights) if is_path else card.find(tag if weights == "default" else weights)
 
 
-def _fetch(card: Card, chosen: Weights | Path | None, *, progress: bool | None) -> Artefact | None:
+def _fetch(
+    card: Card,
+    chosen: Weights | Path | None,
+    trust: str | None,
+    licenses: Sequence[str] | None,
+    *,
+    progress: bool | None,
+) -> Artefact | None:
     if isinstance(chosen, Path):
         return obtain_file(chosen)
-    return None if chosen is None else obtain(card, chosen, progress=progress)
+    return None if chosen is None else obtain(card, chosen, trust=trust, licenses=licenses, progress=progress)
 
 
 def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object] | None) -> dict[str, object]:
