@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import CacheError
+from zoo_core.errors import CacheError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turn what the operating system says of a folder into a CacheError that names it."""
     try:
         yield
-    except CacheError:
+    except ZooError:
         raise
     except OSError as error:
         raise disk_error(folder, error) from error

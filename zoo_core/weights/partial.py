@@ -199,6 +199,22 @@ def _own_name(stem: str) -> str:
     return f".{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
 
 
+def sweep(folder: Path) -> int:
+    """Remove every partial in a folder whose owner is dead, whatever it was for.
+
+    Returns:
+        How many bytes that freed.
+    """
+    freed = 0
+    for path in sorted(folder.glob(f".*{SUFFIX}")):
+        if (file := _claim(path)) is not None:
+            freed += os.fstat(file.fileno()).st_size
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
+            file.close()
+    return freed
+
+
 def _host() -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
 

@@ -1,0 +1,169 @@
+"""The commands, run as a user runs them, on the weights that ship with zoo-tiny."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from zoo_core.cli import main, zoo
+from zoo_core.errors import ZooError
+from zoo_core.registry import current_zoo
+from zoo_core.weights import Cache, care
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_LOCK")
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(zoo, [str(item) for item in arguments])
+    if isinstance(result.exception, ZooError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def tiny():
+    card, _ = current_zoo().resolve("tiny/glyphnet")
+    run("lock", "tiny/glyphnet")
+    return f"{card.id}@{card.default}"
+
+
+def test_lock_writes_digest_size_versions_and_licences(tiny, tmp_path):
+    import tomllib
+
+    entry = tomllib.loads((tmp_path / "zoo.lock").read_text())["weights"][0]
+    assert entry["name"] == tiny
+    assert len(entry["sha256"]) == 64
+    assert entry["size"] > 0
+    assert entry["plugin"].startswith("zoo-tiny ")
+    assert set(entry["licenses"]) == {"code", "weights", "data"}
+    assert entry["preprocessing"]["crop"]
+
+
+def test_lock_again_changes_nothing(tiny, tmp_path):
+    before = (tmp_path / "zoo.lock").read_text()
+    run("lock")
+    assert (tmp_path / "zoo.lock").read_text() == before
+
+
+def test_lock_without_names_or_entries_is_a_usage_error():
+    with pytest.raises(ZooError, match="nothing to lock"):
+        run("lock")
+
+
+def test_a_digest_that_moved_is_not_locked_unless_asked(tiny, tmp_path):
+    lock = tmp_path / "zoo.lock"
+    real = care.contents(Cache())[0][0].ref.sha256
+    lock.write_text(lock.read_text().replace(real, "0" * 64))
+    with pytest.raises(ZooError, match="has moved"):
+        run("lock", "tiny/glyphnet")
+    run("lock", "tiny/glyphnet", "--update")
+    assert real in lock.read_text()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_sync_fetches_exactly_what_is_locked(tiny, frozen):
+    run("cache", "rm", "tiny/*")
+    assert "fetched" in run("sync", *(["--frozen"] if frozen else []))
+    assert "is here" in run("sync")
+
+
+def test_sync_refuses_other_bytes(tiny, tmp_path):
+    lock = tmp_path / "zoo.lock"
+    real = care.contents(Cache())[0][0].ref.sha256
+    lock.write_text(lock.read_text().replace(real, "0" * 64))
+    with pytest.raises(ZooError, match="wrong bytes"):
+        run("sync", "--frozen")
+
+
+def test_sync_without_a_lock_says_so():
+    with pytest.raises(ZooError, match=r"no zoo\.lock"):
+        run("sync")
+
+
+def test_zoo_get_obeys_the_lock(tiny, tmp_path):
+    import zoo_core
+
+    lock = tmp_path / "zoo.lock"
+    real = care.contents(Cache())[0][0].ref.sha256
+    lock.write_text(lock.read_text().replace(real, "0" * 64))
+    with pytest.raises(ZooError, match="has moved"):
+        zoo_core.get("tiny/glyphnet")
+
+
+def test_ls_lists_and_json_is_json(tiny):
+    assert tiny in run("cache", "ls")
+    facts = json.loads(run("cache", "ls", "--json"))
+    assert facts[0]["name"] == tiny
+    assert facts[0]["present"] is True
+
+
+def test_path_names_the_folder_or_the_file(tiny):
+    assert run("cache", "path").strip() == str(Cache().root)
+    assert run("cache", "path", "tiny/glyphnet").strip() == str(care.contents(Cache())[0][0].path)
+
+
+def test_verify_ends_with_1_when_something_is_bad(tiny):
+    assert "1 files are what they should be" in run("verify")
+    path = care.contents(Cache())[0][0].path
+    path.chmod(0o644)
+    path.write_bytes(b"bad")
+    assert json.loads(run("verify", "--json", code=1))["bad"] == [str(path)]
+
+
+def test_prune_says_first_what_would_go(tiny):
+    path = care.contents(Cache())[0][0].path
+    (path.parent / ".x.bad").write_bytes(bytes(1500))
+    assert "1.5 kB" in run("cache", "prune", "--dry-run")
+    assert "freed 1.5 kB" in run("cache", "prune")
+    assert "glyphnet" in run("cache", "prune", "--dry-run", "--unused", "0")
+
+
+def test_rm_removes(tiny):
+    assert "removed 1 name" in run("cache", "rm", "tiny/glyphnet")
+    assert json.loads(run("cache", "ls", "--json")) == []
+
+
+def test_import_takes_a_file_in(tiny, tmp_path):
+    path = care.contents(Cache())[0][0].path
+    (tmp_path / "copy.safetensors").write_bytes(path.read_bytes())
+    run("cache", "rm", "tiny/*")
+    assert tiny in run("cache", "import", tmp_path / "copy.safetensors")
+
+
+def test_import_passes_over_what_torch_hub_has_and_nobody_knows(tmp_path):
+    held = tmp_path / "torch" / "hub" / "checkpoints"
+    held.mkdir(parents=True)
+    (held / "other.pth").write_bytes(b"other")
+    assert run("cache", "import", "--torch-hub") in (
+        "",
+        "passed over other.pth: no installed model has weights like it\n",
+    )
+
+
+def test_import_of_nothing_is_a_usage_error():
+    with pytest.raises(ZooError, match="nothing to import"):
+        run("cache", "import")
+
+
+def test_a_bundle_goes_out_and_comes_in(tiny, tmp_path):
+    run("bundle", "export", tmp_path / "b.tar")
+    run("cache", "rm", "tiny/*")
+    assert run("bundle", "import", tmp_path / "b.tar").strip() == tiny
+
+
+def test_a_mirror_is_written(tiny, tmp_path):
+    assert "1 files" in run("mirror", "export", tmp_path / "mirror")
+    assert (tmp_path / "mirror" / "SHA256SUMS").exists()
+
+
+def test_an_error_is_a_few_lines_and_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["zoo", "sync"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("zoo: there is no zoo.lock")

@@ -1,0 +1,150 @@
+"""``zoo cache`` and ``zoo verify``: what is on the disk, and whether it is still what it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo_core.weights import Cache, care
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@click.group()
+def cache() -> None:
+    """Look after the weights on this machine."""
+
+
+@cache.command("ls")
+@click.argument("pattern", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
+    """List the weights in the cache, or those whose names match PATTERN."""
+    kept, problems = care.contents(Cache(), pattern)
+    for problem in problems:
+        click.echo(f"zoo: {problem}", err=True)
+    if as_json:
+        click.echo(json.dumps([_facts(item) for item in kept], indent=2))
+        return
+    for item in kept:
+        state = "" if item.present else "  MISSING"
+        click.echo(f"{human(item.ref.size):>9}  {item.used:%Y-%m-%d}  {item.ref.strength:<9}  {item.name}{state}")
+    files = {item.path: item.ref.size for item in kept if item.present}
+    click.echo(f"{human(sum(files.values())):>9}  in {len(files)} files under {Cache().root}")
+
+
+def _facts(item: care.Kept) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "sha256": item.ref.sha256,
+        "size": item.ref.size,
+        "path": str(item.path),
+        "present": item.present,
+        "source": item.ref.source,
+        "strength": item.ref.strength,
+        "verified": item.ref.verified,
+        "used": item.used.isoformat(timespec="seconds"),
+    }
+
+
+@cache.command("rm")
+@click.argument("pattern", nargs=-1, required=True)
+def rm(pattern: tuple[str, ...]) -> None:
+    """Remove the weights whose names match PATTERN, with or without the tag."""
+    kept, _ = care.contents(Cache(), pattern)
+    freed = care.remove(Cache(), kept)
+    click.echo(f"removed {_count(kept, 'name')}, freed {human(freed)}")
+
+
+@cache.command("prune")
+@click.option("--unused", type=click.FloatRange(min=0), metavar="DAYS", help="Also what was not used for DAYS days.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(unused: float | None, *, dry_run: bool) -> None:
+    """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
+    if dry_run:
+        found, old = care.leftovers(Cache(), unused_days=unused)
+        for item in found:
+            click.echo(f"{human(item.size):>9}  {item.path}  ({item.reason})")
+        for kept in old:
+            click.echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
+    else:
+        click.echo(f"freed {human(care.prune(Cache(), unused_days=unused))}")
+
+
+@cache.command("path")
+@click.argument("name", required=False)
+def path(name: str | None) -> None:
+    """Print where the cache is, or where the file of the weights NAME is."""
+    if name is None:
+        click.echo(Cache().root)
+        return
+    for item in care.contents(Cache(), (name,))[0]:
+        click.echo(item.path)
+
+
+@cache.command("import")
+@click.argument("file", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--torch-hub", is_flag=True, help="Everything that torch.hub has downloaded.")
+@click.option("--hugging-face", is_flag=True, help="Everything that the Hugging Face hub's library has downloaded.")
+def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> None:
+    """Take files that are here already into the cache, where their digests prove what they are."""
+    from zoo_core.errors import Untrusted, UsageError
+    from zoo_core.registry import current_zoo
+    from zoo_core.weights.adopt import adopt
+    from zoo_core.weights.reuse import hugging_face_folder, torch_hub_folder
+
+    found = list(file)
+    found += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]
+    found += [item for item in sorted(hugging_face_folder().glob("models--*/blobs/*")) if hugging_face]
+    if not found and not (torch_hub or hugging_face):
+        raise UsageError("nothing to import", expected="files, --torch-hub or --hugging-face")
+    cards = [card for member in current_zoo().usable() for card in member.cards.values()]
+    for item in found:
+        try:
+            adopted = adopt(Cache(), item, cards)
+        except Untrusted:
+            if item in file:
+                raise
+            click.echo(f"passed over {item.name}: no installed model has weights like it", err=True)
+        else:
+            click.echo(f"{item.name}: {', '.join(adopted.names)}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(*, as_json: bool) -> None:
+    """Hash every file in the cache again; bad ones are moved aside, and the exit code is 1."""
+    results = list(care.verify(Cache()))
+    bad = [file for file, good in results if not good]
+    if as_json:
+        click.echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
+    else:
+        for file in bad:
+            click.echo(f"BAD  {file}: moved aside")
+        click.echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
+    if bad:
+        raise SystemExit(1)
+
+
+def human(size: int) -> str:
+    """A number of bytes for people.
+
+    Example:
+        >>> human(46_830_571)
+        '46.8 MB'
+    """
+    value, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":  # noqa: PLR2004 - SI units
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _count(items: Iterable[object], noun: str) -> str:
+    number = len(list(items))
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,111 @@
+"""``zoo lock`` and ``zoo sync``: write down the exact weights of a project, and have exactly those again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo_core.errors import DigestMismatch, LockError, UsageError
+from zoo_core.weights.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
+
+if TYPE_CHECKING:
+    from zoo_core.card import Card, Weights
+    from zoo_core.registry import Zoo
+
+
+@click.command()
+@click.argument("name", nargs=-1)
+@click.option("--update", is_flag=True, help="Accept a digest that differs from the locked one.")
+@click.option("--trust", type=click.Choice(["first-use"]), help="Lock what comes first where nothing vouches for it.")
+@click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
+def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *, update: bool) -> None:
+    """Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it."""
+    from zoo_core.registry import current_zoo
+    from zoo_core.weights import obtain
+
+    path = find_lock() or Path.cwd() / LOCK
+    old = read_lock(path) if path.exists() else Lock(path, {})
+    if not name and not old.entries:
+        raise UsageError("nothing to lock", expected="names of models, such as resnet18", hint="zoo list names them")
+    entries = dict(old.entries)
+    for item in name or old.entries:
+        zoo = current_zoo()
+        card, tag = zoo.resolve(item)
+        weights = card.find(tag)
+        artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
+        entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
+        _require_same(entries.get(entry.name), entry, update=update)
+        entries[entry.name] = entry
+        click.echo(f"{entry.name}  {entry.sha256}  {artefact.strength}")
+    write_lock(path, entries.values())
+    click.echo(f"wrote {path}")
+
+
+def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
+    from importlib.metadata import PackageNotFoundError, version
+
+    member = zoo.member(card.family)
+    library = member.family.requires
+    try:
+        built_by = f"{library} {version(library)}" if library else ""
+    except PackageNotFoundError:
+        built_by = library
+    return Locked(
+        name=f"{card.id}@{weights.tag}",
+        sha256=sha256,
+        size=size,
+        file=weights.file_name,
+        urls=weights.urls,
+        plugin=member.plugin.origin,
+        library=built_by,
+        licenses=weights.licenses,
+        preprocessing=weights.preprocessing,
+    )
+
+
+def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:
+    if old and old.sha256 != new.sha256 and not update:
+        raise DigestMismatch(
+            f"the digest of {new.name} has moved",
+            expected=f"sha256 {old.sha256} (zoo.lock)",
+            got=f"sha256 {new.sha256} (now)",
+            done="zoo.lock was left as it is",
+            hint="look into why; --update accepts the new one",
+            expected_digest=old.sha256,
+            got_digest=new.sha256,
+            source=new.urls[0],
+        )
+
+
+@click.command()
+@click.option("--frozen", is_flag=True, help="Believe the lock alone: no plugin is asked.")
+@click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
+def sync(licenses: tuple[str, ...], *, frozen: bool) -> None:
+    """Fetch exactly the weights that zoo.lock names."""
+    path = find_lock()
+    if path is None:
+        raise LockError(f"there is no {LOCK} here or in a parent folder", hint="`zoo lock NAME` writes one")
+    locked = read_lock(path)
+    if locked.problems:
+        raise locked.problems[0]
+    for entry in locked.entries.values():
+        fetched = _sync_one(entry, licenses, frozen=frozen)
+        click.echo(f"{entry.name}  {'fetched' if fetched else 'is here'}")
+
+
+def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:
+    from zoo_core.card import Card
+    from zoo_core.weights import obtain
+
+    if frozen:
+        family, _, rest = entry.name.partition("/")
+        weights = entry.weights()
+        card = Card(family, rest.rpartition("@")[0], build="", weights=(weights,))
+    else:
+        from zoo_core.registry import current_zoo
+
+        card, tag = current_zoo().resolve(entry.name)
+        weights = card.find(tag)
+    return obtain(card, weights, licenses=licenses or None).fetched
