@@ -47,7 +47,7 @@ def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
         name: ``family/name@tag``.
         policy: How patient to be.
     """
-    url = f"{base}/{quote(mirror_path(name), safe="/@")}"
+    url = f"{base}/{quote(mirror_path(name), safe='/@')}"
     try:
         with contextlib.closing(source_of(url, policy, proven=False)) as source, source.read(0, "") as reply:
             text = b""
