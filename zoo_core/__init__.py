@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_core.parts import Anatomy as Anatomy
     from zoo_core.parts import Chain as Chain
     from zoo_core.parts import Head as Head
+    from zoo_core.parts import InputScaling as InputScaling
     from zoo_core.parts import Stage as Stage
     from zoo_core.parts import flatten as flatten
     from zoo_core.registry import Zoo as Zoo
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from zoo_core.surgery.freeze import freeze as freeze
     from zoo_core.surgery.freeze import unfreeze as unfreeze
     from zoo_core.surgery.head import swap_head as swap_head
+    from zoo_core.surgery.knowledge import adopt as adopt
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
     from zoo_core.surgery.knowledge import receipt_of as receipt
     from zoo_core.surgery.mlp import mlp_head as mlp_head
     from zoo_core.surgery.receipt import Receipt as Receipt
     from zoo_core.surgery.split import split as split
+    from zoo_core.surgery.stem import adapt_stem as adapt_stem
 
 __version__ = "0.1.0"
 
@@ -58,6 +61,8 @@ _PUBLIC = {
     "unfreeze": "zoo_core.surgery.freeze:unfreeze",
     "drift": "zoo_core.surgery.drift:drift",
     "split": "zoo_core.surgery.split:split",
+    "adapt_stem": "zoo_core.surgery.stem:adapt_stem",
+    "adopt": "zoo_core.surgery.knowledge:adopt",
     "anatomy": "zoo_core.surgery.knowledge:anatomy_of",
     "receipt": "zoo_core.surgery.knowledge:receipt_of",
     "Receipt": "zoo_core.surgery.receipt:Receipt",
@@ -74,6 +79,7 @@ _PUBLIC = {
     "Head": "zoo_core.parts:Head",
     "Stage": "zoo_core.parts:Stage",
     "Chain": "zoo_core.parts:Chain",
+    "InputScaling": "zoo_core.parts:InputScaling",
     "flatten": "zoo_core.parts:flatten",
     # errors
     "ZooError": "zoo_core.errors:ZooError",
@@ -86,6 +92,7 @@ __all__ = [
     "Chain",
     "Family",
     "Head",
+    "InputScaling",
     "Licenses",
     "Preprocessing",
     "Receipt",
@@ -94,6 +101,8 @@ __all__ = [
     "Zoo",
     "ZooError",
     "ZooWarning",
+    "adapt_stem",
+    "adopt",
     "anatomy",
     "drift",
     "flatten",

@@ -101,6 +101,29 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class InputScaling:
+    """What a model does to each channel of its input before the stem sees it: ``x * scale + shift``.
+
+    Surgery on the stem switches it off and folds it into the filters.
+
+    Attributes:
+        switch: Dotted path of the boolean that turns it on.
+        scale: One factor a channel.
+        shift: One summand a channel.
+        norm: Dotted path of the batch norm behind the stem, whose running mean takes the shift over.
+
+    Example:
+        >>> InputScaling("transform_input", scale=(0.458,), shift=(-0.03,), norm="conv1.bn").switch
+        'transform_input'
+    """
+
+    switch: str
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    norm: str
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Where the parts of a built model are. Everything generic follows from this.
 
@@ -116,6 +139,8 @@ class Anatomy:
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
         layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows.
         headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
+        scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
+        per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
 
     Example:
         >>> Anatomy(heads=(Head("fc", in_features=512, num_classes=1000),), stem=("conv1",)).main.path
@@ -130,6 +155,8 @@ class Anatomy:
     classify: Callable[[Any, Any], Any] | None = None
     layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
     headless: str | None = None
+    scaling: InputScaling | None = None
+    per_channel: tuple[str, ...] = ()
 
     @property
     def main(self) -> Head | None:

@@ -51,17 +51,22 @@ def check_num_classes(num_classes: object) -> int:
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        hint = (
-            f"pass {int(num_classes)} without quotes"
-            if isinstance(num_classes, str) and num_classes.isdigit()
-            else None
-        )
+    return check_count("num_classes", num_classes)
+
+
+def check_count(name: str, value: object) -> int:
+    """``value`` as it is, when it is a positive whole number; ``name`` is what the caller calls it.
+
+    Raises:
+        UsageError: It is anything else, a bool or a string of digits included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
         raise UsageError(
-            f"num_classes cannot be {num_classes!r}",
+            f"{name} cannot be {value!r}",
             expected="a whole number of at least 1",
-            got=f"{num_classes!r}, a {type(num_classes).__name__}",
+            got=f"{value!r}, a {type(value).__name__}",
             hint=hint,
-            num_classes=num_classes,
+            **{name: value},
         )
-    return num_classes
+    return value

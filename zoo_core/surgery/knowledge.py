@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from zoo_core.card import Card, Weights
     from zoo_core.parts import Anatomy, Head
+    from zoo_core.surgery.receipt import Outcome
 
 _ATTRIBUTE = "_zoo"
 
@@ -155,6 +156,17 @@ def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterabl
     known = knowledge_of(model)
     anatomy = replace(known.anatomy, heads=heads)
     attach(unwrap(model), replace(known, anatomy=anatomy, receipt=known.receipt.with_new(removed, added)))
+
+
+def record_new_stem(model: nn.Module, names: Iterable[str], *, drawn: bool) -> None:
+    """Bring the knowledge of ``model`` up to date after tensors of its stem changed; ``drawn`` says at random."""
+    known = knowledge_of(model)
+    before = known.receipt.tensors
+    now: dict[str, Outcome] = {
+        name: "initialised" if drawn or before.get(name) == "initialised" else "adapted" for name in names
+    }
+    receipt = replace(known.receipt, tensors={**before, **now})
+    attach(unwrap(model), replace(known, anatomy=replace(known.anatomy, scaling=None), receipt=receipt))
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
