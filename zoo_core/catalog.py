@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import MISSING, asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.card import Card, Licenses, Preprocessing, Weights
-from zoo_core.errors import CatalogError
+from zoo_core.errors import CatalogError, ZooWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
 
 def read_cards(path: Path | Traversable) -> list[Card]:
-    """The cards in a file that :func:`write_cards` wrote.
+    """The cards in a file that :func:`write_cards` wrote. A line that is not a card costs a warning and that card only.
 
     Args:
         path: A path, or a resource of a package from ``importlib.resources.files``.
 
     Raises:
-        CatalogError: A line is not a card; the message names the file, the line and the reason.
+        CatalogError: The file cannot be read at all.
 
     Example:
         >>> import tempfile, pathlib
@@ -31,18 +32,34 @@ def read_cards(path: Path | Traversable) -> list[Card]:
         >>> read_cards(file)[0].id
         'acme/net'
     """
-    return list(_records(path))
+    cards, problems = scan_cards(path)
+    for problem in problems:
+        warnings.warn(str(problem), ZooWarning, stacklevel=2)
+    return cards
 
 
-def _records(path: Path | Traversable) -> Iterator[Card]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+def scan_cards(path: Path | Traversable) -> tuple[list[Card], list[CatalogError]]:
+    """The cards in a file, and what is wrong with the other lines: each problem names file, line and reason.
+
+    Raises:
+        CatalogError: The file cannot be read at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path} cannot be read", cause=str(error), file=str(path), line=0) from error
+    cards, problems = [], []
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield card_from_record(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise CatalogError(
+                cards.append(card_from_record(json.loads(line)))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                problem = CatalogError(
                     f"{path}, line {number}: not a card", cause=str(error), file=str(path), line=number
-                ) from error
+                )
+                problem.__cause__ = error
+                problems.append(problem)
+    return cards, problems
 
 
 def write_cards(path: Path, cards: Iterable[Card]) -> None:
@@ -68,6 +85,7 @@ def card_from_record(record: dict[str, Any]) -> Card:
         TypeError: A field is missing or unknown.
         ValueError: A value is impossible.
     """
+    _require_types(record, _CARD_TYPES)
     weights = tuple(_weights(item) for item in record.get("weights", ()))
     values = {**record, "weights": weights}
     if "input_size" in record:
@@ -75,7 +93,47 @@ def card_from_record(record: dict[str, Any]) -> Card:
     return Card(**values)
 
 
+_CARD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "family": str,
+    "name": str,
+    "build": str,
+    "task": str,
+    "num_classes": int,
+    "options": dict,
+    "weights": list,
+    "default": (str, type(None)),
+    "parameters": (int, type(None)),
+}
+_WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
+    "tag": str,
+    "urls": list,
+    "sha256": str,
+    "size": (int, type(None)),
+    "num_classes": int,
+    "categories": (str, list),
+    "preprocessing": dict,
+    "licenses": dict,
+    "metrics": dict,
+    "options": dict,
+    "convert": (str, type(None)),
+    "ignore": list,
+    "docs": (str, type(None)),
+}
+
+
+def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
+    """Refuse what JSON can say and a field cannot mean: a text for a list would be taken letter by letter."""
+    for name, value in record.items():
+        if name in types and (not isinstance(value, types[name]) or (isinstance(value, bool))):
+            msg = f"{name} cannot be {value!r:.60}"
+            raise TypeError(msg)
+
+
 def _weights(record: dict[str, Any]) -> Weights:
+    _require_types(record, _WEIGHTS_TYPES)
+    if not all(isinstance(url, str) for url in record.get("urls", ())):
+        msg = "urls must be texts"
+        raise TypeError(msg)
     values = _tuples(record)
     if "preprocessing" in record:
         values["preprocessing"] = Preprocessing(**_tuples(record["preprocessing"]))

@@ -177,6 +177,9 @@ def _check_version(head: str, path: Path) -> None:
 def _entry(text: str) -> Locked:
     values: dict[str, Any] = tomllib.loads(text)
     known = {item.name for item in dataclasses.fields(Locked)}
+    if missing := [name for name in ("name", "sha256", "size", "file", "urls") if name not in values]:
+        msg = f"missing: {', '.join(missing)}"
+        raise ValueError(msg)
     if unknown := [name for name in values if name not in known]:
         msg = f"unknown: {', '.join(unknown)}"
         raise ValueError(msg)
@@ -251,7 +254,7 @@ def _table(entry: Locked) -> str:
         value = getattr(entry, item.name)
         if item.name == "urls":
             lines += ["urls = [", *(f"    {_value(url)}," for url in value), "]"]
-        elif value != "":
+        elif value != "" or item.name not in ("plugin", "library"):
             lines.append(f"{item.name} = {_value(value)}")
     return "\n".join(lines) + "\n"
 
