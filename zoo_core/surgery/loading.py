@@ -5,6 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+import torch
+
 from zoo_core.errors import LoadMismatch
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from zoo_core.surgery.receipt import Outcome
 
+_ALIGNMENT = 64
 _COUNTER = "num_batches_tracked"
 """Files from before torch 0.4.1 lack this counter of batch norm; torch fills it in."""
 
@@ -25,6 +28,7 @@ def load_state(
     ignore: Collection[str] = (),
     replaceable: Collection[str] = (),
     source: str = "the file",
+    assign: bool = False,
 ) -> dict[str, Outcome]:
     """Load every tensor of ``state`` into ``model``, or say exactly which ones do not fit.
 
@@ -34,6 +38,8 @@ def load_state(
         ignore: Glob patterns of names that may be in the file without being in the model.
         replaceable: Paths of modules that will get new parameters anyway, so that theirs may differ or be missing.
         source: What to call the file in an error.
+        assign: Make the tensors of ``state`` the model's own, instead of copying their values: ``state`` must then be
+            used for nothing else.
 
     Returns:
         Tensor name to what happened to it.
@@ -58,7 +64,8 @@ def load_state(
         del given[name]
         misshaped.discard(name)
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
-    missing, unexpected = _load(model, {name: tensor for name, tensor in given.items() if name not in problems})
+    fitting = {name: tensor for name, tensor in given.items() if name not in problems}
+    missing, unexpected = (_assign if assign else _copy)(model, fitting)
     missing = [name for name in missing if name not in problems and not _under(name, replaceable)]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
     if missing or unexpected or problems:
@@ -66,9 +73,32 @@ def load_state(
     return {**{name: _outcome(name, given, replaceable) for name in own}, **outcomes}
 
 
-def _load(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     result = model.load_state_dict(given, strict=False)
     return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _assign(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load without copying, and without what torch's own ``assign=True`` changes: dtypes, devices and tied weights."""
+    own = model.state_dict()
+    names_of: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names_of.setdefault(id(parameter), []).append(name)
+    ready = {name: _settled(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
+    result = model.load_state_dict(ready, strict=False, assign=True)
+    for first, *others in names_of.values():
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _settled(tensor: Tensor, own: Tensor) -> Tensor:
+    """A tensor of a file as the model wants it: its dtype, its device, and aligned as the kernels expect."""
+    tensor = tensor.to(device=own.device, dtype=own.dtype)
+    aligned = tensor.data_ptr() % _ALIGNMENT == 0 if tensor.device.type == "cpu" else True
+    # misaligned input makes some kernels take another path, and the output differ in the last digit
+    return tensor if aligned and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _outcome(name: str, given: Mapping[str, Tensor], replaceable: Collection[str]) -> Outcome:
