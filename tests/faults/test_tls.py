@@ -1,0 +1,152 @@
+"""Certificates that are wrong, and lines that are meant to be protected."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+from loopback import Server, sha256, status
+
+from zoo_core.errors import FetchError
+from zoo_core.weights import fetch
+from zoo_core.weights.policy import Policy
+
+DATA = os.urandom(100_000)
+DIGEST = sha256(DATA)
+
+pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates of these tests")
+
+
+def certificate(folder, name, days="2"):
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(cert), "-days", days, "-subj", f"/CN={name}"]
+    command += ["-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    return {name: certificate(folder, name) for name in ("localhost", "elsewhere.invalid")}
+
+
+def secured(key_and_cert):
+    server = Server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(key_and_cert[1], key_and_cert[0])
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    return server
+
+
+@pytest.fixture
+def secure(certificates):
+    server = secured(certificates["localhost"])
+    yield server
+    server.close()
+
+
+def https(server, path):
+    return f"https://localhost:{server.http.server_port}{path}"
+
+
+@pytest.fixture
+def trusted(certificates, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates["localhost"][1]))
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_companys_own_authority_can_be_named(secure, tmp_path):
+    secure.put("/net.pth", DATA)
+    assert fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST).read_bytes() == DATA
+
+
+def test_an_unknown_certificate_is_refused_at_once_and_the_remedy_named(secure, tmp_path):
+    slept = []
+    with pytest.raises(FetchError, match="REQUESTS_CA_BUNDLE"):
+        fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=2, sleep=slept.append))
+    assert slept == []
+
+
+def test_a_certificate_for_another_host_is_refused(certificates, tmp_path, policy, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates["elsewhere.invalid"][1]))
+    server = secured(certificates["elsewhere.invalid"])
+    try:
+        with pytest.raises(FetchError, match="certificate"):
+            fetch(https(server, "/net.pth"), tmp_path, sha256=DIGEST, policy=policy)
+        assert server.asked == []
+    finally:
+        server.close()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_redirect_from_https_to_plain_http_is_refused(secure, server, tmp_path, policy):
+    server.put("/net.pth", DATA)
+    secure.always["/old"] = status(302, Location=server.url("/net.pth"))
+    with pytest.raises(FetchError, match="from https to plain http"):
+        fetch(https(secure, "/old"), tmp_path, sha256=DIGEST, policy=policy)
+    assert server.asked == []
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_redirect_from_http_to_https_is_followed(secure, server, tmp_path):
+    secure.put("/net.pth", DATA)
+    server.always["/old"] = status(302, Location=https(secure, "/net.pth"))
+    assert fetch(server.url("/old"), tmp_path, sha256=DIGEST).read_bytes() == DATA
+
+
+def test_plain_http_where_https_was_meant_is_given_up(server, tmp_path, policy):
+    server.put("/net.pth", DATA)
+    url = server.url("/net.pth").replace("http://", "https://")
+    with pytest.raises(FetchError):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+
+
+def test_a_handshake_that_never_ends_is_given_up(tmp_path):
+    def dawdle(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    def drip(connection):
+        with connection:
+            try:
+                for _ in range(200):
+                    connection.send(b"\x16")
+                    time.sleep(0.05)
+            except OSError:
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=dawdle, args=(listener,), daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/net.pth"
+        started = time.monotonic()
+        with pytest.raises(FetchError):
+            fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _seconds: None))
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path):
+    def drip(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        for index in range(200):
+            handler.wfile.write(data[index : index + 1])
+            time.sleep(0.05)
+
+    secure.put("/net.pth", DATA)
+    secure.always["/net.pth"] = drip
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="less than"):
+        fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _s: None))
+    assert time.monotonic() - started < 5
