@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from zoo_core.card import Card, Weights
 from zoo_core.errors import FamilyUnavailable, UnknownArgument, UsageError
 from zoo_core.registry import current_zoo
-from zoo_core.surgery.checks import check_num_classes, strict_arguments
+from zoo_core.surgery.checks import check_count, check_num_classes, strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
 from zoo_core.surgery.head import seeded, swap_head
 from zoo_core.surgery.knowledge import Knowledge, anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.stem import adapt_stem, stem_layers
 from zoo_core.weights import obtain, obtain_file, read_state_dict
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def get(
     *,
     num_classes: int | None = None,
     head: nn.Module | MLPHead | None = None,
+    in_channels: int | None = None,
     weights: str | os.PathLike[str] | None = "default",
     freeze: Freeze | None = None,
     device: str | torch.device | None = None,
@@ -58,6 +60,8 @@ def get(
         name: ``family/name@tag``, with family and tag optional.
         num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None.
         head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``.
+        in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
+            :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
@@ -74,6 +78,7 @@ def get(
         UnknownTag: The model has no such weights.
         UsageError: Another argument is impossible; the message says what is possible.
         HeadMismatch: The head does not take what its site gives.
+        NotSupported: The model cannot have another number of channels, or another head.
         FamilyUnavailable: The library of the family is not installed.
         WeightsError: The weights could not be had, trusted or loaded; nothing unproven is left behind.
 
@@ -83,23 +88,23 @@ def get(
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['fc.weight', 'fc.bias']
     """
-    _check_head(num_classes, head)
+    _check_arguments(num_classes, head, in_channels)
     card, tag = current_zoo().resolve(name)
     chosen = _choose(card, tag, weights)
-    member = current_zoo().available(card)
+    current_zoo().available(card)
     artefact = _fetch(card, chosen, trust, licenses, progress=progress)
     with seeded(seed):
         asked = _options(card, chosen, options)
-        model = _build(card, asked, own=options)
-        receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"))
-        attach(model, Knowledge(member.anatomy(model), receipt, card, options=asked))
+        model = construct(card, asked, own=options)
         if artefact is not None:
-            _load(model, chosen, artefact, new_head=head is not None, num_classes=num_classes)
-        _operate(model, num_classes, head, freeze)
+            _load(model, chosen, artefact, num_classes, in_channels, new_head=head is not None)
+        _operate(model, num_classes, head, in_channels, freeze)
     return model.to(device=device, dtype=dtype)
 
 
-def _check_head(num_classes: int | None, head: object) -> None:
+def _check_arguments(num_classes: int | None, head: object, in_channels: int | None) -> None:
+    if in_channels is not None:
+        check_count("in_channels", in_channels)
     if num_classes is not None:
         check_num_classes(num_classes)
     if head is not None and num_classes is not None:
@@ -144,8 +149,26 @@ def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object
     return {**card.options, **needed, **(own or {})}
 
 
-def _build(card: Card, options: Mapping[str, object], *, own: Mapping[str, object] | None) -> nn.Module:
-    """Call the library's own constructor."""
+def construct(card: Card, options: Mapping[str, object], *, own: Mapping[str, object] | None = None) -> nn.Module:
+    """Call the library's own constructor, and make the model carry what zoo knows of it.
+
+    Args:
+        card: What to build.
+        options: All that the constructor is given.
+        own: Those of them that the user chose, to be named in an error.
+
+    Raises:
+        FamilyUnavailable: The library is missing, or too different from what the plugin knows.
+        UnknownArgument: The constructor does not take one of the user's options.
+    """
+    member = current_zoo().available(card)
+    model = _call(card, options, own)
+    receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"))
+    attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
+    return model
+
+
+def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
     try:
         constructor = resolve_name(card.build)
     except (ImportError, AttributeError) as error:
@@ -169,9 +192,10 @@ def _load(
     model: nn.Module,
     chosen: Weights | Path | None,
     artefact: Artefact,
+    num_classes: int | None,
+    in_channels: int | None,
     *,
     new_head: bool,
-    num_classes: int | None,
 ) -> None:
     state = read_state_dict(artefact.path)
     known = chosen if isinstance(chosen, Weights) else None
@@ -180,6 +204,8 @@ def _load(
     in_file = None if known else _classes_in(state, anatomy_of(model).main)
     if in_file and not new_head and num_classes in (None, in_file):
         swap_head(model, in_file)  # a file of the user's own may have been trained on other classes
+    if not known and in_channels is not None and _has_another_stem(state, model):
+        adapt_stem(model, in_channels)  # or on pictures with other channels
     main = anatomy_of(model).main
     goes = new_head or (main is not None and num_classes not in (None, main.num_classes))
     replaceable = [site.path for site in anatomy_of(model).heads] if goes else []
@@ -210,9 +236,21 @@ def _classes_in(state: Mapping[str, torch.Tensor], site: Head | None) -> int | N
     return int(weight.shape[0])
 
 
+def _has_another_stem(state: Mapping[str, torch.Tensor], model: nn.Module) -> bool:
+    """Whether the first layers in a state dict have other shapes than the model's."""
+    names = {f"{path}.weight": layer.weight for path, layer in stem_layers(model).items()}
+    return any(name in state and state[name].shape != weight.shape for name, weight in names.items())
+
+
 def _operate(
-    model: nn.Module, num_classes: int | None, head: nn.Module | MLPHead | None, freeze: Freeze | None
+    model: nn.Module,
+    num_classes: int | None,
+    head: nn.Module | MLPHead | None,
+    in_channels: int | None,
+    freeze: Freeze | None,
 ) -> None:
+    if in_channels is not None:
+        adapt_stem(model, in_channels)
     main = anatomy_of(model).main
     if head is not None:
         swap_head(model, head)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn import functional
 
-from zoo_core import Anatomy, Chain, Head, flatten
+from zoo_core import Anatomy, Chain, Head, InputScaling, flatten
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ _INCEPTION: Rows = (
     ("Mixed_6", tuple(f"Mixed_6{letter}" for letter in "abcde")),
     ("Mixed_7", tuple(f"Mixed_7{letter}" for letter in "abc")),
 )
+
+_TRANSFORM_INPUT = InputScaling(
+    "transform_input",
+    scale=tuple(std / 0.5 for std in (0.229, 0.224, 0.225)),
+    shift=tuple((mean - 0.5) / 0.5 for mean in (0.485, 0.456, 0.406)),
+    norm="",
+)
+"""From ImageNet's means and deviations to the ones that GoogLeNet and Inception were trained with."""
 
 
 def resnet(model: ResNet) -> Anatomy:
@@ -140,6 +149,7 @@ def googlenet(model: GoogLeNet) -> Anatomy:
         stages=in_sequence(model, _GOOGLENET),
         features=partial(after_transform, Chain(*_paths(_GOOGLENET))),
         pool=Chain("avgpool", flatten, "dropout"),
+        scaling=replace(_TRANSFORM_INPUT, norm="conv1.bn"),
     )
 
 
@@ -151,6 +161,7 @@ def inception(model: Inception3) -> Anatomy:
         stages=in_sequence(model, _INCEPTION),
         features=partial(after_transform, Chain(*_paths(_INCEPTION))),
         pool=Chain("avgpool", "dropout", flatten),
+        scaling=replace(_TRANSFORM_INPUT, norm="Conv2d_1a_3x3.bn"),
     )
 
 
