@@ -2,177 +2,176 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from zoo_core.errors import HeadMismatch, NotSupported, UsageError
-from zoo_core.surgery.checks import check_num_classes, strict_arguments
-from zoo_core.surgery.knowledge import anatomy_of, record_edit, record_new_heads, unwrap
-from zoo_core.surgery.mlp import MLPHead
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.example import example_input, refuse_auxiliary
+from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
+from zoo_core.surgery.hidden import between, without_hidden
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
+from zoo_core.surgery.several import PerHead, check_sites, classify_each, one_head
+from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted, layer_like
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from zoo_core.parts import Head
+    from zoo_core.parts import Anatomy, Head
 
 Model = TypeVar("Model", bound=nn.Module)
 
-_PROBE_BATCH = 2
-_PROBE_SIDE = 7
-
 
 @strict_arguments
-def swap_head(model: Model, head: int | nn.Module | MLPHead, *, seed: int | None = None) -> Model:
+def swap_head(
+    model: Model,
+    head: HeadLike,
+    *,
+    at: Literal["features"] | None = None,
+    keep_hidden: bool = True,
+    input_size: Sequence[int] | None = None,
+    seed: int | None = None,
+) -> Model:
     """Replace the classifier of ``model``; auxiliary and distilled heads follow with plain layers of as many classes.
 
     The new head is born on the device, in the dtype and in the memory format of the one it replaces, trainable, and in
-    its train or eval mode. Every other tensor, and every key of the state dict outside the head, stays as it is.
+    its train or eval mode. Every other tensor, and every key of the state dict outside the head, stays as it is, and so
+    does the class of the model.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
-        head: The number of classes, for a layer like the one that is there; a description from ``zoo.mlp_head``; or a
+        head: The number of classes, for a layer like the one that is there; a description from ``zoo.mlp_head``; a
             module that takes what the site gives, ``[N, in_features]`` or ``[N, in_features, H, W]``, and returns
-            scores, ``[N, num_classes, ...]``.
+            scores, ``[N, num_classes, ...]``; or a dict of these, and the model then returns a dict of scores.
+        at: ``"features"`` gives the head the last feature map, ``[N, C, H, W]`` or tokens ``[N, L, C]``, instead of
+            what is pooled from it. Pooling and hidden layers are then left out. A number and ``zoo.mlp_head`` score
+            every place of the map.
+        keep_hidden: False drops the hidden layers between pooling and head, such as AlexNet's and VGG's two.
+        input_size: With ``at="features"``, channels, height and width of the pictures, if they are not those of the
+            card: a head that flattens its map fits one size only.
         seed: Makes the new parameters reproducible without touching the global random state.
 
     Returns:
         The same model.
 
     Raises:
-        UsageError: ``head`` is a number below 1, or of another type.
+        UsageError: ``head`` is a number below 1, or of another type; ``at`` is another word.
         HeadMismatch: The module does not take what the site gives; the message says both.
-        NotSupported: The model has no head.
+        NotSupported: The model has no head, or cannot run with a head of that kind.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
-        >>> import zoo_core as zoo
+        >>> import torch, zoo_core as zoo
         >>> model = zoo.get("vgg11", weights=None)
         >>> zoo.swap_head(model, 9).classifier[6]
         Linear(in_features=4096, out_features=9, bias=True)
+        >>> model = zoo.get("tiny/glyphnet", weights=None, seed=0).eval()
+        >>> scores = zoo.swap_head(model, {"colour": 3, "shape": 5})(torch.zeros(2, 1, 32, 32))
+        >>> {name: tuple(tensor.shape) for name, tensor in scores.items()}
+        {'colour': (2, 3), 'shape': (2, 5)}
     """
+    if at not in {None, "features"}:
+        raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
     bare = unwrap(model)
-    sites = _sites(model)
+    sites, anatomy = _sites(model), anatomy_of(model)
+    if isinstance(head, Mapping):
+        check_sites(sites)
+    gone: dict[str, nn.Module] = {}
+    shape: Sequence[int] | None = None
+    if at == "features":
+        refuse_auxiliary(model, 'swap_head(..., at="features")')
+        gone = between(bare, anatomy)
+        anatomy, shape = _on_the_map(bare, input_size)
+        sites = anatomy.heads
+    elif not keep_hidden:
+        main, gone = without_hidden(bare, anatomy, sites[0])
+        sites = (main, *sites[1:])
     with seeded(seed, bare):
-        new_main = _make(bare, sites[0], head)
-        num_classes = _probe(new_main, sites[0])
-        new = [new_main, *(_like(bare, site, num_classes) for site in sites[1:])]
-    before = set(bare.state_dict())
-    for site, module in zip(sites, new, strict=True):
-        bare.set_submodule(site.path, module.requires_grad_())
-        for path in site.attributes:
-            _set_attribute(bare, path, num_classes)
-    under_sites = tuple(f"{site.path}." for site in sites)
-    record_edit(bare, "swap_head", head=head)
-    record_new_heads(
-        bare,
-        tuple(replace(site, num_classes=num_classes) for site in _all_main_first(model)),
-        removed={name for name in before if name.startswith(under_sites)},
-        added=[name for name in bare.state_dict() if name.startswith(under_sites)],
-    )
+        new = [fitted(bare, sites[0], head)]
+        counts = count_scores(new[0], sites[0], shape)
+        new += [_follow(bare, site, counts) for site in sites[1:]]
+    after = classify_each(anatomy, sites[0], tuple(counts)) if isinstance(counts, dict) else one_head(anatomy)
+    num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
+    heads = tuple(replace(site, num_classes=num_classes) for site in sites)
+    stays_on_map = anatomy.pool is None and is_recomposed(bare)
+    own = at == "features" or stays_on_map or isinstance(after, PerHead)
+    _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
+    _record(bare, head, at=at, keep_hidden=keep_hidden, input_size=input_size)
     return model
 
 
 def _sites(model: nn.Module) -> tuple[Head, ...]:
-    sites = _all_main_first(model)
-    if not sites:
+    anatomy = anatomy_of(model)
+    if not anatomy.heads:
         raise NotSupported(
             f"this {type(unwrap(model)).__name__} has no head to replace",
-            cause="it computes something other than class scores",
+            cause=anatomy.headless or "it computes something other than class scores",
             hint="zoo list --task classification names the models that have one",
         )
-    return sites
+    return tuple(sorted(anatomy.heads, key=lambda site: site.role != "main"))
 
 
-def _all_main_first(model: nn.Module) -> tuple[Head, ...]:
-    return tuple(sorted(anatomy_of(model).heads, key=lambda site: site.role != "main"))
-
-
-def _make(model: nn.Module, site: Head, head: object) -> nn.Module:
-    if isinstance(head, MLPHead):
-        return _settle(head.build(site), model, site)
-    if isinstance(head, nn.Module):
-        return _settle(head, model, site)
-    if isinstance(head, str) or not isinstance(head, int):
-        raise UsageError(
-            f"a head cannot be {head!r}",
-            expected="the number of classes, a zoo.mlp_head(...) or a torch module",
-            got=f"a {type(head).__name__}",
+def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Anatomy, Sequence[int]]:
+    """The anatomy with a head site that is given the feature map, and the shape of one map, found by running once."""
+    anatomy = anatomy_of(model)
+    if anatomy.features is None or anatomy.main is None:
+        raise NotSupported(
+            f"this {type(model).__name__} cannot have its head at the features",
+            cause="its family does not say where its features end",
+            hint="models whose zoo.anatomy(model).features is not None can, such as all of torchvision's classifiers",
         )
-    return _like(model, site, check_num_classes(head))
+    with torch.no_grad(), evaluating(model):
+        found = anatomy.features(model, example_input(model, input_size))
+    shape = tuple(found.shape[1:])
+    kinds: dict[int, Literal["conv", "conv3d"]] = {3: "conv", 4: "conv3d"}
+    on_map = anatomy.layout == "NCHW" and len(shape) in kinds
+    site = replace(
+        anatomy.main,
+        kind=kinds[len(shape)] if on_map else "linear",
+        in_features=shape[0] if on_map else shape[-1],
+        per_class=1,
+    )
+    return replace(anatomy, heads=(site,), pool=None, classify=None), shape
 
 
-def _like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
-    """A layer like the one at the site, with another number of classes."""
-    old = model.get_submodule(site.path)
-    has_bias = getattr(old, "bias", True) is not None
-    if site.kind == "linear":
-        return _settle(nn.Linear(site.in_features, num_classes, bias=has_bias), model, site)
-    if isinstance(old, nn.Conv2d):
-        shape: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-        return _settle(nn.Conv2d(site.in_features, num_classes, bias=has_bias, **shape), model, site)
-    return _settle(nn.Conv2d(site.in_features, num_classes, kernel_size=1), model, site)
+def _follow(model: nn.Module, site: Head, counts: int | dict[str, int]) -> nn.Module:
+    """What goes to a head site beside the main one: a layer like the one there, or one for each of several heads."""
+    return fitted(model, site, counts) if isinstance(counts, dict) else layer_like(model, site, counts)
 
 
-def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
-    """Give ``new`` the device, dtype, memory format and mode of what it replaces."""
-    old = model.get_submodule(site.path)
-    reference = next(old.parameters(), None)
-    if reference is None:
-        reference = next(model.parameters(), None)
-    if reference is not None:
-        new = new.to(device=reference.device, dtype=reference.dtype)
-        if reference.dim() == 4 and reference.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004 - NCHW
-            new = new.to(memory_format=torch.channels_last)
-    return new.train(old.training)
-
-
-def _probe(head: nn.Module, site: Head) -> int:
-    """How many scores the head gives, found by running it once on what the site gives."""
-    side = (_PROBE_SIDE, _PROBE_SIDE) if site.kind == "conv" else ()
-    shape = (_PROBE_BATCH, site.in_features, *side)
-    like = next(head.parameters(), torch.empty(0))
-    modes = {module: module.training for module in head.modules()}
-    try:
-        with torch.no_grad():
-            scores = head.eval()(torch.zeros(shape, device=like.device, dtype=like.dtype))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise _mismatch(head, site, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != shape[:1]:
-        raise _mismatch(head, site, f"it returned {_shape(scores)} for a batch of {_PROBE_BATCH}")
-    return 1 if scores.dim() == 1 else int(scores.shape[1])
-
-
-def _mismatch(head: nn.Module, site: Head, got: str) -> HeadMismatch:
-    given = f"[N, {site.in_features}, H, W]" if site.kind == "conv" else f"[N, {site.in_features}]"
-    takes = _input_of(head)
-    return HeadMismatch(
-        f"the new head does not fit the site {site.path!r}",
-        expected=f"a module that takes {given}, which is what the site gives",
-        got=f"one whose first layer takes {takes}; {got}" if takes else got,
-        hint=f"give its first layer {site.in_features} inputs, or use zoo.mlp_head(...), which asks the site",
-        path=site.path,
-        in_features=site.in_features,
+def _install(
+    model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
+) -> None:
+    before, sites = set(model.state_dict()), anatomy.heads
+    for path, place in gone.items():
+        model.set_submodule(path, place)
+    for site, module in zip(sites, new, strict=True):
+        model.set_submodule(site.path, module.requires_grad_())
+        for path in site.attributes:
+            _set_attribute(model, path, site.num_classes)
+    attach(model, replace(knowledge_of(model), anatomy=anatomy))
+    restore_forward(model)
+    if own:
+        recompose(model, anatomy)
+    now, under_sites = list(model.state_dict()), tuple(f"{site.path}." for site in sites)
+    record_new_heads(
+        model,
+        sites,
+        removed={name for name in before if name.startswith(under_sites) or name not in now},
+        added=[name for name in now if name.startswith(under_sites)],
     )
 
 
-def _input_of(head: nn.Module) -> str | None:
-    for module in head.modules():
-        for name in ("in_features", "in_channels", "num_features"):
-            size = getattr(module, name, None)
-            if isinstance(size, int):
-                return f"[N, {size}]" if name == "in_features" else f"[N, {size}, ...]"
-    return None
-
-
-def _shape(value: object) -> str:
-    return str(list(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+def _record(model: nn.Module, head: HeadLike, **how: object) -> None:
+    """Note what was done, in plain values; modules of the user's own are in the model."""
+    own_modules = isinstance(head, Mapping) and any(isinstance(each, nn.Module) for each in head.values())
+    what = {} if own_modules else {"head": dict(head) if isinstance(head, Mapping) else head}
+    record_edit(model, "swap_head", **what, **how)
 
 
 def _set_attribute(model: nn.Module, path: str, value: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.parts import Anatomy, Chain, Head
+from zoo_core.surgery.forward import is_recomposed
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         model: Left as it is.
         new: Dotted path to the module that stands there in the twin.
     """
-    twin = _twin(model)
+    twin = twin_of(model)
     for path, module in new.items():
         first, _, rest = path.partition(".")
         twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
@@ -126,7 +127,7 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
         model: Left as it is.
         paths: Dotted paths of what is kept, whole.
     """
-    twin = _twin(model)
+    twin = twin_of(model)
     wanted = list(paths)
     if "" in wanted:
         return twin
@@ -139,7 +140,7 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
     return twin
 
 
-def _twin(model: Module) -> Module:
+def twin_of(model: Module) -> Module:
     """A module of the same class with the same attributes, and a table of submodules of its own.
 
     The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
@@ -150,6 +151,8 @@ def _twin(model: Module) -> Module:
         # some libraries bind forward to each instance; the twin's must run on the twin
         own = isinstance(value, MethodType) and value.__self__ is model
         twin.__dict__[name] = MethodType(value.__func__, twin) if own else value
+    if is_recomposed(model):
+        twin.__dict__["forward"] = model.__dict__["forward"].__self__.on(twin)
     twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
     twin.__dict__.pop("_zoo", None)
     return twin
