@@ -40,7 +40,7 @@ class Order:
         """``[out, inputs, ...]`` to ``[out, channels, outer, inner, ...]``."""
         out, inputs, *kernel = weight.shape
         outer = inputs // (self.channels * self.inner)
-        return weight.reshape(out, outer, self.channels, self.inner, *kernel).transpose(1, 2)
+        return weight.reshape(out, outer, self.channels, self.inner, *kernel).transpose(1, 2).contiguous()
 
     @staticmethod
     def by_input(weight: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _mean(old: Tensor, count: int) -> Tensor:
 
 
 def _repeat(old: Tensor, count: int) -> Tensor:
-    repeated = old[:, torch.arange(count, device=old.device) % old.shape[1]]
+    repeated = old.index_select(1, torch.arange(count, device=old.device) % old.shape[1])
     size = repeated.norm()
     return repeated * torch.where(size > 0, old.norm() / size, 1)
 
