@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from zoo_core.surgery.drift import drift as drift
     from zoo_core.surgery.freeze import freeze as freeze
     from zoo_core.surgery.freeze import unfreeze as unfreeze
+    from zoo_core.surgery.groups import param_groups as param_groups
     from zoo_core.surgery.head import swap_head as swap_head
+    from zoo_core.surgery.init import init_weights as init_weights
     from zoo_core.surgery.knowledge import adopt as adopt
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
     from zoo_core.surgery.knowledge import receipt_of as receipt
@@ -60,6 +62,8 @@ _PUBLIC = {
     "freeze": "zoo_core.surgery.freeze:freeze",
     "unfreeze": "zoo_core.surgery.freeze:unfreeze",
     "drift": "zoo_core.surgery.drift:drift",
+    "param_groups": "zoo_core.surgery.groups:param_groups",
+    "init_weights": "zoo_core.surgery.init:init_weights",
     "split": "zoo_core.surgery.split:split",
     "adapt_stem": "zoo_core.surgery.stem:adapt_stem",
     "adopt": "zoo_core.surgery.knowledge:adopt",
@@ -110,8 +114,10 @@ __all__ = [
     "get",
     "hookimpl",
     "info",
+    "init_weights",
     "list",
     "mlp_head",
+    "param_groups",
     "read_cards",
     "receipt",
     "split",

@@ -80,6 +80,11 @@ def test_statistics_that_were_let_go_are_not_compared(model):
     assert drift(model, before) == {}
 
 
+def test_a_state_dict_that_is_not_a_copy_is_refused(model):
+    with pytest.raises(errors.UsageError, match="can never differ"):
+        drift(model, zoo.freeze(model).state_dict())
+
+
 def test_asking_before_freezing_says_to_freeze(model):
     with pytest.raises(errors.UsageError, match=r"0 frozen tensors(.|\n)*zoo\.freeze"):
         drift(model, model.state_dict())

@@ -35,7 +35,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
         shape count as infinite.
 
     Raises:
-        UsageError: ``before`` has none of the frozen tensors, or nothing is frozen.
+        UsageError: Nothing is frozen, or ``before`` has none of the frozen tensors, or is not a copy of them.
 
     Example:
         >>> import copy, torch, zoo_core as zoo
@@ -54,6 +54,11 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             got=f"{len(frozen)} frozen tensors, none of which is among the {len(before)} given",
             hint="freeze first, then keep copy.deepcopy(model.state_dict())" if frozen else "zoo.freeze(model)",
         )
+    if any(_is_same_memory(tensor, before[name]) for name, tensor in compared.items()):
+        raise UsageError(
+            "what was given for before are the model's own tensors, which can never differ from themselves",
+            hint="copy.deepcopy(model.state_dict()) keeps what they were",
+        )
     moved = {name: _distance(tensor, before[name]) for name, tensor in compared.items()}
     return {name: distance for name, distance in moved.items() if distance > 0}
 
@@ -69,6 +74,10 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
         if is_held(module):
             found |= {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers()}
     return found
+
+
+def _is_same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr() != 0
 
 
 def _distance(now: Tensor, then: Tensor) -> float:

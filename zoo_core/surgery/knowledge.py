@@ -73,6 +73,11 @@ def attach(model: nn.Module, knowledge: Knowledge) -> None:
     model.__dict__[_ATTRIBUTE] = knowledge
 
 
+def is_known(model: nn.Module) -> bool:
+    """Whether zoo knows something about ``model``."""
+    return isinstance(unwrap(model).__dict__.get(_ATTRIBUTE), Knowledge)
+
+
 def knowledge_of(model: nn.Module) -> Knowledge:
     """What zoo knows of ``model``.
 

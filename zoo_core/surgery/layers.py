@@ -1,0 +1,49 @@
+"""What kind of layer a module is, whatever library it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,  # noqa: SLF001 - the base of batch and instance norm of every dimension
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` normalises: one of torch's, one derived from them, or one that a library wrote itself.
+
+    Example:
+        >>> is_norm(nn.GroupNorm(2, 4)), is_norm(nn.Linear(2, 2))
+        (True, False)
+    """
+    if isinstance(module, _NORMS):
+        return True
+    # Libraries write their own, such as FrozenBatchNorm2d: called a norm, with a scale for each channel.
+    scale = getattr(module, "weight", None)
+    return "Norm" in type(module).__name__ and not list(module.children()) and getattr(scale, "dim", int)() == 1
+
+
+def is_bias(name: str) -> bool:
+    """Whether a tensor of that name is what a layer adds: ``bias``, ``in_proj_bias``, ``bias_ih_l0``, ``q_bias``.
+
+    Example:
+        >>> is_bias("fc.bias"), is_bias("attention.in_proj_bias"), is_bias("blocks.0.relative_position_bias_table")
+        (True, True, False)
+    """
+    own = name.rpartition(".")[2]
+    return own.startswith("bias") or own.endswith("bias")
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that a module holds itself, without those of its children."""
+    held = {**module._parameters, **module._buffers}  # noqa: SLF001 - named_* would drop tensors that are shared
+    return {name: tensor for name, tensor in held.items() if tensor is not None}
