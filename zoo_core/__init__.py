@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo_core.card import Weights as Weights
     from zoo_core.catalog import read_cards as read_cards
     from zoo_core.catalog import write_cards as write_cards
+    from zoo_core.encoders import encoder as encoder
     from zoo_core.errors import ZooError as ZooError
     from zoo_core.errors import ZooWarning as ZooWarning
     from zoo_core.hooks import hookimpl as hookimpl
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zoo_core.registry import info as info
     from zoo_core.registry import list_models as list  # noqa: A004 - zoo.list is the field's word for it
     from zoo_core.registry import use as use
+    from zoo_core.surgery.branch import branch as branch
     from zoo_core.surgery.drift import drift as drift
     from zoo_core.surgery.freeze import freeze as freeze
     from zoo_core.surgery.freeze import unfreeze as unfreeze
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Receipt as Receipt
     from zoo_core.surgery.split import split as split
     from zoo_core.surgery.stem import adapt_stem as adapt_stem
+    from zoo_core.surgery.taps import features as features
+    from zoo_core.surgery.truncate import truncate as truncate
 
 __version__ = "0.1.0"
 
@@ -64,7 +68,11 @@ _PUBLIC = {
     "drift": "zoo_core.surgery.drift:drift",
     "param_groups": "zoo_core.surgery.groups:param_groups",
     "init_weights": "zoo_core.surgery.init:init_weights",
+    "branch": "zoo_core.surgery.branch:branch",
+    "features": "zoo_core.surgery.taps:features",
+    "encoder": "zoo_core.encoders:encoder",
     "split": "zoo_core.surgery.split:split",
+    "truncate": "zoo_core.surgery.truncate:truncate",
     "adapt_stem": "zoo_core.surgery.stem:adapt_stem",
     "adopt": "zoo_core.surgery.knowledge:adopt",
     "anatomy": "zoo_core.surgery.knowledge:anatomy_of",
@@ -108,7 +116,10 @@ __all__ = [
     "adapt_stem",
     "adopt",
     "anatomy",
+    "branch",
     "drift",
+    "encoder",
+    "features",
     "flatten",
     "freeze",
     "get",
@@ -122,6 +133,7 @@ __all__ = [
     "receipt",
     "split",
     "swap_head",
+    "truncate",
     "unfreeze",
     "use",
     "write_cards",

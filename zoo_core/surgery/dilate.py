@@ -1,0 +1,153 @@
+"""Keeping a feature map large: strides of the last stages give way to dilation, and the filters still fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.example import example_input
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.sites import evaluating
+from zoo_core.surgery.split import replaced, twin_of
+from zoo_core.surgery.taps import hooked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo_core.surgery.taps import Hook
+
+_SIDE = 128
+"""Pixels a side of the picture that strides are measured with: two steps at the usual last stride of 32, twice over."""
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)
+
+Strides = dict[str, tuple[float, float]]
+"""Path of a module to pixels of the picture for one step of its input, and of its output."""
+
+
+def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
+    """Twins of the convolutions that have to change for no stage to have a larger stride than ``output_stride``.
+
+    A convolution whose stride is dropped keeps its own dilation, and what comes after it is dilated: then every output
+    of the original network is among those of the new one, as the "algorithme à trous" promises and
+    ``replace_stride_with_dilation`` of torchvision's ResNet does. Where the anatomy says so, the convolution itself is
+    dilated too, as in torchvision's dilated MobileNetV3.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
+        output_stride: Pixels of the picture for one step of the last feature map: 8, 16, ...
+
+    Returns:
+        Path to twin, which shares its parameters with the model; empty when nothing has to change.
+
+    Raises:
+        UsageError: ``output_stride`` is not a power of two.
+        NotSupported: The stages do not get smaller by strided convolutions alone.
+    """
+    if type(output_stride) is not int or output_stride < 1 or output_stride & (output_stride - 1):
+        raise UsageError(f"output_stride cannot be {output_stride!r}", expected="a power of two, such as 16 or 8")
+    stages = anatomy_of(model).stages
+    far = [path for stage in stages if stage.stride > output_stride for path in stage.modules]
+    if not far:
+        return {}
+    bare = unwrap(model)
+    x = example_input(bare, side=_SIDE)
+    layers = {
+        f"{path}.{name}".rstrip(".")
+        for path in far
+        for name, layer in bare.get_submodule(path).named_modules()
+        if isinstance(layer, (nn.Conv2d, *_POOLS))
+    }
+    strides = _strides(bare, layers, x, bare)
+    twins = {path: _twin(bare, path, strides, output_stride) for path in layers if path in strides}
+    changed = {path: twin for path, twin in twins.items() if twin is not None}
+    _check(bare, changed, output_stride, x)
+    return changed
+
+
+def _twin(model: nn.Module, path: str, strides: Strides, most: int) -> nn.Module | None:
+    layer, (before, after) = model.get_submodule(path), strides[path]
+    if isinstance(layer, _POOLS):
+        if after > most and after != before:
+            raise _refused(
+                model, most, f"{path} makes the map smaller by pooling, and pooling has no filters to dilate"
+            )
+        return None
+    if not isinstance(layer, nn.Conv2d) or (before == after and max(layer.kernel_size) == 1):
+        return None  # 1x1 convolutions of a squeeze-and-excitation see one number a channel, whatever the stride
+    reference = after if anatomy_of(model).dilates_strided else before
+    growth = reference / min(reference, most)
+    stride = min(after, most) / min(before, most)
+    if growth != int(growth) or stride != int(stride):
+        raise _refused(
+            model, most, f"{path} does not keep the size of its map: it has a stride of {after / before:.3g}"
+        )
+    return None if (growth, stride) == (1, after / before) else _dilate(layer, int(growth), int(stride))
+
+
+def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
+    """A twin whose taps lie ``growth`` times as far apart and start at the same place."""
+    twin = twin_of(conv)
+    twin.stride = (stride, stride)
+    twin.dilation = (conv.dilation[0] * growth, conv.dilation[1] * growth)
+    if isinstance(conv.padding, str):
+        if type(conv)._conv_forward is nn.Conv2d._conv_forward:  # noqa: SLF001 - subclasses pad in their own way
+            twin.__dict__["_reversed_padding_repeated_twice"] = [
+                n * growth
+                for n in conv._reversed_padding_repeated_twice  # noqa: SLF001
+            ]
+        return twin
+    left = [pad * growth for pad in conv.padding]
+    right = [d * (k - 1) - pad for d, k, pad in zip(twin.dilation, conv.kernel_size, left, strict=True)]
+    twin.padding = (left[0], left[1])
+    if left != right and conv.stride != (1, 1):
+        # An even kernel needs more on one side than on the other, which nn.Conv2d can do in its padding modes only.
+        twin.padding_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        twin.__dict__["_reversed_padding_repeated_twice"] = [left[1], right[1], left[0], right[0]]
+    return twin
+
+
+def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module) -> Strides:
+    """Measured on one forward pass over ``x``."""
+    found: Strides = {}
+
+    def measuring(path: str) -> Hook:
+        def measure(_module: nn.Module, given: Any, out: Any) -> None:  # noqa: ANN401 - what hooks are given
+            found[path] = (x.shape[-1] / given[0].shape[-1], x.shape[-1] / out.shape[-1])
+
+        return measure
+
+    run = anatomy_of(model).features
+    twin = hooked(body, {path: measuring(path) for path in paths})
+    with torch.no_grad(), evaluating(twin):
+        _ = run(twin, x) if run else twin(x)
+    return found
+
+
+def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor) -> None:
+    """Raise NotSupported unless the stages now have the strides that were asked for."""
+    anatomy = anatomy_of(model)
+    if anatomy.layout != "NCHW":
+        raise _refused(model, most, "its blocks exchange tokens or windows of them, and not neighbouring pixels")
+    outputs = {stage.output: stage for stage in anatomy.stages}
+    try:
+        strides = _strides(replaced(model, changed), set(outputs), x, model)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _refused(model, most, f"it does not run with dilation: {error}") from error
+    for path, stage in outputs.items():
+        if strides[path][1] != min(stage.stride, most):
+            cause = f"the map after {stage.name!r} would have a stride of {strides[path][1]:.4g}"
+            raise _refused(
+                model, most, f"{cause}; not all of what makes it smaller is a strided convolution in a stage"
+            )
+
+
+def _refused(model: nn.Module, most: int, cause: str) -> NotSupported:
+    return NotSupported(
+        f"this {type(model).__name__} cannot have an output stride of {most}",
+        cause=cause,
+        hint="ResNet, ResNeXt, RegNet, EfficientNet, MobileNet, MNASNet, ShuffleNet and ConvNeXt can",
+    )
