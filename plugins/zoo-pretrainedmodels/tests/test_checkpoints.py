@@ -1,0 +1,135 @@
+"""Files in the layout in which they were published go through the whole path, and every tensor is accounted for."""
+
+import hashlib
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision import models
+from zoo_pretrainedmodels.catalog import cards
+from zoo_pretrainedmodels.library import InceptionV4, Xception, library, quiet
+
+import zoo_core as zoo
+from zoo_core.errors import LoadMismatch
+
+CARDS = {card.name: card for card in cards()}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def publish(tmp_path):
+    """Publish a state dict as the file of all weights of one model: ``publish(name, state)``."""
+    own = zoo.Zoo()
+
+    def as_file(name, state):
+        path = tmp_path / "file.pth"
+        torch.save(state, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        weights = tuple(replace(item, urls=(path.as_uri(),), sha256=digest) for item in CARDS[name].weights)
+        own.member("pretrainedmodels").cards[name] = replace(CARDS[name], weights=weights)
+
+    with zoo.use(own):
+        yield as_file
+
+
+def as_published(name):
+    """A network of torchvision as the library loads its file, before it renames the modules."""
+    torch.manual_seed(0)
+    options = {"init_weights": True} if name == "inceptionv3" else {}
+    return getattr(models, {"inceptionv3": "inception_v3"}.get(name, name))(**options).eval()
+
+
+def of_the_library(name, state):
+    """What the library makes of a file: its own code, with its download replaced by the state dict."""
+    with quiet(), pytest.MonkeyPatch.context() as patch:
+        module = library.models.torchvision_models
+        patch.setattr(module.model_zoo, "load_url", lambda _url: dict(state))
+        return getattr(library, name)(pretrained="imagenet").eval()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet",
+        "densenet121",
+        "inceptionv3",
+        "resnet18",
+        "squeezenet1_1",
+        pytest.param("vgg11_bn", marks=pytest.mark.full),
+    ],
+)
+def test_files_of_torchvision_load_as_the_library_loads_them(name, publish):
+    state = as_published(name).state_dict()
+    publish(name, state)
+    model = zoo.get(f"pretrainedmodels/{name}").eval()
+    assert zoo.receipt(model).counts == {"loaded": len(model.state_dict())}
+    x = torch.randn(1, *CARDS[name].input_size)
+    with torch.inference_mode():
+        assert torch.equal(model(x), of_the_library(name, state)(x))
+
+
+def test_the_old_names_of_densenet_load_too(publish):
+    state = as_published("densenet121").state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor for name, tensor in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    publish("densenet121", old)
+    model = zoo.get("pretrainedmodels/densenet121", num_classes=9)
+    name = "features.denseblock1.denselayer1.norm1.weight"
+    assert torch.equal(model.get_parameter(name), state[name])
+    assert zoo.receipt(model).names("initialised") == ("last_linear.weight", "last_linear.bias")
+
+
+def test_xceptions_file_calls_the_head_fc(publish):
+    torch.manual_seed(0)
+    state = Xception().state_dict()
+    publish("xception", state)
+    model = zoo.get("pretrainedmodels/xception")
+    assert torch.equal(model.last_linear.weight, state["fc.weight"])
+
+
+@pytest.fixture
+def with_background(publish):
+    torch.manual_seed(0)
+    state = InceptionV4(num_classes=1001).state_dict()
+    publish("inceptionv4", state)
+    return state
+
+
+def test_the_background_class_is_dropped_from_the_default_weights(with_background):
+    model = zoo.get("pretrainedmodels/inceptionv4")
+    assert torch.equal(model.last_linear.weight, with_background["last_linear.weight"][1:])
+    assert torch.equal(model.last_linear.bias, with_background["last_linear.bias"][1:])
+
+
+def test_the_background_class_is_kept_where_the_tag_asks_for_it(with_background):
+    model = zoo.get("pretrainedmodels/inceptionv4@imagenet+background")
+    assert torch.equal(model.last_linear.weight, with_background["last_linear.weight"])
+
+
+def test_a_new_head_takes_the_place_of_one_with_a_background_class(with_background):
+    model = zoo.get("pretrainedmodels/inceptionv4", num_classes=9)
+    assert model.last_linear.out_features == 9
+    assert zoo.receipt(model).names("initialised") == ("last_linear.weight", "last_linear.bias")
+
+
+def test_the_auxiliary_head_is_swapped_with_the_main_one(publish):
+    publish("inceptionv3", as_published("inceptionv3").state_dict())
+    model = zoo.get("pretrainedmodels/inceptionv3", num_classes=9, freeze="backbone").train()
+    scores, auxiliary = model(torch.randn(2, 3, 299, 299))
+    assert scores.shape == auxiliary.shape == (2, 9)
+
+
+def test_a_file_that_lacks_a_layer_is_refused_by_name(publish):
+    state = as_published("resnet18").state_dict()
+    del state["layer3.0.conv1.weight"]
+    publish("resnet18", state)
+    with pytest.raises(LoadMismatch, match=r"layer3\.0\.conv1\.weight"):
+        zoo.get("pretrainedmodels/resnet18", num_classes=9)

@@ -1,0 +1,18 @@
+"""The pretrainedmodels family: 45 models, their weights, and where their parts are."""
+
+from __future__ import annotations
+
+from zoo_core import Family, hookimpl
+
+
+@hookimpl
+def zoo_families() -> list[Family]:
+    """The one family of this plugin."""
+    return [
+        Family(
+            name="pretrainedmodels",
+            requires="pretrainedmodels",
+            catalog="zoo_pretrainedmodels.catalog:cards",
+            anatomy="zoo_pretrainedmodels.anatomy:anatomy",
+        )
+    ]

@@ -1,0 +1,109 @@
+"""Build a model of the library, mended where it would not survive a copy, a pickle or a second model beside it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import deepcopy
+from operator import add
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from zoo_pretrainedmodels import classes
+from zoo_pretrainedmodels import library as lib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
+    models.AlexNet: classes.AlexNet,
+    models.DenseNet: classes.DenseNet,
+    models.Inception3: classes.Inception3,
+    models.ResNet: classes.ResNet,
+    models.SqueezeNet: classes.SqueezeNet,
+    models.VGG: classes.VGG,
+    lib.BNInception: classes.BNInception,
+    lib.FBResNet: classes.FBResNet,
+}
+"""Class that the library builds to the class the model gets instead."""
+
+_PATCHED = ("features", "logits", "forward")
+
+
+def build(name: str, num_classes: int = 1000) -> nn.Module:
+    """An untrained model of the library.
+
+    Args:
+        name: One of ``pretrainedmodels.model_names``.
+        num_classes: Outputs of the head. The library's own constructors ignore it for 21 of the models.
+
+    Returns:
+        The library's model, or one of a subclass from :mod:`zoo_pretrainedmodels.classes`. It carries the library's
+        own ``input_size``, ``mean`` and so on, as only its pretrained models do otherwise.
+
+    Example:
+        >>> build("resnet18", num_classes=9).last_linear
+        Linear(in_features=512, out_features=9, bias=True)
+    """
+    with lib.quiet():
+        model: Any = getattr(lib.library, name)(num_classes=num_classes, pretrained=None)
+    if type(model) in _CLASSES:
+        _reclass(model)
+    if isinstance(model, lib.DPN):
+        _concatenate_outputs(model)
+    if isinstance(model, lib.ResNeXt101_32x4d | lib.ResNeXt101_64x4d):
+        _own_features(model)
+    _resize_head(model, num_classes)
+    settings = next(iter(lib.library.pretrained_settings[name].values()))
+    for key in ("input_space", "input_size", "input_range", "mean", "std"):
+        setattr(model, key, settings[key])
+    return model  # type: ignore[no-any-return]
+
+
+def _reclass(model: nn.Module) -> None:
+    for name in _PATCHED:
+        model.__dict__.pop(name, None)
+    model.__class__ = _CLASSES[type(model)]
+    if isinstance(model, classes.BNInception):
+        model.add_outputs()
+
+
+def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ships no types
+    """Put a module without parameters at the end of each resolution of a DPN, so that one tensor comes out of it."""
+    layers: dict[str, nn.Module] = {}
+    for name, block in model.features.named_children():
+        if name in {"conv3_1", "conv4_1", "conv5_1"}:
+            layers[f"conv{int(name[4]) - 1}_output"] = classes.Concatenate()
+        layers[name] = block
+    model.features = nn.Sequential(OrderedDict(layers))
+
+
+def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no types
+    """Give a ResNeXt layers of its own: the library's are one global module, which all models of a kind share.
+
+    Its lambdas give way to functions that can be pickled, and its weights are drawn anew, as a new model's should be.
+    """
+    model.features = deepcopy(model.features).to(torch.get_default_device())
+    for module in model.features.modules():
+        if hasattr(module, "lambda_func"):
+            module.lambda_func = add if type(module).__name__ == "LambdaReduce" else _same
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _resize_head(model: Any, num_classes: int) -> None:  # noqa: ANN401 - the library ships no types
+    if hasattr(model, "last_conv"):
+        if model.last_conv.out_channels != num_classes:
+            model.last_conv = nn.Conv2d(model.last_conv.in_channels, num_classes, kernel_size=1)
+            model.num_classes = num_classes
+    elif isinstance(model.last_linear, nn.Linear) and model.last_linear.out_features != num_classes:
+        model.last_linear = nn.Linear(model.last_linear.in_features, num_classes)
+    auxiliary = getattr(model, "AuxLogits", None)
+    if auxiliary is not None and auxiliary.fc.out_features != num_classes:
+        auxiliary.fc = nn.Linear(auxiliary.fc.in_features, num_classes)

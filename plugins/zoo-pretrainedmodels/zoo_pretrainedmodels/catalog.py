@@ -1,0 +1,22 @@
+"""The cards of this family, from the file that ``python -m zoo_pretrainedmodels.index`` writes. No torch here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from zoo_core import Card, read_cards
+
+
+def cards() -> list[Card]:
+    """Every model of pretrainedmodels with its weights, in the library's own order.
+
+    Example:
+        >>> {card.name: card.tags for card in cards()}["inceptionv4"]
+        ('imagenet', 'imagenet+background')
+    """
+    return read_cards(files("zoo_pretrainedmodels").joinpath("catalog.jsonl"))
+
+
+def version() -> str:
+    """The version of pretrainedmodels that the catalogue was read from."""
+    return files("zoo_pretrainedmodels").joinpath("catalog.version").read_text(encoding="utf-8").strip()

@@ -1,0 +1,189 @@
+"""Where the parts of the library's networks are: one short function an architecture."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
+from torch import Tensor, nn
+
+from zoo_core import Anatomy, Chain, Head, Stage, flatten
+from zoo_pretrainedmodels.classes import BNInception, bninception_features
+from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
+
+_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+_relu = partial(
+    F.relu, inplace=False
+)  # the library's works in place, which would change the features under their owner
+
+
+def library_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+    """The last feature map, by the library's own method, where the layers are not a chain."""
+    found: Tensor = model.features(x)
+    return found
+
+
+def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """The ResNets: torchvision's, and the library's ports from Caffe and Torch."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv1",),
+        stages=_residual_stages(model),
+        features=Chain("conv1", "bn1", "relu", "maxpool", *_LAYERS),
+        pool=Chain("avgpool", flatten),
+    )
+
+
+def senet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """SENet, SE-ResNet and SE-ResNeXt; only the first has dropout."""
+    dropout = () if model.dropout is None else ("dropout",)
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("layer0.conv1",),
+        stages=_residual_stages(model),
+        features=Chain("layer0", *_LAYERS),
+        pool=Chain("avg_pool", *dropout, flatten),
+    )
+
+
+def _residual_stages(model: nn.Module) -> tuple[Stage, ...]:
+    return stages(
+        (name, (name,), residual_width(model.get_submodule(name)), 2**exponent)
+        for exponent, name in enumerate(_LAYERS, start=2)
+    )
+
+
+def densenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """DenseNet: a block and the transition before it are a stage; the last norm ends the last one."""
+    widths = [model.features.get_submodule(f"transition{n}.norm").num_features for n in (1, 2, 3)]
+    widths.append(model.features.norm5.num_features)
+    before = ((), ("features.transition1",), ("features.transition2",), ("features.transition3",))
+    after = ((), (), (), ("features.norm5",))
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("features.conv0",),
+        stages=stages(
+            (f"denseblock{n}", (*before[n - 1], f"features.denseblock{n}", *after[n - 1]), widths[n - 1], 2 ** (n + 1))
+            for n in (1, 2, 3, 4)
+        ),
+        features=Chain("features"),
+        pool=Chain(_relu, partial(F.avg_pool2d, kernel_size=7, stride=1), flatten),
+    )
+
+
+def alexnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """AlexNet: the two hidden linear layers of its classifier belong to the pool."""
+    return _with_hidden_layers(model, "dropout0", "linear0", "relu0", "dropout1", "linear1", "relu1")
+
+
+def vgg(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """VGG: as AlexNet, with dropout after the layers."""
+    return _with_hidden_layers(model, "linear0", "relu0", "dropout0", "linear1", "relu1", "dropout1")
+
+
+def _with_hidden_layers(model: nn.Module, *hidden: str) -> Anatomy:
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("_features.0",),
+        stages=by_resolution(model, "_features"),
+        features=Chain("_features"),
+        pool=Chain(flatten, *hidden),
+    )
+
+
+def squeezenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """SqueezeNet: the head is a convolution on the map; activation and pooling come after it."""
+    return Anatomy(
+        heads=(head_at(model, "last_conv"),),
+        stem=("features.0",),
+        stages=by_resolution(model, "features"),
+        features=Chain("features"),
+        pool=Chain("dropout"),
+        classify=Chain("last_conv", "relu", "avgpool"),
+    )
+
+
+def resnext(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """ResNeXt, ported from Torch as nested sequences without names."""
+    widths = (256, 512, 1024, 2048)
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("features.0",),
+        stages=stages((f"layer{n}", (f"features.{n + 3}",), widths[n - 1], 2 ** (n + 1)) for n in (1, 2, 3, 4)),
+        features=Chain("features"),
+        pool=Chain("avg_pool", flatten),
+    )
+
+
+def dpn(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """DPN. Its blocks return two maps; a stage gives both as one where the model has a module that does so."""
+    blocks = dict(model.features.named_children())
+    rows: list[Row] = []
+    for number in (2, 3, 4, 5):
+        names = [name for name in blocks if name.startswith(f"conv{number}_")]
+        following = "conv5_bn_ac" if number == 5 else f"conv{number + 1}_1.c1x1_a"  # noqa: PLR2004 - the last stage
+        width = model.features.get_submodule(f"{following}.bn").num_features
+        if number == 5 or f"conv{number}_output" in names:  # noqa: PLR2004 - as above
+            rows.append((f"conv{number}", tuple(f"features.{name}" for name in names), width, 2**number))
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("features.conv1_1.conv",),
+        stages=stages(rows),
+        features=Chain("features"),
+        pool=_dpn_pool,
+        classify=_dpn_classify,
+    )
+
+
+def _dpn_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+    """In eval mode the head looks at every 7x7 window of the map; in train mode at its mean."""
+    windows = model.test_time_pool and not model.training
+    return F.avg_pool2d(features, kernel_size=7 if windows else features.shape[-2:], stride=1)
+
+
+def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+    """Mean and maximum of the scores of all windows, half and half; in train mode there is one."""
+    scores: Tensor = model.last_linear(pooled)
+    if model.test_time_pool and not model.training:
+        size = scores.shape[-2:]
+        mean = F.avg_pool2d(scores, kernel_size=size, padding=0, count_include_pad=False)
+        scores = 0.5 * (mean + F.max_pool2d(scores, kernel_size=size, padding=0))
+    return scores.flatten(1)
+
+
+def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """BNInception. The library's own class has no module that gives a whole map after the stem; ours has."""
+    rows: list[Row] = [
+        ("conv1", _named(model, "conv1_"), 64, 2),
+        ("conv2", ("pool1_3x3_s2", *_named(model, "conv2_")), 192, 4),
+    ]
+    if isinstance(model, BNInception):
+        rows += [
+            ("inception_3", ("pool2_3x3_s2", *_blocks(model, "3a", "3b")), 320, 8),
+            ("inception_4", _blocks(model, "3c", "4a", "4b", "4c", "4d"), 608, 16),
+            ("inception_5", _blocks(model, "4e", "5a", "5b"), 1024, 32),
+        ]
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv1_7x7_s2",),
+        stages=stages(rows),
+        features=bninception_features,
+        pool=Chain("global_pool", flatten),
+    )
+
+
+def _named(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
+
+
+def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
+    """The modules of these blocks, their outputs last."""
+    modules = [path for name in names for path in _named(model, f"inception_{name}_")]
+    return tuple(sorted(modules, key=lambda path: path.endswith("_output")))
+
+
+def auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
+    """The head of Inception v3 that only trains, where the model has it."""
+    return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
