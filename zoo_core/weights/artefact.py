@@ -85,6 +85,8 @@ def obtain(
     lock = current_lock() if obey_lock else None
     pin = pin_of(name, weights, ref_path, lock.find(name) if lock else None)
     wanted = Wanted(name, weights, cache, ref_path, pin)
-    return wanted.cached() or wanted.fetched(
-        progress=progress, trust=cast("Trust | None", trust), policy=policy or Policy()
-    )
+    if artefact := wanted.cached():
+        return artefact
+    from zoo_core.weights.fetching import fetch_wanted
+
+    return fetch_wanted(wanted, progress=progress, trust=cast("Trust | None", trust), policy=policy or Policy())

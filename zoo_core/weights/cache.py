@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -114,7 +113,7 @@ class Cache:
             OSError: The folder cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
         try:
             temporary.write_text(str(ref), encoding="utf-8")
             temporary.replace(path)

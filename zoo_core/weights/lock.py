@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -159,6 +158,8 @@ def _tables(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _check_version(head: str, path: Path) -> None:
+    import tomllib
+
     try:
         version = tomllib.loads(head).get("version")
     except tomllib.TOMLDecodeError as error:
@@ -175,6 +176,8 @@ def _check_version(head: str, path: Path) -> None:
 
 
 def _entry(text: str) -> Locked:
+    import tomllib
+
     values: dict[str, Any] = tomllib.loads(text)
     known = {item.name for item in dataclasses.fields(Locked)}
     if missing := [name for name in ("name", "sha256", "size", "file", "urls") if name not in values]:

@@ -32,6 +32,7 @@ SUFFIX = ".partial"
 ORIGIN = ".origin"
 _ABANDONED = 60.0
 _BLOCK = 1 << 20
+_TICK = 0.01
 
 
 class Partial:
@@ -174,6 +175,10 @@ class Partial:
             if read_only and hasattr(os, "fchmod"):
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
             os.fsync(self._file.fileno())
+            if read_only:
+                # The clock of a file system ticks every few milliseconds. After one tick, a write to the published
+                # file cannot have the time of our last write, so that its stamp will tell.
+                time.sleep(_TICK)
             if os.name == "nt":
                 self._file.close()
             self.path.replace(final)

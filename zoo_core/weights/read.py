@@ -55,7 +55,24 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except OSError as error:
         raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
     content = _safetensors(file) if sniff.is_safetensors(head) else _pickled(file, head)
-    return _clean(_unwrapped(content, file))
+    return state_dict_in(content, file)
+
+
+def state_dict_in(content: object, source: str | Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint that was read already: out of its wrapper, without the prefix ``module.``.
+
+    Args:
+        content: What ``torch.load`` gave.
+        source: What to call it in an error.
+
+    Raises:
+        Unreadable: There is none.
+
+    Example:
+        >>> state_dict_in({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
+        {'fc.bias': tensor([0., 0.])}
+    """
+    return _clean(_unwrapped(content, source))
 
 
 def _safetensors(file: Path) -> Mapping[str, object]:
@@ -111,7 +128,7 @@ def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:
     )
 
 
-def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
+def _unwrapped(content: object, source: str | Path) -> dict[str, Tensor]:
     """The one dict of tensors in what was read."""
     found = content
     for _ in range(2):
@@ -120,10 +137,10 @@ def _unwrapped(content: object, file: Path) -> dict[str, Tensor]:
     if isinstance(found, dict) and found and _is_state_dict(found):
         return dict(found)
     raise Unreadable(
-        f"{file} holds no state dict",
+        f"{source} holds no state dict",
         expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
         got=_outline(content),
-        path=file,
+        path=source,
     )
 
 

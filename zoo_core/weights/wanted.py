@@ -1,4 +1,4 @@
-"""Some weights that are wanted: look for them in the cache, then elsewhere on this machine, then at their sources."""
+"""Some weights that are wanted: what is known of them, and whether the cache has them. All that a warm hit imports."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
-from zoo_core.errors import CacheError, DigestMismatch
+from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bring import Order, bring
 from zoo_core.weights.cache import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.hub import declared_digest, looks_like_hub
-from zoo_core.weights.mirrors import digest_at_mirror
-from zoo_core.weights.progress import progress_bar
 from zoo_core.weights.refs import read_ref
-from zoo_core.weights.reuse import find_elsewhere
-from zoo_core.weights.together import turn
-from zoo_core.weights.trust import Trust, require_online, require_trust
-from zoo_core.weights.urls import file_name, needs_network, shown
+from zoo_core.weights.urls import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.card import Weights
     from zoo_core.weights.pins import Pin
-    from zoo_core.weights.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -74,10 +66,11 @@ class Wanted:
         """Where to look, in order: mirrors, which serve by digest, and then the card's own urls, rewritten."""
         sha256 = self.pin.sha256
         mirrors = (f"{base}/{sha256}" for base in settings.mirrors() if digests.is_full(sha256))
-        return tuple(dict.fromkeys((*mirrors, *self._own_urls)))
+        return tuple(dict.fromkeys((*mirrors, *self.own_urls)))
 
     @property
-    def _own_urls(self) -> tuple[str, ...]:
+    def own_urls(self) -> tuple[str, ...]:
+        """The card's own urls, rewritten where the settings say so."""
         return tuple(_rewritten(url) for url in self.weights.urls)
 
     def cached(self) -> Artefact | None:
@@ -97,82 +90,20 @@ class Wanted:
                 self._write_ref(path, source, stamp)
         return Artefact(path, self.pin.sha256, stamp.size, source, self.pin.strength, fetched=False)
 
-    def fetched(self, *, progress: bool | None, trust: Trust | None, policy: Policy) -> Artefact:
-        """The object, fetched now."""
-        file = file_name(self.weights.urls[0])
-        if found := find_elsewhere(self.weights.urls, self.pin.sha256, self.weights.size):
-            return self._adopted(*found, file, policy)
-        wanted = self if settings.offline() else self._declared(policy)
-        urls = wanted.urls
-        if settings.offline():
-            urls = tuple(url for url in urls if not needs_network(url))
-            if not urls:
-                require_online(self.name, self.urls)
-        require_trust(urls, wanted.pin.sha256, trust)
-        with progress_bar(file, self.weights.size, progress) as advance:
-            return wanted._together(replace(wanted._order(urls, file, policy), advance=advance))  # noqa: SLF001
-
-    def _declared(self, policy: Policy) -> Wanted:
-        """With the whole digest that a mirror or the Hugging Face hub declares, where nobody else knows it."""
-        if digests.is_full(self.pin.sha256):
-            return self
-        answers = (digest_at_mirror(base, self.name, policy) for base in settings.mirrors())
-        digest = next((answer for answer in answers if digests.agrees(answer, self.pin.sha256)), "")
-        for url in self._own_urls if not digest else ():
-            if looks_like_hub(url) and (digest := declared_digest(url, policy)):
-                break
-        if not digest:
-            return self
-        if not digest.startswith(self.pin.sha256):
-            raise DigestMismatch(
-                f"the digest of {self.name} has moved",
-                expected=f"sha256 {self.pin.sha256}... (the card)",
-                got=f"sha256 {digest} (declared by its server)",
-                done="nothing was downloaded",
-                expected_digest=self.pin.sha256,
-                got_digest=digest,
-                source=self.urls[0],
-            )
-        return replace(self, pin=replace(self.pin, sha256=digest, strength=self.pin.strength_if_declared))
-
-    def _together(self, order: Order) -> Artefact:
-        """Bring it, unless another process does so first."""
-        self.cache.make()
-        lock = order.folder / f"{order.stem}.lock"
-        with turn(lock, ready=lambda: self._arrived() is not None, signs=order.signs, patience=order.policy.patience):
-            if arrived := self._arrived():
-                return replace(arrived, fetched=True)
-            brought = bring(order)
-        return self._kept(brought.path, brought.sha256, brought.url)
-
-    def _arrived(self) -> Artefact | None:
+    def arrived(self) -> Artefact | None:
+        """The object, if another process has brought it since we looked."""
         ref = read_ref(self.ref_path)
         if ref is None or ref == self.pin.ref or not ref.sha256.startswith(self.pin.sha256):
             return None
-        return replace(self, pin=replace(self.pin, ref=ref, sha256=ref.sha256)).cached()
+        found = replace(self, pin=replace(self.pin, ref=ref, sha256=ref.sha256)).cached()
+        return replace(found, fetched=True) if found else None
 
-    def _order(self, urls: tuple[str, ...], file: str, policy: Policy) -> Order:
-        return Order(
-            label=self.name,
-            urls=urls,
-            folder=self.cache.arriving,
-            stem=f"{self.pin.sha256[:16] or 'unknown'}-{file}",
-            sha256=self.pin.sha256,
-            size=self.weights.size,
-            place=lambda digest: self.cache.place(digest, file),
-            read_only=True,
-            policy=policy,
-        )
+    def keep(self, path: Path, digest: str, url: str) -> Artefact:
+        """Write down what an object is that has just been proven.
 
-    def _adopted(self, path: Path, digest: str, file: str, policy: Policy) -> Artefact:
-        """Take in a file that another tool downloaded: as a link, or as a copy where that cannot be."""
-        self.cache.make()
-        linked = self.cache.link(path, digest, file)
-        if linked is None:
-            linked = bring(replace(self._order((path.as_uri(),), file, policy), sha256=digest)).path
-        return self._kept(linked, digest, path.as_uri())
-
-    def _kept(self, path: Path, digest: str, url: str) -> Artefact:
+        Raises:
+            CacheError: The ref cannot be written.
+        """
         stamp, url = Stamp.of(path), shown(url)
         kept = replace(self, pin=replace(self.pin, sha256=digest))
         try:

@@ -1,0 +1,114 @@
+"""Bring weights that the cache does not have: from elsewhere on this machine, or from their sources."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoo_core import settings
+from zoo_core.errors import DigestMismatch
+from zoo_core.weights import digest as digests
+from zoo_core.weights.bring import Order, bring
+from zoo_core.weights.hub import declared_digest, looks_like_hub
+from zoo_core.weights.mirrors import digest_at_mirror
+from zoo_core.weights.progress import progress_bar
+from zoo_core.weights.reuse import find_elsewhere
+from zoo_core.weights.together import turn
+from zoo_core.weights.trust import Trust, require_online, require_trust
+from zoo_core.weights.urls import file_name, needs_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.wanted import Artefact, Wanted
+
+
+def fetch_wanted(wanted: Wanted, *, progress: bool | None, trust: Trust | None, policy: Policy) -> Artefact:
+    """Weights that are not in the cache, brought there now.
+
+    Args:
+        wanted: What is wanted.
+        progress: Whether to show a progress bar; None means on a terminal.
+        trust: ``"first-use"`` accepts what nothing vouches for.
+        policy: How patient to be.
+
+    Raises:
+        WeightsError: They could not be had or trusted; see :func:`~zoo_core.weights.obtain`.
+    """
+    file, size = file_name(wanted.weights.urls[0]), wanted.weights.size
+    if found := find_elsewhere(wanted.weights.urls, wanted.pin.sha256, size):
+        return _adopted(wanted, *found, file, policy)
+    if not settings.offline():
+        wanted = _with_declared_digest(wanted, policy)
+    urls = _reachable(wanted)
+    require_trust(urls, wanted.pin.sha256, trust)
+    with progress_bar(file, size, progress) as advance:
+        return _together(wanted, replace(_order(wanted, urls, file, policy), advance=advance))
+
+
+def _reachable(wanted: Wanted) -> tuple[str, ...]:
+    """The urls that may be asked: offline, only those that need no socket."""
+    urls = tuple(url for url in wanted.urls if not (settings.offline() and needs_network(url)))
+    if not urls:
+        require_online(wanted.name, wanted.urls)
+    return urls
+
+
+def _with_declared_digest(wanted: Wanted, policy: Policy) -> Wanted:
+    """With the whole digest that a mirror or the Hugging Face hub declares, where nobody else knows it."""
+    pin = wanted.pin
+    if digests.is_full(pin.sha256):
+        return wanted
+    answers = (digest_at_mirror(base, wanted.name, policy) for base in settings.mirrors())
+    digest = next((answer for answer in answers if digests.agrees(answer, pin.sha256)), "")
+    if not digest:
+        hub = (declared_digest(url, policy) for url in wanted.own_urls if looks_like_hub(url))
+        digest = next((answer for answer in hub if answer), "")
+    if not digest:
+        return wanted
+    if not digest.startswith(pin.sha256):
+        raise DigestMismatch(
+            f"the digest of {wanted.name} has moved",
+            expected=f"sha256 {pin.sha256}... (the card)",
+            got=f"sha256 {digest} (declared by its server)",
+            done="nothing was downloaded",
+            expected_digest=pin.sha256,
+            got_digest=digest,
+            source=wanted.urls[0],
+        )
+    return replace(wanted, pin=replace(pin, sha256=digest, strength=pin.strength_if_declared))
+
+
+def _together(wanted: Wanted, order: Order) -> Artefact:
+    """Bring it, unless another process does so first."""
+    wanted.cache.make()
+    lock = order.folder / f"{order.stem}.lock"
+    with turn(lock, ready=lambda: wanted.arrived() is not None, signs=order.signs, patience=order.policy.patience):
+        if arrived := wanted.arrived():
+            return arrived
+        brought = bring(order)
+    return wanted.keep(brought.path, brought.sha256, brought.url)
+
+
+def _order(wanted: Wanted, urls: tuple[str, ...], file: str, policy: Policy) -> Order:
+    return Order(
+        label=wanted.name,
+        urls=urls,
+        folder=wanted.cache.arriving,
+        stem=f"{wanted.pin.sha256[:16] or 'unknown'}-{file}",
+        sha256=wanted.pin.sha256,
+        size=wanted.weights.size,
+        place=lambda digest: wanted.cache.place(digest, file),
+        read_only=True,
+        policy=policy,
+    )
+
+
+def _adopted(wanted: Wanted, path: Path, digest: str, file: str, policy: Policy) -> Artefact:
+    """Take in a file that another tool downloaded: as a link, or as a copy where that cannot be."""
+    wanted.cache.make()
+    linked = wanted.cache.link(path, digest, file)
+    if linked is None:
+        linked = bring(replace(_order(wanted, (path.as_uri(),), file, policy), sha256=digest)).path
+    return wanted.keep(linked, digest, path.as_uri())
