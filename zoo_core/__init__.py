@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
     from zoo_core.surgery.knowledge import receipt_of as receipt
     from zoo_core.surgery.mlp import mlp_head as mlp_head
+    from zoo_core.surgery.partial import load_partial as load_partial
     from zoo_core.surgery.receipt import Receipt as Receipt
     from zoo_core.surgery.split import split as split
     from zoo_core.surgery.stem import adapt_stem as adapt_stem
@@ -68,6 +69,7 @@ _PUBLIC = {
     "drift": "zoo_core.surgery.drift:drift",
     "param_groups": "zoo_core.surgery.groups:param_groups",
     "init_weights": "zoo_core.surgery.init:init_weights",
+    "load_partial": "zoo_core.surgery.partial:load_partial",
     "branch": "zoo_core.surgery.branch:branch",
     "features": "zoo_core.surgery.taps:features",
     "encoder": "zoo_core.encoders:encoder",
@@ -127,6 +129,7 @@ __all__ = [
     "info",
     "init_weights",
     "list",
+    "load_partial",
     "mlp_head",
     "param_groups",
     "read_cards",

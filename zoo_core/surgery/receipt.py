@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Outcome = Literal["loaded", "adapted", "initialised", "defaulted", "ignored"]
+Outcome = Literal["loaded", "adapted", "initialised", "defaulted", "kept", "ignored"]
 """``loaded`` as it was in the file; ``adapted`` on its way in; ``initialised`` afresh, as a new head is; ``defaulted``
-when an old file lacks a counter that torch fills in; ``ignored`` when only the file has it."""
+when an old file lacks a counter that torch fills in; ``kept`` as the model had it, by a partial load; ``ignored`` when
+only the file has it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Receipt:
         sha256: Full digest of the file, when it is known.
         strength: ``"proven"`` by a full digest, ``"weak"`` by a prefix or first use, ``"none"``.
         tensors: Tensor name to what happened to it.
+        notes: Tensor name to a remark, such as why it was kept or which tensor of a file it came from.
 
     Example:
         >>> receipt = Receipt("tiny/net", tensors={"fc.weight": "initialised", "conv.weight": "loaded"})
@@ -42,6 +44,7 @@ class Receipt:
     sha256: str | None = None
     strength: str = "none"
     tensors: Mapping[str, Outcome] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def names(self, outcome: Outcome) -> tuple[str, ...]:
         """The names of the tensors with that outcome, in the model's order."""
@@ -57,12 +60,13 @@ class Receipt:
         gone = set(removed)
         kept: dict[str, Outcome] = {name: what for name, what in self.tensors.items() if name not in gone}
         new: dict[str, Outcome] = dict.fromkeys(added, "initialised")
-        return replace(self, tensors={**kept, **new})
+        notes = {name: note for name, note in self.notes.items() if name in kept and name not in new}
+        return replace(self, tensors={**kept, **new}, notes=notes)
 
     def __str__(self) -> str:
         counts = self.counts
         parts = [f"{counts['loaded']} loaded"] if "loaded" in counts else []
-        rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "ignored")
+        rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "kept", "ignored")
         parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
         weights = f"@{self.tag}" if self.tag else ""
         return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}"

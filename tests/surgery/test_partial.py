@@ -1,0 +1,206 @@
+"""Loading the part of a checkpoint that fits, beside the loops over state dicts that people write for the same."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core import errors
+from zoo_core.surgery.partial import load_partial
+
+
+@pytest.fixture
+def trained():
+    return zoo.get("tiny/glyphnet").state_dict()
+
+
+@pytest.fixture
+def model():
+    return zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
+
+
+def renamed(state):
+    """The same tensors in the same order, as somebody else's code calls them."""
+    names = {"stem": "entry", "layer1": "a.block", "layer2": "b.block", "layer3": "c.block", "fc": "classifier"}
+    return {re.sub(r"^\w+", lambda found: names[found[0]], name): tensor for name, tensor in state.items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_by_name_loads_what_the_filter_over_a_state_dict_loads(model, trained):
+    twin = copy.deepcopy(model)
+    own = twin.state_dict()
+    own.update({k: v for k, v in trained.items() if k in own and v.shape == own[k].shape})
+    twin.load_state_dict(own)
+    load_partial(model, trained)
+    assert same(model.state_dict(), twin.state_dict())
+
+
+def test_by_order_loads_what_the_zip_over_two_state_dicts_loads(model, trained):
+    twin = copy.deepcopy(model)
+    own = twin.state_dict()
+    for (name, value), given in zip(own.items(), renamed(trained).values(), strict=True):
+        if value.shape == given.shape and not name.startswith("fc."):
+            own[name] = given
+    twin.load_state_dict(own)
+    receipt = load_partial(model, renamed(trained), match="order")
+    assert same(model.state_dict(), twin.state_dict())
+    assert receipt.notes["layer1.conv1.weight"] == "from a.block.conv1.weight"
+
+
+def test_the_receipt_tells_of_every_tensor_on_both_sides(model, trained):
+    trained["extra.weight"] = torch.zeros(1)
+    del trained["layer1.bn1.bias"]
+    receipt = load_partial(model, trained)
+    assert receipt.names("kept") == ("layer1.bn1.bias", "fc.weight", "fc.bias")
+    assert receipt.names("ignored") == ("extra.weight",)
+    assert set(receipt.tensors) == {*model.state_dict(), *trained}
+    assert receipt.notes["layer1.bn1.bias"] == "not in what was given"
+    assert receipt.notes["fc.weight"] == "of shape [114, 64] in what was given, [9, 64] in the model"
+    assert "3 kept (layer1.bn1.bias, fc.weight, fc.bias), 1 ignored (extra.weight)" in str(receipt)
+
+
+def test_the_models_own_receipt_follows(model, trained):
+    load_partial(model, trained)
+    receipt = zoo.receipt(model)
+    assert receipt.names("initialised") == ("fc.weight", "fc.bias")
+    assert receipt.notes["layer1.conv1.weight"] == "layer1.conv1.weight of what was given"
+    zoo.init_weights(model, "normal", where="layer1.conv1")
+    assert "layer1.conv1.weight" not in zoo.receipt(model).notes
+
+
+@pytest.mark.parametrize(
+    ("skip", "kept"),
+    [
+        ("layer3", ("layer3.", "fc.")),
+        (["stem.*", "layer1"], ("stem.", "layer1.", "fc.")),
+        ("backbone", None),
+    ],
+    ids=str,
+)
+def test_what_is_skipped_keeps_its_values(model, trained, skip, kept):
+    trained = {**trained, "fc.weight": torch.ones(9, 64), "fc.bias": torch.ones(9)} if kept is None else trained
+    before = copy.deepcopy(model.state_dict())
+    receipt = load_partial(model, trained, skip=skip)
+    same_as_before = {name for name in before if torch.equal(before[name], model.state_dict()[name])}
+    assert set(receipt.names("kept")) <= same_as_before
+    if kept is None:
+        assert receipt.names("loaded") == ("fc.weight", "fc.bias")
+    else:
+        assert set(receipt.names("kept")) == {name for name in before if name.startswith(kept)}
+
+
+def test_names_of_the_file_can_be_skipped(model, trained):
+    other = {"pre.weight": torch.zeros(16, 1, 3, 3), **renamed(trained)}
+    receipt = load_partial(model, other, match="order", skip=["pre", "head"])
+    assert receipt.tensors["pre.weight"] == "ignored"
+    assert receipt.notes["pre.weight"] == "skipped"
+    assert receipt.counts["loaded"] == len(model.state_dict()) - 2
+
+
+def test_by_order_the_head_can_be_taken_too(trained):
+    model = zoo.get("tiny/glyphnet", weights=None, seed=0)
+    receipt = load_partial(model, renamed(trained), match="order", skip=())
+    assert receipt.counts == {"loaded": len(trained)}
+    assert torch.equal(model.fc.weight, trained["fc.weight"])
+
+
+def test_where_the_order_parts_it_stops_and_says_where(model, trained):
+    other = {}
+    for name, tensor in renamed(trained).items():
+        if name == "b.block.conv1.weight":
+            other["b.block.gate"] = torch.zeros(7)
+        other[name] = tensor
+    receipt = load_partial(model, other, match="order")
+    assert "layer2.conv1.weight" not in receipt.names("loaded")
+    assert receipt.names("loaded")[-1] == "layer1.bn2.num_batches_tracked"
+    assert "against b.block.gate of shape [7]" in receipt.notes["layer2.conv1.weight"]
+    assert receipt.notes["layer3.conv1.weight"] == "comes after layer2.conv1.weight, where the order parts"
+
+
+def test_a_weight_is_never_taken_for_a_bias_of_the_same_shape(model, trained):
+    by_name = {name: trained[name] for name in sorted(trained)}
+    with pytest.raises(errors.LoadMismatch, match="by order"):
+        load_partial(model, {name: by_name[name] for name in by_name if "bn" in name}, match="order")
+
+
+def test_by_order_an_old_file_without_counters_fits(model, trained):
+    old = {name: tensor for name, tensor in renamed(trained).items() if not name.endswith("num_batches_tracked")}
+    receipt = load_partial(model, old, match="order")
+    counters = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
+    assert set(receipt.names("kept")) == {*counters, "fc.weight", "fc.bias"}
+    assert torch.equal(model.layer3.conv2.weight, trained["layer3.conv2.weight"])
+
+
+def test_a_checkpoint_of_a_training_script_is_unwrapped(model, trained):
+    wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in trained.items()}, "epoch": 3}
+    assert load_partial(model, wrapped).counts == {"loaded": len(trained) - 2, "kept": 2}
+
+
+def test_files_of_both_kinds_are_read_and_named(model, trained, tmp_path):
+    torch.save({"model": trained}, tmp_path / "old.pth")
+    save_file(trained, tmp_path / "new.safetensors")
+    for file in (tmp_path / "old.pth", str(tmp_path / "new.safetensors")):
+        receipt = load_partial(model, file)
+        assert receipt.counts["loaded"] == len(trained) - 2
+        assert receipt.path == str(file)
+        assert receipt.notes["fc.bias"].startswith("of shape [114] in ")
+
+
+def test_it_works_through_a_wrapper_and_on_a_module_zoo_does_not_know(model, trained):
+    load_partial(torch.compile(model, backend="eager"), trained)
+    assert torch.equal(model.stem[0].weight, trained["stem.0.weight"])
+    layer = nn.Linear(64, 114)
+    load_partial(layer, {"weight": trained["fc.weight"]})
+    assert torch.equal(layer.weight, trained["fc.weight"])
+
+
+def test_frozen_parameters_are_loaded_and_stay_frozen(model, trained):
+    load_partial(zoo.freeze(model), trained)
+    assert torch.equal(model.stem[0].weight, trained["stem.0.weight"])
+    assert not model.stem[0].weight.requires_grad
+
+
+def test_when_nothing_fits_nothing_changes_and_the_prefix_is_found(model, trained):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(errors.LoadMismatch, match=r"nothing was loaded(.|\n)*the prefix 'encoder\.'"):
+        load_partial(model, {f"encoder.{name}": tensor for name, tensor in trained.items()})
+    assert same(before, model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"match": "shape"}, errors.UsageError, "'name' or 'order'"),
+        ({"skip": "layer7"}, errors.UnknownPart, "did you mean 'layer"),
+        ({"skipp": ()}, errors.UnknownArgument, "did you mean 'skip'"),
+    ],
+    ids=str,
+)
+def test_an_impossible_argument_is_refused(model, trained, arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_partial(model, trained, **arguments)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"epoch": 3}, [1], 3], ids=str)
+def test_what_holds_no_tensors_is_refused(model, wrong):
+    with pytest.raises(errors.Unreadable, match="holds no state dict"):
+        load_partial(model, wrong)
+
+
+def test_a_module_in_place_of_its_state_dict_is_refused(model):
+    with pytest.raises(errors.UsageError, match=r"state_dict\(\)"):
+        load_partial(model, model)
+
+
+def test_a_file_that_is_not_there_is_named(model, tmp_path):
+    with pytest.raises(errors.Unreadable, match=r"none\.pth"):
+        load_partial(model, tmp_path / "none.pth")
