@@ -10,13 +10,14 @@ import toys
 import zoo_core as zoo
 from zoo_core import testing
 from zoo_core.testing import CHECKS, Conformance, NonConformance
+from zoo_core.testing.specimen import _specimen
 
 
 @pytest.fixture(autouse=True)
 def _no_specimen_of_another_test():
-    testing._specimen.cache_clear()
+    _specimen.cache_clear()
     yield
-    testing._specimen.cache_clear()
+    _specimen.cache_clear()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -55,13 +56,13 @@ def test_a_malformed_weights_entry_is_named(changes, message):
 
 
 def test_a_norm_that_thaws_is_found(monkeypatch):
-    monkeypatch.setattr("zoo_core.testing.freeze", lambda model, what: zoo.freeze(model, what, norm="train"))
+    monkeypatch.setattr("zoo_core.testing.checks.freeze", lambda model, what: zoo.freeze(model, what, norm="train"))
     with zoo.use(toys.zoo_of()), pytest.raises(NonConformance, match=r"moved while frozen: bn1\.running_mean"):
         testing.check_freeze(toys.CARD)
 
 
 def test_a_backbone_that_still_trains_is_found(monkeypatch):
-    monkeypatch.setattr("zoo_core.testing.freeze", lambda model, _what: zoo.freeze(model, "stem"))
+    monkeypatch.setattr("zoo_core.testing.checks.freeze", lambda model, _what: zoo.freeze(model, "stem"))
     with zoo.use(toys.zoo_of()), pytest.raises(NonConformance, match=r"gradients outside the head: bn1\.weight"):
         testing.check_freeze(toys.CARD)
 

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.card import Card, Weights
-from zoo_core.errors import FamilyUnavailable, UnknownArgument, UsageError
+from zoo_core.construct import construct
+from zoo_core.errors import UsageError
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.checks import check_count, check_num_classes, strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
 from zoo_core.surgery.head import seeded, swap_head
-from zoo_core.surgery.knowledge import Knowledge, anatomy_of, attach, knowledge_of
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.stem import adapt_stem, stem_layers
@@ -94,8 +95,7 @@ def get(
     current_zoo().available(card)
     artefact = _fetch(card, chosen, trust, licenses, progress=progress)
     with seeded(seed):
-        asked = _options(card, chosen, options)
-        model = construct(card, asked, own=options)
+        model = construct(card, _options(card, chosen, options), own=options, values=artefact is None)
         if artefact is not None:
             _load(model, chosen, artefact, num_classes, in_channels, new_head=head is not None)
         _operate(model, num_classes, head, in_channels, freeze)
@@ -149,45 +149,6 @@ def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object
     return {**card.options, **needed, **(own or {})}
 
 
-def construct(card: Card, options: Mapping[str, object], *, own: Mapping[str, object] | None = None) -> nn.Module:
-    """Call the library's own constructor, and make the model carry what zoo knows of it.
-
-    Args:
-        card: What to build.
-        options: All that the constructor is given.
-        own: Those of them that the user chose, to be named in an error.
-
-    Raises:
-        FamilyUnavailable: The library is missing, or too different from what the plugin knows.
-        UnknownArgument: The constructor does not take one of the user's options.
-    """
-    member = current_zoo().available(card)
-    model = _call(card, options, own)
-    receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"))
-    attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
-    return model
-
-
-def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
-    try:
-        constructor = resolve_name(card.build)
-    except (ImportError, AttributeError) as error:
-        raise FamilyUnavailable(
-            f"{card.id} cannot be built: {card.build} does not import",
-            got=f"{type(error).__name__}: {error}",
-            cause="the installed library is of another version than the plugin knows",
-            family=card.family,
-        ) from error
-    try:
-        return cast("nn.Module", constructor(**options))
-    except TypeError as error:
-        if not own:
-            raise
-        raise UnknownArgument(
-            f"{card.build} does not take these options: {', '.join(own)}", got=str(error), argument=tuple(own)
-        ) from error
-
-
 def _load(
     model: nn.Module,
     chosen: Weights | Path | None,
@@ -215,6 +176,8 @@ def _load(
         ignore=known.ignore if known else (),
         replaceable=replaceable,
         source=artefact.path.name,
+        # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
+        assign=known is not None,
     )
     receipt = Receipt(
         knowledge_of(model).receipt.model,
