@@ -138,8 +138,8 @@ class Anatomy:
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
         layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows.
-        dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not only
-            what comes after it; torchvision trains its dilated MobileNetV3 so.
+        dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
+            only what comes after it; torchvision trains its dilated MobileNetV3 so.
         headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
         per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.

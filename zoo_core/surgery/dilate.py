@@ -50,10 +50,14 @@ def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
     if type(output_stride) is not int or output_stride < 1 or output_stride & (output_stride - 1):
         raise UsageError(f"output_stride cannot be {output_stride!r}", expected="a power of two, such as 16 or 8")
     stages = anatomy_of(model).stages
+    bare = unwrap(model)
     far = [path for stage in stages if stage.stride > output_stride for path in stage.modules]
     if not far:
         return {}
-    bare = unwrap(model)
+    if anatomy_of(model).layout != "NCHW":
+        raise _refused(
+            bare, output_stride, "its blocks exchange tokens, or windows of them, and not neighbouring pixels"
+        )
     x = example_input(bare, side=_SIDE)
     layers = {
         f"{path}.{name}".rstrip(".")
@@ -61,7 +65,7 @@ def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
         for name, layer in bare.get_submodule(path).named_modules()
         if isinstance(layer, (nn.Conv2d, *_POOLS))
     }
-    strides = _strides(bare, layers, x, bare)
+    strides = _strides(bare, layers, x, bare, output_stride)
     twins = {path: _twin(bare, path, strides, output_stride) for path in layers if path in strides}
     changed = {path: twin for path, twin in twins.items() if twin is not None}
     _check(bare, changed, output_stride, x)
@@ -69,6 +73,7 @@ def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
 
 
 def _twin(model: nn.Module, path: str, strides: Strides, most: int) -> nn.Module | None:
+    """The layer as it has to be, or None where it can stay as it is."""
     layer, (before, after) = model.get_submodule(path), strides[path]
     if isinstance(layer, _POOLS):
         if after > most and after != before:
@@ -82,35 +87,36 @@ def _twin(model: nn.Module, path: str, strides: Strides, most: int) -> nn.Module
     growth = reference / min(reference, most)
     stride = min(after, most) / min(before, most)
     if growth != int(growth) or stride != int(stride):
-        raise _refused(
-            model, most, f"{path} does not keep the size of its map: it has a stride of {after / before:.3g}"
-        )
+        cause = f"{path} turns steps of {before:.4g} pixels into steps of {after:.4g}"
+        raise _refused(model, most, f"{cause}: convolutions without padding cut the border off")
     return None if (growth, stride) == (1, after / before) else _dilate(layer, int(growth), int(stride))
 
 
 def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
-    """A twin whose taps lie ``growth`` times as far apart and start at the same place."""
+    """A twin whose taps lie ``growth`` times as far apart, and start at the same place."""
     twin = twin_of(conv)
     twin.stride = (stride, stride)
-    twin.dilation = (conv.dilation[0] * growth, conv.dilation[1] * growth)
+    height, width = (d * growth if k > 1 else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    twin.dilation = (height, width)
+    totals = [d * (k - 1) for d, k in zip(twin.dilation, conv.kernel_size, strict=True)]
+    for name, child in conv.named_children():
+        if isinstance(child, nn.ZeroPad2d):  # convolutions that pad as TensorFlow does, for one size of picture
+            left, top = child.padding[0] * growth, child.padding[2] * growth
+            twin._modules[name] = nn.ZeroPad2d((left, totals[1] - left, top, totals[0] - top))  # noqa: SLF001 - a twin has a table of its own
+            return twin
     if isinstance(conv.padding, str):
-        if type(conv)._conv_forward is nn.Conv2d._conv_forward:  # noqa: SLF001 - subclasses pad in their own way
-            twin.__dict__["_reversed_padding_repeated_twice"] = [
-                n * growth
-                for n in conv._reversed_padding_repeated_twice  # noqa: SLF001
-            ]
         return twin
-    left = [pad * growth for pad in conv.padding]
-    right = [d * (k - 1) - pad for d, k, pad in zip(twin.dilation, conv.kernel_size, left, strict=True)]
-    twin.padding = (left[0], left[1])
-    if left != right and conv.stride != (1, 1):
+    top, left = (pad * growth if k > 1 else pad for pad, k in zip(conv.padding, conv.kernel_size, strict=True))
+    twin.padding = (top, left)
+    around = [left, totals[1] - left, top, totals[0] - top]
+    if around != [left, left, top, top] and type(conv).forward is nn.Conv2d.forward:
         # An even kernel needs more on one side than on the other, which nn.Conv2d can do in its padding modes only.
         twin.padding_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        twin.__dict__["_reversed_padding_repeated_twice"] = [left[1], right[1], left[0], right[0]]
+        twin.__dict__["_reversed_padding_repeated_twice"] = around
     return twin
 
 
-def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module) -> Strides:
+def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most: int) -> Strides:
     """Measured on one forward pass over ``x``."""
     found: Strides = {}
 
@@ -122,21 +128,18 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module) -> S
 
     run = anatomy_of(model).features
     twin = hooked(body, {path: measuring(path) for path in paths})
-    with torch.no_grad(), evaluating(twin):
-        _ = run(twin, x) if run else twin(x)
+    try:
+        with torch.no_grad(), evaluating(twin):
+            _ = run(twin, x) if run else twin(x)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # fixed sizes, or maps that do not add up
+        raise _refused(model, most, f"it does not run on {_SIDE} pixels a side: {error}") from error
     return found
 
 
 def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor) -> None:
     """Raise NotSupported unless the stages now have the strides that were asked for."""
-    anatomy = anatomy_of(model)
-    if anatomy.layout != "NCHW":
-        raise _refused(model, most, "its blocks exchange tokens or windows of them, and not neighbouring pixels")
-    outputs = {stage.output: stage for stage in anatomy.stages}
-    try:
-        strides = _strides(replaced(model, changed), set(outputs), x, model)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise _refused(model, most, f"it does not run with dilation: {error}") from error
+    outputs = {stage.output: stage for stage in anatomy_of(model).stages}
+    strides = _strides(replaced(model, changed), set(outputs), x, model, most)
     for path, stage in outputs.items():
         if strides[path][1] != min(stage.stride, most):
             cause = f"the map after {stage.name!r} would have a stride of {strides[path][1]:.4g}"

@@ -26,7 +26,7 @@ _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
     models.MNASNet: convnets.mnasnet,
     models.MaxVit: transformers.maxvit,
     models.MobileNetV2: convnets.sequential,
-    models.MobileNetV3: convnets.sequential,
+    models.MobileNetV3: convnets.mobilenet_v3,
     models.RegNet: convnets.regnet,
     models.ResNet: convnets.resnet,
     models.ShuffleNetV2: convnets.shufflenet,

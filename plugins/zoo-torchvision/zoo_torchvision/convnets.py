@@ -14,7 +14,17 @@ from zoo_torchvision.measure import by_resolution, first_convolution, head_at, i
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torchvision.models import DenseNet, GoogLeNet, Inception3, MNASNet, RegNet, ResNet, ShuffleNetV2, SqueezeNet
+    from torchvision.models import (
+        DenseNet,
+        GoogLeNet,
+        Inception3,
+        MNASNet,
+        MobileNetV3,
+        RegNet,
+        ResNet,
+        ShuffleNetV2,
+        SqueezeNet,
+    )
 
     Rows = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -74,6 +84,11 @@ def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one la
         features=Chain("features"),
         pool=Chain("avgpool" if hasattr(model, "avgpool") else average, *(() if flat else (flatten,)), *before),
     )
+
+
+def mobilenet_v3(model: MobileNetV3) -> Anatomy:
+    """MobileNetV3: as the others, but dilated in torchvision's own way."""
+    return replace(sequential(model), dilates_strided=True)
 
 
 def squeezenet(model: SqueezeNet) -> Anatomy:
