@@ -152,6 +152,12 @@ def test_the_stem_is_the_first_layer_that_sees_the_picture(name, build):
     assert (seen[0],) == tuple((path, 3) for path in anatomy(model).stem)
 
 
+def test_a_detector_has_a_mean_and_a_deviation_for_each_channel(build):
+    model = build("ssdlite320_mobilenet_v3_large")
+    lists = [model.get_submodule("transform").__dict__[path.split(".")[1]] for path in anatomy(model).per_channel]
+    assert lists == [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+
+
 def test_both_encoders_of_raft_see_a_picture_and_it_has_no_head(build):
     model = build("raft_small")
     parts = anatomy(model)

@@ -28,16 +28,16 @@ def rcnn(model: FasterRCNN) -> Anatomy:
     heads = [head_at(model, f"{box}.cls_score"), head_at(model, f"{box}.bbox_pred", "box", per_class=_BOX)]
     if model.roi_heads.has_mask():
         heads.append(head_at(model, f"{mask}.mask_fcn_logits", "mask"))
-    return Anatomy(heads=tuple(heads), stem=first_convolution(model), stages=_pyramid_stages(model))
+    return _detector(model, tuple(heads), _pyramid_stages(model))
 
 
 def dense(model: RetinaNet | FCOS) -> Anatomy:
     """RetinaNet and FCOS: one convolution, shared by all levels, gives the scores of every anchor."""
     path = "head.classification_head"
     head = model.get_submodule(path)
-    anchors = head.cls_logits.out_channels // head.num_classes
+    anchors = channels(head.cls_logits) // head.num_classes
     site = head_at(model, f"{path}.cls_logits", per_class=anchors, attributes=(f"{path}.num_classes",))
-    return Anatomy(heads=(site,), stem=first_convolution(model), stages=_pyramid_stages(model))
+    return _detector(model, (site,), _pyramid_stages(model))
 
 
 def ssd(model: SSD) -> Anatomy:
@@ -46,7 +46,13 @@ def ssd(model: SSD) -> Anatomy:
     trunks = [f"backbone.features.{n}" for n, _ in model.backbone.features.named_children()] if nested else []
     rows = resolutions(model, *(trunks or ["backbone.features"]))
     extra = [(f"extra{n}", (f"backbone.extra.{n}",)) for n, _ in model.backbone.extra.named_children()]
-    return Anatomy(heads=_levels(model), stem=first_convolution(model), stages=in_sequence(model, [*rows, *extra]))
+    return _detector(model, _levels(model), in_sequence(model, [*rows, *extra]))
+
+
+def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
+    # A detector normalises its pictures itself, with one mean and one deviation a channel.
+    normalisation = ("transform.image_mean", "transform.image_std")
+    return Anatomy(heads=heads, stem=first_convolution(model), stages=stages, per_channel=normalisation)
 
 
 def _levels(model: SSD) -> tuple[Head, ...]:
