@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zoo_core.errors import ZooError as ZooError
     from zoo_core.errors import ZooWarning as ZooWarning
     from zoo_core.hooks import hookimpl as hookimpl
+    from zoo_core.inspect.activations import activation_stats as activation_stats
     from zoo_core.parts import Anatomy as Anatomy
     from zoo_core.parts import Chain as Chain
     from zoo_core.parts import Head as Head
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.init import init_weights as init_weights
     from zoo_core.surgery.knowledge import adopt as adopt
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
+    from zoo_core.surgery.knowledge import class_names_of as class_names
     from zoo_core.surgery.knowledge import receipt_of as receipt
     from zoo_core.surgery.mlp import mlp_head as mlp_head
     from zoo_core.surgery.partial import load_partial as load_partial
@@ -77,8 +79,10 @@ _PUBLIC = {
     "truncate": "zoo_core.surgery.truncate:truncate",
     "adapt_stem": "zoo_core.surgery.stem:adapt_stem",
     "adopt": "zoo_core.surgery.knowledge:adopt",
+    "class_names": "zoo_core.surgery.knowledge:class_names_of",
     "anatomy": "zoo_core.surgery.knowledge:anatomy_of",
     "receipt": "zoo_core.surgery.knowledge:receipt_of",
+    "activation_stats": "zoo_core.inspect.activations:activation_stats",
     "Receipt": "zoo_core.surgery.receipt:Receipt",
     # what plugins are written with
     "hookimpl": "zoo_core.hooks:hookimpl",
@@ -115,10 +119,12 @@ __all__ = [
     "Zoo",
     "ZooError",
     "ZooWarning",
+    "activation_stats",
     "adapt_stem",
     "adopt",
     "anatomy",
     "branch",
+    "class_names",
     "drift",
     "encoder",
     "features",

@@ -1,0 +1,162 @@
+"""Whether signals vanish or explode, beside the hooks that people write for the same."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core import errors
+from zoo_core.inspect.activations import activation_stats
+
+
+@pytest.fixture
+def model():
+    return zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class OnlyTheFirst(nn.Sequential):
+    """A model with layers that its forward never calls."""
+
+    def forward(self, x):
+        return self[0](x)
+
+
+def deep(gain):
+    """Twelve linear layers whose signal changes by about ``gain`` at each."""
+    net = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(12)))
+    return zoo.init_weights(net, "normal", options={"std": gain / 8}, seed=0)
+
+
+def test_the_figures_are_those_of_hand_written_hooks(model, x):
+    model.eval()
+    stds = {}
+    handles = [
+        module.register_forward_hook(lambda _, __, y, name=name: stds.update({name: y.std().item()}))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    ours = {row.layer: row.std for row in activation_stats(model, x).rows if row.kind in {"Conv2d", "Linear"}}
+    assert ours == stds
+
+
+def test_layers_come_in_the_order_in_which_they_run(model, x):
+    stats = activation_stats(model, x, layers=["stem.0", "fc", "layer*.conv2"])
+    assert [row.layer for row in stats.rows] == ["stem.0", "layer1.conv2", "layer2.conv2", "layer3.conv2", "fc"]
+
+
+def test_a_layer_that_runs_twice_has_two_rows(model, x):
+    stats = activation_stats(model, x, layers="layer1.relu")
+    assert [row.label for row in stats.rows] == ["layer1.relu", "layer1.relu #2"]
+    assert stats.rows[0].zeros > 0.2
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.5, "vanishes"), (1.0, "stays"), (2.0, "explodes")])
+def test_signals_that_vanish_or_explode_are_seen(gain, verdict):
+    rows = activation_stats(deep(gain), torch.randn(256, 64)).rows
+    factor = rows[-1].std / rows[0].std
+    seen = "vanishes" if factor < 0.1 else "explodes" if factor > 10 else "stays"
+    assert seen == verdict
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_model_is_left_as_it_was(model, x, mode):
+    model.train(mode)
+    model.fc = nn.Sequential(nn.Dropout(0.5), model.fc)
+    before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    activation_stats(model, x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.training is mode
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_hooks_stay_when_the_model_refuses_its_input(model):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="channels"):
+        activation_stats(model, torch.zeros(1, 7, 32, 32))
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_attention_is_a_layer_and_its_first_output_counts():
+    attention = nn.MultiheadAttention(8, 2)
+    tokens = torch.randn(5, 1, 8)
+    wrapped = nn.Sequential()
+    wrapped.attention = attention
+    wrapped.forward = lambda *given: attention(*given)[0]
+    stats = activation_stats(wrapped, (tokens, tokens, tokens))
+    assert [(row.kind, row.shape) for row in stats.rows] == [("MultiheadAttention", (5, 1, 8))]
+
+
+def test_a_single_layer_is_a_model_too():
+    (row,) = activation_stats(nn.Linear(2, 3), torch.zeros(4, 2)).rows
+    assert row.shape == (4, 3)
+
+
+def test_half_precision_is_measured_without_overflow():
+    layer = nn.Identity()
+    (row,) = activation_stats(layer, torch.full((64, 64), 6e4, dtype=torch.float16)).rows
+    assert row.mean == pytest.approx(6e4, rel=1e-3)
+
+
+def test_it_looks_through_torch_compile(model, x):
+    stats = activation_stats(torch.compile(model, backend="eager"), x)
+    assert stats.model == "GlyphNet"
+    assert stats.rows[0].layer == "stem.0"
+
+
+def test_the_table_has_a_line_a_layer_and_aligned_columns(model, x):
+    table = str(activation_stats(model, x, layers=["stem.0", "fc"])).splitlines()
+    assert table[0].split() == ["layer", "kind", "output", "mean", "std", "peak", "zeros"]
+    assert table[1].split()[:3] == ["stem.0", "Conv2d", "4x16x16x16"]
+    assert len(table[0]) == len(table[1]) == len(table[2])
+    assert table[3].startswith("std from ")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_plot_is_a_picture(model, x, tmp_path, suffix):
+    path = activation_stats(model, x).plot(tmp_path / f"depth.{suffix}")
+    start = path.read_bytes()[:200]
+    assert b"PNG" in start if suffix == "png" else b"<svg" in path.read_bytes()
+
+
+def test_a_dead_network_and_a_very_deep_one_can_be_plotted(tmp_path):
+    dead = nn.Sequential(*(nn.ReLU() for _ in range(60)))
+    assert activation_stats(dead, -torch.ones(3, 3)).plot(tmp_path / "dead.png").exists()
+
+
+def test_matplotlib_is_imported_only_for_a_plot():
+    code = (
+        "import sys, torch, zoo_core as zoo\n"
+        "str(zoo.activation_stats(torch.nn.Linear(2, 2), torch.ones(2, 2)))\n"
+        "print('matplotlib' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_pattern_that_matches_nothing_names_the_closest(model, x):
+    with pytest.raises(errors.UnknownPart, match="did you mean 'layer1'"):
+        activation_stats(model, x, layers="layer11")
+
+
+def test_layers_that_never_run_are_an_error():
+    net = OnlyTheFirst(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(errors.UsageError, match="none of the layers gave anything"):
+        activation_stats(net, torch.ones(1, 2), layers="1")

@@ -1,0 +1,1 @@
+"""Looking into a built model without changing it."""

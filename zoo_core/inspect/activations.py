@@ -1,0 +1,234 @@
+"""Whether signals vanish or explode through the depth of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.knowledge import unwrap
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+_LABELS = 48
+"""Up to so many layers fit on the axis of a plot by name."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What one layer gave, the first time that it ran or another.
+
+    Attributes:
+        layer: Dotted path of the module.
+        call: 1 for the first time that it ran in this forward pass, 2 for the second.
+        kind: Class of the module.
+        shape: Of what it gave.
+        mean: Of all its values.
+        std: Standard deviation of all its values, with Bessel's correction, as ``Tensor.std()`` has it.
+        peak: Largest absolute value.
+        zeros: Share of values that are exactly zero, from 0 to 1.
+    """
+
+    layer: str
+    call: int
+    kind: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    peak: float
+    zeros: float
+
+    @property
+    def label(self) -> str:
+        """The path, with the number of the call where it is not the first."""
+        return self.layer if self.call == 1 else f"{self.layer} #{self.call}"
+
+
+@dataclass(frozen=True)
+class ActivationStats:
+    """What each layer of a model gave, in the order in which they ran; ``print`` shows it as a table.
+
+    Attributes:
+        model: Class of the model.
+        rows: One for each time that a layer ran.
+    """
+
+    model: str
+    rows: tuple[Activation, ...]
+
+    def __str__(self) -> str:
+        cells = [("layer", "kind", "output", "mean", "std", "peak", "zeros"), *(_cells(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
+        first, last = self.rows[0], self.rows[-1]
+        return "\n".join([*lines, f"std from {first.std:.3g} at {first.label} to {last.std:.3g} at {last.label}"])
+
+    def plot(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the standard deviation over the depth, on a logarithmic scale unless all is zero.
+
+        Args:
+            path: Where to; its suffix says the format, such as ``.png`` or ``.svg``.
+
+        Returns:
+            The path.
+
+        Raises:
+            ZooError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ZooError("a plot needs matplotlib", hint="pip install 'zoo-core[demo]'") from error
+        names = [row.label for row in self.rows]
+        figure = Figure(figsize=(max(6.0, 0.22 * min(len(names), _LABELS)), 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(range(len(names)), [row.std for row in self.rows], marker="o", markersize=4, linewidth=1.2)
+        if any(row.std > 0 for row in self.rows):
+            axes.set_yscale("log")
+        axes.set_ylabel("standard deviation")
+        axes.set_title(f"What the layers of {self.model} give")
+        if len(names) <= _LABELS:
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        else:
+            axes.set_xlabel("layer, in the order of running")
+        axes.grid(alpha=0.3)
+        figure.savefig(path)
+        return Path(path)
+
+
+@strict_arguments
+def activation_stats(model: nn.Module, x: Any, *, layers: str | Sequence[str] | None = None) -> ActivationStats:  # noqa: ANN401
+    """Mean, standard deviation, peak and share of zeros of what every layer gives, for one batch.
+
+    A standard deviation that shrinks towards zero from layer to layer is a signal that vanishes, one that grows is one
+    that explodes. The model runs once, without gradients and in the mode that it is in, and is left as it was: no hooks
+    stay, and running statistics and the random state are put back.
+
+    Args:
+        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
+        x: What the model takes: a batch such as ``[N, 3, H, W]``, or a tuple of several arguments.
+        layers: Module paths or glob patterns over them, such as ``"layer*"``; every module without children when None.
+
+    Returns:
+        One row for each time that a layer ran. ``print`` shows a table, ``.plot(path)`` draws it.
+
+    Raises:
+        UnknownPart: A pattern matches no module.
+        UsageError: None of the layers ran, or none gave a tensor of floating point.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", weights=None)
+        >>> stats = zoo.activation_stats(model, torch.randn(8, 1, 32, 32), layers="*conv1")
+        >>> [(row.label, row.shape) for row in stats.rows]
+        [('layer1.conv1', (8, 16, 16, 16)), ('layer2.conv1', (8, 32, 8, 8)), ('layer3.conv1', (8, 64, 4, 4))]
+    """
+    bare = unwrap(model)
+    chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
+    rows: list[Activation] = []
+    calls: Counter[str] = Counter()
+
+    def measure(path: str, module: nn.Module, output: object) -> None:
+        values = _tensor(output)
+        if values is not None:
+            calls[path] += 1
+            rows.append(_measured(path, calls[path], module, values))
+
+    def hook(path: str) -> Any:  # noqa: ANN401 - torch types hooks loosely
+        return lambda module, _, output: measure(path, module, output)
+
+    handles = [module.register_forward_hook(hook(path)) for path, module in chosen.items()]
+    try:
+        with _undisturbed(bare), torch.no_grad():
+            bare(*x) if isinstance(x, tuple) else bare(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not rows:
+        raise UsageError(
+            "none of the layers gave anything to measure",
+            got=f"{len(chosen)} layers: {', '.join(list(chosen)[:4])}",
+            cause="the model's forward does not call them, or they give no tensor of floating point",
+        )
+    return ActivationStats(type(bare).__name__, tuple(rows))
+
+
+def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
+    modules = {path: module for path, module in model.named_modules() if path}
+    if patterns is None:
+        # Attention has a child, its output projection, which it never calls as a module.
+        whole = {
+            path: module
+            for path, module in modules.items()
+            if isinstance(module, nn.MultiheadAttention) or not list(module.children())
+        }
+        return whole or {"": model}
+    found: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        matching = {path: module for path, module in modules.items() if fnmatchcase(path, pattern)}
+        if not matching:
+            raise UnknownPart(
+                f"no module of this {type(model).__name__} is called {pattern!r}",
+                hint=did_you_mean(close_matches(pattern, modules), "print(model) shows every module path"),
+                part=pattern,
+                parts=tuple(modules),
+            )
+        found |= matching
+    return found
+
+
+def _tensor(output: object) -> Tensor | None:
+    """What a layer gave, or the first of several things."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None
+
+
+def _measured(path: str, call: int, module: nn.Module, output: Tensor) -> Activation:
+    values = output.detach().float()
+    std = values.std().item() if values.numel() > 1 else 0.0
+    return Activation(
+        layer=path,
+        call=call,
+        kind=type(module).__name__,
+        shape=tuple(values.shape),
+        mean=values.mean().item(),
+        std=std,
+        peak=values.abs().max().item(),
+        zeros=(values == 0).float().mean().item(),
+    )
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put buffers and the random state back afterwards: a pass in train mode moves both."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in before:
+                        buffer.copy_(before[name])
+
+
+def _cells(row: Activation) -> tuple[str, ...]:
+    figures = (f"{row.mean:.3g}", f"{row.std:.3g}", f"{row.peak:.3g}", f"{row.zeros:.0%}")
+    return (row.label, row.kind, "x".join(map(str, row.shape)), *figures)
+
+
+def _aligned(line: tuple[str, ...], widths: list[int]) -> Iterator[str]:
+    for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
+        yield cell.ljust(width) if place < 3 else cell.rjust(width)  # noqa: PLR2004 - words, then figures
