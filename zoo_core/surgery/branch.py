@@ -102,8 +102,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
     tensors = _outcomes(bare, main.path, known.receipt.tensors)
     attach(bare, replace(known, anatomy=anatomy, receipt=replace(known.receipt, tensors=tensors)))
-    own_modules = any(isinstance(head, nn.Module) for head in heads.values())
-    record_edit(bare, "branch", at=at, **({} if own_modules else {"heads": dict(heads)}))
+    record_edit(bare, "branch", at=at, heads=heads)
     return model
 
 

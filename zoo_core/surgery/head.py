@@ -101,7 +101,7 @@ def swap_head(
     stays_on_map = anatomy.pool is None and is_recomposed(bare)
     own = at == "features" or stays_on_map or isinstance(after, PerHead)
     _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
-    _record(bare, head, at=at, keep_hidden=keep_hidden, input_size=input_size)
+    record_edit(bare, "swap_head", head=head, at=at, keep_hidden=keep_hidden, input_size=input_size)
     return model
 
 
@@ -165,13 +165,6 @@ def _install(
         removed={name for name in before if name.startswith(under_sites) or name not in now},
         added=[name for name in now if name.startswith(under_sites)],
     )
-
-
-def _record(model: nn.Module, head: HeadLike, **how: object) -> None:
-    """Note what was done, in plain values; modules of the user's own are in the model."""
-    own_modules = isinstance(head, Mapping) and any(isinstance(each, nn.Module) for each in head.values())
-    what = {} if own_modules else {"head": dict(head) if isinstance(head, Mapping) else head}
-    record_edit(model, "swap_head", **what, **how)
 
 
 def _set_attribute(model: nn.Module, path: str, value: int) -> None:

@@ -10,6 +10,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from zoo_core.errors import NotAZooModel
 from zoo_core.registry import current_zoo
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.described import describe_all
 from zoo_core.surgery.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
 
 _ATTRIBUTE = "_zoo"
+_NEW_HEADS = {"swap_head", "branch", "truncate"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Edit:
     Attributes:
         verb: Name of the public function that did it, such as ``"swap_head"``.
         arguments: What it was given besides the model, as plain values and our own frozen records. A module that the
-            user passed in is not kept here: it is in the model.
+            user passed in is described here and lives in the model.
     """
 
     verb: str
@@ -47,6 +50,7 @@ class Knowledge:
         weights: What was loaded into it; None when nothing was, or a file of the user's own.
         options: What the constructor was given.
         edits: The acts of surgery since it was built, first to last.
+        names: What the classes are called, when the user said it.
     """
 
     anatomy: Anatomy
@@ -55,6 +59,14 @@ class Knowledge:
     weights: Weights | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called: as the user said, or as the weights say while their head is in its place."""
+        if self.names or self.weights is None or any(edit.verb in _NEW_HEADS for edit in self.edits):
+            return self.names
+        return self.weights.class_names
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -94,18 +106,24 @@ def knowledge_of(model: nn.Module) -> Knowledge:
     return found
 
 
-def adopt(model: nn.Module, *, family: str) -> nn.Module:
+@strict_arguments
+def adopt(
+    model: nn.Module, *, family: str, name: str | None = None, options: Mapping[str, object] | None = None
+) -> nn.Module:
     """Tell zoo about a model that was built with its library directly, so that all surgery works on it.
 
     Args:
         model: Any model of the family; changed only by an attribute that forward never sees.
         family: Name of the family it belongs to, such as ``"torchvision"``.
+        name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again.
+        options: What its constructor was given, where that is more than the model's card says.
 
     Returns:
         The same model.
 
     Raises:
         UnknownFamily: No plugin contributes that family.
+        UnknownModel: The family has no model of that name.
         AnatomyError: The family does not know models of this class.
 
     Example:
@@ -116,9 +134,10 @@ def adopt(model: nn.Module, *, family: str) -> nn.Module:
     """
     bare = unwrap(model)
     anatomy = current_zoo().member(family).anatomy(bare)
+    card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
     tensors = dict.fromkeys(bare.state_dict(), "loaded")
-    receipt = Receipt(type(bare).__name__, tensors=cast("Any", tensors))
-    attach(bare, Knowledge(anatomy, receipt))
+    receipt = Receipt(card.id if card else type(bare).__name__, tensors=cast("Any", tensors))
+    attach(bare, Knowledge(anatomy, receipt, card, options={**(card.options if card else {}), **(options or {})}))
     return model
 
 
@@ -156,6 +175,23 @@ def receipt_of(model: nn.Module) -> Receipt:
     return knowledge_of(model).receipt
 
 
+def class_names_of(model: nn.Module) -> tuple[str, ...]:
+    """What the classes of ``model`` are called, in the order of its scores; empty when nobody said.
+
+    Args:
+        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about it.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.class_names(zoo.get("tiny/glyphnet"))[:3]
+        ('A', 'B', 'C')
+    """
+    return knowledge_of(model).class_names
+
+
 def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterable[str], added: Iterable[str]) -> None:
     """Bring the knowledge of ``model`` up to date after its head sites were replaced."""
     known = knowledge_of(model)
@@ -175,7 +211,7 @@ def record_new_stem(model: nn.Module, names: Iterable[str], *, drawn: bool) -> N
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
-    """Add an act of surgery to what is known of ``model``; a module among the arguments is left out."""
+    """Add an act of surgery to what is known of ``model``; modules among the arguments are described, not kept."""
     known = knowledge_of(model)
-    kept = {name: value for name, value in arguments.items() if not isinstance(value, nn.Module)}
-    attach(unwrap(model), replace(known, edits=(*known.edits, Edit(verb, kept))))
+    edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
+    attach(unwrap(model), replace(known, edits=(*known.edits, edit)))

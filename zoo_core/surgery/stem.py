@@ -186,7 +186,9 @@ def _check_can_be_silent(layer: nn.Module) -> None:
     Raises:
         NotSupported: The layer hears a channel whose weights are zero.
     """
-    weight = cast("Tensor", layer.weight).detach().clone()
+    # ones, because whoever is about to load values may not have drawn any
+    state = {name: torch.ones_like(tensor) for name, tensor in layer.named_parameters()}
+    weight = state["weight"].detach()
     if weight.is_meta:
         return
     weight[:, 0] = 0
@@ -194,7 +196,7 @@ def _check_can_be_silent(layer: nn.Module) -> None:
     quiet = weight.new_zeros(1, inputs_of(layer), *reach)
     loud = quiet.clone()
     loud[:, 0] = 1
-    answers = [functional_call(layer, {"weight": weight}, (x,)) for x in (quiet, loud)]
+    answers = [functional_call(layer, {**state, "weight": weight}, (x,)) for x in (quiet, loud)]
     if not torch.equal(*answers):
         raise NotSupported(
             f"no channel can start silent in {layer}",

@@ -1,0 +1,147 @@
+"""Modules as data: what it takes to build a user's head again without pickle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.errors import NotSupported
+
+_OURS = "zoo_core."
+_PLAIN = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A layer of ``torch.nn``, or a ``Sequential`` of them, as it can be built again.
+
+    Attributes:
+        kind: Its class in ``torch.nn``, or the dotted path of one of zoo's own.
+        arguments: What its constructor is given.
+        children: What a ``Sequential`` holds, by name.
+
+    Example:
+        >>> describe(nn.Sequential(nn.Linear(8, 4), nn.ReLU())).build()
+        Sequential(
+          (0): Linear(in_features=8, out_features=4, bias=True)
+          (1): ReLU()
+        )
+    """
+
+    kind: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    children: Mapping[str, Layers] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The module, with parameters of its own.
+
+        Raises:
+            NotSupported: There is no such layer, or it does not take these arguments.
+        """
+        try:
+            made = _class(self.kind)(**self.arguments)
+        except (TypeError, ValueError, AttributeError, ImportError) as error:
+            raise NotSupported(
+                f"cannot build a layer of the kind {self.kind!r}",
+                got=f"{type(error).__name__}: {error}",
+                cause="it was described by another version of torch or of zoo",
+            ) from error
+        for name, child in self.children.items():
+            made.add_module(name, child.build())
+        return made
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A module that only its own code can build; a recipe says that it has to be given.
+
+    Attributes:
+        kind: Dotted path of its class.
+    """
+
+    kind: str
+
+
+def describe(module: nn.Module) -> Layers | Custom:
+    """What it takes to build ``module`` again: its layers where all are standard ones, else only its class.
+
+    Example:
+        >>> describe(nn.Dropout(0.2))
+        Layers(kind='Dropout', arguments={'p': 0.2}, children={})
+    """
+    kind = type(module)
+    custom = Custom(f"{kind.__module__}.{kind.__qualname__}")
+    try:
+        with torch.device("meta"):  # the proof costs neither memory nor random numbers
+            found = _layers(module)
+            twin = found.build() if found else None
+    except NotSupported:
+        return custom
+    return found if found and twin and _looks(twin) == _looks(module) else custom
+
+
+def describe_all(value: Any) -> Any:  # noqa: ANN401 - whatever a verb was given
+    """``value`` with every module in it described, those inside mappings and sequences too."""
+    if isinstance(value, nn.Module):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {name: describe_all(each) for name, each in value.items()}
+    return type(value)(describe_all(each) for each in value) if type(value) in (list, tuple) else value
+
+
+def _looks(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
+    return repr(module), {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _class(kind: str) -> type[nn.Module]:
+    """The class of that name, of torch's layers or of zoo's: nothing else is ever imported for a description."""
+    found = resolve_name(kind) if kind.startswith(_OURS) else getattr(nn, kind, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise TypeError(f"{kind!r} is no layer")
+    return found
+
+
+def _layers(module: nn.Module) -> Layers | None:
+    kind = type(module)
+    name = kind.__name__ if getattr(nn, kind.__name__, None) is kind else f"{kind.__module__}:{kind.__qualname__}"
+    is_known = ":" not in name or name.startswith(_OURS)
+    has_own_ways = "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001
+    if not is_known or has_own_ways:
+        return None
+    if kind is nn.Sequential:
+        children = {path: _layers(child) for path, child in module.named_children()}
+        whole = {path: child for path, child in children.items() if child}
+        return Layers(name, children=whole) if len(whole) == len(children) else None
+    arguments = _arguments(module)
+    return None if arguments is None else Layers(name, arguments)
+
+
+def _arguments(module: nn.Module) -> dict[str, Any] | None:
+    """What the constructor of a layer was given, read from the attributes of the same names; None when that fails."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or name.startswith("_") or name in {"device", "dtype"}:
+            continue
+        if not hasattr(module, name):
+            if parameter.default is parameter.empty:
+                return None
+            continue
+        value = getattr(module, name)
+        if name == "bias" and (value is None or isinstance(value, Tensor)):
+            value = value is not None
+        if not _is_plain(value):
+            return None
+        if parameter.default is parameter.empty or value != parameter.default:
+            found[name] = value
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(_is_plain(each) for each in value))
