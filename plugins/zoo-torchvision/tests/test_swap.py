@@ -1,0 +1,84 @@
+"""``swap_head`` on every head shape of this family: as the library builds it for that number of classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from zoo_torchvision.catalog import cards
+
+import zoo_core as zoo
+from zoo_core.errors import NotSupported
+
+CARDS = {card.name: card for card in cards()}
+QUICK = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fcn_resnet50",
+    "fcos_resnet50_fpn",
+    "googlenet",
+    "keypointrcnn_resnet50_fpn",
+    "lraspp_mobilenet_v3_large",
+    "maskrcnn_resnet50_fpn",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mvit_v2_s",
+    "retinanet_resnet50_fpn",
+    "s3d",
+    "squeezenet1_1",
+    "ssdlite320_mobilenet_v3_large",
+    "swin3d_t",
+}
+every_head = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.full)
+        for name, card in CARDS.items()
+        if card.task != "optical_flow"
+    ],
+)
+
+
+def layout(model):
+    tensors = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    counts = {
+        f"{path}.{name}": value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) is int
+    }
+    return tensors, counts
+
+
+@every_head
+def test_a_swap_gives_the_model_that_the_library_builds_for_nine_classes(name, build):
+    options = {"aux_loss": True} if name.startswith(("fcn", "deeplab")) else {}
+    model = zoo.adopt(build(name, **options), family="torchvision")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    zoo.swap_head(model, 9)
+    assert layout(model) == layout(build(name, num_classes=9, **options))
+    sites = tuple(f"{head.path}." for head in zoo.anatomy(model).heads)
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.state_dict().items() if not key.startswith(sites)
+    )
+
+
+def test_an_mlp_for_a_retinanet_gives_the_scores_of_all_anchors(build):
+    model = zoo.adopt(build("retinanet_resnet50_fpn"), family="torchvision")
+    zoo.swap_head(model, zoo.mlp_head(9, hidden=(16,), batch_norm=True))
+    layers = model.head.classification_head.cls_logits
+    assert layers[-1].out_channels == 81
+    assert model.head.classification_head.num_classes == 9
+    assert len(model([torch.rand(3, 64, 64)])) == 1
+
+
+def test_optical_flow_is_refused_with_the_reason(build):
+    model = zoo.adopt(build("raft_small"), family="torchvision")
+    with pytest.raises(NotSupported, match="motion of every pixel"):
+        zoo.swap_head(model, 9)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.ao.quantization announces its own end
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_quantised_model_is_refused_with_the_way_out(build):
+    model = build("quantized_resnet18", **CARDS["quantized_resnet18"].find().options)
+    with pytest.raises(NotSupported, match="change the float model"):
+        zoo.swap_head(zoo.adopt(model, family="torchvision"), 9)
