@@ -215,3 +215,14 @@ def test_a_wait_ends_when_the_file_is_there(tmp_path):
         started = time.monotonic()
         with turn(tmp_path / "a.lock", ready=lambda: True, signs=lambda: 0, patience=60):
             assert time.monotonic() - started < 1
+
+
+def test_many_processes_that_find_a_bad_file_end_with_a_good_one(server, url, tmp_path):
+    (tmp_path / NAME).write_bytes(bytes(len(DATA)))
+    server.always[PATH] = slowly
+    processes = [child(url, tmp_path) for _ in range(6)]
+    for process in processes:
+        assert process.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
+    assert (tmp_path / NAME).read_bytes() == DATA
+    assert (tmp_path / f".{NAME}.bad").read_bytes() == bytes(len(DATA))
+    assert server.sent <= 1.05 * len(DATA)

@@ -184,3 +184,13 @@ def test_a_broken_note_of_where_a_partial_came_from_does_no_harm(server, url, tm
 
 def test_policy_says_how_long_a_silent_holder_is_waited_for():
     assert Policy(timeout=2).patience == 3.0
+
+
+@pytest.mark.parametrize(("age", "left"), [(3600, 0), (100, 1)])
+def test_without_locks_only_what_has_long_been_silent_is_swept(server, url, tmp_path, age, left):
+    left_behind(tmp_path, DATA[:1000], age=age)
+    code = (
+        "import fcntl, errno\ndef broken(*_): raise OSError(errno.ENOLCK, 'no locks')\nfcntl.flock = broken\n" + CHILD
+    )
+    subprocess.run([sys.executable, "-c", code, url, str(tmp_path), DIGEST, "10"], check=True)
+    assert len(partials(tmp_path, NAME)) == left

@@ -245,3 +245,20 @@ def test_a_users_own_file_is_taken_as_it_is(tmp_path):
 def test_a_users_own_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(Unreadable, match=r"my\.pth"):
         obtain_file(tmp_path / "my.pth")
+
+
+def test_a_damaged_object_does_not_stand_in_for_a_good_file_of_torch_hub(url, tmp_path):
+    damaged = get(card(url)).path
+    flip(damaged)
+    Cache().ref_path("acme", "net", "V1").unlink()
+    held = tmp_path / "torch" / "hub" / "checkpoints" / "net-5c106cde.pth"
+    held.parent.mkdir(parents=True)
+    held.write_bytes(DATA)
+    assert get(card(url, digest=sha256(DATA)[:8])).path.read_bytes() == DATA
+
+
+def test_an_object_under_another_file_name_is_found(server, url):
+    path = get(card(url)).path
+    path.rename(path.with_name("renamed.pth"))
+    assert get(card(url)).fetched is False
+    assert len(server.asked) == 1

@@ -103,3 +103,15 @@ def test_a_missing_object_in_a_store_is_an_error_of_ours(tmp_path, policy):
     pytest.importorskip("fsspec")
     with pytest.raises(FetchError):
         fetch("memory://bucket/none.pth", tmp_path, sha256=DIGEST, policy=policy)
+
+
+def test_a_hub_that_does_not_answer_is_named_where_nothing_else_is_known(policy, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9"):
+        obtain(*card(f"https://huggingface.co{HUB}"), policy=policy)
+
+
+def test_a_hub_that_does_not_answer_is_passed_over_where_a_prefix_is_known(server, policy, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    urls = (f"https://huggingface.co{HUB}", server.put("/net.pth", DATA))
+    assert obtain(*card(*urls, digest=DIGEST[:8]), policy=policy).source == server.url("/net.pth")

@@ -99,7 +99,7 @@ def bring(order: Order) -> Brought:
                 attempts.append((url, wrong[-1][1]))
             except (Permanent, Transient) as failure:
                 attempts.append((url, str(failure)))
-    raise _mismatch(order, attempts, wrong) if wrong else _unreachable(order, attempts)
+    raise _mismatch(order, attempts, wrong) if wrong else unreachable(order.label, attempts)
 
 
 def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, str]]) -> bool:
@@ -144,10 +144,16 @@ def _mismatch(order: Order, attempts: list[tuple[str, str]], wrong: list[tuple[s
     )
 
 
-def _unreachable(order: Order, attempts: list[tuple[str, str]]) -> WeightsError:
+def unreachable(name: str, attempts: list[tuple[str, str]]) -> WeightsError:
+    """The error for a file that no source gave.
+
+    Args:
+        name: What was wanted.
+        attempts: Each url and what was wrong with it.
+    """
     hosts = tuple(dict.fromkeys(host_of(url) for url, _ in attempts))
     return FetchError(
-        f"cannot fetch {order.label} from {', '.join(hosts) or 'anywhere'}",
+        f"cannot fetch {name} from {', '.join(hosts) or 'anywhere'}",
         got=_listed(attempts),
         done="what had arrived is kept apart, and the next try continues it",
         hint="try again, set ZOO_MIRROR or ZOO_REWRITE to another host, set ZOO_OFFLINE=1 to use the cache alone, "

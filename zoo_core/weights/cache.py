@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoo_core import settings
 from zoo_core.weights import digest as digests
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.disk import disk_errors, move_aside, refuse_odd
+from zoo_core.weights.disk import disk_error, disk_errors, move_aside, refuse_odd
 from zoo_core.weights.location import cache_folder, write_tag
 from zoo_core.weights.refs import Ref, now, ref_name
 
@@ -83,15 +83,21 @@ class Cache:
         if before == stamp and settings.verify() == "auto":
             return before
         refuse_odd(path)
-        with disk_errors(path.parent):
-            good = digests.sha256_of(path) == digest and Stamp.of(path) == before
-        if good:
-            return before
-        move_aside(path)
+        try:
+            got, steady = digests.steady_digest(path)
+        except FileNotFoundError:  # another process has just moved it aside
+            return None
+        except OSError as error:
+            raise disk_error(path.parent, error) from error
+        if got == digest:
+            return steady
+        move_aside(path, steady)
         return None
 
     def link(self, path: Path, digest: str, file: str) -> Path | None:
         """Make a file that was just hashed an object without copying it; None where the file system cannot.
+
+        An object that is there already is proven first.
 
         Args:
             path: The file, on the same file system.
@@ -101,7 +107,7 @@ class Cache:
         final = self.place(digest, file)
         with contextlib.suppress(OSError):
             final.parent.mkdir(parents=True, exist_ok=True)
-            if not final.exists():
+            if self.prove(final, digest) is None:
                 os.link(path, final)
             return final
         return None

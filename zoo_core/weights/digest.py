@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 FULL = 64
 """Hex digits of a whole SHA-256."""
+_PATIENCE = 8
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
@@ -86,3 +88,17 @@ class Stamp:
         """
         size, mtime_ns, ctime_ns, inode = (int(word) for word in text.split())
         return cls(size, mtime_ns, ctime_ns, inode)
+
+
+def steady_digest(path: Path) -> tuple[str, Stamp]:
+    """The SHA-256 of a file and its stamp, from a moment in which nobody changed it.
+
+    Raises:
+        OSError: The file cannot be read, or never holds still.
+    """
+    for _ in range(_PATIENCE):
+        before = Stamp.of(path)
+        digest = sha256_of(path)
+        if Stamp.of(path) == before:
+            return digest, before
+    raise OSError(errno.EBUSY, "changes while it is read", str(path))

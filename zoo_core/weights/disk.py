@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, ZooError
+from zoo_core.weights.digest import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,14 +85,20 @@ def disk_error(folder: Path, error: OSError) -> CacheError:
     )
 
 
-def move_aside(path: Path) -> Path | None:
+def move_aside(path: Path, stamp: Stamp) -> Path | None:
     """Move a bad file out of the way, where a person can look at it; only the last bad one is kept.
 
+    Args:
+        path: The file.
+        stamp: Its stamp when it was found bad: one that another process has put there since is left alone.
+
     Returns:
-        Where it is now, or None when the folder cannot be written.
+        Where it is now, or None when it was left alone or the folder cannot be written.
     """
     aside = path.with_name(f".{path.name}.bad")
     try:
+        if Stamp.of(path) != stamp:
+            return None
         path.replace(aside)
     except OSError:
         return None

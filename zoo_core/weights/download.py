@@ -122,11 +122,12 @@ def _good(final: Path, digest: str) -> Path | None:
     """The file if it is there with the right bytes; one with other bytes is moved aside."""
     refuse_odd(final)
     try:
-        if digests.agrees(digests.sha256_of(final), digest):
-            return final
+        got, stamp = digests.steady_digest(final)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise disk_error(final.parent, error) from error
-    move_aside(final)
+    if digests.agrees(got, digest):
+        return final
+    move_aside(final, stamp)
     return None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bring import Order, bring
+from zoo_core.weights.bring import Order, bring, unreachable
+from zoo_core.weights.failures import Failure
 from zoo_core.weights.hub import declared_digest, looks_like_hub
 from zoo_core.weights.mirrors import digest_at_mirror
 from zoo_core.weights.progress import progress_bar
@@ -62,10 +63,7 @@ def _with_declared_digest(wanted: Wanted, policy: Policy) -> Wanted:
         return wanted
     answers = (digest_at_mirror(base, wanted.name, policy) for base in settings.mirrors())
     digest = next((answer for answer in answers if digests.agrees(answer, pin.sha256)), "")
-    if not digest:
-        hub = (declared_digest(url, policy) for url in wanted.own_urls if looks_like_hub(url))
-        digest = next((answer for answer in hub if answer), "")
-    if not digest:
+    if not (digest := digest or _declared_by_hub(wanted, policy)):
         return wanted
     if not digest.startswith(pin.sha256):
         raise DigestMismatch(
@@ -78,6 +76,21 @@ def _with_declared_digest(wanted: Wanted, policy: Policy) -> Wanted:
             source=wanted.urls[0],
         )
     return replace(wanted, pin=replace(pin, sha256=digest, strength=pin.strength_if_declared))
+
+
+def _declared_by_hub(wanted: Wanted, policy: Policy) -> str:
+    """The digest that the hub declares; its silence matters only where nothing else is known."""
+    attempts = []
+    for url in wanted.own_urls:
+        if looks_like_hub(url):
+            try:
+                if digest := declared_digest(url, policy):
+                    return digest
+            except Failure as failure:
+                attempts.append((url, str(failure)))
+    if attempts and not wanted.pin.sha256:
+        raise unreachable(wanted.name, attempts)
+    return ""
 
 
 def _together(wanted: Wanted, order: Order) -> Artefact:

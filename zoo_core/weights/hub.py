@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
-from zoo_core.weights.failures import Failure, Transient
+from zoo_core.weights.failures import Transient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from zoo_core.weights.policy import Policy
 
 _FILE = re.compile(r"https?://[^/]+/[^/]+/[^/]+/resolve/[^/]+/.+")
@@ -25,27 +28,29 @@ def looks_like_hub(url: str) -> bool:
 
 
 def declared_digest(url: str, policy: Policy) -> str:
-    """The SHA-256 that the hub declares for a file, or ``""`` when it declares none or does not answer.
+    """The SHA-256 that the hub declares for a file, or ``""`` when it declares none.
 
     Args:
         url: A file on the hub.
         policy: How patient to be.
+
+    Raises:
+        Permanent: The hub does not have the file, or does not give it to us.
+        Transient: It does not answer.
     """
     from zoo_core.weights.http import HttpSource
 
-    source = HttpSource(url, policy, proven=False)
-    try:
-        for attempt in range(1, policy.attempts + 1):
-            try:
-                headers = source.headers()
-            except Transient:
-                policy.sleep(policy.pause(attempt))
-            else:
-                etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
-                digest = etag.removeprefix("W/").strip('"').lower()
-                return digest if digests.is_full(digest) else ""
-    except Failure:
-        pass
-    finally:
-        source.close()
-    return ""
+    with contextlib.closing(HttpSource(url, policy, proven=False)) as source:
+        headers = _patiently(source.headers, policy)
+    etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
+    digest = etag.removeprefix("W/").strip('"').lower()
+    return digest if digests.is_full(digest) else ""
+
+
+def _patiently(ask: Callable[[], Mapping[str, str]], policy: Policy) -> Mapping[str, str]:
+    for attempt in range(1, policy.attempts):
+        try:
+            return ask()
+        except Transient:
+            policy.sleep(policy.pause(attempt))
+    return ask()

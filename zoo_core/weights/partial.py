@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import secrets
@@ -31,6 +32,7 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 SUFFIX = ".partial"
 ORIGIN = ".origin"
 _ABANDONED = 60.0
+_SURELY_ABANDONED = 600.0
 _BLOCK = 1 << 20
 _TICK = 0.01
 
@@ -66,11 +68,13 @@ class Partial:
             adopted = _adopt(folder, stem)
             if adopted:
                 return adopted
-            path = folder / _own_name(stem)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            file = os.fdopen(descriptor, "r+b", buffering=0)
-            _lock(file)
-            return cls(path, file)
+            while True:
+                path = folder / _own_name(stem)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+                file = os.fdopen(descriptor, "r+b", buffering=0)
+                if _lock(file) is not False:
+                    return cls(path, file)
+                file.close()  # another process adopted it before we could lock it
 
     def __enter__(self) -> Self:
         return self
@@ -241,13 +245,13 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
 
 
 def _claim(path: Path) -> FileIO | None:
-    """The open file if its owner is dead: nobody holds its lock, or not on this machine and it has long been silent."""
+    """The open file if its owner is dead: it holds no lock on the file, and has long been silent unless it ran here."""
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
-    if _lock(file) and (_made_here(path) or time.time() - os.fstat(descriptor).st_mtime > _ABANDONED):
+    if time.time() - os.fstat(descriptor).st_mtime >= _silence_of_the_dead(path, locked=_lock(file)):
         return file
     file.close()
     return None
@@ -267,18 +271,29 @@ def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
     return partial
 
 
-def _made_here(path: Path) -> bool:
-    """Whether its owner ran on this machine, where a lock that can be had proves that the owner has let go."""
+def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
+    """Seconds without a write after which the owner counts as dead.
+
+    Args:
+        path: The partial.
+        locked: Whether we have its lock now; None where the file system has no locks.
+    """
+    if locked is None:
+        return _SURELY_ABANDONED
+    if not locked:
+        return math.inf
     host = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-", 1)[0]
-    return fcntl is not None and host == _host()
+    return -math.inf if host == _host() else _ABANDONED
 
 
-def _lock(file: FileIO) -> bool:
-    """Whether the file is ours alone, as far as this system can say."""
+def _lock(file: FileIO) -> bool | None:
+    """Whether the file is ours alone; None where this system cannot say."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

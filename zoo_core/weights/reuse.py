@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
-from zoo_core.weights.digest import Stamp
 from zoo_core.weights.urls import file_name
 
 if TYPE_CHECKING:
@@ -51,11 +50,10 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
     for path in _candidates(urls, sha256):
         try:
             path = path.resolve(strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
-            before = Stamp.of(path)
-            if size not in (None, before.size) or not path.is_file():
+            if size not in (None, path.stat().st_size) or not path.is_file():
                 continue
-            digest = digests.sha256_of(path)
-            if digests.agrees(digest, sha256) and Stamp.of(path) == before:
+            digest, _ = digests.steady_digest(path)
+            if digests.agrees(digest, sha256):
                 return path, digest
         except OSError:
             continue

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
+_AT_LEAST = 1 << 16
+"""The same in bytes, where nobody knows how long the file is."""
 
 
 class Transfer:
@@ -87,7 +89,7 @@ class Transfer:
 
     def _progressed(self) -> bool:
         """Whether the attempt brought what no earlier one had: a line that drops every 20 % still finishes."""
-        enough = max(1, (self._total or self._policy.unknown_length) // _SHARE)
+        enough = max(1, self._total // _SHARE) if self._total else _AT_LEAST
         if self._partial.length < self._furthest + enough:
             return False
         self._furthest = self._partial.length

@@ -78,7 +78,9 @@ class Wanted:
         if not digests.is_full(self.pin.sha256):
             return None
         ref = self.pin.ref
-        path = self.cache.place(ref.sha256, ref.file) if ref else self.cache.find(self.pin.sha256)
+        path = self.cache.place(ref.sha256, ref.file) if ref else None
+        if path is None or not path.exists():
+            path = self.cache.find(self.pin.sha256)
         stamp = self.cache.prove(path, self.pin.sha256, ref.stamp if ref else None) if path else None
         if path is None or stamp is None:
             return None
