@@ -100,7 +100,7 @@ def test_a_suspended_holder_is_waited_for_only_so_long(server, url, tmp_path):
     try:
         started = time.monotonic()
         assert fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=1)).read_bytes() == DATA
-        assert 1.4 < time.monotonic() - started < 6
+        assert 1.4 < time.monotonic() - started < 12
     finally:
         holder.send_signal(signal.SIGCONT)
         holder.kill()
@@ -170,7 +170,7 @@ def test_a_dead_holder_costs_no_wait(server, url, tmp_path):
     holder.stdout.close()
     started = time.monotonic()
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 NO_FLOCK = """
@@ -202,7 +202,7 @@ def test_a_lock_file_that_was_left_behind_is_no_lock(server, url, tmp_path):
     (tmp_path / f".{NAME}.lock").write_bytes(b"12345\notherhost\n")
     started = time.monotonic()
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 def test_a_folder_where_the_lock_should_be_costs_bytes_and_nothing_else(server, url, tmp_path):

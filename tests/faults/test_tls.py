@@ -131,7 +131,7 @@ def test_a_handshake_that_never_ends_is_given_up(tmp_path):
         started = time.monotonic()
         with pytest.raises(FetchError):
             fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _seconds: None))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
 
 
 @pytest.mark.usefixtures("trusted")
@@ -149,4 +149,4 @@ def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path):
     started = time.monotonic()
     with pytest.raises(FetchError, match="less than"):
         fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _s: None))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10

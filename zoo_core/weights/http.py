@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import http.client
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -169,15 +170,30 @@ class HttpSource:
             self._watchdog.follow(connection)
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """Passes over interim answers such as 103 Early Hints, of which the standard library knows only 100 Continue."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # the one place where it can be done
+            if not 100 < status < 200 or status == requests.codes.switching_protocols:  # noqa: PLR2004 - the interim ones
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 def _session(source: HttpSource) -> requests.Session:
     """A session whose connections the watchdog knows, and that asks for the bytes as they are."""
 
     class Plain(HTTPConnection):
+        response_class = _FinalResponse
+
         def connect(self) -> None:
             source.opened(self)
             super().connect()
 
     class Secure(HTTPSConnection):
+        response_class = _FinalResponse
+
         def connect(self) -> None:
             source.opened(self)
             super().connect()
