@@ -194,9 +194,10 @@ def _load(
 def _classes_in(state: Mapping[str, torch.Tensor], site: Head | None) -> int | None:
     """How many classes the head in a state dict has, when it is another number than the model's."""
     weight = state.get(f"{site.path}.weight") if site else None
-    if weight is None or site is None or weight.dim() < 2 or weight.shape[0] == site.num_classes:  # noqa: PLR2004 - out, in
+    if weight is None or site is None or weight.dim() < 2 or weight.shape[0] % site.per_class:  # noqa: PLR2004 - out, in
         return None
-    return int(weight.shape[0])
+    found = int(weight.shape[0]) // site.per_class
+    return None if found == site.num_classes else found
 
 
 def _has_another_stem(state: Mapping[str, torch.Tensor], model: nn.Module) -> bool:

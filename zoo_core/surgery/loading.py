@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -74,8 +75,15 @@ def load_state(
 
 
 def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    result = model.load_state_dict(given, strict=False)
+    result = model.load_state_dict(_versioned(model, given), strict=False)
     return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _versioned(model: nn.Module, given: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """``given`` with a note of the version it is for, where torch looks for it: torchvision's MNASNet asks."""
+    noted: Any = OrderedDict(given)
+    noted._metadata = {"": {"version": model._version}}  # noqa: SLF001 - torch has no public name for either
+    return cast("OrderedDict[str, Tensor]", noted)
 
 
 def _assign(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -85,7 +93,7 @@ def _assign(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(parameter), []).append(name)
     ready = {name: _settled(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
-    result = model.load_state_dict(ready, strict=False, assign=True)
+    result = model.load_state_dict(_versioned(model, ready), strict=False, assign=True)
     for first, *others in names_of.values():
         for name in others:
             owner, _, attribute = name.rpartition(".")

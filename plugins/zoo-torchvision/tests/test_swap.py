@@ -82,3 +82,11 @@ def test_a_quantised_model_is_refused_with_the_way_out(build):
     model = build("quantized_resnet18", **CARDS["quantized_resnet18"].find().options)
     with pytest.raises(NotSupported, match="change the float model"):
         zoo.swap_head(zoo.adopt(model, family="torchvision"), 9)
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "retinanet_resnet50_fpn"])
+def test_a_file_of_nine_classes_of_ones_own_is_loaded(name, build, tmp_path):
+    torch.save(build(name, num_classes=9).state_dict(), tmp_path / "own.pth")
+    model = zoo.get(f"torchvision/{name}", weights=tmp_path / "own.pth")
+    assert zoo.anatomy(model).main.num_classes == 9
+    assert not zoo.receipt(model).names("initialised")
