@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zoo_core.parts import InputScaling as InputScaling
     from zoo_core.parts import Stage as Stage
     from zoo_core.parts import flatten as flatten
+    from zoo_core.recipe.load import load as load
+    from zoo_core.recipe.save import save as save
     from zoo_core.registry import Zoo as Zoo
     from zoo_core.registry import info as info
     from zoo_core.registry import list_models as list  # noqa: A004 - zoo.list is the field's word for it
@@ -84,6 +86,8 @@ _PUBLIC = {
     "receipt": "zoo_core.surgery.knowledge:receipt_of",
     "activation_stats": "zoo_core.inspect.activations:activation_stats",
     "Receipt": "zoo_core.surgery.receipt:Receipt",
+    "save": "zoo_core.recipe.save:save",
+    "load": "zoo_core.recipe.load:load",
     # what plugins are written with
     "hookimpl": "zoo_core.hooks:hookimpl",
     "Family": "zoo_core.card:Family",
@@ -135,11 +139,13 @@ __all__ = [
     "info",
     "init_weights",
     "list",
+    "load",
     "load_partial",
     "mlp_head",
     "param_groups",
     "read_cards",
     "receipt",
+    "save",
     "split",
     "swap_head",
     "truncate",

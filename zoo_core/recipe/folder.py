@@ -1,0 +1,170 @@
+"""The folder of a save: written so that whoever looks finds the old save, the new one, or none, but never a half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
+from zoo_core.recipe.record import FILE, Recipe, read_recipe
+from zoo_core.weights.digest import agrees, sha256_of
+from zoo_core.weights.disk import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_SHOWN = 8
+"""Digits of the digest in the name of the tensors' file."""
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to write where something else is.
+
+    Raises:
+        UsageError: There is a file, or a folder that is no save.
+    """
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if is_free and not folder.is_symlink():
+        return
+    if not folder.is_dir() or not _is_save(folder):
+        raise UsageError(
+            f"{folder} is something else than a save of zoo",
+            expected="a folder that zoo.save made, an empty one, or none",
+            got="a file" if folder.is_file() else "a folder with other files",
+            done="nothing was written",
+            hint="choose another folder",
+        )
+
+
+def _is_save(folder: Path) -> bool:
+    try:
+        read_recipe(folder / FILE)
+    except Unreadable:
+        return False
+    return True
+
+
+def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    """Write a save; a folder that is one already changes over to the new one in a single rename.
+
+    Raises:
+        UsageError: There is something else.
+        WeightsError: The disk is full, or the folder cannot be written.
+    """
+    check_target(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and any(folder.iterdir()):
+            _replace(folder, recipe, tensors)
+        else:
+            _create(folder, recipe, tensors)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot save to {folder}",
+            got=error.strerror or str(error),
+            done="what was there before is untouched",
+            hint="free some space, or choose another folder",
+            path=folder,
+        ) from error
+
+
+def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    beside = folder.with_name(f".{folder.name}.{uuid4().hex}.partial")
+    beside.mkdir()
+    try:
+        _fill(beside, recipe, tensors)
+        if folder.exists():
+            folder.rmdir()  # empty; only some systems rename onto it
+        beside.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _replace(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    before = read_recipe(folder / FILE).tensors["file"]
+    now = _fill(folder, recipe, tensors)
+    if before != now and before == Path(before).name:
+        (folder / before).unlink(missing_ok=True)
+
+
+def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
+    """Put the tensors into a folder under a name that nothing points to yet, and then the recipe that does."""
+    from safetensors.torch import save_file
+
+    with _partial(folder) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        digest, size = sha256_of(partial), partial.stat().st_size
+        name = f"model-{digest[:_SHOWN]}.safetensors"
+        _settle(partial, folder / name)
+    complete = replace(recipe, tensors={"file": name, "sha256": digest, "size": size})
+    with _partial(folder) as partial:
+        partial.write_text(complete.text(), encoding="utf-8")
+        _settle(partial, folder / FILE)
+    sync_folder(folder)
+    return name
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A name that nobody else has; what is there after the block is removed."""
+    path = folder / f".{uuid4().hex}.partial"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _settle(partial: Path, final: Path) -> None:
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
+
+
+def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
+    """The tensors of a save, once their file is the one that the recipe means.
+
+    Raises:
+        Unreadable: The file is not there, or is no safetensors.
+        DigestMismatch: It is another file.
+    """
+    name = recipe.tensors["file"]
+    path = folder / name
+    if name != Path(name).name or not path.is_file():
+        raise Unreadable(
+            f"the save {folder} has no tensors",
+            expected=f"the file {name!r} beside the recipe",
+            cause="the folder was copied in part",
+            path=path,
+        )
+    got = sha256_of(path)
+    if not agrees(got, recipe.tensors["sha256"]):
+        raise DigestMismatch(
+            f"{path} is not the file that was saved",
+            expected=f"SHA-256 {recipe.tensors['sha256']}",
+            got=f"SHA-256 {got}",
+            done="nothing was loaded",
+            cause="the file was damaged or changed after zoo.save",
+            expected_digest=recipe.tensors["sha256"],
+            got_digest=got,
+            source=str(path),
+        )
+    return _safetensors(path)
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise Unreadable(f"{path} is a broken safetensors file", cause=str(error), path=path) from error

@@ -1,0 +1,125 @@
+"""``zoo.load``: a saved model as it was, proven and without pickle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, UsageError
+from zoo_core.recipe import state
+from zoo_core.recipe.folder import read_tensors
+from zoo_core.recipe.rebuild import rebuild
+from zoo_core.recipe.record import FILE, Recipe, read_recipe
+from zoo_core.recipe.versions import warn_of_others
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.knowledge import attach, knowledge_of
+from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.receipt import Receipt
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from zoo_core.card import Card, Weights
+
+
+@strict_arguments
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    heads: Mapping[str, nn.Module] | None = None,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """A model that :func:`zoo_core.save` saved, as it was: the same class, keys, values, ties, frozen parts and mode.
+
+    It is built by its library and cut by zoo as the recipe says, and then every tensor is loaded and checked. Nothing
+    is fetched, nothing is unpickled, and a recipe can call nothing but zoo's own surgery.
+
+    Args:
+        folder: Where it was saved.
+        heads: Modules for the heads that only their own code can build, by name; ``"main"`` where there is only one.
+        device: Where the model goes, as torch spells it; None for the CPU.
+
+    Returns:
+        The model.
+
+    Raises:
+        Unreadable: The folder is no save, or is damaged, or a newer zoo wrote it.
+        DigestMismatch: The tensors are not those that were saved.
+        LoadMismatch: They do not fit what the recipe makes here.
+        UnknownFamily: No plugin here contributes the model's family.
+        UnknownModel: The family has no model of that name here.
+        FamilyUnavailable: The library of its family is not installed.
+        UsageError: A head has to be given and is not, or is given and not needed.
+
+    Warns:
+        ZooWarning: The family's library or plugin is of another version than the model was saved with.
+
+    Example:
+        >>> import tempfile, torch, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", num_classes=9, in_channels=3, seed=0).eval()
+        >>> x = torch.zeros(1, 3, 32, 32)
+        >>> torch.equal(zoo.load(zoo.save(model, tempfile.mkdtemp()))(x), model(x))
+        True
+    """
+    source = Path(folder)
+    recipe = read_recipe(source / FILE)
+    tensors = read_tensors(source, recipe)
+    warn_of_others(recipe, stacklevel=4)
+    _check_heads(recipe, heads or {})
+    model = rebuild(recipe, heads)
+    _fill(model, recipe, tensors, source)
+    _restore(model, recipe)
+    known = knowledge_of(model)
+    receipt = Receipt(
+        recipe.id,
+        tag=recipe.weights.get("tag"),
+        source=str(source),
+        path=str(source / recipe.tensors["file"]),
+        sha256=recipe.tensors["sha256"],
+        strength="proven",
+        tensors=dict.fromkeys(model.state_dict(), "loaded"),
+    )
+    weights = _weights(known.card, recipe.weights.get("tag"))
+    attach(model, replace(known, receipt=receipt, weights=weights, names=tuple(recipe.class_names)))
+    return model.to(device=device)
+
+
+def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
+    described = str(recipe.edits)
+    if heads and "zoo_core.surgery.described:Custom" not in described:
+        raise UsageError(
+            f"{recipe.id} needs no heads, and was given {', '.join(heads)}",
+            cause="the recipe says how to build every one",
+            hint="leave heads= out, and change the head afterwards with zoo.swap_head",
+        )
+
+
+def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: Path) -> None:
+    """Give every tensor of the model its value, in the dtype and memory format it had."""
+    state.match_dtypes(model, tensors, recipe.dtype)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items() if other in tensors}}
+    load_state(model, values, source=str(source / recipe.tensors["file"]))
+    state.tie(model, recipe.ties)
+
+
+def _restore(model: nn.Module, recipe: Recipe) -> None:
+    try:
+        state.restore(model, recipe.frozen, recipe.held, training=recipe.training)
+    except UnknownPart as error:
+        raise NotSupported(f"what {recipe.id} had frozen is not there", got=error.summary) from error
+
+
+def _weights(card: Card | None, tag: str | None) -> Weights | None:
+    """What the model began with, if the plugin here still knows those weights."""
+    try:
+        return card.find(tag) if card and tag else None
+    except UnknownTag:
+        return None

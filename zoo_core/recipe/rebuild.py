@@ -1,0 +1,137 @@
+"""From a recipe to a model with all its parts and none of its values: construct, then repeat every act of surgery."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import zoo_core
+from zoo_core.construct import construct
+from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
+from zoo_core.recipe.plain import from_plain, to_plain
+from zoo_core.registry import current_zoo
+from zoo_core.surgery.described import Custom, Layers
+from zoo_core.surgery.head import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from zoo_core.recipe.record import Recipe
+    from zoo_core.surgery.knowledge import Edit
+
+_SURGERY = "zoo_core.surgery."
+
+
+def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    """A model with the parts that the recipe says; its parameters have no values yet.
+
+    The global random state stays as it was.
+
+    Args:
+        recipe: What a save says of the model.
+        heads: Modules that only their own code can build, by the name of their head; ``"main"`` where there is one.
+
+    Raises:
+        UnknownModel: No installed family has it.
+        FamilyUnavailable: The library of its family is not installed, or builds it no more.
+        Unreadable: The recipe holds something that this zoo does not know.
+        UsageError: A head has to be given and is not.
+    """
+    card, _ = current_zoo().resolve(recipe.id)
+    options = from_plain(recipe.options)
+    with seeded(0):
+        model = construct(card, options, own=options, values=False)
+        for edit in recipe.edits:
+            model = _repeat(model, edit, heads or {})
+    return model
+
+
+def edit_to_plain(edit: Edit) -> dict[str, Any]:
+    """An act of surgery as JSON can write it; arguments that equal the verb's defaults are left out.
+
+    Raises:
+        UsageError: An argument cannot be written.
+    """
+    defaults = {name: each.default for name, each in inspect.signature(_verb(edit.verb)).parameters.items()}
+    said = {name: value for name, value in edit.arguments.items() if name not in defaults or value != defaults[name]}
+    return {"verb": edit.verb, **{name: to_plain(each, f"{edit.verb}({name}=...)") for name, each in said.items()}}
+
+
+def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
+    """The modules in the arguments of a verb that only their own code can build, by the name of their head."""
+    if isinstance(value, Custom):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from customs_in(each, str(key))
+
+
+def _repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module]) -> nn.Module:
+    """Do what an edit says once more, through the public function of that name."""
+    verb = _verb(edit["verb"])
+    arguments = {name: _built(from_plain(each), heads) for name, each in edit.items() if name != "verb"}
+    try:
+        found = verb(model, **arguments)
+    except ZooError:
+        raise
+    except TypeError as error:
+        raise Unreadable(
+            f"zoo.{edit['verb']} does not take what the recipe gives it",
+            got=str(error),
+            cause="another version wrote it",
+        ) from error
+    return cast("nn.Module", found)
+
+
+def _verb(name: str) -> Callable[..., Any]:
+    """The public function of surgery of that name: a recipe can call nothing else."""
+    target = zoo_core._PUBLIC.get(name, "")  # noqa: SLF001 - the one table of what is public
+    found = getattr(zoo_core, name) if target.startswith(_SURGERY) else None
+    if not inspect.isfunction(found):
+        raise Unreadable(
+            f"the recipe asks for {name!r}, which is no surgery that this zoo can do",
+            cause="a newer zoo wrote it, or it was changed by hand",
+            hint="pip install --upgrade zoo-core",
+        )
+    return found
+
+
+def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:  # noqa: ANN401 - any argument
+    """An argument with the modules that its descriptions stand for."""
+    if isinstance(value, Layers):
+        return value.build()
+    if isinstance(value, Custom):
+        return _given(value, heads, name)
+    if isinstance(value, Mapping):
+        return {key: _built(each, heads, str(key)) for key, each in value.items()}
+    return value
+
+
+def _given(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
+    if name not in heads:
+        short = custom.kind.rpartition(".")[2]
+        raise UsageError(
+            f"the head {name!r} is a {custom.kind}, which only its own code can build",
+            got=f"heads for {', '.join(heads)}" if heads else "no heads",
+            hint=f'zoo.load(folder, heads={{"{name}": {short}(...)}})',
+            name=name,
+        )
+    return heads[name]
+
+
+def refuse_custom(found: Mapping[str, Custom]) -> None:
+    """Refuse to save modules that no recipe can build.
+
+    Raises:
+        NotSupported: There are some.
+    """
+    for name, custom in found.items():
+        raise NotSupported(
+            f"the head {name!r} is a {custom.kind}, which a recipe cannot build",
+            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
+            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
+            name=name,
+        )

@@ -1,0 +1,133 @@
+"""The recipe: everything but the tensors that it takes to build a saved model again, as JSON that people can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+
+from zoo_core.errors import Unreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = 1
+"""Of the file; a higher number is a newer one that this zoo does not read."""
+
+FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a save says of a model.
+
+    Attributes:
+        family: Name of the family.
+        name: Name of the model in it.
+        versions: Distribution to version: zoo, the plugin, its library and torch.
+        tensors: ``file``, ``sha256`` and ``size`` of the safetensors beside the recipe.
+        weights: ``tag``, ``source`` and ``sha256`` of what the model began with; empty for none.
+        options: What its constructor is given.
+        edits: Acts of surgery, first to last, each with its ``verb`` and what that was given besides the model.
+        frozen: Tensors without gradients, or modules in which all are.
+        held: Norms that stay in eval mode, or modules in which all do.
+        ties: Tensor name to the name under which the file has the same tensor.
+        class_names: What the classes are called, in the order of the scores.
+        dtype: Of the floating-point tensors; empty when they differ.
+        channels_last: Whether filters lie with their channels last.
+        training: Whether the model was in train mode.
+        format: Of this file.
+    """
+
+    family: str
+    name: str
+    versions: dict[str, str]
+    tensors: dict[str, Any]
+    weights: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    ties: dict[str, str] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
+    dtype: str = "float32"
+    channels_last: bool = False
+    training: bool = True
+    format: int = FORMAT
+
+    @property
+    def id(self) -> str:
+        """The qualified name of the model."""
+        return f"{self.family}/{self.name}"
+
+    def text(self) -> str:
+        """The recipe as JSON, the format first."""
+        record = asdict(self)
+        return json.dumps({"format": record.pop("format"), **record}, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Unreadable(
+            f"{path.parent} is not a model that zoo saved",
+            expected=f"a folder with a {FILE}",
+            got="a folder without one" if path.parent.is_dir() else "no such folder",
+            hint="zoo.save(model, folder) makes one",
+            path=path.parent,
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(record, Mapping):
+        raise _damaged(path, f"a {type(record).__name__} instead of an object")
+    _check_format(path, record.get("format"))
+    problem = _problem(record)
+    if problem:
+        raise _damaged(path, problem)
+    return Recipe(**record)
+
+
+def _check_format(path: Path, number: object) -> None:
+    if isinstance(number, int) and number > FORMAT:
+        raise Unreadable(
+            f"{path} was written by a newer zoo",
+            expected=f"format {FORMAT} or older",
+            got=f"format {number}",
+            hint="pip install --upgrade zoo-core",
+            path=path,
+        )
+
+
+def _problem(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with a record, if anything: a field that is missing, unknown, or of another type."""
+    hints = get_type_hints(Recipe)
+    needed = {"format", "family", "name", "versions", "tensors"}
+    if missing := sorted(needed - set(record)):
+        return f"without {', '.join(missing)}"
+    if unknown := sorted(set(record) - {spec.name for spec in fields(Recipe)}):
+        return f"with {', '.join(unknown)}, which no recipe has"
+    for name, value in record.items():
+        kind = get_origin(hints[name]) or hints[name]
+        if type(value) is not kind:
+            return f"where {name} is a {type(value).__name__} and not a {kind.__name__}"
+    entries = [record["tensors"].get("file"), record["tensors"].get("sha256")]
+    entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
+    texts = [*record.get("frozen", []), *record.get("held", []), *record.get("class_names", [])]
+    texts += [*record["versions"].values(), *record.get("ties", {}).values()]
+    return "with an entry that is no text" if any(not isinstance(each, str) for each in [*entries, *texts]) else None
+
+
+def _damaged(path: Path, got: str) -> Unreadable:
+    return Unreadable(
+        f"{path} is not a recipe that can be read",
+        got=got,
+        cause="the file is damaged, or was changed by hand",
+        path=path,
+    )

@@ -1,0 +1,152 @@
+"""``zoo.save``: a model that surgery has changed, as safetensors and a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.recipe import state
+from zoo_core.recipe.folder import check_target, write
+from zoo_core.recipe.plain import to_plain
+from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom
+from zoo_core.recipe.record import Recipe
+from zoo_core.recipe.versions import versions_for
+from zoo_core.surgery.checks import strict_arguments
+from zoo_core.surgery.knowledge import knowledge_of, unwrap
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from zoo_core.card import Card
+    from zoo_core.surgery.knowledge import Knowledge
+
+
+@strict_arguments
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    custom_heads: bool = False,
+) -> Path:
+    """Save a model with all that surgery has done to it, for :func:`zoo_core.load` to bring back.
+
+    The folder gets the tensors as safetensors, and ``recipe.json`` for people and programs: family and name, versions,
+    the weights it began with, the constructor's options, every act of surgery, what is frozen, and the class names.
+    Before anything is written, the model is built again from the recipe to prove that its tensors will fit.
+
+    What training can change by hand and no recipe holds is not saved: hooks, dropout rates, the optimizer.
+
+    Args:
+        model: A model from ``zoo.get``, or one given to ``zoo.adopt`` with its name; DDP and ``torch.compile`` wrappers
+            are looked through. On any device.
+        folder: Where to. One that holds a save already changes over to the new one all at once.
+        class_names: What the classes are called, in the order of the scores; None keeps what is known.
+        custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
+
+    Returns:
+        The folder.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about the model.
+        NotSupported: It cannot be built again: it was adopted without a name, changed by hand, or has a head of its own
+            code; the message says which and what to do.
+        UsageError: Other files are in the folder, or the class names are not as many as the scores.
+        WeightsError: The folder cannot be written; what was there before is untouched.
+
+    Example:
+        >>> import tempfile, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", num_classes=2, seed=0)
+        >>> folder = zoo.save(model, tempfile.mkdtemp() + "/cats", class_names=["cat", "dog"])
+        >>> zoo.class_names(zoo.load(folder))
+        ('cat', 'dog')
+    """
+    known, bare, target = knowledge_of(model), unwrap(model), Path(folder)
+    names = _class_names(known, class_names)
+    card = _card(bare, known)
+    check_target(target)
+    tensors, ties = state.tensors_of(bare)
+    recipe = Recipe(
+        family=card.family,
+        name=card.name,
+        versions=versions_for(card.family),
+        tensors={},
+        weights=_origin(known),
+        options={name: to_plain(value, f"the option {name!r}") for name, value in known.options.items()},
+        edits=[edit_to_plain(edit) for edit in known.edits],
+        frozen=state.frozen_in(bare),
+        held=state.held_in(bare),
+        ties=ties,
+        class_names=list(names),
+        dtype=state.dtype_of(bare),
+        channels_last=state.is_channels_last(bare),
+        training=bare.training,
+    )
+    _prove(bare, known, recipe, custom=custom_heads)
+    write(target, recipe, tensors)
+    return target
+
+
+def _class_names(known: Knowledge, said: Sequence[str] | None) -> tuple[str, ...]:
+    names = known.class_names if said is None else tuple(said)
+    if isinstance(said, str) or any(not isinstance(name, str) for name in names):
+        raise UsageError(f"class_names cannot be {said!r}", expected="one string for each class")
+    main = known.anatomy.main
+    if said is not None and main is not None and len(names) != main.num_classes:
+        raise UsageError(
+            f"{len(names)} class names for {main.num_classes} scores", expected=f"{main.num_classes} names"
+        )
+    return names
+
+
+def _card(model: nn.Module, known: Knowledge) -> Card:
+    if known.card is None:
+        raise NotSupported(
+            f"zoo does not know how this {type(model).__name__} is built",
+            cause="it was adopted without a name",
+            hint='zoo.adopt(model, family="torchvision", name="resnet18") says it, before any surgery',
+        )
+    return known.card
+
+
+def _origin(known: Knowledge) -> dict[str, Any]:
+    """Where the model began: the tag, the source and the digest of its first weights."""
+    receipt = known.receipt
+    found = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
+    return {name: value for name, value in found.items() if value}
+
+
+def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> None:
+    """Build the model from its recipe, and compare the names and shapes of its tensors."""
+    heads = {
+        name: head for edit in known.edits for value in edit.arguments.values() for name, head in customs_in(value)
+    }
+    if heads and not custom:
+        refuse_custom(heads)
+    if heads:
+        return  # only whoever has their code can build it
+    try:
+        twin = rebuild(recipe)
+    except ZooError as error:
+        raise NotSupported(
+            f"{recipe.id} cannot be built again as it is now",
+            got=error.summary,
+            cause=str(error.__cause__ or "") or None,
+        ) from error
+    now = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    then = {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
+    differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if differing:
+        name = differing[0]
+        raise NotSupported(
+            f"{len(differing)} tensors of this {type(model).__name__} are not what its recipe makes",
+            expected=f"{name} of the shape {then.get(name, 'of nothing: it would not be there')}",
+            got=f"{now.get(name, 'no such tensor')}",
+            cause="the model was changed by hand, or adopted under another name or with other options",
+            hint="zoo.swap_head and the other verbs change it in a way that can be repeated",
+            names=tuple(differing),
+        )

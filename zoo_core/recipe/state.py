@@ -1,0 +1,129 @@
+"""What is true of a model's tensors besides their values: which are one, frozen, held, and how they lie in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.freeze import freeze, is_held
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_MAP = 4
+"""Dimensions of a tensor of filters."""
+
+
+def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to write, each once, and under which of these names the others are found.
+
+    Raises:
+        NotSupported: Something in the state dict is no tensor, or has no values.
+    """
+    kept: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.is_quantized:
+            raise NotSupported(
+                f"{name} cannot be saved",
+                expected="plain tensors with values",
+                got=f"a {type(tensor).__name__}" if not isinstance(tensor, Tensor) else f"one on {tensor.device}",
+                cause="the model is on the meta device, is quantised, or keeps things that are no tensors",
+            )
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and place in first:
+            ties[name] = first[place]
+        else:
+            first[place] = name
+            # a copy where it is a view: safetensors refuses tensors that share memory
+            kept[name] = _own(tensor.detach())
+    return kept, ties
+
+
+def _own(tensor: Tensor) -> Tensor:
+    is_whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if is_whole else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def tie(model: nn.Module, ties: dict[str, str]) -> None:
+    """Make the tensors of these names one again, where the constructor has not done so."""
+    for name, other in ties.items():
+        (owner, leaf), (source, kept) = _owner(model, name), _owner(model, other)
+        if getattr(owner, leaf) is not getattr(source, kept):
+            table = owner._parameters if leaf in owner._parameters else owner._buffers  # noqa: SLF001 - setattr would register anew
+            table[leaf] = getattr(source, kept)
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def dtype_of(model: nn.Module) -> str:
+    """The dtype of all floating-point tensors; empty when they differ."""
+    found = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    return str(found.pop()).removeprefix("torch.") if len(found) == 1 else ""
+
+
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether filters lie with their channels last."""
+    filters = [parameter for parameter in model.parameters() if parameter.dim() == _MAP]
+    return any(each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous() for each in filters)
+
+
+def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None:
+    """Give every tensor of ``model`` the dtype that it has in ``state``, and ``dtype`` to the rest."""
+    chosen = getattr(torch, dtype, None)
+    if isinstance(chosen, torch.dtype):
+        model.to(dtype=chosen)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in state and tensor.dtype != state[name].dtype:
+            tensor.data = tensor.data.to(state[name].dtype)
+
+
+def frozen_in(model: nn.Module) -> list[str]:
+    """The parameters without gradients, as the shortest list of tensors and modules that names them all."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return covering({name for name, each in parameters.items() if not each.requires_grad}, set(parameters))
+
+
+def held_in(model: nn.Module) -> list[str]:
+    """The norms that stay in eval mode, as the shortest list of modules in which all do."""
+    norms = {path: module for path, module in model.named_modules() if hasattr(module, "running_mean")}
+    return covering({path for path, norm in norms.items() if is_held(norm)}, set(norms))
+
+
+def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
+    """The shortest list of dotted prefixes that covers ``chosen`` and nothing else of ``everything``.
+
+    Example:
+        >>> covering({"a.x", "a.y", "b.x"}, {"a.x", "a.y", "b.x", "b.y"})
+        ['a', 'b.x']
+    """
+    others = [name for name in everything if name not in chosen]
+    found: list[str] = []
+    for name in sorted(chosen):
+        parts = name.split(".")
+        prefixes = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+        if not any(prefix in found for prefix in prefixes):
+            found.append(next(each for each in prefixes if not any(_inside(other, each) for other in others)))
+    return found
+
+
+def restore(model: nn.Module, frozen: Iterable[str], held: Iterable[str], *, training: bool) -> None:
+    """Freeze exactly these parameters, hold exactly these norms, and set the mode of the rest."""
+    model.train(training)
+    norms = [path for path, module in model.named_modules() if hasattr(module, "running_mean")]
+    chosen = [path for path in norms if any(_inside(path, prefix) for prefix in held)]
+    if chosen:
+        freeze(model, *chosen)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(not any(_inside(name, prefix) for prefix in frozen))
+
+
+def _inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
