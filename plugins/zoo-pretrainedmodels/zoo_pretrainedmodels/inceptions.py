@@ -64,15 +64,18 @@ _PNASNET: tuple[Row, ...] = (
 
 def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     """Inception v3, torchvision's, with the auxiliary head that only trains."""
-    pool = partial(F.max_pool2d, kernel_size=3, stride=2)
     paths = [row[1] for row in _INCEPTION_V3]
     return Anatomy(
         heads=(head_at(model, "last_linear"), *auxiliary_head(model)),
         stem=("Conv2d_1a_3x3.conv",),
         stages=stages(_INCEPTION_V3),
-        features=Chain(*paths[0], pool, *paths[1], pool, *(path for group in paths[2:] for path in group)),
+        features=Chain(*paths[0], _halved, *paths[1], _halved, *(path for group in paths[2:] for path in group)),
         pool=_inception_v3_pool,
     )
+
+
+def _halved(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, kernel_size=3, stride=2)
 
 
 def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
