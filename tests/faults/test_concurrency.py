@@ -11,7 +11,7 @@ import pytest
 from loopback import good, sha256
 
 from zoo_core.weights import fetch
-from zoo_core.weights.partial import partials
+from zoo_core.weights.claims import partials
 from zoo_core.weights.policy import Policy
 from zoo_core.weights.together import turn
 

@@ -129,6 +129,14 @@ def test_a_limit_on_file_sizes_is_a_clear_error(server, url, tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
+def test_a_bomb_in_an_encoding_is_cut_off_before_it_fills_the_disk(server, url, tmp_path):
+    import gzip
+
+    server.always[PATH] = status(200, gzip.compress(bytes(50_000_000)), Content_Encoding="gzip")
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))"
+    assert outcome(url, tmp_path, limit, extra=", size=3_000_000").startswith("DigestMismatch wrong bytes")
+
+
 def test_a_limit_on_open_files_is_an_error_of_ours(url, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))"
     warm_up = "import zoo_core.weights.http, zoo_core.weights.download, idna, encodings.idna, certifi\n"

@@ -60,6 +60,7 @@ def test_an_unreachable_host_names_itself_and_the_ways_out(tmp_path, policy):
     with pytest.raises(FetchError, match=r"127\.0\.0\.1:9") as caught:
         fetch("http://127.0.0.1:9/net.pth", tmp_path, sha256=sha256(DATA), policy=policy)
     assert caught.value.hosts == ("127.0.0.1:9",)
+    assert "host=" not in str(caught.value)
     assert "ZOO_OFFLINE" in str(caught.value)
     assert "weights=None" in str(caught.value)
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
+from zoo_core.weights.claims import partials
 from zoo_core.weights.disk import require_space
 from zoo_core.weights.failures import Permanent, Transient, WrongContent
-from zoo_core.weights.partial import Partial, partials
+from zoo_core.weights.partial import Partial
 from zoo_core.weights.policy import Policy
 from zoo_core.weights.sniff import describe
 from zoo_core.weights.sources import source_of

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
+from zoo_core.weights.claims import sweep
 from zoo_core.weights.disk import disk_errors
-from zoo_core.weights.partial import sweep
 from zoo_core.weights.refs import Ref, read_ref
 
 if TYPE_CHECKING:

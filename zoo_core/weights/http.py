@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import http.client
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,17 +11,18 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from zoo_core import __version__
 from zoo_core.weights.failures import Permanent, StaleRange, Transient
+from zoo_core.weights.http_failures import failure_of
 from zoo_core.weights.reply import Reply
+from zoo_core.weights.session import session_for
 from zoo_core.weights.urls import is_loopback, shown
 from zoo_core.weights.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from urllib3.connection import HTTPConnection
 
     from zoo_core.weights.policy import Policy
 
@@ -47,7 +47,8 @@ class HttpSource:
         self._policy = policy
         self._proven = proven
         self._watchdog: Watchdog | None = None
-        self._session = _session(self)
+        self._decoded = False
+        self._session = session_for(self.opened)
 
     def close(self) -> None:
         """Close the connections."""
@@ -137,10 +138,21 @@ class HttpSource:
             start, total = _content_range(headers.get("Content-Range", ""), offset, length)
         tag = headers.get("ETag", "")
         strong = tag if tag.startswith('"') else ""
-        encoded = headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", "")
-        if encoded and start:
+        decode = self._is_encoded(headers.get("Content-Encoding", ""), start)
+        return Reply(start, None if decode else total, strong, self._blocks(response, decode=decode))
+
+    def _is_encoded(self, encoding: str, start: int) -> bool:
+        """Whether to decode a body that is said to be encoded, although that was not asked for.
+
+        Some servers do encode it, and others only say so, of a ``.gz`` file for one. The digest knows, so each reading
+        gets its turn.
+        """
+        if encoding.strip().lower() in ("identity", ""):
+            return False
+        if start:
             raise StaleRange("the rest is sent in an encoding that was not asked for")
-        return Reply(start, None if encoded else total, strong, self._blocks(response, decode=encoded))
+        self._decoded = not self._decoded
+        return self._decoded
 
     def _blocks(self, response: requests.Response, *, decode: bool) -> Iterator[bytes]:
         """The body as it arrives; taken out of an encoding that the server applied although it was asked for none."""
@@ -159,7 +171,7 @@ class HttpSource:
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             if self._watchdog and self._watchdog.barked:
                 raise self._too_slow() from error
-            raise _failure(error, self.url) from error
+            raise failure_of(error, self.url) from error
 
     def _too_slow(self) -> Transient:
         return Transient(f"sent less than {self._policy.min_speed:.0f} bytes a second", cost=2)
@@ -168,61 +180,6 @@ class HttpSource:
         """Called by each new connection, so that the watchdog can hang up on it."""
         if self._watchdog:
             self._watchdog.follow(connection)
-
-
-class _FinalResponse(http.client.HTTPResponse):
-    """Passes over interim answers such as 103 Early Hints, of which the standard library knows only 100 Continue."""
-
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]  # the one place where it can be done
-            if not 100 < status < 200 or status == requests.codes.switching_protocols:  # noqa: PLR2004 - the interim ones
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-
-
-def _session(source: HttpSource) -> requests.Session:
-    """A session whose connections the watchdog knows, and that asks for the bytes as they are."""
-
-    class Plain(HTTPConnection):
-        response_class = _FinalResponse
-
-        def connect(self) -> None:
-            source.opened(self)
-            super().connect()
-
-    class Secure(HTTPSConnection):
-        response_class = _FinalResponse
-
-        def connect(self) -> None:
-            source.opened(self)
-            super().connect()
-
-    class PlainPool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what requests passes
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what requests passes
-            manager = super().proxy_manager_for(*args, **kwargs)
-            manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-            return manager
-
-    class Session(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> None:
-            """None: requests would read the whole body of a redirect, even when told not to follow it."""
-
-    session = Session()
-    session.mount("http://", Adapter())
-    session.mount("https://", Adapter())
-    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"zoo-core/{__version__}"})
-    return session
 
 
 def _status(response: requests.Response) -> str:
@@ -255,33 +212,3 @@ def _retry_after(text: str | None) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     return None
-
-
-def _failure(error: Exception, url: str) -> Transient | Permanent:
-    """What a library's exception means for the next attempt."""
-    if isinstance(error, requests.exceptions.ProxyError):
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
-        return Transient(f"the proxy {shown(proxy)} (from the environment) does not answer: {_reason(error)}")
-    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Permanent(
-            f"its certificate is not trusted: {_reason(error)}; REQUESTS_CA_BUNDLE can name a company's own authority"
-        )
-    if "IncompleteRead" in str(error):
-        return Transient("the connection closed too early")
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return Transient("no answer in time", cost=2)
-    if isinstance(error, ValueError) and not isinstance(error, requests.exceptions.ContentDecodingError):
-        return Permanent(f"not a usable url: {_reason(error)}")
-    return Transient(_reason(error))
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost reason, without the layers that wrapped it."""
-    inner = error
-    while nested := next((item for item in _inside(inner) if isinstance(item, BaseException)), None):
-        inner = nested
-    return str(inner).partition("\n")[0] or type(inner).__name__
-
-
-def _inside(error: BaseException) -> tuple[object, ...]:
-    return (getattr(error, "reason", None), *error.args[:2])

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
-import re
-import secrets
-import socket
 import time
 from typing import TYPE_CHECKING, Self
 
+from zoo_core.weights.claims import ORIGIN, claim, lock, own_name, partials
 from zoo_core.weights.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
 if TYPE_CHECKING:
@@ -24,15 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-try:
-    import fcntl
-except ImportError:  # Windows: an open file cannot be renamed there, which serves the same end
-    fcntl = None  # type: ignore[assignment]
-
-SUFFIX = ".partial"
-ORIGIN = ".origin"
-_ABANDONED = 60.0
-_SURELY_ABANDONED = 600.0
 _BLOCK = 1 << 20
 _TICK = 0.01
 
@@ -69,10 +57,10 @@ class Partial:
             if adopted:
                 return adopted
             while True:
-                path = folder / _own_name(stem)
+                path = folder / own_name(stem)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
                 file = os.fdopen(descriptor, "r+b", buffering=0)
-                if _lock(file) is not False:
+                if lock(file) is not False:
                     return cls(path, file)
                 file.close()  # another process adopted it before we could lock it
 
@@ -192,47 +180,11 @@ class Partial:
         return final
 
 
-def partials(folder: Path, stem: str) -> list[Path]:
-    """The files in a folder that are still arriving for that stem, the longest first."""
-    prefix = f".{stem}."
-    found = []
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX):
-                with contextlib.suppress(OSError):
-                    found.append((entry.stat(follow_symlinks=False).st_size, entry.name))
-    return [folder / name for _, name in sorted(found, reverse=True)]
-
-
-def _own_name(stem: str) -> str:
-    return f".{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
-
-
-def sweep(folder: Path) -> int:
-    """Remove every partial in a folder whose owner is dead, whatever it was for.
-
-    Returns:
-        How many bytes that freed.
-    """
-    freed = 0
-    for path in sorted(folder.glob(f".*{SUFFIX}")):
-        if (file := _claim(path)) is not None:
-            freed += os.fstat(file.fileno()).st_size
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
-            file.close()
-    return freed
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
-
-
 def _adopt(folder: Path, stem: str) -> Partial | None:
     """Take over the longest partial whose owner is dead, and remove the others."""
     adopted = None
     for path in partials(folder, stem):
-        file = _claim(path)
+        file = claim(path)
         if file is None:
             continue
         if adopted is None:
@@ -244,21 +196,8 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
     return adopted
 
 
-def _claim(path: Path) -> FileIO | None:
-    """The open file if its owner is dead: it holds no lock on the file, and has long been silent unless it ran here."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return None
-    file = os.fdopen(descriptor, "r+b", buffering=0)
-    if time.time() - os.fstat(descriptor).st_mtime >= _silence_of_the_dead(path, locked=_lock(file)):
-        return file
-    file.close()
-    return None
-
-
 def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
-    own = path.with_name(_own_name(stem))
+    own = path.with_name(own_name(stem))
     try:
         path.rename(own)
     except OSError:  # another process was quicker
@@ -269,31 +208,3 @@ def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
     partial = Partial(own, file)
     partial.catch_up()
     return partial
-
-
-def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
-    """Seconds without a write after which the owner counts as dead.
-
-    Args:
-        path: The partial.
-        locked: Whether we have its lock now; None where the file system has no locks.
-    """
-    if locked is None:
-        return _SURELY_ABANDONED
-    if not locked:
-        return math.inf
-    host = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-", 1)[0]
-    return -math.inf if host == _host() else _ABANDONED
-
-
-def _lock(file: FileIO) -> bool | None:
-    """Whether the file is ours alone; None where this system cannot say."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True

@@ -1,0 +1,58 @@
+"""What the exceptions of requests and urllib3 mean: try again, or do not."""
+
+from __future__ import annotations
+
+import re
+
+import requests
+import urllib3
+
+from zoo_core.weights.failures import Failure, Permanent, Transient, WrongContent
+from zoo_core.weights.urls import shown
+
+
+def failure_of(error: Exception, url: str) -> Failure:
+    """What an exception of requests or urllib3 means for the next attempt.
+
+    Args:
+        error: The exception.
+        url: What was asked for.
+    """
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return WrongContent("is not in the encoding that it is said to be in")
+    return _permanent(error) or _transient(error, url)
+
+
+def _permanent(error: Exception) -> Permanent | None:
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        reason = _reason(error)
+        return Permanent(
+            f"its certificate is not trusted: {reason}; REQUESTS_CA_BUNDLE can name a company's own authority"
+        )
+    if isinstance(error, ValueError):
+        return Permanent(f"not a usable url: {_reason(error)}")
+    return None
+
+
+def _transient(error: Exception, url: str) -> Transient:
+    if isinstance(error, requests.exceptions.ProxyError):
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+        return Transient(f"the proxy {shown(proxy)} (from the environment) does not answer: {_reason(error)}")
+    if "IncompleteRead" in str(error):
+        return Transient("the connection closed too early")
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return Transient("no answer in time", cost=2)
+    return Transient(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason, without the layers that wrapped it."""
+    inner = error
+    while nested := next((item for item in _inside(inner) if isinstance(item, BaseException)), None):
+        inner = nested
+    text = str(inner).partition("\n")[0]
+    return re.sub(r"^\w+\(host=.*?\): ", "", text) or type(inner).__name__
+
+
+def _inside(error: BaseException) -> tuple[object, ...]:
+    return (getattr(error, "reason", None), *error.args[:2])
