@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, UsageError
+from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.rebuild import rebuild
@@ -86,7 +86,9 @@ def load(
         tensors=dict.fromkeys(model.state_dict(), "loaded"),
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
-    attach(model, replace(known, receipt=receipt, weights=weights, names=tuple(recipe.class_names)))
+    attach(
+        model, replace(known, receipt=receipt, weights=weights, names=tuple(recipe.class_names), origin=recipe.weights)
+    )
     return model.to(device=device)
 
 
@@ -105,7 +107,9 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
     state.match_dtypes(model, tensors, recipe.dtype)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items() if other in tensors}}
+    if strange := sorted(set(recipe.ties.values()) - set(tensors)):
+        raise Unreadable(f"the save {source} ties tensors to others that are not there", got=", ".join(strange))
+    values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items()}}
     load_state(model, values, source=str(source / recipe.tensors["file"]))
     state.tie(model, recipe.ties)
 

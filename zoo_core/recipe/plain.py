@@ -52,8 +52,9 @@ def _worded(value: object, where: str) -> dict[str, Any]:
     """What is no plain value under the word for it; empty for what has none."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
-    if isinstance(value, type) and getattr(nn, value.__name__, None) is value:
-        return {_LAYER: value.__name__}
+    name = value.__name__ if isinstance(value, type) else ""
+    if name and getattr(nn, name, None) is value:
+        return {_LAYER: name}
     if is_dataclass(value) and type(value).__module__.startswith(_OURS):
         return {_RECORD: f"{type(value).__module__}:{type(value).__qualname__}", **_fields(value, where)}
     return {}

@@ -115,6 +115,8 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
 
 def _origin(known: Knowledge) -> dict[str, Any]:
     """Where the model began: the tag, the source and the digest of its first weights."""
+    if known.origin:
+        return dict(known.origin)
     receipt = known.receipt
     found = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
     return {name: value for name, value in found.items() if value}

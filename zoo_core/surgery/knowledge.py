@@ -51,6 +51,7 @@ class Knowledge:
         options: What the constructor was given.
         edits: The acts of surgery since it was built, first to last.
         names: What the classes are called, when the user said it.
+        origin: The tag, source and digest of its first weights, for a model that was saved since.
     """
 
     anatomy: Anatomy
@@ -60,6 +61,7 @@ class Knowledge:
     options: Mapping[str, object] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
     names: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
