@@ -20,7 +20,7 @@ from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_
 from zoo_core.surgery.several import Heads, check_names
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.split import pruned, replaced
-from zoo_core.surgery.taps import stage_index, tap, tapped
+from zoo_core.surgery.taps import stage_index, stop_at, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,8 +141,7 @@ def _width(model: nn.Module, run: Callable[[Any, Any], Any], x: Tensor, at: str)
     """Channels of the feature map that comes out of the trunk."""
     if isinstance(run, Chain) and not run.steps:
         raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
-    path = needs_tap(run)
-    body = tapped(model, [path] if path else [])
+    body = tapped(model, (), last=needs_tap(run))
     with torch.no_grad(), evaluating(body):
         found = run(body, x)
     return int(found.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
@@ -154,7 +153,7 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
     model.set_submodule(anatomy.heads[0].path, branches)
     run = anatomy.features
     if run is not None and (path := needs_tap(run)) is not None:
-        tap(model.get_submodule(path))
+        stop_at(model.get_submodule(path))
     recompose(model, anatomy)
 
 

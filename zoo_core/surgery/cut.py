@@ -58,8 +58,8 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
 def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
     """``(model, x)`` to the feature map after so many stages.
 
-    A chain is cut off there. Any other ``features`` runs to its end, over empty places, on a model whose last stage is
-    tapped: see :func:`needs_tap`.
+    A chain is cut off there. Any other ``features`` runs on a model whose last stage is tapped, and stops in the tap:
+    see :func:`needs_tap`.
     """
     anatomy = anatomy_of(model)
     steps = _steps(model, anatomy)
@@ -69,7 +69,7 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
             return Chain(*steps[:end])
     if stages == 0:
         raise _no_chain(model, "there is no stage before it")
-    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or _forward)
+    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or whole_forward)
 
 
 def needs_tap(run: Callable[[Any, Any], Any]) -> str | None:
@@ -147,7 +147,8 @@ def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Ch
     return isinstance(ours, torch.Tensor) and isinstance(whole, torch.Tensor) and torch.equal(ours, whole)
 
 
-def _forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
+def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
+    """What stands in for ``Anatomy.features`` where a family does not give it."""
     return model(x)
 
 

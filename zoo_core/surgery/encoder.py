@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.cut import absent
+from zoo_core.surgery.cut import absent, whole_forward
 from zoo_core.surgery.dilate import dilated
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.split import replaced
-from zoo_core.surgery.taps import stage_index, taken, tapped
+from zoo_core.surgery.taps import run_to_tap, stage_index, taken, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,22 +41,22 @@ class Encoder(nn.Module):
                 f"this {type(bare).__name__} has no stages to take feature maps from",
                 hint="models whose zoo.anatomy(model).stages is not empty can",
             )
+        convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         chosen = _chosen(model, at, most)
-        convolutions = dilated(model, output_stride) if output_stride is not None else {}
         last = max(stage_index(model, stage.name) for stage in chosen) + 1
         body = replaced(replaced(bare, convolutions), absent(model, lambda depth: depth > last))
-        self.body = tapped(body, {stage.output for stage in chosen})
+        self.body = tapped(body, {stage.output for stage in chosen}, last=anatomy.stages[last - 1].output)
         self.names = tuple(stage.name for stage in chosen)
         self.channels = tuple(stage.channels for stage in chosen)
         self.strides = tuple(min(stage.stride, most) for stage in chosen)
         self._paths = [stage.output for stage in chosen]
-        self._run, self._layout = anatomy.features, anatomy.layout
+        self._run, self._layout = anatomy.features or whole_forward, anatomy.layout
         self.training = bare.training
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
-        _ = self.body(x) if self._run is None else self._run(self.body, x)
+        run_to_tap(self._run, self.body, x)
         found = taken(self.body, self._paths)
         return [_as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
 

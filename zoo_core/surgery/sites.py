@@ -55,7 +55,8 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
 def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
     """A layer like the one at the site, with another number of classes."""
     old = model.get_submodule(site.path)
-    has_bias = getattr(old, "bias", True) is not None
+    layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d))]
+    has_bias = layers[-1].bias is not None if layers else True
     scores = num_classes * site.per_class
     if site.kind == "linear":
         return _settle(nn.Linear(site.in_features, scores, bias=has_bias), model, site)
@@ -115,9 +116,18 @@ def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
         reference = next(model.parameters(), None)
     if reference is not None:
         new = new.to(device=reference.device, dtype=reference.dtype)
-        if reference.dim() == 4 and reference.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004 - NCHW
+        if _is_channels_last(reference):
             new = new.to(memory_format=torch.channels_last)
     return new.train(old.training)
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    """Whether a weight lies so; of 1x1 ones only the strides tell, since they count as contiguous in both layouts."""
+    return (
+        weight.dim() == 4  # noqa: PLR2004 - NCHW
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and weight.stride(3) != 1
+    )
 
 
 def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:

@@ -91,9 +91,15 @@ def hooked(model: nn.Module, hooks: dict[str, Hook]) -> nn.Module:
     )
 
 
-def tapped(model: nn.Module, paths: Iterable[str]) -> nn.Module:
-    """A twin of ``model`` in which the modules at these paths keep what they give until it is :func:`taken`."""
-    return hooked(model, dict.fromkeys(paths, keep))
+def tapped(model: nn.Module, paths: Iterable[str], last: str | None = None) -> nn.Module:
+    """A twin of ``model`` in which the modules at these paths keep what they give until it is :func:`taken`.
+
+    Args:
+        model: Any module; not changed.
+        paths: The modules.
+        last: One more, which also ends the forward pass: see :func:`run_to_tap`.
+    """
+    return hooked(model, {**dict.fromkeys(paths, keep), **({last: keep_and_stop} if last else {})})
 
 
 def taken(body: nn.Module, paths: Sequence[str]) -> list[Any]:
@@ -126,12 +132,22 @@ def keep(module: nn.Module, _given: object, output: Any) -> None:  # noqa: ANN40
     setattr(module, _KEPT, output.clone() if isinstance(output, Tensor) else output)
 
 
+class Reached(Exception):
+    """Raised by the last tap of a front; ``torch.compile`` traces through it."""
+
+
+def keep_and_stop(module: nn.Module, given: object, output: Any) -> None:  # noqa: ANN401 - as for keep
+    """The forward hook of the last tap: what comes after it never runs."""
+    keep(module, given, output)
+    raise Reached
+
+
 @dataclass(frozen=True)
 class AtStage:
     """``(model, x)`` to what one tapped module gives while ``run`` runs: the front of a model that is no chain.
 
     Attributes:
-        path: The tapped module.
+        path: The module, tapped by :func:`stop_at`.
         run: ``(model, x)`` to anything.
     """
 
@@ -139,15 +155,23 @@ class AtStage:
     run: Callable[[Any, Any], Any]
 
     def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - as the module gives it
-        """Run the model as far as it goes."""
-        self.run(model, x)
+        """Run the model as far as the module."""
+        run_to_tap(self.run, model, x)
         return taken(model, [self.path])[0]
 
 
-def tap(module: nn.Module) -> None:
-    """Make a module keep what it gives; for a module that no other model shares."""
+def run_to_tap(run: Callable[[Any, Any], Any], model: nn.Module, x: Tensor) -> None:
+    """Run ``model`` until the last of its taps has what it wants."""
+    try:
+        run(model, x)
+    except Reached:
+        return
+
+
+def stop_at(module: nn.Module) -> None:
+    """Make a module keep what it gives and end the forward pass; for a module that no other model shares."""
     module.__dict__[_KEPT] = None
-    module.register_forward_hook(keep)
+    module.register_forward_hook(keep_and_stop)
 
 
 def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:

@@ -55,7 +55,7 @@ def truncate(model: Model, *, after: str) -> Model:
     run = front(bare, kept)
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
     if (path := needs_tap(run)) is not None:
-        twin = tapped(twin, [path])
+        twin = tapped(twin, (), last=path)
     only_front(bare, twin, kept, run)
     record_edit(twin, "truncate", after=after)
     return twin

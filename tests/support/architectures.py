@@ -1,0 +1,80 @@
+"""One model of each architecture of the installed families, for tests that must hold for any; the rest with -m full."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+
+import pytest
+
+import zoo_core as zoo
+
+ONE_OF_EACH = {
+    "torchvision/alexnet",
+    "torchvision/convnext_tiny",
+    "torchvision/densenet121",
+    "torchvision/efficientnet_b0",
+    "torchvision/googlenet",
+    "torchvision/inception_v3",
+    "torchvision/maxvit_t",
+    "torchvision/mnasnet0_5",
+    "torchvision/mobilenet_v2",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/regnet_y_400mf",
+    "torchvision/resnet18",
+    "torchvision/shufflenet_v2_x0_5",
+    "torchvision/squeezenet1_1",
+    "torchvision/swin_t",
+    "torchvision/swin_v2_t",
+    "torchvision/vgg11",
+    "torchvision/vit_b_32",
+    "efficientnet_pytorch/efficientnet-b0",
+    "pretrainedmodels/bninception",
+    "pretrainedmodels/dpn68",
+    "pretrainedmodels/nasnetamobile",
+    "pretrainedmodels/resnet18",
+    "pretrainedmodels/se_resnet50",
+    "pretrainedmodels/squeezenet1_1",
+    "pretrainedmodels/vgg11",
+    "pretrainedmodels/xception",
+    "tiny/glyphnet",
+}
+
+_AUXILIARY = ("torchvision/googlenet", "torchvision/inception_v3")
+_SMALL = 64
+_TOO_SMALL = (RuntimeError, ValueError, AssertionError)
+"""How models say that a picture is too small for them."""
+
+every_architecture = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.full)
+        for name in zoo.list(task="classification")
+        if not name.startswith("torchvision/quantized")
+    ],
+)
+
+
+@lru_cache(maxsize=1)
+def _built(name):
+    import torch
+
+    torch.set_num_threads(1)
+    options = {"aux_logits": False} if name in _AUXILIARY else None
+    model = zoo.get(name, weights=None, options=options, seed=0).eval()
+    channels, *size = zoo.info(name).input_size
+    for side in (_SMALL, size[-1]):
+        x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                model(x)
+        except _TOO_SMALL:
+            continue
+        return model, x
+    raise AssertionError(name)
+
+
+def specimen(name):
+    """An untrained model of that name without auxiliary heads, in eval mode, and a small picture that it takes."""
+    model, x = _built(name)
+    return copy.deepcopy(model), x.clone()

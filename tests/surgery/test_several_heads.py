@@ -1,0 +1,155 @@
+"""Two or more outputs from one backbone: a dict of scores."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from architectures import every_architecture, specimen
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core import errors
+
+X = torch.randn(2, 3, 64, 64)
+
+
+def resnet18():
+    return zoo.get("resnet18", weights=None, seed=0)
+
+
+class ByHand(nn.Module):
+    """The recipe: the backbone without its last layer, and a linear layer for each output."""
+
+    def __init__(self, model, colour, shape):
+        super().__init__()
+        self.backbone = model
+        self.backbone.fc = nn.Identity()
+        self.colour, self.shape = colour, shape
+
+    def forward(self, x):
+        x = self.backbone(x)
+        return {"colour": self.colour(x), "shape": self.shape(x)}
+
+
+def test_it_equals_the_recipe_by_hand():
+    ours = zoo.freeze(resnet18().eval(), "backbone")
+    torch.manual_seed(3)
+    by_hand = ByHand(copy.deepcopy(ours), nn.Linear(512, 3), nn.Linear(512, 5))
+    zoo.swap_head(ours, {"colour": 3, "shape": 5}, seed=3)
+    expected, got = by_hand(X), ours(X)
+    assert list(got) == ["colour", "shape"]
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in by_hand.parameters()]
+
+
+def swapped_or_refused(model, heads):
+    """Whether the model took the heads; if it did not, then because it computes with the scores, and says so."""
+    try:
+        zoo.swap_head(model, heads)
+    except errors.NotSupported as error:
+        assert "written for one tensor" in str(error)  # noqa: PT017 - one of two good outcomes
+        return False
+    return True
+
+
+@every_architecture
+def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
+    model, x = specimen(name)
+    site = zoo.anatomy(model).main
+    with torch.no_grad():
+        alone = model(x)
+        old = copy.deepcopy(model.get_submodule(site.path))
+        if not swapped_or_refused(model, {"old": old, "new": 3}):
+            return
+        several = model(x)
+        assert torch.equal(several["old"], alone)
+        assert several["new"].flatten(1).shape == (1, 3)
+        assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(model)))(x)["old"], alone)
+        backbone, head = zoo.split(model)
+        assert torch.equal(head(backbone(x))["old"], alone)
+
+
+@every_architecture
+def test_on_any_family_one_head_can_follow_several(name):
+    model, x = specimen(name)
+    before = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    classes = zoo.anatomy(model).main.num_classes
+    if not swapped_or_refused(model, {"a": 2, "b": 3}):
+        return
+    zoo.swap_head(model, classes)
+    assert {key: tensor.shape for key, tensor in model.state_dict().items()} == before
+    assert "forward" not in model.__dict__ or not hasattr(model.forward.__self__, "anatomy")
+    with torch.no_grad():
+        assert model(x).flatten(1).shape == (1, classes)
+
+
+def test_heads_may_be_numbers_descriptions_and_modules():
+    heads = {"a": 3, "b": zoo.mlp_head(1, hidden=(8,), activation="sigmoid", squeeze=True), "c": nn.Linear(512, 2)}
+    scores = zoo.swap_head(resnet18().eval(), heads)(X)
+    assert {name: tuple(tensor.shape) for name, tensor in scores.items()} == {"a": (2, 3), "b": (2,), "c": (2, 2)}
+
+
+def test_auxiliary_heads_follow_with_as_many():
+    model = zoo.swap_head(zoo.get("googlenet", weights=None), {"a": 2, "b": 3}).train()
+    out = model(torch.randn(2, 3, 96, 96))
+    assert {name: tuple(tensor.shape) for name, tensor in out.aux_logits1.items()} == {"a": (2, 2), "b": (2, 3)}
+    assert {name: tuple(tensor.shape) for name, tensor in out.logits.items()} == {"a": (2, 2), "b": (2, 3)}
+
+
+def test_several_heads_on_the_feature_map():
+    model = zoo.swap_head(resnet18().eval(), {"mask": 2, "edge": 1}, at="features")
+    assert {name: tuple(tensor.shape) for name, tensor in model(X).items()} == {
+        "mask": (2, 2, 2, 2),
+        "edge": (2, 1, 2, 2),
+    }
+
+
+def test_the_anatomy_counts_the_scores_of_all():
+    assert zoo.anatomy(zoo.swap_head(resnet18(), {"a": 2, "b": 3})).main.num_classes == 5
+
+
+def test_it_compiles_without_a_graph_break():
+    torch._dynamo.reset()
+    for model in (resnet18(), zoo.get("squeezenet1_1", weights=None)):
+        zoo.swap_head(model.eval(), {"a": 2, "b": 3})
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(X)
+        assert all(torch.equal(compiled[name], tensor) for name, tensor in model(X).items())
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "forward", "type", 3])
+def test_a_name_that_no_module_can_have_is_refused(name):
+    with pytest.raises(errors.UsageError, match="cannot be called"):
+        zoo.swap_head(resnet18(), {name: 3})
+
+
+def test_no_heads_at_all_are_refused():
+    with pytest.raises(errors.UsageError, match="empty"):
+        zoo.swap_head(resnet18(), {})
+
+
+def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
+    model = resnet18()
+    with pytest.raises(errors.HeadMismatch, match=r"\[N, 512\](.|\n)*\[N, 7\]"):
+        zoo.swap_head(model, {"a": 3, "b": nn.Linear(7, 2)})
+    assert isinstance(model.fc, nn.Linear)
+
+
+def test_a_model_that_averages_two_heads_itself_is_refused():
+    from zoo_core import Anatomy, Head
+    from zoo_core.surgery.knowledge import Knowledge, attach
+    from zoo_core.surgery.receipt import Receipt
+
+    model = nn.ModuleDict({"head": nn.Linear(4, 3), "head_dist": nn.Linear(4, 3)})
+    heads = (Head("head", 4, 3), Head("head_dist", 4, 3, role="distilled"))
+    attach(model, Knowledge(Anatomy(heads=heads), Receipt("own")))
+    with pytest.raises(errors.NotSupported, match="head_dist"):
+        zoo.swap_head(model, {"a": 3})
+
+
+@pytest.mark.gpu
+def test_the_heads_are_born_on_the_gpu():
+    model = zoo.swap_head(zoo.get("resnet18", weights=None, device="cuda"), {"a": 2, "b": 3})
+    assert {tensor.device.type for tensor in model(X.cuda()).values()} == {"cuda"}
