@@ -144,6 +144,16 @@ def test_no_digest_at_all_is_refused_unless_first_use_is_trusted(url):
     assert get(card(url, digest="")).fetched is False
 
 
+@pytest.mark.parametrize("digest", ["", sha256(DATA)[:8]])
+def test_first_use_may_be_trusted_over_plain_http_too(server, monkeypatch, digest):
+    server.files["http://weights.invalid/net.pth"] = DATA
+    monkeypatch.setenv("http_proxy", server.url(""))
+    far = card("http://weights.invalid/net.pth", digest=digest)
+    with pytest.raises(Untrusted):
+        get(far)
+    assert get(far, trust="first-use").sha256 == sha256(DATA)
+
+
 def test_an_unknown_kind_of_trust_is_a_usage_error(url):
     with pytest.raises(UsageError, match="first-use"):
         get(card(url), trust="first_use")

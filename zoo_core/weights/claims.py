@@ -32,7 +32,8 @@ def partials(folder: Path, stem: str) -> list[Path]:
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX):
+            ours = entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
+            if ours and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     found.append((entry.stat(follow_symlinks=False).st_size, entry.name))
     return [folder / name for _, name in sorted(found, reverse=True)]

@@ -45,7 +45,9 @@ def fetch_wanted(wanted: Wanted, *, progress: bool | None, trust: Trust | None, 
     urls = _reachable(wanted)
     require_trust(urls, wanted.pin.sha256, trust)
     with progress_bar(file, size, progress) as advance:
-        return _together(wanted, replace(_order(wanted, urls, file, policy), advance=advance))
+        return _together(
+            wanted, replace(_order(wanted, urls, file, policy), advance=advance, trusted=trust is not None)
+        )
 
 
 def _reachable(wanted: Wanted) -> tuple[str, ...]:
