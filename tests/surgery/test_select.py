@@ -155,6 +155,11 @@ def test_nothing_comes_before_the_input(model):
         zoo.freeze(model, until="conv1")
 
 
+def test_no_stages_are_the_stem_even_where_it_lies_in_the_first_stage():
+    model = zoo.freeze(zoo.get("mobilenet_v2", weights=None), stages=0)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == {"features.0.0.weight"}
+
+
 def test_parts_are_found_inside_torch_compile(model):
     zoo.freeze(torch.compile(model, backend="eager"), "[:5]")
     assert not model.layer1[0].conv1.weight.requires_grad

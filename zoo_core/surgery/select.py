@@ -64,11 +64,13 @@ def select(
         found |= _before(model, until)
     if stages is not None:
         count = _number("stages", stages, range(len(anatomy_of(model).stages) + 1))
-        found |= {name for name, depth in depths(model).items() if depth <= count}
+        # The first convolution of some models lies inside their first stage.
+        found |= _of_word(model, "stem") | {name for name, depth in depths(model).items() if depth <= count}
     if first is not None or last is not None:
         found = _layers(model, found, first, last)
     if not found:
-        raise UsageError(f"nothing comes before {until!r}", hint="name the first part that is not meant")
+        before = f"before {until!r}" if until is not None else "before the first stage"
+        raise UsageError(f"nothing comes {before}", hint="until= names the first part that is not meant")
     return found
 
 
