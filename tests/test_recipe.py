@@ -654,3 +654,25 @@ def test_every_architecture_comes_back(name, tmp_path):
     options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else None
     model = zoo.get(name, weights=None, num_classes=9, in_channels=4, freeze="backbone", options=options)
     came_back(model, tmp_path / "save", torch.randn(1, 4, *zoo.info(name).input_size[1:]))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["bninception", "nasnetamobile", "resnet18", "se_resnext50_32x4d"])
+def test_models_of_pretrainedmodels_come_back_though_they_cannot_all_be_pickled(name, tmp_path):
+    pytest.importorskip("pretrainedmodels")
+    model = zoo.get(f"pretrainedmodels/{name}", weights=None, num_classes=9, in_channels=4)
+    came_back(model, tmp_path / "save", torch.randn(1, 4, 224, 224))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        ("deeplabv3_mobilenet_v3_large", torch.rand(1, 4, 64, 64)),
+        ("r3d_18", torch.rand(1, 4, 8, 64, 64)),
+        ("ssdlite320_mobilenet_v3_large", [torch.rand(4, 96, 96)]),
+    ],
+    ids=["segmentation", "video", "detection"],
+)
+def test_models_of_other_tasks_come_back(name, x, tmp_path):
+    came_back(zoo.get(name, weights=None, in_channels=4), tmp_path / "save", x)

@@ -446,13 +446,39 @@ ARCHITECTURES = [
     *("shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_32"),
 ]
 
+OTHER_FAMILIES = [
+    "tiny/glyphnet",
+    "efficientnet_pytorch/efficientnet-b0",
+    *(
+        f"pretrainedmodels/{name}"
+        for name in (
+            *("alexnet", "bninception", "cafferesnet101", "densenet121", "dpn68", "fbresnet152", "inceptionresnetv2"),
+            *("inceptionv3", "inceptionv4", "nasnetamobile", "polynet", "resnext101_32x4d", "se_resnext50_32x4d"),
+            *("squeezenet1_1", "vgg11_bn", "xception"),
+        )
+    ),
+]
+
 
 @pytest.mark.full
 @pytest.mark.parametrize("channels", [1, 4])
-@pytest.mark.parametrize("name", [*(f"torchvision/{name}" for name in ARCHITECTURES), "tiny/glyphnet"])
+@pytest.mark.parametrize("name", [*(f"torchvision/{name}" for name in ARCHITECTURES), *OTHER_FAMILIES])
 def test_every_architecture_runs_on_other_channels(name, channels):
+    family = name.partition("/")[0]
+    if family != "tiny":
+        pytest.importorskip(family)
     card = zoo.info(name)
     options = {"init_weights": False} if name.endswith(("googlenet", "inception_v3")) else None
     model = zoo.get(name, weights=None, in_channels=channels, options=options).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, channels, *card.input_size[1:])).shape == (1, card.num_classes)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_detectors_normalise_as_many_channels(name, channels):
+    model = zoo.get(name, weights=None, in_channels=channels).eval()
+    assert len(model.transform.image_mean) == channels
+    with torch.no_grad():
+        assert set(model([torch.rand(channels, 96, 96)])[0]) == {"boxes", "labels", "scores"}
