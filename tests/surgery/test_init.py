@@ -222,6 +222,19 @@ def test_a_shared_tensor_is_drawn_once():
     assert torch.equal(net[0].weight, expected)
 
 
+def test_a_shared_tensor_is_found_under_any_of_its_names(model):
+    model.layer1.conv2.weight = model.layer1.conv1.weight
+    before = model.layer1.conv1.weight.detach().clone()
+    init_weights(model, "normal", where="layer1.conv2")
+    assert not torch.equal(model.layer1.conv1.weight, before)
+
+
+def test_the_receipt_is_true_even_when_a_scheme_fails_half_way(model):
+    with pytest.raises(errors.UsageError, match="cannot fill"):
+        init_weights(model, {nn.Conv2d: "normal", nn.BatchNorm2d: "orthogonal"}, seed=0)
+    assert zoo.receipt(model).names("initialised") == ("stem.0.weight", "fc.weight", "fc.bias")
+
+
 def test_parameters_outside_layers_stay():
     vit = VisionTransformer(32, 16, 2, 2, 8, 16, num_classes=3)
     before = vit.encoder.pos_embedding.detach().clone()

@@ -111,7 +111,8 @@ def init_weights(
         The same module.
 
     Raises:
-        UsageError: The scheme or an option does not exist or cannot fill a layer, or no layer is meant.
+        UsageError: The scheme or an option does not exist or cannot fill a layer, or no layer is meant. Layers before
+            the one that cannot be filled are initialised.
         UnknownPart: A name in ``where`` matches nothing.
         NotAZooModel: ``where`` names parts, and zoo knows nothing about the module.
 
@@ -125,19 +126,21 @@ def init_weights(
     rule = _rule(scheme, options)
     bare = unwrap(module)
     names = _where(bare, (where,) if isinstance(where, str) else tuple(where))
-    with seeded(seed, bare), torch.no_grad():
-        done = [
-            name
-            for name, layer, tensor in _tensors(bare)
-            if name in names and _initialise(layer, name.rpartition(".")[2], tensor, rule, bias)
-        ]
+    done: dict[str, Tensor] = {}
+    try:
+        with seeded(seed, bare), torch.no_grad():
+            for name, layer, tensor in _tensors(bare):
+                is_shared = any(tensor is other for other in done.values())
+                if name in names and not is_shared and _initialise(layer, name, tensor, rule, bias):
+                    done[name] = tensor
+    finally:
+        _record(bare, done)  # the receipt stays true even when a scheme fails half-way
     if not done:
         raise UsageError(
             f"no layer of this {type(bare).__name__} was initialised",
             got=f"where={where!r}, which names {len(names)} tensors, none of a layer that the scheme is for",
             hint="print(module) shows the layers and their classes",
         )
-    _record(bare, done)
     return module
 
 
@@ -153,18 +156,15 @@ def _where(module: nn.Module, words: tuple[str, ...]) -> set[str]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, owner and value of each tensor; one that is shared, under its first name alone."""
-    seen = set()
+    """Name, owner and value of each tensor; one that is shared comes under each of its names."""
     for path, layer in module.named_modules():
         for name, tensor in own_tensors(layer).items():
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield f"{path}.{name}" if path else name, layer, tensor
+            yield f"{path}.{name}" if path else name, layer, tensor
 
 
-def _initialise(layer: nn.Module, name: str, tensor: Tensor, rule: Rule, bias: float | None) -> bool:
+def _initialise(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bias: float | None) -> bool:
     """Initialise one tensor of a layer; False for what the rule is not for."""
-    fill = rule(layer)
+    fill, name = rule(layer), full_name.rpartition(".")[2]
     if fill is None:
         return False
     if is_norm(layer) and name != "weight":
