@@ -59,6 +59,8 @@ class Head:
             head on another level of the pyramid.
         per_class: Outputs of the layer for each class: 4 for boxes, or the number of anchors.
         attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step.
+        prior: How probable a class is before training; the biases of a new layer begin at its log odds. Dense detectors
+            need it, since nearly all of their anchors are background.
 
     Example:
         >>> Head("classifier.6", in_features=4096, num_classes=1000).role
@@ -72,6 +74,7 @@ class Head:
     role: Literal["main", "aux", "distilled", "summed", "box", "mask", "level"] = "main"
     attributes: tuple[str, ...] = ()
     per_class: int = 1
+    prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ class Anatomy:
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
             only what comes after it; torchvision trains its dilated MobileNetV3 so.
         headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
+        indivisible: Why forward does not split into backbone and head; None where it does.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
         per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
 
@@ -157,6 +161,7 @@ class Anatomy:
     classify: Callable[[Any, Any], Any] | None = None
     layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
     headless: str | None = None
+    indivisible: str | None = None
     dilates_strided: bool = False
     scaling: InputScaling | None = None
     per_channel: tuple[str, ...] = ()

@@ -14,20 +14,26 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name")
 @click.option("--num-classes", type=int, help="Scores of the new head.")
+@click.option("--in-channels", type=int, help="Channels of the pictures, if not those of the model.")
 @click.option("--weights", default="default", show_default=True, help="A tag, the path of a file, or 'none'.")
 @click.option("--freeze", multiple=True, help="What to freeze: backbone, a stage, or a pattern; may be repeated.")
 @click.option("--device", help="Where the model goes, such as cuda.")
 @click.option("--dtype", help="What its tensors become, such as bfloat16.")
 @click.option("--seed", type=int, help="Makes the new parameters reproducible.")
+@click.option("--trust", type=click.Choice(["first-use"]), help="Accept weights whose digest nobody published.")
+@click.option("--license", "licenses", multiple=True, help="An acceptable licence; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def get(
     name: str,
     num_classes: int | None,
+    in_channels: int | None,
     weights: str,
     freeze: tuple[str, ...],
     device: str | None,
     dtype: str | None,
     seed: int | None,
+    trust: str | None,
+    licenses: tuple[str, ...],
     *,
     as_json: bool,
 ) -> None:
@@ -37,11 +43,14 @@ def get(
     model = build(
         name,
         num_classes=num_classes,
+        in_channels=in_channels,
         weights=None if weights.lower() == "none" else weights,
         freeze=freeze or None,
         device=_device(device),
         dtype=_dtype(dtype),
         seed=seed,
+        trust=trust,
+        licenses=licenses or None,
     )
     facts = _facts(model)
     if as_json:

@@ -67,6 +67,6 @@ def check_count(name: str, value: object) -> int:
             expected="a whole number of at least 1",
             got=f"{value!r}, a {type(value).__name__}",
             hint=hint,
-            **{name: value},
+            argument=name,
         )
     return value

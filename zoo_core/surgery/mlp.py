@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import check_num_classes, strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -27,6 +28,19 @@ _NONLINEARITIES: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
     "tanh": nn.Tanh,
+}
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "softmax": partial(nn.Softmax, dim=1),
+    "log_softmax": partial(nn.LogSoftmax, dim=1),
+    "tanh": nn.Tanh,
+}
+
+_LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "linear": (nn.Linear, nn.BatchNorm1d),
+    "conv": (partial(nn.Conv2d, kernel_size=1), nn.BatchNorm2d),
+    "conv3d": (partial(nn.Conv3d, kernel_size=1), nn.BatchNorm3d),
 }
 
 
@@ -60,24 +74,20 @@ class MLPHead:
         return nn.Sequential(*self._layers(site, factory))
 
     def _layers(self, site: Head, factory: dict[str, Any]) -> Iterator[nn.Module]:
-        on_map = site.kind == "conv"
+        layer, norm = _LAYERS[site.kind]
         widths = (site.in_features, *self.hidden, self.num_classes)
         for depth, (width, following) in enumerate(pairwise(widths), start=1):
-            yield nn.Conv2d(width, following, 1, **factory) if on_map else nn.Linear(width, following, **factory)
+            yield layer(width, following, **factory)
             if depth <= len(self.hidden):
-                yield from self._between(following, factory, on_map=on_map)
-        if self.activation == "softmax":
-            yield nn.Softmax(dim=1)
-        elif self.activation == "log_softmax":
-            yield nn.LogSoftmax(dim=1)
-        elif self.activation:
-            yield nn.Sigmoid() if self.activation == "sigmoid" else nn.Tanh()
+                yield from self._between(norm(following, **factory) if self.batch_norm else None)
+        if self.activation:
+            yield _ACTIVATIONS[self.activation]()
         if self.squeeze:
             yield Squeeze()
 
-    def _between(self, width: int, factory: dict[str, Any], *, on_map: bool) -> Iterator[nn.Module]:
-        if self.batch_norm:
-            yield nn.BatchNorm2d(width, **factory) if on_map else nn.BatchNorm1d(width, **factory)
+    def _between(self, norm: nn.Module | None) -> Iterator[nn.Module]:
+        if norm:
+            yield norm
         if self.nonlinearity:
             yield _NONLINEARITIES[self.nonlinearity]()
         if self.dropout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,17 +55,24 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
 
 def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
     """A layer like the one at the site, with another number of classes."""
+    new = _unsettled(model, site, num_classes)
+    if site.prior is not None and new.bias is not None:
+        nn.init.constant_(new.bias, math.log(site.prior / (1 - site.prior)))
+    return _settle(new, model, site)
+
+
+def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv2d | nn.Conv3d:
     old = model.get_submodule(site.path)
     layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     has_bias = layers[-1].bias is not None if layers else True
     scores = num_classes * site.per_class
     if site.kind == "linear":
-        return _settle(nn.Linear(site.in_features, scores, bias=has_bias), model, site)
+        return nn.Linear(site.in_features, scores, bias=has_bias)
     kind = nn.Conv2d if site.kind == "conv" else nn.Conv3d
     if isinstance(old, kind):
         shape: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-        return _settle(kind(site.in_features, scores, bias=has_bias, **shape), model, site)
-    return _settle(kind(site.in_features, scores, kernel_size=1), model, site)
+        return kind(site.in_features, scores, bias=has_bias, **shape)
+    return kind(site.in_features, scores, kernel_size=1)
 
 
 def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
@@ -93,7 +101,12 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
         raise _mismatch(head, site, shape, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != given[:1]:
         raise _mismatch(head, site, shape, f"it returned {_shape(scores)} for a batch of {_PROBE_BATCH}")
-    return 1 if scores.dim() == 1 else int(scores.shape[1]) // site.per_class
+    width = 1 if scores.dim() == 1 else int(scores.shape[1])
+    if width % site.per_class:
+        raise _mismatch(
+            head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
+        )
+    return width // site.per_class
 
 
 @contextmanager
@@ -131,8 +144,8 @@ def _is_channels_last(weight: torch.Tensor) -> bool:
 
 
 def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:
-    sides = {"linear": (), "conv": ("H", "W"), "conv3d": ("T", "H", "W")}[site.kind]
-    given = ", ".join(str(size) for size in ("N", *(shape or (site.in_features, *sides))))
+    sides: tuple[str, ...] = ("T", "H", "W")[3 - _SPATIAL[site.kind] :]
+    given = ", ".join(str(size) for size in ("N", *(shape or [site.in_features]), *(() if shape else sides)))
     takes = _input_of(head)
     return HeadMismatch(
         f"the new head does not fit the site {site.path!r}",

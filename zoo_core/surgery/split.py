@@ -91,6 +91,12 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
             f"this {type(bare).__name__} has no head to split off",
             hint="zoo list --task classification names the models that have one",
         )
+    if anatomy.indivisible:
+        raise NotSupported(
+            f"this {type(bare).__name__} cannot be split",
+            cause=anatomy.indivisible,
+            hint="zoo.features(model, x, at=[...]) gives the feature maps of its stages",
+        )
     backbone = Backbone(bare, anatomy)
     backbone.training = bare.training
     return backbone, _head(bare, anatomy, main)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from zoo_torchvision.catalog import cards
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported
+from zoo_core.errors import HeadMismatch, NotSupported
 
 CARDS = {card.name: card for card in cards()}
 QUICK = {
@@ -90,3 +91,30 @@ def test_a_file_of_nine_classes_of_ones_own_is_loaded(name, build, tmp_path):
     model = zoo.get(f"torchvision/{name}", weights=tmp_path / "own.pth")
     assert zoo.anatomy(model).main.num_classes == 9
     assert not zoo.receipt(model).names("initialised")
+
+
+def test_an_mlp_for_clips_is_made_of_convolutions_in_space_and_time(build):
+    model = zoo.adopt(build("s3d"), family="torchvision")
+    zoo.swap_head(model, zoo.mlp_head(9, hidden=(16,), batch_norm=True))
+    kinds = [type(layer) for layer in model.get_submodule("classifier.1")]
+    assert kinds == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU, nn.Conv3d]
+
+
+def test_a_layer_that_does_not_give_every_anchor_its_scores_is_refused(build):
+    model = zoo.adopt(build("retinanet_resnet50_fpn"), family="torchvision")
+    with pytest.raises(HeadMismatch, match="9 for each class"):
+        zoo.swap_head(model, nn.Conv2d(256, 10, 1))
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_a_new_head_of_a_dense_detector_begins_with_the_librarys_prior(name, build):
+    model = zoo.adopt(build(name), family="torchvision")
+    begins = model.head.classification_head.cls_logits.bias[0].item()
+    zoo.swap_head(model, 9)
+    assert model.head.classification_head.cls_logits.bias.eq(begins).all()
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssd300_vgg16"])
+def test_a_detector_says_why_it_cannot_be_split(name, build):
+    with pytest.raises(NotSupported, match="many places of several maps"):
+        zoo.split(zoo.adopt(build(name), family="torchvision"))

@@ -6,6 +6,7 @@ depend on no class, so their layer is no head site. Class 0 is the background, w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from torchvision.models.detection import FCOS, SSD, FasterRCNN, RetinaNet
 
     from zoo_core import Head, Stage
+
+_PRIOR = 0.01
+"""How probable an object is at an anchor before training, as in the paper of RetinaNet (arXiv:1708.02002)."""
 
 _BOX = 4
 
@@ -37,6 +41,7 @@ def dense(model: RetinaNet | FCOS) -> Anatomy:
     head = model.get_submodule(path)
     anchors = channels(head.cls_logits) // head.num_classes
     site = head_at(model, f"{path}.cls_logits", per_class=anchors, attributes=(f"{path}.num_classes",))
+    site = replace(site, prior=_PRIOR)
     return _detector(model, (site,), _pyramid_stages(model))
 
 
@@ -52,7 +57,13 @@ def ssd(model: SSD) -> Anatomy:
 def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
     # A detector normalises its pictures itself, with one mean and one deviation a channel.
     normalisation = ("transform.image_mean", "transform.image_std")
-    return Anatomy(heads=heads, stem=first_convolution(model), stages=stages, per_channel=normalisation)
+    return Anatomy(
+        heads=heads,
+        stem=first_convolution(model),
+        stages=stages,
+        indivisible="a detector scores many places of several maps, and not one vector a picture",
+        per_channel=normalisation,
+    )
 
 
 def _levels(model: SSD) -> tuple[Head, ...]:
