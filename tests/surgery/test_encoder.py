@@ -99,9 +99,8 @@ def test_on_any_family_channels_and_strides_are_those_of_the_maps(name):
         again = pickle.loads(pickle.dumps(copy.deepcopy(enc)))(x)
     assert [f.shape[1] for f in maps] == list(enc.channels)
     assert sorted(set(enc.strides)) == list(enc.strides)
-    assert all(
-        f.dim() == 4 and abs(x.shape[-1] / f.shape[-1] / s - 1) < 1 for f, s in zip(maps, enc.strides, strict=True)
-    )
+    # Convolutions without padding cut up to two steps off.
+    assert all(f.dim() == 4 and abs(x.shape[-1] / s - f.shape[-1]) <= 2 for f, s in zip(maps, enc.strides, strict=True))
     assert all(torch.equal(f, g) for f, g in zip(maps, again, strict=True))
 
 
@@ -117,9 +116,8 @@ def test_on_any_family_an_output_stride_is_kept_or_refused_with_the_reason(name)
         assert "RegNet" in str(error)  # noqa: PT017
         return
     assert enc.strides[-1] <= 16
-    if x.shape[-1] % 32 == 0:
-        with torch.no_grad():
-            assert x.shape[-1] / enc(x)[-1].shape[-1] == enc.strides[-1]
+    with torch.no_grad():
+        assert abs(x.shape[-1] / enc.strides[-1] - enc(x)[-1].shape[-1]) <= 2
 
 
 def test_tokens_come_as_maps():

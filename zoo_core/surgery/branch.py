@@ -151,9 +151,9 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
     for path, place in gone.items():
         model.set_submodule(path, place)
     model.set_submodule(anatomy.heads[0].path, branches)
-    run = anatomy.features
-    if run is not None and (path := needs_tap(run)) is not None:
-        stop_at(model.get_submodule(path))
+    edge = needs_tap(anatomy.features)
+    if edge is not None:
+        stop_at(model.get_submodule(edge))
     recompose(model, anatomy)
 
 

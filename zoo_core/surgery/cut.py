@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +73,7 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
     return AtStage(anatomy.stages[stages - 1].output, anatomy.features or whole_forward)
 
 
-def needs_tap(run: Callable[[Any, Any], Any]) -> str | None:
+def needs_tap(run: Callable[[Any, Any], Any] | None) -> str | None:
     """Path of the module that has to be tapped for this front to work; None for a chain."""
     return run.path if isinstance(run, AtStage) else None
 
@@ -137,7 +138,8 @@ def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
 
 def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Chain, x: Tensor) -> bool:
     """Whether ``chain``, started from what the module ``edge`` gives, ends with what ``run`` gives."""
-    body = tapped(unwrap(model), [edge])
+    body = _with_noise(tapped(unwrap(model), [edge]))
+    x = torch.rand(x.shape)
     with torch.no_grad(), evaluating(body):
         whole = run(body, x)
         try:
@@ -145,6 +147,22 @@ def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Ch
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a layer was given what it does not take
             return False
     return isinstance(ours, torch.Tensor) and isinstance(whole, torch.Tensor) and torch.equal(ours, whole)
+
+
+def _with_noise(body: nn.Module) -> nn.Module:
+    """A copy to compute with, on the CPU: a model that is being rebuilt may have no values yet, or no storage."""
+    body = copy.deepcopy(body)
+    virtual = any(tensor.device.type == "meta" for tensor in body.state_dict().values())
+    body = body.to_empty(device="cpu") if virtual else body.to(device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*body.parameters(), *body.buffers()):
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_(noise / tensor[0].numel() if tensor.dim() > 1 else noise)  # so that nothing overflows
+            elif virtual:
+                tensor.zero_()
+    return body
 
 
 def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives

@@ -111,7 +111,7 @@ def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
     around = [left, totals[1] - left, top, totals[0] - top]
     if around != [left, left, top, top] and type(conv).forward is nn.Conv2d.forward:
         # An even kernel needs more on one side than on the other, which nn.Conv2d can do in its padding modes only.
-        twin.padding_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        twin.__dict__["padding_mode"] = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         twin.__dict__["_reversed_padding_repeated_twice"] = around
     return twin
 
@@ -122,7 +122,7 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
 
     def measuring(path: str) -> Hook:
         def measure(_module: nn.Module, given: Any, out: Any) -> None:  # noqa: ANN401 - what hooks are given
-            found[path] = (x.shape[-1] / given[0].shape[-1], x.shape[-1] / out.shape[-1])
+            found[path] = (x.shape[-1] / _side(given), x.shape[-1] / _side(out))
 
         return measure
 
@@ -134,6 +134,12 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # fixed sizes, or maps that do not add up
         raise _refused(model, most, f"it does not run on {_SIDE} pixels a side: {error}") from error
     return found
+
+
+def _side(value: Any) -> int:  # noqa: ANN401 - a tensor, or several of one size
+    while not isinstance(value, torch.Tensor):
+        value = value[0]
+    return int(value.shape[-1])
 
 
 def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor) -> None:

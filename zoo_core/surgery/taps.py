@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from zoo_core.parts import Stage
+    from zoo_core.surgery.split import Module
 
     Hook = Callable[[nn.Module, Any, Any], None]
 
@@ -83,7 +84,7 @@ def module_path(model: nn.Module, path: str) -> str:
     return path
 
 
-def hooked(model: nn.Module, hooks: dict[str, Hook]) -> nn.Module:
+def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
     """A twin of ``model`` in which the modules at some paths have one forward hook more; all else is shared."""
     # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
     return replaced(
@@ -91,7 +92,7 @@ def hooked(model: nn.Module, hooks: dict[str, Hook]) -> nn.Module:
     )
 
 
-def tapped(model: nn.Module, paths: Iterable[str], last: str | None = None) -> nn.Module:
+def tapped(model: Module, paths: Iterable[str], last: str | None = None) -> Module:
     """A twin of ``model`` in which the modules at these paths keep what they give until it is :func:`taken`.
 
     Args:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import strict_arguments
@@ -19,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-Model = TypeVar("Model", bound=nn.Module)
+    from torch import nn
 
 
 @strict_arguments
-def truncate(model: Model, *, after: str) -> Model:
+def truncate(model: nn.Module, *, after: str) -> nn.Module:
     """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing behind it.
 
     The front shares its parameters with the model, which stays whole. It is of the same class, and its state-dict keys
@@ -54,8 +52,7 @@ def truncate(model: Model, *, after: str) -> Model:
     bare = unwrap(model)
     run = front(bare, kept)
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
-    if (path := needs_tap(run)) is not None:
-        twin = tapped(twin, (), last=path)
+    twin = tapped(twin, (), last=needs_tap(run))
     only_front(bare, twin, kept, run)
     record_edit(twin, "truncate", after=after)
     return twin
