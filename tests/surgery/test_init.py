@@ -269,7 +269,19 @@ def test_it_works_through_a_wrapper(model):
         ({"scheme": "normal", "where": "layer9"}, "did you mean 'layer"),
         ({"scheme": "normal", "were": "head"}, "did you mean 'where'"),
     ],
-    ids=str,
+    ids=[
+        "misspelt",
+        "number",
+        "constant of what",
+        "no such option",
+        "options of a function",
+        "options of a mapping",
+        "class by name",
+        "class not there",
+        "one axis",
+        "no such part",
+        "no such argument",
+    ],
 )
 def test_what_cannot_be_done_is_said(model, arguments, message):
     with pytest.raises(errors.UsageError, match=message):
