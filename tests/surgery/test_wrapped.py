@@ -1,66 +1,56 @@
-"""Surgery works through DistributedDataParallel and torch.compile, on the model inside."""
+"""Surgery before and after a model is wrapped for training on several machines."""
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import zoo_core as zoo
 
+X = torch.randn(2, 1, 32, 32)
+
 
 @pytest.fixture
-def process_group(tmp_path):
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+def group(tmp_path):
+    """One process that is a group of its own."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     yield
-    distributed.destroy_process_group()
+    dist.destroy_process_group()
 
 
-def compiled(model):
-    return torch.compile(model, backend="eager")
+OPERATIONS = {
+    "several heads": lambda model: zoo.swap_head(model, {"a": 2, "b": 3}),
+    "a head on the features": lambda model: zoo.swap_head(model, nn.Conv2d(64, 3, 1), at="features"),
+    "branches": lambda model: zoo.branch(model, at="layer3", heads={"a": 2, "b": 3}),
+    "a front": lambda model: zoo.truncate(model, after="layer2"),
+    "an encoder": zoo.encoder,
+}
 
 
-WRAPPERS = pytest.mark.parametrize(
-    "wrap", [DistributedDataParallel, DataParallel, compiled], ids=["ddp", "dp", "compile"]
-)
+def glyphnet():
+    return zoo.get("tiny/glyphnet", weights=None, seed=0)
 
 
-@pytest.fixture
-def model(process_group):
-    return zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
+def total(out):
+    parts = out.values() if isinstance(out, dict) else out if isinstance(out, list) else [out]
+    return sum(part.sum() for part in parts)
 
 
-@WRAPPERS
-def test_freezing_and_grouping_give_what_they_give_without_a_wrapper(model, wrap):
-    wrapped = wrap(model)
-    zoo.unfreeze(zoo.freeze(wrapped, "all"), "layer3[-2:]", "head")
-    plain = zoo.get("tiny/glyphnet", weights=None, num_classes=9)
-    zoo.unfreeze(zoo.freeze(plain, "all"), "layer3[-2:]", "head")
-    names = [group["param_names"] for group in zoo.param_groups(wrapped, lr=1e-3, head_lr=1e-2, layer_decay=0.5)]
-    assert names == [g["param_names"] for g in zoo.param_groups(plain, lr=1e-3, head_lr=1e-2, layer_decay=0.5)]
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_before_wrapping_every_parameter_is_reduced(group, operation):
+    wrapped = DistributedDataParallel(operation(glyphnet()))
+    for _ in range(2):  # the second forward raises if a parameter of the first got no gradient
+        total(wrapped(X)).backward()
+    assert all(parameter.grad is not None for parameter in wrapped.parameters())
 
 
-@WRAPPERS
-def test_values_are_set_on_the_model_inside(model, wrap):
-    wrapped = wrap(model)
-    zoo.init_weights(wrapped, "constant", where="head", options={"val": 0.5})
-    assert model.fc.weight.unique().tolist() == [0.5]
-    zoo.load_partial(wrapped, {"fc.weight": torch.ones(9, 64)})
-    assert model.fc.weight.unique().tolist() == [1.0]
-    assert zoo.activation_stats(wrapped, torch.zeros(2, 1, 32, 32)).model == "GlyphNet"
-
-
-@WRAPPERS
-def test_a_step_through_the_wrapper_moves_what_is_grouped_and_nothing_else(model, wrap):
-    zoo.freeze(model)
-    wrapped = wrap(model).train()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.SGD(zoo.param_groups(wrapped, lr=0.1))
-    nn.functional.cross_entropy(wrapped(torch.randn(4, 1, 32, 32)), torch.arange(4)).backward()
-    optimizer.step()
-    assert zoo.drift(wrapped, before) == {}
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {"fc.weight", "fc.bias"}
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_after_wrapping_the_model_inside_is_operated_on(group, operation):
+    torch.manual_seed(0)
+    expected = operation(glyphnet().eval())
+    torch.manual_seed(0)
+    found = operation(DistributedDataParallel(glyphnet().eval()))
+    assert torch.equal(total(found(X)), total(expected(X)))
