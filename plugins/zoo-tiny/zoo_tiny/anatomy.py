@@ -18,8 +18,9 @@ def anatomy(model: GlyphNet) -> Anatomy:
 
     Example:
         >>> from zoo_tiny.model import glyphnet
-        >>> anatomy(glyphnet(num_classes=9)).main
-        Head(path='fc', in_features=64, num_classes=9, kind='linear', role='main', attributes=(), per_class=1)
+        >>> main = anatomy(glyphnet(num_classes=9)).main
+        >>> main.path, main.in_features, main.num_classes
+        ('fc', 64, 9)
     """
     stages = {"layer1": (model.layer1, 2), "layer2": (model.layer2, 4), "layer3": (model.layer3, 8)}
     return Anatomy(
