@@ -11,9 +11,9 @@ import pytest
 from loopback import good, sha256
 
 from zoo_core.weights import fetch
-from zoo_core.weights.claims import partials
-from zoo_core.weights.policy import Policy
-from zoo_core.weights.together import turn
+from zoo_core.weights.arrival.claims import partials
+from zoo_core.weights.arrival.together import turn
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(3_000_000)
 DIGEST = sha256(DATA)

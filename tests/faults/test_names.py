@@ -8,8 +8,8 @@ from loopback import serving, sha256, status
 
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.weights import Cache, fetch
-from zoo_core.weights.refs import ref_name
-from zoo_core.weights.urls import file_name, shown
+from zoo_core.weights.store.refs import ref_name
+from zoo_core.weights.transport.urls import file_name, shown
 
 DATA = os.urandom(10_000)
 DIGEST = sha256(DATA)

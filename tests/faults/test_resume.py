@@ -11,9 +11,9 @@ from loopback import cut, sha256
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.claims import partials
-from zoo_core.weights.partial import Partial
-from zoo_core.weights.policy import Policy
+from zoo_core.weights.arrival.claims import partials
+from zoo_core.weights.arrival.partial import Partial
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(4_000_000)
 DIGEST = sha256(DATA)

@@ -13,7 +13,7 @@ from loopback import Server, sha256, status
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(100_000)
 DIGEST = sha256(DATA)

@@ -11,7 +11,7 @@ from loopback import cut, hang_up, sha256, status, wanted_start
 
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(300_000)
 DIGEST = sha256(DATA)

@@ -7,7 +7,7 @@ from loopback import good, serving, sha256
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, Offline, Unreadable, Untrusted, UsageError
 from zoo_core.weights.artefact import obtain, obtain_file
-from zoo_core.weights.cache import Cache
+from zoo_core.weights.store.cache import Cache
 
 DATA = os.urandom(200_000)
 OTHER = os.urandom(200_000)
@@ -144,7 +144,7 @@ def test_no_digest_at_all_is_refused_unless_first_use_is_trusted(url):
     assert get(card(url, digest="")).fetched is False
 
 
-@pytest.mark.parametrize("digest", ["", sha256(DATA)[:8]])
+@pytest.mark.parametrize("digest", ["", sha256(DATA)[:8]], ids=["no digest", "a prefix"])
 def test_first_use_may_be_trusted_over_plain_http_too(server, monkeypatch, digest):
     server.files["http://weights.invalid/net.pth"] = DATA
     monkeypatch.setenv("http_proxy", server.url(""))

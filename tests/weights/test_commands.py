@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from zoo_core.cli import main, zoo
 from zoo_core.errors import ZooError
 from zoo_core.registry import current_zoo
-from zoo_core.weights import Cache, care
+from zoo_core.weights import Cache
+from zoo_core.weights.store import care
 
 
 @pytest.fixture(autouse=True)

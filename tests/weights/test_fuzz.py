@@ -11,9 +11,9 @@ from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.catalog import card_to_record, scan_cards
 from zoo_core.errors import CacheError, CatalogError, LockError, ZooError, ZooWarning
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.lock import Locked, read_lock, write_lock
-from zoo_core.weights.refs import Ref, parse_ref, ref_name
-from zoo_core.weights.urls import file_name
+from zoo_core.weights.store.refs import Ref, parse_ref, ref_name
+from zoo_core.weights.transport.urls import file_name
+from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
 
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -91,7 +91,7 @@ def test_any_text_is_a_ref_or_an_error_with_file_and_line(text):
 @quick
 @given(refs, st.integers(0, 400), st.binary(min_size=1, max_size=4))
 def test_a_damaged_ref_is_a_ref_or_an_error_of_ours(tmp_path, ref, at, noise):
-    from zoo_core.weights.refs import read_ref
+    from zoo_core.weights.store.refs import read_ref
 
     data = str(ref).encode()
     (tmp_path / "ref").write_bytes(data[:at] + noise + data[at + len(noise) :])

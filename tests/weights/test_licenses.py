@@ -4,7 +4,7 @@ from loopback import sha256
 from zoo_core import Card, Licenses, Weights
 from zoo_core.errors import LicenseRefused, UsageError
 from zoo_core.weights import obtain
-from zoo_core.weights.licenses import require_license
+from zoo_core.weights.trust.licenses import require_license
 
 ALL = Licenses("apache-2.0", "mit", "cc-by-4.0")
 

@@ -6,7 +6,7 @@ from loopback import sha256
 from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import DigestMismatch, LockError
 from zoo_core.weights import obtain
-from zoo_core.weights.lock import Locked, current_lock, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, read_lock, write_lock
 
 DATA = os.urandom(50_000)
 OTHER = os.urandom(50_000)

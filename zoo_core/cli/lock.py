@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core.errors import DigestMismatch, LockError, UsageError
-from zoo_core.weights.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
     from zoo_core.card import Card, Weights

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo_core.weights.artefact import obtain as obtain
     from zoo_core.weights.artefact import obtain_file as obtain_file
-    from zoo_core.weights.cache import Cache as Cache
     from zoo_core.weights.download import fetch as fetch
-    from zoo_core.weights.read import read_state_dict as read_state_dict
+    from zoo_core.weights.reading.read import read_state_dict as read_state_dict
+    from zoo_core.weights.store.cache import Cache as Cache
     from zoo_core.weights.wanted import Artefact as Artefact
 
 _PUBLIC = {
@@ -22,8 +22,8 @@ _PUBLIC = {
     "obtain": "zoo_core.weights.artefact",
     "obtain_file": "zoo_core.weights.artefact",
     "Artefact": "zoo_core.weights.wanted",
-    "Cache": "zoo_core.weights.cache",
-    "read_state_dict": "zoo_core.weights.read",
+    "Cache": "zoo_core.weights.store.cache",
+    "read_state_dict": "zoo_core.weights.reading.read",
 }
 
 __all__ = list(_PUBLIC)

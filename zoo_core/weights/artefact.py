@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import Unreadable
-from zoo_core.weights.cache import Cache
-from zoo_core.weights.licenses import require_license
-from zoo_core.weights.lock import current_lock
-from zoo_core.weights.pins import pin_of
-from zoo_core.weights.policy import Policy
-from zoo_core.weights.trust import Trust, checked_trust
+from zoo_core.weights.store.cache import Cache
+from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.trust.licenses import require_license
+from zoo_core.weights.trust.lock import current_lock
+from zoo_core.weights.trust.pins import pin_of
+from zoo_core.weights.trust.rules import Trust, checked_trust
 from zoo_core.weights.wanted import Artefact, Wanted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def obtain(
         weights: One of its weights.
         progress: Whether to show a progress bar; None means on a terminal.
         trust: ``"first-use"`` accepts weights that nothing vouches for; their digest is pinned from then on.
-        licenses: The licences that are acceptable, see :func:`~zoo_core.weights.licenses.require_license`.
+        licenses: The licences that are acceptable, see :func:`~zoo_core.weights.trust.licenses.require_license`.
         obey_lock: Whether the ``zoo.lock`` that is in force here decides what the bytes must be.
         cache: Where to keep it; None means the usual cache.
         policy: How patient to be.

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bring import Order, bring
-from zoo_core.weights.disk import disk_error, disk_errors, move_aside, refuse_odd
-from zoo_core.weights.policy import DEFAULT_TIMEOUT, Policy
-from zoo_core.weights.progress import progress_bar
-from zoo_core.weights.together import turn
-from zoo_core.weights.trust import require_online, require_trust
-from zoo_core.weights.urls import file_name, needs_network, shown
+from zoo_core.weights.arrival.bring import Order, bring
+from zoo_core.weights.arrival.disk import disk_error, disk_errors, move_aside, refuse_odd
+from zoo_core.weights.arrival.together import turn
+from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy
+from zoo_core.weights.transport.progress import progress_bar
+from zoo_core.weights.transport.urls import file_name, needs_network, shown
+from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
     import os

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bring import Order, bring, unreachable
-from zoo_core.weights.failures import Failure
-from zoo_core.weights.hub import declared_digest, looks_like_hub
-from zoo_core.weights.mirrors import digest_at_mirror
-from zoo_core.weights.progress import progress_bar
-from zoo_core.weights.reuse import find_elsewhere
-from zoo_core.weights.together import turn
-from zoo_core.weights.trust import Trust, require_online, require_trust
-from zoo_core.weights.urls import file_name, needs_network
+from zoo_core.weights.arrival.bring import Order, bring, unreachable
+from zoo_core.weights.arrival.together import turn
+from zoo_core.weights.store.mirrors import digest_at_mirror
+from zoo_core.weights.store.reuse import find_elsewhere
+from zoo_core.weights.transport.failures import Failure
+from zoo_core.weights.transport.hub import declared_digest, looks_like_hub
+from zoo_core.weights.transport.progress import progress_bar
+from zoo_core.weights.transport.urls import file_name, needs_network
+from zoo_core.weights.trust.rules import Trust, require_online, require_trust
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.transport.policy import Policy
     from zoo_core.weights.wanted import Artefact, Wanted
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from zoo_core import settings
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.cache import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.refs import read_ref
-from zoo_core.weights.urls import shown
+from zoo_core.weights.store.cache import Cache, fresh_ref
+from zoo_core.weights.store.refs import read_ref
+from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.card import Weights
-    from zoo_core.weights.pins import Pin
+    from zoo_core.weights.trust.pins import Pin
 
 
 @dataclass(frozen=True)

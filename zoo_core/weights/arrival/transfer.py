@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.disk import require_space
-from zoo_core.weights.failures import Permanent, StaleRange, Transient, WrongContent
+from zoo_core.weights.arrival.disk import require_space
+from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo_core.weights.partial import Partial
-    from zoo_core.weights.policy import Policy
-    from zoo_core.weights.reply import Reply, Source
+    from zoo_core.weights.arrival.partial import Partial
+    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.reply import Reply, Source
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""

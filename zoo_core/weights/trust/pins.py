@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.weights.refs import read_ref
+from zoo_core.weights.store.refs import read_ref
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.card import Weights
-    from zoo_core.weights.lock import Locked
-    from zoo_core.weights.refs import Ref
+    from zoo_core.weights.store.refs import Ref
+    from zoo_core.weights.trust.lock import Locked
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from zoo_core.weights.failures import Permanent, StaleRange, Transient
-from zoo_core.weights.http_failures import failure_of
-from zoo_core.weights.reply import Reply
-from zoo_core.weights.session import session_for
-from zoo_core.weights.urls import is_loopback, shown
-from zoo_core.weights.watchdog import Watchdog
+from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient
+from zoo_core.weights.transport.http_failures import failure_of
+from zoo_core.weights.transport.reply import Reply
+from zoo_core.weights.transport.session import session_for
+from zoo_core.weights.transport.urls import is_loopback, shown
+from zoo_core.weights.transport.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from urllib3.connection import HTTPConnection
 
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _HOPS = 10
 _BLOCK = 1 << 20

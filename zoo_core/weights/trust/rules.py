@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from zoo_core import settings
 from zoo_core.errors import Offline, Untrusted, UsageError, close_matches, did_you_mean
 from zoo_core.weights import digest as digests
-from zoo_core.weights.urls import is_loopback, shown
+from zoo_core.weights.transport.urls import is_loopback, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.weights import digest as digests
+from zoo_core.weights.arrival.disk import disk_error, disk_errors, move_aside, refuse_odd
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.disk import disk_error, disk_errors, move_aside, refuse_odd
-from zoo_core.weights.location import cache_folder, write_tag
-from zoo_core.weights.refs import Ref, now, ref_name
+from zoo_core.weights.store.location import cache_folder, write_tag
+from zoo_core.weights.store.refs import Ref, now, ref_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ class Cache:
     """Proven files on disk. Files under ``objects/`` are read-only, and named by what is in them.
 
     Args:
-        root: Its folder; None means the one that :func:`~zoo_core.weights.location.cache_folder` finds.
+        root: Its folder; None means the one that :func:`~zoo_core.weights.store.location.cache_folder` finds.
 
     Example:
         >>> from pathlib import Path

@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
-from zoo_core.weights.failures import Transient
+from zoo_core.weights.transport.failures import Transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _FILE = re.compile(r"https?://[^/]+/[^/]+/[^/]+/resolve/[^/]+/.+")
 
@@ -38,7 +38,7 @@ def declared_digest(url: str, policy: Policy) -> str:
         Permanent: The hub does not have the file, or does not give it to us.
         Transient: It does not answer.
     """
-    from zoo_core.weights.http import HttpSource
+    from zoo_core.weights.transport.http import HttpSource
 
     with contextlib.closing(HttpSource(url, policy, proven=False)) as source:
         headers = _patiently(source.headers, policy)

@@ -9,17 +9,17 @@ import tarfile
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.weights.cache import Cache, fresh_ref
+from zoo_core.weights.arrival.disk import disk_error, disk_errors, require_space
+from zoo_core.weights.arrival.partial import Partial
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.disk import disk_error, disk_errors, require_space
-from zoo_core.weights.partial import Partial
-from zoo_core.weights.refs import Ref, parse_ref
+from zoo_core.weights.store.cache import Cache, fresh_ref
+from zoo_core.weights.store.refs import Ref, parse_ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from zoo_core.weights.care import Kept
+    from zoo_core.weights.store.care import Kept
 
 _OBJECT = re.compile(r"objects/([0-9a-f]{64})/([A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]{0,199})")
 _REF = re.compile(r"refs/[^/\\\x00]{1,255}/[^/\\\x00]{1,255}")

@@ -13,8 +13,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Self
 
-from zoo_core.weights.claims import ORIGIN, claim, lock, own_name, partials
-from zoo_core.weights.disk import disk_error, disk_errors, refuse_odd, sync_folder
+from zoo_core.weights.arrival.claims import ORIGIN, claim, lock, own_name, partials
+from zoo_core.weights.arrival.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
 if TYPE_CHECKING:
     from io import FileIO

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
-from zoo_core.weights.urls import file_name
+from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

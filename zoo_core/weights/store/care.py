@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
-from zoo_core.weights.claims import sweep
-from zoo_core.weights.disk import disk_errors
-from zoo_core.weights.refs import Ref, read_ref
+from zoo_core.weights.arrival.claims import sweep
+from zoo_core.weights.arrival.disk import disk_errors
+from zoo_core.weights.store.refs import Ref, read_ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from zoo_core.weights.cache import Cache
+    from zoo_core.weights.store.cache import Cache
 
 _FRESH = 600.0
 """Seconds for which an object without a ref is left alone: its ref may be about to be written."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.claims import partials
-from zoo_core.weights.disk import require_space
-from zoo_core.weights.failures import Permanent, Transient, WrongContent
-from zoo_core.weights.partial import Partial
-from zoo_core.weights.policy import Policy
-from zoo_core.weights.sniff import describe
-from zoo_core.weights.sources import source_of
-from zoo_core.weights.transfer import Transfer
-from zoo_core.weights.urls import host_of, shown
+from zoo_core.weights.arrival.claims import partials
+from zoo_core.weights.arrival.disk import require_space
+from zoo_core.weights.arrival.partial import Partial
+from zoo_core.weights.arrival.transfer import Transfer
+from zoo_core.weights.reading.sniff import describe
+from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
+from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.sources import source_of
+from zoo_core.weights.transport.urls import host_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

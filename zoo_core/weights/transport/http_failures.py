@@ -7,8 +7,8 @@ import re
 import requests
 import urllib3
 
-from zoo_core.weights.failures import Failure, Permanent, Transient, WrongContent
-from zoo_core.weights.urls import shown
+from zoo_core.weights.transport.failures import Failure, Permanent, Transient, WrongContent
+from zoo_core.weights.transport.urls import shown
 
 
 def failure_of(error: Exception, url: str) -> Failure:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo_core.errors import ZooError
-from zoo_core.weights.failures import Failure, Permanent, Transient
-from zoo_core.weights.reply import Reply
+from zoo_core.weights.transport.failures import Failure, Permanent, Transient
+from zoo_core.weights.transport.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import Unreadable, ZooWarning
-from zoo_core.weights import sniff
+from zoo_core.weights.reading import sniff
 
 if TYPE_CHECKING:
     import os
@@ -89,7 +89,7 @@ def _pickled(file: Path, head: bytes) -> object:
     _warn_of_old_torch()
     try:
         if sniff.is_tar(head):
-            from zoo_core.weights.legacy_tar import read_tar
+            from zoo_core.weights.reading.legacy_tar import read_tar
 
             return read_tar(file)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file, head))

@@ -11,18 +11,18 @@ from urllib.parse import quote
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bundle import require_proven
-from zoo_core.weights.disk import disk_errors
-from zoo_core.weights.failures import Failure
-from zoo_core.weights.refs import parse_ref, ref_name
-from zoo_core.weights.sources import source_of
+from zoo_core.weights.arrival.disk import disk_errors
+from zoo_core.weights.store.bundle import require_proven
+from zoo_core.weights.store.refs import parse_ref, ref_name
+from zoo_core.weights.transport.failures import Failure
+from zoo_core.weights.transport.sources import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoo_core.weights.cache import Cache
-    from zoo_core.weights.care import Kept
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.store.cache import Cache
+    from zoo_core.weights.store.care import Kept
+    from zoo_core.weights.transport.policy import Policy
 
 _LONGEST_REF = 1 << 16
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
 from zoo_core.weights import digest as digests
-from zoo_core.weights.bring import Order, bring
-from zoo_core.weights.cache import Cache, fresh_ref
+from zoo_core.weights.arrival.bring import Order, bring
+from zoo_core.weights.arrival.disk import disk_error, disk_errors
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.disk import disk_error, disk_errors
-from zoo_core.weights.urls import file_name
+from zoo_core.weights.store.cache import Cache, fresh_ref
+from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

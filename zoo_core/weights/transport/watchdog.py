@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from urllib3.connection import HTTPConnection
 
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 
 class Watchdog:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from zoo_core.weights.failures import Permanent
-from zoo_core.weights.reply import Reply, Source
-from zoo_core.weights.urls import shown
+from zoo_core.weights.transport.failures import Permanent
+from zoo_core.weights.transport.reply import Reply, Source
+from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
-    from zoo_core.weights.policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _BLOCK = 1 << 20
 
@@ -38,12 +38,12 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
     except ValueError as error:
         raise Permanent(f"not a usable url: {error}") from error
     if scheme in ("http", "https"):
-        from zoo_core.weights.http import HttpSource
+        from zoo_core.weights.transport.http import HttpSource
 
         return HttpSource(url, policy, proven=proven)
     if scheme in ("file", "package"):
         return LocalSource(url)
-    from zoo_core.weights.remote import RemoteSource
+    from zoo_core.weights.transport.remote import RemoteSource
 
     return RemoteSource(url)
 

@@ -1,0 +1,1 @@
+"""What may be believed and used: pins, the lock, licences."""
