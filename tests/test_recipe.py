@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -13,12 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.plugins import load_plugin
 from zoo_core.recipe import folder as folders
+from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.recipe.state import covering
 from zoo_core.surgery.freeze import is_held
 from zoo_core.surgery.knowledge import knowledge_of
@@ -533,6 +537,65 @@ def test_a_recipe_that_does_not_fit_is_an_error_of_zoo_or_harmless(change, saved
     except errors.ZooError:
         return
     assert same_tensors(loaded, glyphnet(num_classes=3))
+
+
+def places(value, path=()):
+    """Every place in what JSON gave, by the keys that lead to it."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+LAYERS = "zoo_core.surgery.described:Layers"
+STRANGE = [
+    *(None, True, -1, 10**30, 1.5, "", "x", "..", "\x00", "a" * 300, [], [1], ["x"], {}, {"x": 1}),
+    *({"$tuple": 3}, {"$pairs": [[1]]}, {"$pairs": [[[], 1]]}, {"$dtype": "float16"}, {"$layer": "Module"}),
+    *({"$record": 3}, {"$record": "zoo_core.parts:Chain"}, {"$record": "zoo_core.surgery.described:Custom", "kind": 3}),
+    *({"$record": LAYERS, "kind": 3}, {"$record": LAYERS, "kind": "Linear", "arguments": 3}),
+]
+
+
+@pytest.fixture(scope="module")
+def richly_saved(tmp_path_factory):
+    heads = {"a": zoo.mlp_head(3, hidden=(8,)), "b": nn.Sequential(nn.Linear(64, 4), nn.ReLU())}
+    model = zoo.swap_head(zoo.get("tiny/glyphnet", weights=None, seed=0), heads)
+    folder = zoo.save(zoo.freeze(zoo.adapt_stem(model, 3, map={0: 0, 1: 0})), tmp_path_factory.mktemp("rich"))
+    return folder, (folder / "recipe.json").read_text()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_stands_in_a_recipe_it_loads_or_is_an_error_of_zoo(richly_saved, data):
+    folder, text = richly_saved
+    recipe = json.loads(text)
+    *way, last = data.draw(st.sampled_from(list(places(recipe))))
+    inner = recipe
+    for key in way:
+        inner = inner[key]
+    inner[last] = data.draw(st.sampled_from(STRANGE))
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    with warnings.catch_warnings(), contextlib.suppress(errors.ZooError):
+        warnings.simplefilter("ignore", zoo.ZooWarning)
+        assert isinstance(zoo.load(folder), nn.Module)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just(torch.float16),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text(), inner)
+        | st.dictionaries(st.integers(), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(PLAIN)
+def test_arguments_are_the_same_after_a_round_trip_through_json(value):
+    assert from_plain(json.loads(json.dumps(to_plain(value, "it")))) == value
 
 
 @pytest.mark.parametrize(

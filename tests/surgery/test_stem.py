@@ -471,7 +471,7 @@ def test_every_architecture_runs_on_other_channels(name, channels):
     options = {"init_weights": False} if name.endswith(("googlenet", "inception_v3")) else None
     model = zoo.get(name, weights=None, in_channels=channels, options=options).eval()
     with torch.no_grad():
-        assert model(torch.zeros(1, channels, *card.input_size[1:])).shape == (1, card.num_classes)
+        assert model(torch.zeros(1, channels, *card.input_size[1:])).shape[:2] == (1, card.num_classes)
 
 
 @pytest.mark.full

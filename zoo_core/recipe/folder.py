@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
+from zoo_core.weights.arrival.disk import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
-from zoo_core.weights.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
     """
     name = recipe.tensors["file"]
     path = folder / name
-    if name != Path(name).name or not path.is_file():
+    if name != Path(name).name or path not in set(folder.iterdir()):
         raise Unreadable(
             f"the save {folder} has no tensors",
             expected=f"the file {name!r} beside the recipe",

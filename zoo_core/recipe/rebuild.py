@@ -41,11 +41,20 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
         UsageError: A head has to be given and is not.
     """
     card, _ = current_zoo().resolve(recipe.id)
-    options = from_plain(recipe.options)
-    with seeded(0):
-        model = construct(card, options, own=options, values=False)
-        for edit in recipe.edits:
-            model = _repeat(model, edit, heads or {})
+    try:
+        with seeded(0):
+            options = from_plain(recipe.options)
+            model = construct(card, options, own=options, values=False)
+            for edit in recipe.edits:
+                model = _repeat(model, edit, heads or {})
+    except ZooError:
+        raise
+    except Exception as error:  # what the values in a file make a library raise can be anything
+        raise Unreadable(
+            f"the recipe of {recipe.id} cannot be followed",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause="it was changed by hand, or the library here is of another version",
+        ) from error
     return model
 
 
@@ -73,17 +82,7 @@ def _repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Mo
     """Do what an edit says once more, through the public function of that name."""
     verb = _verb(edit["verb"])
     arguments = {name: _built(from_plain(each), heads) for name, each in edit.items() if name != "verb"}
-    try:
-        found = verb(model, **arguments)
-    except ZooError:
-        raise
-    except TypeError as error:
-        raise Unreadable(
-            f"zoo.{edit['verb']} does not take what the recipe gives it",
-            got=str(error),
-            cause="another version wrote it",
-        ) from error
-    return cast("nn.Module", found)
+    return cast("nn.Module", verb(model, **arguments))
 
 
 def _verb(name: str) -> Callable[..., Any]:

@@ -120,7 +120,7 @@ def _problem(record: Mapping[str, Any]) -> str | None:
     entries = [record["tensors"].get("file"), record["tensors"].get("sha256")]
     entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
     texts = [*record.get("frozen", []), *record.get("held", []), *record.get("class_names", [])]
-    texts += [*record["versions"].values(), *record.get("ties", {}).values()]
+    texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     return "with an entry that is no text" if any(not isinstance(each, str) for each in [*entries, *texts]) else None
 
 
