@@ -17,7 +17,7 @@ from zoo_core.surgery.knowledge import anatomy_of, attach, is_known, knowledge_o
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.weights import obtain_file, read_state_dict
-from zoo_core.weights.read import state_dict_in
+from zoo_core.weights.reading.read import state_dict_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
