@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.parts import Head
-    from zoo_core.surgery.mlp import MLPHead
+    from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
@@ -40,7 +40,7 @@ def get(
     name: str,
     *,
     num_classes: int | None = None,
-    head: nn.Module | MLPHead | None = None,
+    head: HeadLike | None = None,
     in_channels: int | None = None,
     weights: str | os.PathLike[str] | None = "default",
     freeze: Freeze | None = None,
@@ -60,7 +60,8 @@ def get(
     Args:
         name: ``family/name@tag``, with family and tag optional.
         num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None.
-        head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``.
+        head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``; or a dict
+            of these and of numbers, for a model that returns a dict of scores.
         in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model.
@@ -209,7 +210,7 @@ def _has_another_stem(state: Mapping[str, torch.Tensor], model: nn.Module) -> bo
 def _operate(
     model: nn.Module,
     num_classes: int | None,
-    head: nn.Module | MLPHead | None,
+    head: HeadLike | None,
     in_channels: int | None,
     freeze: Freeze | None,
 ) -> None:

@@ -196,6 +196,12 @@ def test_building_arguments_cannot_be_given_with_a_built_model():
         zoo.encoder(resnet18(), in_channels=4)
 
 
+def test_a_detector_is_refused_with_the_way_out():
+    detector = zoo.get("fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, options={"weights_backbone": None})
+    with pytest.raises(errors.NotSupported, match=r"zoo.encoder\("):
+        zoo.encoder(detector)
+
+
 def test_a_module_zoo_knows_nothing_about_is_refused():
     with pytest.raises(errors.NotAZooModel):
         zoo.encoder(nn.Conv2d(3, 3, 1))

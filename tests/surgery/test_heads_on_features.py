@@ -67,8 +67,6 @@ def test_on_any_family_the_head_is_given_the_features(name):
 
 @every_architecture
 def test_on_any_family_no_parameter_is_left_without_a_gradient(name):
-    if name.startswith("pretrainedmodels"):
-        pytest.skip("its vgg and alexnet do the hidden layers in a function that zoo cannot look into")
     model, x = specimen(name)
     zoo.swap_head(model, 3, at="features").train()
     model(torch.cat([x, x])).sum().backward()
@@ -105,6 +103,12 @@ def test_a_head_that_does_not_fit_is_refused_with_both_shapes_and_nothing_change
 def test_auxiliary_heads_are_refused_with_the_way_out():
     with pytest.raises(errors.NotSupported, match="aux_logits"):
         zoo.swap_head(zoo.get("googlenet", weights=None), 9, at="features")
+
+
+def test_features_that_are_no_tensor_are_refused_with_the_reason():
+    model = zoo.get("deeplabv3_mobilenet_v3_large", weights=None, options={"weights_backbone": None})
+    with pytest.raises(errors.NotSupported, match="dict"):
+        zoo.swap_head(model, 9, at="features")
 
 
 def test_another_word_is_refused():

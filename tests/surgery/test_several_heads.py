@@ -92,6 +92,11 @@ def test_heads_may_be_numbers_descriptions_and_modules():
     assert {name: tuple(tensor.shape) for name, tensor in scores.items()} == {"a": (2, 3), "b": (2,), "c": (2, 2)}
 
 
+def test_a_model_can_be_had_with_several_heads():
+    model = zoo.get("tiny/glyphnet", weights=None, head={"letter": 26, "digit": 10})
+    assert {name: layer.out_features for name, layer in model.fc.items()} == {"letter": 26, "digit": 10}
+
+
 def test_auxiliary_heads_follow_with_as_many():
     model = zoo.swap_head(zoo.get("googlenet", weights=None), {"a": 2, "b": 3}).train()
     out = model(torch.randn(2, 3, 96, 96))

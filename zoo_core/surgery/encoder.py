@@ -41,6 +41,12 @@ class Encoder(nn.Module):
                 f"this {type(bare).__name__} has no stages to take feature maps from",
                 hint="models whose zoo.anatomy(model).stages is not empty can",
             )
+        if anatomy.features is None and any(site.role in {"box", "mask", "level"} for site in anatomy.heads):
+            raise NotSupported(
+                f"this {type(bare).__name__} cannot be an encoder",
+                cause="a detector resizes its pictures itself, so that the strides would be those of other pictures",
+                hint='zoo.encoder("resnet50") and other classifiers can; zoo.features(model, x) works on any model',
+            )
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         chosen = _chosen(model, at, most)

@@ -51,13 +51,19 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
 def refuse_auxiliary(model: nn.Module, verb: str) -> None:
     """Raise NotSupported where other heads hang on layers that ``verb`` takes out of the forward."""
     others = [site for site in anatomy_of(model).heads if site.role != "main"]
-    if others:
-        paths = ", ".join(site.path for site in others)
-        raise NotSupported(
-            f"this {type(unwrap(model)).__name__} cannot be used with {verb}: it has more than one head site",
-            cause=f"{paths} would never run again and only look trained",
-            hint="build it without them, as options={'aux_logits': False} does for Inception and GoogLeNet",
-        )
+    if not others:
+        return
+    paths = ", ".join(site.path for site in others)
+    auxiliary = all(site.role == "aux" for site in others)
+    raise NotSupported(
+        f"this {type(unwrap(model)).__name__} cannot be used with {verb}: it has more than one head site",
+        cause=f"{paths} would never run again and only look trained"
+        if auxiliary
+        else f"its own forward goes on computing with what several heads give, {paths} among them",
+        hint="build it without them, as options={'aux_logits': False} does for Inception and GoogLeNet"
+        if auxiliary
+        else "models with a single head can, such as torchvision's classifiers",
+    )
 
 
 def _channels(model: nn.Module, stem: tuple[str, ...]) -> int | None:

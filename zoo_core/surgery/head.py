@@ -127,6 +127,12 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Ana
         )
     with torch.no_grad(), evaluating(model):
         found = anatomy.features(model, example_input(model, input_size))
+    if not isinstance(found, torch.Tensor):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot have its head at the features",
+            cause=f"its features are a {type(found).__name__} and not one tensor",
+            hint="models with one feature map can, such as all of torchvision's classifiers",
+        )
     shape = tuple(found.shape[1:])
     kinds: dict[int, Literal["conv", "conv3d"]] = {3: "conv", 4: "conv3d"}
     on_map = anatomy.layout == "NCHW" and len(shape) in kinds
