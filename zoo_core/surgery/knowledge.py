@@ -154,8 +154,9 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
     Example:
         >>> import zoo_core as zoo
-        >>> zoo.anatomy(zoo.get("resnet18", weights=None)).main
-        Head(path='fc', in_features=512, num_classes=1000, kind='linear', role='main', attributes=(), per_class=1)
+        >>> site = zoo.anatomy(zoo.get("resnet18", weights=None)).main
+        >>> site.path, site.in_features, site.num_classes
+        ('fc', 512, 1000)
     """
     return knowledge_of(model).anatomy
 
