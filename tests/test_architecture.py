@@ -16,7 +16,7 @@ FLOORS = [
     {"errors"},
     {"card", "parts", "hooks", "catalog", "settings"},
     {"plugins", "members", "registry", "weights", "surgery"},
-    {"build", "construct", "without_values", "recipe", "inspect", "encoders"},
+    {"build", "construct", "fill", "without_values", "recipe", "inspect", "encoders"},
     {"cli", "testing"},
 ]
 """From the ground up: a module imports from its own floor and from those below."""

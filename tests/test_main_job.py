@@ -146,3 +146,37 @@ def test_the_default_registry_still_has_the_real_addresses():
     assert current_zoo().resolve("resnet18")[0].find().urls == (
         "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     )
+
+
+def test_freezing_an_empty_list_of_parts_freezes_nothing():
+    model = zoo.get("tiny/glyphnet", freeze=[])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("arguments", [{"num_class": 9}, {"Weights": None}, {"frozen": "backbone"}])
+def test_an_unknown_argument_names_the_close_match(arguments):
+    with pytest.raises(errors.UnknownArgument, match="did you mean"):
+        zoo.get("tiny/glyphnet", **arguments)
+
+
+@pytest.mark.parametrize("wrong", [{"weights": 7}, {"weights": "V9"}, {"head": "big"}, {"num_classes": 9, "head": 9}])
+def test_an_impossible_argument_is_refused(wrong):
+    with pytest.raises(errors.UsageError):
+        zoo.get("tiny/glyphnet", **wrong)
+
+
+def test_a_tag_in_the_name_and_another_in_the_argument_are_refused():
+    with pytest.raises(errors.UsageError, match="say it in one place"):
+        zoo.get("tiny/glyphnet@GLYPHS_V1", weights="GLYPHS_V1")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_model_has_the_dtype_that_was_asked_for(dtype):
+    assert {p.dtype for p in zoo.get("tiny/glyphnet", dtype=dtype).parameters()} == {dtype}
+
+
+def test_a_seed_makes_the_whole_model_reproducible_and_leaves_the_global_state_alone():
+    state = torch.get_rng_state()
+    first, second = (zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), state)

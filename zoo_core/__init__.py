@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.groups import param_groups as param_groups
     from zoo_core.surgery.head import swap_head as swap_head
     from zoo_core.surgery.init import init_weights as init_weights
+    from zoo_core.surgery.keypoints import swap_keypoints as swap_keypoints
     from zoo_core.surgery.knowledge import adopt as adopt
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
     from zoo_core.surgery.knowledge import class_names_of as class_names
@@ -68,6 +69,7 @@ _PUBLIC = {
     # surgery
     "swap_head": "zoo_core.surgery.head:swap_head",
     "mlp_head": "zoo_core.surgery.mlp:mlp_head",
+    "swap_keypoints": "zoo_core.surgery.keypoints:swap_keypoints",
     "freeze": "zoo_core.surgery.freeze:freeze",
     "unfreeze": "zoo_core.surgery.freeze:unfreeze",
     "drift": "zoo_core.surgery.drift:drift",
@@ -148,6 +150,7 @@ __all__ = [
     "save",
     "split",
     "swap_head",
+    "swap_keypoints",
     "truncate",
     "unfreeze",
     "use",

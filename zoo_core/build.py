@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.card import Card, Weights
 from zoo_core.construct import construct
 from zoo_core.errors import UsageError
+from zoo_core.fill import Asked, fill, operate
 from zoo_core.registry import current_zoo
-from zoo_core.surgery.checks import check_count, check_num_classes, strict_arguments
+from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
-from zoo_core.surgery.head import seeded, swap_head
-from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
-from zoo_core.surgery.loading import load_state
-from zoo_core.surgery.receipt import Receipt
-from zoo_core.surgery.stem import adapt_stem, stem_layers
-from zoo_core.weights import obtain, obtain_file, read_state_dict
+from zoo_core.surgery.head import seeded
+from zoo_core.weights import obtain, obtain_file
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from zoo_core.parts import Head
     from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
@@ -42,6 +36,7 @@ def get(
     num_classes: int | None = None,
     head: HeadLike | None = None,
     in_channels: int | None = None,
+    num_keypoints: int | None = None,
     weights: str | os.PathLike[str] | None = "default",
     freeze: Freeze | None = None,
     device: str | torch.device | None = None,
@@ -64,6 +59,7 @@ def get(
             of these and of numbers, for a model that returns a dict of scores.
         in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
+        num_keypoints: Keypoints of an object, for a keypoint detector.
         weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
@@ -90,7 +86,7 @@ def get(
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['fc.weight', 'fc.bias']
     """
-    _check_arguments(num_classes, head, in_channels)
+    asked = Asked(num_classes, head, in_channels, num_keypoints).checked()
     card, tag = current_zoo().resolve(name)
     chosen = _choose(card, tag, weights)
     current_zoo().available(card)
@@ -98,20 +94,10 @@ def get(
     with seeded(seed):
         model = construct(card, _options(card, chosen, options), own=options, values=artefact is None)
         if artefact is not None:
-            _load(model, chosen, artefact, num_classes, in_channels, new_head=head is not None)
-        _operate(model, num_classes, head, in_channels, freeze)
+            fill(model, chosen, artefact, asked)
+        operate(model, asked)
+        _freeze(model, freeze)
     return model.to(device=device, dtype=dtype)
-
-
-def _check_arguments(num_classes: int | None, head: object, in_channels: int | None) -> None:
-    if in_channels is not None:
-        check_count("in_channels", in_channels)
-    if num_classes is not None:
-        check_num_classes(num_classes)
-    if head is not None and num_classes is not None:
-        raise UsageError(
-            "num_classes and head both say what the head is", hint="leave num_classes out: the head has its own"
-        )
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:
@@ -150,80 +136,10 @@ def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object
     return {**card.options, **needed, **(own or {})}
 
 
-def _load(
-    model: nn.Module,
-    chosen: Weights | Path | None,
-    artefact: Artefact,
-    num_classes: int | None,
-    in_channels: int | None,
-    *,
-    new_head: bool,
-) -> None:
-    state = read_state_dict(artefact.path)
-    known = chosen if isinstance(chosen, Weights) else None
-    if known and known.convert:
-        state = resolve_name(known.convert)(state, model)
-    in_file = None if known else _classes_in(state, anatomy_of(model).main)
-    if in_file and not new_head and num_classes in (None, in_file):
-        swap_head(model, in_file)  # a file of the user's own may have been trained on other classes
-    if not known and in_channels is not None and _has_another_stem(state, model):
-        adapt_stem(model, in_channels)  # or on pictures with other channels
-    main = anatomy_of(model).main
-    goes = new_head or (main is not None and num_classes not in (None, main.num_classes))
-    replaceable = [site.path for site in anatomy_of(model).heads] if goes else []
-    outcomes = load_state(
-        model,
-        state,
-        ignore=known.ignore if known else (),
-        replaceable=replaceable,
-        source=artefact.path.name,
-        # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
-        assign=known is not None,
-    )
-    receipt = Receipt(
-        knowledge_of(model).receipt.model,
-        known.tag if known else None,
-        artefact.source,
-        str(artefact.path),
-        artefact.sha256,
-        artefact.strength,
-        outcomes,
-    )
-    attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
-
-
-def _classes_in(state: Mapping[str, torch.Tensor], site: Head | None) -> int | None:
-    """How many classes the head in a state dict has, when it is another number than the model's."""
-    weight = state.get(f"{site.path}.weight") if site else None
-    if weight is None or site is None or weight.dim() < 2 or weight.shape[0] % site.per_class:  # noqa: PLR2004 - out, in
-        return None
-    found = int(weight.shape[0]) // site.per_class
-    return None if found == site.num_classes else found
-
-
-def _has_another_stem(state: Mapping[str, torch.Tensor], model: nn.Module) -> bool:
-    """Whether the first layers in a state dict have other shapes than the model's."""
-    names = {f"{path}.weight": layer.weight for path, layer in stem_layers(model).items()}
-    return any(name in state and state[name].shape != weight.shape for name, weight in names.items())
-
-
-def _operate(
-    model: nn.Module,
-    num_classes: int | None,
-    head: HeadLike | None,
-    in_channels: int | None,
-    freeze: Freeze | None,
-) -> None:
-    if in_channels is not None:
-        adapt_stem(model, in_channels)
-    main = anatomy_of(model).main
-    if head is not None:
-        swap_head(model, head)
-    elif num_classes is not None and (main is None or main.num_classes != num_classes):
-        swap_head(model, num_classes)
+def _freeze(model: nn.Module, freeze: Freeze | None) -> None:
     if isinstance(freeze, Mapping):
         freeze_parts(model, *_listed(freeze.get("what", ())), **{k: v for k, v in freeze.items() if k != "what"})
-    elif freeze is not None:
+    elif freeze:
         freeze_parts(model, *_listed(freeze))
 
 

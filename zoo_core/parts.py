@@ -144,6 +144,7 @@ class Anatomy:
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
             only what comes after it; torchvision trains its dilated MobileNetV3 so.
         headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
+        keypoints: Dotted path of the transposed convolution that draws a map for each keypoint, in keypoint detectors.
         indivisible: Why forward does not split into backbone and head; None where it does.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
         per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
@@ -161,6 +162,7 @@ class Anatomy:
     classify: Callable[[Any, Any], Any] | None = None
     layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
     headless: str | None = None
+    keypoints: str | None = None
     indivisible: str | None = None
     dilates_strided: bool = False
     scaling: InputScaling | None = None

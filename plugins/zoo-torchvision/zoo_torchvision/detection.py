@@ -32,7 +32,9 @@ def rcnn(model: FasterRCNN) -> Anatomy:
     heads = [head_at(model, f"{box}.cls_score"), head_at(model, f"{box}.bbox_pred", "box", per_class=_BOX)]
     if model.roi_heads.has_mask():
         heads.append(head_at(model, f"{mask}.mask_fcn_logits", "mask"))
-    return _detector(model, tuple(heads), _pyramid_stages(model))
+    found = _detector(model, tuple(heads), _pyramid_stages(model))
+    drawn = "roi_heads.keypoint_predictor.kps_score_lowres" if model.roi_heads.has_keypoint() else None
+    return replace(found, keypoints=drawn)
 
 
 def dense(model: RetinaNet | FCOS) -> Anatomy:
