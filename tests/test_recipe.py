@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -613,6 +614,13 @@ def test_a_recipe_can_call_nothing_but_surgery(verb, saved):
     edit_recipe(saved, edits=[{"verb": verb}])
     with pytest.raises(errors.Unreadable, match="no surgery"):
         zoo.load(saved)
+
+
+def test_every_act_of_surgery_that_is_noted_is_public_so_that_a_recipe_can_repeat_it():
+    sources = [path.read_text() for path in Path(folders.__file__).parent.parent.glob("surgery/*.py")]
+    noted = {verb for source in sources for verb in re.findall(r'record_edit\(\w+, "(\w+)"', source)}
+    assert {"swap_head", "adapt_stem", "branch", "truncate"} <= noted
+    assert noted <= set(zoo.__all__)
 
 
 def test_a_recipe_of_a_newer_zoo_says_so(saved):
