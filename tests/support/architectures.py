@@ -35,7 +35,6 @@ ONE_OF_EACH = {
     "pretrainedmodels/resnet18",
     "pretrainedmodels/se_resnet50",
     "pretrainedmodels/squeezenet1_1",
-    "pretrainedmodels/vgg11",
     "pretrainedmodels/xception",
     "tiny/glyphnet",
 }
