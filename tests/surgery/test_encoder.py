@@ -99,8 +99,8 @@ def test_on_any_family_channels_and_strides_are_those_of_the_maps(name):
         again = pickle.loads(pickle.dumps(copy.deepcopy(enc)))(x)
     assert [f.shape[1] for f in maps] == list(enc.channels)
     assert sorted(set(enc.strides)) == list(enc.strides)
-    # Convolutions without padding cut up to two steps off.
-    assert all(f.dim() == 4 and abs(x.shape[-1] / s - f.shape[-1]) <= 2 for f, s in zip(maps, enc.strides, strict=True))
+    # Convolutions without padding cut up to four steps off.
+    assert all(f.dim() == 4 and abs(x.shape[-1] / s - f.shape[-1]) <= 4 for f, s in zip(maps, enc.strides, strict=True))
     assert all(torch.equal(f, g) for f, g in zip(maps, again, strict=True))
 
 
