@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from zoo_core.cli.group import zoo as group
+from zoo_core.cli.listing import list_plainly
+from zoo_core.errors import ZooError
+
 
 def zoo(*args: str, **env: str):
     import os
@@ -116,11 +120,54 @@ def test_help_lists_every_command_without_importing_torch():
     assert "| torch\n" not in answer.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error():
+@pytest.mark.parametrize("command", ["list", "list -h"])
+def test_a_reader_that_goes_away_is_no_error(command):
     listing = subprocess.run(
-        f"{sys.executable} -m zoo_core.cli list | head -1", shell=True, capture_output=True, text=True, check=True
+        f"{sys.executable} -m zoo_core.cli {command} | true", shell=True, capture_output=True, text=True, check=True
     )
     assert listing.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["list", "torchvision/resnet1*"],
+        ["list", "--family", "tiny", "--json"],
+        ["list", "--json", "--family=tiny", "--task", "classification", "*net"],
+        ["list", "--family", "-x"],
+        ["list", "--family", "tiny", "--family", "torchvision", "resnet1*"],
+    ],
+)
+def test_a_plain_list_gives_what_click_gives(arguments, capsys):
+    assert outcome(list_plainly, arguments, capsys) == outcome(group.main, [*arguments, "--"], capsys)
+
+
+def outcome(run, arguments, capsys):
+    try:
+        done = str(run(arguments))
+    except SystemExit as end:
+        done = "True" if end.code == 0 else str(end.code)
+    except ZooError as error:
+        done = str(error)
+    return done, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["info"], ["list", "--help"], ["list", "a", "b"], ["list", "--family"], ["list", "--task="], ["list", "-x"]],
+)
+def test_what_is_not_a_plain_list_is_left_to_click(arguments, capsys):
+    assert not list_plainly(arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_plain_list_does_without_click():
+    code = "import sys; sys.argv = ['zoo', 'list', 'glyph*']; from zoo_core.cli import main; main()"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"{code}; assert 'click' not in sys.modules"], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "tiny/glyphnet\n"
 
 
 def test_a_broken_plugin_is_shown_with_its_reason_and_the_rest_work(tmp_path):

@@ -2,97 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
-import click
-
-from zoo_core.errors import UsageError, ZooError, ZooWarning, close_matches, did_you_mean
-
-
-class _Command(NamedTuple):
-    where: str
-    help: str
-
-
-COMMANDS = {
-    "list": _Command("zoo_core.cli.models:list_", "List the models that match a pattern."),
-    "info": _Command("zoo_core.cli.models:info", "Show what a model is and which weights it has."),
-    "get": _Command("zoo_core.cli.get:get", "Fetch, verify and build a model."),
-    "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
-    "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
-    "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
-    "verify": _Command("zoo_core.cli.cache:verify", "Hash every file in the cache again."),
-    "cache": _Command("zoo_core.cli.cache:cache", "Look after the weights on this machine."),
-    "mirror": _Command("zoo_core.cli.mirror:mirror", "Serve weights to other machines."),
-    "bundle": _Command("zoo_core.cli.mirror:bundle", "Carry weights to a machine without a network."),
-    "demo": _Command("zoo_core.cli.demo:demo", "Transfer a small network to handwritten digits."),
-}
-"""The commands of zoo itself. Their help stands here, so that ``zoo --help`` imports none of them."""
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command when it is used, and asks plugins only for names it does not know itself."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The names of all commands, those of plugins last."""
-        return [*COMMANDS, *sorted(_plugin_commands())]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """The command of that name, imported now."""
-        where = COMMANDS[cmd_name].where if cmd_name in COMMANDS else _plugin_commands().get(cmd_name)
-        return _imported(where) if where else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or end with the names that come closest."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            hint = did_you_mean(close_matches(args[0], self.list_commands(ctx)), "zoo --help lists them")
-            ctx.fail(f"no such command: {args[0]!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        rows = [
-            (name, COMMANDS[name].help if name in COMMANDS else "From a plugin.") for name in self.list_commands(ctx)
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
-def _imported(where: str) -> click.Command:
-    module, _, attribute = where.partition(":")
-    command: Any = getattr(import_module(module), attribute)
-    if not isinstance(command, click.Command):
-        raise ZooError(f"{where} is not a click command", hint="report it to the authors of the plugin")
-    return command
-
-
-def _plugin_commands() -> dict[str, str]:
-    from zoo_core.registry import current_zoo
-
-    return {name: where for plugin in current_zoo().plugins for name, where in plugin.commands.items()}
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="zoo-core", prog_name="zoo")
-def zoo() -> None:
-    """Pretrained networks of every installed family: verified, and with one set of surgery tools."""
+from zoo_core.cli.listing import list_plainly
+from zoo_core.errors import UsageError, ZooError, ZooWarning
 
 
 def main() -> None:
     """Run ``zoo``; an error is a few lines on stderr, and exit code 2 for wrong usage or 1 for failure."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as *rest
     try:
-        zoo.main(standalone_mode=True, prog_name="zoo")
+        if not list_plainly(sys.argv[1:]):
+            from zoo_core.cli.group import zoo
+
+            zoo.main(standalone_mode=True, prog_name="zoo")
     except ZooError as error:
-        click.echo(f"zoo: {error}", err=True)
+        sys.stderr.write(f"zoo: {error}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        sys.exit("Aborted!")
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
         sys.exit(1)
 
 
@@ -101,6 +34,6 @@ _usual_showwarning = warnings.showwarning
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:  # noqa: ANN401 - warnings' signature
     if issubclass(category, ZooWarning):
-        click.echo(f"zoo: warning: {message}", err=True)
+        sys.stderr.write(f"zoo: warning: {message}\n")
     else:
         _usual_showwarning(message, category, *rest)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.listing import print_models
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(pattern: str, family: str | None, task: str | None, *, as_json: bool) -> None:
     """List the models whose names match PATTERN, such as '*resnet*' or 'torchvision/*'."""
-    names = current_zoo().list(pattern, family=family, task=task)
-    click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names), nl=bool(names) or as_json)
+    print_models(pattern, family=family, task=task, as_json=as_json)
 
 
 @click.command()
