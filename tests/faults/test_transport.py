@@ -7,9 +7,9 @@ import threading
 import time
 
 import pytest
-from loopback import cut, hang_up, sha256, status, wanted_start
+from loopback import cut, hang_up, serving, sha256, status, wanted_start
 
-from zoo_core.errors import DigestMismatch, FetchError
+from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
 from zoo_core.weights.transport.policy import Policy
 
@@ -239,6 +239,23 @@ def test_a_server_that_only_pretends_to_answer_is_given_up(server, url, tmp_path
     server.always[PATH] = fault
     started = time.monotonic()
     with pytest.raises(FetchError):
+        fetch(url, tmp_path, sha256=DIGEST, policy=QUICK)
+    assert time.monotonic() - started < 20 * QUICK.timeout
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(status(503), id="after a 503"),
+        pytest.param(status(302, Location=PATH + "?again"), id="after a redirect"),
+        pytest.param(serving(b"wrong"), id="after wrong bytes"),
+    ],
+)
+def test_a_drip_on_a_line_that_was_kept_open_is_given_up(server, url, tmp_path, first):
+    server.script(PATH, first)
+    server.always[PATH] = drip
+    started = time.monotonic()
+    with pytest.raises(WeightsError):
         fetch(url, tmp_path, sha256=DIGEST, policy=QUICK)
     assert time.monotonic() - started < 20 * QUICK.timeout
 

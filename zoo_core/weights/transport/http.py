@@ -48,7 +48,7 @@ class HttpSource:
         self._proven = proven
         self._watchdog: Watchdog | None = None
         self._decoded = False
-        self._session = session_for(self.opened)
+        self._session = session_for(self.used)
 
     def close(self) -> None:
         """Close the connections."""
@@ -176,8 +176,8 @@ class HttpSource:
     def _too_slow(self) -> Transient:
         return Transient(f"sent less than {self._policy.min_speed:.0f} bytes a second", cost=2)
 
-    def opened(self, connection: HTTPConnection) -> None:
-        """Called by each new connection, so that the watchdog can hang up on it."""
+    def used(self, connection: HTTPConnection) -> None:
+        """Called by each connection that is about to be used, so that the watchdog can hang up on it."""
         if self._watchdog:
             self._watchdog.follow(connection)
 

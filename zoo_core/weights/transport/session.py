@@ -27,26 +27,34 @@ class _FinalResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
 
-def session_for(opened: Callable[[HTTPConnection], None]) -> requests.Session:
-    """A session that asks for the bytes as they are, and tells of each connection that it opens.
+def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
+    """A session that asks for the bytes as they are, and tells of each connection that it uses.
 
     Args:
-        opened: Called with each new connection, before it is made.
+        used: Called with a connection before it is made, and before each request on it: a kept one serves many.
     """
 
     class Plain(HTTPConnection):
         response_class = _FinalResponse
 
         def connect(self) -> None:
-            opened(self)
+            used(self)
             super().connect()
+
+        def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
+            used(self)
+            super().request(*args, **kwargs)
 
     class Secure(HTTPSConnection):
         response_class = _FinalResponse
 
         def connect(self) -> None:
-            opened(self)
+            used(self)
             super().connect()
+
+        def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
+            used(self)
+            super().request(*args, **kwargs)
 
     class PlainPool(urllib3.HTTPConnectionPool):
         ConnectionCls = Plain

@@ -49,7 +49,8 @@ class Watchdog:
 
     def follow(self, connection: HTTPConnection) -> None:
         """Hang up on this connection too when the attempt is too slow."""
-        self._connections.append(connection)
+        if connection not in self._connections:
+            self._connections.append(connection)
 
     def feed(self, count: int) -> None:
         """Count bytes that have arrived."""
