@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo_core.card import Card, Weights
+from zoo_core.asked import Asked
 from zoo_core.construct import construct
 from zoo_core.errors import UsageError
-from zoo_core.fill import Asked, fill, operate
+from zoo_core.fill import fill, operate
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zoo_core.asked import Freeze
+    from zoo_core.card import Card, Weights
     from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
-
-Freeze = str | Sequence[str] | Mapping[str, Any]
 
 
 @strict_arguments
@@ -40,7 +42,7 @@ def get(
     weights: str | os.PathLike[str] | None = "default",
     freeze: Freeze | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
     trust: str | None = None,
@@ -60,11 +62,12 @@ def get(
         in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         num_keypoints: Keypoints of an object, for a keypoint detector.
-        weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model.
+        weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model. A file whose name
+            and digest are those of a published one is loaded as that one.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
         device: Where the model goes, as torch spells it.
-        dtype: What its floating-point tensors become.
+        dtype: What its floating-point tensors become, such as ``torch.bfloat16`` or ``"bfloat16"``.
         seed: Makes all that is drawn at random reproducible, without touching the global random state.
         options: Arguments for the library's own constructor, over those that the card and the weights ask for.
         trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
@@ -86,23 +89,35 @@ def get(
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['fc.weight', 'fc.bias']
     """
-    asked = Asked(num_classes, head, in_channels, num_keypoints).checked()
+    asked = Asked.of(
+        num_classes=num_classes,
+        head=head,
+        in_channels=in_channels,
+        num_keypoints=num_keypoints,
+        freeze=freeze,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        options=options,
+    )
     card, tag = current_zoo().resolve(name)
-    chosen = _choose(card, tag, weights)
     current_zoo().available(card)
-    artefact = _fetch(card, chosen, trust, licenses, progress=progress)
-    with seeded(seed):
-        model = construct(card, _options(card, chosen, options), own=options, values=artefact is None)
+    chosen = _choose(card, tag, weights)
+    artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
+    with seeded(asked.seed):
+        model = construct(card, _options(card, entry, options), own=options, values=artefact is None)
         if artefact is not None:
-            fill(model, chosen, artefact, asked)
+            fill(model, entry, artefact, asked)
         operate(model, asked)
-        _freeze(model, freeze)
-    return model.to(device=device, dtype=dtype)
+        _freeze(model, asked.freeze)
+    return model.to(device=asked.device, dtype=asked.dtype)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:
     """What ``weights=`` and the tag of the name mean together."""
-    if tag and weights != "default":
+    if isinstance(weights, Enum):  # as torchvision names its own
+        weights = weights.name
+    if tag and weights not in ("default", tag):
         raise UsageError(
             f"the name asks for the weights {tag!r} and the argument for {weights!r}",
             hint="say it in one place",
@@ -111,10 +126,10 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
         return None
     if isinstance(weights, os.PathLike):
         return Path(weights)
-    if not isinstance(weights, str):
+    if not isinstance(weights, str) or not weights:
         raise UsageError(f"weights cannot be {weights!r}", expected="'default', a tag, a path or None")
     is_path = weights not in card.tags and (os.sep in weights or weights.endswith(_FILE_SUFFIXES))
-    return Path(weights) if is_path else card.find(tag if weights == "default" else weights)
+    return Path(weights) if is_path else card.find(tag if weights.lower() == "default" else weights)
 
 
 def _fetch(
@@ -124,24 +139,34 @@ def _fetch(
     licenses: Sequence[str] | None,
     *,
     progress: bool | None,
-) -> Artefact | None:
+) -> tuple[Artefact | None, Weights | None]:
+    """The file, and the entry of the card that it is; a file of the user's own may be one of them too."""
+    if chosen is None:
+        return None, None
     if isinstance(chosen, Path):
-        return obtain_file(chosen)
-    return None if chosen is None else obtain(card, chosen, trust=trust, licenses=licenses, progress=progress)
+        return obtain_file(chosen), _entry_of(card, chosen)
+    return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
 
 
-def _options(card: Card, chosen: Weights | Path | None, own: Mapping[str, object] | None) -> dict[str, object]:
+def _entry_of(card: Card, path: Path) -> Weights | None:
+    """The entry whose published file this is, by name and digest: it may need options and conversions of its own."""
+    named = [entry for entry in card.weights if entry.sha256 and entry.file_name == path.name]
+    if not named:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((entry for entry in named if digest.startswith(entry.sha256)), None)
+
+
+def _options(card: Card, entry: Weights | None, own: Mapping[str, object] | None) -> dict[str, object]:
     """What the constructor is given: the card's options, under those of the weights, under the user's own."""
-    needed = chosen.options if isinstance(chosen, Weights) else {}
-    return {**card.options, **needed, **(own or {})}
+    return {**card.options, **(entry.options if entry else {}), **(own or {})}
 
 
 def _freeze(model: nn.Module, freeze: Freeze | None) -> None:
     if isinstance(freeze, Mapping):
-        freeze_parts(model, *_listed(freeze.get("what", ())), **{k: v for k, v in freeze.items() if k != "what"})
+        what = freeze.get("what", ())
+        names = (what,) if isinstance(what, str) else tuple(what)
+        freeze_parts(model, *names, **{name: value for name, value in freeze.items() if name != "what"})
     elif freeze:
-        freeze_parts(model, *_listed(freeze))
-
-
-def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+        freeze_parts(model, *freeze)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
-from zoo_core.errors import FamilyUnavailable, UnknownArgument
+from zoo_core.errors import FamilyUnavailable, UsageError
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
@@ -33,7 +33,7 @@ def construct(
 
     Raises:
         FamilyUnavailable: The library is missing, or too different from what the plugin knows.
-        UnknownArgument: The constructor does not take one of the user's options.
+        UsageError: The constructor refuses the user's options.
     """
     member = current_zoo().available(card)
     with nullcontext() if values else without_values():
@@ -46,18 +46,28 @@ def construct(
 def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
     try:
         constructor = resolve_name(card.build)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
+        requires = current_zoo().member(card.family).family.requires
         raise FamilyUnavailable(
             f"{card.id} cannot be built: {card.build} does not import",
             got=f"{type(error).__name__}: {error}",
-            cause="the installed library is of another version than the plugin knows",
+            cause="the installed library is broken, or of another version than the plugin knows",
+            hint=f"pip install -U {requires}" if requires else f"reinstall the plugin of family {card.family!r}",
             family=card.family,
         ) from error
     try:
         return cast("nn.Module", constructor(**options))
-    except TypeError as error:
-        if not own:
-            raise
-        raise UnknownArgument(
-            f"{card.build} does not take these options: {', '.join(own)}", got=str(error), argument=tuple(own)
+    except Exception as error:
+        if own:
+            raise UsageError(
+                f"{card.build} refuses the options {', '.join(f'{name}={value!r}' for name, value in own.items())}",
+                got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                hint="they are the arguments of that constructor, as its library documents them",
+                options=dict(own),
+            ) from error
+        raise FamilyUnavailable(
+            f"{card.id} cannot be built: its constructor fails",
+            got=f"{type(error).__name__}: {error}",
+            cause="the installed library is of another version than the plugin knows",
+            family=card.family,
         ) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from zoo_core.build import Freeze
+    from zoo_core.asked import Freeze
 
 
 @strict_arguments

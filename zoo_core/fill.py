@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from zoo_core.card import Weights
-from zoo_core.errors import UsageError
-from zoo_core.surgery.checks import check_count, check_num_classes
 from zoo_core.surgery.head import swap_head
 from zoo_core.surgery.keypoints import keypoint_site, swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
@@ -19,62 +16,26 @@ from zoo_core.weights import read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import torch
     from torch import nn
 
+    from zoo_core.asked import Asked
+    from zoo_core.card import Weights
     from zoo_core.parts import Head
-    from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a model is to be, where that differs from what its weights were trained for; None leaves it as it is."""
-
-    num_classes: int | None = None
-    head: HeadLike | None = None
-    in_channels: int | None = None
-    num_keypoints: int | None = None
-
-    def checked(self) -> Self:
-        """Itself, when what is asked is possible at all.
-
-        Raises:
-            UsageError: A count is not a positive whole number, or two arguments say what the head is.
-        """
-        if self.num_classes is not None:
-            check_num_classes(self.num_classes)
-        for name in ("in_channels", "num_keypoints"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        if self.head is not None and self.num_classes is not None:
-            raise UsageError(
-                "num_classes and head both say what the head is", hint="leave num_classes out: the head has its own"
-            )
-        return self
-
-    def replaces_head_of(self, model: nn.Module) -> bool:
-        """Whether the head that ``model`` has now has to go."""
-        main = anatomy_of(model).main
-        return self.head is not None or (
-            self.num_classes is not None and (main is None or main.num_classes != self.num_classes)
-        )
-
-    def replaces_keypoints_of(self, model: nn.Module) -> bool:
-        """Whether the keypoint layer that ``model`` has now has to go."""
-        if self.num_keypoints is None:
-            return False
-        return getattr(model.get_submodule(keypoint_site(model)), "out_channels", None) != self.num_keypoints
+LOCAL = "local"
+"""What vouches for a file of the user's own: nobody but the user."""
 
 
-def fill(model: nn.Module, chosen: Weights | Path | None, artefact: Artefact, asked: Asked) -> None:
+def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Asked) -> None:
     """Load a file into ``model``, and write its receipt.
 
     Args:
         model: As its constructor made it.
-        chosen: What the file is: an entry of the card, or a path of the user's own.
+        known: The entry of the card that the file is; None for a file of the user's own.
         artefact: The file.
         asked: What will be replaced anyway, and so need not fit.
 
@@ -83,7 +44,6 @@ def fill(model: nn.Module, chosen: Weights | Path | None, artefact: Artefact, as
         LoadMismatch: A tensor that is not replaced does not fit.
     """
     state = read_state_dict(artefact.path)
-    known = chosen if isinstance(chosen, Weights) else None
     if known and known.convert:
         state = resolve_name(known.convert)(state, model)
     if known is None:
@@ -95,7 +55,7 @@ def fill(model: nn.Module, chosen: Weights | Path | None, artefact: Artefact, as
         replaceable=[*_replaceable(model, asked)],
         source=artefact.path.name,
         # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
-        assign=known is not None,
+        assign=artefact.strength != LOCAL,
     )
     receipt = Receipt(
         knowledge_of(model).receipt.model,
@@ -115,9 +75,9 @@ def operate(model: nn.Module, asked: Asked) -> None:
         adapt_stem(model, asked.in_channels)
     if asked.head is not None:
         swap_head(model, asked.head)
-    elif asked.num_classes is not None and asked.replaces_head_of(model):
+    elif asked.num_classes is not None and _loses_head(model, asked):
         swap_head(model, asked.num_classes)
-    if asked.num_keypoints is not None and asked.replaces_keypoints_of(model):
+    if asked.num_keypoints is not None and _loses_keypoints(model, asked):
         swap_keypoints(model, asked.num_keypoints)
 
 
@@ -130,10 +90,25 @@ def _meet(model: nn.Module, state: Mapping[str, torch.Tensor], asked: Asked) -> 
         adapt_stem(model, asked.in_channels)
 
 
+def _loses_head(model: nn.Module, asked: Asked) -> bool:
+    """Whether the head that ``model`` has now has to go."""
+    if asked.head is not None:
+        return True
+    main = anatomy_of(model).main
+    return asked.num_classes is not None and (main is None or main.num_classes != asked.num_classes)
+
+
+def _loses_keypoints(model: nn.Module, asked: Asked) -> bool:
+    """Whether the keypoint layer that ``model`` has now has to go."""
+    if asked.num_keypoints is None:
+        return False
+    return getattr(model.get_submodule(keypoint_site(model)), "out_channels", None) != asked.num_keypoints
+
+
 def _replaceable(model: nn.Module, asked: Asked) -> Iterator[str]:
-    if asked.replaces_head_of(model):
+    if _loses_head(model, asked):
         yield from (site.path for site in anatomy_of(model).heads)
-    if asked.replaces_keypoints_of(model):
+    if _loses_keypoints(model, asked):
         yield keypoint_site(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -60,13 +61,17 @@ def check_count(name: str, value: object) -> int:
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
+    except TypeError:
+        found = 0
+    if found < 1:
         hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
         raise UsageError(
             f"{name} cannot be {value!r}",
             expected="a whole number of at least 1",
-            got=f"{value!r}, a {type(value).__name__}",
+            got=f"{value!r}, of type {type(value).__name__}",
             hint=hint,
             argument=name,
         )
-    return value
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -21,6 +22,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "pa
 """Keys under which training scripts keep the state dict among other things."""
 
 _HEAD = 512
+_GLOBAL = re.compile(r"Unsupported (?:global: GLOBAL|class|operand) ([\w.]+)")
 _SAFE_TORCH = "2.10.0"
 _PARALLEL = "module."
 
@@ -116,16 +118,23 @@ def _warn_of_old_torch() -> None:
 
 
 def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:
-    reason = str(error).partition("\n")[0]
     return Unreadable(
         f"{file} cannot be read as weights",
         expected="safetensors, or a checkpoint of tensors that torch.save wrote",
         got=sniff.describe(head),
         done="nothing in it was run",
-        cause=f"{type(error).__name__}: {reason}",
+        cause=_cause(error),
         hint="if you trust whoever made it, save its state dict again as safetensors",
         path=file,
     )
+
+
+def _cause(error: Exception) -> str:
+    """Why torch refused a file, without torch's advice to read it unsafely."""
+    wanted = _GLOBAL.search(str(error))
+    if wanted:
+        return f"to read it, {wanted[1]} would have to be imported and run"
+    return f"its bytes make no sense as a checkpoint ({type(error).__name__})"
 
 
 def _unwrapped(content: object, source: str | Path) -> dict[str, Tensor]:
