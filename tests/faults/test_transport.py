@@ -260,6 +260,23 @@ def test_a_drip_on_a_line_that_was_kept_open_is_given_up(server, url, tmp_path, 
     assert time.monotonic() - started < 20 * QUICK.timeout
 
 
+def test_a_drip_that_goes_on_where_it_was_hung_up_is_given_up(server, tmp_path):
+    def drip_on(handler, data):
+        start = wanted_start(handler)
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        for index in range(start, len(data)):
+            handler.wfile.write(data[index : index + 1])
+            time.sleep(0.05)
+
+    server.always["/small.pth"] = drip_on
+    with pytest.raises(FetchError, match="bytes a second"):
+        fetch(server.put("/small.pth", DATA[:5000]), tmp_path, sha256=sha256(DATA[:5000]), policy=QUICK)
+    assert len(server.asked) <= QUICK.attempts
+
+
 def test_a_stall_is_continued_where_it_stopped(server, url, tmp_path):
     server.script(PATH, stall)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=CALM).read_bytes() == DATA

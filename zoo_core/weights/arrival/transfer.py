@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
@@ -65,6 +66,7 @@ class Transfer:
         """
         budget, failures, restarts = self._policy.attempts, 0, 0
         while True:
+            began = time.monotonic()
             try:
                 self._attempt()
             except StaleRange as failure:
@@ -75,7 +77,7 @@ class Transfer:
             except Transient as failure:
                 if self._is_whole():
                     return
-                if self._progressed():
+                if self._progressed(time.monotonic() - began):
                     budget, failures = self._policy.attempts, 0
                 budget, failures = budget - failure.cost, failures + 1
                 if budget <= 0 or not self._pause(failure, failures):
@@ -87,13 +89,15 @@ class Transfer:
         """Whether nothing is missing, whatever was announced."""
         return digests.is_full(self._sha256) and self._partial.digest == self._sha256
 
-    def _progressed(self) -> bool:
-        """Whether the attempt brought what no earlier one had: a line that drops every 20 % still finishes."""
+    def _progressed(self, seconds: float) -> bool:
+        """Whether the attempt brought what no earlier one had, and no slower than a drip.
+
+        A line that drops every 20 % still finishes, and one that gives a byte at a time is given up.
+        """
         enough = max(1, self._total // _SHARE) if self._total else _AT_LEAST
-        if self._partial.length < self._furthest + enough:
-            return False
-        self._furthest = self._partial.length
-        return True
+        gained = self._partial.length - self._furthest
+        self._furthest = max(self._furthest, self._partial.length)
+        return gained >= max(enough, self._policy.min_speed * seconds)
 
     def _pause(self, failure: Transient, failures: int) -> bool:
         """Wait before the next attempt; False when the server asked for more than we are ready to wait."""
