@@ -58,12 +58,11 @@ class Asked:
             "seed": _seed,
             "options": _options,
         }
-        return cls(
-            **{
-                name: checks[name](value) if name in checks and value is not None else value
-                for name, value in given.items()
-            }
-        )
+        return cls(**{name: checks.get(name, _as_it_is)(value) for name, value in given.items() if value is not None})
+
+
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked where it is put
+    return value
 
 
 def _device(device: object) -> torch.device:
