@@ -46,6 +46,14 @@ def test_info_shows_what_a_model_is():
         assert fact in answer.stdout
 
 
+def test_info_shows_preprocessing_and_licences_once_for_all_weights_they_are_true_of():
+    lines = zoo("info", "resnet50").stdout.splitlines()
+    normalised = "crop 224x224, RGB of 0 to 1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert f"IMAGENET1K_V1: resize 256 bilinear, {normalised}" in lines
+    assert f"IMAGENET1K_V2: resize 232 bilinear, {normalised}" in lines
+    assert "IMAGENET1K_V1, IMAGENET1K_V2: licences bsd-3-clause (code), unknown (weights), unknown (data)" in lines
+
+
 def test_info_prints_the_card_as_json():
     card = json.loads(zoo("info", "tiny/glyphnet", "--json").stdout)
     assert (card["name"], card["default"]) == ("glyphnet", "GLYPHS_V1")
@@ -64,6 +72,11 @@ def test_get_prints_a_short_table():
     answer = zoo("get", "tiny/glyphnet", "--num-classes", "9")
     for word in ("parameters", "head", "receipt", "file", "sha256", "initialised (fc.weight, fc.bias)"):
         assert word in answer.stdout
+
+
+def test_a_path_with_brackets_is_printed_as_it_is_and_in_one_piece(tmp_path):
+    cache = tmp_path / "a[" / "b] [bold]" / ("long" * 20)
+    assert f"file        {cache}/objects/" in zoo("get", "tiny/glyphnet", ZOO_CACHE=str(cache), COLUMNS="80").stdout
 
 
 def test_get_without_weights_needs_no_file():

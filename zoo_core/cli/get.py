@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import terminal
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -99,21 +101,25 @@ def _facts(model: nn.Module) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     head, counts = facts["head"], facts["receipt"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("model", facts["model"] + (f"@{facts['tag']}" if facts["tag"] else ""))
-    table.add_row("class", facts["class"])
-    table.add_row("parameters", f"{facts['parameters']:,}, {facts['trainable']:,} of them trainable")
-    table.add_row("head", f"{head['path']}: {head['in']} features to {head['classes']} classes" if head else "none")
     new = f" ({', '.join(facts['initialised'])})" if facts["initialised"] else ""
-    table.add_row("receipt", ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + new)
+    rows = {
+        "model": facts["model"] + (f"@{facts['tag']}" if facts["tag"] else ""),
+        "class": facts["class"],
+        "parameters": f"{facts['parameters']:,}, {facts['trainable']:,} of them trainable",
+        "head": f"{head['path']}: {head['in']} features to {head['classes']} classes" if head else "none",
+        "receipt": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + new,
+    }
     if facts["file"]:
-        table.add_row("file", facts["file"])
-        table.add_row("source", facts["source"] or "your own file")
-        table.add_row("sha256", f"{facts['sha256'] or 'not computed'} ({facts['strength']})")
-    Console(highlight=False).print(table)
+        rows["file"] = facts["file"]
+        rows["source"] = facts["source"] or "your own file"
+        rows["sha256"] = f"{facts['sha256'] or 'not computed'} ({facts['strength']})"
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    terminal().print(table)

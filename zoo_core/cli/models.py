@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.console import terminal
 from zoo_core.cli.listing import print_models
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from zoo_core.card import Card, Weights
 
 
@@ -43,27 +46,30 @@ def info(name: str, *, as_json: bool) -> None:
 
 
 def _print(card: Card, others: list[Card], problem: str | None) -> None:
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{card.id}[/]")
+    console = terminal()
+    console.print(f"[bold]{escape(card.id)}[/]")
     size = "x".join(str(side) for side in card.input_size)
     parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
-    console.print(f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}")
+    console.print(
+        f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}", markup=False
+    )
     if problem:
-        console.print(f"[red]cannot be built here:[/] {problem}")
+        console.print(f"[red]cannot be built here:[/] {escape(problem)}")
     for other in others:
-        console.print(f"also in {other.id}{_difference(card, other)}")
+        console.print(f"also in {other.id}{_difference(card, other)}", markup=False)
     if not card.weights:
         console.print("no pretrained weights")
         return
-    table = Table("", "tag", "classes", "digest", "size", "licence", "metrics", box=None, pad_edge=False)
+    table = Table("", "tag", "classes", "digest", "size", "metrics", box=None, pad_edge=False)
     for weights in card.weights:
-        table.add_row(*_row(card, weights))
+        table.add_row(*map(escape, _row(card, weights)))
     console.print(table)
-    for weights in card.weights:
-        console.print(f"{weights.tag}: {weights.urls[0]}", soft_wrap=True)
+    for in_words in (_preprocessing, _licenses, _source):
+        for tags, words in _grouped(card.weights, in_words):
+            console.print(f"{tags}: {words}", markup=False)
 
 
 def _row(card: Card, weights: Weights) -> tuple[str, ...]:
@@ -73,9 +79,38 @@ def _row(card: Card, weights: Weights) -> tuple[str, ...]:
         str(weights.num_classes),
         f"{weights.strength}, {weights.sha256[:10]}" if weights.sha256 else "none",
         f"{weights.size / 1e6:.1f} MB" if weights.size else "?",
-        weights.licenses.weights,
         ", ".join(f"{name} {value:g}" for name, value in weights.metrics.items()),
     )
+
+
+def _grouped(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
+    """What there is to say of weights, each thing once, with the tags of all it is true of."""
+    tags: dict[str, list[str]] = {}
+    for weights in every:
+        tags.setdefault(in_words(weights), []).append(weights.tag)
+    return [(", ".join(of), words) for words, of in tags.items()]
+
+
+def _preprocessing(weights: Weights) -> str:
+    def joined(numbers: Iterable[float], by: str = " ") -> str:
+        return by.join(f"{number:g}" for number in numbers)
+
+    wanted, steps = weights.preprocessing, []
+    if wanted.resize:
+        smoothly = "" if wanted.antialias else " without antialiasing"
+        steps.append(f"resize {joined(wanted.resize, 'x')} {wanted.interpolation}{smoothly}")
+    if wanted.crop:
+        steps.append(f"crop {joined(wanted.crop, 'x')}")
+    scale = f"{wanted.channel_order} of 0 to {wanted.value_range:g}"
+    return ", ".join([*steps, scale, f"mean {joined(wanted.mean)}", f"std {joined(wanted.std)}"])
+
+
+def _licenses(weights: Weights) -> str:
+    return "licences " + ", ".join(f"{name} ({of})" for of, name in vars(weights.licenses).items())
+
+
+def _source(weights: Weights) -> str:
+    return weights.urls[0]
 
 
 def _difference(card: Card, other: Card) -> str:
