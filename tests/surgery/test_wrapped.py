@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo_core as zoo
+from zoo_core.errors import NotSupported
 
 X = torch.randn(2, 1, 32, 32)
 
@@ -54,3 +57,97 @@ def test_after_wrapping_the_model_inside_is_operated_on(group, operation):
     torch.manual_seed(0)
     found = operation(DistributedDataParallel(glyphnet().eval()))
     assert torch.equal(total(found(X)), total(expected(X)))
+
+
+def all_but_the_head_then_all(model):
+    zoo.freeze(model)
+    return zoo.unfreeze(model)
+
+
+VERBS = {
+    "swap_head": lambda model: zoo.swap_head(model, 9),
+    "swap_head with several": lambda model: zoo.swap_head(model, {"a": 2, "b": 3}),
+    "branch": lambda model: zoo.branch(model, at="layer3", heads={"a": 2, "b": 3}),
+    "adapt_stem": lambda model: zoo.adapt_stem(model, 3, policy="random"),
+    "freeze": zoo.freeze,
+    "freeze all but the stem": lambda model: zoo.unfreeze(zoo.freeze(model, "all"), "stem"),
+    "unfreeze": all_but_the_head_then_all,
+    "init_weights": lambda model: zoo.init_weights(model, "xavier_normal"),
+}
+
+
+def gradients_of_one_rank(rank, folder, find_unused):
+    """After each verb, two steps on the rank's own samples: what DDP left, and what the rank alone would have had."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    found = {}
+    for name, verb in VERBS.items():
+        torch.manual_seed(rank)  # so that new parameters are drawn differently on each
+        wrapped = verb(DistributedDataParallel(glyphnet(), find_unused_parameters=find_unused).eval())
+        alone = copy.deepcopy(wrapped.module)
+        x = torch.randn(2, 3 if name == "adapt_stem" else 1, 32, 32)
+        for model in (wrapped, alone):
+            for _ in range(2):
+                model.zero_grad()
+                total(model(x)).backward()
+        grads = [{key: each.grad for key, each in model.named_parameters()} for model in (wrapped.module, alone)]
+        found[name] = (alone.state_dict(), *grads)
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["all parameters used", "looking for unused ones"])
+def of_two_ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(gradients_of_one_rank, (folder, request.param), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_after_wrapping_gradients_are_averaged_over_the_processes(of_two_ranks, verb):
+    (first, mine, alone), (second, other, alone_too) = (found[verb] for found in of_two_ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert set(mine) == set(other)
+    assert any(each is not None for each in mine.values())
+    for name, grad in mine.items():
+        if alone[name] is None:
+            assert grad is None
+            assert other[name] is None
+        else:
+            assert torch.equal(grad, other[name])
+            torch.testing.assert_close(grad, (alone[name] + alone_too[name]) / 2)
+
+
+def test_a_wrapper_keeps_its_settings_and_hooks(group):
+    wrapped = DistributedDataParallel(glyphnet(), find_unused_parameters=True, gradient_as_bucket_view=True)
+    seen = []
+    wrapped.register_comm_hook(None, lambda _, bucket: seen.append(bucket.index()) or default_hooks(bucket))
+    wrapped.register_forward_hook(lambda *_: seen.append("forward"))
+    zoo.swap_head(wrapped, 3)
+    total(wrapped(X)).backward()
+    assert wrapped.find_unused_parameters
+    assert wrapped.gradient_as_bucket_view
+    assert "forward" in seen
+    assert 0 in seen
+
+
+def default_hooks(bucket):
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
+
+
+def test_a_wrapper_whose_model_is_all_frozen_runs_and_can_be_unfrozen(group):
+    wrapped = zoo.freeze(DistributedDataParallel(glyphnet()), "all")
+    for _ in range(2):
+        wrapped(X)
+    for _ in range(2):
+        total(zoo.unfreeze(wrapped, "head")(X)).backward()
+    assert wrapped.module.fc.weight.grad is not None
+
+
+def test_a_wrapper_that_cannot_be_renewed_says_how_else(group):
+    wrapped = DistributedDataParallel(glyphnet(), process_group=dist.new_group([0]))
+    with pytest.raises(NotSupported, match=r"wrapper\.module"):
+        zoo.swap_head(wrapped, 3)
+    assert zoo.anatomy(wrapped).main.num_classes == 114 == wrapped.module.fc.out_features

@@ -21,6 +21,7 @@ from zoo_core.surgery.several import Heads, check_names
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.split import pruned, replaced
 from zoo_core.surgery.taps import stage_index, stop_at, tapped
+from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class Branch(nn.Module):
 
 
 @strict_arguments
+@renews_ddp
 def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | None = None) -> Model:
     """Split the end of ``model`` into branches that share the trunk: each owns the stages from ``at`` on, and a head.
 

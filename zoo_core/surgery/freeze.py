@@ -10,6 +10,7 @@ from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import unwrap
 from zoo_core.surgery.select import select
+from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ class _StayInEval:
 
 
 @strict_arguments
+@renews_ddp
 def freeze(
     model: Model,
     *what: str,
@@ -89,6 +91,7 @@ def freeze(
 
 
 @strict_arguments
+@renews_ddp
 def unfreeze(
     model: Model,
     *what: str,

@@ -18,6 +18,7 @@ from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.several import PerHead, check_sites, classify_each, one_head
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted, layer_like
+from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @strict_arguments
+@renews_ddp
 def swap_head(
     model: Model,
     head: HeadLike,

@@ -14,6 +14,7 @@ from zoo_core.surgery.checks import check_count, strict_arguments
 from zoo_core.surgery.filters import plan_channels
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
+from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
     from zoo_core.parts import InputScaling
@@ -27,6 +28,7 @@ _DENSE_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @strict_arguments
+@renews_ddp
 def adapt_stem(
     model: Model,
     in_channels: int,
