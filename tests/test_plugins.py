@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from zoo_core import Family, hookimpl
+from zoo_core import Family, ZooWarning, hookimpl
 from zoo_core.plugins import load_plugin, load_plugins
 
 
@@ -26,7 +26,7 @@ def package(tmp_path, monkeypatch):
 
 
 GOOD = """
-    from zoo_core import Family, hookimpl
+    from zoo_core import Family, ZooWarning, hookimpl
 
     @hookimpl
     def zoo_families():
@@ -72,6 +72,24 @@ def test_a_broken_plugin_is_recorded_and_the_rest_load(package, source, reason):
     assert "Traceback" in plugins[0].traceback
 
 
+def test_a_missing_library_is_named_with_the_command_that_installs_it(package):
+    plugin = load_plugins([package("acme", "import acme_models.vision")])[0]
+    assert plugin.problem == "ModuleNotFoundError: No module named 'acme_models'; pip install acme_models"
+
+
+def test_a_missing_module_of_the_plugin_itself_is_not_to_be_installed_with_pip():
+    plugin = load_plugins([EntryPoint("acme", "zoo_acme_that_is_gone.hooks", "zoo_core")])[0]
+    assert "pip install" not in plugin.problem
+
+
+@pytest.mark.parametrize("answer", ["{'acme': 5}", "{5: 'acme:run'}", "['acme']", "'acme'"])
+def test_commands_that_are_not_texts_are_a_problem_of_their_plugin(package, answer):
+    source = f"from zoo_core import hookimpl\n\n@hookimpl\ndef zoo_commands():\n    return {answer}\n"
+    plugin = load_plugins([package("acme", source)])[0]
+    assert plugin.problem.startswith("zoo_commands must return a dict of name to 'package.module:command'")
+    assert plugin.commands == {}
+
+
 def test_two_plugins_of_one_name_both_fail_and_the_error_names_both(package):
     first, second = package("twin", GOOD.format(name="twin")), package("other", GOOD.format(name="other"))
     second = EntryPoint(name="twin", value=second.value, group="zoo_core")
@@ -113,6 +131,16 @@ def test_zoo_plugins_and_zoo_disable_choose_what_is_loaded(monkeypatch):
     monkeypatch.setenv("ZOO_PLUGINS", "tiny,torchvision")
     monkeypatch.setenv("ZOO_DISABLE", "torchvision")
     assert [plugin.name for plugin in load_plugins()] == ["tiny"]
+
+
+@pytest.mark.parametrize("variable", ["ZOO_PLUGINS", "ZOO_DISABLE"])
+def test_unknown_plugins_in_a_setting_are_one_warning_with_what_was_meant(variable, monkeypatch):
+    monkeypatch.setenv(variable, "tinny,torchvison")
+    with pytest.warns(
+        ZooWarning, match=f"{variable}.*tinny, torchvison; did you mean 'tiny' or 'torchvision'"
+    ) as caught:
+        load_plugins()
+    assert len(caught) == 1
 
 
 def test_the_first_party_families_come_through_the_same_door():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pluggy
 
 from zoo_core import hooks, settings
 from zoo_core.card import Family
-from zoo_core.errors import DuplicatePlugin, PluginError, close_matches, did_you_mean
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning, close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -79,7 +80,19 @@ def _installed() -> list[EntryPoint]:
 
     only, without = settings.plugins(), settings.disabled_plugins()
     group = entry_points(group=hooks.PROJECT)
+    warn_of_unknown("ZOO_PLUGINS", only, group.names)
+    warn_of_unknown("ZOO_DISABLE", without, group.names)
     return [entry for entry in group if (not only or entry.name in only) and entry.name not in without]
+
+
+def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Warn of the names in an environment variable that mean nothing here, with those that may have been meant."""
+    known = sorted(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        matches = tuple(dict.fromkeys(match for name in unknown for match in close_matches(name, known)))
+        meant = did_you_mean(matches, f"there are {', '.join(known) or 'none'}")
+        warnings.warn(f"{variable} names what is not there: {', '.join(unknown)}; {meant}", ZooWarning, stacklevel=3)
 
 
 def load_plugin(
@@ -110,12 +123,23 @@ def load_plugin(
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
         first_line = str(error).partition("\n")[0]
         plugin.problem = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
+        if remedy := _remedy(error, source):
+            plugin.problem = f"{plugin.problem}; {remedy}"
         plugin.traceback = traceback.format_exc()
-        plugin.families = ()
+        plugin.families, plugin.commands = (), {}
     plugin.seconds = time.perf_counter() - started
     if plugin.seconds > SLOW:
         plugin.notes = (*plugin.notes, f"slow: it took {plugin.seconds:.1f} s to load; import heavy things later")
     return plugin
+
+
+def _remedy(error: BaseException, source: EntryPoint | str) -> str | None:
+    """What to install when a library is missing; a plugin whose own modules are missing needs another remedy."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    missing = error.name.partition(".")[0]
+    own = "" if isinstance(source, str) else source.module.partition(".")[0]
+    return None if missing == own else f"pip install {missing}"
 
 
 def _refuse_rivals(name: str, rivals: list[EntryPoint]) -> None:
@@ -137,7 +161,7 @@ def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or an
     for answer in manager.hook.zoo_families():
         plugin.families = (*plugin.families, *_checked_families(answer))
     for answer in manager.hook.zoo_commands():
-        plugin.commands = {**plugin.commands, **answer}
+        plugin.commands = {**plugin.commands, **_checked_commands(answer)}
 
 
 def _unknown_hooks(manager: pluggy.PluginManager) -> Iterable[str]:
@@ -157,3 +181,9 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
     if len(set(names)) != len(names):
         raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")
     return families
+
+
+def _checked_commands(answer: object) -> Mapping[str, str]:
+    if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
+        raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
+    return answer
