@@ -14,8 +14,8 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "parts", "hooks", "catalog", "settings"},
-    {"plugins", "members", "registry", "weights", "surgery"},
+    {"card", "parts", "hooks", "catalog", "settings", "arguments"},
+    {"plugins", "members", "misses", "registry", "weights", "surgery"},
     {"build", "asked", "construct", "fill", "without_values", "recipe", "inspect", "encoders"},
     {"cli", "testing"},
 ]

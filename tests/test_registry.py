@@ -131,6 +131,36 @@ def test_a_plugin_that_did_not_load_is_mentioned_when_a_name_is_missed(catalog):
         own.resolve("other")
 
 
+def test_a_plugin_that_did_not_load_is_mentioned_when_a_family_is_missed(catalog):
+    own = Zoo((catalog("fine", "net"), Plugin("acme-models", "acme 1.0", problem="ImportError: no")))
+    with pytest.raises(errors.UnknownFamily, match="these plugins did not load: acme-models"):
+        own.resolve("acme/net")
+
+
+@pytest.mark.parametrize("name", ["net", "acme/net"])
+def test_without_any_plugin_a_miss_says_so_and_names_one_to_install(name):
+    with pytest.raises(errors.UsageError, match=r"no plugin is installed(.|\n)*pip install zoo-"):
+        Zoo(()).resolve(name)
+
+
+@pytest.mark.parametrize("name", ["net", "acme/net"])
+def test_the_settings_that_leave_no_plugin_are_named_on_a_miss(name, monkeypatch):
+    monkeypatch.setenv("ZOO_PLUGINS", "tiny")
+    monkeypatch.setenv("ZOO_DISABLE", "tiny,torchvision")
+    with pytest.raises(errors.UsageError, match="because of ZOO_PLUGINS=tiny and ZOO_DISABLE=tiny,torchvision"):
+        Zoo().resolve(name)
+
+
+def test_unknown_families_in_the_setting_are_one_warning_with_what_was_meant(catalog, monkeypatch):
+    monkeypatch.setenv("ZOO_FAMILIES", "acne,broken,acme")
+    own = Zoo((catalog("acme", "net"), Plugin("broken", "broken 1.0", problem="ImportError: no")))
+    with pytest.warns(
+        zoo.ZooWarning, match="ZOO_FAMILIES names what is not there: acne; did you mean 'acme'"
+    ) as caught:
+        assert own.list() == own.list()
+    assert len(caught) == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [("*", ["acme/a1", "acme/b1"]), ("a*", ["acme/a1"]), ("acme/*", ["acme/a1", "acme/b1"]), ("z*", [])],
@@ -142,6 +172,46 @@ def test_list_matches_globs_over_names_or_qualified_names(catalog, pattern, expe
 def test_list_filters_by_task(catalog):
     cards = [Card("acme", "net", "a:b"), Card("acme", "seg", "a:b", task="segmentation")]
     assert Zoo((catalog("acme", cards=lambda: cards),)).list(task="segmentation") == ["acme/seg"]
+
+
+def test_a_task_that_no_model_has_is_an_error_that_lists_those_there_are(catalog):
+    cards = [Card("acme", "net", "a:b"), Card("acme", "seg", "a:b", task="segmentation")]
+    with pytest.raises(
+        errors.UsageError, match=r"one of classification, segmentation(.|\n)*did you mean 'classification'"
+    ):
+        Zoo((catalog("acme", cards=lambda: cards),)).list(task="clasification")
+
+
+def test_a_task_that_only_another_family_has_lists_nothing(catalog):
+    seg = [Card("other", "seg", "a:b", task="segmentation")]
+    own = Zoo((catalog("acme", "net"), catalog("other", cards=lambda: seg)))
+    assert own.list(family="acme", task="segmentation") == []
+
+
+def test_a_family_misspelt_in_a_pattern_is_an_error_that_names_the_close_match(catalog):
+    own = Zoo((catalog("acme", "net"),))
+    with pytest.raises(errors.UnknownFamily, match="did you mean 'acme'"):
+        own.list("acmee/*")
+    assert own.list("acm?/*") == ["acme/net"]
+    assert own.list("b*/*") == []
+
+
+@pytest.mark.parametrize("arguments", [{"pattern": 5}, {"pattern": None}, {"family": 5}, {"family": 0}, {"task": b"x"}])
+def test_list_says_which_argument_is_no_text(catalog, arguments):
+    with pytest.raises(errors.UsageError, match=f"{next(iter(arguments))} cannot be"):
+        Zoo((catalog("acme", "net"),)).list(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: zoo.list(famly="x"), r"list\(\) has no argument 'famly'(.|\n)*did you mean 'family'"),
+        (lambda: zoo.info(nam="x"), r"info\(\) has no argument 'nam'(.|\n)*did you mean 'name'"),
+    ],
+)
+def test_an_unknown_argument_is_named_with_the_one_that_was_meant(call, message):
+    with pytest.raises(errors.UnknownArgument, match=message):
+        call()
 
 
 def test_use_changes_the_registry_only_inside_its_block(catalog):

@@ -11,27 +11,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
-from zoo_core.errors import (
-    DuplicatePlugin,
-    FamilyUnavailable,
-    PluginError,
-    UnknownFamily,
-    UnknownModel,
-    UsageError,
-    ZooWarning,
-    close_matches,
-    did_you_mean,
-)
+from zoo_core.arguments import strict_arguments, strict_arguments_of
+from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.members import Member
-from zoo_core.plugins import Plugin, load_plugins
+from zoo_core.misses import unknown_family, unknown_model, unknown_task
+from zoo_core.plugins import Plugin, load_plugins, warn_of_unknown
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterator
 
     from zoo_core.card import Card
+    from zoo_core.errors import UnknownModel
+
 FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "tiny")
 """Where an unqualified name is looked for first; third-party families follow by name."""
+
+_GLOB = frozenset("*?[")
 
 
 @dataclass
@@ -61,7 +57,9 @@ class Zoo:
     @cached_property
     def order(self) -> tuple[str, ...]:
         """Family names in the order in which an unqualified name is looked for."""
-        first = settings.family_order() or FAMILY_ORDER
+        chosen = settings.family_order()
+        warn_of_unknown("ZOO_FAMILIES", chosen, {*self.claims, *(plugin.name for plugin in self.plugins)})
+        first = chosen or FAMILY_ORDER
         rest = sorted(name for name in self.claims if name not in first)
         return (*(name for name in first if name in self.claims), *rest)
 
@@ -93,15 +91,7 @@ class Zoo:
                 hint="zoo plugins --verbose shows the traceback",
                 family=family,
             )
-        raise UnknownFamily(
-            f"no such family: {family!r}",
-            expected=f"one of {', '.join(self.order)}" if self.order else "a plugin, and none is installed",
-            hint=did_you_mean(
-                close_matches(family, self.order), f"pip install zoo-{family}, if there is such a plugin"
-            ),
-            family=family,
-            matches=close_matches(family, self.order),
-        )
+        raise unknown_family(family, self.order, self.plugins)
 
     def list(self, pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
         """The qualified names of the models that match, in family order and then in the library's own.
@@ -112,15 +102,29 @@ class Zoo:
             task: Only this task, such as ``"classification"``.
 
         Raises:
+            UsageError: An argument is no text, or no model has that task.
             UnknownFamily: There is no such family.
         """
-        members = [self.member(family)] if family else [each for each in self.usable() if not each.problem]
+        for name, value in {"pattern": pattern, "family": family, "task": task}.items():
+            if not isinstance(value, str) and (value is not None or name == "pattern"):
+                raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
+        in_pattern = pattern.rpartition("/")[0]
+        if in_pattern and not _GLOB.intersection(in_pattern):
+            self.member(in_pattern)
+        members = [each for each in self.usable() if not each.problem] if family is None else [self.member(family)]
+        cards = [card for member in members for card in member.cards.values()]
+        if task is not None and not any(card.task == task for card in cards):
+            self._require_task(task)
         return [
             card.id
-            for member in members
-            for card in member.cards.values()
+            for card in cards
             if fnmatchcase(card.id if "/" in pattern else card.name, pattern) and task in (None, card.task)
         ]
+
+    def _require_task(self, task: str) -> None:
+        tasks = sorted({card.task for member in self.usable() for card in member.cards.values()})
+        if tasks and task not in tasks:
+            raise unknown_task(task, tasks)
 
     def resolve(self, name: str) -> tuple[Card, str | None]:
         """The card that a name means, and the tag if it has one.
@@ -166,16 +170,7 @@ class Zoo:
     def _unknown(self, name: str, family: str) -> UnknownModel:
         members = [self.member(family)] if family else [*self.usable()]
         known = [card.id if family else card.name for member in members for card in member.cards.values()]
-        matches = close_matches(name, known)
-        broken = [plugin.name for plugin in self.plugins if plugin.problem]
-        return UnknownModel(
-            f"no such model: {name!r}",
-            got=f"looked in {', '.join(member.family.name for member in members) or 'no family at all'}",
-            cause=f"these plugins did not load: {', '.join(broken)}" if broken else None,
-            hint=did_you_mean(matches, "zoo list names every model there is"),
-            name=name,
-            matches=matches,
-        )
+        return unknown_model(name, known, [member.family.name for member in members], self.plugins)
 
     def available(self, card: Card) -> Member:
         """The family of a card, when its library is there to build with.
@@ -228,6 +223,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
         _current.reset(token)
 
 
+@strict_arguments_of("list")
 def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> list[str]:
     """The qualified names of the models that match; imports neither torch nor any model library.
 
@@ -240,6 +236,7 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
         Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
 
     Raises:
+        UsageError: An argument is no text, or no model has that task.
         UnknownFamily: There is no such family.
 
     Example:
@@ -250,6 +247,7 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
     return current_zoo().list(pattern, family=family, task=task)
 
 
+@strict_arguments
 def info(name: str) -> Card:
     """What a model is: its card, without importing torch or its library.
 

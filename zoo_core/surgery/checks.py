@@ -1,49 +1,13 @@
-"""Checks of what users pass in, and suggestions for what they may have meant."""
+"""Checks of what users pass in."""
 
 from __future__ import annotations
 
-import inspect
 import operator
-from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
+from zoo_core.arguments import strict_arguments
+from zoo_core.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def strict_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Make an unknown keyword of a public function an error that names the close match.
-
-    Example:
-        >>> strict_arguments(lambda num_classes=1: num_classes)(num_class=9)
-        Traceback (most recent call last):
-        ...
-        zoo_core.errors.UnknownArgument: <lambda>() has no argument 'num_class'
-          expected: num_classes
-          next step: did you mean 'num_classes'?
-    """
-    known = tuple(inspect.signature(function).parameters)
-
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                matches = close_matches(name, known)
-                raise UnknownArgument(
-                    f"{function.__name__}() has no argument {name!r}",
-                    expected=", ".join(known),
-                    hint=did_you_mean(matches, "leave it out"),
-                    argument=name,
-                    matches=matches,
-                )
-        return function(*args, **kwargs)
-
-    return checked
+__all__ = ["check_count", "check_num_classes", "strict_arguments"]
 
 
 def check_num_classes(num_classes: object) -> int:

@@ -1,0 +1,54 @@
+"""Unknown keywords of public functions, as errors that name what may have been meant."""
+
+from __future__ import annotations
+
+import inspect
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from zoo_core.errors import UnknownArgument, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def strict_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an unknown keyword of a public function an error that names the close match.
+
+    Example:
+        >>> strict_arguments(lambda num_classes=1: num_classes)(num_class=9)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.UnknownArgument: <lambda>() has no argument 'num_class'
+          expected: num_classes
+          next step: did you mean 'num_classes'?
+    """
+    return strict_arguments_of(function.__name__)(function)
+
+
+def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """:func:`strict_arguments` for a function that the public knows under another name."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = tuple(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for argument in kwargs:
+                if argument not in known:
+                    matches = close_matches(argument, known)
+                    raise UnknownArgument(
+                        f"{name}() has no argument {argument!r}",
+                        expected=", ".join(known),
+                        hint=did_you_mean(matches, "leave it out"),
+                        argument=argument,
+                        matches=matches,
+                    )
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
