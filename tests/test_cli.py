@@ -183,14 +183,84 @@ def test_a_plain_list_does_without_click():
     assert answer.stdout == "tiny/glyphnet\n"
 
 
-def test_a_broken_plugin_is_shown_with_its_reason_and_the_rest_work(tmp_path):
-    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no luck today')")
-    metadata = tmp_path / "broken-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[zoo_core]\nbroken = broken_plugin\n")
-    answer = zoo("plugins", "--verbose", PYTHONPATH=str(tmp_path))
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a plugin, given its source, where the processes that the test starts find it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}_plugin.py").write_text(source)
+        metadata = tmp_path / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[zoo_core]\n{name} = {name}_plugin\n")
+
+    return write
+
+
+COMMANDS = """
+import click
+import zoo_core as zoo
+
+@zoo.hookimpl
+def zoo_commands():
+    return {commands!r}
+
+@click.command()
+def greet():
+    click.echo("hello")
+
+answer = 42
+"""
+
+
+def test_a_broken_plugin_is_shown_with_its_reason_and_the_rest_work(install):
+    install("broken", "raise RuntimeError('no luck today')")
+    answer = zoo("plugins", "--verbose")
     assert "failed broken (broken 1.0): nothing" in answer.stdout
     assert "RuntimeError: no luck today" in answer.stdout
     assert "Traceback" in answer.stdout
     assert "ok     tiny" in answer.stdout
+
+
+def test_a_plugin_adds_a_command(install):
+    install("acme", COMMANDS.format(commands={"greet": "acme_plugin:greet"}))
+    assert zoo("greet").stdout == "hello\n"
+    assert "greet" in zoo("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("no_such_module:greet", "No module named 'no_such_module'"),
+        ("acme_plugin:gret", "has no attribute 'gret'"),
+        ("acme_plugin:answer", "got: 42"),
+        ("not a path", "ValueError"),
+    ],
+)
+def test_a_command_that_does_not_load_is_a_message_that_names_its_plugin(install, where, reason):
+    install("acme", COMMANDS.format(commands={"greet": where}))
+    answer = zoo("greet")
+    assert "the command 'greet' does not load" in answer.stderr
+    assert reason in answer.stderr
+    assert "report it to the authors of acme 1.0" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.returncode == 1
+
+
+def test_two_plugins_with_one_command_are_both_named(install):
+    for name in ("acme", "rival"):
+        install(name, COMMANDS.format(commands={"greet": f"{name}_plugin:greet"}))
+    problem = "command greet: claimed by acme 1.0 and rival 1.0"
+    rows = {row["name"]: row["problems"] for row in json.loads(zoo("plugins", "--json").stdout)}
+    assert rows["acme"] == rows["rival"] == [problem]
+    answer = zoo("greet")
+    assert problem in answer.stderr
+    assert "ZOO_DISABLE=rival" in answer.stderr
+    assert answer.returncode == 1
+
+
+def test_a_command_of_zoo_stays_its_own_and_who_else_claims_it_is_named(install):
+    install("acme", COMMANDS.format(commands={"list": "acme_plugin:greet"}))
+    assert zoo("list", "glyph*").stdout == "tiny/glyphnet\n"
+    assert "command list: claimed by zoo itself and acme 1.0" in zoo("plugins").stdout

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from zoo_core.errors import ZooError, close_matches, did_you_mean
+from zoo_core.errors import DuplicatePlugin, PluginError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from zoo_core.plugins import Plugin
 
 
 class _Command(NamedTuple):
@@ -36,12 +39,15 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names of all commands, those of plugins last."""
-        return [*COMMANDS, *sorted(_plugin_commands())]
+        return [*COMMANDS, *sorted(plugin_commands().keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """The command of that name, imported now."""
-        where = COMMANDS[cmd_name].where if cmd_name in COMMANDS else _plugin_commands().get(cmd_name)
-        return _imported(where) if where else None
+        if cmd_name in COMMANDS:
+            command: click.Command = resolve_name(COMMANDS[cmd_name].where)
+            return command
+        claimants = plugin_commands().get(cmd_name, ())
+        return _from_plugin(cmd_name, claimants) if claimants else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,18 +67,46 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-def _imported(where: str) -> click.Command:
-    module, _, attribute = where.partition(":")
-    command: Any = getattr(import_module(module), attribute)
+def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
+    """Every command of a plugin with those who contribute it: more than one is a conflict."""
+    from zoo_core.registry import current_zoo
+
+    found: dict[str, tuple[Plugin, ...]] = {}
+    for plugin in current_zoo().plugins:
+        for name in plugin.commands:
+            found[name] = (*found.get(name, ()), plugin)
+    return found
+
+
+def conflict(name: str, claimants: tuple[Plugin, ...]) -> str | None:
+    """Who else has a command of that name, when somebody has."""
+    origins = [*(["zoo itself"] if name in COMMANDS else []), *(plugin.origin for plugin in claimants)]
+    return f"command {name}: claimed by {' and '.join(origins)}" if len(origins) > 1 else None
+
+
+def _from_plugin(name: str, claimants: tuple[Plugin, ...]) -> click.Command:
+    if problem := conflict(name, claimants):
+        origins = tuple(plugin.origin for plugin in claimants)
+        hint = f"uninstall one, or set ZOO_DISABLE={claimants[-1].name}"
+        raise DuplicatePlugin(problem, hint=hint, name=name, claimants=origins)
+    plugin = claimants[0]
+    try:
+        command = resolve_name(plugin.commands[name])
+    except Exception as error:  # a plugin's own code: whatever it raises is its failure
+        raise _no_command(name, plugin, f"{type(error).__name__}: {error}") from error
     if not isinstance(command, click.Command):
-        raise ZooError(f"{where} is not a click command", hint="report it to the authors of the plugin")
+        raise _no_command(name, plugin, repr(command)[:200])
     return command
 
 
-def _plugin_commands() -> dict[str, str]:
-    from zoo_core.registry import current_zoo
-
-    return {name: where for plugin in current_zoo().plugins for name, where in plugin.commands.items()}
+def _no_command(name: str, plugin: Plugin, got: str) -> PluginError:
+    return PluginError(
+        f"the command {name!r} does not load",
+        expected=f"{plugin.commands[name]} to be a click command",
+        got=got,
+        hint=f"report it to the authors of {plugin.origin}",
+        plugin=plugin.name,
+    )
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

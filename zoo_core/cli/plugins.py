@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def _facts(zoo: Zoo, plugin: Plugin) -> dict[str, Any]:
             )
         elif claims[0].problem:
             problems.append(f"{family.name}: {claims[0].problem}")
+    claimed = plugin_commands()
+    problems += filter(None, (conflict(command, claimed[command]) for command in plugin.commands))
     return {
         "name": plugin.name,
         "origin": plugin.origin,
