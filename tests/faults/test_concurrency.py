@@ -189,6 +189,63 @@ def test_a_file_system_without_locks_costs_bytes_and_nothing_else(server, url, t
     assert (tmp_path / NAME).read_bytes() == DATA
 
 
+LOCKS_FOR_ALL = """
+import fcntl
+fcntl.flock = lambda *_: None
+"""
+
+
+def test_a_file_system_that_grants_every_lock_costs_bytes_and_nothing_else(server, url, tmp_path):
+    server.always[PATH] = slowly
+    processes = [child(url, tmp_path, before=LOCKS_FOR_ALL) for _ in range(3)]
+    for process in processes:
+        assert process.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
+    assert (tmp_path / NAME).read_bytes() == DATA
+    assert partials(tmp_path, NAME) == []
+
+
+def test_where_every_lock_is_granted_a_suspended_holder_writes_into_nobody_elses_file(server, url, tmp_path):
+    def wrong_half(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        for _ in range(15):
+            handler.send_body(bytes(200_000))
+            handler.wfile.flush()
+            time.sleep(0.15)
+
+    server.script(PATH, wrong_half)
+    holder = child(url, tmp_path, timeout=10, before=LOCKS_FOR_ALL)
+    while not any(path.stat().st_size for path in partials(tmp_path, NAME)):
+        time.sleep(0.02)
+    holder.send_signal(signal.SIGSTOP)
+    (stolen,) = partials(tmp_path, NAME)
+    os.utime(stolen, (0, 0))
+    other = child(url, tmp_path, timeout=1, before=LOCKS_FOR_ALL)
+    assert other.communicate(timeout=30)[0] == f"{tmp_path / NAME}\n"
+    assert not stolen.exists()
+    holder.send_signal(signal.SIGCONT)
+    assert holder.communicate(timeout=30)[0] == f"{tmp_path / NAME}\n"
+    assert (tmp_path / NAME).read_bytes() == DATA
+
+
+def test_a_partial_that_another_process_took_is_not_published(server, url, tmp_path):
+    def taken(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.send_body(data[:-1])
+        while not (found := partials(tmp_path, NAME)):
+            time.sleep(0.01)
+        found[0].unlink()
+        found[0].write_bytes(b"other bytes")
+        handler.send_body(data[-1:])
+
+    server.script(PATH, taken)
+    assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
+    assert len(server.asked) == 2
+
+
 def test_without_locks_later_ranks_wait_for_the_first(server, url, tmp_path):
     server.always[PATH] = slowly
     before = NO_FLOCK.format(errno="errno.EIO")

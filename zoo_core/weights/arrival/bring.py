@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.claims import partials
-from zoo_core.weights.arrival.disk import require_space
-from zoo_core.weights.arrival.partial import Partial
+from zoo_core.weights.arrival.disk import refuse_odd, require_space
+from zoo_core.weights.arrival.partial import Partial, Stolen
 from zoo_core.weights.arrival.transfer import Transfer
 from zoo_core.weights.reading.sniff import describe
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
@@ -89,9 +89,29 @@ def bring(order: Order) -> Brought:
         FetchError: No source could be read.
         CacheError: The folder cannot be written.
     """
+    try:
+        return _bring(order, Partial.open(order.folder, order.stem))
+    except Stolen:
+        return _already(order) or _bring(order, Partial.new(order.folder, order.stem))
+
+
+def _already(order: Order) -> Brought | None:
+    """What another process published under the name that we were about to use, when it is right."""
+    if not digests.is_full(order.sha256):
+        return None
+    final = order.place(order.sha256)
+    refuse_odd(final)
+    try:
+        got, stamp = digests.steady_digest(final)
+    except OSError:
+        return None
+    return Brought(final, got, stamp.size, order.urls[0]) if got == order.sha256 else None
+
+
+def _bring(order: Order, arriving: Partial) -> Brought:
     attempts: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
-    with Partial.open(order.folder, order.stem) as partial:
+    with arriving as partial:
         if order.size is not None:
             require_space(order.folder, order.size - partial.length)
         for url in order.urls:

@@ -1,4 +1,7 @@
-"""Whose a partial file is: the lock on the open file says it, or else how long the file has been silent."""
+"""Whose a partial file is: the lock on the open file says it, the process in its name, and how long it was silent.
+
+No one of them is enough: some file systems grant every lock to everybody.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 
 SUFFIX = ".partial"
 ORIGIN = ".origin"
+_NOBODY = 0
+_SELF = secrets.token_hex(4)
+"""Tells this process from a dead one that had the same number, as the first process of a container always has."""
 _ABANDONED = 60.0
 _SURELY_ABANDONED = 600.0
 
@@ -41,7 +47,25 @@ def partials(folder: Path, stem: str) -> list[Path]:
 
 def own_name(stem: str) -> str:
     """A name for a partial of that stem that no other process will choose."""
-    return f".{stem}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    return f".{stem}.{_host()}-{os.getpid()}-{_SELF}{secrets.token_hex(4)}{SUFFIX}"
+
+
+def give_up(path: Path) -> None:
+    """Leave a partial to whoever wants it next, although this process lives on."""
+    stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
+    host, _, token = owner.split("-")
+    move(path, path.with_name(f"{stem}.{host}-{_NOBODY}-{token}{SUFFIX}"))
+
+
+def move(path: Path, new: Path) -> bool:
+    """Rename a partial and the note of its origin; False when another process was quicker."""
+    try:
+        path.rename(new)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        path.with_name(path.name + ORIGIN).rename(new.with_name(new.name + ORIGIN))
+    return True
 
 
 def sweep(folder: Path) -> int:
@@ -65,7 +89,7 @@ def _host() -> str:
 
 
 def claim(path: Path) -> FileIO | None:
-    """The open file if its owner is dead: it holds no lock on the file, and has long been silent unless it ran here."""
+    """The open file if its owner is dead: it holds no lock on the file, and has long been silent or surely ended."""
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
@@ -88,8 +112,32 @@ def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
         return _SURELY_ABANDONED
     if not locked:
         return math.inf
-    host = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-", 1)[0]
-    return -math.inf if host == _host() else _ABANDONED
+    return -math.inf if surely_dead(path) else _ABANDONED
+
+
+def surely_dead(path: Path) -> bool:
+    """Whether the owner of a partial ran here and has ended, or has given it up: nobody else writes to it."""
+    host, _, rest = path.name.removesuffix(SUFFIX).rpartition(".")[2].partition("-")
+    pid, _, token = rest.partition("-")
+    if host != _host() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return not token.startswith(_SELF)
+    return not _lives(int(pid))
+
+
+def _lives(pid: int) -> bool:
+    if pid == _NOBODY:
+        return False
+    if os.name == "nt":  # there, signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def lock(file: FileIO) -> bool | None:

@@ -13,7 +13,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Self
 
-from zoo_core.weights.arrival.claims import ORIGIN, claim, lock, own_name, partials
+from zoo_core.errors import CacheError, ZooError
+from zoo_core.weights.arrival.claims import ORIGIN, claim, give_up, lock, move, own_name, partials, surely_dead
 from zoo_core.weights.arrival.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _TICK = 0.01
+
+
+class Stolen(CacheError):
+    """The file under our name is not the one that we wrote: another process took us for dead."""
 
 
 class Partial:
@@ -39,6 +44,7 @@ class Partial:
         self._file = file
         self._hasher = hashlib.sha256()
         self._keep = True
+        self._published = False
 
     @classmethod
     def open(cls, folder: Path, stem: str) -> Partial:
@@ -54,8 +60,17 @@ class Partial:
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             adopted = _adopt(folder, stem)
-            if adopted:
-                return adopted
+        return adopted or cls.new(folder, stem)
+
+    @classmethod
+    def new(cls, folder: Path, stem: str) -> Partial:
+        """An empty one.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             while True:
                 path = folder / own_name(stem)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -76,6 +91,8 @@ class Partial:
                 self._file.close()
         if not self._keep or self.length == 0:
             self.discard()
+        elif not self._published:
+            give_up(self.path)
 
     def discard(self) -> None:
         """Remove it and what is known of its origin."""
@@ -160,10 +177,12 @@ class Partial:
 
         Raises:
             CacheError: Something that is not a plain file has that name, or the disk is broken.
+            Stolen: What would be published is not what was hashed.
         """
         with disk_errors(final.parent):
             final.parent.mkdir(parents=True, exist_ok=True)
             refuse_odd(final)
+            self._require_own()
             if read_only and hasattr(os, "fchmod"):
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
             os.fsync(self._file.fileno())
@@ -176,8 +195,24 @@ class Partial:
             self.path.replace(final)
             self._file.close()
             sync_folder(final.parent)
+        self._published = True
         self._origin_path.unlink(missing_ok=True)
         return final
+
+    def _require_own(self) -> None:
+        ours = os.fstat(self._file.fileno())
+        try:
+            there = self.path.lstat()
+        except FileNotFoundError:
+            there = None
+        if not there or not os.path.samestat(ours, there) or ours.st_size != self.length:
+            raise Stolen(
+                f"{self.path} is not the file that was written there",
+                cause="another process took this one for dead, or something cleans that folder",
+                done="nothing was published",
+                hint="try again",
+                path=self.path,
+            )
 
 
 def _adopt(folder: Path, stem: str) -> Partial | None:
@@ -197,14 +232,28 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
 
 
 def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
+    """The partial under a name of ours; as a copy where its owner may yet come back and write to it."""
+    if not surely_dead(path):
+        return _copied(path, file, stem)
     own = path.with_name(own_name(stem))
-    try:
-        path.rename(own)
-    except OSError:  # another process was quicker
+    if not move(path, own):
         file.close()
         return None
-    with contextlib.suppress(OSError):
-        path.with_name(path.name + ORIGIN).rename(own.with_name(own.name + ORIGIN))
     partial = Partial(own, file)
     partial.catch_up()
+    return partial
+
+
+def _copied(path: Path, file: FileIO, stem: str) -> Partial:
+    partial = Partial.new(path.parent, stem)
+    try:
+        while block := file.read(_BLOCK):
+            partial.write(block)
+    except (OSError, ZooError):  # the bytes are only a saving
+        partial.restart()
+    file.close()
+    origin = path.with_name(path.name + ORIGIN)
+    with contextlib.suppress(OSError):
+        origin.rename(partial.path.with_name(partial.path.name + ORIGIN))
+    path.unlink(missing_ok=True)
     return partial
