@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
@@ -135,6 +136,30 @@ def test_a_file_of_the_users_own_can_get_a_new_head(tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "mine.pth")
     model = zoo.get("resnet18", weights=str(tmp_path / "mine.pth"), num_classes=9)
     assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+
+
+HEADS = {
+    "deep": lambda: zoo.mlp_head(9, hidden=(16,), batch_norm=True),
+    "several": lambda: {"colour": 3, "shape": zoo.mlp_head(5, hidden=(16,))},
+    "a module": lambda: nn.Sequential(nn.Dropout(0.1), nn.Linear(64, 9)),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_trained_head_in_a_file_of_the_users_own_is_kept_when_just_such_a_head_is_asked_for(tmp_path, head):
+    trained = zoo.get("tiny/glyphnet", weights=None, head=head(), seed=1)
+    torch.save(trained.state_dict(), tmp_path / "mine.pth")
+    model = zoo.get("tiny/glyphnet", weights=tmp_path / "mine.pth", head=head())
+    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert zoo.receipt(model).names("initialised") == ()
+
+
+def test_another_head_in_a_file_of_the_users_own_is_replaced(tmp_path):
+    trained = zoo.get("tiny/glyphnet", weights=None, head=zoo.mlp_head(9, hidden=(16,)))
+    torch.save(trained.state_dict(), tmp_path / "mine.pth")
+    model = zoo.get("tiny/glyphnet", weights=tmp_path / "mine.pth", head=zoo.mlp_head(9, hidden=(32,)))
+    assert torch.equal(model.stem[0].weight, trained.stem[0].weight)
+    assert set(zoo.receipt(model).names("initialised")) == {f"fc.{name}" for name in model.fc.state_dict()}
 
 
 def test_a_file_of_the_users_own_that_does_not_exist_is_named(tmp_path):

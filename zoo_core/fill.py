@@ -6,11 +6,12 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.surgery.head import swap_head
+from zoo_core.surgery.head import seeded, swap_head
 from zoo_core.surgery.keypoints import keypoint_site, swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.sites import fitted
 from zoo_core.surgery.stem import adapt_stem, stem_layers
 from zoo_core.weights import read_state_dict
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from zoo_core.asked import Asked
     from zoo_core.card import Weights
     from zoo_core.parts import Head
+    from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
 
@@ -73,18 +75,20 @@ def operate(model: nn.Module, asked: Asked) -> None:
     """Give ``model`` the stem, head and keypoints that were asked for."""
     if asked.in_channels is not None:
         adapt_stem(model, asked.in_channels)
-    if asked.head is not None:
-        swap_head(model, asked.head)
-    elif asked.num_classes is not None and _loses_head(model, asked):
-        swap_head(model, asked.num_classes)
+    wanted = asked.head if asked.head is not None else asked.num_classes
+    if wanted is not None and _loses_head(model, asked):
+        swap_head(model, wanted)
     if asked.num_keypoints is not None and _loses_keypoints(model, asked):
         swap_keypoints(model, asked.num_keypoints)
 
 
 def _meet(model: nn.Module, state: Mapping[str, torch.Tensor], asked: Asked) -> None:
-    """Change ``model`` to fit a file of the user's own, which may know other classes and other channels."""
+    """Change ``model`` to fit a file of the user's own, which may know another head and other channels."""
     in_file = _classes_in(state, anatomy_of(model).main)
-    if in_file and asked.head is None and asked.num_classes in (None, in_file):
+    if asked.head is not None:
+        if _holds(state, model, asked.head):
+            swap_head(model, asked.head)
+    elif in_file and asked.num_classes in (None, in_file):
         swap_head(model, in_file)
     if asked.in_channels is not None and _has_another_stem(state, model):
         adapt_stem(model, asked.in_channels)
@@ -93,9 +97,14 @@ def _meet(model: nn.Module, state: Mapping[str, torch.Tensor], asked: Asked) -> 
 def _loses_head(model: nn.Module, asked: Asked) -> bool:
     """Whether the head that ``model`` has now has to go."""
     if asked.head is not None:
-        return True
+        return not _has_met_head(model)
     main = anatomy_of(model).main
     return asked.num_classes is not None and (main is None or main.num_classes != asked.num_classes)
+
+
+def _has_met_head(model: nn.Module) -> bool:
+    """Whether ``model`` was given the head of the user's own file before that was loaded."""
+    return any(edit.verb == "swap_head" for edit in knowledge_of(model).edits)
 
 
 def _loses_keypoints(model: nn.Module, asked: Asked) -> bool:
@@ -108,6 +117,8 @@ def _loses_keypoints(model: nn.Module, asked: Asked) -> bool:
 def _replaceable(model: nn.Module, asked: Asked) -> Iterator[str]:
     if _loses_head(model, asked):
         yield from (site.path for site in anatomy_of(model).heads)
+    elif asked.head is not None:  # the file was asked for its main head only
+        yield from (site.path for site in anatomy_of(model).heads if site.role != "main")
     if _loses_keypoints(model, asked):
         yield keypoint_site(model)
 
@@ -119,6 +130,18 @@ def _classes_in(state: Mapping[str, torch.Tensor], site: Head | None) -> int | N
         return None
     found = int(weight.shape[0]) // site.per_class
     return None if found == site.num_classes else found
+
+
+def _holds(state: Mapping[str, torch.Tensor], model: nn.Module, head: HeadLike) -> bool:
+    """Whether a state dict has the tensors of just such a head where the model has its own."""
+    site = anatomy_of(model).main
+    if site is None:
+        return False
+    with seeded(0, model):  # what is drawn here is thrown away
+        wanted = fitted(model, site, head).state_dict()
+    start = f"{site.path}."
+    found = {name.removeprefix(start): tensor.shape for name, tensor in state.items() if name.startswith(start)}
+    return found == {name: tensor.shape for name, tensor in wanted.items()}
 
 
 def _has_another_stem(state: Mapping[str, torch.Tensor], model: nn.Module) -> bool:
