@@ -68,6 +68,16 @@ def test_an_unknown_tag_lists_those_there_are(catalog):
         Zoo((catalog("acme", "net"),)).resolve("net@V2")
 
 
+def test_a_model_without_weights_says_so_as_the_cause_and_how_to_have_it_untrained():
+    with pytest.raises(errors.UnknownTag) as caught:
+        Card("acme", "net", "torch.nn:Identity").find("V2")
+    assert str(caught.value).splitlines() == [
+        "acme/net has no weights 'V2'",
+        "  likely cause: there are no pretrained weights for this model",
+        "  next step: weights=None, or --weights none on the command line, builds it untrained",
+    ]
+
+
 @pytest.mark.parametrize("name", ["", "  ", None, 7, b"net"])
 def test_what_is_not_a_name_is_said_to_be_none(catalog, name):
     with pytest.raises(errors.UsageError, match="not a model name"):

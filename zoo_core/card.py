@@ -55,6 +55,10 @@ class Licenses:
         code: Of the library that builds the model.
         weights: Of the trained numbers.
         data: Of what they were trained on.
+
+    Example:
+        >>> Licenses(code="bsd-3-clause", weights="bsd-3-clause").data
+        'unknown'
     """
 
     code: str = "unknown"
@@ -198,18 +202,19 @@ class Card:
             Traceback (most recent call last):
             ...
             zoo_core.errors.UnknownTag: acme/net has no weights 'V1'
-              expected: acme/net has no pretrained weights
-              next step: weights=None builds it untrained
+              likely cause: there are no pretrained weights for this model
+              next step: weights=None, or --weights none on the command line, builds it untrained
         """
         wanted = tag or self.default
         for weights in self.weights:
             if weights.tag == wanted:
                 return weights
-        there_are = f"one of {', '.join(self.tags)}" if self.tags else f"{self.id} has no pretrained weights"
+        untrained = "weights=None, or --weights none on the command line, builds it untrained"
         raise UnknownTag(
             f"{self.id} has no weights {tag!r}" if tag else f"{self.id} has no default weights",
-            expected=there_are,
-            hint=did_you_mean(close_matches(tag or "", self.tags), "weights=None builds it untrained"),
+            expected=f"one of {', '.join(self.tags)}" if self.tags else None,
+            cause=None if self.tags else "there are no pretrained weights for this model",
+            hint=did_you_mean(close_matches(tag or "", self.tags), untrained),
             tag=tag,
             tags=self.tags,
         )
