@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -96,6 +97,21 @@ def test_a_folder_that_is_not_there_is_a_usage_error_before_any_work(run, tmp_pa
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can make a file")
+def test_a_picture_that_cannot_be_written_is_one_clear_error_before_any_work(run, tmp_path):
+    result = run("--output", "/proc/picture.png")
+    assert isinstance(result.exception, ZooError)
+    assert "the picture cannot be written to /proc/picture.png" in str(result.exception)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_while_the_picture_is_written_is_one_clear_error(run):
+    result = run("--output", "/dev/full", "--epochs", "1")
+    assert isinstance(result.exception, ZooError)
+    assert "No space left on device" in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [("--epochs", "0"), ("--seed", "-1"), ("--epochs", "many")])

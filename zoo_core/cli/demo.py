@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ import click
 from zoo_core.errors import ZooError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zoo_core.cli._demo_transfer import Outcome
 
 MODEL = "tiny/glyphnet"
@@ -55,6 +58,20 @@ def _check_needs(output: Path) -> None:
         )
     if not output.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {str(output.parent)!r}", param_hint="--output")
+    there_before = output.exists()
+    with _writing(output):
+        output.open("ab").close()
+        if not there_before:
+            output.unlink()
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "--output says where it goes"
+        raise ZooError(f"the picture cannot be written to {output}", got=str(error), hint=hint) from error
 
 
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
@@ -79,7 +96,8 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
             outcomes.append(
                 _demo_transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch)
             )
-    _demo_picture.draw(output, MODEL, digits, *outcomes)
+    with _writing(output):
+        _demo_picture.draw(output, MODEL, digits, *outcomes)
     receipt = zoo.receipt(trained)
     return {
         "model": MODEL,
