@@ -5,7 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from zoo_core.cli import main, zoo
+from zoo_core.cli import main
+from zoo_core.cli.group import zoo
 from zoo_core.errors import ZooError
 from zoo_core.registry import current_zoo
 from zoo_core.weights import Cache
@@ -144,6 +145,13 @@ def test_import_passes_over_what_torch_hub_has_and_nobody_knows(tmp_path):
         "",
         "passed over other.pth: no installed model has weights like it\n",
     )
+
+
+@pytest.mark.parametrize("command", ["cache", "bundle"])
+def test_import_of_a_file_that_is_not_there_says_so(command, tmp_path):
+    result = CliRunner().invoke(zoo, [command, "import", str(tmp_path / "nope.pth")])
+    assert result.exit_code == 2
+    assert "nope.pth' does not exist" in " ".join(result.stderr.split())
 
 
 def test_import_of_nothing_is_a_usage_error():

@@ -88,7 +88,7 @@ def path(name: str | None) -> None:
 
 
 @cache.command("import")
-@click.argument("file", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("file", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--torch-hub", is_flag=True, help="Everything that torch.hub has downloaded.")
 @click.option("--hugging-face", is_flag=True, help="Everything that the Hugging Face hub's library has downloaded.")
 def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> None:

@@ -48,7 +48,7 @@ def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
 
 
 @bundle.command("import")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def import_bundle(file: Path) -> None:
     """Take the weights in FILE into the cache; each is hashed on its way in."""
     from zoo_core.weights.store import bundle as bundles
