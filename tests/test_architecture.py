@@ -103,7 +103,7 @@ def test_a_plugin_imports_only_public_names(path):
 
     for module in imports(path):
         name = module.removeprefix("zoo_core").removeprefix(".")
-        assert name in public or name in {"", "testing", "errors"}, f"{path.name} imports {module}"
+        assert name in public or name in {"", "testing"}, f"{path.name} imports {module}"
 
 
 @pytest.mark.parametrize(

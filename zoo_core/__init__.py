@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo_core.catalog import read_cards as read_cards
     from zoo_core.catalog import write_cards as write_cards
     from zoo_core.encoders import encoder as encoder
+    from zoo_core.errors import AnatomyError as AnatomyError
     from zoo_core.errors import ZooError as ZooError
     from zoo_core.errors import ZooWarning as ZooWarning
     from zoo_core.hooks import hookimpl as hookimpl
@@ -106,12 +107,14 @@ _PUBLIC = {
     "InputScaling": "zoo_core.parts:InputScaling",
     "flatten": "zoo_core.parts:flatten",
     # errors
+    "AnatomyError": "zoo_core.errors:AnatomyError",
     "ZooError": "zoo_core.errors:ZooError",
     "ZooWarning": "zoo_core.errors:ZooWarning",
 }
 
 __all__ = [
     "Anatomy",
+    "AnatomyError",
     "Card",
     "Chain",
     "Family",

@@ -68,6 +68,13 @@ def write_cards(path: Path, cards: Iterable[Card]) -> None:
     Args:
         path: The file to write.
         cards: What to write, in this order.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "catalog.jsonl")
+        >>> write_cards(file, [Card(family="acme", name="net", build="acme:net")])
+        >>> print(file.read_text(), end="")
+        {"family": "acme", "name": "net", "build": "acme:net"}
     """
     lines = (json.dumps(card_to_record(card), ensure_ascii=False) for card in cards)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

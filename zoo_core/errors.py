@@ -134,7 +134,15 @@ class CatalogError(PluginError, ValueError):
 
 
 class AnatomyError(PluginError, ValueError):
-    """An anatomy that does not fit the model it describes."""
+    """An anatomy that does not fit the model it describes.
+
+    Example:
+        >>> raise AnatomyError("Linear is not a model of acme", hint="write an Anatomy for it")
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: Linear is not a model of acme
+          next step: write an Anatomy for it
+    """
 
 
 class WeightsError(ZooError, OSError):
@@ -178,7 +186,17 @@ class CacheError(WeightsError):
 
 
 class ZooWarning(UserWarning):
-    """Something that zoo worked around, and that its user should know."""
+    """Something that zoo worked around, and that its user should know.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", ZooWarning)
+        ...     warnings.warn("family 'acme' is passed over", ZooWarning)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.ZooWarning: family 'acme' is passed over
+    """
 
 
 def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:

@@ -40,7 +40,13 @@ class Chain:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``: the step between pooling and a linear head."""
+    """``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``: the step between pooling and a linear head.
+
+    Example:
+        >>> import torch
+        >>> flatten(torch.ones(4, 3, 1, 1)).shape
+        torch.Size([4, 3])
+    """
     return x.flatten(1)
 
 

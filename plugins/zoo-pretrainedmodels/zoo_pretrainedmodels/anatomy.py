@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchvision import models
 
-from zoo_core.errors import AnatomyError
+from zoo_core import AnatomyError
 from zoo_pretrainedmodels import convnets, inceptions
 from zoo_pretrainedmodels import library as lib
 
