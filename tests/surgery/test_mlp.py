@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
+from architectures import every_architecture, specimen
 from torch import nn
 
 import zoo_core as zoo
@@ -55,6 +59,84 @@ def test_an_activation_stands_behind_the_scores(activation, function):
 
 def test_a_single_score_can_lose_its_axis():
     assert zoo.mlp_head(1, activation="sigmoid", squeeze=True).build(SITE)(torch.zeros(4, 6)).shape == (4,)
+
+
+@every_architecture
+def test_on_any_family_an_activation_stands_behind_the_output(name):
+    plain, x = specimen(name)
+    ours, several = copy.deepcopy(plain), copy.deepcopy(plain)
+    zoo.swap_head(plain, zoo.mlp_head(1), seed=3)
+    head = zoo.mlp_head(1, activation="sigmoid", squeeze=True)
+    zoo.swap_head(ours, head, seed=3)
+    with torch.no_grad():
+        expected = torch.sigmoid(plain(x)).squeeze(1)
+        assert torch.equal(ours(x), expected)
+        backbone, classifier = zoo.split(ours)
+        assert torch.equal(classifier(backbone(x)), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(ours)))(x), expected)
+        assert torch.equal(zoo.swap_head(ours, zoo.mlp_head(1), seed=3)(x), plain(x))
+        try:
+            zoo.swap_head(several, {"a": head, "b": 3}, seed=3)
+        except errors.NotSupported as error:
+            assert "written for one tensor" in str(error)  # noqa: PT017 - one of two good outcomes
+            return
+        assert torch.equal(several(x)["a"], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_where_scores_are_pooled_the_activation_follows_the_pooling(training):
+    x = torch.randn(4, 3, 64, 64)
+    plain = zoo.get("squeezenet1_1", weights=None, head=zoo.mlp_head(3), seed=0).train(training)
+    ours = zoo.get("squeezenet1_1", weights=None, head=zoo.mlp_head(3, activation="softmax"), seed=0).train(training)
+    torch.manual_seed(0)
+    expected = torch.softmax(plain(x), 1)
+    torch.manual_seed(0)
+    assert torch.equal(ours(x), expected)
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
+def test_an_activation_stands_behind_every_map_that_a_segmenter_returns(name):
+    x, options = torch.randn(1, 3, 64, 64), {"weights_backbone": None}
+    plain = zoo.get(name, weights=None, options=options, num_classes=1, seed=0).eval()
+    ours = copy.deepcopy(plain)
+    zoo.swap_head(plain, zoo.mlp_head(1), seed=3)
+    zoo.swap_head(ours, zoo.mlp_head(1, activation="sigmoid", squeeze=True), seed=3)
+    with torch.no_grad():
+        expected, found = plain(x), ours(x)
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[each], torch.sigmoid(maps).squeeze(1)) for each, maps in expected.items())
+
+
+def test_a_branch_has_its_activation_behind_its_output():
+    x = torch.randn(2, 3, 64, 64)
+    model = zoo.get("squeezenet1_1", weights=None, seed=0).eval()
+    at = zoo.anatomy(model).stages[-1].name
+    plain = zoo.branch(copy.deepcopy(model), at=at, heads={"a": zoo.mlp_head(3)}, seed=3)
+    zoo.swap_head(model, zoo.mlp_head(2, activation="tanh"))  # what stood behind the old head goes with it
+    ours = zoo.branch(model, at=at, heads={"a": zoo.mlp_head(3, activation="softmax")}, seed=3)
+    assert torch.equal(ours(x)["a"], torch.softmax(plain(x)["a"], 1))
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(x)["a"], ours(x)["a"])
+
+
+def test_an_activation_behind_pooled_scores_compiles_without_a_graph_break():
+    torch._dynamo.reset()
+    x = torch.randn(2, 3, 64, 64)
+    head = zoo.mlp_head(1, activation="sigmoid", squeeze=True)
+    model = zoo.get("squeezenet1_1", weights=None, head=head).eval()
+    assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
+def test_a_detector_refuses_an_activation_before_what_it_does_with_its_scores():
+    model = zoo.get("fasterrcnn_mobilenet_v3_large_320_fpn", weights=None, options={"weights_backbone": None})
+    with pytest.raises(errors.NotSupported, match="goes on computing with the scores of"):
+        zoo.swap_head(model, zoo.mlp_head(3, activation="softmax"))
+
+
+def test_maps_without_their_axis_still_count_as_one_class():
+    model = zoo.get("resnet18", weights=None).eval()
+    zoo.swap_head(model, zoo.mlp_head(1, squeeze=True), at="features")
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 2, 2)
+    assert zoo.anatomy(model).main.num_classes == 1
 
 
 @pytest.mark.parametrize("nonlinearity", ["relu", "gelu", "silu", "hardswish", "tanh", None])

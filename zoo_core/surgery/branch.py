@@ -17,7 +17,8 @@ from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import recompose
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
-from zoo_core.surgery.several import Heads, check_names
+from zoo_core.surgery.output import behind, paths_of, scores_only
+from zoo_core.surgery.several import Heads, check_names, one_head
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.split import pruned, replaced
 from zoo_core.surgery.taps import stage_index, stop_at, tapped
@@ -41,15 +42,17 @@ class Branch(nn.Module):
         body: The modules it runs, under the paths they had in the model.
     """
 
-    def __init__(self, body: nn.Module, stages: Chain, anatomy: Anatomy, head: str) -> None:
+    def __init__(
+        self, body: nn.Module, stages: Chain, pool: Callable[[Any, Any], Any], classify: Callable[[Any, Any], Any]
+    ) -> None:
         super().__init__()
         self.body = body
-        self.stages, self.pool, self.classify = stages, anatomy.pool, anatomy.classify or Chain(head)
+        self.stages, self.pool, self.classify = stages, pool, classify
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - as the head gives them
         """The trunk's feature map to scores."""
         x = self.stages(self.body, x)
-        return self.classify(self.body, self.pool(self.body, x) if self.pool else x)
+        return self.classify(self.body, self.pool(self.body, x))
 
 
 @strict_arguments
@@ -93,10 +96,11 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     x = example_input(bare)
     run, stages = front(bare, kept), tail(bare, kept, x)
     width = _width(bare, run, x, at)
+    after = one_head(known.anatomy)
     with seeded(seed, bare):
-        new = {name: fitted(bare, main, head) for name, head in heads.items()}
+        new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
     counts = [_scores(head, main) for head in new.values()]
-    branches = Heads({name: _branch(bare, kept, stages, main, head) for name, head in new.items()})
+    branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
     site = replace(main, in_features=width, num_classes=sum(counts), kind="conv")
     anatomy = replace(
         known.anatomy, heads=(site,), stages=known.anatomy.stages[:kept], features=run, pool=None, classify=None
@@ -126,17 +130,20 @@ def _scores(head: nn.Module, site: Head) -> int:
     return found if isinstance(found, int) else sum(found.values())
 
 
-def _branch(model: nn.Module, kept: int, stages: Chain, site: Head, head: nn.Module) -> Branch:
-    """A branch that shares no tensor with the model; ``head`` becomes part of it."""
-    anatomy = anatomy_of(model)
-    pieces = (stages, anatomy.pool or Chain(), anatomy.classify or Chain(site.path))
-    if all(isinstance(piece, Chain) for piece in pieces):
-        body = pruned(model, [s for p in pieces for s in getattr(p, "steps", ()) if isinstance(s, str)])
+def _branch(
+    model: nn.Module, kept: int, stages: Chain, head: nn.Module, after: Callable[[Any, Any], Any] | None
+) -> Branch:
+    """A branch that shares no tensor with the model; ``head`` becomes part of it, and ``after`` follows its site."""
+    anatomy, site = anatomy_of(model), _main(model).path
+    pool, classify = anatomy.pool or Chain(), after or Chain(site)
+    paths = [paths_of(piece) for piece in (stages, pool, classify)]
+    if None not in paths:
+        body = pruned(model, [path for each in paths for path in each or ()])
     else:  # a function may use anything behind the cut
-        body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site.path]))
+        body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
     body = copy.deepcopy(body)
-    body.set_submodule(site.path, head.requires_grad_())
-    return Branch(body, stages, anatomy, site.path).train(model.training)
+    body.set_submodule(site, head.requires_grad_())
+    return Branch(body, stages, pool, classify).train(model.training)
 
 
 def _width(model: nn.Module, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,8 @@ from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
 from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
-from zoo_core.surgery.several import PerHead, check_sites, classify_each, one_head
+from zoo_core.surgery.output import behind, check_output, scores_only
+from zoo_core.surgery.several import check_names, check_sites, classify_each, one_head
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted, layer_like
 from zoo_core.surgery.wrappers import renews_ddp
 
@@ -82,6 +83,7 @@ def swap_head(
     bare = unwrap(model)
     sites, anatomy = _sites(model), anatomy_of(model)
     if isinstance(head, Mapping):
+        check_names(head)
         check_sites(sites)
     gone: dict[str, nn.Module] = {}
     shape: Sequence[int] | None = None
@@ -93,15 +95,16 @@ def swap_head(
     elif not keep_hidden:
         main, gone = without_hidden(bare, anatomy, sites[0])
         sites = (main, *sites[1:])
+    after = _after(anatomy, sites, head)
+    at_site = head if after is None else scores_only(head)
     with seeded(seed, bare):
-        new = [fitted(bare, sites[0], head)]
+        new = [fitted(bare, sites[0], at_site)]
         counts = count_scores(new[0], sites[0], shape)
         new += [_follow(bare, site, counts) for site in sites[1:]]
-    after = classify_each(anatomy, sites[0], tuple(counts)) if isinstance(counts, dict) else one_head(anatomy)
     num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
     heads = tuple(replace(site, num_classes=num_classes) for site in sites)
     stays_on_map = anatomy.pool is None and is_recomposed(bare)
-    own = at == "features" or stays_on_map or isinstance(after, PerHead)
+    own = at == "features" or stays_on_map or after is not one_head(anatomy)
     _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
     record_edit(bare, "swap_head", head=head, at=at, keep_hidden=keep_hidden, input_size=input_size)
     return model
@@ -145,6 +148,16 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Ana
         per_class=1,
     )
     return replace(anatomy, heads=(site,), pool=None, classify=None), shape
+
+
+def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
+    """What follows the head site once ``head`` stands there; None where the head ends the forward pass."""
+    after = one_head(anatomy)
+    if after is None:
+        check_output(head, sites)
+    if isinstance(head, Mapping):
+        return classify_each(anatomy, sites[0], head)
+    return behind(after, head)
 
 
 def _follow(model: nn.Module, site: Head, counts: int | dict[str, int]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -73,6 +73,17 @@ class MLPHead:
         """
         return nn.Sequential(*self._layers(site, factory))
 
+    @property
+    def output(self) -> tuple[nn.Module, ...]:
+        """What stands behind the scores: activation and squeeze, as far as they are asked for."""
+        activation = (_ACTIVATIONS[self.activation](),) if self.activation else ()
+        return (*activation, Squeeze()) if self.squeeze else activation
+
+    @property
+    def scores(self) -> MLPHead:
+        """The same head without what stands behind its scores."""
+        return replace(self, activation=None, squeeze=False)
+
     def _layers(self, site: Head, factory: dict[str, Any]) -> Iterator[nn.Module]:
         layer, norm = _LAYERS[site.kind]
         widths = (site.in_features, *self.hidden, self.num_classes)
@@ -80,10 +91,7 @@ class MLPHead:
             yield layer(width, following, **factory)
             if depth <= len(self.hidden):
                 yield from self._between(norm(following, **factory) if self.batch_norm else None)
-        if self.activation:
-            yield _ACTIVATIONS[self.activation]()
-        if self.squeeze:
-            yield Squeeze()
+        yield from self.output
 
     def _between(self, norm: nn.Module | None) -> Iterator[nn.Module]:
         if norm:
@@ -115,8 +123,9 @@ def mlp_head(
         batch_norm: Normalise after each hidden layer.
         dropout: Probability after each hidden layer; 0 for none.
         nonlinearity: After each hidden layer: ``"relu"``, ``"gelu"``, ``"silu"``, ``"hardswish"``, ``"tanh"`` or None.
-        activation: Behind the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None.
-        squeeze: Drop the class axis of a single score, ``[N, 1]`` to ``[N]``.
+        activation: Behind the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None. Where a
+            model goes on computing with the scores of its head site, as SqueezeNet does, it stands behind the output.
+        squeeze: Behind that, drop the class axis of a single score, ``[N, 1]`` to ``[N]``.
 
     Raises:
         UsageError: A value is impossible; the message says what is possible.

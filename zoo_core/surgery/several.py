@@ -8,6 +8,7 @@ from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.parts import Chain
+from zoo_core.surgery.output import Behind, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,23 +40,28 @@ class PerHead(Chain):
         path: The site.
         names: The heads that stand there.
         whole: The chain as it was for one head.
+        outputs: What stands behind the output of each.
     """
 
     path: str
     names: tuple[str, ...]
     whole: Chain
+    outputs: tuple[tuple[nn.Module, ...], ...]
 
-    def __init__(self, chain: Chain, path: str, names: tuple[str, ...]) -> None:
+    def __init__(self, chain: Chain, path: str, heads: Mapping[str, object]) -> None:
         super().__init__(*chain.steps)
         object.__setattr__(self, "path", path)
-        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "names", tuple(heads))
         object.__setattr__(self, "whole", chain)
+        object.__setattr__(self, "outputs", tuple(output_of(head) for head in heads.values()))
 
     def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a dict, where a Chain gives a tensor
         """Run the chain once for each head."""
         return {
-            name: Chain(*(f"{self.path}.{name}" if step == self.path else step for step in self.steps))(model, x)
-            for name in self.names
+            name: Chain(*(f"{self.path}.{name}" if step == self.path else step for step in self.steps), *output)(
+                model, x
+            )
+            for name, output in zip(self.names, self.outputs, strict=True)
         }
 
 
@@ -84,7 +90,7 @@ def check_sites(sites: tuple[Head, ...]) -> None:
         )
 
 
-def classify_each(anatomy: Anatomy, site: Head, names: tuple[str, ...]) -> PerHead | None:
+def classify_each(anatomy: Anatomy, site: Head, heads: Mapping[str, object]) -> PerHead | None:
     """What follows the head site, run for each of several heads; None where nothing follows it.
 
     Raises:
@@ -99,9 +105,9 @@ def classify_each(anatomy: Anatomy, site: Head, names: tuple[str, ...]) -> PerHe
             cause=f"what it does with the scores of {site.path!r} is written for one tensor",
             hint='zoo.swap_head(model, {...}, at="features") puts the heads on the feature map instead',
         )
-    return PerHead(after, site.path, names)
+    return PerHead(after, site.path, heads)
 
 
 def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
-    """What follows the head site of a model when one head stands there."""
-    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead) else anatomy.classify
+    """What follows the head site of a model when one head stands there, and nothing behind the output."""
+    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | Behind) else anatomy.classify

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo_core.errors import HeadMismatch, UsageError
 from zoo_core.surgery.checks import check_num_classes
-from zoo_core.surgery.mlp import MLPHead
+from zoo_core.surgery.mlp import MLPHead, Squeeze
 from zoo_core.surgery.several import Heads, check_names
 
 if TYPE_CHECKING:
@@ -101,12 +101,16 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
         raise _mismatch(head, site, shape, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != given[:1]:
         raise _mismatch(head, site, shape, f"it returned {_shape(scores)} for a batch of {_PROBE_BATCH}")
-    width = 1 if scores.dim() == 1 else int(scores.shape[1])
+    width = 1 if scores.dim() == 1 or _squeezes(head) else int(scores.shape[1])
     if width % site.per_class:
         raise _mismatch(
             head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
         )
     return width // site.per_class
+
+
+def _squeezes(head: nn.Module) -> bool:
+    return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.parts import Anatomy, Chain, Head
 from zoo_core.surgery.forward import is_recomposed
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.output import paths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from zoo_core.parts import Anatomy, Head
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -105,8 +107,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
 def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
     if anatomy.classify is None:
         return model.get_submodule(main.path)
-    steps = anatomy.classify.steps if isinstance(anatomy.classify, Chain) else ()
-    paths = [step for step in steps if isinstance(step, str)] or [head.path for head in anatomy.heads]
+    paths = paths_of(anatomy.classify) or [head.path for head in anatomy.heads]
     head = Classifier(model, anatomy.classify, paths)
     head.training = model.training
     return head
