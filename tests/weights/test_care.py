@@ -198,6 +198,42 @@ def test_importing_twice_is_importing_once(cache, tmp_path):
     assert import_bundle(cache, tmp_path / "bundle.tar") == import_bundle(cache, tmp_path / "bundle.tar")
 
 
+def test_a_bundle_does_not_move_a_pin(tmp_path):
+    pinned, other = tmp_path / "here", tmp_path / "there"
+    file = tmp_path / "net.pth"
+    made = card("one", file.as_uri(), digest="")
+    for folder, data in ((pinned, ONE), (other, TWO)):
+        file.write_bytes(data)
+        obtain(made, made.find(), cache=Cache(folder), trust="first-use")
+    export_bundle(Cache(other), everything(Cache(other)), tmp_path / "bundle.tar")
+    with pytest.raises(DigestMismatch) as caught:
+        import_bundle(Cache(pinned), tmp_path / "bundle.tar")
+    assert (caught.value.expected_digest, caught.value.got_digest) == (sha256(ONE), sha256(TWO))
+    assert obtain(made, made.find(), cache=Cache(pinned)).sha256 == sha256(ONE)
+
+
+def test_a_bundle_does_not_vouch_for_itself(cache, tmp_path):
+    kept = everything(cache)
+    assert {item.ref.strength for item in kept} == {"proven"}
+    export_bundle(cache, kept, tmp_path / "bundle.tar")
+    import_bundle(Cache(tmp_path / "elsewhere"), tmp_path / "bundle.tar")
+    assert {item.ref.strength for item in everything(Cache(tmp_path / "elsewhere"))} == {"first-use"}
+    import_bundle(cache, tmp_path / "bundle.tar")
+    assert {item.ref.strength for item in everything(cache)} == {"proven"}
+
+
+def test_a_file_with_the_same_prefix_does_not_move_a_pin(tmp_path):
+    file = tmp_path / "net.pth"
+    file.write_bytes(ONE)
+    made = card("one", file.as_uri(), digest=sha256(ONE)[:8])
+    obtain(made, made.find())
+    forged = tmp_path / "forged.pth"
+    forged.write_bytes(TWO)
+    loose = card("one", file.as_uri(), digest=sha256(TWO)[:8])
+    with pytest.raises(DigestMismatch, match="is pinned to other bytes"):
+        adopt(Cache(), forged, [loose])
+
+
 def test_a_damaged_bundle_is_refused(cache, tmp_path, monkeypatch):
     export_bundle(cache, everything(cache), tmp_path / "bundle.tar")
     data = (tmp_path / "bundle.tar").read_bytes()

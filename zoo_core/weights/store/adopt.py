@@ -11,6 +11,7 @@ from zoo_core.weights.arrival.bring import Order, bring
 from zoo_core.weights.arrival.disk import disk_error, disk_errors
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.cache import Cache, fresh_ref
+from zoo_core.weights.store.refs import pinned
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
 
     Raises:
         Untrusted: No card knows a file with that digest.
+        DigestMismatch: A name that it could have is pinned to other bytes.
         CacheError: The file cannot be read, or the cache cannot be written.
     """
     try:
@@ -61,6 +63,9 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
             path=path,
             sha256=digest,
         )
+    for card, weights in found:
+        if not digests.is_full(weights.sha256):
+            pinned(cache.ref_path(card.family, card.name, weights.tag), digest, source=path.name)
     cache.make()
     file = file_name(found[0][1].urls[0])
     placed = cache.link(path.resolve(), digest, file) or _copied(cache, path, digest, file)

@@ -13,7 +13,7 @@ from zoo_core.weights.arrival.disk import disk_error, disk_errors, require_space
 from zoo_core.weights.arrival.partial import Partial
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.cache import Cache, fresh_ref
-from zoo_core.weights.store.refs import Ref, parse_ref
+from zoo_core.weights.store.refs import Ref, parse_ref, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,8 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
         The refs that were written, as ``family/name@tag`` in the spelling of the cache.
 
     Raises:
-        DigestMismatch: An object is not what its name says; what came before it stays.
+        DigestMismatch: An object is not what its name says, or a name is pinned to other bytes here; no ref is
+            written.
         CacheError: The file is not a bundle, or the cache cannot be written.
     """
     cache.make()
@@ -115,7 +116,14 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
         raise _no_bundle(file, str(error)) from error
     except FileNotFoundError as error:
         raise disk_error(file.parent, error) from error
-    return [_note(cache, name, ref, file) for name, ref in refs.items()]
+    strengths = {name: _strength(cache, name, ref, file) for name, ref in refs.items()}
+    return [_note(cache, name, ref, strengths[name], file) for name, ref in refs.items()]
+
+
+def _strength(cache: Cache, name: str, ref: Ref, file: Path) -> str:
+    """What vouches here for the bytes of a name: a bundle cannot vouch for itself, whatever its refs say."""
+    known = pinned(cache.root / name, ref.sha256, source=file.name)
+    return known.strength if known else "first-use"
 
 
 def _is_ref(member: tarfile.TarInfo) -> bool:
@@ -151,13 +159,13 @@ def _take(cache: Cache, digest: str, name: str, size: int, data: IO[bytes]) -> N
     )
 
 
-def _note(cache: Cache, name: str, ref: Ref, file: Path) -> str:
+def _note(cache: Cache, name: str, ref: Ref, strength: str, file: Path) -> str:
     path = cache.place(ref.sha256, ref.file)
     try:
         stamp = Stamp.of(path)
     except OSError as error:
         raise _no_bundle(file, f"{name} stands for a file that is not in it") from error
-    kept = fresh_ref(path, ref.sha256, source=ref.source, strength=ref.strength, stamp=stamp)
+    kept = fresh_ref(path, ref.sha256, source=ref.source, strength=strength, stamp=stamp)
     with disk_errors(cache.root):
         cache.write_ref(cache.root / name, kept)
     return name.removeprefix("refs/")

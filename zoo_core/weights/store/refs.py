@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoo_core.errors import CacheError
+from zoo_core.errors import CacheError, DigestMismatch
 from zoo_core.weights import digest as digests
 from zoo_core.weights.digest import Stamp
 
@@ -89,6 +89,34 @@ def read_ref(path: Path) -> Ref | None:
     except (OSError, UnicodeDecodeError) as error:
         raise _malformed(path, 1, str(error)) from error
     return parse_ref(text, path)
+
+
+def pinned(path: Path, digest: str, *, source: str) -> Ref | None:
+    """The ref that a name has already, or None; refused when it stands for other bytes than those that come in.
+
+    Args:
+        path: Where the ref is.
+        digest: The whole digest of what comes in.
+        source: Where that is from, for the message.
+
+    Raises:
+        DigestMismatch: The name is pinned to another digest.
+        CacheError: The ref is malformed, so that its pin cannot be told.
+    """
+    ref = read_ref(path)
+    if ref is None or ref.sha256 == digest:
+        return ref
+    name = f"{path.parent.name}/{path.name}"
+    raise DigestMismatch(
+        f"{name} is pinned to other bytes",
+        expected=f"sha256 {ref.sha256} (the cache, {ref.strength})",
+        got=f"sha256 {digest} ({source})",
+        done="its pin was left as it is",
+        hint=f"look into why; `zoo cache rm {name}` first, if the new bytes are the right ones",
+        expected_digest=ref.sha256,
+        got_digest=digest,
+        source=source,
+    )
 
 
 def parse_ref(text: str, path: Path) -> Ref:
