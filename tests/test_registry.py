@@ -126,7 +126,8 @@ def test_a_family_without_its_library_names_the_install_command(catalog):
 def test_a_family_without_its_library_is_left_out_of_the_list_unless_asked_for(catalog):
     own = Zoo((catalog("acme", "net", requires="no-such-distribution"), catalog("fine", "net")))
     assert own.list() == ["fine/net"]
-    assert own.list(family="acme") == ["acme/net"]
+    assert own.list(family="acme") == own.list("acme/*") == ["acme/net"]
+    assert own.list("a*/*") == []
 
 
 def test_a_plugin_that_did_not_load_is_named_when_its_family_is_asked_for():
@@ -196,6 +197,11 @@ def test_a_task_that_only_another_family_has_lists_nothing(catalog):
     seg = [Card("other", "seg", "a:b", task="segmentation")]
     own = Zoo((catalog("acme", "net"), catalog("other", cards=lambda: seg)))
     assert own.list(family="acme", task="segmentation") == []
+
+
+def test_a_family_is_a_name_and_no_pattern(catalog):
+    with pytest.raises(errors.UnknownFamily, match=r"no such family: 'acm\*'"):
+        Zoo((catalog("acme", "net"),)).list(family="acm*")
 
 
 def test_a_family_misspelt_in_a_pattern_is_an_error_that_names_the_close_match(catalog):

@@ -96,6 +96,8 @@ class Zoo:
     def list(self, pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
         """The qualified names of the models that match, in family order and then in the library's own.
 
+        A family whose library is not installed is left out, unless ``family`` or the pattern names it.
+
         Args:
             pattern: A glob over names, or over ``family/name`` when it has a slash.
             family: Only this family.
@@ -108,10 +110,8 @@ class Zoo:
         for name, value in {"pattern": pattern, "family": family, "task": task}.items():
             if not isinstance(value, str) and (value is not None or name == "pattern"):
                 raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
-        in_pattern = pattern.rpartition("/")[0]
-        if in_pattern and not _GLOB.intersection(in_pattern):
-            self.member(in_pattern)
-        members = [each for each in self.usable() if not each.problem] if family is None else [self.member(family)]
+        asked = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
+        members = asked[:1] or [each for each in self.usable() if not each.problem]
         cards = [card for member in members for card in member.cards.values()]
         if task is not None and not any(card.task == task for card in cards):
             self._require_task(task)
@@ -189,6 +189,12 @@ class Zoo:
         return member
 
 
+def _family_in(pattern: str) -> str | None:
+    """The family that a pattern names, when it does so without wildcards."""
+    family = pattern.rpartition("/")[0]
+    return family if family and not _GLOB.intersection(family) else None
+
+
 _current: ContextVar[Zoo | None] = ContextVar("zoo", default=None)
 _default: list[Zoo] = []
 
@@ -226,6 +232,8 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 @strict_arguments_of("list")
 def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> list[str]:
     """The qualified names of the models that match; imports neither torch nor any model library.
+
+    A family whose library is not installed is left out, unless ``family`` or the pattern names it.
 
     Args:
         pattern: A glob over names, or over ``family/name`` when it has a slash.
