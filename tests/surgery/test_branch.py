@@ -133,6 +133,30 @@ def test_a_trunk_that_is_no_chain_of_modules_is_tapped():
     assert all(torch.equal(compiled[name], scores) for name, scores in model(x).items())
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda model: zoo.swap_head(model, 9),
+        lambda model: zoo.swap_head(model, {"a": 2, "b": 3}),
+        lambda model: zoo.swap_head(model, 9, at="features"),
+        lambda model: zoo.branch(model, at="layer3", heads=HEADS),
+    ],
+    ids=["a head", "several heads", "a head on the features", "branches"],
+)
+def test_a_branched_model_is_not_robbed_of_its_branches(again):
+    model = zoo.branch(resnet18(), at="layer4", heads=HEADS)
+    keys = list(model.state_dict())
+    with pytest.raises(errors.NotSupported, match=r"branches already, from 'layer4' on(.|\n)*all heads at once"):
+        again(model)
+    assert list(model.state_dict()) == keys
+
+
+def test_the_way_to_another_head_in_a_branch_works():
+    model = zoo.branch(resnet18(), at="layer4", heads=HEADS)
+    model.set_submodule("fc.colour.body.fc", nn.Linear(512, 7))
+    assert {name: scores.shape[1] for name, scores in model(X).items()} == {"colour": 7, "shape": 5}
+
+
 def test_a_stage_that_does_not_exist_lists_the_stages():
     with pytest.raises(errors.UnknownPart, match="layer1, layer2, layer3, layer4"):
         zoo.branch(resnet18(), at="layer5", heads=HEADS)

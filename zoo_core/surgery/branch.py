@@ -18,7 +18,7 @@ from zoo_core.surgery.forward import recompose
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.output import behind, paths_of, scores_only
-from zoo_core.surgery.several import Heads, check_names, one_head
+from zoo_core.surgery.several import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.split import pruned, replaced
 from zoo_core.surgery.taps import stage_index, stop_at, tapped
@@ -78,8 +78,8 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         UnknownPart: There is no such stage; the message lists the stages.
         UsageError: ``heads`` is empty, or a name or a head is impossible.
         HeadMismatch: A head does not take what the site gives.
-        NotSupported: The stages of the model do not simply run one after another, nothing comes before ``at``, or there
-            are several head sites.
+        NotSupported: The stages of the model do not simply run one after another, nothing comes before ``at``, there
+            are several head sites, or the model has branches already.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -93,6 +93,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     kept = stage_index(model, at)
     refuse_auxiliary(model, "branch")
     bare, known, main = unwrap(model), knowledge_of(model), _main(model)
+    check_unbranched(known, main.path)
     x = example_input(bare)
     run, stages = front(bare, kept), tail(bare, kept, x)
     width = _width(bare, run, x, at)

@@ -17,7 +17,7 @@ from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
 from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.output import behind, check_output, scores_only
-from zoo_core.surgery.several import check_names, check_sites, classify_each, one_head
+from zoo_core.surgery.several import check_names, check_sites, check_unbranched, classify_each, one_head
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted, layer_like
 from zoo_core.surgery.wrappers import renews_ddp
 
@@ -65,7 +65,7 @@ def swap_head(
     Raises:
         UsageError: ``head`` is a number below 1, or of another type; ``at`` is another word.
         HeadMismatch: The module does not take what the site gives; the message says both.
-        NotSupported: The model has no head, or cannot run with a head of that kind.
+        NotSupported: The model has no head, has branches, or cannot run with a head of that kind.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -82,6 +82,7 @@ def swap_head(
         raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
     bare = unwrap(model)
     sites, anatomy = _sites(model), anatomy_of(model)
+    check_unbranched(knowledge_of(model), sites[0].path)
     if isinstance(head, Mapping):
         check_names(head)
         check_sites(sites)

@@ -11,11 +11,12 @@ from zoo_core.parts import Chain
 from zoo_core.surgery.output import Behind, output_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
-    from zoo_core.parts import Anatomy, Head
+    from zoo_core.parts import Anatomy, Head, Step
+    from zoo_core.surgery.knowledge import Knowledge
 
 
 class Heads(nn.ModuleDict):
@@ -58,11 +59,12 @@ class PerHead(Chain):
     def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a dict, where a Chain gives a tensor
         """Run the chain once for each head."""
         return {
-            name: Chain(*(f"{self.path}.{name}" if step == self.path else step for step in self.steps), *output)(
-                model, x
-            )
+            name: Chain(*self._steps_of(name), *output)(model, x)
             for name, output in zip(self.names, self.outputs, strict=True)
         }
+
+    def _steps_of(self, name: str) -> Iterator[Step]:
+        return (f"{self.path}.{name}" if step == self.path else step for step in self.steps)
 
 
 def check_names(heads: Mapping[str, object]) -> None:
@@ -76,6 +78,19 @@ def check_names(heads: Mapping[str, object]) -> None:
                 expected="a string without dots that is not the name of an attribute of torch.nn.ModuleDict",
                 hint=f"call it {f'{name}_head'!r}" if isinstance(name, str) and name and "." not in name else None,
             )
+
+
+def check_unbranched(known: Knowledge, path: str) -> None:
+    """Raise NotSupported where the branches of a model, with layers of its own, stand at the head site ``path``."""
+    done = next((edit for edit in known.edits if edit.verb == "branch"), None)
+    if done is not None:
+        name = next(iter(done.arguments["heads"]))
+        raise NotSupported(
+            f"this model has branches already, from {done.arguments['at']!r} on, and would lose the layers in them",
+            cause=f"the stages that each branch owns lie at the head site {path!r}, such as {path}.{name}.body",
+            hint=f"give zoo.branch all heads at once, on a model without branches; or change one layer by hand: "
+            f"model.set_submodule('{path}.{name}.body.{path}', head)",
+        )
 
 
 def check_sites(sites: tuple[Head, ...]) -> None:
