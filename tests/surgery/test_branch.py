@@ -162,6 +162,18 @@ def test_a_stage_that_does_not_exist_lists_the_stages():
         zoo.branch(resnet18(), at="layer5", heads=HEADS)
 
 
+@pytest.mark.parametrize("heads", [5, ["colour"], None, {"colour": {"hue": 3}}, {}])
+def test_heads_that_are_no_dict_of_single_heads_are_refused(heads):
+    with pytest.raises(errors.UsageError, match="names and heads"):
+        zoo.branch(resnet18(), at="layer4", heads=heads)
+
+
+@pytest.mark.parametrize("at", [4, None, ["layer4"]])
+def test_a_stage_is_given_by_its_name(at):
+    with pytest.raises(errors.UsageError, match="the name of a stage: layer1, layer2, layer3, layer4"):
+        zoo.branch(resnet18(), at=at, heads=HEADS)
+
+
 def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
     model = resnet18()
     with pytest.raises(errors.HeadMismatch, match=r"\[N, 512\](.|\n)*\[N, 7\]"):
@@ -183,11 +195,6 @@ def test_a_model_whose_family_says_only_where_the_head_is_is_refused_with_the_re
     attach(model, Knowledge(Anatomy((Head("1", 4, 3),), stages=(Stage("first", ("0",), 4, 1),)), Receipt("own")))
     with pytest.raises(errors.NotSupported, match="where its features end"):
         zoo.branch(model, at="first", heads=HEADS)
-
-
-def test_a_branch_has_one_head():
-    with pytest.raises(errors.UsageError, match="branch of its own"):
-        zoo.branch(resnet18(), at="layer4", heads={"a": {"b": 2}})
 
 
 @pytest.mark.gpu

@@ -114,6 +114,12 @@ def test_a_name_that_does_not_exist_lists_the_stages_and_the_close_match():
     assert caught.value.parts == ("layer1", "layer2", "layer3", "layer4")
 
 
+@pytest.mark.parametrize("at", [3, [3], [None, "layer1"]])
+def test_something_else_than_names_is_refused(at):
+    with pytest.raises(errors.UsageError, match="at cannot be"):
+        zoo.features(resnet18(), X, at=at)
+
+
 def test_a_module_that_does_not_run_is_refused():
     model = zoo.get("googlenet", weights=None).eval()
     with pytest.raises(errors.NotSupported, match="did not run"):

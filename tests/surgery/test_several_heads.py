@@ -124,6 +124,11 @@ def test_it_compiles_without_a_graph_break():
         assert all(torch.equal(compiled[name], tensor) for name, tensor in model(X).items())
 
 
+def test_a_dict_inside_a_dict_is_refused_with_names_side_by_side():
+    with pytest.raises(errors.UsageError, match=r"'colour' is a dict(.|\n)*'colour_hue', 'colour_tone'"):
+        zoo.swap_head(resnet18(), {"colour": {"hue": 3, "tone": 2}})
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "forward", "type", 3])
 def test_a_name_that_no_module_can_have_is_refused(name):
     with pytest.raises(errors.UsageError, match="cannot be called"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported
 from zoo_core.parts import Chain, Head
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.cut import absent, front, needs_tap, tail
@@ -125,8 +125,6 @@ def _main(model: nn.Module) -> Head:
 
 
 def _scores(head: nn.Module, site: Head) -> int:
-    if isinstance(head, Heads):
-        raise UsageError("a branch has one head", got="a dict of heads", hint="give each of them a branch of its own")
     found = count_scores(head, site)
     return found if isinstance(found, int) else sum(found.values())
 

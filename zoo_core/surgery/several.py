@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,12 +12,15 @@ from zoo_core.parts import Chain
 from zoo_core.surgery.output import Behind, output_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from zoo_core.parts import Anatomy, Head, Step
     from zoo_core.surgery.knowledge import Knowledge
+
+
+_EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'
 
 
 class Heads(nn.ModuleDict):
@@ -68,10 +72,18 @@ class PerHead(Chain):
 
 
 def check_names(heads: Mapping[str, object]) -> None:
-    """Raise UsageError unless these are names that modules and outputs can have."""
+    """Raise UsageError unless this is a dict of single heads by names that modules and outputs can have."""
+    if not isinstance(heads, Mapping):
+        raise UsageError(f"heads cannot be {heads!r}", expected=_EXAMPLE, got=f"a {type(heads).__name__}")
     if not heads:
-        raise UsageError("a dict of heads is empty", expected='names and heads, such as {"colour": 3, "shape": 5}')
-    for name in heads:
+        raise UsageError("a dict of heads is empty", expected=_EXAMPLE)
+    for name, head in heads.items():
+        if isinstance(head, Mapping):
+            raise UsageError(
+                f"the head {name!r} is a dict of heads itself",
+                expected=f"one level of {_EXAMPLE}",
+                hint=f"give them side by side, such as {', '.join(repr(f'{name}_{inner}') for inner in head)}",
+            )
         if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name) or name == "training":
             raise UsageError(
                 f"a head cannot be called {name!r}",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from zoo_core.errors import NotSupported, UnknownPart, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.split import replaced, twin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from zoo_core.parts import Stage
     from zoo_core.surgery.split import Module
@@ -41,6 +42,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
         convolution, ``[N, L, C]`` for tokens. :func:`zoo_core.encoder` gives all of them as maps.
 
     Raises:
+        UsageError: ``at`` is neither a name nor several.
         UnknownPart: There is no such stage or module; the message lists the stages.
         NotSupported: A module did not run.
         NotAZooModel: zoo knows nothing about the model.
@@ -53,20 +55,39 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
         {'layer2': (1, 128, 8, 8), 'layer4.0.conv1': (1, 512, 2, 2)}
     """
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
-    names = (at,) if isinstance(at, str) else tuple(stages if at is None else at)
+    names = tuple(stages) if at is None else asked_names(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
     body = tapped(unwrap(model), paths.values())
     body(x)
     return dict(zip(paths, taken(body, list(paths.values())), strict=True))
 
 
+def asked_names(at: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as several.
+
+    Raises:
+        UsageError: They are no names.
+    """
+    names = (at,) if isinstance(at, str) else tuple(at) if isinstance(at, Iterable) else (at,)
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"at cannot be {at!r}", expected="a name, or several, such as ['layer2', 'layer4']", got=_kinds(names)
+        )
+    return names
+
+
 def stage_index(model: nn.Module, name: str) -> int:
     """Which of the model's stages has that name.
 
     Raises:
+        UsageError: It is no name.
         UnknownPart: None; the message lists the stages.
     """
     names = tuple(stage.name for stage in anatomy_of(model).stages)
+    if not isinstance(name, str):
+        raise UsageError(
+            f"a stage cannot be {name!r}", expected=f"the name of a stage: {', '.join(names)}", got=_kinds([name])
+        )
     if name not in names:
         raise _unknown(model, name, names)
     return names.index(name)
@@ -181,6 +202,10 @@ def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
     twin.__dict__[_KEPT] = None
     twin.register_forward_hook(hook)
     return twin
+
+
+def _kinds(values: Iterable[object]) -> str:
+    return f"of type {', '.join(dict.fromkeys(type(value).__name__ for value in values))}"
 
 
 def _unknown(model: nn.Module, name: str, known: tuple[str, ...]) -> UnknownPart:
