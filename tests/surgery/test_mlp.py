@@ -107,6 +107,28 @@ def test_an_activation_stands_behind_every_map_that_a_segmenter_returns(name):
     assert all(torch.equal(found[each], torch.sigmoid(maps).squeeze(1)) for each, maps in expected.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "auxiliary"),
+    [("googlenet", 64, ("aux1.fc2", "aux2.fc2")), ("inception_v3", 299, ("AuxLogits.fc",))],
+)
+def test_auxiliary_heads_end_as_the_main_one_does(name, side, auxiliary):
+    options = {"init_weights": False, "aux_logits": True}
+    model = zoo.get(name, weights=None, options=options).train()
+    zoo.swap_head(model, zoo.mlp_head(1, hidden=(8,), activation="sigmoid", squeeze=True))
+    out = model(torch.randn(2, 3, side, side))
+    assert all(scores.shape == (2,) and ((scores > 0) & (scores < 1)).all() for scores in out)
+    for path in auxiliary:
+        assert names(model.get_submodule(path)) == ["Linear", "Sigmoid", "Squeeze"]
+
+
+def test_auxiliary_heads_end_as_each_of_several_does():
+    heads = {"a": zoo.mlp_head(1, activation="sigmoid", squeeze=True), "b": 3}
+    model = zoo.get("googlenet", weights=None, options={"init_weights": False}, head=heads).train()
+    out = model(torch.randn(2, 3, 64, 64))
+    assert out.aux_logits1["a"].shape == out.logits["a"].shape == (2,)
+    assert out.aux_logits1["b"].shape == out.logits["b"].shape == (2, 3)
+
+
 def test_a_branch_has_its_activation_behind_its_output():
     x = torch.randn(2, 3, 64, 64)
     model = zoo.get("squeezenet1_1", weights=None, seed=0).eval()

@@ -16,9 +16,9 @@ from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
 from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
-from zoo_core.surgery.output import behind, check_output, scores_only
+from zoo_core.surgery.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.several import check_names, check_sites, check_unbranched, classify_each, one_head
-from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted, layer_like
+from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def swap_head(
     seed: int | None = None,
 ) -> Model:
     """Replace the classifier of ``model``; auxiliary and distilled heads follow with plain layers of as many classes.
+
+    Behind those comes what ``activation`` and ``squeeze`` of ``zoo.mlp_head`` put behind the main head, for one loss.
 
     The new head is born on the device, in the dtype and in the memory format of the one it replaces, trainable, and in
     its train or eval mode. Every other tensor, and every key of the state dict outside the head, stays as it is, and so
@@ -101,7 +103,7 @@ def swap_head(
     with seeded(seed, bare):
         new = [fitted(bare, sites[0], at_site)]
         counts = count_scores(new[0], sites[0], shape)
-        new += [_follow(bare, site, counts) for site in sites[1:]]
+        new += [_follow(bare, site, counts, at_site) for site in sites[1:]]
     num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
     heads = tuple(replace(site, num_classes=num_classes) for site in sites)
     stays_on_map = anatomy.pool is None and is_recomposed(bare)
@@ -161,9 +163,15 @@ def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  #
     return behind(after, head)
 
 
-def _follow(model: nn.Module, site: Head, counts: int | dict[str, int]) -> nn.Module:
-    """What goes to a head site beside the main one: a layer like the one there, or one for each of several heads."""
-    return fitted(model, site, counts) if isinstance(counts, dict) else layer_like(model, site, counts)
+def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: HeadLike) -> nn.Module:
+    """What goes to a head site beside the main one: a layer like the one there, or one for each of several heads.
+
+    It ends as the main head does, so that one loss fits both.
+    """
+    if isinstance(counts, dict):
+        given = head if isinstance(head, Mapping) else {}
+        return fitted(model, site, {name: plain_like(given.get(name), count) for name, count in counts.items()})
+    return fitted(model, site, plain_like(head, counts))
 
 
 def _install(

@@ -64,6 +64,13 @@ def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the sam
     return head.scores if isinstance(head, MLPHead) else head
 
 
+def plain_like(head: object, num_classes: int) -> int | MLPHead:
+    """A head of one layer, with the same activation and squeeze behind its scores."""
+    if isinstance(head, MLPHead) and head.output:
+        return MLPHead(num_classes, activation=head.activation, squeeze=head.squeeze)
+    return num_classes
+
+
 def check_output(head: object, sites: tuple[Head, ...]) -> None:
     """Raise NotSupported where an activation would come before what a model's own forward does with its scores."""
     heads = head.values() if isinstance(head, Mapping) else (head,)
