@@ -181,6 +181,20 @@ def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
     assert model(X).shape == (2, 1000)
 
 
+def test_a_model_that_tells_its_blocks_how_deep_they_are_is_refused_with_one_that_can_branch():
+    with pytest.raises(errors.NotSupported, match="torchvision/efficientnet_b0"):
+        zoo.branch(specimen("efficientnet_pytorch/efficientnet-b0")[0], at="reduction_5", heads=HEADS)
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet121", "efficientnet_b0", "mobilenet_v3_large", "convnext_tiny", "swin_t", "resnet18"]
+)
+def test_every_model_that_the_refusal_names_can_branch(name):
+    model, x = specimen(f"torchvision/{name}")
+    zoo.branch(model, at=zoo.anatomy(model).stages[-1].name, heads=HEADS)
+    assert {each: scores.shape[1] for each, scores in model(x).items()} == HEADS
+
+
 def test_a_model_with_auxiliary_heads_is_refused_with_the_way_out():
     with pytest.raises(errors.NotSupported, match="aux_logits"):
         zoo.branch(zoo.get("inception_v3", weights=None), at="Mixed_7", heads=HEADS)

@@ -174,6 +174,6 @@ def _no_chain(model: nn.Module, cause: str) -> NotSupported:
     return NotSupported(
         f"this {type(unwrap(model)).__name__} cannot be cut there",
         cause=cause,
-        hint="models whose stages run one after another can: ResNet, RegNet, DenseNet, EfficientNet, MobileNet, "
-        "ConvNeXt, VGG and Swin among them",
+        hint="models whose stages run one after another can, such as torchvision/resnet18, torchvision/densenet121, "
+        "torchvision/efficientnet_b0, torchvision/mobilenet_v3_large, torchvision/convnext_tiny and torchvision/swin_t",
     )
