@@ -42,7 +42,8 @@ def encoder(
         model: A name as for ``zoo.get``; or a built model, which stays as it is and shares its parameters.
         output_stride: Keep the last maps as large as this says, 16 or 8 pixels of the picture for one step: strides
             beyond give way to dilation, with the same filters.
-        at: Names of the stages to return; None for the last one of each stride.
+        at: Names of the stages to return; None for the last one of each stride that the model has of itself, so that
+            there are as many maps whatever the ``output_stride``.
         in_channels: As for ``zoo.get``, like all that follow; only with a name.
         weights: Which weights, or None for an untrained model.
         freeze: What not to train.
@@ -68,9 +69,9 @@ def encoder(
         >>> import torch, zoo_core as zoo
         >>> enc = zoo.encoder("mobilenet_v3_large", weights=None, output_stride=16)
         >>> enc.channels, enc.strides
-        ((16, 24, 40, 960), (2, 4, 8, 16))
+        ((16, 24, 40, 112, 960), (2, 4, 8, 16, 16))
         >>> [tuple(f.shape) for f in enc.eval()(torch.zeros(1, 3, 64, 64))]
-        [(1, 16, 32, 32), (1, 24, 16, 16), (1, 40, 8, 8), (1, 960, 4, 4)]
+        [(1, 16, 32, 32), (1, 24, 16, 16), (1, 40, 8, 8), (1, 112, 4, 4), (1, 960, 4, 4)]
     """
     building: dict[str, Any] = {
         "in_channels": in_channels,

@@ -42,7 +42,7 @@ def test_a_dilated_resnet_is_that_of_torchvision(output_stride, replace):
 
 
 @pytest.mark.parametrize(
-    ("name", "blocks"), [("mobilenet_v3_large", (1, 3, 6, 16)), ("mobilenet_v3_small", (0, 1, 3, 12))]
+    ("name", "blocks"), [("mobilenet_v3_large", (1, 3, 6, 12, 16)), ("mobilenet_v3_small", (0, 1, 3, 8, 12))]
 )
 def test_a_dilated_mobilenet_v3_is_that_of_torchvision(name, blocks):
     model = zoo.get(name, weights=None, seed=0).eval()
@@ -54,7 +54,17 @@ def test_a_dilated_mobilenet_v3_is_that_of_torchvision(name, blocks):
         expected.append(x)
     enc = zoo.encoder(model, output_stride=16)
     assert all(torch.equal(f, expected[block]) for f, block in zip(enc(X), blocks, strict=True))
-    assert enc.strides == (2, 4, 8, 16)
+    assert enc.strides == (2, 4, 8, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "strides"), [(None, (2, 4, 8, 16, 32)), (16, (2, 4, 8, 16, 16)), (8, (2, 4, 8, 8, 8))]
+)
+def test_the_maps_are_those_of_the_same_stages_whatever_the_output_stride(output_stride, strides):
+    model = zoo.get("mobilenet_v3_large", weights=None, seed=0).eval()
+    enc = zoo.encoder(model, output_stride=output_stride)
+    assert (enc.channels, enc.strides) == ((16, 24, 40, 112, 960), strides)
+    assert [f.shape[-1] for f in enc(X)] == [64 // stride for stride in strides]
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])

@@ -12,7 +12,7 @@ from zoo_core.surgery.cut import absent, whole_forward
 from zoo_core.surgery.dilate import dilated
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.split import replaced
-from zoo_core.surgery.taps import run_to_tap, stage_index, taken, tapped
+from zoo_core.surgery.taps import asked_names, run_to_tap, stage_index, taken, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
             )
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
-        chosen = _chosen(model, at, most)
+        chosen = _chosen(model, at)
         last = max(stage_index(model, stage.name) for stage in chosen) + 1
         body = replaced(replaced(bare, convolutions), absent(model, lambda depth: depth > last))
         self.body = tapped(body, {stage.output for stage in chosen}, last=anatomy.stages[last - 1].output)
@@ -71,12 +71,12 @@ class Encoder(nn.Module):
         return f"names={self.names}, channels={self.channels}, strides={self.strides}"
 
 
-def _chosen(model: nn.Module, at: Sequence[str] | None, most: int) -> list[Stage]:
-    """The stages that were asked for, or the last one of each stride."""
+def _chosen(model: nn.Module, at: Sequence[str] | None) -> list[Stage]:
+    """The stages that were asked for, or the last one of each stride that the model has when it is not dilated."""
     stages = anatomy_of(model).stages
     if at is None:
-        return list({min(stage.stride, most): stage for stage in stages}.values())
-    return [stages[stage_index(model, name)] for name in ((at,) if isinstance(at, str) else at)]
+        return list({stage.stride: stage for stage in stages}.values())
+    return [stages[stage_index(model, name)] for name in asked_names(at)]
 
 
 def _as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
