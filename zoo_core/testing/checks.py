@@ -19,6 +19,8 @@ from zoo_core.testing.specimen import example, require, specimen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
     from zoo_core.card import Card
 
 _GROWTH = 128
@@ -141,11 +143,18 @@ def check_freeze(card: Card) -> None:
 def check_twins(card: Card) -> None:
     """Copies by deepcopy and pickle keep the outputs, and what zoo knows."""
     model, x = specimen(card), example(card, batch=1)
-    for how, twin in (("deepcopy", copy.deepcopy(model)), ("pickle", pickle.loads(pickle.dumps(model)))):  # noqa: S301 - our own bytes
+    for how, copied in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
+        twin = copied(model)
         with torch.no_grad():
             same = torch.equal(next(tensors(twin(x))), next(tensors(model(x))))
         require(same, f"{card.id}: other outputs after {how}")
         require(anatomy_of(twin).heads == anatomy_of(model).heads, f"{card.id}: another anatomy after {how}")
+        del twin  # before the next one is made: the largest models have gigabytes
+
+
+def _pickled(model: nn.Module) -> nn.Module:
+    copied: nn.Module = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own bytes
+    return copied
 
 
 CHECKS: tuple[Callable[[Card], None], ...] = (
