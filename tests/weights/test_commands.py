@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from zoo_core.cli import main
 from zoo_core.cli.group import zoo
-from zoo_core.errors import ZooError
+from zoo_core.errors import LockError, ZooError
 from zoo_core.registry import current_zoo
 from zoo_core.weights import Cache
 from zoo_core.weights.store import care
@@ -55,6 +55,23 @@ def test_lock_again_changes_nothing(tiny, tmp_path):
 def test_lock_without_names_or_entries_is_a_usage_error():
     with pytest.raises(ZooError, match="nothing to lock"):
         run("lock")
+
+
+def test_lock_does_not_drop_an_entry_that_is_malformed(tiny, tmp_path):
+    lock = tmp_path / "zoo.lock"
+    lock.write_text(lock.read_text() + '\n[[weights]]\nname = "other/net@V1"\nsha256 = "short"\n')
+    before = lock.read_text()
+    with pytest.raises(LockError, match="not an entry"):
+        run("lock", "tiny/glyphnet")
+    assert lock.read_text() == before
+
+
+def test_lock_writes_the_malformed_entry_anew_that_it_was_asked_for(tiny, tmp_path):
+    lock = tmp_path / "zoo.lock"
+    before = lock.read_text()
+    lock.write_text(before.replace("size = ", "size = -"))
+    run("lock", "tiny/glyphnet")
+    assert lock.read_text() == before
 
 
 def test_a_digest_that_moved_is_not_locked_unless_asked(tiny, tmp_path):

@@ -13,10 +13,12 @@ from zoo_core.errors import CacheError, CatalogError, LockError, ZooError, ZooWa
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.refs import Ref, parse_ref, ref_name
 from zoo_core.weights.transport.urls import file_name
-from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
+from zoo_core.weights.trust.lock import read_lock, write_lock
+from zoo_core.weights.trust.locked import Locked
 
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+segment = any_text.map(lambda text: f"x{text}".replace("/", "").replace("@", ""))
 digest = st.text("0123456789abcdef", min_size=64, max_size=64)
 line_text = any_text.map(lambda text: "".join(text.split("\n")))
 
@@ -43,11 +45,11 @@ refs = st.builds(
 
 entries = st.builds(
     Locked,
-    st.tuples(any_text, any_text, any_text).map(lambda parts: f"{parts[0]}/{parts[1]}@{parts[2]}"),
+    st.tuples(segment, segment, segment).map(lambda parts: f"{parts[0]}/{parts[1]}@{parts[2]}"),
     digest,
     st.integers(0, 2**62),
     any_text,
-    st.lists(any_text, min_size=1, max_size=3).map(tuple),
+    st.lists(any_text.map(lambda text: f"https://host/{text}"), min_size=1, max_size=3).map(tuple),
     any_text,
     any_text,
     st.builds(Licenses, any_text, any_text, any_text),

@@ -6,7 +6,8 @@ from loopback import sha256
 from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import DigestMismatch, LockError
 from zoo_core.weights import obtain
-from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.lock import current_lock, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.locked import Locked
 
 DATA = os.urandom(50_000)
 OTHER = os.urandom(50_000)
@@ -104,6 +105,63 @@ def test_while_an_entry_is_bad_an_unknown_name_is_refused(lock):
     assert read.find("a/n@1").name == "a/n@1"
     with pytest.raises(LockError):
         read.find("b/n@1")
+
+
+@pytest.mark.parametrize("title", ["[[weights]]  # pinned", "[[ weights ]]", "  [[weights]]"])
+def test_however_a_title_is_written_its_entry_counts(lock, title):
+    write_lock(lock, [entry("a/n@1"), entry("b/n@1")])
+    lock.write_text(lock.read_text().replace("[[weights]]", title))
+    assert list(read_lock(lock).entries) == ["a/n@1", "b/n@1"]
+    lock.write_text(lock.read_text().replace('name = "b/n@1"', "name = "))
+    assert list(read_lock(lock).entries) == ["a/n@1"]
+
+
+def test_entries_without_titles_of_their_own_count(lock):
+    write_lock(lock, [entry("a/n@1")])
+    lock.write_text(
+        f'version = 1\nweights = [{{ name = "a/n@1", sha256 = "{sha256(DATA)}", size = 1, file = "f", urls = ["u"] }}]'
+    )
+    assert list(read_lock(lock).entries) == ["a/n@1"]
+
+
+@pytest.mark.parametrize("line", ["wieghts = 3", "[[wieghts]]", "[weights]"])
+def test_what_a_lock_does_not_know_is_an_error(lock, line):
+    lock.write_text(f"version = 1\n{line}\n")
+    with pytest.raises(LockError):
+        read_lock(lock)
+
+
+def test_an_entry_that_is_there_twice_is_neither(lock):
+    write_lock(lock, [entry("a/n@1"), entry("a/n@1", data=OTHER), entry("b/n@1")])
+    read = read_lock(lock)
+    assert read.find("b/n@1").name == "b/n@1"
+    with pytest.raises(LockError, match="there twice"):
+        read.find("a/n@1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"https://host/net.pth"', '"http://[bad"'),
+        ('"https://host/net.pth"', '""'),
+        ('code = "unknown"', "code = 5"),
+        ('name = "a/n@1"', 'name = "/@"'),
+        ("preprocessing = { ", "preprocessing = { surprise = 1, "),
+        ("preprocessing = ", "preprocessing = 5 #"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_an_error_of_ours(lock, old, new):
+    write_lock(lock, [entry("a/n@1")])
+    assert old in lock.read_text()
+    lock.write_text(lock.read_text().replace(old, new))
+    assert [type(problem) for problem in read_lock(lock).problems] == [LockError]
+
+
+@pytest.mark.parametrize("where", ["x = ", "[[weights]]\nurls = "])
+def test_a_lock_that_is_nested_without_end_is_an_error_of_ours(lock, where):
+    lock.write_text("version = 1\n" + where + "[" * 100_000)
+    with pytest.raises(LockError):
+        raise read_lock(lock).problems[0]
 
 
 def test_a_later_version_is_refused(lock):

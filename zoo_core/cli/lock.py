@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core.errors import DigestMismatch, LockError, UsageError
-from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.lock import LOCK, Lock, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.locked import Locked
 
 if TYPE_CHECKING:
     from zoo_core.card import Card, Weights
@@ -25,15 +26,16 @@ def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *,
     from zoo_core.registry import current_zoo
     from zoo_core.weights import obtain
 
+    zoo = current_zoo()
     path = find_lock() or Path.cwd() / LOCK
     old = read_lock(path) if path.exists() else Lock(path, {})
     if not name and not old.entries:
         raise UsageError("nothing to lock", expected="names of models, such as resnet18", hint="zoo list names them")
+    resolved = [zoo.resolve(item) for item in name or old.entries]
+    chosen = [(card, card.find(tag)) for card, tag in resolved]
+    _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen})
     entries = dict(old.entries)
-    for item in name or old.entries:
-        zoo = current_zoo()
-        card, tag = zoo.resolve(item)
-        weights = card.find(tag)
+    for card, weights in chosen:
         artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
         entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
         _require_same(entries.get(entry.name), entry, update=update)
@@ -63,6 +65,13 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
         licenses=weights.licenses,
         preprocessing=weights.preprocessing,
     )
+
+
+def _require_whole(old: Lock, renewed: set[str]) -> None:
+    """Refuse to write a lock anew without an entry that is malformed and would not be renewed."""
+    for problem in old.problems:
+        if getattr(problem, "entry", None) not in renewed:
+            raise problem
 
 
 def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:

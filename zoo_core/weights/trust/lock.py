@@ -1,65 +1,27 @@
 """``zoo.lock``: the exact bytes that a project depends on, as TOML that a diff shows well.
 
-The file is read one ``[[weights]]`` table at a time, so that a mistake in one entry does not lose the others.
+A mistake in one entry does not lose the others: where the file as a whole is no TOML, each table is read by itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.card import Licenses, Preprocessing, Weights
 from zoo_core.errors import LockError
-from zoo_core.weights import digest as digests
+from zoo_core.weights.trust.locked import Locked, entry_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LOCK = "zoo.lock"
 VERSION = 1
-_TABLE = "[[weights]]"
+_TABLE = re.compile(r"\s*\[\[\s*weights\s*\]\]\s*(#.*)?")
 _HEADER = f"# The exact weights that this project depends on. Written by `zoo lock`.\nversion = {VERSION}\n"
-
-
-@dataclass(frozen=True)
-class Locked:
-    """One entry: some weights, and all that is needed to have the same bytes again.
-
-    Attributes:
-        name: ``family/name@tag``.
-        sha256: The whole digest.
-        size: Length in bytes.
-        file: The name of the file.
-        urls: Where it is, in the order to try.
-        plugin: The plugin that described it, with its version.
-        library: The library that builds the model, with its version; ``""`` when the plugin does.
-        licenses: Of code, weights and data.
-        preprocessing: What a picture goes through on its way in.
-    """
-
-    name: str
-    sha256: str
-    size: int
-    file: str
-    urls: tuple[str, ...]
-    plugin: str = ""
-    library: str = ""
-    licenses: Licenses = field(default_factory=Licenses)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-    @property
-    def tag(self) -> str:
-        """The tag in the name."""
-        return self.name.partition("@")[2]
-
-    def weights(self) -> Weights:
-        """The weights that it locks, with nothing left to a plugin."""
-        return Weights(self.tag, self.urls, self.sha256, self.size, licenses=self.licenses)
 
 
 @dataclass(frozen=True)
@@ -83,7 +45,9 @@ class Lock:
             LockError: It is not among the good entries, and there are bad ones that may have been it.
         """
         if name not in self.entries and self.problems:
-            raise self.problems[0]
+            raise next(
+                (problem for problem in self.problems if getattr(problem, "entry", None) == name), self.problems[0]
+            )
         return self.entries.get(name)
 
 
@@ -130,26 +94,66 @@ def read_lock(path: Path) -> Lock:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockError(f"{path} cannot be read", cause=str(error), file=str(path), line=0) from error
-    head, *tables = _tables(text)
-    _check_version(head[1], path)
+    tables, problems = _tables(text, path)
     entries: dict[str, Locked] = {}
-    problems = []
+    twice = set()
     for start, table in tables:
         try:
-            entry = _entry(table)
-            if entry.name in entries:
-                problems.append(_malformed(path, start, f"{entry.name!r} is there twice"))
-            entries[entry.name] = entry
-        except (ValueError, TypeError, KeyError) as error:
-            problems.append(_malformed(path, start + _line_in(error), str(error)))
-    return Lock(path, entries, tuple(problems))
+            entry = entry_of(table)
+        except (ValueError, TypeError) as error:
+            problems.append(_malformed(path, start, str(error), table.get("name")))
+            continue
+        if entry.name in entries:
+            twice.add(entry.name)
+            problems.append(_malformed(path, start, f"{entry.name!r} is there twice", entry.name))
+        entries[entry.name] = entry
+    good = {name: entry for name, entry in entries.items() if name not in twice}
+    return Lock(path, good, tuple(problems))
 
 
-def _tables(text: str) -> Iterator[tuple[int, str]]:
+def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
+    """The line and the values of each entry, and what is wrong with the rest of the file."""
+    import tomllib
+
+    try:
+        head = tomllib.loads(text)
+    except RecursionError as error:
+        raise _malformed(path, 1, "it is nested too deeply") from error
+    except tomllib.TOMLDecodeError as error:
+        return _tables_one_by_one(text, path, error)
+    tables = head.pop("weights", [])
+    _check_head(head, path)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise _malformed(path, 1, "weights must be tables, each titled [[weights]]")
+    lines = [number for number, line in enumerate(text.split("\n"), start=1) if _TABLE.fullmatch(line)]
+    return list(zip(lines if len(lines) == len(tables) else [1] * len(tables), tables, strict=True)), []
+
+
+def _tables_one_by_one(
+    text: str, path: Path, whole: ValueError
+) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
+    """The tables that are good TOML by themselves, in a file that is not."""
+    import tomllib
+
+    (_, head), *pieces = _pieces(text)
+    try:
+        _check_head(tomllib.loads(head), path)
+    except tomllib.TOMLDecodeError as error:
+        raise _malformed(path, _line_in(error), str(error)) from error
+    tables, problems = [], []
+    for start, piece in pieces:
+        try:
+            tables.append((start, tomllib.loads(piece)))
+        except tomllib.TOMLDecodeError as error:
+            problems.append(_malformed(path, start + _line_in(error), str(error), _name_in(piece)))
+    return tables, problems or [_malformed(path, _line_in(whole), str(whole))]
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
     """The line and text of what comes before the first entry, and of each entry without its title."""
     start, lines = 1, list[str]()
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip() == _TABLE:
+        if _TABLE.fullmatch(line):
             yield start, "\n".join(lines)
             start, lines = number, []
         else:
@@ -157,14 +161,14 @@ def _tables(text: str) -> Iterator[tuple[int, str]]:
     yield start, "\n".join(lines)
 
 
-def _check_version(head: str, path: Path) -> None:
-    import tomllib
+def _name_in(piece: str) -> str | None:
+    match = re.search(r'^name = "([^"\\]*)"$', piece, re.MULTILINE)
+    return match[1] if match else None
 
-    try:
-        version = tomllib.loads(head).get("version")
-    except tomllib.TOMLDecodeError as error:
-        raise _malformed(path, _line_in(error), str(error)) from error
-    if version != VERSION:
+
+def _check_head(head: dict[str, Any], path: Path) -> None:
+    version = head.get("version")
+    if version != VERSION or isinstance(version, bool):
         raise LockError(
             f"{path}, line 1: version {version!r}",
             expected=f"version = {VERSION}",
@@ -173,49 +177,8 @@ def _check_version(head: str, path: Path) -> None:
             file=str(path),
             line=1,
         )
-
-
-def _entry(text: str) -> Locked:
-    import tomllib
-
-    values: dict[str, Any] = tomllib.loads(text)
-    known = {item.name for item in dataclasses.fields(Locked)}
-    if missing := [name for name in ("name", "sha256", "size", "file", "urls") if name not in values]:
-        msg = f"missing: {', '.join(missing)}"
-        raise ValueError(msg)
-    if unknown := [name for name in values if name not in known]:
-        msg = f"unknown: {', '.join(unknown)}"
-        raise ValueError(msg)
-    for name in ("name", "sha256", "file", "plugin", "library"):
-        if not isinstance(values.get(name, ""), str):
-            msg = f"{name} must be a text"
-            raise TypeError(msg)
-    _check_values(values)
-    preprocessing = {key: _tupled(value) for key, value in dict(values.pop("preprocessing", {})).items()}
-    licenses = Licenses(**values.pop("licenses", {}))
-    return Locked(
-        **{**values, "urls": tuple(values["urls"])}, licenses=licenses, preprocessing=Preprocessing(**preprocessing)
-    )
-
-
-def _check_values(values: dict[str, Any]) -> None:
-    size, urls = values.get("size"), values.get("urls")
-    if "/" not in values["name"] or "@" not in values["name"]:
-        msg = f"name must be 'family/name@tag', not {values['name']!r}"
-        raise ValueError(msg)
-    if not digests.is_full(values["sha256"]):
-        msg = f"sha256 must be 64 lower-case hex digits, not {values['sha256']!r}"
-        raise ValueError(msg)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        msg = f"size must be a length in bytes, not {size!r}"
-        raise ValueError(msg)
-    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
-        msg = "urls must be a list of texts"
-        raise ValueError(msg)
-
-
-def _tupled(value: Any) -> Any:  # noqa: ANN401 - any value of TOML
-    return tuple(value) if isinstance(value, list) else value
+    if unknown := [name for name in head if name != "version"]:
+        raise _malformed(path, 1, f"unknown: {', '.join(unknown)}; an entry is titled [[weights]]")
 
 
 def _line_in(error: Exception) -> int:
@@ -225,14 +188,14 @@ def _line_in(error: Exception) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _malformed(path: Path, line: int, reason: str) -> LockError:
+def _malformed(path: Path, line: int, reason: str, entry: object = None) -> LockError:
     return LockError(
         f"{path}, line {max(line, 1)}: not an entry of a lock",
         cause=reason,
-        done="the other entries still count",
-        hint="`zoo lock NAME` writes it anew",
+        hint="mend it or remove it; `zoo lock NAME` writes an entry anew",
         file=str(path),
         line=max(line, 1),
+        entry=entry,
     )
 
 
@@ -242,29 +205,10 @@ def write_lock(path: Path, entries: Iterable[Locked]) -> None:
     Raises:
         LockError: The folder cannot be written.
     """
-    tables = [_table(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    tables = [table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text("\n".join([_HEADER, *tables]), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise LockError(f"{path} cannot be written", got=error.strerror, file=str(path), line=0) from error
-
-
-def _table(entry: Locked) -> str:
-    lines = [_TABLE]
-    for item in dataclasses.fields(entry):
-        value = getattr(entry, item.name)
-        if item.name == "urls":
-            lines += ["urls = [", *(f"    {_value(url)}," for url in value), "]"]
-        elif value != "" or item.name not in ("plugin", "library"):
-            lines.append(f"{item.name} = {_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:  # noqa: ANN401 - any value that an entry has
-    """A value as TOML: JSON spells texts, numbers and lists in the same way."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ", ".join(f"{name} = {_value(item)}" for name, item in dataclasses.asdict(value).items())
-        return f"{{ {items} }}"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

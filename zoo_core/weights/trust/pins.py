@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from zoo_core.card import Weights
     from zoo_core.weights.store.refs import Ref
-    from zoo_core.weights.trust.lock import Locked
+    from zoo_core.weights.trust.locked import Locked
 
 
 @dataclass(frozen=True)
