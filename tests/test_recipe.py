@@ -747,3 +747,54 @@ def test_models_of_pretrainedmodels_come_back_though_they_cannot_all_be_pickled(
 )
 def test_models_of_other_tasks_come_back(name, x, tmp_path):
     came_back(zoo.get(name, weights=None, in_channels=4), tmp_path / "save", x)
+
+
+def another_activation(model):
+    model.layer1.relu = nn.GELU()
+
+
+def another_stride(model):
+    model.layer2.conv1.dilation = (2, 2)
+
+
+def one_module_more(model):
+    model.layer1.drop = nn.Dropout(0.5)
+
+
+def another_class(model):
+    model.__class__ = type("Mine", (type(model),), {})
+
+
+@pytest.mark.parametrize("change", [another_activation, another_stride, one_module_more, another_class])
+def test_what_was_changed_by_hand_without_changing_a_tensor_is_refused(change, tmp_path):
+    model = glyphnet()
+    change(model)
+    with pytest.raises(errors.NotSupported, match="not what its recipe makes"):
+        zoo.save(model, tmp_path / "save")
+    assert not (tmp_path / "save").exists()
+
+
+def test_a_dropout_rate_that_was_changed_by_hand_is_refused_and_named(tmp_path):
+    model = glyphnet(head=zoo.mlp_head(9, hidden=(16,), dropout=0.2))
+    model.fc[2].p = 0.5
+    with pytest.raises(errors.NotSupported, match=r"fc\.2 .*Dropout\(p=0\.5") as caught:
+        zoo.save(model, tmp_path / "save")
+    assert "p=0.2" in str(caught.value)
+
+
+def test_a_synchronised_batch_norm_comes_back_as_a_plain_one(tmp_path):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(glyphnet())
+    loaded = zoo.load(zoo.save(model, tmp_path / "save"))
+    assert same_tensors(model, loaded)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in loaded.modules())
+
+
+def test_the_mode_of_each_module_comes_back(tmp_path):
+    model = zoo.freeze(glyphnet(), "stem").train()
+    model.layer2.eval()
+    model.layer2.bn2.train()
+    model.fc.eval()
+    loaded = zoo.load(zoo.save(model, tmp_path / "save"))
+    modes = {path: module.training for path, module in model.named_modules()}
+    assert {path: module.training for path, module in loaded.named_modules()} == modes
+    assert json.loads((tmp_path / "save" / "recipe.json").read_text())["switched"] == ["layer2", "layer2.bn2", "fc"]

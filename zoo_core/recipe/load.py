@@ -116,7 +116,7 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
 
 def _restore(model: nn.Module, recipe: Recipe) -> None:
     try:
-        state.restore(model, recipe.frozen, recipe.held, training=recipe.training)
+        state.restore(model, recipe)
     except UnknownPart as error:
         raise NotSupported(f"what {recipe.id} had frozen is not there", got=error.summary) from error
 

@@ -32,6 +32,7 @@ class Recipe:
         edits: Acts of surgery, first to last, each with its ``verb`` and what that was given besides the model.
         frozen: Tensors without gradients, or modules in which all are.
         held: Norms that stay in eval mode, or modules in which all do.
+        switched: Modules, other than those held, that are in another mode than the module around them.
         ties: Tensor name to the name under which the file has the same tensor.
         class_names: What the classes are called, in the order of the scores.
         dtype: Of the floating-point tensors; empty when they differ.
@@ -49,6 +50,7 @@ class Recipe:
     edits: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    switched: list[str] = field(default_factory=list)
     ties: dict[str, str] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     dtype: str = "float32"
@@ -119,7 +121,7 @@ def _problem(record: Mapping[str, Any]) -> str | None:
             return f"where {name} is a {type(value).__name__} and not a {kind.__name__}"
     entries = [record["tensors"].get("file"), record["tensors"].get("sha256")]
     entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
-    texts = [*record.get("frozen", []), *record.get("held", []), *record.get("class_names", [])]
+    texts = [each for name in ("frozen", "held", "switched", "class_names") for each in record.get(name, [])]
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     return "with an entry that is no text" if any(not isinstance(each, str) for each in [*entries, *texts]) else None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.plain import to_plain
-from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom
+from zoo_core.recipe.proof import prove
+from zoo_core.recipe.rebuild import edit_to_plain
 from zoo_core.recipe.record import Recipe
 from zoo_core.recipe.versions import versions_for
 from zoo_core.surgery.checks import strict_arguments
@@ -36,10 +37,12 @@ def save(
     """Save a model with all that surgery has done to it, for :func:`zoo_core.load` to bring back.
 
     The folder gets the tensors as safetensors, and ``recipe.json`` for people and programs: family and name, versions,
-    the weights it began with, the constructor's options, every act of surgery, what is frozen, and the class names.
-    Before anything is written, the model is built again from the recipe to prove that its tensors will fit.
+    the weights it began with, the constructor's options, every act of surgery, what is frozen, the mode of every
+    module, and the class names. Before anything is written, the model is built again from the recipe to prove that
+    every module and tensor of it will be there.
 
-    What training can change by hand and no recipe holds is not saved: hooks, dropout rates, the optimizer.
+    What no recipe holds is not saved: hooks, the optimizer, and that a batch norm is synchronised, which is for
+    training only.
 
     Args:
         model: A model from ``zoo.get``, or one given to ``zoo.adopt`` with its name; DDP and ``torch.compile`` wrappers
@@ -80,13 +83,14 @@ def save(
         edits=[edit_to_plain(edit) for edit in known.edits],
         frozen=state.frozen_in(bare),
         held=state.held_in(bare),
+        switched=state.switched_in(bare),
         ties=ties,
         class_names=list(names),
         dtype=state.dtype_of(bare),
         channels_last=state.is_channels_last(bare),
         training=bare.training,
     )
-    _prove(bare, known, recipe, custom=custom_heads)
+    prove(bare, known, recipe, custom=custom_heads)
     write(target, recipe, tensors)
     return target
 
@@ -120,35 +124,3 @@ def _origin(known: Knowledge) -> dict[str, Any]:
     receipt = known.receipt
     found = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
     return {name: value for name, value in found.items() if value}
-
-
-def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> None:
-    """Build the model from its recipe, and compare the names and shapes of its tensors."""
-    heads = {
-        name: head for edit in known.edits for value in edit.arguments.values() for name, head in customs_in(value)
-    }
-    if heads and not custom:
-        refuse_custom(heads)
-    if heads:
-        return  # only whoever has their code can build it
-    try:
-        twin = rebuild(recipe)
-    except ZooError as error:
-        raise NotSupported(
-            f"{recipe.id} cannot be built again as it is now",
-            got=error.summary,
-            cause=str(error.__cause__ or "") or None,
-        ) from error
-    now = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    then = {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
-    differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
-    if differing:
-        name = differing[0]
-        raise NotSupported(
-            f"{len(differing)} tensors of this {type(model).__name__} are not what its recipe makes",
-            expected=f"{name} of the shape {then.get(name, 'of nothing: it would not be there')}",
-            got=f"{now.get(name, 'no such tensor')}",
-            cause="the model was changed by hand, or adopted under another name or with other options",
-            hint="zoo.swap_head and the other verbs change it in a way that can be repeated",
-            names=tuple(differing),
-        )

@@ -11,7 +11,9 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.freeze import freeze, is_held
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
+
+    from zoo_core.recipe.record import Recipe
 
 _MAP = 4
 """Dimensions of a tensor of filters."""
@@ -97,6 +99,16 @@ def held_in(model: nn.Module) -> list[str]:
     return covering({path for path, norm in norms.items() if is_held(norm)}, set(norms))
 
 
+def switched_in(model: nn.Module) -> list[str]:
+    """The modules, other than held norms, that are in another mode than the module around them."""
+    modules = dict(model.named_modules())
+    return [
+        path
+        for path, module in modules.items()
+        if path and not is_held(module) and module.training != modules[path.rpartition(".")[0]].training
+    ]
+
+
 def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
     """The shortest list of dotted prefixes that covers ``chosen`` and nothing else of ``everything``.
 
@@ -114,15 +126,19 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
     return found
 
 
-def restore(model: nn.Module, frozen: Iterable[str], held: Iterable[str], *, training: bool) -> None:
-    """Freeze exactly these parameters, hold exactly these norms, and set the mode of the rest."""
-    model.train(training)
+def restore(model: nn.Module, recipe: Recipe) -> None:
+    """Freeze exactly the parameters, and hold exactly the norms, that the recipe says, and set every mode."""
+    model.train(recipe.training)
     norms = [path for path, module in model.named_modules() if hasattr(module, "running_mean")]
-    chosen = [path for path in norms if any(_inside(path, prefix) for prefix in held)]
+    chosen = [path for path in norms if any(_inside(path, prefix) for prefix in recipe.held)]
     if chosen:
         freeze(model, *chosen)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        parameter.requires_grad_(not any(_inside(name, prefix) for prefix in frozen))
+        parameter.requires_grad_(not any(_inside(name, prefix) for prefix in recipe.frozen))
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        if path and not is_held(module):
+            module.training = modules[path.rpartition(".")[0]].training != (path in recipe.switched)
 
 
 def _inside(name: str, prefix: str) -> bool:
