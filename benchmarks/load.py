@@ -2,7 +2,7 @@
 
 Run as ``uv run python benchmarks/load.py``. Checkpoints are made from random weights in torchvision's own format. Each
 measurement is a fresh process that has imported its library; the two take turns. A figure is the CPU seconds from the
-call until every page of every parameter has been read once, and the peak memory that this added, over the file's size.
+call until every page of every parameter has been read once.
 torchvision is used as its documentation says: ``resnet50(weights=...)``, its file already in torch.hub's cache.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,13 +37,11 @@ def child(who: str, name: str, folder: Path) -> None:
 
     torch.set_num_threads(1)
     load = {"zoo": with_zoo, "torchvision": with_torchvision}[who](name, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     model = load()
     touched = sum(float(p.detach().flatten()[::_PAGE_FLOATS].sum()) for p in model.parameters())
     seconds = time.process_time() - started
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
-    print(json.dumps({"seconds": seconds, "memory": added, "touched": touched}))
+    print(json.dumps({"seconds": seconds, "touched": touched}))
 
 
 def with_zoo(name: str, folder: Path) -> Callable[[], nn.Module]:
@@ -108,7 +105,7 @@ def main() -> None:
     if options.child:
         child(options.child[0], options.child[1], Path(options.child[2]))
         return
-    print(f"{'model':16}{'zoo s':>9}{'torchvision s':>15}{'ratio':>8}{'(quartiles)':>16}{'memory / file':>20}")
+    print(f"{'model':16}{'zoo s':>9}{'torchvision s':>15}{'ratio':>8}{'(quartiles)':>16}")
     with tempfile.TemporaryDirectory() as name_of_folder:
         folder = Path(name_of_folder)
         for name in options.models:
@@ -116,13 +113,11 @@ def main() -> None:
             pairs = [
                 (measure("zoo", name, folder), measure("torchvision", name, folder)) for _ in range(options.rounds)
             ]
-            size = (folder / f"{name}.pth").stat().st_size
             ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in pairs]
             low, middle, high = statistics.quantiles(ratios, n=4)
             ours, theirs = (statistics.median(pair[i]["seconds"] for pair in pairs) for i in (0, 1))
-            memory = [statistics.median(pair[i]["memory"] for pair in pairs) / size for i in (0, 1)]
-            spread, shares = f"({low:.1f} to {high:.1f})", f"{memory[0]:.2f} and {memory[1]:.2f}"
-            print(f"{name:16}{ours:9.3f}{theirs:15.3f}{middle:8.1f}{spread:>16}{shares:>20}", flush=True)
+            spread = f"({low:.1f} to {high:.1f})"
+            print(f"{name:16}{ours:9.3f}{theirs:15.3f}{middle:8.1f}{spread:>16}", flush=True)
             (folder / f"{name}.pth").unlink()
 
 
