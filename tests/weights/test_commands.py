@@ -176,6 +176,18 @@ def test_import_of_nothing_is_a_usage_error():
         run("cache", "import")
 
 
+def test_verify_reports_what_is_missing_and_what_is_odd(tiny):
+    (kept,) = care.contents(Cache())[0]
+    kept.path.unlink()
+    odd = Cache().place("0" * 64, "net.pth")
+    odd.parent.mkdir()
+    odd.symlink_to("/dev/null")
+    output = run("verify", code=1)
+    assert f"{kept.path}: missing" in output
+    assert f"{odd}: not a plain file" in output
+    assert odd.is_symlink()
+
+
 def test_a_bundle_goes_out_and_comes_in(tiny, tmp_path):
     run("bundle", "export", tmp_path / "b.tar")
     run("cache", "rm", "tiny/*")

@@ -125,10 +125,17 @@ def verify(*, as_json: bool) -> None:
         click.echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
     else:
         for file in bad:
-            click.echo(f"BAD  {file}: moved aside")
+            click.echo(f"BAD  {file}: {_fate(file)}")
         click.echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
     if bad:
         raise SystemExit(1)
+
+
+def _fate(file: Path) -> str:
+    """What is the matter with a bad file, from what is there now."""
+    if file.is_symlink() or file.exists():
+        return "not a plain file that can be read, left alone"
+    return "moved aside" if file.with_name(f".{file.name}.bad").exists() else "missing"
 
 
 def human(size: int) -> str:

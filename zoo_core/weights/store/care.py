@@ -101,10 +101,17 @@ def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
     """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are wanted.
 
     Returns:
-        Each path, and whether its bytes are what its name says.
+        Each path, and whether its bytes are what its name says; also the paths that a ref names and that are not there.
     """
-    for path in objects(cache):
-        yield path, cache.prove(path, path.parent.name) is not None
+    found = list(objects(cache))
+    for path in found:
+        try:
+            good = cache.prove(path, path.parent.name) is not None
+        except CacheError:  # a link or a folder, or it cannot be read: the others are looked at all the same
+            good = False
+        yield path, good
+    missing = {item.path for item in contents(cache)[0]} - set(found)
+    yield from ((path, False) for path in sorted(missing))
 
 
 def remove(cache: Cache, kept: Iterable[Kept]) -> int:
