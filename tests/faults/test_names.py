@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from loopback import serving, sha256, status
 
-from zoo_core.errors import UsageError, ZooError
+from zoo_core.errors import FetchError, UsageError, ZooError
 from zoo_core.weights import Cache, fetch
 from zoo_core.weights.store.refs import ref_name
 from zoo_core.weights.transport.urls import file_name, shown
@@ -93,6 +93,30 @@ def test_an_unknown_scheme_is_an_error_of_ours(tmp_path, policy, url):
 def test_a_package_url_stays_in_its_package(tmp_path, url):
     with pytest.raises(ZooError):
         fetch(url, tmp_path, sha256=DIGEST)
+
+
+@pytest.mark.parametrize("url", ["package://../net.pth", "package://..../x", "package:///net.pth", "package://a-b/x"])
+def test_a_package_that_has_no_name_is_an_error_of_ours(tmp_path, url):
+    with pytest.raises(FetchError, match="not the name of a package"):
+        fetch(url, tmp_path, sha256="0" * 64)
+
+
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "net.pth")
+    with pytest.raises(FetchError, match="not a regular file"):
+        fetch((tmp_path / "net.pth").as_uri(), tmp_path / "dest", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("arguments", [{"timeout": "5"}, {"timeout": None}, {"timeout": True}, {"timeout": [1]}])
+def test_what_is_no_timeout_is_a_usage_error(tmp_path, arguments):
+    with pytest.raises(UsageError, match="not a time-out"):
+        fetch("https://weights.invalid/net.pth", tmp_path, sha256="0" * 64, **arguments)
+
+
+@pytest.mark.parametrize("dest", [None, 5, b"dest", "a\0b"])
+def test_what_is_no_folder_is_a_usage_error(dest):
+    with pytest.raises(UsageError, match="not a folder"):
+        fetch("https://weights.invalid/net.pth", dest, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("digest", ["0" * 63 + "g", "0" * 65, "1234567", "../../../../x", "0" * 64 + "\n/../x", 12])

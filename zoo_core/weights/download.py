@@ -66,7 +66,7 @@ def fetch(
     """
     expected = _checked(url, sha256, size, timeout)
     require_trust((url,), expected)
-    folder = Path(dest).absolute()
+    folder = _folder(dest)
     final = folder / _name(url, expected)
     if found := _good(final, expected):
         return found
@@ -94,6 +94,16 @@ def fetch(
     return path
 
 
+def _folder(dest: str | os.PathLike[str]) -> Path:
+    try:
+        folder = Path(dest).absolute()
+    except TypeError as error:
+        raise UsageError(f"not a folder: {dest!r}", expected="a path", cause=str(error), dest=dest) from error
+    if "\0" in str(folder):
+        raise UsageError(f"not a folder: {dest!r}", cause="a zero byte is in it", dest=dest)
+    return folder
+
+
 def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
     """The digest in lower case, when every argument makes sense."""
     try:
@@ -107,7 +117,7 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
         raise UsageError(f"not a SHA-256: {sha256!r}", expected="64 hex digits, or at least the first 8", sha256=sha256)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
         raise UsageError(f"not a size in bytes: {size!r}", expected="a whole number, or None")
-    if not timeout > 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
         raise UsageError(f"not a time-out: {timeout!r}", expected="seconds, more than 0")
     return digest
 

@@ -69,7 +69,10 @@ class LocalSource:
             Permanent: There is no such file, or it cannot be read.
         """
         try:
-            with self._resource().open("rb") as opened:
+            resource = self._resource()
+            if isinstance(resource, Path) and resource.exists() and not resource.is_file():
+                raise Permanent(f"{shown(self.url)} is not a regular file")  # a pipe would be waited for without end
+            with resource.open("rb") as opened:
                 file = cast("BinaryIO", opened)
                 total = file.seek(0, 2)
                 start = file.seek(min(offset, total))
@@ -87,6 +90,8 @@ class LocalSource:
         steps = [step for step in path.split("/") if step]
         if ".." in steps or not steps:
             raise Permanent(f"{self.url} names no file inside the package {parts.netloc!r}")
+        if not all(step.isidentifier() for step in parts.netloc.split(".")):
+            raise Permanent(f"{parts.netloc!r} is not the name of a package")
         return files(parts.netloc).joinpath(*steps)
 
 
