@@ -217,6 +217,22 @@ def test_a_module_zoo_knows_nothing_about_is_refused():
         zoo.encoder(nn.Conv2d(3, 3, 1))
 
 
+@pytest.mark.parametrize(
+    "verb", [lambda part: zoo.freeze(part, "stem"), lambda part: zoo.init_weights(part, "xavier_uniform", where="new")]
+)
+@pytest.mark.parametrize("part", [zoo.encoder, lambda model: zoo.split(model)[0]], ids=["encoder", "backbone"])
+def test_surgery_on_a_part_points_to_the_model_it_shares_its_parameters_with(part, verb):
+    with pytest.raises(errors.NotAZooModel, match=r"do it to the model(.|\n)*share their parameters"):
+        verb(part(resnet18()))
+
+
+def test_what_is_frozen_in_the_model_afterwards_is_frozen_in_its_parts():
+    model = resnet18()
+    enc, (backbone, _) = zoo.encoder(model), zoo.split(model)
+    zoo.freeze(model, "backbone")
+    assert not any(p.requires_grad for part in (enc, backbone) for p in part.parameters())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("output_stride", [None, 8])
 def test_it_works_on_the_gpu(output_stride):

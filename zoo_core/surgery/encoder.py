@@ -33,6 +33,11 @@ class Encoder(nn.Module):
         strides: Pixels of the picture for one step of each map.
     """
 
+    _zoo_way_back = (
+        "do it to the model that zoo.encoder(model) is given: the two share their parameters, "
+        "and zoo.encoder(name, freeze=...) freezes on the way"
+    )
+
     def __init__(self, model: nn.Module, at: Sequence[str] | None = None, output_stride: int | None = None) -> None:
         super().__init__()
         anatomy, bare = anatomy_of(model), unwrap(model)

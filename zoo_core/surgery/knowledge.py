@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
 
 _ATTRIBUTE = "_zoo"
+WAY_BACK = "_zoo_way_back"
+"""Name of the attribute in which a part of a model says what to do with the whole instead."""
+
 _NEW_HEADS = {"swap_head", "branch", "truncate"}
 
 
@@ -103,7 +106,7 @@ def knowledge_of(model: nn.Module) -> Knowledge:
         raise NotAZooModel(
             f"zoo knows nothing about this {type(model).__name__}",
             expected="a model from zoo.get, or one given to zoo.adopt",
-            hint='zoo.adopt(model, family="torchvision") says which library it is from',
+            hint=getattr(model, WAY_BACK, 'zoo.adopt(model, family="torchvision") says which library it is from'),
         )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MethodType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ class Backbone(nn.Module):
         body: The model without its heads, of the same class, sharing every tensor.
         anatomy: Where the parts of ``body`` are.
     """
+
+    _zoo_way_back = "do it to the model, before or after zoo.split(model): the two share their parameters"
 
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
@@ -64,6 +66,14 @@ class Classifier(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """What the head sites are given to scores."""
         return self.classify(self.body, pooled)
+
+
+class Absent(nn.Module):
+    """Where a module was that a cut took out: what comes in goes out."""
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
+        """``x`` as it is."""
+        return x
 
 
 def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
