@@ -120,6 +120,22 @@ def test_something_else_than_names_is_refused(at):
         zoo.features(resnet18(), X, at=at)
 
 
+@pytest.mark.parametrize("path", ["layer4", "layer4.0.conv1"])
+def test_a_layer_that_branches_took_is_named_with_its_copies(path):
+    model = zoo.branch(resnet18(), at="layer4", heads={"colour": 3, "shape": 5})
+    copies = f"'fc.colour.body.{path}' or 'fc.shape.body.{path}'"
+    with pytest.raises(errors.UnknownPart, match=rf"own stages from 'layer4' on(.|\n)*{copies}"):
+        zoo.features(model, X, at=[path])
+    found = zoo.features(model, X, at=[f"fc.colour.body.{path}"])
+    assert found[f"fc.colour.body.{path}"].shape == (2, 512, 2, 2)
+
+
+@pytest.mark.parametrize("path", ["layer4", "layer3.0.conv1"])
+def test_a_layer_that_was_cut_out_is_said_to_be(path):
+    with pytest.raises(errors.UnknownPart, match="the model was cut after 'layer2'"):
+        zoo.features(zoo.truncate(resnet18(), after="layer2"), X, at=[path])
+
+
 def test_a_module_that_does_not_run_is_refused():
     model = zoo.get("googlenet", weights=None).eval()
     with pytest.raises(errors.NotSupported, match="did not run"):

@@ -13,6 +13,7 @@ from zoo_core.parts import Chain
 from zoo_core.surgery.depth import depths, under
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.sites import evaluating
+from zoo_core.surgery.split import Absent
 from zoo_core.surgery.taps import AtStage, taken, tapped
 
 if TYPE_CHECKING:
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo_core.parts import Anatomy, Step
-
-
-class Absent(nn.Module):
-    """Where a module was that a cut took out: what comes in goes out."""
-
-    def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
-        """``x`` as it is."""
-        return x
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.parts import Anatomy, Chain, flatten
-from zoo_core.surgery.cut import Absent
+from zoo_core.surgery.split import Absent
 
 if TYPE_CHECKING:
     from zoo_core.parts import Head
