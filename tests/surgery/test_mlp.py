@@ -61,6 +61,72 @@ def test_a_single_score_can_lose_its_axis():
     assert zoo.mlp_head(1, activation="sigmoid", squeeze=True).build(SITE)(torch.zeros(4, 6)).shape == (4,)
 
 
+RECIPES = {
+    "efficientnet_b0": (
+        "classifier.1",
+        zoo.mlp_head(9, hidden=(512, 256), batch_norm=True, dropout=0.2),
+        lambda: nn.Sequential(
+            nn.Linear(1280, 512),
+            nn.BatchNorm1d(512),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(512, 256),
+            nn.BatchNorm1d(256),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(256, 9),
+        ),
+    ),
+    "resnet18": (
+        "fc",
+        zoo.mlp_head(9, hidden=(256, 128)),
+        lambda: nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 9)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_deep_head_equals_the_recipe_by_hand(name):
+    path, described, recipe = RECIPES[name]
+    ours = zoo.freeze(zoo.get(name, weights=None, seed=0), "backbone", norm="train")
+    by_hand = copy.deepcopy(ours)
+    torch.manual_seed(3)
+    by_hand.set_submodule(path, recipe())
+    zoo.swap_head(ours, described, seed=3)
+    assert repr(ours.get_submodule(path)) == repr(by_hand.get_submodule(path))
+    assert_equal(ours, by_hand, lambda scores: scores)
+
+
+@pytest.mark.parametrize(
+    ("classes", "described", "behind"),
+    [
+        (1, zoo.mlp_head(1, activation="sigmoid", squeeze=True), lambda scores: torch.sigmoid(scores).squeeze(1)),
+        (4, zoo.mlp_head(4, activation="softmax"), lambda scores: torch.softmax(scores, 1)),
+    ],
+    ids=["sigmoid and squeeze", "softmax"],
+)
+def test_an_activation_behind_the_output_equals_the_recipe_by_hand(classes, described, behind):
+    ours = zoo.freeze(zoo.get("resnet18", weights=None, seed=0), "backbone", norm="train")
+    by_hand = copy.deepcopy(ours)
+    torch.manual_seed(3)
+    by_hand.fc = nn.Linear(512, classes)
+    zoo.swap_head(ours, described, seed=3)
+    assert_equal(ours, by_hand, behind)
+
+
+def assert_equal(ours, by_hand, behind):
+    """The same outputs in train and eval mode, and the same parameters in training."""
+    x = torch.randn(4, 3, 64, 64)
+    for training in (True, False):
+        outputs = []
+        for model in (ours, by_hand):
+            torch.manual_seed(0)  # dropout
+            outputs.append(model.train(training)(x))
+        assert torch.equal(outputs[0], behind(outputs[1]))
+    trained = [[(p.requires_grad, p.shape) for p in model.parameters()] for model in (ours, by_hand)]
+    assert trained[0] == trained[1]
+
+
 @every_architecture
 def test_on_any_family_an_activation_stands_behind_the_output(name):
     plain, x = specimen(name)
