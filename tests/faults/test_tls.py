@@ -150,3 +150,9 @@ def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path):
     with pytest.raises(FetchError, match="less than"):
         fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _s: None))
     assert time.monotonic() - started < 10
+
+
+def test_a_list_of_authorities_that_is_missing_is_named(secure, tmp_path, policy, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    with pytest.raises(FetchError, match=r"missing\.pem; REQUESTS_CA_BUNDLE names it"):
+        fetch(https(secure, "/net.pth"), tmp_path, sha256="0" * 64, policy=policy)

@@ -153,7 +153,7 @@ def test_no_server_makes_us_wait_for_long(server, url, tmp_path, text):
     assert sum(slept) <= Policy().retry_after
 
 
-@pytest.mark.parametrize("text", ["soon", "-5", "", "1e9", "9" * 400])
+@pytest.mark.parametrize("text", ["soon", "-5", "", "1e9", "9" * 400, "9" * 5000, "\xb2"])
 def test_nonsense_to_wait_for_is_not_waited_for(server, url, tmp_path, text):
     slept = []
     server.script(PATH, status(503, Retry_After=text))
@@ -342,6 +342,12 @@ def test_a_redirect_never_names_the_file(server, url, tmp_path):
     assert fetch(server.url("/old.pth"), tmp_path, sha256=DIGEST).name.startswith("old-")
 
 
+def test_a_redirect_may_be_spelled_in_utf_8(server, tmp_path):
+    server.put("/w%C3%A9ights.pth", DATA)
+    server.always["/old"] = raw("HTTP/1.1 302 Found\r\nLocation: /wéights.pth\r\nContent-Length: 0\r\n\r\n".encode())
+    assert fetch(server.url("/old"), tmp_path, sha256=DIGEST).read_bytes() == DATA
+
+
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
@@ -442,7 +448,7 @@ def test_a_length_that_no_disk_can_hold_is_the_servers_failure(server, url, tmp_
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
 
 
-@pytest.mark.parametrize("length", ["-1", "abc", "", "3e5"])
+@pytest.mark.parametrize("length", ["-1", "abc", "", "3e5", "9" * 5000])
 def test_a_length_that_is_no_number_is_not_believed(server, url, tmp_path, policy, length):
     def reply(handler, data):
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % length.encode() + data)

@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
+from zoo_core.errors import ZooError
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient
 from zoo_core.weights.transport.http_failures import failure_of
 from zoo_core.weights.transport.reply import Reply
@@ -30,7 +31,8 @@ _HOPS = 10
 _BLOCK = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class HttpSource:
@@ -110,7 +112,7 @@ class HttpSource:
         if not location:
             raise Permanent(f"status {response.status_code} without a Location")
         try:
-            target = urljoin(url, location)
+            target = urljoin(url, _as_utf8(location))
             scheme = urlsplit(target).scheme
         except ValueError as error:
             raise Permanent(f"redirects to something that is not a url: {error}") from error
@@ -168,7 +170,9 @@ class HttpSource:
     def _named_failures(self) -> Iterator[None]:
         try:
             yield
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except ZooError:  # the disk's, which is an OSError too
+            raise
+        except (urllib3.exceptions.HTTPError, ValueError, OSError) as error:
             if self._watchdog and self._watchdog.barked:
                 raise self._too_slow() from error
             raise failure_of(error, self.url) from error
@@ -182,20 +186,27 @@ class HttpSource:
             self._watchdog.follow(connection)
 
 
+def _as_utf8(text: str) -> str:
+    """A header as its server meant it: http reads headers as Latin-1, and many servers write UTF-8."""
+    with contextlib.suppress(UnicodeError):
+        return text.encode("latin-1").decode("utf-8")
+    return text
+
+
 def _status(response: requests.Response) -> str:
     return f"status {response.status_code} {response.reason or ''}".rstrip()
 
 
 def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping
     text = headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() and "Transfer-Encoding" not in headers else None
+    return int(text) if _NUMBER.fullmatch(text) and "Transfer-Encoding" not in headers else None
 
 
 def _content_range(text: str, offset: int, length: int | None) -> tuple[int, int | None]:
     """First byte and total length of a 206, checked against what was asked for."""
     match = _RANGE.fullmatch(text.strip())
     if not match:
-        raise StaleRange(f"status 206 with Content-Range {text!r}")
+        raise StaleRange(f"status 206 with Content-Range {text[:80]!r}")
     start, end = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if start != offset or end < start or (length is not None and length != end - start + 1):
@@ -207,7 +218,7 @@ def _retry_after(text: str | None) -> float | None:
     """Seconds to wait, from a number or a date."""
     if not text:
         return None
-    if text.strip().isdigit():
+    if _NUMBER.fullmatch(text.strip()):
         return float(text)
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())

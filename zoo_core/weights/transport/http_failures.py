@@ -29,6 +29,8 @@ def _permanent(error: Exception) -> Permanent | None:
         return Permanent(
             f"its certificate is not trusted: {reason}; REQUESTS_CA_BUNDLE can name a company's own authority"
         )
+    if type(error) is OSError and "CA certificate" in str(error):  # requests itself, of a path that is not there
+        return Permanent(f"{error}; REQUESTS_CA_BUNDLE names it")
     if isinstance(error, ValueError):
         return Permanent(f"not a usable url: {_reason(error)}")
     return None
