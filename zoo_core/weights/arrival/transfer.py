@@ -53,6 +53,7 @@ class Transfer:
         self._advance = advance
         self._furthest = partial.length
         self._total = size
+        self._conditional = True
         self._patience_left = policy.retry_after
 
     def run(self) -> None:
@@ -108,8 +109,11 @@ class Transfer:
             seconds = min(failure.wait, self._patience_left)
             self._patience_left -= seconds
         self._partial.touch()
-        self._policy.sleep(seconds)
-        self._partial.touch()
+        while seconds > 0:  # those who wait for us must not take a long pause for death
+            step = min(seconds, self._policy.patience / 3)
+            self._policy.sleep(step)
+            self._partial.touch()
+            seconds -= step
         return True
 
     def _attempt(self) -> None:
@@ -118,7 +122,7 @@ class Transfer:
         if self._size is not None and self._partial.length > self._size:
             self._partial.restart()
         url, etag = self._partial.origin
-        known = etag if url == self._source.url else ""
+        known = etag if url == self._source.url and self._conditional else ""
         with self._source.read(self._partial.length, known) as reply:
             self._accept(reply, known)
             for block in reply.blocks:
@@ -133,6 +137,8 @@ class Transfer:
         if reply.start and known and reply.etag and reply.etag != known:
             raise StaleRange("the file has changed since the first part of it was sent")
         if reply.start != self._partial.length:
+            # Many machines behind one name may each have a tag of their own for the same bytes. The digest decides.
+            self._conditional = self._conditional and not (known and digests.is_full(self._sha256))
             self._partial.restart()
         if self._size is not None and reply.total not in (None, self._size):
             raise WrongContent(f"announces {reply.total:,} bytes and not {self._size:,}")
