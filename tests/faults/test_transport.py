@@ -135,6 +135,25 @@ def test_a_server_that_asks_for_time_gets_it(server, url, tmp_path, code):
     assert slept == [7.0]
 
 
+def test_a_long_pause_shows_signs_of_life(server, url, tmp_path):
+    slept = []
+    server.script(PATH, status(503, Retry_After="9"))
+    policy = Policy(timeout=2, sleep=slept.append)
+    fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    assert sum(slept) == 9
+    assert max(slept) < policy.patience
+
+
+def test_what_arrived_is_mentioned_only_when_something_did(server, url, tmp_path, policy):
+    server.always[PATH] = status(404)
+    with pytest.raises(FetchError, match="nothing arrived"):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    server.always[PATH] = status(404)
+    server.script(PATH, cut(1000))
+    with pytest.raises(FetchError, match="kept apart"):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+
+
 def test_a_date_to_come_back_at_is_understood(server, url, tmp_path):
     from email.utils import formatdate
 

@@ -122,7 +122,7 @@ def _bring(order: Order, arriving: Partial) -> Brought:
                 attempts.append((url, wrong[-1][1]))
             except (Permanent, Transient) as failure:
                 attempts.append((url, str(failure)))
-    raise _mismatch(order, attempts, wrong) if wrong else unreachable(order.label, attempts)
+    raise _mismatch(order, attempts, wrong) if wrong else unreachable(order.label, attempts, kept=partial.length > 0)
 
 
 def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, str]]) -> bool:
@@ -167,18 +167,19 @@ def _mismatch(order: Order, attempts: list[tuple[str, str]], wrong: list[tuple[s
     )
 
 
-def unreachable(name: str, attempts: list[tuple[str, str]]) -> WeightsError:
+def unreachable(name: str, attempts: list[tuple[str, str]], *, kept: bool = False) -> WeightsError:
     """The error for a file that no source gave.
 
     Args:
         name: What was wanted.
         attempts: Each url and what was wrong with it.
+        kept: Whether some bytes arrived.
     """
     hosts = tuple(dict.fromkeys(host_of(url) for url, _ in attempts))
     return FetchError(
         f"cannot fetch {name} from {', '.join(hosts) or 'anywhere'}",
         got=_listed(attempts),
-        done="what had arrived is kept apart, and the next try continues it",
+        done="what had arrived is kept apart, and the next try continues it" if kept else "nothing arrived",
         hint="try again, set ZOO_MIRROR or ZOO_REWRITE to another host, set ZOO_OFFLINE=1 to use the cache alone, "
         "or build it untrained with weights=None",
         attempts=tuple(attempts),
