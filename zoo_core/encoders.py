@@ -42,8 +42,8 @@ def encoder(
         model: A name as for ``zoo.get``; or a built model, which stays as it is and shares its parameters.
         output_stride: Keep the last maps as large as this says, 16 or 8 pixels of the picture for one step: strides
             beyond give way to dilation, with the same filters.
-        at: Names of the stages to return; None for the last one of each stride that the model has of itself, so that
-            there are as many maps whatever the ``output_stride``.
+        at: Names of stages to take the maps from, or paths of modules as for ``zoo.features``; None for the last stage
+            of each stride that the model has of itself, so that there are as many maps whatever the ``output_stride``.
         in_channels: As for ``zoo.get``, like all that follow; only with a name.
         weights: Which weights, or None for an untrained model.
         freeze: What not to train.
@@ -60,7 +60,7 @@ def encoder(
         ``.names``, ``.channels`` and ``.strides``; in the train or eval mode of the model.
 
     Raises:
-        UnknownPart: There is no such stage; the message lists the stages.
+        UnknownPart: There is no such stage or module; the message lists the stages.
         UsageError: ``output_stride`` is not a power of two, or an argument for building comes with a built model.
         NotSupported: The model has no stages, or cannot be dilated; the message says why, and which models can.
         NotAZooModel: zoo knows nothing about the built model.

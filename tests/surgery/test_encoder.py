@@ -130,6 +130,38 @@ def test_on_any_family_an_output_stride_is_kept_or_refused_with_the_reason(name)
         assert abs(x.shape[-1] / enc.strides[-1] - enc(x)[-1].shape[-1]) <= 2
 
 
+@pytest.mark.parametrize(("output_stride", "strides"), [(None, (2, 4, 8, 32)), (16, (2, 4, 8, 16)), (8, (2, 4, 8, 8))])
+def test_modules_can_be_asked_for_by_their_paths(output_stride, strides):
+    paths = ["features.1", "features.3", "features.6", "features.16"]
+    model = zoo.get("mobilenet_v3_large", weights=None, seed=0).eval()
+    enc = zoo.encoder(model, at=paths, output_stride=output_stride)
+    assert (enc.names, enc.channels, enc.strides) == (tuple(paths), (16, 24, 40, 960), strides)
+    stages = zoo.encoder(model, at=["stage1", "stage2", "stage3", "stage5"], output_stride=output_stride)
+    assert all(torch.equal(f, g) for f, g in zip(enc(X), stages(X), strict=True))
+
+
+@pytest.mark.parametrize("at", [["layer2", "layer3.0.conv1"], ["layer3.0.conv1", "layer3.0"], ["maxpool"]])
+def test_modules_inside_and_outside_stages_equal_hooks(at):
+    model = resnet18()
+    enc, expected = zoo.encoder(model, at=at), zoo.features(model, X, at=at)
+    assert all(torch.equal(f, expected[path]) for path, f in zip(at, enc(X), strict=True))
+    assert [(f.shape[1], 64 // f.shape[-1]) for f in enc(X)] == list(zip(enc.channels, enc.strides, strict=True))
+    assert not any(name.startswith("body.layer4") for name in enc.state_dict())
+    assert all(torch.equal(f, g) for f, g in zip(copy.deepcopy(enc)(X), enc(X), strict=True))
+
+
+@pytest.mark.parametrize("at", ["fc", "avgpool"])
+def test_a_module_behind_the_features_gives_no_map(at):
+    with pytest.raises(errors.NotSupported, match="no feature map"):
+        zoo.encoder(resnet18(), at=at)
+
+
+@pytest.mark.parametrize("at", [3, [], [None]])
+def test_an_encoder_of_something_else_than_names_is_refused(at):
+    with pytest.raises(errors.UsageError):
+        zoo.encoder(resnet18(), at=at)
+
+
 def test_tokens_come_as_maps():
     model, x = specimen("torchvision/vit_b_32")
     enc = zoo.encoder(model, at=["encoder_layer_2", "encoder_layer_11"])

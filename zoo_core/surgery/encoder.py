@@ -11,24 +11,23 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.cut import absent, whole_forward
 from zoo_core.surgery.dilate import dilated
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.places import places
 from zoo_core.surgery.split import replaced
-from zoo_core.surgery.taps import asked_names, run_to_tap, stage_index, taken, tapped
+from zoo_core.surgery.taps import run_to_tap, taken, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from zoo_core.parts import Stage
 
 
 class Encoder(nn.Module):
     """Pictures to feature maps, large to small; made by :func:`zoo_core.encoder`.
 
     It is a class of its own, because it returns a list. It shares its parameters with the model it was made from, and
-    holds nothing behind the last stage it returns, so that DDP finds no parameter unused.
+    holds nothing behind the last stage it needs, so that DDP finds no parameter unused.
 
     Attributes:
         body: The model's front, of the library's own class.
-        names: Names of the stages.
+        names: Names of the stages, or paths of the modules, that give the maps.
         channels: Channels of each map.
         strides: Pixels of the picture for one step of each map.
     """
@@ -54,14 +53,15 @@ class Encoder(nn.Module):
             )
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
-        chosen = _chosen(model, at)
-        last = max(stage_index(model, stage.name) for stage in chosen) + 1
-        body = replaced(replaced(bare, convolutions), absent(model, lambda depth: depth > last))
-        self.body = tapped(body, {stage.output for stage in chosen}, last=anatomy.stages[last - 1].output)
-        self.names = tuple(stage.name for stage in chosen)
-        self.channels = tuple(stage.channels for stage in chosen)
-        self.strides = tuple(min(stage.stride, most) for stage in chosen)
-        self._paths = [stage.output for stage in chosen]
+        twin = replaced(bare, convolutions)
+        chosen = places(bare, twin, at, most)
+        deepest, last = max(place.depth for place in chosen), max(chosen, key=lambda place: place.order)
+        body = replaced(twin, absent(model, lambda depth: depth > deepest))
+        self.body = tapped(body, {place.path for place in chosen}, last=last.path)
+        self.names = tuple(place.name for place in chosen)
+        self.channels = tuple(place.channels for place in chosen)
+        self.strides = tuple(place.stride for place in chosen)
+        self._paths = [place.path for place in chosen]
         self._run, self._layout = anatomy.features or whole_forward, anatomy.layout
         self.training = bare.training
 
@@ -74,14 +74,6 @@ class Encoder(nn.Module):
     def extra_repr(self) -> str:
         """What ``print`` shows above the body."""
         return f"names={self.names}, channels={self.channels}, strides={self.strides}"
-
-
-def _chosen(model: nn.Module, at: Sequence[str] | None) -> list[Stage]:
-    """The stages that were asked for, or the last one of each stride that the model has when it is not dilated."""
-    stages = anatomy_of(model).stages
-    if at is None:
-        return list({stage.stride: stage for stage in stages}.values())
-    return [stages[stage_index(model, name)] for name in asked_names(at)]
 
 
 def _as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
