@@ -154,6 +154,13 @@ def test_what_arrived_is_mentioned_only_when_something_did(server, url, tmp_path
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
 
 
+def test_a_failure_leaves_nothing_behind(server, url, tmp_path, policy):
+    server.always[PATH] = status(404)
+    with pytest.raises(FetchError):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_date_to_come_back_at_is_understood(server, url, tmp_path):
     from email.utils import formatdate
 

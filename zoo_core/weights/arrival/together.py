@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _POLL = 0.05
 _LOCKS = 4
@@ -50,6 +50,9 @@ def first_of_node() -> bool:
 
 
 def _release(holder: filelock.BaseFileLock) -> None:
+    with contextlib.suppress(OSError):
+        if holder.is_locked:
+            Path(holder.lock_file).unlink()  # while it is ours, so that it is nobody else's
     with contextlib.suppress(OSError, NotImplementedError):
         holder.release()
 
