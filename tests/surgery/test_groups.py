@@ -290,3 +290,9 @@ def test_groups_partition_what_is_trainable(frozen, tied, head_lr, weight_decay,
 
 
 SHARED = zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
+
+
+@pytest.mark.parametrize("wrong", [3, [3], None])
+def test_what_is_not_decayed_has_to_be_named(wrong):
+    with pytest.raises(errors.UsageError, match="no_decay cannot be"):
+        zoo.param_groups(zoo.get("tiny/glyphnet", weights=None), lr=0.1, no_decay=wrong)

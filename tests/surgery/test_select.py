@@ -164,3 +164,18 @@ def test_parts_are_found_inside_torch_compile(model):
     zoo.freeze(torch.compile(model, backend="eager"), "[:5]")
     assert not model.layer1[0].conv1.weight.requires_grad
     assert model.layer2[0].conv1.weight.requires_grad
+
+
+def test_a_list_of_names_is_as_good_as_the_names(model):
+    assert select(model, [["layer1", "layer2"]]) == select(model, ["layer1", "layer2"])
+
+
+@pytest.mark.parametrize("wrong", [5, ["layer1", 5], None])
+def test_a_part_that_is_no_text_is_refused(model, wrong):
+    with pytest.raises(errors.UsageError, match="a part cannot be"):
+        zoo.freeze(model, wrong)
+
+
+def test_until_has_to_be_a_name(model):
+    with pytest.raises(errors.UsageError, match="until cannot be 3"):
+        zoo.freeze(model, until=3)

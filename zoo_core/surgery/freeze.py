@@ -13,7 +13,7 @@ from zoo_core.surgery.select import select
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,7 +36,7 @@ class _StayInEval:
 @renews_ddp
 def freeze(
     model: Model,
-    *what: str,
+    *what: str | Sequence[str],
     until: str | None = None,
     stages: int | None = None,
     first: int | None = None,
@@ -52,7 +52,7 @@ def freeze(
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
         *what: ``"backbone"`` (all but the head; the default when nothing else is said), ``"head"``, ``"stem"``,
             ``"all"``, names of stages, module paths, slices of children such as ``"features[:6]"``, with ``"[:6]"``
-            for the model's own, or glob patterns over tensor names such as ``"layer[12].*"``.
+            for the model's own, or glob patterns over tensor names such as ``"layer[12].*"``; or lists of these.
         until: A stage or module path: freeze everything before it.
         stages: Freeze the stem and that many stages.
         first: Of what is named, or of the whole model, only this many layers, counted from the input. A layer is a
@@ -65,7 +65,7 @@ def freeze(
 
     Raises:
         UnknownPart: A name matches nothing; the message lists the stages.
-        UsageError: A number or ``norm`` is impossible, or nothing is left to freeze.
+        UsageError: A name, a number or ``norm`` is impossible, or nothing is left to freeze.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -94,7 +94,7 @@ def freeze(
 @renews_ddp
 def unfreeze(
     model: Model,
-    *what: str,
+    *what: str | Sequence[str],
     until: str | None = None,
     stages: int | None = None,
     first: int | None = None,

@@ -12,7 +12,7 @@ from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.depth import depths, under
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm
-from zoo_core.surgery.select import select
+from zoo_core.surgery.select import patterns_in, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +113,7 @@ def param_groups(
             f"there is nothing to train: every parameter of this {type(bare).__name__} is frozen",
             hint='zoo.unfreeze(model, "head") trains the head, zoo.unfreeze(model) everything',
         )
-    kept_whole = _not_decayed(model, (no_decay,) if isinstance(no_decay, str) else tuple(no_decay))
+    kept_whole = _not_decayed(model, patterns_in("no_decay", no_decay))
     part_of = _parts(model, plan, trainable)
     groups: dict[str, dict[str, Any]] = {}
     for name in sorted(trainable, key=lambda name: part_of[name].place):

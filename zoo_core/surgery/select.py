@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from zoo_core.surgery.depth import depths, tensor_names, under
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from torch import nn
 
 WORDS = ("all", "backbone", "head", "stem")
@@ -23,7 +22,7 @@ _SLICE = re.compile(r"(?P<path>[^\[\]]*)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 def select(
     model: nn.Module,
-    what: Collection[str] = (),
+    what: Collection[str | Collection[str]] = (),
     *,
     default: str = "all",
     until: str | None = None,
@@ -56,6 +55,9 @@ def select(
         ['layer4.1.bn2.bias', 'layer4.1.bn2.num_batches_tracked']
     """
     found: set[str] = set()
+    what = patterns_in("a part", what)
+    if until is not None and not isinstance(until, str):
+        raise UsageError(f"until cannot be {until!r}", expected="the name of a stage or the path of a module")
     if not what and until is None and stages is None:
         what = (default,) if first is None and last is None else ("all",)
     for pattern in what:
@@ -72,6 +74,27 @@ def select(
         before = f"before {until!r}" if until is not None else "before the first stage"
         raise UsageError(f"nothing comes {before}", hint="until= names the first part that is not meant")
     return found
+
+
+def patterns_in(name: str, what: object) -> tuple[str, ...]:
+    """The names and patterns in ``what``: one, or several, of which some may be lists of them.
+
+    Args:
+        name: What the caller calls it.
+        what: Whatever the user gave.
+
+    Raises:
+        UsageError: There is something other than text.
+    """
+    if isinstance(what, str):
+        return (what,)
+    if not isinstance(what, Collection):
+        raise UsageError(
+            f"{name} cannot be {what!r}",
+            expected="a name or a pattern, or a list of them",
+            got=f"a {type(what).__name__}",
+        )
+    return tuple(pattern for each in what for pattern in patterns_in(name, each))
 
 
 def _named(model: nn.Module, pattern: str) -> set[str]:
