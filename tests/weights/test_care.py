@@ -234,6 +234,12 @@ def test_a_file_with_the_same_prefix_does_not_move_a_pin(tmp_path):
         adopt(Cache(), forged, [loose])
 
 
+@pytest.mark.parametrize("take", [import_bundle, lambda cache, file: adopt(cache, file, [])])
+def test_a_file_that_cannot_be_read_is_called_that(cache, tmp_path, take):
+    with pytest.raises(CacheError, match=r"cannot read .*missing"):
+        take(cache, tmp_path / "missing")
+
+
 def test_a_damaged_bundle_is_refused(cache, tmp_path, monkeypatch):
     export_bundle(cache, everything(cache), tmp_path / "bundle.tar")
     data = (tmp_path / "bundle.tar").read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 from zoo_core.errors import UsageError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.bring import Order, bring
-from zoo_core.weights.arrival.disk import disk_error, disk_errors, move_aside, refuse_odd
+from zoo_core.weights.arrival.disk import disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.arrival.together import turn
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy
 from zoo_core.weights.transport.progress import progress_bar
@@ -89,8 +88,6 @@ def fetch(
         lock = folder / f".{final.name}.lock"
         with turn(lock, ready=final.exists, signs=order.signs, patience=order.policy.patience):
             path = _good(final, expected) or bring(order).path
-        with contextlib.suppress(OSError):
-            lock.unlink()
     return path
 
 
@@ -133,10 +130,10 @@ def _good(final: Path, digest: str) -> Path | None:
     refuse_odd(final)
     try:
         got, stamp = digests.steady_digest(final)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise disk_error(final.parent, error) from error
+        raise read_error(final, error) from error
     if digests.agrees(got, digest):
         return final
     move_aside(final, stamp)

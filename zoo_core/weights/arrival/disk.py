@@ -85,6 +85,18 @@ def disk_error(folder: Path, error: OSError) -> CacheError:
     )
 
 
+def read_error(path: Path, error: OSError) -> CacheError:
+    """The CacheError for a file that cannot be read."""
+    return CacheError(
+        f"cannot read {path}",
+        got=error.strerror or str(error),
+        done="it was left as it is",
+        hint="look whether it is there, and mend its permissions",
+        path=path,
+        errno=error.errno,
+    )
+
+
 def move_aside(path: Path, stamp: Stamp) -> Path | None:
     """Move a bad file out of the way, where a person can look at it; only the last bad one is kept.
 

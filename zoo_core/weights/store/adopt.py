@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import Untrusted
 from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.bring import Order, bring
-from zoo_core.weights.arrival.disk import disk_error, disk_errors
+from zoo_core.weights.arrival.disk import disk_errors, read_error
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.cache import Cache, fresh_ref
 from zoo_core.weights.store.refs import pinned
@@ -52,7 +52,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     try:
         digest = digests.sha256_of(path)
     except OSError as error:
-        raise disk_error(path.parent, error) from error
+        raise read_error(path, error) from error
     found = [(card, weights) for card in cards for weights in card.weights if digests.agrees(digest, weights.sha256)]
     if not found:
         raise Untrusted(

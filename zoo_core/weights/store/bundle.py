@@ -9,7 +9,7 @@ import tarfile
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.weights.arrival.disk import disk_error, disk_errors, require_space
+from zoo_core.weights.arrival.disk import disk_errors, read_error, require_space
 from zoo_core.weights.arrival.partial import Partial
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.cache import Cache, fresh_ref
@@ -114,8 +114,8 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
                     raise _no_bundle(file, f"{member.name[:200]!r} does not belong in one")
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
         raise _no_bundle(file, str(error)) from error
-    except FileNotFoundError as error:
-        raise disk_error(file.parent, error) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise read_error(file, error) from error
     strengths = {name: _strength(cache, name, ref, file) for name, ref in refs.items()}
     return [_note(cache, name, ref, strengths[name], file) for name, ref in refs.items()]
 

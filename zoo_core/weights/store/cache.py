@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.weights import digest as digests
-from zoo_core.weights.arrival.disk import disk_error, disk_errors, move_aside, refuse_odd
+from zoo_core.weights.arrival.disk import disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.store.location import cache_folder, write_tag
 from zoo_core.weights.store.refs import Ref, now, ref_name
@@ -88,7 +88,7 @@ class Cache:
         except FileNotFoundError:  # another process has just moved it aside
             return None
         except OSError as error:
-            raise disk_error(path.parent, error) from error
+            raise read_error(path, error) from error
         if got == digest:
             return steady
         move_aside(path, steady)
