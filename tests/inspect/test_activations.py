@@ -160,3 +160,11 @@ def test_layers_that_never_run_are_an_error():
     net = OnlyTheFirst(nn.Linear(2, 2), nn.Linear(2, 2))
     with pytest.raises(errors.UsageError, match="none of the layers gave anything"):
         activation_stats(net, torch.ones(1, 2), layers="1")
+
+
+@pytest.mark.parametrize("path", ["nowhere/plot.png", "plot.xyz"])
+def test_a_plot_that_cannot_be_written_says_where_to(path, tmp_path):
+    pytest.importorskip("matplotlib")
+    stats = activation_stats(nn.Linear(2, 2), torch.randn(2, 2))
+    with pytest.raises(errors.ZooError, match="cannot draw to"):
+        stats.plot(tmp_path / path)

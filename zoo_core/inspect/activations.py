@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import unwrap
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
 _LABELS = 48
@@ -83,7 +83,7 @@ class ActivationStats:
             The path.
 
         Raises:
-            ZooError: matplotlib is not installed.
+            ZooError: matplotlib is not installed, or cannot write such a file there.
         """
         try:
             from matplotlib.figure import Figure
@@ -102,7 +102,14 @@ class ActivationStats:
         else:
             axes.set_xlabel("layer, in the order of running")
         axes.grid(alpha=0.3)
-        figure.savefig(path)
+        try:
+            figure.savefig(path)
+        except (OSError, ValueError) as error:  # matplotlib's word for a format that it does not know is ValueError
+            raise ZooError(
+                f"cannot draw to {os.fspath(path)}",
+                cause=str(error),
+                hint="a folder that exists, and a suffix such as .png, .svg or .pdf",
+            ) from error
         return Path(path)
 
 
