@@ -51,6 +51,19 @@ def test_a_small_file_whose_etag_is_no_sha256_is_not_declared(server):
         obtain(*card(server.url(HUB)))
 
 
+def test_the_digest_of_a_repository_that_was_renamed_is_found(server):
+    like_the_hub(server)
+    server.always["/old/repo/resolve/main/model.safetensors"] = status(307, Location=HUB)
+    assert obtain(*card(server.url("/old/repo/resolve/main/model.safetensors"))).strength == "declared"
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_hub_that_refuses_a_file_says_so(server, policy, code):
+    server.always[HUB] = status(code)
+    with pytest.raises(FetchError, match=str(code)):
+        obtain(*card(server.url(HUB)), policy=policy)
+
+
 def test_an_endpoint_replaces_the_hub(server, monkeypatch):
     like_the_hub(server)
     monkeypatch.setenv("HF_ENDPOINT", server.url("/"))

@@ -17,7 +17,7 @@ from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient
 from zoo_core.weights.transport.http_failures import failure_of
 from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import session_for
-from zoo_core.weights.transport.urls import is_loopback, shown
+from zoo_core.weights.transport.urls import host_of, is_loopback, shown
 from zoo_core.weights.transport.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -75,18 +75,29 @@ class HttpSource:
                 yield self._reply(response, offset)
 
     def headers(self) -> Mapping[str, str]:
-        """The headers of the first answer, before any redirect: there the Hugging Face hub declares digests.
+        """The headers of the last answer of the same host: there the Hugging Face hub declares digests.
 
         Raises:
             Transient: It may work when it is tried again.
             Permanent: It will not.
         """
         with Watchdog(self._policy) as self._watchdog, self._named_failures():
-            self._require_safe(self.url)
-            response = self._session.head(self.url, allow_redirects=False, timeout=self._policy.timeout)
-            if response.status_code in _TRY_AGAIN or response.status_code >= requests.codes.server_error:
-                raise Transient(_status(response))
-            return response.headers
+            url = self.url
+            for _ in range(_HOPS):
+                self._require_safe(url)
+                response = self._session.head(url, allow_redirects=False, timeout=self._policy.timeout)
+                status = response.status_code
+                if status in _TRY_AGAIN or status >= requests.codes.server_error:
+                    raise Transient(_status(response))
+                if status >= requests.codes.bad_request:
+                    raise Permanent(_status(response))
+                if status not in _REDIRECTS or "X-Linked-Etag" in response.headers:
+                    return response.headers
+                target = self._next(url, response)
+                if host_of(target) != host_of(url):
+                    return response.headers
+                url = target  # the repository has another name now
+            raise Permanent(f"more than {_HOPS} redirects")
 
     def _follow(self, offset: int, etag: str) -> requests.Response:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
