@@ -179,3 +179,13 @@ def test_a_part_that_is_no_text_is_refused(model, wrong):
 def test_until_has_to_be_a_name(model):
     with pytest.raises(errors.UsageError, match="until cannot be 3"):
         zoo.freeze(model, until=3)
+
+
+def test_until_a_module_without_tensors_goes_by_the_order_of_registration(model):
+    assert select(model, until="avgpool") == select(model, ["backbone"])
+
+
+def test_a_part_without_tensors_is_not_suggested_for_itself(model):
+    with pytest.raises(errors.UnknownPart, match="holds no tensors") as caught:
+        zoo.freeze(model, "avgpool")
+    assert "did you mean 'avgpool'" not in str(caught.value)

@@ -149,7 +149,11 @@ def _before(model: nn.Module, part: str) -> set[str]:
     if part in stages:
         limit = stages.index(part) + 1
         return {name for name, depth in by_depth.items() if depth < limit}
-    inside = _named(model, part)
+    modules = [path for path, _ in unwrap(model).named_modules()]
+    inside = _of_word(model, part) if part in WORDS else _of_path(model, part)
+    if part and not inside and part in modules:  # without tensors, so only the order of registration says where it is
+        return {name for name in by_depth if _owner(name) in modules[: modules.index(part)]}
+    inside = inside or _named(model, part)
     order = _in_order(by_depth)
     at = next(index for index, name in enumerate(order) if name in inside)
     return set(order[:at])
@@ -187,6 +191,7 @@ def _number(name: str, value: object, possible: range) -> int:
 def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
     stages = tuple(stage.name for stage in anatomy_of(model).stages)
     modules = [path for path, _ in unwrap(model).named_modules() if path]
+    others = [name for name in (*stages, *WORDS, *modules) if name != pattern]
     kinds = [f"one of the stages {', '.join(stages)}"] if stages else []
     kinds += [f"one of {', '.join(WORDS)}", "a module path, a slice of one's children, or a pattern"]
     holds = " holds no tensors" if pattern in modules or pattern in WORDS or _SLICE.fullmatch(pattern) else ""
@@ -194,7 +199,7 @@ def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
     return UnknownPart(
         f"{pattern!r} of this {kind}{holds}" if holds else f"nothing in this {kind} is called {pattern!r}",
         expected="; ".join(kinds),
-        hint=did_you_mean(close_matches(pattern, [*stages, *WORDS, *modules]), "print(model) shows every module path"),
+        hint=did_you_mean(close_matches(pattern, others), "print(model) shows every module path"),
         part=pattern,
         parts=stages,
     )
