@@ -24,7 +24,7 @@ IMPOSSIBLE = [
     {"freeze": {"untill": "layer4"}},
     {"freeze": ""},
     {"device": "gpu"},
-    {"device": object()},
+    {"device": [0]},
     {"device": "cuda:99"},
     {"dtype": "float99"},
     {"dtype": "int64"},
