@@ -59,7 +59,7 @@ def build(name: str, num_classes: int = 1000) -> nn.Module:
     settings = next(iter(lib.library.pretrained_settings[name].values()))
     for key in ("input_space", "input_size", "input_range", "mean", "std"):
         setattr(model, key, settings[key])
-    return model  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]  # the library ships no types
 
 
 def _reclass(model: nn.Module) -> None:
