@@ -1,0 +1,18 @@
+"""The timm family: every architecture of timm, its weights, and where their parts are."""
+
+from __future__ import annotations
+
+from zoo_core import Family, hookimpl
+
+
+@hookimpl
+def zoo_families() -> list[Family]:
+    """The one family of this plugin."""
+    return [
+        Family(
+            name="timm",
+            requires="timm",
+            catalog="zoo_timm.catalog:cards",
+            anatomy="zoo_timm.anatomy:anatomy",
+        )
+    ]

@@ -1,0 +1,17 @@
+"""The cards of this family, from the file that ``python -m zoo_timm.index`` writes. No torch here."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from zoo_core import Card, read_cards
+
+
+def cards() -> list[Card]:
+    """Every architecture of timm with its weights, in the library's order."""
+    return read_cards(files("zoo_timm").joinpath("catalog.jsonl"))
+
+
+def version() -> str:
+    """The version of timm that the catalogue was read from."""
+    return files("zoo_timm").joinpath("catalog.version").read_text(encoding="utf-8").strip()
