@@ -223,6 +223,9 @@ def test_list_says_which_argument_is_no_text(catalog, arguments):
     [
         (lambda: zoo.list(famly="x"), r"list\(\) has no argument 'famly'(.|\n)*did you mean 'family'"),
         (lambda: zoo.info(nam="x"), r"info\(\) has no argument 'nam'(.|\n)*did you mean 'name'"),
+        (lambda: zoo.anatomy(mdoel=0), r"anatomy\(\) has no argument 'mdoel'(.|\n)*did you mean 'model'"),
+        (lambda: zoo.receipt(modle=0), r"receipt\(\) has no argument 'modle'(.|\n)*did you mean 'model'"),
+        (lambda: zoo.class_names(net=0), r"class_names\(\) has no argument 'net'"),
     ],
 )
 def test_an_unknown_argument_is_named_with_the_one_that_was_meant(call, message):

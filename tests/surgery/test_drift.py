@@ -51,6 +51,46 @@ def test_a_norm_put_back_into_train_mode_by_hand_is_found(model):
     assert moved["layer2.bn1.num_batches_tracked"] == 1.0
 
 
+def converted(model):
+    """The model with synchronised norms, as its owner has it after the conversion by torch."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def test_converting_frozen_norms_warns_before_anything_moved(model):
+    before = copy.deepcopy(zoo.freeze(model).state_dict())
+    with pytest.warns(zoo.ZooWarning, match=r"are no longer held in eval mode, such as 'layer1\.bn1'") as caught:
+        assert drift(converted(model), before) == {}
+    assert caught[0].filename == __file__
+
+
+def test_statistics_that_the_conversion_let_loose_are_compared(model):
+    before = copy.deepcopy(zoo.freeze(model).state_dict())
+    with torch.no_grad():
+        converted(model).layer1.bn1.running_mean += 0.5
+    with pytest.warns(zoo.ZooWarning):
+        assert drift(model, before) == {"layer1.bn1.running_mean": pytest.approx(0.5)}
+
+
+def test_freezing_again_holds_the_converted_norms(model):
+    zoo.freeze(converted(zoo.freeze(model)))
+    before = copy.deepcopy(model.state_dict())
+    assert drift(model.train(), before) == {}
+    assert not model.layer1.bn1.training
+
+
+def test_norms_of_a_new_head_are_not_taken_for_frozen_ones(model):
+    zoo.freeze(zoo.swap_head(model, zoo.mlp_head(9, hidden=(8,), batch_norm=True)), "all")
+    zoo.swap_head(model, zoo.mlp_head(9, hidden=(8,), batch_norm=True))
+    assert drift(model, copy.deepcopy(model.state_dict())) == {}
+
+
+def test_norms_in_branches_stay_known_as_frozen(model):
+    zoo.branch(zoo.freeze(model), at="layer3", heads={"a": 2, "b": 3})
+    before = copy.deepcopy(model.state_dict())
+    with pytest.warns(zoo.ZooWarning, match="no longer held"):
+        drift(converted(model), before)
+
+
 def test_a_frozen_parameter_that_was_overwritten_is_measured(model):
     before = copy.deepcopy(zoo.freeze(model).state_dict())
     with torch.no_grad():

@@ -170,6 +170,23 @@ def test_a_list_of_names_is_as_good_as_the_names(model):
     assert select(model, [["layer1", "layer2"]]) == select(model, ["layer1", "layer2"])
 
 
+@pytest.mark.parametrize("how", [{"until": "layer4"}, {"what": "layer4"}])
+def test_a_stage_that_branches_took_is_named_with_its_copies(model, how):
+    zoo.branch(model, at="layer4", heads={"colour": 3, "shape": 5})
+    named = {**how}
+    what = named.pop("what", ())
+    with pytest.raises(errors.UnknownPart, match=r"own stages from 'layer4' on(.|\n)*'fc\.colour\.body\.layer4' or"):
+        select(model, [what] if what else [], **named)
+
+
+def test_a_stage_in_a_branch_is_frozen_by_its_path_there(model):
+    zoo.branch(model, at="layer4", heads={"colour": 3, "shape": 5})
+    zoo.freeze(model, "fc.colour.body.layer4")
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("fc.colour.body.layer4.") for name in trains)
+    assert any(name.startswith("fc.shape.body.layer4.") for name in trains)
+
+
 @pytest.mark.parametrize("wrong", [5, ["layer1", 5], None])
 def test_a_part_that_is_no_text_is_refused(model, wrong):
     with pytest.raises(errors.UsageError, match="a part cannot be"):

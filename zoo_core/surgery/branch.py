@@ -15,6 +15,7 @@ from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import recompose
+from zoo_core.surgery.freeze import held_norms
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.output import behind, paths_of, scores_only
@@ -108,7 +109,8 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     )
     _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
     tensors = _outcomes(bare, main.path, known.receipt.tensors)
-    attach(bare, replace(known, anatomy=anatomy, receipt=replace(known.receipt, tensors=tensors)))
+    receipt = replace(known.receipt, tensors=tensors)
+    attach(bare, replace(known, anatomy=anatomy, held=held_norms(bare), receipt=receipt))
     record_edit(bare, "branch", at=at, heads=heads)
     return model
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import is_held
-from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.knowledge import is_known, knowledge_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,8 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
 
     Frozen are the parameters without gradients, and the running statistics of the norms that :func:`freeze` holds. An
     optimizer that moves them, a norm that somebody put back into train mode, or an average of weights that includes
-    them all show up here.
+    them all show up here. So does a norm that took the place of a frozen one, as ``SyncBatchNorm`` conversion puts it:
+    nothing holds it, and a :class:`ZooWarning` says so even before it has moved.
 
     Args:
         model: Any module; DDP and ``torch.compile`` wrappers are looked through.
@@ -45,7 +47,17 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
         >>> zoo.drift(model, before)
         {}
     """
+    loose = _loose_norms(unwrap(model))
+    if loose:
+        warnings.warn(
+            f"{len(loose)} norms that were frozen are no longer held in eval mode, such as {min(loose)!r}: "
+            "other modules stand in their places; zoo.freeze(model, ...) holds those too",
+            ZooWarning,
+            stacklevel=3,  # past strict_arguments
+        )
     frozen = frozen_tensors(unwrap(model))
+    for path, norm in loose.items():
+        frozen |= _buffers(path, norm)
     compared = {name: tensor for name, tensor in frozen.items() if name in before}
     if not compared:
         raise UsageError(
@@ -72,8 +84,22 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
     for path, module in model.named_modules():
         if is_held(module):
-            found |= {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers()}
+            found |= _buffers(path, module)
     return found
+
+
+def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Norms in the places of those that were frozen, which nobody holds."""
+    held = knowledge_of(model).held if is_known(model) else frozenset()
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path in held and getattr(module, "running_mean", None) is not None and not is_held(module)
+    }
+
+
+def _buffers(path: str, norm: nn.Module) -> dict[str, Tensor]:
+    return {f"{path}.{name}" if path else name: tensor for name, tensor in norm.named_buffers()}
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from torch import nn
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.knowledge import attach, knowledge_of, unwrap
 from zoo_core.surgery.select import select
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,7 +47,9 @@ def freeze(
     """Stop training parts of ``model``: no gradients, and norms inside that keep their running statistics.
 
     Frozen norms stay in eval mode even after ``model.train()``, so their statistics do not drift. Classes and
-    state-dict keys do not change, and :func:`unfreeze` undoes all of it. What is already frozen stays frozen.
+    state-dict keys do not change, and :func:`unfreeze` undoes all of it. What is already frozen stays frozen. Whoever
+    puts other modules in the place of frozen norms, such as ``SyncBatchNorm.convert_sync_batchnorm``, does so before
+    freezing, or freezes again; :func:`drift` says when a norm that was frozen is no longer held.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
@@ -81,12 +84,13 @@ def freeze(
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
-    for module in _norms(bare, names):
+    for module in _norms(bare, names).values():
         if norm == "eval":
             module.__dict__["train"] = _StayInEval(module)
             module.eval()
         else:
             _release(module, bare)
+    _remember(bare, names)
     return model
 
 
@@ -130,8 +134,9 @@ def unfreeze(
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
             parameter.requires_grad_()
-    for module in _norms(bare, names):
+    for module in _norms(bare, names).values():
         _release(module, bare)
+    _remember(bare, names)
     return model
 
 
@@ -140,14 +145,26 @@ def is_held(norm: nn.Module) -> bool:
     return isinstance(norm.__dict__.get("train"), _StayInEval)
 
 
-def _norms(model: nn.Module, names: set[str]) -> Iterator[nn.Module]:
+def held_norms(model: nn.Module) -> frozenset[str]:
+    """Paths of the norms of ``model`` that are held in eval mode now."""
+    return frozenset(path for path, module in model.named_modules() if is_held(module))
+
+
+def _norms(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
     """Modules with running statistics among the named tensors: batch norm of any dimension, synchronised or not."""
-    for path, module in model.named_modules():
-        if (
-            getattr(module, "running_mean", None) is not None
-            and (f"{path}.running_mean" if path else "running_mean") in names
-        ):
-            yield module
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if getattr(module, "running_mean", None) is not None
+        and (f"{path}.running_mean" if path else "running_mean") in names
+    }
+
+
+def _remember(model: nn.Module, names: set[str]) -> None:
+    """Write down which norms are held, so that one that somebody puts another module in the place of is missed."""
+    known = knowledge_of(model)
+    untouched = known.held - _norms(model, names).keys()
+    attach(model, replace(known, held=untouched | held_norms(model)))
 
 
 def _release(norm: nn.Module, model: nn.Module) -> None:

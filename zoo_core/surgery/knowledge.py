@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from zoo_core.arguments import strict_arguments, strict_arguments_of
 from zoo_core.errors import NotAZooModel
 from zoo_core.registry import current_zoo
-from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.described import describe_all
 from zoo_core.surgery.receipt import Receipt
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from zoo_core.parts import Anatomy, Head
     from zoo_core.surgery.receipt import Outcome
 
-_ATTRIBUTE = "_zoo"
+ATTRIBUTE = "_zoo"
+"""Name of the attribute in which a model carries what zoo knows of it."""
 WAY_BACK = "_zoo_way_back"
 """Name of the attribute in which a part of a model says what to do with the whole instead."""
 
@@ -53,6 +54,7 @@ class Knowledge:
         weights: What was loaded into it; None when nothing was, or a file of the user's own.
         options: What the constructor was given.
         edits: The acts of surgery since it was built, first to last.
+        held: Paths of the norms that ``zoo.freeze`` holds in eval mode.
         names: What the classes are called, when the user said it.
         origin: The tag, source and digest of its first weights, for a model that was saved since.
     """
@@ -63,6 +65,7 @@ class Knowledge:
     weights: Weights | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
+    held: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -87,12 +90,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def attach(model: nn.Module, knowledge: Knowledge) -> None:
     """Make ``model`` carry this knowledge."""
-    model.__dict__[_ATTRIBUTE] = knowledge
+    model.__dict__[ATTRIBUTE] = knowledge
 
 
 def is_known(model: nn.Module) -> bool:
     """Whether zoo knows something about ``model``."""
-    return isinstance(unwrap(model).__dict__.get(_ATTRIBUTE), Knowledge)
+    return isinstance(unwrap(model).__dict__.get(ATTRIBUTE), Knowledge)
 
 
 def knowledge_of(model: nn.Module) -> Knowledge:
@@ -101,7 +104,7 @@ def knowledge_of(model: nn.Module) -> Knowledge:
     Raises:
         NotAZooModel: It came neither from ``zoo.get`` nor through ``zoo.adopt``.
     """
-    found: Any = unwrap(model).__dict__.get(_ATTRIBUTE) if isinstance(model, nn.Module) else None
+    found: Any = unwrap(model).__dict__.get(ATTRIBUTE) if isinstance(model, nn.Module) else None
     if not isinstance(found, Knowledge):
         raise NotAZooModel(
             f"zoo knows nothing about this {type(model).__name__}",
@@ -146,6 +149,7 @@ def adopt(
     return model
 
 
+@strict_arguments_of("anatomy")
 def anatomy_of(model: nn.Module) -> Anatomy:
     """Where the parts of ``model`` are: head sites, stem, stages, and how forward splits.
 
@@ -164,6 +168,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     return knowledge_of(model).anatomy
 
 
+@strict_arguments_of("receipt")
 def receipt_of(model: nn.Module) -> Receipt:
     """What happened to every tensor of ``model`` on the way in.
 
@@ -181,6 +186,7 @@ def receipt_of(model: nn.Module) -> Receipt:
     return knowledge_of(model).receipt
 
 
+@strict_arguments_of("class_names")
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """What the classes of ``model`` are called, in the order of its scores; empty when nobody said.
 
@@ -202,7 +208,9 @@ def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterabl
     """Bring the knowledge of ``model`` up to date after its head sites were replaced."""
     known = knowledge_of(model)
     anatomy = replace(known.anatomy, heads=heads)
-    attach(unwrap(model), replace(known, anatomy=anatomy, receipt=known.receipt.with_new(removed, added)))
+    held = frozenset(path for path in known.held if not any(f"{path}.".startswith(f"{head.path}.") for head in heads))
+    receipt = known.receipt.with_new(removed, added)
+    attach(unwrap(model), replace(known, anatomy=anatomy, held=held, receipt=receipt))
 
 
 def record_new_stem(model: nn.Module, names: Iterable[str], *, drawn: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.depth import depths, tensor_names, under
+from zoo_core.surgery.gone import copies_of, cut_of
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 
 if TYPE_CHECKING:
@@ -199,7 +200,9 @@ def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
     return UnknownPart(
         f"{pattern!r} of this {kind}{holds}" if holds else f"nothing in this {kind} is called {pattern!r}",
         expected="; ".join(kinds),
-        hint=did_you_mean(close_matches(pattern, others), "print(model) shows every module path"),
+        cause=cut_of(model),
+        hint=copies_of(model, pattern)
+        or did_you_mean(close_matches(pattern, others), "print(model) shows every module path"),
         part=pattern,
         parts=stages,
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.forward import is_recomposed
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, unwrap
 from zoo_core.surgery.output import paths_of
 
 if TYPE_CHECKING:
@@ -171,5 +171,5 @@ def twin_of(model: Module) -> Module:
     if is_recomposed(model):
         twin.__dict__["forward"] = model.__dict__["forward"].__self__.on(twin)
     twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
-    twin.__dict__.pop("_zoo", None)
+    twin.__dict__.pop(ATTRIBUTE, None)
     return twin

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.gone import copies_of, cut_of
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.split import Absent, replaced, twin_of
 
 if TYPE_CHECKING:
@@ -204,20 +205,6 @@ def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
     return twin
 
 
-def _cut(model: nn.Module) -> str | None:
-    """What surgery took stages out of the model."""
-    done = {edit.verb: edit.arguments for edit in knowledge_of(model).edits}
-    if "branch" in done:
-        return f"the model was branched: each branch has its own stages from {done['branch']['at']!r} on"
-    return f"the model was cut after {done['truncate']['after']!r}" if "truncate" in done else None
-
-
-def _copies(model: nn.Module, path: str) -> str | None:
-    """Where the branches of a model have the module that it had at ``path``."""
-    found = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
-    return f"ask for {' or '.join(map(repr, found))}" if found else None
-
-
 def _kinds(values: Iterable[object]) -> str:
     return f"of type {', '.join(dict.fromkeys(type(value).__name__ for value in values))}"
 
@@ -229,8 +216,8 @@ def _unknown(model: nn.Module, name: str, known: tuple[str, ...]) -> UnknownPart
     return UnknownPart(
         f"nothing in this {type(unwrap(model)).__name__} is called {name!r}",
         expected=there_are,
-        cause=_cut(model),
-        hint=_copies(model, name)
+        cause=cut_of(model),
+        hint=copies_of(model, name)
         or did_you_mean(close_matches(name, [*names, *known]), "print(model) shows the path of every module"),
         part=name,
         parts=names,
