@@ -170,13 +170,15 @@ def test_a_list_of_names_is_as_good_as_the_names(model):
     assert select(model, [["layer1", "layer2"]]) == select(model, ["layer1", "layer2"])
 
 
-@pytest.mark.parametrize("how", [{"until": "layer4"}, {"what": "layer4"}])
-def test_a_stage_that_branches_took_is_named_with_its_copies(model, how):
+def test_a_stage_that_branches_took_is_named_with_its_copies(model):
     zoo.branch(model, at="layer4", heads={"colour": 3, "shape": 5})
-    named = {**how}
-    what = named.pop("what", ())
     with pytest.raises(errors.UnknownPart, match=r"own stages from 'layer4' on(.|\n)*'fc\.colour\.body\.layer4' or"):
-        select(model, [what] if what else [], **named)
+        select(model, ["layer4"])
+
+
+def test_until_a_stage_that_branches_took_means_the_trunk_before_it(model):
+    zoo.branch(model, at="layer4", heads={"colour": 3, "shape": 5})
+    assert select(model, until="layer4") == select(model, ["backbone"])
 
 
 def test_a_stage_in_a_branch_is_frozen_by_its_path_there(model):
