@@ -13,7 +13,7 @@ from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.sites import fitted
 from zoo_core.surgery.stem import adapt_stem, stem_layers
-from zoo_core.weights import read_state_dict
+from zoo_core.weights.store.converted import state_dict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         Unreadable: The file is not weights.
         LoadMismatch: A tensor that is not replaced does not fit.
     """
-    state = read_state_dict(artefact.path)
+    state = state_dict_of(artefact)
     if known and known.convert:
         state = resolve_name(known.convert)(state, model)
     if known is None:

@@ -4,6 +4,7 @@
 ``ZOO_CACHE``      the folder of the weights cache
 ``ZOO_OFFLINE``    ``1``: open no socket; what is not in the cache is an error
 ``ZOO_VERIFY``     ``always``: hash every file on every use; ``auto``, the default: when it may have changed
+``ZOO_CONVERT``    ``0``: keep no copies, which can be mapped, of weights whose own files cannot
 ``ZOO_MIRROR``     base urls, with spaces between, that serve a file of digest ``d`` as ``<base>/<d>``; tried first
 ``ZOO_REWRITE``    ``from=to`` pairs of url prefixes, with spaces between: where to go instead
 ``ZOO_LICENSES``   the licences that are acceptable, with commas between
@@ -44,6 +45,11 @@ def verify() -> Literal["auto", "always"]:
         hint = did_you_mean(close_matches(value, ["auto", "always"]), "unset it for 'auto'")
         raise UsageError(f"ZOO_VERIFY is {value!r}", expected="'auto' or 'always'", hint=hint)
     return cast('Literal["auto", "always"]', value)
+
+
+def convert() -> bool:
+    """``ZOO_CONVERT``: whether weights that cannot be mapped are kept a second time, as safetensors that can."""
+    return _flag("ZOO_CONVERT") is not False
 
 
 def mirrors() -> tuple[str, ...]:

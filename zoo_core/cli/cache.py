@@ -10,6 +10,7 @@ import click
 
 from zoo_core.weights import Cache
 from zoo_core.weights.store import care
+from zoo_core.weights.store.converted import FOLDER, Copy, copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,10 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
         click.echo(f"{human(item.ref.size):>9}  {item.used:%Y-%m-%d}  {item.ref.strength:<9}  {item.name}{state}")
     files = {item.path: item.ref.size for item in kept if item.present}
     click.echo(f"{human(sum(files.values())):>9}  in {len(files)} files under {Cache().root}")
+    digests = {item.ref.sha256 for item in kept}
+    if converted := [copy for copy in copies(Cache()) if copy.source in digests]:
+        size = human(sum(copy.size for copy in converted))
+        click.echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
 
 
 def _facts(item: care.Kept) -> dict[str, Any]:
@@ -48,6 +53,7 @@ def _facts(item: care.Kept) -> dict[str, Any]:
         "source": item.ref.source,
         "strength": item.ref.strength,
         "verified": item.ref.verified,
+        "converted": Copy(Cache(), item.ref.sha256).size,
         "used": item.used.isoformat(timespec="seconds"),
     }
 
@@ -135,6 +141,8 @@ def _fate(file: Path) -> str:
     """What is the matter with a bad file, from what is there now."""
     if file.is_symlink() or file.exists():
         return "not a plain file that can be read, left alone"
+    if file.is_relative_to(Cache().root / FOLDER):
+        return "removed, and made again when it is wanted"
     return "moved aside" if file.with_name(f".{file.name}.bad").exists() else "missing"
 
 
@@ -153,6 +161,6 @@ def human(size: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def _count(items: Iterable[object], noun: str) -> str:
+def _count(items: Iterable[object], noun: str, several: str = "") -> str:
     number = len(list(items))
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else several or f'{noun}s'}"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from zoo_core.surgery.receipt import Outcome
 
+_whole_load = torch.nn.Module.load_state_dict
+"""torch's own: a library's override may drop tensors in silence and return nothing, as those of
+segmentation_models_pytorch do. What a file has too much is for ``Weights.ignore`` to say."""
+
 _ALIGNMENT = 64
 _COUNTER = "num_batches_tracked"
 """Files from before torch 0.4.1 lack this counter of batch norm; torch fills it in."""
@@ -75,7 +79,7 @@ def load_state(
 
 
 def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    result = model.load_state_dict(_versioned(model, given), strict=False)
+    result = _whole_load(model, _versioned(model, given), strict=False)
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
@@ -92,13 +96,24 @@ def _assign(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list
     names_of: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(parameter), []).append(name)
+    tied = {name for _, *others in names_of.values() for name in others}
     ready = {name: _settled(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
-    result = model.load_state_dict(_versioned(model, ready), strict=False, assign=True)
+    _part({name: tensor for name, tensor in ready.items() if name in own and name not in tied}, ready)
+    result = _whole_load(model, _versioned(model, ready), strict=False, assign=True)
     for first, *others in names_of.values():
         for name in others:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
     return list(result.missing_keys), list(result.unexpected_keys)
+
+
+def _part(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
+    """Give each of these names memory of its own: a file may hold one tensor under two names that the model parts."""
+    taken: set[int] = set()
+    for name, tensor in untied.items():
+        if tensor.numel() and tensor.data_ptr() in taken:
+            ready[name] = tensor.clone()
+        taken.add(tensor.data_ptr())
 
 
 def _settled(tensor: Tensor, own: Tensor) -> Tensor:

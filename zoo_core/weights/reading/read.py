@@ -16,7 +16,6 @@ from zoo_core.weights.reading import sniff
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "params")
 """Keys under which training scripts keep the state dict among other things."""
@@ -50,14 +49,25 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ...     read_state_dict(file.name)
         {'fc.bias': tensor([0., 0.])}
     """
+    return read_and_tell(path)[0]
+
+
+def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool]:
+    """What :func:`read_state_dict` returns, and whether its tensors are mapped from the file.
+
+    Raises:
+        Unreadable: As there.
+    """
     file = Path(path)
     try:
         with file.open("rb") as opened:
             head = opened.read(_HEAD)
     except OSError as error:
         raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
-    content = _safetensors(file) if sniff.is_safetensors(head) else _pickled(file, head)
-    return state_dict_in(content, file)
+    if sniff.is_safetensors(head):
+        return state_dict_in(read_safetensors(file)[0], file), True
+    content, mapped = _pickled(file, head)
+    return state_dict_in(content, file), mapped
 
 
 def state_dict_in(content: object, source: str | Path) -> dict[str, Tensor]:
@@ -77,24 +87,31 @@ def state_dict_in(content: object, source: str | Path) -> dict[str, Tensor]:
     return _clean(_unwrapped(content, source))
 
 
-def _safetensors(file: Path) -> Mapping[str, object]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, mapped, and its metadata.
+
+    Raises:
+        Unreadable: It is broken.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
 
 
-def _pickled(file: Path, head: bytes) -> object:
+def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
+    """What is in the file, and whether it is mapped from it."""
     _warn_of_old_torch()
     try:
         if sniff.is_tar(head):
             from zoo_core.weights.reading.legacy_tar import read_tar
 
-            return read_tar(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file, head))
+            return read_tar(file), False
+        mapped = _can_be_mapped(file, head)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except Exception as error:  # a broken file can make the reader raise anything
         raise _refused(file, head, error) from error
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
 from zoo_core.weights.arrival.claims import sweep
 from zoo_core.weights.arrival.disk import disk_errors
+from zoo_core.weights.store.converted import Copy, copies
 from zoo_core.weights.store.refs import Ref, read_ref
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def objects(cache: Cache) -> Iterator[Path]:
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
     """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are wanted.
 
+    Converted copies are hashed too, and bad ones removed: they are made again.
+
     Returns:
         Each path, and whether its bytes are what its name says; also the paths that a ref names and that are not there.
     """
@@ -112,10 +115,17 @@ def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
         yield path, good
     missing = {item.path for item in contents(cache)[0]} - set(found)
     yield from ((path, False) for path in sorted(missing))
+    for copy in copies(cache):
+        if ref := copy.ref():
+            good = copy.prove(again=True) is not None
+            if not good:
+                with contextlib.suppress(OSError):
+                    copy.remove()
+            yield copy.folder / ref.file, good
 
 
 def remove(cache: Cache, kept: Iterable[Kept]) -> int:
-    """Forget weights, and remove their files where no other name needs them.
+    """Forget weights, and remove their files and the copies made of them where no other name needs them.
 
     Returns:
         How many bytes that freed.
@@ -129,7 +139,8 @@ def remove(cache: Cache, kept: Iterable[Kept]) -> int:
             item.ref_path.unlink(missing_ok=True)
         needed = _needed(cache)
         paths = dict.fromkeys(item.path for item in gone if item.ref.sha256 not in needed)
-        return sum(_remove(path) for path in paths)
+        sources = {item.ref.sha256 for item in gone} - needed
+        return sum(map(_remove, paths)) + sum(Copy(cache, source).remove() for source in sources)
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,17 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
                 found.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
                 found.append(Leftover(path, status.st_size, "no name stands for it"))
+    found += [item for copy in copies(cache) if copy.source not in needed or not copy.ref() for item in _left(copy)]
     return found, old
+
+
+def _left(copy: Copy) -> Iterator[Leftover]:
+    """The files of a converted copy that is of no use, unless it is just being made."""
+    for path in copy.files():
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if time.time() - status.st_ctime > _FRESH:
+                yield Leftover(path, status.st_size, "a converted copy of what is gone, or not a whole one")
 
 
 def prune(cache: Cache, *, unused_days: float | None = None) -> int:
