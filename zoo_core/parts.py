@@ -64,7 +64,8 @@ class Head:
             ``"summed"`` for one that is added. In detectors also ``"box"``, ``"mask"``, and ``"level"`` for the same
             head on another level of the pyramid.
         per_class: Outputs of the layer for each class: 4 for boxes, or the number of anchors.
-        attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step.
+        attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step, such
+            as ``"num_classes"`` or ``"config.num_labels"``; their owner may be a module or any other object.
         prior: How probable a class is before training; the biases of a new layer begin at its log odds. Dense detectors
             need it, since nearly all of their anchors are background.
 
@@ -154,6 +155,9 @@ class Anatomy:
         indivisible: Why forward does not split into backbone and head; None where it does.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
         per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
+        scores: Where the scores are in what forward returns: the name of an attribute, such as ``"logits"``, or a
+            module-level function of the output. None where forward returns the scores themselves. ``model(x)`` above
+            then reads ``anatomy.scores_in(model(x))``.
 
     Example:
         >>> Anatomy(heads=(Head("fc", in_features=512, num_classes=1000),), stem=("conv1",)).main.path
@@ -173,6 +177,25 @@ class Anatomy:
     dilates_strided: bool = False
     scaling: InputScaling | None = None
     per_channel: tuple[str, ...] = ()
+    scores: str | Callable[[Any], Any] | None = None
+
+    def scores_in(self, output: Any) -> Any:  # noqa: ANN401 - any library's output object
+        """The scores in what forward returned, ``[N, num_classes]`` for a classifier.
+
+        Args:
+            output: What the model returned for a batch.
+
+        Raises:
+            AttributeError: The output has no attribute of the name that ``scores`` gives.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> Anatomy(heads=(), scores="logits").scores_in(SimpleNamespace(loss=None, logits=[0.2, 0.8]))
+            [0.2, 0.8]
+        """
+        if isinstance(self.scores, str):
+            return getattr(output, self.scores)
+        return output if self.scores is None else self.scores(output)
 
     @property
     def main(self) -> Head | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from zoo_core.errors import NotSupported
 from zoo_core.parts import Chain
 from zoo_core.surgery.depth import depths, under
+from zoo_core.surgery.forward import is_recomposed, library_forward
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.sites import evaluating
 from zoo_core.surgery.split import Absent
@@ -159,8 +161,11 @@ def _with_noise(body: nn.Module) -> nn.Module:
 
 
 def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
-    """What stands in for ``Anatomy.features`` where a family does not give it."""
-    return model(x)
+    """What stands in for ``Anatomy.features`` where a family does not give it: the forward of the library."""
+    own = library_forward(model)
+    if own is None and is_recomposed(model):  # its forward is what calls this
+        own = MethodType(type(model).forward, model)
+    return (own or model)(x)
 
 
 def _no_chain(model: nn.Module, cause: str) -> NotSupported:

@@ -30,7 +30,7 @@ class Recomposed:
         self.before = library_forward(model)
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a dict of tensors where there are several heads
-        """Images to what the head gives, or to the features of a model without one."""
+        """Images to what the head gives, or to the features of a model without one; never to an output object."""
         found = self.anatomy.features(self.model, x) if self.anatomy.features else x
         if self.anatomy.pool:
             found = self.anatomy.pool(self.model, found)
@@ -62,6 +62,11 @@ def restore_forward(model: nn.Module) -> None:
 def is_recomposed(model: nn.Module) -> bool:
     """Whether the forward of ``model`` was put together here."""
     return isinstance(getattr(model.__dict__.get("forward"), "__self__", None), Recomposed)
+
+
+def scores_of(model: nn.Module, anatomy: Anatomy, output: Any) -> Any:  # noqa: ANN401 - any library's output object
+    """The scores in what ``model`` returned: a forward that was put together here returns nothing else."""
+    return output if is_recomposed(model) else anatomy.scores_in(output)
 
 
 def library_forward(model: nn.Module) -> Any:  # noqa: ANN401 - whatever the library put there

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.several import check_names, check_sites, check_unbranched, classify_each, one_head
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.wrappers import renews_ddp
 
@@ -30,6 +32,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @strict_arguments
+@before_sharding
 @renews_ddp
 def swap_head(
     model: Model,
@@ -198,8 +201,8 @@ def _install(
 
 
 def _set_attribute(model: nn.Module, path: str, value: int) -> None:
-    owner, _, name = path.rpartition(".")
-    setattr(model.get_submodule(owner), name, value)
+    *owners, name = path.split(".")
+    setattr(reduce(getattr, owners, model), name, value)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.forward import is_recomposed
+from zoo_core.surgery.forward import is_recomposed, scores_of
 from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, unwrap
 from zoo_core.surgery.output import paths_of
 
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Images to the last feature map, or tokens."""
         if self.anatomy.features is None:
-            found: Tensor = self.body(x)
+            found: Tensor = scores_of(self.body, self.anatomy, self.body(x))
         else:
             found = self.anatomy.features(self.body, x)
         return found
@@ -83,8 +83,8 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
 
     Returns:
-        ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, and
-        ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
+        ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, or the scores in
+        it where a library returns them in an object; ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
 
     Raises:
         NotSupported: The model has no head.
@@ -163,7 +163,7 @@ def twin_of(model: Module) -> Module:
     The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
     the twin has to see that.
     """
-    twin: Module = model.__class__.__new__(model.__class__)
+    twin: Module = object.__new__(model.__class__)  # the class's own would run __init__ where FSDP has sharded
     for name, value in model.__dict__.items():
         # some libraries bind forward to each instance; the twin's must run on the twin
         own = isinstance(value, MethodType) and value.__self__ is model

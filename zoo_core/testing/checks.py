@@ -15,6 +15,7 @@ from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.split import split
 from zoo_core.testing.measure import channels_and_sides, difference, inputs_of, inside, left_behind, stage_maps, tensors
 from zoo_core.testing.specimen import example, require, specimen
+from zoo_core.weights.transport.hub import looks_like_hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +30,13 @@ _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 
 
 def check_card(card: Card) -> None:
-    """The weights entries are well formed: a known scheme, a digest, no plain http without a full digest."""
+    """The weights entries are well formed: a known scheme, and a digest unless a hub declares it."""
     for weights in card.weights:
         label = f"{card.id}@{weights.tag}"
         for url in weights.urls:
             require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
-        require(weights.strength != "none", f"{label}: no digest at all")
+        declared = all(looks_like_hub(url) for url in weights.urls)
+        require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
         require(
             not isinstance(weights.categories, tuple) or len(weights.class_names) in (0, weights.num_classes),
             f"{label}: {len(weights.class_names)} class names for {weights.num_classes} classes",
@@ -97,7 +99,7 @@ def check_split(card: Card) -> None:
         return
     backbone, head = split(model)
     with torch.no_grad():
-        ours, theirs = head(backbone.pool(backbone.features(x))), model(x)
+        ours, theirs = head(backbone.pool(backbone.features(x))), anatomy_of(model).scores_in(model(x))
     require(torch.equal(ours, theirs), f"{card.id}: split and forward differ by up to {difference(ours, theirs)}")
     shared = {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
     require(not shared, f"{card.id}: backbone and head have {len(shared)} parameters in common")
@@ -119,7 +121,7 @@ def check_swap(card: Card) -> None:
     left = [name for name in left_behind(model, before) if name not in sites]
     require(not left, f"{card.id}: still {card.num_classes}-way after the swap: {', '.join(left)}")
     with torch.no_grad():
-        scores = model(example(card))
+        scores = anatomy_of(model).scores_in(model(example(card)))
     require(tuple(scores.shape) == (2, _NUM_CLASSES), f"{card.id}: {tuple(scores.shape)} scores after the swap")
 
 

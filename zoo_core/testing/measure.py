@@ -73,7 +73,7 @@ def head_paths(model: nn.Module) -> list[str]:
 
 
 def tensors(output: object) -> Iterator[Tensor]:
-    """The tensors in what a model returned: itself, or those of a tuple or mapping."""
+    """The tensors in what a model returned: itself, or those of a tuple, a mapping or a library's output object."""
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, dict):
@@ -82,6 +82,8 @@ def tensors(output: object) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for item in output:
             yield from tensors(item)
+    elif hasattr(output, "__dict__"):
+        yield from tensors(vars(output))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
