@@ -133,9 +133,10 @@ def test_a_front_returns_its_map_itself(model):
     assert zoo.truncate(model, after="body")(X).shape == (2, 6, 16, 16)
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
-)
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
+
+
+@pytest.mark.parametrize("how", COPIES)
 def test_copies_keep_where_the_scores_are(model, how):
     twin = COPIES[how](model)
     assert torch.equal(zoo.anatomy(twin).scores_in(twin(X)), model(X).logits)
