@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,9 @@ class Preprocessing:
             as before detection and segmentation.
         resize: Height and width before the crop, in pixels; one number means "the shorter side", and none at all that
             the picture stays as large as it is.
+        fit: How a picture of other proportions meets a ``resize`` of height and width: ``"squash"`` gives it these,
+            ``"cover"`` keeps its own and fills both, ``"border"`` keeps its own and stays within both; the crop then
+            pads it, with the colour that ``mean`` is.
         interpolation: Name of the resampling filter, as in ``torchvision.transforms.InterpolationMode``.
         mean: Subtracted from each channel, in units of ``value_range``.
         std: Divides each channel, in units of ``value_range``.
@@ -39,12 +42,22 @@ class Preprocessing:
 
     crop: tuple[int, int] | None = (224, 224)
     resize: tuple[int, ...] = (256,)
+    fit: Literal["squash", "cover", "border"] = "squash"
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     value_range: float = 1.0
     channel_order: Literal["RGB", "BGR"] = "RGB"
     antialias: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"fit": ("squash", "cover", "border"), "channel_order": ("RGB", "BGR")}.items():
+            if getattr(self, name) not in allowed:
+                msg = f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r:.60}"
+                raise ValueError(msg)
+        if self.fit == "border" and not self.crop:
+            msg = "fit 'border' pads up to the crop, and there is no crop"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,8 @@ class Weights:
         sha256: The SHA-256 of the file in lower-case hex: all 64 digits, or a prefix of at least 8 when no more is
             known, or ``""``.
         size: Length of the file in bytes, when known.
+        digests: What ``sha256`` is for urls that serve the same weights in another file than the first url does, as
+            in another format: file name to digest. Such a file is asked for when nobody has the first one.
         num_classes: Outputs of the head in the file; 0 when there is no head.
         categories: The class names in order, or ``"package.module:function"`` that returns them.
         preprocessing: What a picture goes through on its way in.
@@ -84,7 +99,10 @@ class Weights:
         options: Arguments that the constructor needs for this file, over those of the card.
         convert: ``"package.module:function"`` taking ``(state, model)`` and returning the state dict under the names
             that the model uses now.
+        whole: Whether ``convert`` is given all that the file holds, as it was read, and not the state dict found in it.
         ignore: Glob patterns of tensors that are in the file but need not be in the model.
+        absent: Glob patterns of tensors that are in the model but need not be in the file: they start as the
+            constructor makes them.
         docs: Where the weights are described.
 
     Example:
@@ -97,6 +115,7 @@ class Weights:
     urls: tuple[str, ...]
     sha256: str = ""
     size: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
     num_classes: int = 0
     categories: str | tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -104,15 +123,21 @@ class Weights:
     metrics: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     convert: str | None = None
+    whole: bool = False
     ignore: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     docs: str | None = None
 
     def __post_init__(self) -> None:
-        if self.sha256 and not _DIGEST.fullmatch(self.sha256):
-            msg = f"sha256 of {self.tag!r} must be 8 to 64 lower-case hex digits, got {self.sha256!r}"
-            raise ValueError(msg)
+        for digest in (self.sha256, *self.digests.values()):
+            if digest and not _DIGEST.fullmatch(digest):
+                msg = f"sha256 of {self.tag!r} must be 8 to 64 lower-case hex digits, got {digest!r}"
+                raise ValueError(msg)
         if not self.urls:
             msg = f"weights {self.tag!r} have no url"
+            raise ValueError(msg)
+        if unknown := set(self.digests).difference(map(_file_name, self.urls[1:])):
+            msg = f"weights {self.tag!r} have a digest of {min(unknown)!r}, which no url after the first is for"
             raise ValueError(msg)
 
     @property
@@ -132,7 +157,32 @@ class Weights:
     @property
     def file_name(self) -> str:
         """The name of the file in the first url."""
-        return self.urls[0].split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+        return _file_name(self.urls[0])
+
+    @property
+    def files(self) -> tuple[Weights, ...]:
+        """These weights once for each file that they are in, with its urls and its digest; most are in one only.
+
+        Example:
+            >>> urls = ("https://example.org/net.safetensors", "https://example.net/net-5c106cde.pth")
+            >>> [file.sha256 for file in Weights("V1", urls, digests={"net-5c106cde.pth": "5c106cde"}).files]
+            ['', '5c106cde']
+        """
+        if not self.digests:
+            return (self,)
+        first = tuple(url for url in self.urls if _file_name(url) not in self.digests)
+        others = (
+            (tuple(url for url in self.urls if _file_name(url) == name), digest, None)
+            for name, digest in self.digests.items()
+        )
+        return tuple(
+            replace(self, urls=urls, sha256=digest, size=size, digests={})
+            for urls, digest, size in ((first, self.sha256, self.size), *others)
+        )
+
+
+def _file_name(url: str) -> str:
+    return url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)

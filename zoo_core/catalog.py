@@ -115,6 +115,7 @@ _WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
     "tag": str,
     "urls": list,
     "sha256": str,
+    "digests": dict,
     "size": (int, type(None)),
     "num_classes": int,
     "categories": (str, list),
@@ -123,15 +124,29 @@ _WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "options": dict,
     "convert": (str, type(None)),
+    "whole": bool,
     "ignore": list,
+    "absent": list,
     "docs": (str, type(None)),
+}
+_PREPROCESSING_TYPES: dict[str, type | tuple[type, ...]] = {
+    "crop": (list, type(None)),
+    "resize": list,
+    "fit": str,
+    "interpolation": str,
+    "mean": list,
+    "std": list,
+    "value_range": (int, float),
+    "channel_order": str,
+    "antialias": bool,
 }
 
 
 def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
     """Refuse what JSON can say and a field cannot mean: a text for a list would be taken letter by letter."""
     for name, value in record.items():
-        if name in types and (not isinstance(value, types[name]) or (isinstance(value, bool))):
+        wanted = types.get(name, object)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted not in (bool, object)):
             msg = f"{name} cannot be {value!r:.60}"
             raise TypeError(msg)
 
@@ -143,6 +158,7 @@ def _weights(record: dict[str, Any]) -> Weights:
         raise TypeError(msg)
     values = _tuples(record)
     if "preprocessing" in record:
+        _require_types(record["preprocessing"], _PREPROCESSING_TYPES)
         values["preprocessing"] = Preprocessing(**_tuples(record["preprocessing"]))
     if "licenses" in record:
         values["licenses"] = Licenses(**record["licenses"])

@@ -1,0 +1,153 @@
+"""Write the catalogue from the installed timm: ``python -m zoo_timm.index``.
+
+Everything comes from the library's own registry: a pretrained configuration for each tag, and for each entrypoint what
+it hands to the function that builds and loads (:mod:`zoo_timm.entrypoints`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+
+from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_timm.categories import LISTS
+from zoo_timm.entrypoints import loading_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo_timm.entrypoints import Loading
+
+_PACKAGE = Path(__file__).parent
+_HUB = "https://huggingface.co"
+_DIGEST = re.compile(r"-([0-9a-f]{8,})\.")
+"""As torch.hub reads it, but for ``-600e.pth.tar``, which counts epochs: a digest has at least eight digits."""
+
+_SAFE = "model.safetensors"
+_PICKLED = "pytorch_model.bin"
+_ALL_SAFE = "timm/"
+"""Whose repositories all hold the weights as safetensors; timm asks the others for a pickle when they have none."""
+
+_UNUSED = {
+    # towers of SigLIP that pool by the mean, and not by the attention that was trained with them
+    "siglip_gap": ("attn_pool.*",),
+    "inception_v3": ("AuxLogits.*",),
+    # projections that the paper's code made and never called
+    "dla": ("*.project.*",),
+}
+"""Start of an architecture, or a part of it, to what timm drops from its files without a word."""
+
+_UNTRAINED = {
+    # self-supervised: the norm before the head came with it
+    "fcmae": ("head.norm.*",),
+    "msft_florence2": ("head.norm.*",),
+}
+"""Tag to what timm leaves as it was initialised, without a word."""
+
+
+def cards() -> list[Card]:
+    """A card for every architecture of the installed timm."""
+    return [_card(name) for name in timm.list_models()]
+
+
+def version() -> str:
+    """The version of the installed timm."""
+    return installed("timm")
+
+
+def main() -> None:
+    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module."""
+    write_cards(_PACKAGE / "catalog.jsonl", cards())
+    (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
+
+
+def _card(name: str) -> Card:
+    default = _usual(name)
+    configurations = timm.models.get_arch_pretrained_cfgs(name).values()
+    weights = tuple(_weights(name, each) for each in configurations if each.has_weights)
+    return Card(
+        family="timm",
+        name=name,
+        build="timm:create_model",
+        input_size=tuple(default.input_size),
+        num_classes=default.num_classes,
+        options={"model_name": name},
+        weights=weights,
+        default=default.tag if default.has_weights else next((item.tag for item in weights), None),
+    )
+
+
+def _usual(name: str) -> Any:  # noqa: ANN401 - timm ships no types
+    """What timm takes when it is given no tag."""
+    return timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+
+
+def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm ships no types
+    tag = configuration.tag
+    loading = loading_of(name, tag)
+    urls = tuple(_urls(configuration))
+    digests = {url.rpartition("/")[2]: _digest(url) for url in urls}
+    return Weights(
+        tag=tag,
+        urls=urls,
+        sha256=_digest(urls[0]),
+        digests=dict(list(digests.items())[1:]),
+        num_classes=configuration.num_classes,
+        categories=_categories(configuration.num_classes),
+        preprocessing=_preprocessing(configuration),
+        licenses=Licenses(code="apache-2.0", weights=(configuration.license or "unknown").lower()),
+        options={"pretrained_cfg": tag},
+        convert="zoo_timm.checkpoints:convert" if loading.filter or configuration.custom_load else None,
+        whole=bool(configuration.url and loading.filter),
+        ignore=_unused(name, loading),
+        absent=_UNTRAINED.get(tag, ()),
+        docs=f"{_HUB}/{configuration.hf_hub_id}" if configuration.hf_hub_id else configuration.origin_url,
+    )
+
+
+def _urls(configuration: Any) -> Iterator[str]:  # noqa: ANN401 - timm ships no types
+    """The hub first, as timm does: it declares whole digests, and its files run no code and are mapped as they are."""
+    if repository := configuration.hf_hub_id:
+        named = configuration.hf_hub_filename
+        pickled = () if repository.startswith(_ALL_SAFE) else (_PICKLED,)
+        for file in (named,) if named else (_SAFE, *pickled):
+            yield f"{_HUB}/{repository}/resolve/main/{file}"
+    if configuration.url:
+        yield configuration.url
+
+
+def _digest(url: str) -> str:
+    found = _DIGEST.search(url.rpartition("/")[2])
+    return found[1] if found else ""
+
+
+def _categories(count: int) -> str | tuple[str, ...]:
+    return f"zoo_timm.categories:{LISTS[count]}" if count in LISTS else ()
+
+
+def _unused(name: str, loading: Loading) -> tuple[str, ...]:
+    if loading.strict:
+        return ()
+    return next((patterns for part, patterns in _UNUSED.items() if part in name), ())
+
+
+def _preprocessing(configuration: Any) -> Preprocessing:  # noqa: ANN401 - timm ships no types
+    height, width = configuration.input_size[1:]
+    resize = tuple(math.floor(side / configuration.crop_pct) for side in (height, width))
+    keeps_shape = configuration.crop_mode != "squash"
+    return Preprocessing(
+        crop=(height, width),
+        resize=resize[:1] if keeps_shape and height == width else resize,
+        interpolation=configuration.interpolation,
+        mean=tuple(configuration.mean),
+        std=tuple(configuration.std),
+    )
+
+
+if __name__ == "__main__":
+    main()
