@@ -8,8 +8,9 @@ import threading
 import time
 
 import pytest
-from loopback import good, sha256
+from loopback import good, serving, sha256, status
 
+from zoo_core.errors import CacheError, DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
 from zoo_core.weights.arrival.claims import partials
 from zoo_core.weights.arrival.together import turn
@@ -244,6 +245,116 @@ def test_a_partial_that_another_process_took_is_not_published(server, url, tmp_p
     server.script(PATH, taken)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
     assert len(server.asked) == 2
+
+
+def test_a_partial_that_is_taken_again_and_again_is_a_clear_error(server, url, tmp_path):
+    def taken(handler, data):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.send_body(data[:-1])
+        while not (found := [path for path in partials(tmp_path, NAME) if path.read_bytes() != b"other bytes"]):
+            time.sleep(0.01)
+        found[0].unlink()
+        found[0].write_bytes(b"other bytes")
+        handler.send_body(data[-1:])
+
+    server.always[PATH] = taken
+    with pytest.raises(CacheError, match="not the file that was written there"):
+        fetch(url, tmp_path, sha256=DIGEST)
+    assert len(server.asked) == 2
+    assert not (tmp_path / NAME).exists()
+
+
+def stalled(handler, data):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.flush()
+    time.sleep(3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(stalled, FetchError), (serving(b"wrong"), DigestMismatch)],
+    ids=["a server that stalls", "wrong bytes"],
+)
+def test_those_who_wait_for_a_failure_give_up_together(server, url, tmp_path, fault, error):
+    held = threading.Event()
+
+    def first(handler, data):
+        held.wait(10)
+        fault(handler, data)
+
+    server.script(PATH, first)
+    server.always[PATH] = fault
+    policy = Policy(timeout=1, sleep=lambda _seconds: None)
+    errors = []
+
+    def ask():
+        try:
+            fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+        except WeightsError as problem:
+            errors.append(problem)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads[0].start()
+    while not server.asked:
+        time.sleep(0.01)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.5)
+    held.set()
+    started = time.monotonic()
+    for thread in threads:
+        thread.join()
+    assert [type(problem) for problem in errors] == [error] * 8
+    assert time.monotonic() - started < 8
+    assert len(server.asked) <= policy.attempts + 2
+    assert sum("two processes tried" in str(problem) for problem in errors) == 6
+    assert all(problem.attempts[0][1] == errors[0].attempts[0][1] for problem in errors)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_one_who_waited_for_a_failure_may_yet_succeed(server, url, tmp_path):
+    held = threading.Event()
+
+    def refuse(handler, data):
+        held.wait(10)
+        status(404)(handler, data)
+
+    def refused():
+        with pytest.raises(FetchError):
+            fetch(url, tmp_path, sha256=DIGEST)
+
+    server.script(PATH, refuse)
+    failing = threading.Thread(target=refused)
+    failing.start()
+    while not server.asked:
+        time.sleep(0.01)
+    waiting = child(url, tmp_path)
+    time.sleep(1)
+    held.set()
+    failing.join()
+    assert waiting.communicate(timeout=30)[0] == f"{tmp_path / NAME}\n"
+
+
+def test_one_who_waited_for_a_killed_process_is_as_patient_as_ever(server, url, tmp_path):
+    server.script(PATH, lambda _handler, _data: time.sleep(15), status(503), status(503))
+    holder = child(url, tmp_path)
+    while not server.asked:
+        time.sleep(0.02)
+    got = []
+    waiting = threading.Thread(
+        target=lambda: got.append(fetch(url, tmp_path, sha256=DIGEST, policy=Policy(sleep=lambda _seconds: None)))
+    )
+    waiting.start()
+    time.sleep(0.3)
+    holder.kill()
+    holder.communicate()
+    waiting.join()
+    assert got[0].read_bytes() == DATA
+    assert len(server.asked) == 4
 
 
 def test_without_locks_later_ranks_wait_for_the_first(server, url, tmp_path):

@@ -468,6 +468,14 @@ def test_an_endless_body_is_cut_off(server, url, tmp_path, fault, size):
     assert visible(tmp_path) == []
 
 
+def test_a_body_of_unknown_length_that_never_ends_is_not_asked_for_again(server, url, tmp_path):
+    server.always[PATH] = endless
+    policy = Policy(timeout=2, unknown_length=3_000_000, sleep=lambda _seconds: None)
+    with pytest.raises(DigestMismatch, match="3,000,000 bytes that zoo takes"):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    assert len(server.asked) == 1
+
+
 def test_a_length_that_no_disk_can_hold_is_the_servers_failure(server, url, tmp_path, policy):
     server.always[PATH] = status(200, DATA, Content_Length=str(10**17))
     with pytest.raises(FetchError, match="more than there is room for"):

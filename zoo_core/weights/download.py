@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.arrival.bring import Order, bring
+from zoo_core.weights.arrival.bring import Order, bring_after
+from zoo_core.weights.arrival.claims import sweep
 from zoo_core.weights.arrival.disk import disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.arrival.together import turn
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy
@@ -18,6 +19,9 @@ from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
     import os
+
+_SPARE = 86400.0
+"""Seconds for which a download of something else into the same folder may lie dead: somebody may yet continue it."""
 
 
 def fetch(
@@ -68,7 +72,7 @@ def fetch(
     folder = _folder(dest)
     final = folder / _name(url, expected)
     if found := _good(final, expected):
-        return found
+        return _tidied(found)
     if needs_network(url):
         require_online(final.name, (url,))
     with disk_errors(folder):
@@ -86,9 +90,15 @@ def fetch(
             advance=advance,
         )
         lock = folder / f".{final.name}.lock"
-        with turn(lock, ready=final.exists, signs=order.signs, patience=order.policy.patience):
-            path = _good(final, expected) or bring(order).path
-    return path
+        with turn(lock, ready=final.exists, signs=order.signs, patience=order.policy.patience) as failed:
+            path = _good(final, expected) or bring_after(order, failed).path
+    return _tidied(path)
+
+
+def _tidied(final: Path) -> Path:
+    """The path, when what dead downloads left beside it has been removed."""
+    sweep(final.parent, whole=final.name, spare=_SPARE)
+    return final
 
 
 def _folder(dest: str | os.PathLike[str]) -> Path:

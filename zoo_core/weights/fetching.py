@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch
 from zoo_core.weights import digest as digests
-from zoo_core.weights.arrival.bring import Order, bring, unreachable
+from zoo_core.weights.arrival.bring import Order, bring, bring_after, unreachable
 from zoo_core.weights.arrival.together import turn
 from zoo_core.weights.store.mirrors import digest_at_mirror
 from zoo_core.weights.store.reuse import find_elsewhere
@@ -99,10 +100,11 @@ def _together(wanted: Wanted, order: Order) -> Artefact:
     """Bring it, unless another process does so first."""
     wanted.cache.make()
     lock = order.folder / f"{order.stem}.lock"
-    with turn(lock, ready=lambda: wanted.arrived() is not None, signs=order.signs, patience=order.policy.patience):
+    patience = order.policy.patience
+    with turn(lock, ready=lambda: wanted.arrived() is not None, signs=order.signs, patience=patience) as failed:
         if arrived := wanted.arrived():
             return arrived
-        brought = bring(order)
+        brought = bring_after(order, failed)
     return wanted.keep(brought.path, brought.sha256, brought.url)
 
 
@@ -111,13 +113,18 @@ def _order(wanted: Wanted, urls: tuple[str, ...], file: str, policy: Policy) -> 
         label=wanted.name,
         urls=urls,
         folder=wanted.cache.arriving,
-        stem=f"{wanted.pin.sha256[:16] or 'unknown'}-{file}",
+        stem=f"{wanted.pin.sha256[:16] or _unknown(urls)}-{file}",
         sha256=wanted.pin.sha256,
         size=wanted.weights.size,
         place=lambda digest: wanted.cache.place(digest, file),
         read_only=True,
         policy=policy,
     )
+
+
+def _unknown(urls: tuple[str, ...]) -> str:
+    """What sets bytes of which nobody knows the digest apart from others of the same file name."""
+    return "unknown-" + hashlib.sha256("\n".join(urls).encode()).hexdigest()[:16]
 
 
 def _adopted(wanted: Wanted, path: Path, digest: str, file: str, policy: Policy) -> Artefact:

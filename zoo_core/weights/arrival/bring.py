@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
@@ -10,6 +10,7 @@ from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.claims import partials
 from zoo_core.weights.arrival.disk import refuse_odd, require_space
 from zoo_core.weights.arrival.partial import Partial, Stolen
+from zoo_core.weights.arrival.together import ENOUGH
 from zoo_core.weights.arrival.transfer import Transfer
 from zoo_core.weights.reading.sniff import describe
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
@@ -18,8 +19,14 @@ from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import host_of, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from zoo_core.weights.arrival.last_words import Words
+    from zoo_core.weights.transport.reply import Source
+
+_CHANCES = 2
+"""How often a source may send the whole file: once, and once again when it was not the right one."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,28 @@ def bring(order: Order) -> Brought:
         return _already(order) or _bring(order, Partial.new(order.folder, order.stem))
 
 
+def bring_after(order: Order, failed: Sequence[Words]) -> Brought:
+    """Bring a file that other processes, for which we waited, may have tried in vain.
+
+    After one of them, which was as patient as it should be, each source gets a single attempt; after two, none: many
+    processes give up together, and not one after the other.
+
+    Args:
+        order: What to bring.
+        failed: What those processes said of it.
+
+    Raises:
+        DigestMismatch: Bytes came, but no source had the right ones.
+        FetchError: No source could be read.
+        CacheError: The folder cannot be written.
+    """
+    if len(failed) >= ENOUGH:
+        done = "two processes tried, while this one waited for them"
+        attempts, got = failed[-1].attempts, failed[-1].got
+        raise _mismatch(order, attempts, got, done) if got else unreachable(order.label, attempts, done)
+    return bring(replace(order, policy=replace(order.policy, attempts=1)) if failed else order)
+
+
 def _already(order: Order) -> Brought | None:
     """What another process published under the name that we were about to use, when it is right."""
     if not digests.is_full(order.sha256):
@@ -122,15 +151,19 @@ def _bring(order: Order, arriving: Partial) -> Brought:
                 attempts.append((url, wrong[-1][1]))
             except (Permanent, Transient) as failure:
                 attempts.append((url, str(failure)))
-    raise _mismatch(order, attempts, wrong) if wrong else unreachable(order.label, attempts, kept=partial.length > 0)
+    if wrong:
+        done = "tried each source again from the first byte; nothing was kept"
+        raise _mismatch(order, attempts, wrong[-1][0], done)
+    done = "what had arrived is kept apart, and the next try continues it" if partial.length else "nothing arrived"
+    raise unreachable(order.label, attempts, done)
 
 
 def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, str]]) -> bool:
     """Whether that source had the right bytes; it has two chances from zero, and one more to continue what is there."""
     source = source_of(url, order.policy, proven=order.trusted or digests.is_full(order.sha256))
     try:
-        from_zero = 0
-        while from_zero < 2:  # noqa: PLR2004 - once, and once again
+        from_zero, chances = 0, min(_CHANCES, order.policy.attempts)
+        while from_zero < chances:
             from_zero += partial.length == 0
             transfer = Transfer(
                 source, partial, sha256=order.sha256, size=order.size, policy=order.policy, advance=order.advance
@@ -139,25 +172,29 @@ def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, s
                 transfer.run()
             except WrongContent as failure:
                 wrong.append((partial.digest, str(failure)))
+                from_zero += 0 if failure.again else chances
             else:
                 if not order.sha256 or digests.agrees(partial.digest, order.sha256):
                     return True
-                wrong.append(
-                    (partial.digest, f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}")
-                )
+                wrong.append((partial.digest, _came(partial, source)))
             partial.restart()
         return False
     finally:
         source.close()
 
 
-def _mismatch(order: Order, attempts: list[tuple[str, str]], wrong: list[tuple[str, str]]) -> WeightsError:
-    got = wrong[-1][0]
+def _came(partial: Partial, source: Source) -> str:
+    """What came, in words, for somebody who wonders where it was exchanged."""
+    what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
+    return f"{what} ({source.route})" if source.route else what
+
+
+def _mismatch(order: Order, attempts: list[tuple[str, str]], got: str, done: str) -> WeightsError:
     return DigestMismatch(
         f"wrong bytes for {order.label}",
         expected=f"sha256 {order.sha256}" + (f", {order.size:,} bytes" if order.size is not None else ""),
         got=_listed(attempts),
-        done="tried each source again from the first byte; nothing was kept",
+        done=done,
         cause="the file was replaced upstream, or something on the way changes it (a proxy, a login page)",
         hint="ask whoever serves it; if the new file is right, its new digest belongs in the card or the lock",
         expected_digest=order.sha256,
@@ -167,19 +204,19 @@ def _mismatch(order: Order, attempts: list[tuple[str, str]], wrong: list[tuple[s
     )
 
 
-def unreachable(name: str, attempts: list[tuple[str, str]], *, kept: bool = False) -> WeightsError:
+def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing arrived") -> WeightsError:
     """The error for a file that no source gave.
 
     Args:
         name: What was wanted.
         attempts: Each url and what was wrong with it.
-        kept: Whether some bytes arrived.
+        done: What became of it.
     """
     hosts = tuple(dict.fromkeys(host_of(url) for url, _ in attempts))
     return FetchError(
         f"cannot fetch {name} from {', '.join(hosts) or 'anywhere'}",
         got=_listed(attempts),
-        done="what had arrived is kept apart, and the next try continues it" if kept else "nothing arrived",
+        done=done,
         hint="try again, set ZOO_MIRROR or ZOO_REWRITE to another host, set ZOO_OFFLINE=1 to use the cache alone, "
         "or build it untrained with weights=None",
         attempts=tuple(attempts),

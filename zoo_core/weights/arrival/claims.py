@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 
 SUFFIX = ".partial"
 ORIGIN = ".origin"
+_OURS = re.compile(r"\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial(\.origin)?", re.DOTALL | re.ASCII)
 _NOBODY = 0
 _SELF = secrets.token_hex(4)
 """Tells this process from a dead one that had the same number, as the first process of a container always has."""
@@ -68,19 +70,40 @@ def move(path: Path, new: Path) -> bool:
     return True
 
 
-def sweep(folder: Path) -> int:
-    """Remove every partial in a folder whose owner is dead, whatever it was for.
+def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
+    """Remove the partials in a folder whose owners are dead, and what is left of others. Nothing else is touched.
+
+    Args:
+        folder: Where they are.
+        whole: The stem of a file that has arrived, so that none of its partials is of use.
+        spare: Seconds since the last write for which the partials of other stems are spared: their downloads may yet
+            be continued.
 
     Returns:
         How many bytes that freed.
     """
     freed = 0
-    for path in sorted(folder.glob(f".*{SUFFIX}")):
-        if (file := claim(path)) is not None:
-            freed += os.fstat(file.fileno()).st_size
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
-            file.close()
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
+            if match := _OURS.fullmatch(name):
+                path = folder / name.removesuffix(ORIGIN)
+                freed += _swept(path, 0.0 if match["stem"] == whole else spare)
+    return freed
+
+
+def _swept(path: Path, spare: float) -> int:
+    """The bytes that were freed by removing a partial and the note of its origin, if its owner is dead."""
+    freed = 0
+    with contextlib.suppress(OSError):
+        if path.exists():
+            if time.time() - path.lstat().st_mtime < spare or (file := claim(path)) is None:
+                return 0
+            with file:
+                freed = os.fstat(file.fileno()).st_size
+                path.unlink(missing_ok=True)
+        elif not surely_dead(path):  # in the middle of being renamed, perhaps
+            return 0
+        path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
     return freed
 
 
@@ -95,7 +118,8 @@ def claim(path: Path) -> FileIO | None:
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
-    if time.time() - os.fstat(descriptor).st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
         return file
     file.close()
     return None

@@ -100,7 +100,7 @@ class Partial:
         self.path.unlink(missing_ok=True)
         self._origin_path.unlink(missing_ok=True)
 
-    def write(self, block: bytes) -> None:
+    def write(self, block: bytes | memoryview) -> None:
         """Append bytes.
 
         Raises:
@@ -151,12 +151,12 @@ class Partial:
 
     @property
     def origin(self) -> tuple[str, str]:
-        """The url that the bytes came from and its strong ETag; two empty strings when they are not known."""
+        """What names the source of the bytes, and its strong ETag; two empty strings when they are not known."""
         try:
-            url, etag = self._origin_path.read_text(encoding="utf-8").splitlines()
+            source, etag = self._origin_path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return "", ""
-        return url, etag
+        return source, etag
 
     @origin.setter
     def origin(self, origin: tuple[str, str]) -> None:

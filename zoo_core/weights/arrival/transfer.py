@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class Transfer:
         advance: Callable[[int, int | None], None],
     ) -> None:
         self._source = source
+        self._origin = hashlib.sha256(source.url.encode()).hexdigest()  # a url may hold a password
         self._partial = partial
         self._sha256 = sha256
         self._size = size
@@ -121,20 +123,22 @@ class Transfer:
             return
         if self._size is not None and self._partial.length > self._size:
             self._partial.restart()
-        url, etag = self._partial.origin
-        known = etag if url == self._source.url and self._conditional else ""
+        origin, etag = self._partial.origin
+        known = etag if origin == self._origin and self._conditional else ""
+        if not known and not self._sha256:  # without a digest, nothing else would tell two files spliced together
+            self._partial.restart()
         with self._source.read(self._partial.length, known) as reply:
             self._accept(reply, known)
             for block in reply.blocks:
                 self._require_short(self._partial.length + len(block))
                 self._partial.write(block)
                 self._advance(self._partial.length, self._total)
-        if self._total is not None and self._partial.length < self._total:
-            raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
+            if self._total is not None and self._partial.length < self._total:
+                raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
 
     def _accept(self, reply: Reply, known: str) -> None:
         """Compare what is announced with what is known, and begin again where the answer does."""
-        if reply.start and known and reply.etag and reply.etag != known:
+        if reply.start and known and reply.etag != known and (reply.etag or not self._sha256):
             raise StaleRange("the file has changed since the first part of it was sent")
         if reply.start != self._partial.length:
             # Many machines behind one name may each have a tag of their own for the same bytes. The digest decides.
@@ -145,7 +149,7 @@ class Transfer:
         self._total = self._size if self._size is not None else reply.total
         if self._total is not None:
             self._require_space(self._total - self._partial.length)
-        self._partial.origin = (self._source.url, reply.etag)
+        self._partial.origin = (self._origin, reply.etag)
 
     def _require_space(self, needed: int) -> None:
         """Refuse what cannot fit; where the length is only what the server says, that is the server's failure."""
@@ -157,7 +161,8 @@ class Transfer:
             raise Permanent(f"announces {needed:,} bytes, which is more than there is room for") from error
 
     def _require_short(self, length: int) -> None:
-        limit = self._total if self._total is not None else self._policy.unknown_length
-        if length > limit:
-            known = "it should have" if self._total is not None else "zoo takes of a file whose size nobody gives"
-            raise WrongContent(f"sends more than the {limit:,} bytes that {known}")
+        if self._total is not None and length > self._total:
+            raise WrongContent(f"sends more than the {self._total:,} bytes that it should have")
+        if length > self._policy.unknown_length and self._total is None:  # so much is not asked for a second time
+            limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file whose size nobody gives"
+            raise WrongContent(f"sends more than the {limit}", again=False)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 
 class Failure(Exception):
-    """One attempt failed; the text says why, in words for a user."""
+    """One attempt failed; the text says why, in words for a user.
+
+    Attributes:
+        route: Where the answer came from, where that is not the host that was asked; added to the text.
+    """
+
+    route = ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.route})" if self.route else super().__str__()
 
 
 class Transient(Failure):
@@ -27,7 +36,16 @@ class Permanent(Failure):
 
 
 class WrongContent(Failure):
-    """Bytes came, but they cannot be those of the file."""
+    """Bytes came, but they cannot be those of the file.
+
+    Args:
+        reason: Why they cannot.
+        again: Whether the source may be asked once more from the first byte.
+    """
+
+    def __init__(self, reason: str, *, again: bool = True) -> None:
+        super().__init__(reason)
+        self.again = again
 
 
 class StaleRange(Failure):

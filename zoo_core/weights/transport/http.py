@@ -13,8 +13,8 @@ import requests
 import urllib3
 
 from zoo_core.errors import ZooError
-from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient
-from zoo_core.weights.transport.http_failures import failure_of
+from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient
+from zoo_core.weights.transport.http_failures import failure_of, proxy_for
 from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import session_for
 from zoo_core.weights.transport.urls import host_of, is_loopback, shown
@@ -46,11 +46,21 @@ class HttpSource:
 
     def __init__(self, url: str, policy: Policy, *, proven: bool) -> None:
         self.url = url
+        self._at = url
         self._policy = policy
         self._proven = proven
         self._watchdog: Watchdog | None = None
         self._decoded = False
         self._session = session_for(self.used)
+
+    @property
+    def route(self) -> str:
+        """Where the last answer came from, in words: a redirect or a proxy on the way is part of most failures."""
+        steps = (
+            f"redirected to {shown(self._at)}" if self._at != self.url else "",
+            f"through the proxy {shown(proxy)}, from the environment" if (proxy := proxy_for(self._at)) else "",
+        )
+        return ", ".join(filter(None, steps))
 
     def close(self) -> None:
         """Close the connections."""
@@ -84,6 +94,7 @@ class HttpSource:
         with Watchdog(self._policy) as self._watchdog, self._named_failures():
             url = self.url
             for _ in range(_HOPS):
+                self._at = url
                 self._require_safe(url)
                 response = self._session.head(url, allow_redirects=False, timeout=self._policy.timeout)
                 status = response.status_code
@@ -105,6 +116,7 @@ class HttpSource:
             headers["If-Range"] = etag
         url, seen = self.url, [self.url]
         for _ in range(_HOPS):
+            self._at = url
             self._require_safe(url)
             response = self._session.get(
                 url, headers=headers, stream=True, allow_redirects=False, timeout=self._policy.timeout
@@ -183,10 +195,13 @@ class HttpSource:
             yield
         except ZooError:  # the disk's, which is an OSError too
             raise
+        except Failure as failure:
+            failure.route = self.route
+            raise
         except (urllib3.exceptions.HTTPError, ValueError, OSError) as error:
-            if self._watchdog and self._watchdog.barked:
-                raise self._too_slow() from error
-            raise failure_of(error, self.url) from error
+            met: Failure = self._too_slow() if self._watchdog and self._watchdog.barked else failure_of(error)
+            met.route = self.route
+            raise met from error
 
     def _too_slow(self) -> Transient:
         return Transient(f"sent less than {self._policy.min_speed:.0f} bytes a second", cost=2)

@@ -8,19 +8,25 @@ import requests
 import urllib3
 
 from zoo_core.weights.transport.failures import Failure, Permanent, Transient, WrongContent
-from zoo_core.weights.transport.urls import shown
+
+_REFUSED = re.compile(r"Tunnel connection failed: 4\d\d")
 
 
-def failure_of(error: Exception, url: str) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """What an exception of requests or urllib3 means for the next attempt.
 
     Args:
         error: The exception.
-        url: What was asked for.
     """
     if isinstance(error, urllib3.exceptions.DecodeError):
         return WrongContent("is not in the encoding that it is said to be in")
-    return _permanent(error) or _transient(error, url)
+    return _permanent(error) or _transient(error)
+
+
+def proxy_for(url: str) -> str:
+    """The proxy that the environment names for a url, or ``""``."""
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"  # as requests reads it
 
 
 def _permanent(error: Exception) -> Permanent | None:
@@ -31,15 +37,16 @@ def _permanent(error: Exception) -> Permanent | None:
         )
     if type(error) is OSError and "CA certificate" in str(error):  # requests itself, of a path that is not there
         return Permanent(f"{error}; REQUESTS_CA_BUNDLE names it")
+    if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
+        return Permanent(f"the proxy refuses: {_reason(error)}")
     if isinstance(error, ValueError):
         return Permanent(f"not a usable url: {_reason(error)}")
     return None
 
 
-def _transient(error: Exception, url: str) -> Transient:
+def _transient(error: Exception) -> Transient:
     if isinstance(error, requests.exceptions.ProxyError):
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
-        return Transient(f"the proxy {shown(proxy)} (from the environment) does not answer: {_reason(error)}")
+        return Transient(f"the proxy does not let us through: {_reason(error)}")
     if "IncompleteRead" in str(error):
         return Transient("the connection closed too early")
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):

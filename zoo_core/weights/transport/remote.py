@@ -28,6 +28,7 @@ class RemoteSource:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.route = ""
         scheme = urlsplit(url).scheme
         try:
             from fsspec.core import url_to_fs

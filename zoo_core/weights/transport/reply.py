@@ -28,9 +28,13 @@ class Reply:
 
 
 class Source(Protocol):
-    """Somewhere that bytes come from."""
+    """Somewhere that bytes come from, named by a url."""
 
     url: str
+
+    @property
+    def route(self) -> str:
+        """Where the last answer came from, in words, when that is not simply the host of the url."""
 
     def read(self, offset: int, etag: str) -> AbstractContextManager[Reply]:
         """Ask for the bytes from ``offset`` on."""

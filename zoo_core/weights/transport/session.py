@@ -27,57 +27,63 @@ class _FinalResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
 
+class _Watched:
+    """A connection that says when it is about to be made, and before each request on it: a kept one serves many."""
+
+    response_class = _FinalResponse
+    used: Callable[[HTTPConnection], None]
+
+    def connect(self) -> None:
+        self.used(self)  # type: ignore[arg-type]  # it is mixed into connections only
+        super().connect()  # type: ignore[misc]
+
+    def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
+        self.used(self)  # type: ignore[arg-type]
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections of our own kind, directly and through proxies."""
+
+    def __init__(self, pools: dict[str, type[urllib3.HTTPConnectionPool]]) -> None:
+        self._pools = pools
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what requests passes
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what requests passes
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read the whole body of a redirect, even when told not to follow it."""
+
+
 def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
     """A session that asks for the bytes as they are, and tells of each connection that it uses.
 
     Args:
-        used: Called with a connection before it is made, and before each request on it: a kept one serves many.
+        used: Called with a connection before it is made, and before each request on it.
     """
-
-    class Plain(HTTPConnection):
-        response_class = _FinalResponse
-
-        def connect(self) -> None:
-            used(self)
-            super().connect()
-
-        def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
-            used(self)
-            super().request(*args, **kwargs)
-
-    class Secure(HTTPSConnection):
-        response_class = _FinalResponse
-
-        def connect(self) -> None:
-            used(self)
-            super().connect()
-
-        def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
-            used(self)
-            super().request(*args, **kwargs)
-
-    class PlainPool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what requests passes
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-        def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what requests passes
-            manager = super().proxy_manager_for(*args, **kwargs)
-            manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-            return manager
-
-    class Session(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> None:
-            """None: requests would read the whole body of a redirect, even when told not to follow it."""
-
-    session = Session()
-    session.mount("http://", Adapter())
-    session.mount("https://", Adapter())
+    session = _Session()
+    adapter = _Adapter(_pools(used))
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
     session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"zoo-core/{__version__}"})
     return session
+
+
+def _pools(used: Callable[[HTTPConnection], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Pools whose connections call that function. urllib3 makes connections of a class, so the function is in one."""
+    told = {"used": staticmethod(used)}
+    plain = type("Plain", (_Watched, HTTPConnection), told)
+    secure = type("Secure", (_Watched, HTTPSConnection), told)
+    return {
+        "http": type("PlainPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("SecurePool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }

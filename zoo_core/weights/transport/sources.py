@@ -57,6 +57,7 @@ class LocalSource:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.route = ""
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -21,7 +21,7 @@ def shown(url: str) -> str:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
-        return url.partition("?")[0]
+        return re.sub(r"//.*@", "//", url.partition("?")[0])
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 

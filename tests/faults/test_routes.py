@@ -1,0 +1,154 @@
+"""Where an answer came from: proxies and redirects are named, passwords and strangers' secrets are not."""
+
+import os
+import socket
+import threading
+
+import pytest
+from loopback import cut, serving, sha256, status
+
+from zoo_core.errors import DigestMismatch, FetchError
+from zoo_core.weights import fetch
+from zoo_core.weights.transport.policy import Policy
+
+DATA = os.urandom(100_000)
+DIGEST = sha256(DATA)
+PATH = "/net.pth"
+QUICK = Policy(timeout=0.4, attempts=2, sleep=lambda _seconds: None)
+
+
+def stalled(handler, data):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    handler.wfile.flush()
+    threading.Event().wait(2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(status(403), "403", id="403"),
+        pytest.param(status(407), "407", id="407"),
+        pytest.param(status(502), "502", id="502"),
+        pytest.param(stalled, "bytes a second|in time", id="a stall"),
+        pytest.param(status(302, Location="file:///etc/passwd"), "not on the web", id="a redirect to nowhere"),
+        pytest.param(serving(b"<!DOCTYPE html><html>"), "an HTML page", id="a page to sign in on"),
+    ],
+)
+def test_a_proxy_is_named_in_whatever_fails_through_it(server, tmp_path, monkeypatch, answer, reason):
+    server.otherwise = answer
+    port = server.http.server_port
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{port}")
+    with pytest.raises((FetchError, DigestMismatch), match=reason) as caught:
+        fetch("http://weights.invalid/net.pth", tmp_path, sha256=DIGEST, policy=QUICK)
+    assert f"through the proxy http://127.0.0.1:{port}, from the environment" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_in_a_proxy_that_is_misspelled_stays_out_of_messages(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "me:secret@127.0.0.1:9")
+    with pytest.raises(FetchError, match=r"through the proxy http://127\.0\.0\.1:9") as caught:
+        fetch("http://weights.invalid/net.pth", tmp_path, sha256=DIGEST, policy=QUICK)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("line", "times"), [("407 Proxy Authentication Required", 1), ("503 Busy", 2)])
+def test_a_proxy_that_opens_no_tunnel_is_named(tmp_path, monkeypatch, line, times):
+    asked = []
+
+    def serve(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                asked.append(connection.recv(4096))
+                connection.sendall(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        with pytest.raises(FetchError, match=f"through the proxy http://127.0.0.1:{port}") as caught:
+            fetch("https://weights.invalid/net.pth", tmp_path, sha256=DIGEST, policy=QUICK)
+    assert line in str(caught.value)
+    assert len(asked) == times
+
+
+def test_a_host_that_needs_no_proxy_is_not_said_to_be_behind_one(server, tmp_path, monkeypatch, policy):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.always[PATH] = status(404)
+    with pytest.raises(FetchError) as caught:
+        fetch(server.url(PATH), tmp_path, sha256=DIGEST, policy=policy)
+    assert "proxy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(status(403), "403", id="403"),
+        pytest.param(status(503), "503", id="503"),
+        pytest.param(stalled, "bytes a second|in time", id="a stall"),
+        pytest.param(serving(b"<!DOCTYPE html><html>"), "an HTML page", id="a page to sign in on"),
+    ],
+)
+def test_the_host_that_a_failure_was_redirected_to_is_named(server, tmp_path, answer, reason):
+    server.always["/elsewhere/net.pth"] = answer
+    target = server.url("/elsewhere/net.pth")
+    server.always[PATH] = status(302, Location=f"{target}?signature=secret")
+    with pytest.raises((FetchError, DigestMismatch), match=reason) as caught:
+        fetch(server.url(PATH), tmp_path, sha256=DIGEST, policy=QUICK)
+    assert f"(redirected to {target})" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_host_that_a_redirect_leads_to_and_that_is_not_there_is_named(server, tmp_path, policy):
+    server.always[PATH] = status(302, Location="http://weights.invalid/net.pth")
+    with pytest.raises(FetchError, match=r"redirected to http://weights\.invalid/net\.pth"):
+        fetch(server.url(PATH), tmp_path, sha256=DIGEST, policy=policy)
+
+
+def test_a_password_for_one_host_is_not_sent_to_the_next(server, tmp_path):
+    server.put("/there.pth", DATA)
+    port = server.http.server_port
+    server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth")
+    url = f"http://me:secret@127.0.0.1:{port}{PATH}"
+    assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
+    assert [("Authorization" in asked.headers) for asked in server.asked] == [True, False]
+
+
+def test_a_cookie_is_not_sent_to_another_host(server, tmp_path):
+    server.put("/there.pth", DATA)
+    port = server.http.server_port
+    server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth", Set_Cookie="id=secret")
+    assert fetch(server.url(PATH), tmp_path, sha256=DIGEST).read_bytes() == DATA
+    assert "Cookie" not in server.asked[1].headers
+
+
+def test_what_netrc_knows_of_one_host_stays_with_it(server, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.put("/there.pth", DATA)
+    port = server.http.server_port
+    server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth")
+    assert fetch(server.url(PATH), tmp_path / "dest", sha256=DIGEST).read_bytes() == DATA
+    assert [("Authorization" in asked.headers) for asked in server.asked] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@127.0.0.1:{port}/net.pth", "http://127.0.0.1:{port}/net.pth?key=secret"]
+)
+def test_what_a_failed_download_leaves_holds_no_password(server, tmp_path, policy, url):
+    server.put(PATH, DATA)
+    server.always[PATH] = status(404)
+    server.script(PATH, cut(50_000))
+    with pytest.raises(FetchError, match="kept apart"):
+        fetch(url.format(port=server.http.server_port), tmp_path, sha256=DIGEST, policy=policy)
+    left = list(tmp_path.iterdir())
+    assert any(path.name.endswith(".origin") for path in left)
+    assert all(b"secret" not in path.read_bytes() for path in left)
