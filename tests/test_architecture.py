@@ -16,7 +16,7 @@ FLOORS = [
     {"errors"},
     {"card", "parts", "hooks", "catalog", "settings", "arguments"},
     {"plugins", "members", "misses", "registry", "weights", "surgery"},
-    {"build", "asked", "construct", "fill", "without_values", "recipe", "inspect", "encoders"},
+    {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect", "encoders"},
     {"cli", "testing"},
 ]
 """From the ground up: a module imports from its own floor and from those below."""

@@ -30,6 +30,7 @@ IMPOSSIBLE = [
     {"dtype": "int64"},
     {"dtype": torch.int8},
     {"dtype": 5},
+    {"channels_last": "yes"},
     {"seed": "x"},
     {"seed": 1.5},
     {"seed": 2**70},

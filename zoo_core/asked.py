@@ -34,6 +34,7 @@ class Asked:
     freeze: Freeze | None = None
     device: torch.device | None = None
     dtype: torch.dtype | None = None
+    channels_last: bool = False
     seed: int | None = None
     options: Mapping[str, object] | None = None
 
@@ -55,6 +56,7 @@ class Asked:
             "freeze": _freeze,
             "device": _device,
             "dtype": _dtype,
+            "channels_last": _channels_last,
             "seed": _seed,
             "options": _options,
         }
@@ -88,6 +90,12 @@ def _dtype(dtype: object) -> torch.dtype:
             hint="leave it out to keep that of the model",
         )
     return found
+
+
+def _channels_last(channels_last: object) -> bool:
+    if not isinstance(channels_last, bool):
+        raise UsageError(f"channels_last cannot be {channels_last!r}", expected="True or False")
+    return channels_last
 
 
 def _seed(seed: object) -> int:

@@ -13,6 +13,8 @@ from zoo_core.asked import Asked
 from zoo_core.construct import construct
 from zoo_core.errors import UsageError
 from zoo_core.fill import fill, operate
+from zoo_core.pause import no_collection
+from zoo_core.placement import place
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
@@ -43,6 +45,7 @@ def get(
     freeze: Freeze | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    channels_last: bool = False,
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
     trust: str | None = None,
@@ -67,8 +70,9 @@ def get(
             and digest are those of a published one is loaded as that one.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
-        device: Where the model goes, as torch spells it.
+        device: Where the model goes, as torch spells it: straight from the mapped file, tensor by tensor.
         dtype: What its floating-point tensors become, such as ``torch.bfloat16`` or ``"bfloat16"``.
+        channels_last: Lay filters out with their channels last, as convolutions on a GPU like them best.
         seed: Makes all that is drawn at random reproducible, without touching the global random state.
         options: Arguments for the library's own constructor, over those that the card and the weights ask for.
         trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
@@ -98,6 +102,7 @@ def get(
         freeze=freeze,
         device=device,
         dtype=dtype,
+        channels_last=channels_last,
         seed=seed,
         options=options,
     )
@@ -105,13 +110,13 @@ def get(
     current_zoo().available(card)
     chosen = _choose(card, tag, weights)
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
-    with seeded(asked.seed):
+    with seeded(asked.seed), no_collection():
         model = construct(card, _options(card, entry, options), own=options, values=artefact is None)
         if artefact is not None:
             fill(model, entry, artefact, asked)
         operate(model, asked)
         _freeze(model, asked.freeze)
-    return model.to(device=asked.device, dtype=asked.dtype)
+        return place(model, asked.device, asked.dtype, channels_last=asked.channels_last)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
+from zoo_core.placement import place
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.rebuild import rebuild
@@ -89,7 +90,7 @@ def load(
     attach(
         model, replace(known, receipt=receipt, weights=weights, names=tuple(recipe.class_names), origin=recipe.weights)
     )
-    return model.to(device=device)
+    return place(model, None if device is None else torch.device(device))
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:

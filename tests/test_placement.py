@@ -1,0 +1,145 @@
+"""Where a model goes: the same numbers, ties and classes as ``model.to`` gives."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core.pause import no_collection
+from zoo_core.placement import pieces, place
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(40, 40), nn.Linear(40, 40)
+        self.two.weight = self.one.weight
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.volume = nn.Conv3d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.one.bias.requires_grad_(False)
+
+
+PLACES = {
+    "as it is": {},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "double": {"dtype": torch.float64},
+    "cpu": {"device": torch.device("cpu")},
+}
+
+
+def same(ours, theirs):
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for name, tensor in theirs.state_dict(keep_vars=True).items():
+        mine = ours.state_dict(keep_vars=True)[name]
+        assert (mine.dtype, mine.device, mine.requires_grad) == (tensor.dtype, tensor.device, tensor.requires_grad)
+        assert torch.equal(mine, tensor)
+
+
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
+def test_a_placed_model_is_what_torch_itself_makes_of_it(where):
+    model = Tied()
+    same(place(model, **where), copy.deepcopy(model).to(**where))
+
+
+@pytest.mark.parametrize("where", [*PLACES.values(), {"device": torch.device("meta")}], ids=[*PLACES, "meta"])
+def test_parameters_that_are_one_stay_one(where):
+    model = place(Tied(), **where)
+    assert model.two.weight is model.one.weight
+
+
+def test_whole_numbers_keep_their_dtype():
+    assert place(Tied(), dtype=torch.float16).norm.num_batches_tracked.dtype == torch.int64
+
+
+def test_filters_of_pictures_and_of_volumes_are_laid_out_with_their_channels_last():
+    model = place(Tied(), channels_last=True)
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.volume.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert model.one.weight.is_contiguous()
+
+
+def test_get_lays_filters_out_with_their_channels_last_when_asked():
+    plain, asked = zoo.get("tiny/glyphnet"), zoo.get("tiny/glyphnet", channels_last=True)
+    filters = [parameter for parameter in asked.parameters() if parameter.dim() == 4]
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in filters)
+    same(asked, plain)
+
+
+def test_get_makes_a_model_without_memory_on_the_meta_device():
+    model = zoo.get("tiny/glyphnet", num_classes=9, device="meta")
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+
+
+def test_get_makes_the_new_head_of_the_dtype_that_was_asked_for():
+    rounded = zoo.get("tiny/glyphnet", num_classes=9, seed=0, dtype=torch.bfloat16)
+    exact = zoo.get("tiny/glyphnet", num_classes=9, seed=0)
+    assert torch.equal(rounded.fc.weight, exact.fc.weight.bfloat16())
+
+
+@pytest.mark.parametrize("elements", [1, 7, 8, 9, 64])
+def test_a_tensor_goes_piece_by_piece(elements):
+    source, target = torch.randn(elements, 1), torch.zeros(elements, 1)
+    for piece, into in pieces(source, target, 8):
+        assert len(piece) <= 8
+        into.copy_(piece)
+    assert torch.equal(source, target)
+
+
+def test_garbage_is_collected_again_after_a_build_that_failed():
+    with pytest.raises(ZeroDivisionError), no_collection():
+        _ = 1 / (gc.isenabled() * 1)
+    assert gc.isenabled()
+
+
+def test_a_program_that_collects_no_garbage_is_left_so():
+    gc.disable()
+    try:
+        zoo.get("tiny/glyphnet")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+class Large(nn.Module):
+    """More than both buffers hold, in odd sizes, and small tensors between."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3001, 2003), nn.BatchNorm1d(2003), nn.Linear(2003, 3001)])
+        self.tied = nn.Linear(3001, 2003)
+        self.tied.weight = self.layers[0].weight
+        self.register_buffer("numbers", torch.arange(1_000_003))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64], ids=str)
+def test_a_model_on_a_gpu_is_what_torch_itself_makes_of_it(dtype):
+    model = Large()
+    theirs = copy.deepcopy(model).to(device="cuda", dtype=dtype)
+    same(place(model, torch.device("cuda"), dtype), theirs)
+    assert model.tied.weight is model.layers[0].weight
+
+
+@pytest.mark.gpu
+def test_a_model_goes_to_a_gpu_while_that_is_at_work():
+    busy = torch.randn(4000, 4000, device="cuda")
+    for _ in range(20):
+        busy = busy @ busy / 4000
+        del_me = torch.randn(1 << 22, device="cuda")
+        del del_me
+    model = Large()
+    same(place(model, torch.device("cuda")), copy.deepcopy(model).to("cuda"))
+
+
+@pytest.mark.gpu
+def test_get_puts_a_mapped_file_on_a_gpu_with_its_channels_last():
+    model = zoo.get("tiny/glyphnet", device="cuda", channels_last=True)
+    same(model, zoo.get("tiny/glyphnet").to("cuda"))
+    assert model(torch.zeros(1, 1, 32, 32, device="cuda")).device.type == "cuda"

@@ -1,0 +1,34 @@
+"""A pause for the garbage collector while a model is built and loaded."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect no garbage inside the block.
+
+    Building makes thousands of objects that stay, and each collection on the way looks at everything that torch and the
+    model's library have ever made: a tenth of a second, several times. Threads may overlap: whichever switched
+    collection off switches it on again.
+
+    Example:
+        >>> with no_collection():
+        ...     gc.isenabled()
+        False
+        >>> gc.isenabled()
+        True
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
