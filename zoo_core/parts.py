@@ -93,6 +93,8 @@ class Stage:
         modules: Dotted paths of its modules in the order they run; the output of the last one is the stage's output.
         channels: Channels of that output.
         stride: Pixels of the input for one step of the output, from the start of the network.
+        read: ``(model, output)`` to the feature map, where the last module gives something else: several tensors, or
+            tokens in an order of their own. A picklable function; None where the output is the map.
 
     Example:
         >>> Stage("layer4", ("layer4",), channels=512, stride=32).stride
@@ -103,11 +105,16 @@ class Stage:
     modules: tuple[str, ...]
     channels: int
     stride: int
+    read: Callable[[Any, Any], Any] | None = None
 
     @property
     def output(self) -> str:
         """Dotted path of the module whose output is the stage's feature map."""
         return self.modules[-1]
+
+    def map_in(self, model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - the output of any module
+        """The feature map in what the last module of the stage gave."""
+        return output if self.read is None else self.read(model, output)
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,8 @@ class Anatomy:
         features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function.
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
-        layout: How the stages' outputs lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows.
+        layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
+            map of three axes is one of tokens in any case, as at the end of EfficientFormer.
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
             only what comes after it; torchvision trains its dilated MobileNetV3 so.
         headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
@@ -155,6 +163,8 @@ class Anatomy:
         indivisible: Why forward does not split into backbone and head; None where it does.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
         per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
+        channel_attributes: Dotted paths of the integers that repeat the number of input channels elsewhere, kept in
+            step, such as ``"config.num_channels"``.
         scores: Where the scores are in what forward returns: the name of an attribute, such as ``"logits"``, or a
             module-level function of the output. None where forward returns the scores themselves. ``model(x)`` above
             then reads ``anatomy.scores_in(model(x))``.
@@ -177,6 +187,7 @@ class Anatomy:
     dilates_strided: bool = False
     scaling: InputScaling | None = None
     per_channel: tuple[str, ...] = ()
+    channel_attributes: tuple[str, ...] = ()
     scores: str | Callable[[Any], Any] | None = None
 
     def scores_in(self, output: Any) -> Any:  # noqa: ANN401 - any library's output object

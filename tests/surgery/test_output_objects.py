@@ -30,12 +30,14 @@ class Wordy(nn.Module):
 
     def __init__(self, num_labels: int = 10) -> None:
         super().__init__()
-        self.config = SimpleNamespace(num_labels=num_labels)
+        self.config = SimpleNamespace(num_labels=num_labels, num_channels=3)
         self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(6, num_labels)
 
     def forward(self, pixel_values, labels=None):
+        if pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(f"{self.config.num_channels} channels, please")
         logits = self.classifier(self.pool(self.body(pixel_values)).flatten(1))
         loss = None
         if labels is not None:
@@ -57,6 +59,7 @@ def by_head(model):
         heads=(Head("classifier", classifier.in_features, classifier.out_features, attributes=("config.num_labels",)),),
         stem=("body.0",),
         stages=(Stage("body", ("body",), channels=6, stride=2),),
+        channel_attributes=("config.num_channels",),
         scores=itemgetter(0) if isinstance(model, Paired) else "logits",
     )
 
@@ -102,6 +105,11 @@ def test_the_number_of_classes_in_the_configuration_follows(model):
     output = zoo.swap_head(model, 4)(X, labels=torch.tensor([1, 3]))
     assert model.config.num_labels == 4
     assert output.loss.isfinite()
+
+
+def test_the_number_of_channels_in_the_configuration_follows(model):
+    assert zoo.adapt_stem(model, 5)(torch.randn(2, 5, 32, 32)).logits.shape == (2, 10)
+    assert model.config.num_channels == 5
 
 
 def test_several_heads_show_in_the_output_object(model):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.attributes import set_attribute
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
@@ -186,7 +186,7 @@ def _install(
     for site, module in zip(sites, new, strict=True):
         model.set_submodule(site.path, module.requires_grad_())
         for path in site.attributes:
-            _set_attribute(model, path, site.num_classes)
+            set_attribute(model, path, site.num_classes)
     attach(model, replace(knowledge_of(model), anatomy=anatomy))
     restore_forward(model)
     if own:
@@ -198,11 +198,6 @@ def _install(
         removed={name for name in before if name.startswith(under_sites) or name not in now},
         added=[name for name in now if name.startswith(under_sites)],
     )
-
-
-def _set_attribute(model: nn.Module, path: str, value: int) -> None:
-    *owners, name = path.split(".")
-    setattr(reduce(getattr, owners, model), name, value)
 
 
 @contextmanager

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.attributes import get_attribute, set_attribute
 from zoo_core.surgery.channels import Order, inputs_of, order_of
 from zoo_core.surgery.checks import check_count, strict_arguments
 from zoo_core.surgery.filters import plan_channels
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _DENSE_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @strict_arguments
+@before_sharding
 @renews_ddp
 def adapt_stem(
     model: Model,
@@ -96,7 +99,7 @@ def adapt_stem(
         for layer in layers.values():
             _check_can_be_silent(layer)
     scaling = anatomy_of(model).scaling
-    folds = scaling is not None and bool(_get(bare, scaling.switch))
+    folds = scaling is not None and bool(get_attribute(bare, scaling.switch))
     with torch.no_grad(), seeded(seed, bare):
         new = {
             path: _new_weight(layer, orders[path], plan, scaling if folds else None) for path, layer in layers.items()
@@ -105,9 +108,11 @@ def adapt_stem(
         for path, layer in layers.items():
             _install(bare, path, layer, new[path], old_count, in_channels)
     if scaling:
-        _set(bare, scaling.switch, value=False)
+        set_attribute(bare, scaling.switch, value=False)
     for path in anatomy_of(model).per_channel:
-        _set(bare, path, value=plan.numbers(_get(bare, path)))
+        set_attribute(bare, path, plan.numbers(get_attribute(bare, path)))
+    for path in anatomy_of(model).channel_attributes:
+        set_attribute(bare, path, in_channels)
     record_edit(bare, "adapt_stem", in_channels=in_channels, policy=policy, map=map)
     record_new_stem(bare, [*(f"{path}.weight" for path in layers), *changed], drawn=plan.policy == "random")
     return model
@@ -236,13 +241,3 @@ def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module])
         shift = torch.tensor(scaling.shift, device=weight.device, dtype=weight.dtype)
         mean -= weight.flatten(2).sum(2) @ shift
     return [f"{scaling.norm}.running_mean"]
-
-
-def _get(model: nn.Module, path: str) -> Any:  # noqa: ANN401 - a switch or a list of numbers
-    owner, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(owner), name)
-
-
-def _set(model: nn.Module, path: str, *, value: object) -> None:
-    owner, _, name = path.rpartition(".")
-    setattr(model.get_submodule(owner), name, value)
