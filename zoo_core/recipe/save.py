@@ -12,6 +12,7 @@ from zoo_core.recipe.plain import to_plain
 from zoo_core.recipe.proof import prove
 from zoo_core.recipe.rebuild import edit_to_plain
 from zoo_core.recipe.record import Recipe
+from zoo_core.recipe.together import whole
 from zoo_core.recipe.versions import versions_for
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
@@ -46,7 +47,8 @@ def save(
 
     Args:
         model: A model from ``zoo.get``, or one given to ``zoo.adopt`` with its name; DDP and ``torch.compile`` wrappers
-            are looked through. On any device.
+            are looked through. On any device. One that ``fully_shard`` has sharded is gathered on the first process,
+            which writes; every process has to call this, and all return or raise alike.
         folder: Where to. One that holds a save already changes over to the new one all at once.
         class_names: What the classes are called, in the order of the scores; None keeps what is known.
         custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
@@ -68,7 +70,16 @@ def save(
         >>> zoo.class_names(zoo.load(folder))
         ('cat', 'dog')
     """
-    known, bare, target = knowledge_of(model), unwrap(model), Path(folder)
+    known, target = knowledge_of(model), Path(folder)
+    with whole(unwrap(model)) as bare:
+        if bare is not None:  # another process has the whole tensors, and writes them
+            _save(bare, known, target, class_names, custom_heads=custom_heads)
+    return target
+
+
+def _save(
+    bare: nn.Module, known: Knowledge, target: Path, class_names: Sequence[str] | None, *, custom_heads: bool
+) -> None:
     names = _class_names(known, class_names)
     card = _card(bare, known)
     check_target(target)
@@ -92,7 +103,6 @@ def save(
     )
     prove(bare, known, recipe, custom=custom_heads)
     write(target, recipe, tensors)
-    return target
 
 
 def _class_names(known: Knowledge, said: Sequence[str] | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.output import behind, paths_of, scores_only
 from zoo_core.surgery.several import Heads, check_names, check_unbranched, one_head
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.split import pruned, replaced
 from zoo_core.surgery.taps import stage_index, stop_at, tapped
@@ -57,6 +58,7 @@ class Branch(nn.Module):
 
 
 @strict_arguments
+@before_sharding
 @renews_ddp
 def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | None = None) -> Model:
     """Split the end of ``model`` into branches that share the trunk: each owns the stages from ``at`` on, and a head.
@@ -97,7 +99,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     check_unbranched(known, main.path)
     x = example_input(bare)
     run, stages = front(bare, kept), tail(bare, kept, x)
-    width = _width(bare, run, x, at)
+    width = _width(bare, kept, run, x, at)
     after = one_head(known.anatomy)
     with seeded(seed, bare):
         new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
@@ -147,13 +149,15 @@ def _branch(
     return Branch(body, stages, pool, classify).train(model.training)
 
 
-def _width(model: nn.Module, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:
+def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:
     """Channels of the feature map that comes out of the trunk."""
     if isinstance(run, Chain) and not run.steps:
         raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
     body = tapped(model, (), last=needs_tap(run))
     with torch.no_grad(), evaluating(body):
         found = run(body, x)
+    if kept:
+        found = anatomy_of(model).stages[kept - 1].map_in(body, found)
     return int(found.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
 
 

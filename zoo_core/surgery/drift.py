@@ -10,7 +10,8 @@ import torch
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import is_held
-from zoo_core.surgery.knowledge import is_known, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import is_known, knowledge_of
+from zoo_core.surgery.sharded import in_shards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +48,8 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
         >>> zoo.drift(model, before)
         {}
     """
-    loose = _loose_norms(unwrap(model))
+    bare = in_shards(model)
+    loose = _loose_norms(bare)
     if loose:
         warnings.warn(
             f"{len(loose)} norms that were frozen are no longer held in eval mode, such as {min(loose)!r}: "
@@ -55,7 +57,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             ZooWarning,
             stacklevel=3,  # past strict_arguments
         )
-    frozen = frozen_tensors(unwrap(model))
+    frozen = frozen_tensors(bare)
     for path, norm in loose.items():
         frozen |= _buffers(path, norm)
     compared = {name: tensor for name, tensor in frozen.items() if name in before}

@@ -9,8 +9,9 @@ from torch import nn
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import attach, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import attach, knowledge_of
 from zoo_core.surgery.select import select
+from zoo_core.surgery.sharded import in_shards
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def freeze(
     if norm not in {"eval", "train"}:
         raise UsageError(f"norm cannot be {norm!r}", expected="'eval' or 'train'")
     names = select(model, what, default="backbone", until=until, stages=stages, first=first, last=last)
-    bare = unwrap(model)
+    bare = in_shards(model)
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
             parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
@@ -130,7 +131,7 @@ def unfreeze(
         (True, False)
     """
     names = select(model, what, default="all", until=until, stages=stages, first=first, last=last)
-    bare = unwrap(model)
+    bare = in_shards(model)
     for name, parameter in bare.named_parameters(remove_duplicate=False):
         if name in names:
             parameter.requires_grad_()

@@ -13,6 +13,7 @@ from zoo_core.surgery.depth import depths, under
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm
 from zoo_core.surgery.select import patterns_in, select
+from zoo_core.surgery.sharded import in_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -106,7 +107,7 @@ def param_groups(
     """
     _check(lr=lr, head_lr=head_lr, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay, layer_decay=layer_decay)
     plan = _Plan(lr, head_lr, bias_lr_scale, weight_decay, layer_decay)
-    bare = unwrap(model)
+    bare = in_shards(model)
     trainable = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise UsageError(

@@ -18,6 +18,7 @@ from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import attach, is_known, knowledge_of, receipt_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm, own_tensors
 from zoo_core.surgery.select import select
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ _OF_NORMS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0
 
 
 @strict_arguments
+@before_sharding
 @renews_ddp
 def init_weights(
     module: Model,

@@ -11,12 +11,14 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.checks import check_count, strict_arguments
 from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 @strict_arguments
+@before_sharding
 @renews_ddp
 def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None) -> Model:
     """Replace the layer that draws a map for each keypoint; everything else keeps its weights.

@@ -16,6 +16,7 @@ from zoo_core.surgery.depth import under
 from zoo_core.surgery.knowledge import anatomy_of, attach, is_known, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
+from zoo_core.surgery.sharded import before_sharding
 from zoo_core.weights import obtain_file, read_state_dict
 from zoo_core.weights.reading.read import state_dict_in
 
@@ -42,6 +43,7 @@ class _Match:
 
 
 @strict_arguments
+@before_sharding
 def load_partial(
     model: nn.Module,
     state_or_path: Mapping[str, object] | str | os.PathLike[str],

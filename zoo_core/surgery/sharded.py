@@ -1,0 +1,116 @@
+"""Models whose tensors lie in shards on several processes, as ``torch.distributed.fsdp.fully_shard`` leaves them."""
+
+from __future__ import annotations
+
+import sys
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from torch import Tensor, nn
+
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.split import twin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether several processes hold the tensors of ``model`` together.
+
+    Example:
+        >>> is_sharded(nn.Linear(2, 2))
+        False
+    """
+    # a model can only hold what was imported already, and torch imports this on first use
+    tensors = sys.modules.get("torch.distributed.tensor")
+    if tensors is None:
+        return False
+    bare = unwrap(model)
+    return bool(_fsdp_modules(bare)) or any(isinstance(each, tensors.DTensor) for each in bare.parameters())
+
+
+def in_shards(model: nn.Module) -> nn.Module:
+    """The model without wrappers, and taken apart again where FSDP put it together for a forward pass.
+
+    Until then its parameters are other objects, which no optimizer should be given and nobody should freeze.
+    """
+    bare = unwrap(model)
+    for module in _fsdp_modules(bare):
+        module.reshard()
+    return bare
+
+
+def _fsdp_modules(model: nn.Module) -> list[Any]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return [each for each in model.modules() if isinstance(each, fsdp.FSDPModule)] if fsdp else []
+
+
+def before_sharding(verb: Callable[P, R]) -> Callable[P, R]:
+    """Make a verb that puts new tensors into a model refuse one that is sharded.
+
+    What it added would lie whole on every process, drawn differently on each, and nothing would average its gradients.
+    """
+
+    @wraps(verb)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = args[0] if args else kwargs.get("model", kwargs.get("module"))
+        if isinstance(model, nn.Module) and is_sharded(model):
+            raise NotSupported(
+                f"zoo.{verb.__name__} cannot change a model that is sharded",
+                cause="what it puts in would lie whole on every process, and nothing would average its gradients",
+                done="nothing was changed",
+                hint=f"zoo.{verb.__name__}(model, ...) first, then fully_shard(model)",
+            )
+        return verb(*args, **kwargs)
+
+    return checked
+
+
+def gathered(model: nn.Module, *, keep: bool) -> nn.Module:
+    """A twin of a sharded model with whole tensors on the CPU, and of the class that the model had before.
+
+    Every process that holds shards has to call it, since each gives its part. One tensor at a time is whole.
+
+    Args:
+        model: Left as it is.
+        keep: Whether this process gets the whole tensors; otherwise the twin keeps the shards.
+    """
+    return _gathered(in_shards(model), {}, keep=keep)
+
+
+def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], *, keep: bool) -> nn.Module:
+    twin = twin_of(module)
+    twin.__class__ = _unsharded_class(module)
+    for table in ("_parameters", "_buffers"):
+        own: dict[str, Tensor | None] = module.__dict__[table]
+        twin.__dict__[table] = {name: _whole(tensor, seen, keep=keep) for name, tensor in own.items()}
+    twin.__dict__["_modules"] = {
+        name: child and _gathered(child, seen, keep=keep)
+        for name, child in module._modules.items()  # noqa: SLF001 - named_children() leaves out what is None
+    }
+    return twin
+
+
+def _whole(tensor: Tensor | None, seen: dict[int, Any], *, keep: bool) -> Tensor | None:
+    """The whole of one tensor, the same for every name that it has."""
+    if tensor is None or not hasattr(tensor, "full_tensor"):
+        return tensor
+    if id(tensor) not in seen:
+        full = tensor.full_tensor()
+        kept = full.detach().cpu() if keep else tensor.detach()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        seen[id(tensor)] = nn.Parameter(kept, requires_grad=tensor.requires_grad) if is_parameter else kept
+    found: Tensor = seen[id(tensor)]
+    return found
+
+
+def _unsharded_class(module: nn.Module) -> type[nn.Module]:
+    """The class that ``fully_shard`` derived the module's present one from."""
+    kinds = type(module).__mro__
+    is_sharded_root = len(kinds) > 2 and kinds[1].__name__ == "FSDPModule"  # noqa: PLR2004 - the derived, the mixin, the own
+    return kinds[2] if is_sharded_root else type(module)
