@@ -14,8 +14,8 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "parts", "hooks", "catalog", "settings", "arguments"},
-    {"plugins", "members", "misses", "registry", "weights", "surgery"},
+    {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments"},
+    {"plugins", "members", "shelf", "misses", "registry", "weights", "surgery"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect", "encoders"},
     {"cli", "testing"},
 ]

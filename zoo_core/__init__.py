@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo_core.card import Licenses as Licenses
     from zoo_core.card import Preprocessing as Preprocessing
     from zoo_core.card import Weights as Weights
-    from zoo_core.catalog import read_cards as read_cards
+    from zoo_core.card_file import read_cards as read_cards
     from zoo_core.catalog import write_cards as write_cards
     from zoo_core.encoders import encoder as encoder
     from zoo_core.errors import AnatomyError as AnatomyError
@@ -98,7 +98,7 @@ _PUBLIC = {
     "Weights": "zoo_core.card:Weights",
     "Preprocessing": "zoo_core.card:Preprocessing",
     "Licenses": "zoo_core.card:Licenses",
-    "read_cards": "zoo_core.catalog:read_cards",
+    "read_cards": "zoo_core.card_file:read_cards",
     "write_cards": "zoo_core.catalog:write_cards",
     "Anatomy": "zoo_core.parts:Anatomy",
     "Head": "zoo_core.parts:Head",

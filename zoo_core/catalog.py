@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import MISSING, asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.card import Card, Licenses, Preprocessing, Weights
-from zoo_core.errors import CatalogError, ZooWarning
+from zoo_core.errors import CatalogError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from importlib.resources.abc import Traversable
     from pathlib import Path
-
-
-def read_cards(path: Path | Traversable) -> list[Card]:
-    """The cards in a file that :func:`write_cards` wrote. A line that is not a card costs a warning and that card only.
-
-    Args:
-        path: A path, or a resource of a package from ``importlib.resources.files``.
-
-    Raises:
-        CatalogError: The file cannot be read at all.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> file = pathlib.Path(tempfile.mkdtemp(), "catalog.jsonl")
-        >>> write_cards(file, [Card(family="acme", name="net", build="acme:net")])
-        >>> read_cards(file)[0].id
-        'acme/net'
-    """
-    cards, problems = scan_cards(path)
-    for problem in problems:
-        warnings.warn(str(problem), ZooWarning, stacklevel=2)
-    return cards
 
 
 def scan_cards(path: Path | Traversable) -> tuple[list[Card], list[CatalogError]]:
@@ -52,14 +29,23 @@ def scan_cards(path: Path | Traversable) -> tuple[list[Card], list[CatalogError]
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                cards.append(card_from_record(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                problem = CatalogError(
-                    f"{path}, line {number}: not a card", cause=str(error), file=str(path), line=number
-                )
-                problem.__cause__ = error
+                cards.append(card_in_line(line, path, number))
+            except CatalogError as problem:
                 problems.append(problem)
     return cards, problems
+
+
+def card_in_line(line: str | bytes, path: Path | Traversable, number: int) -> Card:
+    """The card in one line of a file.
+
+    Raises:
+        CatalogError: It is not one; the message names file, line and reason.
+    """
+    try:
+        return card_from_record(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        msg = f"{path}, line {number}: not a card"
+        raise CatalogError(msg, cause=str(error), file=str(path), line=number) from error
 
 
 def write_cards(path: Path, cards: Iterable[Card]) -> None:

@@ -7,13 +7,12 @@ from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.card import Card
+from zoo_core.card_file import CardFile
 from zoo_core.errors import AnatomyError, CatalogError
 from zoo_core.parts import Anatomy
+from zoo_core.shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from torch import nn
 
     from zoo_core.card import Family
@@ -40,14 +39,15 @@ class Member:
         return None
 
     @cached_property
-    def cards(self) -> dict[str, Card]:
+    def cards(self) -> Shelf:
         """The cards by name.
 
         Raises:
             CatalogError: The plugin's catalogue does not load, or what it returns is not a list of cards.
         """
         try:
-            cards = list(resolve_name(self.family.catalog)())
+            cards = resolve_name(self.family.catalog)()
+            cards = cards if isinstance(cards, CardFile) else list(cards)
         except Exception as error:  # a plugin's own code: whatever it raises must not take the registry down
             raise CatalogError(
                 f"the catalogue of family {self.family.name!r} does not load",
@@ -55,20 +55,7 @@ class Member:
                 hint=f"report it to the authors of {self.plugin.origin}",
                 plugin=self.plugin.name,
             ) from error
-        return {card.name: card for card in self._checked(cards)}
-
-    def _checked(self, cards: Iterable[object]) -> Iterator[Card]:
-        seen: set[str] = set()
-        for card in cards:
-            if not isinstance(card, Card) or card.family != self.family.name or card.name in seen:
-                raise CatalogError(
-                    f"the catalogue of family {self.family.name!r} holds something wrong",
-                    expected=f"cards with family={self.family.name!r} and names of their own",
-                    got=repr(card)[:200],
-                    plugin=self.plugin.name,
-                )
-            seen.add(card.name)
-            yield card
+        return Shelf(self.family, cards, self.plugin.name)
 
     def anatomy(self, model: nn.Module) -> Anatomy:
         """Where the parts of ``model`` are, as the plugin says.

@@ -111,18 +111,15 @@ class Zoo:
             if not isinstance(value, str) and (value is not None or name == "pattern"):
                 raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
         asked = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
-        members = asked[:1] or [each for each in self.usable() if not each.problem]
-        cards = [card for member in members for card in member.cards.values()]
-        if task is not None and not any(card.task == task for card in cards):
+        members = asked[:1] or [each for each in self.usable(listed=True) if not each.problem]
+        names = [(member.family.name, name) for member in members for name in member.cards.of_task(task)]
+        if task is not None and not names:
             self._require_task(task)
-        return [
-            card.id
-            for card in cards
-            if fnmatchcase(card.id if "/" in pattern else card.name, pattern) and task in (None, card.task)
-        ]
+        ids = [(f"{family}/{name}", name) for family, name in names]
+        return [each for each, name in ids if fnmatchcase(each if "/" in pattern else name, pattern)]
 
     def _require_task(self, task: str) -> None:
-        tasks = sorted({card.task for member in self.usable() for card in member.cards.values()})
+        tasks = sorted({member.cards.task_of(name) for member in self.usable(listed=True) for name in member.cards})
         if tasks and task not in tasks:
             raise unknown_task(task, tasks)
 
@@ -156,20 +153,24 @@ class Zoo:
         """Every card with that unqualified name, in family order: the first is what the bare name means."""
         return [card for member in self.usable() if (card := member.cards.get(name))]
 
-    def usable(self) -> Iterator[Member]:
-        """The families that an unqualified name is looked for in; a warning names each that has to be passed over."""
+    def usable(self, *, listed: bool = False) -> Iterator[Member]:
+        """The families that an unqualified name is looked for in; a warning names each that has to be passed over.
+
+        Args:
+            listed: Whether all their names are wanted, so that these have to be right too.
+        """
         for name in self.order:
             try:
                 member = self.member(name)
-                _ = member.cards
+                _ = len(member.cards) if listed else member.cards
             except PluginError as error:
                 warnings.warn(f"family {name!r} is passed over: {error.summary}", ZooWarning, stacklevel=4)
             else:
                 yield member
 
     def _unknown(self, name: str, family: str) -> UnknownModel:
-        members = [self.member(family)] if family else [*self.usable()]
-        known = [card.id if family else card.name for member in members for card in member.cards.values()]
+        members = [self.member(family)] if family else [*self.usable(listed=True)]
+        known = [f"{family}/{model}" if family else model for member in members for model in member.cards]
         return unknown_model(name, known, [member.family.name for member in members], self.plugins)
 
     def available(self, card: Card) -> Member:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from zoo_core import Card, read_cards
+from zoo_core import read_cards
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo_core import Card
 
 
-def cards() -> list[Card]:
+def cards() -> Sequence[Card]:
     """Every model of pretrainedmodels with its weights, in the library's own order.
 
     Example:
