@@ -1,17 +1,77 @@
-"""Where the parts of a built timm model are."""
+"""Where the parts of a built timm model are: by rules that read the module itself, and few exceptions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import AnatomyError
+from timm.models.efficientvim import EfficientViM
+
+from zoo_core import Anatomy, AnatomyError
+from zoo_timm.exceptions import NO_CLASSIFIER, NOT_POOLED
+from zoo_timm.heads import heads, is_model
+from zoo_timm.split import split
+from zoo_timm.stages import layout, stages
+from zoo_timm.stems import stem
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core import Anatomy
-
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Where the heads, the stem and the stages of a timm model are, and how its forward splits."""
-    raise AnatomyError(f"{type(model).__name__} is not known yet")
+    """Where the heads, the stem and the stages of a timm model are, and how its forward splits.
+
+    Everything is read from the model as it is now, so that it stays true for other options, another head or stem.
+
+    Args:
+        model: A model of timm, or of a class derived from one of its.
+
+    Raises:
+        AnatomyError: The model is of no class of timm's, or was changed beyond recognition.
+
+    Example:
+        >>> import timm
+        >>> found = anatomy(timm.create_model("resnet18"))
+        >>> found.main.path, found.main.in_features
+        ('fc', 512)
+    """
+    if not is_model(model):
+        raise AnatomyError(
+            f"{type(model).__name__} is not a model of timm",
+            expected="what timm.create_model returns, with features_only left out",
+            got=f"{type(model).__module__}.{type(model).__name__}",
+        )
+    try:
+        return _read(model)
+    except (AttributeError, ValueError, KeyError) as error:
+        if isinstance(error, AnatomyError):
+            raise
+        raise AnatomyError(
+            f"{type(model).__name__} no longer has the layout that timm gives it",
+            cause=str(error),
+            hint="give zoo the model as the library built it, and change its head with zoo.swap_head",
+        ) from error
+
+
+def _read(model: nn.Module) -> Anatomy:
+    headless = _headless(model)
+    sites = () if headless else heads(model)
+    found = split(model, sites)
+    return Anatomy(
+        heads=sites,
+        stem=stem(model),
+        stages=stages(model),
+        features=found.features,
+        pool=found.pool,
+        classify=found.classify,
+        layout=layout(model),
+        headless=headless,
+        indivisible=found.indivisible,
+    )
+
+
+def _headless(model: nn.Module) -> str | None:
+    if not hasattr(model, "get_classifier"):
+        return NO_CLASSIFIER
+    if isinstance(model, EfficientViM) and not model.global_pool:
+        return NOT_POOLED
+    return None

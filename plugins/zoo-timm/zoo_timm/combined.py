@@ -1,0 +1,130 @@
+"""Models whose scores come from several heads: what each is given, and how timm combines what they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from timm.models.volo import VOLO
+
+    from zoo_core import Chain
+
+
+def two_tokens(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - a distilled DeiT or PiT
+    """``[N, L, C]`` to ``[N, 2, C]``: the class token for one head and the distillation token for the other."""
+    found: Tensor = model.head_drop(tokens[:, :2])
+    return found
+
+
+def picture_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
+    """``[N, L, C]`` to ``[N, 1 + patches, C]``: what VOLO's head is given, and then what its head for patches is."""
+    picture: Tensor = model.forward_head(tokens, pre_logits=True)
+    return torch.cat([picture[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A pooled vector, and then other modules before each of two heads, such as LeViT's two batch norms.
+
+    Attributes:
+        then: The modules before each head.
+    """
+
+    then: tuple[Chain, ...]
+
+    def __call__(self, model: Any, features: Any) -> Tensor:  # noqa: ANN401 - as Anatomy.pool
+        """Features to ``[N, 2, C]``, what each of the heads is given."""
+        pooled = model.forward_head(features, pre_logits=True)
+        return torch.stack([chain(model, pooled) for chain in self.then], dim=1)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What several heads are given, to scores.
+
+    Attributes:
+        paths: The head sites, in the order in which they are given their parts.
+    """
+
+    paths: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given, as one tensor, to scores."""
+        raise NotImplementedError
+
+    def _scores(self, model: nn.Module, given: tuple[Tensor, ...]) -> list[Tensor]:
+        return [model.get_submodule(path)(x) for path, x in zip(self.paths, given, strict=True)]
+
+
+@dataclass(frozen=True)
+class Averaged(Combined):
+    """The mean of a head and a distilled one.
+
+    Attributes:
+        paths: The head sites.
+        apart: Whether they are given vectors of their own, ``[N, 2, C]``, or the same one.
+    """
+
+    apart: bool = False
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores."""
+        main, distilled = self._scores(model, pooled.unbind(1) if self.apart else (pooled, pooled))
+        return (main + distilled) / 2
+
+
+@dataclass(frozen=True)
+class PlusBestPatch(Combined):
+    """VOLO's scores of the picture, and half of the best of its patches."""
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores."""
+        picture, patches = self._scores(model, (pooled[:, 0], pooled[:, 1:]))
+        return picture + 0.5 * patches.max(1)[0]
+
+
+@dataclass(frozen=True)
+class Concatenated(Combined):
+    """The mean of CrossViT's heads, each of which is given its own part of the vector.
+
+    Attributes:
+        paths: The head sites.
+        widths: How many of the features each is given.
+    """
+
+    widths: tuple[int, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
+        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
+            return pooled
+        return torch.stack(self._scores(model, torch.split(pooled, self.widths, dim=1))).mean(0)
+
+
+@dataclass(frozen=True)
+class Weighed(Concatenated):
+    """EfficientViM's scores of each depth, weighed and added up; and the mean of two such sums, if it is distilled.
+
+    Attributes:
+        paths: The head sites, those of the distilled sum behind the others.
+        widths: How many of the features each is given.
+        parameters: Names of the parameters that weigh the heads of each sum.
+    """
+
+    parameters: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
+        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
+            return pooled
+        sums = len(self.parameters)
+        depths = len(self.paths) // sums
+        scores = self._scores(model, torch.split(pooled, self.widths[:depths], dim=1) * sums)
+        weights = [weight for name in self.parameters for weight in getattr(model, name).softmax(-1)]
+        weighed = [weight * each for weight, each in zip(weights, scores, strict=True)]
+        found = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
+        return found[0] if sums == 1 else (found[0] + found[1]) / 2

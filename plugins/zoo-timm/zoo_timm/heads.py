@@ -1,0 +1,170 @@
+"""The head sites of a timm model: the layers whose outputs are the scores of the classes, read from the built module.
+
+timm's own ``get_classifier`` says where to look. It often returns a container, such as a batch norm and a linear layer
+together, or a list of heads, so that the layer itself has to be found in there. What timm declares as ``classifier``
+belongs to an architecture's name, and misses what options such as ``num_classes=0`` change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from zoo_core import AnatomyError, Head
+from zoo_timm.exceptions import CONVOLVED, MORE_HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Role = Literal["main", "aux", "distilled", "summed"]
+    Kind = Literal["linear", "conv"]
+
+_LAYERS = (nn.Linear, nn.Conv2d, nn.Identity)
+
+NAMES = {"fc", "fc2", "head", "head_dist", "l", "linear"}
+"""What the scoring layer, or the container that holds it, is called within timm's classifier modules."""
+
+_REPEATED = ("num_classes", "out_features")
+"""Attributes in which a model, or a module around its head, repeats the number of classes."""
+
+
+def heads(model: nn.Module) -> tuple[Head, ...]:
+    """The head sites of a timm model, the main one first; a site without a layer yet has 0 classes.
+
+    Args:
+        model: A model of timm that has a classifier, whatever stands there now.
+
+    Raises:
+        AnatomyError: What stands at a site does not say how many features it takes.
+
+    Example:
+        >>> import timm
+        >>> [site.path for site in heads(timm.create_model("repvit_m0_9"))]
+        ['head.head.l', 'head.head_dist.l']
+        >>> heads(timm.create_model("resnet18", num_classes=0))[0].in_features
+        512
+    """
+    return tuple(_head(model, path, role) for path, role in sites(model))
+
+
+def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's models have no class in common
+    """Path and role of each head site of a timm model."""
+    found = _classifier(model)
+    paths = {module: path for path, module in model.named_modules()}
+    main = True
+    for number, branch in enumerate(found if isinstance(found, tuple) else (found,)):
+        for path in _within(branch, paths[branch]):
+            distilled = number > 0 or "head_dist" in path
+            yield path, "main" if main else "distilled" if distilled else "summed"
+            main = False
+    for path, role in MORE_HEADS.get(type(model), ()):
+        if _stands(model, path):
+            yield path, role
+
+
+def _classifier(model: Any) -> Any:  # noqa: ANN401 - a module or a tuple of them
+    try:
+        return model.get_classifier()
+    except AttributeError:
+        # Some look for a layer inside their head, although nothing is in there after num_classes=0.
+        if isinstance(getattr(model, "head", None), nn.Identity):
+            return model.head
+        raise
+
+
+def has_layer(module: nn.Module) -> bool:
+    """Whether something stands at a head site, and not only the place for it."""
+    return not isinstance(module, nn.Identity)
+
+
+def around(path: str) -> list[str]:
+    """Paths of the modules around a module, the whole model first.
+
+    Example:
+        >>> around("head.head.l")
+        ['', 'head', 'head.head']
+    """
+    return ["", *(path[:end] for end, letter in enumerate(path) if letter == ".")]
+
+
+def is_model(module: nn.Module) -> bool:
+    """Whether a module is a whole model of timm, and of a class derived from one of its.
+
+    What ``features_only=True`` returns has no ``forward_features``, and its maps lead to no head.
+    """
+    mine = any(kind.__module__.startswith("timm.models.") for kind in type(module).__mro__)
+    return mine and hasattr(module, "forward_features")
+
+
+def is_timms(module: nn.Module) -> bool:
+    """Whether the class of a module is one of timm's own."""
+    return type(module).__module__.startswith("timm.")
+
+
+def _within(module: nn.Module, path: str) -> Iterator[str]:
+    """Paths of the scoring layers in what timm calls a classifier; a module that is not timm's is one itself."""
+    if isinstance(module, _LAYERS) or not (is_timms(module) or isinstance(module, nn.ModuleList)):
+        yield path
+        return
+    for name, child in module.named_children():
+        unused = name == "head_dist" and not getattr(module, "distillation", True)
+        if isinstance(module, nn.ModuleList) or (name in NAMES and not unused):
+            yield from _within(child, f"{path}.{name}")
+
+
+def _head(model: nn.Module, path: str, role: Role) -> Head:
+    site = model.get_submodule(path)
+    attributes = tuple(
+        f"{owner}.{name}" if owner else name
+        for owner in around(path)
+        for name in _REPEATED
+        if type(getattr(model.get_submodule(owner), name, None)) is int
+    )
+    layers = [layer for layer in site.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not layers and has_layer(site):
+        raise AnatomyError(
+            f"nothing at the head site {path!r} of this {type(model).__name__} says how many features it takes",
+            expected="a linear layer or a convolution, or a module that holds one",
+            got=repr(site),
+        )
+    return Head(
+        path,
+        in_features=_wide(layers[0]) if layers else _given(model, path),
+        num_classes=layers[-1].weight.shape[0] if layers else 0,
+        kind=_kind(model, path, layers[0] if layers else None),
+        role=role,
+        attributes=attributes if role == "main" else (),
+    )
+
+
+def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
+    if layer is not None:
+        return "conv" if isinstance(layer, nn.Conv2d) else "linear"
+    *_, owner = around(path)
+    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else isinstance(model, CONVOLVED)
+    return "conv" if on_map else "linear"
+
+
+def _wide(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have no class in common
+    """How many features a site without a layer is given."""
+    container, _, name = path.rpartition(".")
+    holder = model.get_submodule(container)
+    if isinstance(holder, nn.ModuleList):  # one head behind each norm, which are not all of one width
+        return int(model.norm[int(name)].weight.shape[0])
+    for owner in (holder, model):
+        for attribute in ("head_hidden_size", "num_features"):
+            if type(size := getattr(owner, attribute, None)) is int:
+                return size
+    raise AnatomyError(f"{type(model).__name__} does not say how many features its head is given", got=path)
+
+
+def _stands(model: nn.Module, path: str) -> bool:
+    owner: Any = model
+    for name in path.split("."):
+        owner = getattr(owner, name, None)
+    return isinstance(owner, nn.Module)
