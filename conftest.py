@@ -23,6 +23,7 @@ def _own_settings(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("ZOO_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZOO_CONFIG", "0")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 

@@ -1,60 +1,66 @@
-"""What the environment says, read when it is asked for, so that a change takes effect at once.
+"""The settings, read when they are asked for, so that a change takes effect at once.
 
-=================  ==================================================================================================
-``ZOO_CACHE``      the folder of the weights cache
-``ZOO_OFFLINE``    ``1``: open no socket; what is not in the cache is an error
-``ZOO_VERIFY``     ``always``: hash every file on every use; ``auto``, the default: when it may have changed
-``ZOO_CONVERT``    ``0``: keep no copies, which can be mapped, of weights whose own files cannot
-``ZOO_MIRROR``     base urls, with spaces between, that serve a file of digest ``d`` as ``<base>/<d>``; tried first
-``ZOO_REWRITE``    ``from=to`` pairs of url prefixes, with spaces between: where to go instead
-``ZOO_LICENSES``   the licences that are acceptable, with commas between
-``ZOO_PROGRESS``   ``1`` or ``0``: always or never show a progress bar; without it, on a terminal only
-``ZOO_LOCK``       the lock file to obey, or ``0`` for none; without it, a ``zoo.lock`` in this folder or a parent
-``ZOO_FAMILIES``   the order in which families are searched for an unqualified name, with commas between
-``ZOO_PLUGINS``    load these plugins only, with commas between
-``ZOO_DISABLE``    do not load these plugins, with commas between
-``HF_ENDPOINT``    what to use instead of ``https://huggingface.co``
-=================  ==================================================================================================
+Each is a variable of the environment, and, in lower case, a key of ``zoo.toml``: see :mod:`zoo_core.config`. The
+environment comes first. ``zoo config`` shows what is in force, and where that is said.
+
+==================  =============  ===================================================================================
+``ZOO_CACHE``       ``cache``      the folder of the weights cache
+``ZOO_OFFLINE``     ``offline``    ``1``: open no socket; what is not in the cache is an error
+``ZOO_VERIFY``      ``verify``     ``always``: hash every file on every use; ``auto``: when it may have changed
+``ZOO_CONVERT``     ``convert``    ``0``: keep no copies, which can be mapped, of weights whose own files cannot
+``ZOO_MIRROR``      ``mirror``     base urls that serve a file of digest ``d`` as ``<base>/<d>``; tried first
+``ZOO_REWRITE``     ``rewrite``    ``from=to`` pairs of url prefixes: where to go instead
+``ZOO_LICENSES``    ``licenses``   the licences that are acceptable
+``ZOO_PROGRESS``    ``progress``   ``1`` or ``0``: always or never a progress bar; else on a terminal only
+``ZOO_LOCK``        ``lock``       the lock file to obey, or ``0``; else a ``zoo.lock`` in this folder or a parent
+``ZOO_FAMILIES``    ``families``   the order in which families are searched for an unqualified name
+``ZOO_PLUGINS``     ``plugins``    load these plugins only
+``ZOO_DISABLE``     ``disable``    do not load these plugins
+``ZOO_CONFIG``                     the file to read in place of every ``zoo.toml``, or ``0`` for none
+``HF_ENDPOINT``                    what to use instead of ``https://huggingface.co``
+==================  =============  ===================================================================================
+
+In a variable, names have commas between them, and urls and pairs have spaces. In a file::
+
+    cache = "weights"                       # beside the file
+    offline = false
+    licenses = ["apache-2.0", "bsd-3-clause"]
+
+    [rewrite]
+    "https://download.pytorch.org/" = "https://mirror.example.org/pytorch/"
 """
 
 from __future__ import annotations
 
 import os
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-from zoo_core.errors import UsageError, close_matches, did_you_mean
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off", ""})
+from zoo_core.config import SETTINGS, find
 
 
 def cache_dir() -> str | None:
     """``ZOO_CACHE``: the folder of the weights cache, or None to look for one."""
-    return os.environ.get("ZOO_CACHE") or None
+    return cast("str | None", _value("cache"))
 
 
 def offline() -> bool:
     """``ZOO_OFFLINE``: whether no socket may be opened."""
-    return _flag("ZOO_OFFLINE") or False
+    return bool(_value("offline"))
 
 
 def verify() -> Literal["auto", "always"]:
     """``ZOO_VERIFY``: when a file in the cache is hashed again."""
-    value = os.environ.get("ZOO_VERIFY", "").lower() or "auto"
-    if value not in ("auto", "always"):
-        hint = did_you_mean(close_matches(value, ["auto", "always"]), "unset it for 'auto'")
-        raise UsageError(f"ZOO_VERIFY is {value!r}", expected="'auto' or 'always'", hint=hint)
-    return cast('Literal["auto", "always"]', value)
+    return cast('Literal["auto", "always"]', _value("verify") or "auto")
 
 
 def convert() -> bool:
-    """``ZOO_CONVERT``: whether weights that cannot be mapped are kept a second time, as safetensors that can."""
-    return _flag("ZOO_CONVERT") is not False
+    """``ZOO_CONVERT``: whether copies that can be mapped are kept of weights whose own files cannot."""
+    return _value("convert") is not False
 
 
 def mirrors() -> tuple[str, ...]:
     """``ZOO_MIRROR``: base urls that serve files by digest, without a slash at the end."""
-    return tuple(url.rstrip("/") for url in os.environ.get("ZOO_MIRROR", "").split())
+    return tuple(url.rstrip("/") for url in _value("mirror") or ())
 
 
 def rewrites() -> tuple[tuple[str, str], ...]:
@@ -63,59 +69,45 @@ def rewrites() -> tuple[tuple[str, str], ...]:
     Raises:
         UsageError: An item is not of the form ``from=to``.
     """
-    pairs = []
-    for item in os.environ.get("ZOO_REWRITE", "").split():
-        old, equals, new = item.partition("=")
-        if not (old and equals and new):
-            raise UsageError(f"ZOO_REWRITE has {item!r}", expected="from=to, two url prefixes", cause="a missing '='")
-        pairs.append((old, new))
+    pairs = tuple(_value("rewrite") or ())
     if endpoint := os.environ.get("HF_ENDPOINT"):
-        pairs.append(("https://huggingface.co/", endpoint.rstrip("/") + "/"))
-    return tuple(pairs)
+        pairs += (("https://huggingface.co/", endpoint.rstrip("/") + "/"),)
+    return pairs
 
 
 def licenses() -> tuple[str, ...] | None:
     """``ZOO_LICENSES``: the licences that are acceptable, in lower case; None when any is."""
-    return _names("ZOO_LICENSES", lower=True) or None
+    return tuple(name.lower() for name in _value("licenses") or ()) or None
 
 
 def progress() -> bool | None:
     """``ZOO_PROGRESS``: whether to show progress bars; None means on a terminal."""
-    return _flag("ZOO_PROGRESS")
+    return cast("bool | None", _value("progress"))
 
 
 def lock_file() -> str | None:
     """``ZOO_LOCK``: the lock file to obey, ``""`` to obey none, or None to look for one."""
-    value = os.environ.get("ZOO_LOCK")
-    return "" if value is not None and value.lower() in _FALSE else value
+    return cast("str | None", _value("lock"))
 
 
 def family_order() -> tuple[str, ...]:
     """``ZOO_FAMILIES``: the order in which families are searched; empty for the usual one."""
-    return _names("ZOO_FAMILIES")
+    return _value("families") or ()
 
 
 def plugins() -> tuple[str, ...]:
     """``ZOO_PLUGINS``: the only plugins to load; empty for all."""
-    return _names("ZOO_PLUGINS")
+    return _value("plugins") or ()
 
 
 def disabled_plugins() -> tuple[str, ...]:
     """``ZOO_DISABLE``: plugins not to load."""
-    return _names("ZOO_DISABLE")
+    return _value("disable") or ()
 
 
-def _names(variable: str, *, lower: bool = False) -> tuple[str, ...]:
-    text = os.environ.get(variable, "")
-    return tuple(name.strip() for name in (text.lower() if lower else text).split(",") if name.strip())
+def _value(key: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
+    found = find(_BY_KEY[key])
+    return found[0] if found else None
 
 
-def _flag(variable: str) -> bool | None:
-    value = os.environ.get(variable)
-    if value is None:
-        return None
-    if value.lower() in _TRUE:
-        return True
-    if value.lower() in _FALSE:
-        return False
-    raise UsageError(f"{variable} is {value!r}", expected="1 or 0")
+_BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -1,0 +1,40 @@
+"""``zoo config``: which settings are in force here, and who says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from zoo_core import config as configuration
+from zoo_core.weights.transport.urls import shown
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def config(*, as_json: bool) -> None:
+    """Show every setting, its value, and whether the environment or which zoo.toml says so."""
+    rows = [_facts(setting) for setting in configuration.SETTINGS]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        if row["from"] is None:
+            click.echo(f"{row['key']:10}-  (not set: {row['meaning']})")
+        else:
+            click.echo(f"{row['key']:10}{_plainly(row['value'])}  ({row['from']})")
+
+
+def _facts(setting: configuration.Setting) -> dict[str, Any]:
+    value, origin = configuration.find(setting) or (None, None)
+    if isinstance(value, tuple):  # urls may hold passwords
+        value = [" = ".join(map(shown, item)) if isinstance(item, tuple) else shown(item) for item in value]
+    variable, meaning = setting.variable, setting.meaning
+    return {"key": setting.key, "value": value, "from": origin, "variable": variable, "meaning": meaning}
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) or "none"

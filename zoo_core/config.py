@@ -1,0 +1,262 @@
+"""The settings there are, and where they are said: the environment, a project's ``zoo.toml``, and a user's.
+
+A project's file stands in the current folder or a parent, beside ``zoo.lock``; a user's is ``zoo/zoo.toml`` in the
+configuration folder of the platform, ``~/.config`` on Linux. ``ZOO_CONFIG`` names another file in place of both, or is
+``0`` for none. The environment comes first, then the project, then the user. An unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import UsageError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAME = "zoo.toml"
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting may be.
+
+    Attributes:
+        expected: What a variable may hold, for messages.
+        in_file: The same of a file.
+        from_text: The value in the text of a variable; None when that says nothing. Raises ValueError.
+        from_file: The value in a file that stands in some folder; raises ValueError.
+    """
+
+    expected: str
+    in_file: str
+    from_text: Callable[[str], Any]
+    from_file: Callable[[Any, Path], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        key: Its name in a file.
+        variable: Its name in the environment.
+        kind: What it may be.
+        meaning: What it does.
+    """
+
+    key: str
+    variable: str
+    kind: Kind
+    meaning: str
+
+
+def find(setting: Setting) -> tuple[Any, str] | None:
+    """What a setting is, and where that is said; None when nobody says anything.
+
+    Raises:
+        UsageError: What is said means nothing; or a file cannot be read, or has a key that is not a setting.
+    """
+    text = os.environ.get(setting.variable)
+    if text is not None:
+        try:
+            value = setting.kind.from_text(text)
+        except ValueError as error:
+            hint = str(error) or None
+            message = f"{setting.variable} has {text!r}"
+            raise UsageError(message, expected=setting.kind.expected, hint=hint) from None
+        if value is not None:
+            return value, setting.variable
+    for path in files():
+        values = _values(path)
+        if setting.key in values:
+            return values[setting.key], str(path)
+    return None
+
+
+def files() -> tuple[Path, ...]:
+    """The files that are in force here, the one that decides first.
+
+    Raises:
+        UsageError: ``ZOO_CONFIG`` names a file that is not there.
+    """
+    chosen = os.environ.get("ZOO_CONFIG")
+    if chosen is not None:
+        if chosen.lower() in _FALSE:
+            return ()
+        path = Path(chosen).expanduser().absolute()
+        if not path.is_file():
+            raise UsageError(f"ZOO_CONFIG has {chosen!r}, which is not a file", hint="0 means none", path=path)
+        return (path,)
+    try:
+        here = Path.cwd()
+    except OSError:  # the current folder has been removed
+        folders = []
+    else:
+        folders = [str(here), *map(str, here.parents)]
+    # os.path, which is several times as fast as Path: this is asked for on every use.
+    project = next((found for folder in folders if os.path.isfile(found := os.path.join(folder, NAME))), "")  # noqa: PTH113, PTH118
+    user = os.path.join(_user_folder(), NAME)  # noqa: PTH118
+    return tuple(Path(found) for found in dict.fromkeys((project, user)) if os.path.isfile(found))  # noqa: PTH113
+
+
+def _user_folder() -> str:
+    if sys.platform == "linux":  # as platformdirs says, whose import takes as long as the start of python
+        base = os.environ.get("XDG_CONFIG_HOME", "").strip()
+        return os.path.join(base or os.path.expanduser("~/.config"), "zoo")  # noqa: PTH111, PTH118
+    from platformdirs import user_config_dir
+
+    return user_config_dir("zoo")
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", got=error.strerror, path=path) from error
+    return _cached(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _cached(path: Path, _mtime: int, _size: int) -> dict[str, Any]:
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        UsageError: It is not TOML, or has a key that is not a setting, or a value that means nothing.
+    """
+    import tomllib
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read", cause=str(error), path=path) from error
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"at line (\d+)", str(error))
+        raise _malformed(path, int(match[1]) if match else text.count("\n") + 1, str(error), "TOML") from error
+    return {key: _checked(path, text, key, value) for key, value in given.items()}
+
+
+def _checked(path: Path, text: str, key: str, value: object) -> object:
+    known = {setting.key: setting for setting in SETTINGS}
+    line = _line_of(text, key)
+    if key not in known:
+        hint = did_you_mean(close_matches(key, known), "`zoo config` lists the settings")
+        raise _malformed(path, line, f"there is no setting {key!r}", hint=hint)
+    kind = known[key].kind
+    try:
+        return kind.from_file(value, path.parent)
+    except ValueError as error:
+        raise _malformed(path, line, f"{key} is {value!r}", kind.in_file, hint=str(error) or None) from None
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line on which a key stands, or the table of that name."""
+    title = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[]=.]""")
+    numbered = enumerate(text.split("\n"), start=1)
+    return next((number for number, line in numbered if title.match(line)), 1)
+
+
+def _malformed(path: Path, line: int, reason: str, expected: str | None = None, hint: str | None = None) -> UsageError:
+    return UsageError(f"{path}, line {line}: {reason}", expected=expected, hint=hint, path=path, line=line)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError
+    return text.lower() in _TRUE
+
+
+def _flag_in_file(value: object, _folder: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - the kind says what was expected
+    return value
+
+
+def _path_in_file(value: object, folder: Path) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return str(folder / Path(value).expanduser())
+
+
+def _lock(text: str) -> str:
+    return "" if text.lower() in _FALSE else text
+
+
+def _lock_in_file(value: object, folder: Path) -> str:
+    return "" if value is False else _path_in_file(value, folder)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _list_in_file(value: object, _folder: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValueError
+    return tuple(item.strip() for item in value)
+
+
+def _when(text: str) -> str | None:
+    if text.lower() not in ("auto", "always", ""):
+        raise ValueError(did_you_mean(close_matches(text, ["auto", "always"]), "unset it for 'auto'"))
+    return text.lower() or None
+
+
+def _when_in_file(value: object, _folder: Path) -> str | None:
+    if not value or not isinstance(value, str):
+        raise ValueError
+    return _when(value)
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for item in text.split():
+        old, _, new = item.partition("=")
+        if not (old and new):
+            raise ValueError(f"{item!r} is no pair")
+        pairs.append((old, new))
+    return tuple(pairs)
+
+
+def _pairs_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(old and new and isinstance(new, str) for old, new in value.items()):
+        raise ValueError
+    return tuple(value.items())
+
+
+_FLAG = Kind("1 or 0", "true or false", _flag, _flag_in_file)
+_PATH = Kind("a path", "a path in quotes", lambda text: text or None, _path_in_file)
+_LOCK = Kind("a path, or 0", "a path in quotes, or false", _lock, _lock_in_file)
+_NAMES = Kind("names with commas between", "a list of names", _names, _list_in_file)
+_URLS = Kind("urls with spaces between", "a list of urls", lambda text: tuple(text.split()), _list_in_file)
+_PAIRS = Kind("from=to, two url prefixes", "a table of url prefixes", _pairs, _pairs_in_file)
+_WHEN = Kind("'auto' or 'always'", "'auto' or 'always'", _when, _when_in_file)
+
+SETTINGS = (
+    Setting("cache", "ZOO_CACHE", _PATH, "the folder of the weights cache"),
+    Setting("offline", "ZOO_OFFLINE", _FLAG, "open no socket"),
+    Setting("verify", "ZOO_VERIFY", _WHEN, "when a file in the cache is hashed again"),
+    Setting("convert", "ZOO_CONVERT", _FLAG, "keep copies that can be mapped"),
+    Setting("mirror", "ZOO_MIRROR", _URLS, "base urls that serve files by digest"),
+    Setting("rewrite", "ZOO_REWRITE", _PAIRS, "url prefixes, and where to go instead"),
+    Setting("licenses", "ZOO_LICENSES", _NAMES, "the licences that are acceptable"),
+    Setting("progress", "ZOO_PROGRESS", _FLAG, "show progress bars"),
+    Setting("lock", "ZOO_LOCK", _LOCK, "the lock file to obey"),
+    Setting("families", "ZOO_FAMILIES", _NAMES, "the order in which families are searched"),
+    Setting("plugins", "ZOO_PLUGINS", _NAMES, "the only plugins to load"),
+    Setting("disable", "ZOO_DISABLE", _NAMES, "plugins not to load"),
+)
+"""Every setting, in the order of the table in :mod:`zoo_core.settings`."""
