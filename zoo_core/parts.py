@@ -153,7 +153,9 @@ class Anatomy:
         stages: The steps of depth, first to last.
         features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function.
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
-        classify: ``(model, pooled)`` to the scores; the main head alone when it is None.
+        classify: ``(model, pooled)`` to the scores; the main head alone when it is None. One that is no :class:`Chain`
+            and uses parameters of the model itself, such as weights of several heads, has their names in an attribute
+            ``uses``; they belong to the head then.
         layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
             map of three axes is one of tokens in any case, as at the end of EfficientFormer.
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not

@@ -80,6 +80,35 @@ def test_a_family_that_says_only_where_the_head_is_gets_a_split_all_the_same():
     assert torch.equal(head(backbone(x)), model(x))
 
 
+class Weighed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.tensor([0.25, 0.75])), nn.Parameter(torch.tensor(2.0))
+        self.one, self.other = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return weighed(self, self.scale * x)
+
+
+def weighed(model, pooled):
+    return model.weight[0] * model.one(pooled) + model.weight[1] * model.other(pooled)
+
+
+weighed.uses = ("weight",)
+
+
+def test_a_parameter_that_combines_heads_goes_with_the_heads():
+    model = Weighed()
+    heads = (Head("one", in_features=3, num_classes=2), Head("other", in_features=3, num_classes=2, role="summed"))
+    anatomy = Anatomy(heads=heads, features=lambda model, x: model.scale * x, classify=weighed)
+    attach(model, Knowledge(anatomy, Receipt("weighed")))
+    backbone, head = zoo.split(model)
+    x = torch.randn(2, 3)
+    assert torch.equal(head(backbone(x)), model(x))
+    assert [parameter.numel() for parameter in backbone.parameters()] == [1]
+    assert any(parameter is model.weight for parameter in head.parameters())
+
+
 def test_forward_bound_to_the_instance_runs_on_the_backbone_and_not_on_the_model():
     class Net(nn.Module):
         def __init__(self):

@@ -47,6 +47,12 @@ def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
     return [step for step in whole.steps if isinstance(step, str)] if isinstance(whole, Chain) else None
 
 
+def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
+    """Names of the model's own parameters that a function says it uses, such as weights of several heads."""
+    whole = piece.whole if isinstance(piece, Behind) else piece
+    return tuple(getattr(whole, "uses", ()))
+
+
 def behind(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
     """What follows a head site, ``after``, with what stands behind the scores of ``head`` at its end."""
     return after if after is None or not output_of(head) else Behind(after, output_of(head))

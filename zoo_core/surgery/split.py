@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.forward import is_recomposed, scores_of
 from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, unwrap
-from zoo_core.surgery.output import paths_of
+from zoo_core.surgery.output import parameters_of, paths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,6 +33,9 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
         self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
+        if of_head := parameters_of(anatomy.classify):
+            mine = {name: tensor for name, tensor in model._parameters.items() if name not in of_head}  # noqa: SLF001
+            self.body.__dict__["_parameters"] = mine
         self.anatomy = anatomy
 
     def features(self, x: Tensor) -> Tensor:
@@ -117,7 +120,8 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
 def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
     if anatomy.classify is None:
         return model.get_submodule(main.path)
-    paths = paths_of(anatomy.classify) or [head.path for head in anatomy.heads]
+    heads = [*(head.path for head in anatomy.heads), *parameters_of(anatomy.classify)]
+    paths = paths_of(anatomy.classify) or heads
     head = Classifier(model, anatomy.classify, paths)
     head.training = model.training
     return head
@@ -138,7 +142,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` that keeps only the modules at some paths, and shares them.
+    """A twin of ``model`` that keeps only the modules and parameters at some paths, and shares them.
 
     Args:
         model: Left as it is.
@@ -148,7 +152,8 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
     wanted = list(paths)
     if "" in wanted:
         return twin
-    twin.__dict__["_parameters"], twin.__dict__["_buffers"] = {}, {}
+    kept = {name: tensor for name, tensor in model._parameters.items() if name in wanted}  # noqa: SLF001 - as below
+    twin.__dict__["_parameters"], twin.__dict__["_buffers"] = kept, {}
     twin.__dict__["_modules"] = {
         name: pruned(child, [path.partition(".")[2] for path in wanted if path.split(".", 1)[0] == name])
         for name, child in model.named_children()

@@ -102,7 +102,7 @@ class Concatenated(Combined):
         """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
         if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
             return pooled
-        return torch.stack(self._scores(model, torch.split(pooled, self.widths, dim=1))).mean(0)
+        return torch.stack(self._scores(model, torch.split(pooled, list(self.widths), dim=1))).mean(0)
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,19 @@ class Weighed(Concatenated):
     Attributes:
         paths: The head sites, those of the distilled sum behind the others.
         widths: How many of the features each is given.
-        parameters: Names of the parameters that weigh the heads of each sum.
+        uses: Names of the parameters that weigh the heads of each sum.
     """
 
-    parameters: tuple[str, ...]
+    uses: tuple[str, ...]
 
     def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
         """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
         if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
             return pooled
-        sums = len(self.parameters)
+        sums = len(self.uses)
         depths = len(self.paths) // sums
-        scores = self._scores(model, torch.split(pooled, self.widths[:depths], dim=1) * sums)
-        weights = [weight for name in self.parameters for weight in getattr(model, name).softmax(-1)]
+        scores = self._scores(model, torch.split(pooled, list(self.widths[:depths]), dim=1) * sums)
+        weights = [weight for name in self.uses for weight in getattr(model, name).softmax(-1)]
         weighed = [weight * each for weight, each in zip(weights, scores, strict=True)]
         found = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
         return found[0] if sums == 1 else (found[0] + found[1]) / 2
