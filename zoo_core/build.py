@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
-_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".safetensors")
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".npz", ".safetensors")
 
 
 @strict_arguments
@@ -111,7 +111,8 @@ def get(
     chosen = _choose(card, tag, weights)
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
     with seeded(asked.seed), no_collection():
-        model = construct(card, _options(card, entry, options), own=options, values=artefact is None)
+        values = artefact is None or bool(entry and entry.absent)
+        model = construct(card, _options(card, entry, options), own=options, values=values)
         if artefact is not None:
             fill(model, entry, artefact, asked)
         operate(model, asked)

@@ -13,10 +13,11 @@ from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.sites import fitted
 from zoo_core.surgery.stem import adapt_stem, stem_layers
+from zoo_core.weights.reading.read import may_hold_more, read_whole
 from zoo_core.weights.store.converted import state_dict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -45,15 +46,14 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         Unreadable: The file is not weights.
         LoadMismatch: A tensor that is not replaced does not fit.
     """
-    state = state_dict_of(artefact)
-    if known and known.convert:
-        state = resolve_name(known.convert)(state, model)
+    state = _state_of(artefact, known, model)
     if known is None:
         _meet(model, state, asked)
     outcomes = load_state(
         model,
         state,
         ignore=known.ignore if known else (),
+        absent=known.absent if known else (),
         replaceable=[*_replaceable(model, asked)],
         source=artefact.path.name,
         # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
@@ -69,6 +69,15 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         outcomes,
     )
     attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
+
+
+def _state_of(artefact: Artefact, known: Weights | None, model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """What is in the file, under the names of the model."""
+    if known is None or known.convert is None:
+        return state_dict_of(artefact)
+    convert: Callable[[object, nn.Module], Mapping[str, torch.Tensor]] = resolve_name(known.convert)
+    whole = known.whole and may_hold_more(artefact.path)
+    return convert(read_whole(artefact.path)[0] if whole else state_dict_of(artefact), model)
 
 
 def operate(model: nn.Module, asked: Asked) -> None:

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -149,3 +150,49 @@ def test_an_old_torch_is_no_matter_for_safetensors(file, monkeypatch):
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
     save_file(STATE, file)
     assert len(read_state_dict(file)) == 3
+
+
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_come_before_the_last_ones(file, averaged):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "model": {"a": torch.zeros(1)}, averaged: STATE}, file)
+    assert same(read_state_dict(file), STATE)
+
+
+def test_an_average_that_is_no_state_dict_is_passed_over(file):
+    torch.save({"model": STATE, "model_ema": {"decay": 0.999}}, file)
+    assert same(read_state_dict(file), STATE)
+
+
+def test_the_counter_of_an_averaged_model_is_left_out(file):
+    averaged = {f"module.{name}": tensor for name, tensor in STATE.items()}
+    torch.save({"model_ema": {"n_averaged": torch.tensor(3), **averaged}}, file)
+    assert same(read_state_dict(file), STATE)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "compressed"])
+def test_archives_of_numpy_arrays_are_read(file, save):
+    arrays = {"a/kernel": np.arange(6.0).reshape(2, 3), "step": np.array(7), "big": np.arange(3, dtype=">f4")}
+    with file.open("wb") as opened:
+        save(opened, **arrays)
+    read = read_state_dict(file)
+    assert {name: tensor.tolist() for name, tensor in read.items()} == {k: v.tolist() for k, v in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("array", "cause"),
+    [(np.array([print], dtype=object), "an array of objects"), (np.array(["a"]), "an array of <U1")],
+    ids=["objects", "texts"],
+)
+def test_an_array_that_is_no_numbers_is_refused_and_not_unpickled(file, array, cause):
+    with file.open("wb") as opened:
+        np.savez(opened, weight=array)
+    with pytest.raises(Unreadable, match=f"weight is {cause}"):
+        read_state_dict(file)
+
+
+def test_a_truncated_numpy_archive_is_unreadable(file):
+    with file.open("wb") as opened:
+        np.savez(opened, weight=np.zeros(1000))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(Unreadable, match="a zip archive"):
+        read_state_dict(file)

@@ -31,6 +31,7 @@ def load_state(
     state: Mapping[str, Tensor],
     *,
     ignore: Collection[str] = (),
+    absent: Collection[str] = (),
     replaceable: Collection[str] = (),
     source: str = "the file",
     assign: bool = False,
@@ -41,6 +42,7 @@ def load_state(
         model: What to load into.
         state: Tensor name to tensor.
         ignore: Glob patterns of names that may be in the file without being in the model.
+        absent: Glob patterns of names that may be in the model without being in the file, and stay as they are.
         replaceable: Paths of modules that will get new parameters anyway, so that theirs may differ or be missing.
         source: What to call the file in an error.
         assign: Make the tensors of ``state`` the model's own, instead of copying their values: ``state`` must then be
@@ -71,11 +73,13 @@ def load_state(
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
     missing, unexpected = (_assign if assign else _copy)(model, fitting)
-    missing = [name for name in missing if name not in problems and not _under(name, replaceable)]
+    untouched = {name for name in missing if _matches(name, absent) and name not in problems}
+    missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
     if missing or unexpected or problems:
         raise _mismatch(model, source, missing, unexpected, problems)
-    return {**{name: _outcome(name, given, replaceable) for name in own}, **outcomes}
+    new = {*untouched, *(name for name in own if name not in given and _under(name, replaceable))}
+    return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
 
 
 def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -124,10 +128,10 @@ def _settled(tensor: Tensor, own: Tensor) -> Tensor:
     return tensor if aligned and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _outcome(name: str, given: Mapping[str, Tensor], replaceable: Collection[str]) -> Outcome:
+def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Outcome:
     if name in given:
         return "loaded"
-    if _under(name, replaceable):
+    if name in new:
         return "initialised"
     # what is neither given nor missing was made by the module itself from an older spelling of its tensors
     return "defaulted" if name.endswith(_COUNTER) else "adapted"

@@ -8,7 +8,7 @@ reads such a file, and finds the fillers in it too.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,7 +97,8 @@ def _bytes(tensor: Tensor) -> memoryview | bytes:
     if not tensor.numel():
         return b""
     flat = tensor.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer, which numpy's stubs hide
+    numbers: Any = flat.view(torch.uint8).numpy()
+    return memoryview(numbers)
 
 
 def _each_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

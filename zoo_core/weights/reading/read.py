@@ -13,28 +13,36 @@ from torch import Tensor
 
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.reading import sniff
+from zoo_core.weights.reading.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "params")
+WRAPPERS = (
+    *("state_dict_ema", "model_ema"),  # the averaged weights, where there are some: those are the ones to use
+    *("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params"),
+)
 """Keys under which training scripts keep the state dict among other things."""
 
 _HEAD = 512
 _GLOBAL = re.compile(r"Unsupported (?:global: GLOBAL|class|operand) ([\w.]+)")
 _SAFE_TORCH = "2.10.0"
 _PARALLEL = "module."
+_COUNTER = "n_averaged"
+"""What ``torch.optim.swa_utils.AveragedModel`` has beside its ``module``."""
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors in a file of weights, by name, on the CPU and mapped from the file where its format allows.
 
-    Safetensors are read as such; everything else with ``torch.load(weights_only=True)``, and never otherwise. A state
-    dict inside a wrapper such as ``{"state_dict": ..., "epoch": ...}`` is taken out, and the prefix ``module.`` of
-    data-parallel training is taken off when every name has it.
+    Safetensors and numpy's archives are read as such; everything else with ``torch.load(weights_only=True)``, and never
+    otherwise. A state dict inside a wrapper such as ``{"state_dict": ..., "epoch": ...}`` is taken out, the averaged
+    one (EMA) where there are two, and the prefix ``module.`` of data-parallel training is taken off when every name has
+    it.
 
     Args:
-        path: A ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file; its content decides, not its name.
+        path: A ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.npz`` file; its content decides, not its name.
 
     Returns:
         Tensors by name. Changing one does not change the file.
@@ -58,19 +66,33 @@ def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool
     Raises:
         Unreadable: As there.
     """
+    content, mapped = read_whole(path)
+    return state_dict_in(content, path), mapped
+
+
+def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
+    """All that a file of weights holds, in the wrapper that it is in, and whether its tensors are mapped from the file.
+
+    Raises:
+        Unreadable: The file is not there, broken, or needs code to be run.
+    """
     file = Path(path)
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD)
-    except OSError as error:
-        raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
+    head = _head(file)
     if sniff.is_safetensors(head):
-        return state_dict_in(read_safetensors(file)[0], file), True
-    content, mapped = _pickled(file, head)
-    return state_dict_in(content, file), mapped
+        return read_safetensors(file)[0], True
+    return _pickled(file, head)
 
 
-def state_dict_in(content: object, source: str | Path) -> dict[str, Tensor]:
+def may_hold_more(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of that format may hold more than tensors by name.
+
+    Raises:
+        Unreadable: It is not there.
+    """
+    return not sniff.is_safetensors(_head(Path(path)))
+
+
+def state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict in a checkpoint that was read already: out of its wrapper, without the prefix ``module.``.
 
     Args:
@@ -85,6 +107,14 @@ def state_dict_in(content: object, source: str | Path) -> dict[str, Tensor]:
         {'fc.bias': tensor([0., 0.])}
     """
     return _clean(_unwrapped(content, source))
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_HEAD)
+    except OSError as error:
+        raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -110,6 +140,8 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
             from zoo_core.weights.reading.legacy_tar import read_tar
 
             return read_tar(file), False
+        if sniff.is_zip(head) and is_numpy_archive(file):
+            return read_numpy_archive(file), False
         mapped = _can_be_mapped(file, head)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except Exception as error:  # a broken file can make the reader raise anything
@@ -137,7 +169,7 @@ def _warn_of_old_torch() -> None:
 def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:
     return Unreadable(
         f"{file} cannot be read as weights",
-        expected="safetensors, or a checkpoint of tensors that torch.save wrote",
+        expected="safetensors, a checkpoint of tensors that torch.save wrote, or an archive of numpy arrays",
         got=sniff.describe(head),
         done="nothing in it was run",
         cause=_cause(error),
@@ -149,18 +181,16 @@ def _refused(file: Path, head: bytes, error: Exception) -> Unreadable:
 def _cause(error: Exception) -> str:
     """Why torch refused a file, without torch's advice to read it unsafely."""
     wanted = _GLOBAL.search(str(error))
+    if isinstance(error, NotNumbers):
+        return str(error)
     if wanted:
         return f"to read it, {wanted[1]} would have to be imported and run"
     return f"its bytes make no sense as a checkpoint ({type(error).__name__})"
 
 
-def _unwrapped(content: object, source: str | Path) -> dict[str, Tensor]:
+def _unwrapped(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The one dict of tensors in what was read."""
-    found = content
-    for _ in range(2):
-        if isinstance(found, dict) and not _is_state_dict(found):
-            found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), dict)), found)
-    if isinstance(found, dict) and found and _is_state_dict(found):
+    for found in _state_dicts(content, deep=2):
         return dict(found)
     raise Unreadable(
         f"{source} holds no state dict",
@@ -170,8 +200,17 @@ def _unwrapped(content: object, source: str | Path) -> dict[str, Tensor]:
     )
 
 
+def _state_dicts(content: object, *, deep: int) -> Iterator[dict[str, Tensor]]:
+    """What is tensors by name, in the order in which it is wanted."""
+    if isinstance(content, dict) and _is_state_dict(content):
+        yield content
+    elif isinstance(content, dict) and deep:
+        for key in WRAPPERS:
+            yield from _state_dicts(content.get(key), deep=deep - 1)
+
+
 def _is_state_dict(content: dict[object, object]) -> bool:
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    return bool(content) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _outline(content: object) -> str:
@@ -183,6 +222,7 @@ def _outline(content: object) -> str:
 
 def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the prefix of data-parallel training, if all names have it and none collide without it."""
-    if all(name.startswith(_PARALLEL) and len(name) > len(_PARALLEL) for name in state):
-        return {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    weights = {name: tensor for name, tensor in state.items() if name != _COUNTER}
+    if all(name.startswith(_PARALLEL) and len(name) > len(_PARALLEL) for name in weights):
+        return {name.removeprefix(_PARALLEL): tensor for name, tensor in weights.items()}
     return state
