@@ -16,7 +16,8 @@ FLOORS = [
     {"errors"},
     {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments"},
     {"plugins", "members", "shelf", "misses", "registry", "weights", "surgery"},
-    {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect", "encoders"},
+    {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
+    {"encoders", "training"},
     {"cli", "testing"},
 ]
 """From the ground up: a module imports from its own floor and from those below."""

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.stem import adapt_stem as adapt_stem
     from zoo_core.surgery.taps import features as features
     from zoo_core.surgery.truncate import truncate as truncate
+    from zoo_core.training.cached import cached_features as cached_features
 
 __version__ = "0.1.0"
 
@@ -91,6 +92,7 @@ _PUBLIC = {
     "Receipt": "zoo_core.surgery.receipt:Receipt",
     "save": "zoo_core.recipe.save:save",
     "load": "zoo_core.recipe.load:load",
+    "cached_features": "zoo_core.training.cached:cached_features",
     # what plugins are written with
     "hookimpl": "zoo_core.hooks:hookimpl",
     "Family": "zoo_core.card:Family",
@@ -133,6 +135,7 @@ __all__ = [
     "adopt",
     "anatomy",
     "branch",
+    "cached_features",
     "class_names",
     "drift",
     "encoder",

@@ -26,6 +26,10 @@ _FRESH = 600.0
 """Seconds for which an object without a ref is left alone: its ref may be about to be written."""
 
 
+FEATURES = "features"
+"""The folder of what ``zoo.cached_features`` keeps."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """Some weights that the cache knows by name.
@@ -163,7 +167,7 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
 
     Args:
         cache: The cache.
-        unused_days: Also what was last used more than so many days ago.
+        unused_days: Also what was last used more than so many days ago, cached features among it.
     """
     kept, _ = contents(cache)
     limit = None if unused_days is None else time.time() - unused_days * 86400
@@ -178,7 +182,16 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
                 found.append(Leftover(path, status.st_size, "no name stands for it"))
     found += [item for copy in copies(cache) if copy.source not in needed or not copy.ref() for item in _left(copy)]
+    if limit is not None:
+        found += _unused_features(cache, limit)
     return found, old
+
+
+def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
+    for folder in sorted((cache.root / FEATURES).glob("*/")):
+        files = [(path, path.lstat()) for path in sorted(folder.iterdir())]
+        if max((status.st_mtime for _, status in files), default=limit) < limit:
+            yield from (Leftover(path, status.st_size, "cached features, unused") for path, status in files)
 
 
 def _left(copy: Copy) -> Iterator[Leftover]:

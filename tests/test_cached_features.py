@@ -1,0 +1,307 @@
+"""Cached features: computed once, recognised by what they depend on, continued, and never silently wrong."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import zoo_core as zoo
+from zoo_core.errors import CacheError, UsageError, ZooWarning
+from zoo_core.training import rows as rows_module
+from zoo_core.weights import Cache
+from zoo_core.weights.store import care
+
+TOTAL = 50
+
+
+class Pictures(Dataset):
+    """Pictures that can be changed, counted, and that can break off."""
+
+    def __init__(self, total=TOTAL, breaks_at=None):
+        self.pictures = torch.randn(total, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        self.breaks_at = breaks_at
+        self.preprocess = lambda picture: picture
+        self.asked = []
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        if index == self.breaks_at:
+            raise InterruptedError
+        self.asked.append(index)
+        return self.preprocess(self.pictures[index]), index % 7
+
+
+class Backbone(nn.Sequential):
+    """Convolution, norm, dropout and a pool; it counts what passes through it."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.requires_grad_(False)
+        self.seen = 0
+        self.register_forward_hook(self.count)
+
+    def count(self, _module, _inputs, output):
+        self.seen += len(output)
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    return Backbone()
+
+
+def test_the_features_are_those_of_the_backbone_in_eval_mode(backbone):
+    kept = zoo.cached_features(backbone, data := Pictures(), batch_size=TOTAL)
+    assert torch.equal(kept.features, backbone.eval()(data.pictures))
+    assert kept.targets.tolist() == [index % 7 for index in range(TOTAL)]
+    assert not kept.features.requires_grad
+
+
+def test_every_module_is_in_its_mode_again(backbone):
+    backbone.train()[1].eval()
+    zoo.cached_features(backbone, Pictures())
+    assert [module.training for module in backbone] == [True, False, True, True, True]
+
+
+def test_the_second_time_nothing_is_computed(backbone):
+    first = zoo.cached_features(backbone, Pictures())
+    seen = backbone.seen
+    second = zoo.cached_features(backbone, Pictures())
+    assert (backbone.seen, seen) == (TOTAL, TOTAL)
+    assert torch.equal(first.features, second.features)
+
+
+CHANGES = {
+    "a weight": lambda backbone, _data: backbone[0].weight[0, 0, 0, 0].add_(1),
+    "a running mean": lambda backbone, _data: backbone[1].running_mean[0].add_(1),
+    "the structure": lambda backbone, _data: setattr(backbone[0], "padding", (1, 1)),
+    "a picture": lambda _backbone, data: data.pictures[0].add_(1),
+    "the preprocessing": lambda _backbone, data: setattr(data, "preprocess", lambda picture: picture * 2),
+    "the length": lambda _backbone, data: setattr(data, "pictures", data.pictures[:-1]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_features_are_computed_anew_after_a_change(backbone, change):
+    data = Pictures()
+    zoo.cached_features(backbone, data)
+    seen = backbone.seen
+    change(backbone, data)
+    zoo.cached_features(backbone, data)
+    assert backbone.seen == seen + len(data)
+
+
+def test_features_are_computed_anew_for_data_of_another_name(backbone):
+    zoo.cached_features(backbone, Pictures(), data="v1")
+    zoo.cached_features(backbone, Pictures(), data="v2")
+    assert backbone.seen == 2 * TOTAL
+
+
+def test_an_interrupted_run_is_continued(backbone):
+    whole = zoo.cached_features(backbone, Pictures(), batch_size=8, data="in one go")
+    backbone.seen = 0
+    with pytest.raises(InterruptedError):
+        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8)
+    assert backbone.seen == 32
+    continued = zoo.cached_features(backbone, Pictures(), batch_size=8)
+    assert backbone.seen == TOTAL
+    assert torch.equal(continued.features, whole.features)
+    assert torch.equal(continued.targets, whole.targets)
+
+
+def test_rows_that_a_killed_process_wrote_half_are_dropped(backbone, tmp_path):
+    with pytest.raises(InterruptedError):
+        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+    for path in tmp_path.glob("*/*.partial"):
+        with path.open("ab") as file:
+            file.write(b"half a row")
+    continued = zoo.cached_features(backbone, data := Pictures(), batch_size=8, folder=tmp_path)
+    assert torch.allclose(continued.features, backbone.eval()(data.pictures), atol=1e-6)
+
+
+@pytest.mark.parametrize("left", ["{}", "nonsense", '{"rows": 9, "features": 1, "targets": 2}', None])
+def test_what_an_interrupted_run_left_is_begun_again_when_it_makes_no_sense(backbone, tmp_path, left):
+    with pytest.raises(InterruptedError):
+        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+    note = next(tmp_path.glob("*/so_far.json"))
+    if left is None:
+        next(tmp_path.glob("*/features.partial")).unlink()
+    else:
+        note.write_text(left)
+    continued = zoo.cached_features(backbone, data := Pictures(), batch_size=8, folder=tmp_path)
+    assert torch.allclose(continued.features, backbone.eval()(data.pictures), atol=1e-6)
+    assert backbone.seen == 32 + TOTAL + TOTAL
+
+
+def test_half_a_run_is_never_visible(backbone, tmp_path):
+    with pytest.raises(InterruptedError):
+        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+    assert not list(tmp_path.glob("*/*.bin"))
+    assert rows_module.read_rows(next(tmp_path.glob("*/"))) is None
+
+
+DAMAGE = {
+    "a flipped bit": lambda folder: flip(folder / "features.bin"),
+    "half a file": lambda folder: (folder / "targets.bin").write_bytes((folder / "targets.bin").read_bytes()[:99]),
+    "a file that is gone": lambda folder: (folder / "features.bin").unlink(),
+    "a record of nonsense": lambda folder: (folder / "whole.json").write_text('{"rows": "many"}'),
+}
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_noticed_and_the_features_computed_again(backbone, damage):
+    first = zoo.cached_features(backbone, Pictures())
+    wanted = first.features.clone()
+    damage(first.folder)
+    assert torch.equal(zoo.cached_features(backbone, Pictures()).features, wanted)
+    assert backbone.seen == 2 * TOTAL
+
+
+def test_changing_what_is_returned_leaves_the_files_as_they_were(backbone):
+    kept = zoo.cached_features(backbone, Pictures())
+    wanted = kept.features.clone()
+    kept.features.zero_()
+    assert torch.equal(zoo.cached_features(backbone, Pictures()).features, wanted)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_data_loader_gives_batches_of_them(backbone, shuffle):
+    kept = zoo.cached_features(backbone, Pictures())
+    batches = list(DataLoader(kept, batch_size=16, shuffle=shuffle))
+    assert [tuple(features.shape) for features, _ in batches] == [(16, 5)] * 3 + [(2, 5)]
+    assert sorted(torch.cat([targets for _, targets in batches]).tolist()) == sorted(kept.targets.tolist())
+
+
+def test_a_copy_for_a_worker_process_holds_the_path_and_no_numbers(backbone):
+    kept = zoo.cached_features(backbone, Pictures())
+    message = pickle.dumps(kept)
+    assert len(message) < 500
+    assert torch.equal(pickle.loads(message).features, kept.features)
+
+
+def test_features_keep_their_dtype_and_their_shape(backbone):
+    data = Pictures()
+    data.preprocess = lambda picture: picture.bfloat16()
+    maps = nn.Sequential(backbone[0], backbone[1]).bfloat16()
+    kept = zoo.cached_features(maps, data, batch_size=TOTAL)
+    assert (kept.features.dtype, kept.features.shape) == (torch.bfloat16, (TOTAL, 5, 6, 6))
+    assert torch.equal(kept.features, maps.eval()(data.pictures.bfloat16()))
+
+
+def test_a_backbone_that_can_be_trained_is_refused_with_the_way_out():
+    backbone, _ = zoo.split(zoo.get("tiny/glyphnet"))
+    with pytest.raises(UsageError, match=r"require a gradient(.|\n)*zoo\.freeze"):
+        zoo.cached_features(backbone, Pictures())
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
+class Gives(Dataset):
+    def __init__(self, sample):
+        self.sample = sample
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.sample
+
+
+REFUSED = {
+    "a stream": (Stream(), "asked for a sample again"),
+    "nothing": (Pictures(0), "empty"),
+    "pictures without targets": (Gives(torch.zeros(3, 8, 8)), r"\(picture, target\)"),
+    "triples": (Gives((torch.zeros(3, 8, 8), 1, 2)), r"\(Tensor, int, int\)"),
+    "pictures that are no tensors": (Gives(("picture", 1)), r"\(str, int\)"),
+    "targets in words": (Gives((torch.zeros(3, 8, 8), "cat")), "a target of type str"),
+}
+
+
+@pytest.mark.parametrize(("dataset", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_kept_is_refused(backbone, dataset, said):
+    with pytest.raises(UsageError, match=said):
+        zoo.cached_features(backbone, dataset)
+
+
+def test_a_backbone_that_gives_no_tensor_is_refused():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(UsageError, match="got: a tuple"):
+        zoo.cached_features(Two(), Pictures())
+
+
+def test_targets_of_several_shapes_are_refused(backbone):
+    data = Pictures()
+    data.__class__ = type(
+        "Boxes", (Pictures,), {"__getitem__": lambda self, i: (self.pictures[i], torch.zeros(1 if i < 20 else 2))}
+    )
+    with pytest.raises(UsageError, match="different shapes"):
+        zoo.cached_features(backbone, data, batch_size=10)
+
+
+def test_random_augmentation_is_warned_of(backbone):
+    data = Pictures()
+    data.preprocess = lambda picture: picture + torch.randn(())
+    with pytest.warns(ZooWarning, match="one draw"):
+        zoo.cached_features(backbone, data)
+
+
+def test_no_room_is_found_out_at_the_first_batch(backbone, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(CacheError, match="no room"):
+        zoo.cached_features(backbone, Pictures(), batch_size=10)
+    assert backbone.seen == 10
+
+
+def test_prune_removes_features_that_were_not_used_for_long(backbone, monkeypatch):
+    kept = zoo.cached_features(backbone, Pictures())
+    assert care.prune(Cache()) == 0
+    assert care.prune(Cache(), unused_days=1) == 0
+    monkeypatch.setattr(care.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
+    assert care.prune(Cache(), unused_days=1) > TOTAL * 5 * 4
+    assert not kept.folder.exists()
+
+
+def test_two_processes_compute_them_once(tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, time, torch, zoo_core as zoo\n"
+        "class Slow(torch.nn.Flatten):\n"
+        "    def forward(self, x):\n"
+        "        print('computed', flush=True); time.sleep(0.2)\n"
+        "        return super().forward(x)\n"
+        "data = torch.utils.data.TensorDataset(torch.ones(4, 2), torch.arange(4))\n"
+        "print(len(zoo.cached_features(Slow(), data, folder=sys.argv[1], batch_size=2)))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(process.communicate()[0] for process in both).split()
+    assert sorted(said) == ["4", "4", "computed", "computed"]
+
+
+@pytest.mark.gpu
+def test_features_of_a_backbone_on_a_gpu_are_kept_on_the_cpu(backbone):
+    kept = zoo.cached_features(backbone.cuda(), data := Pictures())
+    assert kept.features.device.type == "cpu"
+    assert torch.allclose(kept.features, backbone.cpu().eval()(data.pictures), atol=1e-4)
