@@ -157,12 +157,13 @@ def _fetch(
 
 def _entry_of(card: Card, path: Path) -> Weights | None:
     """The entry whose published file this is, by name and digest: it may need options and conversions of its own."""
-    named = [entry for entry in card.weights if entry.sha256 and entry.file_name == path.name]
+    files = ((entry, file) for entry in card.weights for file in entry.files)
+    named = [(entry, file.sha256) for entry, file in files if file.sha256 and file.file_name == path.name]
     if not named:
         return None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return next((entry for entry in named if digest.startswith(entry.sha256)), None)
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return next((entry for entry, known in named if digest.startswith(known)), None)
 
 
 def _options(card: Card, entry: Weights | None, own: Mapping[str, object] | None) -> dict[str, object]:

@@ -54,12 +54,14 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
         built_by = f"{library} {version(library)}" if library else ""
     except PackageNotFoundError:
         built_by = library
+    likeliest = sorted(weights.files, key=lambda file: not file.sha256)
+    kept = next(file for file in likeliest if sha256.startswith(file.sha256))
     return Locked(
         name=f"{card.id}@{weights.tag}",
         sha256=sha256,
         size=size,
-        file=weights.file_name,
-        urls=weights.urls,
+        file=kept.file_name,
+        urls=kept.urls,
         plugin=member.plugin.origin,
         library=built_by,
         licenses=weights.licenses,

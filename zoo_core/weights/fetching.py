@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
-from zoo_core.errors import DigestMismatch
+from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
 from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.bring import Order, bring, bring_after, unreachable
 from zoo_core.weights.arrival.together import turn
@@ -17,6 +17,7 @@ from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.hub import declared_digest, looks_like_hub
 from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.urls import file_name, needs_network
+from zoo_core.weights.trust.pins import pin_of_file
 from zoo_core.weights.trust.rules import Trust, require_online, require_trust
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def fetch_wanted(wanted: Wanted, *, progress: bool | None, trust: Trust | None, policy: Policy) -> Artefact:
-    """Weights that are not in the cache, brought there now.
+    """Weights that are not in the cache, brought there now; from their other files where nobody has the first one.
 
     Args:
         wanted: What is wanted.
@@ -38,11 +39,40 @@ def fetch_wanted(wanted: Wanted, *, progress: bool | None, trust: Trust | None, 
     Raises:
         WeightsError: They could not be had or trusted; see :func:`~zoo_core.weights.obtain`.
     """
+    failures: list[FetchError | Offline | Untrusted] = []
+    for one in _by_file(wanted):
+        try:
+            return _fetch_file(one, progress=progress, trust=trust, policy=policy)
+        except (FetchError, Offline, Untrusted) as failure:
+            failures.append(failure)
+    if len(failures) > 1 and isinstance(failures[0], FetchError):
+        raise unreachable(wanted.name, [attempt for failure in failures for attempt in _attempts(failure)])
+    raise failures[0]
+
+
+def _by_file(wanted: Wanted) -> list[Wanted]:
+    """The same weights, once for each file that may be the one that is wanted, the likeliest first."""
+    known = wanted.pin.sha256
+    if not digests.is_full(known):
+        return [replace(wanted, weights=file, pin=pin_of_file(file)) for file in wanted.weights.files]
+    possible = [file for file in wanted.weights.files if known.startswith(file.sha256)]
+    return [replace(wanted, weights=file) for file in sorted(possible, key=lambda file: not file.sha256)]
+
+
+def _attempts(failure: FetchError | Offline | Untrusted) -> list[tuple[str, str]]:
+    untrusted = 'nothing vouches for its bytes; trust="first-use" takes it'
+    return [*getattr(failure, "attempts", ()), *((url, untrusted) for url in getattr(failure, "urls", ()))]
+
+
+def _fetch_file(wanted: Wanted, *, progress: bool | None, trust: Trust | None, policy: Policy) -> Artefact:
     file, size = file_name(wanted.weights.urls[0]), wanted.weights.size
     if found := find_elsewhere(wanted.weights.urls, wanted.pin.sha256, size):
         return _adopted(wanted, *found, file, policy)
     if not settings.offline():
-        wanted = _with_declared_digest(wanted, policy)
+        declared = _with_declared_digest(wanted, policy)
+        if declared is not wanted and (found := find_elsewhere(wanted.weights.urls, declared.pin.sha256, size)):
+            return _adopted(declared, *found, file, policy)
+        wanted = declared
     urls = _reachable(wanted)
     require_trust(urls, wanted.pin.sha256, trust)
     with progress_bar(file, size, progress) as advance:

@@ -53,7 +53,13 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
         digest = digests.sha256_of(path)
     except OSError as error:
         raise read_error(path, error) from error
-    found = [(card, weights) for card in cards for weights in card.weights if digests.agrees(digest, weights.sha256)]
+    found = [
+        (card, file)
+        for card in cards
+        for weights in card.weights
+        for file in weights.files
+        if digests.agrees(digest, file.sha256)
+    ]
     if not found:
         raise Untrusted(
             f"no installed model has weights like {path.name}",

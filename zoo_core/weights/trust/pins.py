@@ -52,7 +52,7 @@ def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -
         DigestMismatch: The card and the lock disagree.
         CacheError: The ref is malformed, and its digest is the only one there is.
     """
-    if locked and not locked.sha256.startswith(weights.sha256):
+    if locked and not _one_of(weights, locked.sha256):
         raise DigestMismatch(
             f"the digest of {name} has moved",
             expected=f"sha256 {locked.sha256} (zoo.lock, {locked.plugin or 'an unknown plugin'})",
@@ -71,9 +71,19 @@ def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -
         if not locked and weights.strength != "proven":  # its pin is lost, so that a forged file could not be told
             raise
         ref = None
-    if ref and not ref.sha256.startswith(known):
+    if ref and not (ref.sha256 == known if locked else _one_of(weights, ref.sha256)):
         ref = None
     strength: str = "proven" if locked else weights.strength
     if strength == "none":
         strength = ref.strength if ref else "first-use"
     return Pin(ref.sha256 if ref else known, strength, ref)
+
+
+def pin_of_file(weights: Weights) -> Pin:
+    """What the bytes of one file must be, of which no lock and no ref says anything."""
+    return Pin(weights.sha256, "first-use" if weights.strength == "none" else weights.strength, None)
+
+
+def _one_of(weights: Weights, digest: str) -> bool:
+    """Whether a whole digest can be that of one of the files that the weights are in."""
+    return any(digest.startswith(file.sha256) for file in weights.files)
