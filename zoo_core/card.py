@@ -202,6 +202,8 @@ class Card:
         weights: The pretrained artefacts, in the library's order.
         default: Tag of the weights that ``weights="default"`` means, pinned by the plugin; None where there are none.
         parameters: Number of parameters, when known.
+        needs_values: Why its constructor has to draw the values that a file then replaces; ``""`` for nearly all. It
+            has to where it computes something from them that is not in the file, such as a buffer or a flag.
 
     Example:
         >>> card = Card(family="acme", name="net", build="acme.models:net")
@@ -219,6 +221,7 @@ class Card:
     weights: tuple[Weights, ...] = ()
     default: str | None = None
     parameters: int | None = None
+    needs_values: str = ""
 
     def __post_init__(self) -> None:
         if len(set(self.tags)) != len(self.tags):

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": _Command("zoo_core.cli.models:info", "Show what a model is and which weights it has."),
     "get": _Command("zoo_core.cli.get:get", "Fetch, verify and build a model."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
+    "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
