@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoo_core.parts import InputScaling as InputScaling
     from zoo_core.parts import Stage as Stage
     from zoo_core.parts import flatten as flatten
+    from zoo_core.preprocess import transforms as transforms
     from zoo_core.recipe.load import load as load
     from zoo_core.recipe.save import save as save
     from zoo_core.registry import Zoo as Zoo
@@ -90,6 +91,7 @@ _PUBLIC = {
     "receipt": "zoo_core.surgery.knowledge:receipt_of",
     "activation_stats": "zoo_core.inspect.activations:activation_stats",
     "Receipt": "zoo_core.surgery.receipt:Receipt",
+    "transforms": "zoo_core.preprocess:transforms",
     "save": "zoo_core.recipe.save:save",
     "load": "zoo_core.recipe.load:load",
     "cached_features": "zoo_core.training.cached:cached_features",
@@ -157,6 +159,7 @@ __all__ = [
     "split",
     "swap_head",
     "swap_keypoints",
+    "transforms",
     "truncate",
     "unfreeze",
     "use",

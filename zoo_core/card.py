@@ -55,8 +55,8 @@ class Preprocessing:
             if getattr(self, name) not in allowed:
                 msg = f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r:.60}"
                 raise ValueError(msg)
-        if self.fit == "border" and not self.crop:
-            msg = "fit 'border' pads up to the crop, and there is no crop"
+        if self.fit != "squash" and not (self.crop and len(self.resize) == 2):  # noqa: PLR2004 - height and width
+            msg = f"fit {self.fit!r} needs a crop, and a resize of height and width, got {self.crop} and {self.resize}"
             raise ValueError(msg)
 
 

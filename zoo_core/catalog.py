@@ -96,6 +96,7 @@ _CARD_TYPES: dict[str, type | tuple[type, ...]] = {
     "weights": list,
     "default": (str, type(None)),
     "parameters": (int, type(None)),
+    "needs_values": str,
 }
 _WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
     "tag": str,
@@ -144,11 +145,35 @@ def _weights(record: dict[str, Any]) -> Weights:
         raise TypeError(msg)
     values = _tuples(record)
     if "preprocessing" in record:
-        _require_types(record["preprocessing"], _PREPROCESSING_TYPES)
-        values["preprocessing"] = Preprocessing(**_tuples(record["preprocessing"]))
+        values["preprocessing"] = _preprocessing(record["preprocessing"])
     if "licenses" in record:
         values["licenses"] = Licenses(**record["licenses"])
     return Weights(**values)
+
+
+def _preprocessing(record: dict[str, Any]) -> Preprocessing:
+    _require_types(record, _PREPROCESSING_TYPES)
+    for name in ("crop", "resize", "mean", "std"):
+        if not all(isinstance(each, int | float) for each in record.get(name) or ()):
+            msg = f"{name} must be numbers"
+            raise TypeError(msg)
+    return Preprocessing(**_tuples(record))
+
+
+def preprocessing_to_record(preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """A preprocessing as plain data, all of it, for people and programs to read; nothing for None."""
+    record = asdict(preprocessing) if preprocessing else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+
+def preprocessing_from_record(record: dict[str, Any]) -> Preprocessing | None:
+    """What :func:`preprocessing_to_record` turned into plain data.
+
+    Raises:
+        TypeError: A field is unknown, or of another type.
+        ValueError: A value is impossible.
+    """
+    return _preprocessing(record) if record else None
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:

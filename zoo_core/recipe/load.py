@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zoo_core.catalog import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.placement import place
 from zoo_core.recipe import state
@@ -85,10 +86,14 @@ def load(
         sha256=recipe.tensors["sha256"],
         strength="proven",
         tensors=dict.fromkeys(model.state_dict(), "loaded"),
+        needed_values=known.receipt.needed_values,
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
+    names = tuple(recipe.class_names)
+    pictures = preprocessing_from_record(recipe.preprocessing)
     attach(
-        model, replace(known, receipt=receipt, weights=weights, names=tuple(recipe.class_names), origin=recipe.weights)
+        model,
+        replace(known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, pictures=pictures),
     )
     return place(model, None if device is None else torch.device(device))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
+from zoo_core.catalog import preprocessing_from_record
 from zoo_core.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Recipe:
         switched: Modules, other than those held, that are in another mode than the module around them.
         ties: Tensor name to the name under which the file has the same tensor.
         class_names: What the classes are called, in the order of the scores.
+        preprocessing: What a picture goes through on its way in, as the weights that the model began with want it;
+            empty when nobody said.
         dtype: Of the floating-point tensors; empty when they differ.
         channels_last: Whether filters lie with their channels last.
         training: Whether the model was in train mode.
@@ -53,6 +56,7 @@ class Recipe:
     switched: list[str] = field(default_factory=list)
     ties: dict[str, str] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     channels_last: bool = False
     training: bool = True
@@ -123,7 +127,13 @@ def _problem(record: Mapping[str, Any]) -> str | None:
     entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
     texts = [each for name in ("frozen", "held", "switched", "class_names") for each in record.get(name, [])]
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
-    return "with an entry that is no text" if any(not isinstance(each, str) for each in [*entries, *texts]) else None
+    if any(not isinstance(each, str) for each in [*entries, *texts]):
+        return "with an entry that is no text"
+    try:
+        preprocessing_from_record(record.get("preprocessing", {}))
+    except (TypeError, ValueError) as error:
+        return f"where the preprocessing is none: {error}"
+    return None
 
 
 def _damaged(path: Path, got: str) -> Unreadable:

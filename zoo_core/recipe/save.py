@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.catalog import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import check_target, write
@@ -39,8 +40,8 @@ def save(
 
     The folder gets the tensors as safetensors, and ``recipe.json`` for people and programs: family and name, versions,
     the weights it began with, the constructor's options, every act of surgery, what is frozen, the mode of every
-    module, and the class names. Before anything is written, the model is built again from the recipe to prove that
-    every module and tensor of it will be there.
+    module, the class names, and how pictures are prepared. Before anything is written, the model is built again from
+    the recipe to prove that every module and tensor of it will be there.
 
     What no recipe holds is not saved: hooks, the optimizer, and that a batch norm is synchronised, which is for
     training only.
@@ -97,6 +98,7 @@ def _save(
         switched=state.switched_in(bare),
         ties=ties,
         class_names=list(names),
+        preprocessing=preprocessing_to_record(known.preprocessing),
         dtype=state.dtype_of(bare),
         channels_last=state.is_channels_last(bare),
         training=bare.training,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from zoo_core.arguments import strict_arguments, strict_arguments_of
-from zoo_core.errors import NotAZooModel
+from zoo_core.errors import NotAZooModel, UsageError
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.described import describe_all
 from zoo_core.surgery.receipt import Receipt
@@ -17,7 +17,7 @@ from zoo_core.surgery.receipt import Receipt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from zoo_core.card import Card, Weights
+    from zoo_core.card import Card, Preprocessing, Weights
     from zoo_core.parts import Anatomy, Head
     from zoo_core.surgery.receipt import Outcome
 
@@ -57,6 +57,7 @@ class Knowledge:
         held: Paths of the norms that ``zoo.freeze`` holds in eval mode.
         names: What the classes are called, when the user said it.
         origin: The tag, source and digest of its first weights, for a model that was saved since.
+        pictures: What a picture goes through on its way in, for a model that was saved since.
     """
 
     anatomy: Anatomy
@@ -68,6 +69,7 @@ class Knowledge:
     held: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    pictures: Preprocessing | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,6 +77,11 @@ class Knowledge:
         if self.names or self.weights is None or any(edit.verb in _NEW_HEADS for edit in self.edits):
             return self.names
         return self.weights.class_names
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What a picture goes through on its way in, with as many channels as the weights had; None if nobody said."""
+        return self.pictures or (self.weights.preprocessing if self.weights else None)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -116,7 +123,12 @@ def knowledge_of(model: nn.Module) -> Knowledge:
 
 @strict_arguments
 def adopt(
-    model: nn.Module, *, family: str, name: str | None = None, options: Mapping[str, object] | None = None
+    model: nn.Module,
+    *,
+    family: str,
+    name: str | None = None,
+    weights: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> nn.Module:
     """Tell zoo about a model that was built with its library directly, so that all surgery works on it.
 
@@ -124,6 +136,8 @@ def adopt(
         model: Any model of the family; changed only by an attribute that forward never sees.
         family: Name of the family it belongs to, such as ``"torchvision"``.
         name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again.
+        weights: The tag of the weights that it has, where they are published ones; :func:`zoo_core.transforms` and
+            :func:`zoo_core.class_names` need it.
         options: What its constructor was given, where that is more than the model's card says.
 
     Returns:
@@ -132,6 +146,8 @@ def adopt(
     Raises:
         UnknownFamily: No plugin contributes that family.
         UnknownModel: The family has no model of that name.
+        UnknownTag: The model has no such weights.
+        UsageError: ``weights`` is given without ``name``.
         AnatomyError: The family does not know models of this class.
 
     Example:
@@ -143,9 +159,13 @@ def adopt(
     bare = unwrap(model)
     anatomy = current_zoo().member(family).anatomy(bare)
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
+    if weights is not None and card is None:
+        raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
+    entry = card.find(weights) if card and weights is not None else None
     tensors = dict.fromkeys(bare.state_dict(), "loaded")
-    receipt = Receipt(card.id if card else type(bare).__name__, tensors=cast("Any", tensors))
-    attach(bare, Knowledge(anatomy, receipt, card, options={**(card.options if card else {}), **(options or {})}))
+    receipt = Receipt(card.id if card else type(bare).__name__, weights, tensors=cast("Any", tensors))
+    own = {**(card.options if card else {}), **(entry.options if entry else {}), **(options or {})}
+    attach(bare, Knowledge(anatomy, receipt, card, entry, options=own))
     return model
 
 
