@@ -15,6 +15,8 @@ from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 
 import zoo_core as zoo
 from zoo_core import errors
+from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.receipt import Receipt
 
 X = torch.randn(1, 3, 64, 64)
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -168,6 +170,55 @@ def test_tokens_come_as_maps():
     found, tokens = enc(x), zoo.features(model, x, at="encoder_layer_2")["encoder_layer_2"]
     assert [tuple(f.shape) for f in found] == [(1, 768, 7, 7)] * 2
     assert torch.equal(found[0][0, :, 2, 3], tokens[0, 1 + 2 * 7 + 3])
+
+
+class Level(nn.Module):
+    """A block of tokens that gives something else beside them, as those of timm's MViT do."""
+
+    def __init__(self, width, out):
+        super().__init__()
+        self.linear = nn.Linear(width, out)
+
+    def forward(self, x):
+        return "beside", self.linear(x)
+
+
+class Levels(nn.Module):
+    """Two such blocks, behind a class token."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 1, stride=16)
+        self.first, self.second = Level(4, 6), Level(6, 8)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x[:, :1], x], dim=1)
+        return self.second(self.first(x)[1])[1].mean(1)
+
+
+def tokens_of(_model, output):
+    return output[1]
+
+
+def levels():
+    model = Levels()
+    widths = {"first": 6, "second": 8}
+    stages = tuple(zoo.Stage(name, (name,), width, 16, read=tokens_of) for name, width in widths.items())
+    attach(model, Knowledge(zoo.Anatomy((), stem=("patches",), stages=stages, layout="NLC"), Receipt("own")))
+    return model
+
+
+def test_a_stage_that_gives_several_things_is_read_as_its_anatomy_says():
+    model = levels()
+    enc = pickle.loads(pickle.dumps(zoo.encoder(model, at=["first", "second"])))
+    first, second = enc(X)
+    assert torch.equal(first[0, :, 2, 3], zoo.features(model, X, at="first")["first"][1][0, 1 + 2 * 4 + 3])
+    assert (first.shape, second.shape) == ((1, 6, 4, 4), (1, 8, 4, 4))
+
+
+def test_tokens_of_a_border_that_does_not_fill_a_step_belong_to_the_map():
+    assert zoo.encoder(levels())(torch.randn(1, 3, 72, 40))[0].shape == (1, 8, 5, 3)
 
 
 def test_it_holds_nothing_behind_the_last_map():

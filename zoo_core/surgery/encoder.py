@@ -18,6 +18,8 @@ from zoo_core.surgery.taps import run_to_tap, taken, tapped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_TOKEN_AXES = 3
+
 
 class Encoder(nn.Module):
     """Pictures to feature maps, large to small; made by :func:`zoo_core.encoder`.
@@ -62,13 +64,15 @@ class Encoder(nn.Module):
         self.channels = tuple(place.channels for place in chosen)
         self.strides = tuple(place.stride for place in chosen)
         self._paths = [place.path for place in chosen]
+        self._reads = [place.read for place in chosen]
         self._run, self._layout = anatomy.features or whole_forward, anatomy.layout
         self.training = bare.training
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
         run_to_tap(self._run, self.body, x)
-        found = taken(self.body, self._paths)
+        outputs = taken(self.body, self._paths)
+        found = [read(self.body, each) if read else each for read, each in zip(self._reads, outputs, strict=True)]
         return [_as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
 
     def extra_repr(self) -> str:
@@ -78,10 +82,14 @@ class Encoder(nn.Module):
 
 def _as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
     """What a stage gives, with the channels first."""
-    if layout == "NHWC":
-        return torch.movedim(found, -1, 1)
-    if layout == "NLC":
-        height, width = x.shape[-2] // stride, x.shape[-1] // stride
+    if found.dim() == _TOKEN_AXES:
+        height, width = _grid(x, stride, found.shape[1])
         places = found[:, found.shape[1] - height * width :]  # class and register tokens come first
         return places.transpose(1, 2).reshape(x.shape[0], -1, height, width)
-    return found
+    return torch.movedim(found, -1, 1) if layout == "NHWC" else found
+
+
+def _grid(x: Tensor, stride: int, tokens: int) -> tuple[int, int]:
+    """Rows and columns of the tokens: rounded up where a model pads its pictures, and down where it cuts them."""
+    height, width = (-(-side // stride) for side in x.shape[-2:])
+    return (height, width) if height * width <= tokens else (x.shape[-2] // stride, x.shape[-1] // stride)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from zoo_core.surgery.sites import evaluating
 from zoo_core.surgery.taps import asked_names, hooked, module_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ class Place:
         stride: Pixels of the picture for one step of the map.
         depth: The deepest stage that has to be there for it to run, counted as in ``depths``.
         order: Grows in the order in which the modules finish.
+        read: ``(model, output)`` to the map, where the module gives something else.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Place:
     stride: int
     depth: int
     order: int
+    read: Callable[[Any, Any], Any] | None = None
 
 
 def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: int) -> list[Place]:
@@ -61,7 +63,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
     """
     stages = anatomy_of(model).stages
     found = {
-        stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth)
+        stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth, stage.read)
         for depth, stage in enumerate(stages, 1)
     }
     names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else asked_names(at)
@@ -73,7 +75,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
     outputs = _finished(model, body, {*others, *(stage.output for stage in stages)})
     order = list(outputs)
     return [
-        Place(name, place.path, place.channels, place.stride, place.depth, order.index(place.path))
+        replace(place, name=name, order=order.index(place.path))
         for name in names
         for place in [found.get(name) or _measured(model, name, outputs)]
     ]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+_TOKEN_AXES = 3
+
 
 def inputs_of(model: nn.Module, path: str, x: Tensor) -> list[Tensor]:
     """What the module at ``path`` is given in one forward pass, call by call."""
@@ -29,7 +31,7 @@ def stage_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     maps: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(stage.output).register_forward_hook(
-            lambda _, __, made, name=stage.name: maps.__setitem__(name, made)
+            lambda _, __, made, stage=stage: maps.__setitem__(stage.name, stage.map_in(model, made))
         )
         for stage in anatomy_of(model).stages
     ]
@@ -46,10 +48,10 @@ def stage_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def channels_and_sides(layout: str, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
-    """Channels and sides of a map; tokens have no sides."""
-    if layout == "NCHW":
-        return shape[1], tuple(shape[2:])
-    return shape[-1], tuple(shape[1:-1]) if layout == "NHWC" else ()
+    """Channels and sides of a map; tokens, which have three axes, have no sides."""
+    if len(shape) == _TOKEN_AXES or layout == "NLC":
+        return shape[-1], ()
+    return (shape[1], tuple(shape[2:])) if layout == "NCHW" else (shape[-1], tuple(shape[1:-1]))
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:
