@@ -4,99 +4,170 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
 from zoo_core import Stage
 from zoo_timm.stems import stem
+from zoo_timm.trunks import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, of_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-Layout = Literal["NCHW", "NHWC", "NLC"]
+    from zoo_timm.trunks import Layout
+
+
+class _Map(NamedTuple):
+    """A feature map: the module that gives it, and its size."""
+
+    path: str
+    channels: int
+    stride: int
 
 
 def stages(model: nn.Module) -> tuple[Stage, ...]:
     """The steps of depth of a timm model, first to last: one for each map that its ``feature_info`` tells of.
 
     A stage holds all modules that were registered after the one before it, up to the module whose output is its map;
-    the stem comes before the first. In a transformer of one width, each block is a stage.
+    the stem comes before the first. In a transformer of one width each block is a stage. What the library declares is
+    put right where it is not so: maps of the stem and of the inside of a block, paths that are none, and the trunks
+    whose modules run in another order than they were registered in.
 
     Args:
         model: A model of timm.
 
     Returns:
-        The stages, with channels and strides; empty for a model whose maps are not declared.
+        The stages, with channels and strides; empty for a model that declares no maps.
 
     Example:
         >>> import timm
         >>> [(stage.name, stage.channels, stage.stride) for stage in stages(timm.create_model("resnet18"))]
         [('layer1', 64, 4), ('layer2', 128, 8), ('layer3', 256, 16), ('layer4', 512, 32)]
     """
+    rows = of_class(model, OUT_OF_ORDER)
+    if rows is not None:
+        return tuple(rows(model))
     maps = _maps(model)
     if not maps:
         return ()
-    groups = _groups(model, [path for path, _, _ in maps])
+    groups = _groups(model, [each.path for each in maps])
+    if not any(True for path in groups[-1] for _ in model.get_submodule(path).parameters()):
+        # A pool after the last convolution belongs to the stage that it ends.
+        last = groups.pop()
+        groups[-1] += last
+        del maps[-2]
+    names = of_class(model, STAGE_NAMES) or _names(groups)
+    reads = of_class(model, READS)
     return tuple(
-        Stage(name, group, channels, stride)
-        for name, group, (_, channels, stride) in zip(_names(groups), groups, maps, strict=True)
+        Stage(name, group, each.channels, each.stride, read=reads(each.path) if reads else None)
+        for name, group, each in zip(names, groups, maps, strict=True)
     )
 
 
 def layout(model: nn.Module) -> Layout:
-    """How the maps of a timm model lie: channels first, channels last, or as tokens.
+    """How the maps of a timm model lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``.
 
     Args:
         model: A model of timm.
+
+    Example:
+        >>> import timm
+        >>> layout(timm.create_model("test_vit"))
+        'NLC'
     """
-    return "NCHW"
+    return of_class(model, LAYOUTS) or "NCHW"
 
 
-def _maps(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Path, channels and stride of each map behind the stem."""
+def _maps(model: nn.Module) -> list[_Map]:
+    """The maps behind the stem, by modules that are blocks of the trunk, not their inside."""
     declared: Any = getattr(model, "feature_info", None) or ()
-    modules = dict(model.named_modules())
-    maps = [(str(row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
-    return [row for row in maps if row[0] in modules and row[0] and not _in_stem(model, row[0], maps[-1][0])]
+    at = of_class(model, DECLARED_AT) or ("", "")
+    rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
+    first = stem(model)
+    whole = (_of_whole_block(model, row, first) for row in rows if not _is_in_stem(model, row.path, first))
+    # CrossViT declares each of its blocks twice, once for each of the two sizes it looks at the picture in.
+    return list({each.path: each for each in reversed([row for row in whole if row])}.values())[::-1]
 
 
-def _in_stem(model: nn.Module, path: str, last: str) -> bool:
-    """Whether a map belongs to the stem: it comes from the first layer, or from a norm or activation behind it."""
-    if path.startswith("stem") or any(f"{first}.".startswith(f"{path}.") for first in stem(model)):
+def _is_in_stem(model: nn.Module, path: str, first: Iterable[str]) -> bool:
+    """Whether a declared map belongs to the stem, or to no module at all.
+
+    It does when the module holds the first layers, or is a norm or an activation with a name of its own, such as
+    ``act1``. VGG's maps are activations too, but numbered.
+    """
+    if not path or path.partition(".")[0] == "stem" or any(under(layer, path) for layer in first):
         return True
-    is_layer = not list(model.get_submodule(path).children())
-    return is_layer and path != last and not path.rpartition(".")[2].isdigit()
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return True
+    weighs = any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+    return not weighs and bool(re.fullmatch(r"(.*\.)?(act|bn|norm)[0-2]", path))
+
+
+def _of_whole_block(model: nn.Module, row: _Map, first: Sequence[str]) -> _Map | None:
+    """The map of the block before, for one that is declared inside a block; that of a block as it is.
+
+    Inside a block it is what the first activation makes of the output of the block before, or what precedes its stride.
+    """
+    names = row.path.split(".")
+    for depth in range(1, len(names)):
+        path = ".".join(names[:depth])
+        block = model.get_submodule(path)
+        if isinstance(block, nn.Sequential | nn.ModuleList) or any(under(layer, path) for layer in first):
+            continue
+        parent, _, name = path.rpartition(".")
+        siblings = [each for each, _ in model.get_submodule(parent).named_children()]
+        if siblings.index(name) == 0:
+            return None
+        before = f"{parent}.{siblings[siblings.index(name) - 1]}".lstrip(".")
+        return _Map(before, int(getattr(model.get_submodule(before), "out_channels", row.channels)), row.stride)
+    return row
+
+
+def under(path: str, other: str) -> bool:
+    """Whether a module lies in another one, or is it."""
+    return path == other or path.startswith(f"{other}.")
 
 
 def _groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
     """For each output the largest modules that were registered after the output before it, up to itself."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False)]
-    position = {path: index for index, path in enumerate(order)}
-    ends = {path: index + sum(each.startswith(f"{path}.") for each in order) for path, index in position.items()}
-    start = position[_first_sibling(model, outputs[0])]
+    last_inside: dict[str, int] = {}
+    for index, path in enumerate(order):
+        for end in [match.start() for match in re.finditer(r"\.", path)] + [len(path)]:
+            last_inside[path[:end]] = index
+    start = order.index(_first_sibling(model, outputs[0]))
     groups = []
     for output in outputs:
-        groups.append(tuple(_largest(order[start : ends[output] + 1], ends, ends[output])))
-        start = ends[output] + 1
+        end = last_inside[output]
+        groups.append(tuple(_largest(order[start : end + 1], last_inside, end)))
+        start = end + 1
     return groups
 
 
-def _largest(paths: Sequence[str], ends: dict[str, int], last: int) -> Iterator[str]:
-    inside = "\n"
+def _largest(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Iterator[str]:
+    taken = None
     for path in paths:
-        if ends[path] <= last and not path.startswith(f"{inside}."):
-            inside = path
+        if last_inside[path] <= end and not (taken and under(path, taken)):
+            taken = path
             yield path
 
 
 def _first_sibling(model: nn.Module, path: str) -> str:
-    """The first module of the sequence that a module is in; the module itself when it is in none."""
+    """The first module of the sequence that a module is in; the module itself when it is in none.
+
+    A sequence is either numbered, or named alike up to the first digit, as ``conv1_1``, ``conv2_1`` and so on.
+    """
     parent, _, name = path.rpartition(".")
-    if not name.isdigit():
-        return path
-    first = next(iter(model.get_submodule(parent).named_children()))[0]
-    return f"{parent}.{first}"
+    siblings = [each for each, _ in model.get_submodule(parent).named_children()]
+    alike = [each for each in siblings if re.search(r"\d", each) and _start(each) == _start(name)]
+    return f"{parent}.{next(iter(alike), name)}".lstrip(".")
+
+
+def _start(name: str) -> str:
+    return re.split(r"\d", name, maxsplit=1)[0]
 
 
 def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
