@@ -195,3 +195,55 @@ def test_a_file_of_the_users_own_can_be_written_over_while_the_model_lives(tmp_p
     before = model.fc.weight.clone()
     torch.save({"other": torch.zeros(1)}, tmp_path / "mine.pth")
     assert torch.equal(model.fc.weight, before)
+
+
+class Clever(nn.Module):
+    """Keeps, outside its state dict, something it computes from the values of a parameter."""
+
+    def __init__(self, *, fails=False):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        nn.init.ones_(self.fc.weight)
+        if fails and self.fc.weight.sum() != 16:
+            msg = "not what was drawn"
+            raise ValueError(msg)
+        self.register_buffer("scale", self.fc.weight.detach().sum(), persistent=False)
+
+
+def clever_zoo(tmp_path, **said):
+    """A registry with that one model, and a file of weights for it."""
+    import hashlib
+
+    from toys import zoo_of
+
+    torch.save(Clever().state_dict(), path := tmp_path / "clever.pth")
+    weights = zoo.Weights("V1", (path.as_uri(),), hashlib.sha256(path.read_bytes()).hexdigest())
+    build = f"{__name__}:Clever"
+    return zoo_of(lambda _: zoo.Anatomy(heads=()), zoo.Card("toy", "toy", build, weights=(weights,), default="V1", **said))
+
+
+@pytest.fixture
+def _dirty_memory(monkeypatch):
+    """What is not written to is noise, as it may be anywhere."""
+    usual = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *sizes, **named: usual(*sizes, **named).fill_(7))
+
+
+@pytest.mark.usefixtures("_dirty_memory")
+def test_a_constructor_whose_card_says_so_draws_its_values_and_the_receipt_says_why(tmp_path):
+    with zoo.use(clever_zoo(tmp_path, needs_values="scale is computed from fc")):
+        model = zoo.get("toy/toy")
+    assert model.scale == 16
+    assert "built with values: scale is computed from fc" in str(zoo.receipt(model))
+
+
+@pytest.mark.usefixtures("_dirty_memory")
+def test_a_constructor_that_fails_without_values_is_called_the_ordinary_way(tmp_path):
+    with zoo.use(clever_zoo(tmp_path, options={"fails": True})):
+        model = zoo.get("toy/toy")
+    assert model.scale == 16
+    assert zoo.receipt(model).needed_values == "its constructor fails without them"
+
+
+def test_a_constructor_that_needs_no_values_has_nothing_on_its_receipt():
+    assert zoo.receipt(zoo.get("tiny/glyphnet")).needed_values == ""

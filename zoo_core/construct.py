@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +24,9 @@ def construct(
 ) -> nn.Module:
     """Call the library's own constructor, and make the model carry what zoo knows of it.
 
+    A constructor that needs the values of its parameters, because its card says so or because it fails without them,
+    draws them whether they are wanted or not; the receipt says why.
+
     Args:
         card: What to build.
         options: All that the constructor is given.
@@ -36,11 +38,24 @@ def construct(
         UsageError: The constructor refuses the user's options.
     """
     member = current_zoo().available(card)
-    with nullcontext() if values else without_values():
+    needed = "" if values else card.needs_values
+    model = None if values or needed else _without_values(card, options)
+    if model is None:
         model = _call(card, options, own)
-    receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"))
+        needed = needed or ("" if values else "its constructor fails without them")
+    receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"), needed_values=needed)
     attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
     return model
+
+
+def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:
+    """The model with uninitialised parameters; None when its constructor fails, for whatever reason."""
+    try:
+        constructor = resolve_name(card.build)
+        with without_values():
+            return cast("nn.Module", constructor(**options))
+    except Exception:  # noqa: BLE001 - the ordinary way comes next, and says what is wrong if something is
+        return None
 
 
 def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:

@@ -67,6 +67,7 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         artefact.sha256,
         artefact.strength,
         outcomes,
+        needed_values=knowledge_of(model).receipt.needed_values,
     )
     attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
 

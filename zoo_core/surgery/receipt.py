@@ -28,6 +28,7 @@ class Receipt:
         strength: ``"proven"`` by a full digest, ``"weak"`` by a prefix or first use, ``"none"``.
         tensors: Tensor name to what happened to it.
         notes: Tensor name to a remark, such as why it was kept or which tensor of a file it came from.
+        needed_values: Why the constructor drew all values although a file replaced them; ``""`` when it did not.
 
     Example:
         >>> receipt = Receipt("tiny/net", tensors={"fc.weight": "initialised", "conv.weight": "loaded"})
@@ -45,6 +46,7 @@ class Receipt:
     strength: str = "none"
     tensors: Mapping[str, Outcome] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    needed_values: str = ""
 
     def names(self, outcome: Outcome) -> tuple[str, ...]:
         """The names of the tensors with that outcome, in the model's order."""
@@ -69,7 +71,8 @@ class Receipt:
         rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "kept", "ignored")
         parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
         weights = f"@{self.tag}" if self.tag else ""
-        return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}"
+        slowly = f"; built with values: {self.needed_values}" if self.needed_values else ""
+        return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}{slowly}"
 
 
 def _shortened(names: tuple[str, ...], most: int = 4) -> str:
