@@ -1,4 +1,4 @@
-"""Models whose scores come from several heads: what each is given, and how timm combines what they give."""
+"""Models whose scores come from several heads or places: what each is given, and how timm combines what they give."""
 
 from __future__ import annotations
 
@@ -24,6 +24,30 @@ def picture_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
     """``[N, L, C]`` to ``[N, 1 + patches, C]``: what VOLO's head is given, and then what its head for patches is."""
     picture: Tensor = model.forward_head(tokens, pre_logits=True)
     return torch.cat([picture[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
+
+
+class _AllTokens:
+    """Stands in for an attention pool in its own forward, so that it picks none of its tokens in the end."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        self._of = pool
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the forward asks for
+        return getattr(self._of, name)
+
+    def _pool(self, tokens: Tensor, *_: int) -> Tensor:
+        return tokens
+
+
+def attended(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - a ByobNet of CLIP
+    """``[N, C, H, W]`` to ``[N, 1 + H * W, C]``: the head of CLIP's ResNets scores all tokens, and then takes one."""
+    found: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
+    return found
+
+
+def first_token(x: Tensor) -> Tensor:
+    """``[N, L, C]`` to ``[N, C]``."""
+    return x[:, 0]
 
 
 @dataclass(frozen=True)

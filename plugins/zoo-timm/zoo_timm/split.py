@@ -11,11 +11,22 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from timm.layers.attention_pool2d import AttentionPool2d, RotAttentionPool2d
 from timm.models.crossvit import CrossVit
 from timm.models.volo import VOLO
 
 from zoo_core import Chain, Head
-from zoo_timm.combined import Apart, Averaged, Concatenated, PlusBestPatch, Weighed, picture_and_patches, two_tokens
+from zoo_timm.combined import (
+    Apart,
+    Averaged,
+    Concatenated,
+    PlusBestPatch,
+    Weighed,
+    attended,
+    first_token,
+    picture_and_patches,
+    two_tokens,
+)
 from zoo_timm.exceptions import BEFORE_HEAD, TWO_TOKENS, WEIGHED
 from zoo_timm.heads import NAMES, around, is_timms
 
@@ -25,6 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Piece = Callable[[Any, Any], Any]
+
+_ATTENTION_POOLS = (AttentionPool2d, RotAttentionPool2d)
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,18 @@ def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
     """
     if not heads:
         return Split()
-    if any(head.role == "aux" for head in heads):
-        return Split(indivisible="with an auxiliary head it returns a pair, in eval mode too")
+    if reason := _indivisible(model, heads):
+        return Split(indivisible=reason)
     return Split(features, *_pool_and_classify(model, heads))
+
+
+def _indivisible(model: nn.Module, heads: tuple[Head, ...]) -> str | None:
+    if any(head.role == "aux" for head in heads):
+        return "with an auxiliary head it returns a pair, in eval mode too"
+    head = getattr(model, "head", None)
+    if isinstance(head, _ATTENTION_POOLS) and not head.pool_type:
+        return "built with global_pool='', it lays what its head gives out as a map again"
+    return None
 
 
 def features(model: Any, x: Tensor) -> Any:  # noqa: ANN401 - a list of maps in some models
@@ -88,6 +110,8 @@ def _pool_and_classify(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece
     if len(heads) > 1:
         return _of_several(model, heads)
     path = heads[0].path
+    if isinstance(getattr(model, "head", None), _ATTENTION_POOLS):
+        return attended, Chain(path, first_token)
     if heads[0].kind == "linear":
         return PreLogits(Chain(*_after_pre_logits(model, path))), None
     *_, owner = around(path)
