@@ -1,0 +1,52 @@
+"""Weights, maps and surgery of encoders that have no head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import zoo_core as zoo
+
+X = torch.randn(1, 3, 64, 64)
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    """resnet18's weights are a file of ours, which still has the classifier that the encoder was trained as."""
+    model = zoo.get("segmentation_models/resnet18", weights=None, seed=1).eval()
+    save_file({**model.state_dict(), "fc.weight": torch.zeros(1000, 512)}, tmp_path / "model.safetensors")
+    own = zoo.Zoo()
+    card = own.resolve("segmentation_models/resnet18")[0]
+    weights = replace(card.find(), urls=((tmp_path / "model.safetensors").as_uri(),))
+    own.member("segmentation_models").cards = {"resnet18": replace(card, weights=(weights,))}
+    with zoo.use(own):
+        yield model
+
+
+def test_the_classifier_in_a_file_is_ignored_and_accounted_for(own_file):
+    ours = zoo.get("segmentation_models/resnet18", trust="first-use").eval()
+    assert zoo.receipt(ours).names("ignored") == ("fc.weight",)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(ours(X)[1:], own_file(X)[1:], strict=True))
+
+
+def test_the_encoder_of_zoo_gives_the_maps_of_the_library():
+    model = zoo.get("segmentation_models/efficientnet-b0", weights=None).eval()
+    with torch.no_grad():
+        ours, theirs = zoo.encoder(model)(X), model(X)[1:]
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_freezing_goes_by_stage():
+    model = zoo.freeze(zoo.get("segmentation_models/resnet18", weights=None), until="stage5")
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all(name.startswith("layer4.") for name in trainable)
+
+
+def test_it_takes_more_channels():
+    model = zoo.get("segmentation_models/mobilenet_v2", weights=None, in_channels=5).eval()
+    assert model(torch.randn(1, 5, 64, 64))[-1].shape == (1, 1280, 2, 2)
