@@ -37,6 +37,8 @@ class Server:
     always: dict = field(default_factory=dict)
     sent: int = 0
     otherwise: object = None
+    host: str = "127.0.0.1"
+    port: int = 0
 
     def __post_init__(self):
         server = self
@@ -65,11 +67,12 @@ class Server:
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
             def handle_error(self, request, client_address):
                 pass  # a client that hangs up on us is what half of these tests are about
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = Quiet((self.host, self.port), Handler)
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
@@ -12,13 +12,10 @@ from zoo_core.weights.arrival.bring import Order, bring_after
 from zoo_core.weights.arrival.claims import sweep
 from zoo_core.weights.arrival.disk import disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.arrival.together import turn
-from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy
+from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
 from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.urls import file_name, needs_network, shown
 from zoo_core.weights.trust.rules import require_online, require_trust
-
-if TYPE_CHECKING:
-    import os
 
 _SPARE = 86400.0
 """Seconds for which a download of something else into the same folder may lie dead: somebody may yet continue it."""
@@ -106,6 +103,10 @@ def _folder(dest: str | os.PathLike[str]) -> Path:
         folder = Path(dest).absolute()
     except TypeError as error:
         raise UsageError(f"not a folder: {dest!r}", expected="a path", cause=str(error), dest=dest) from error
+    try:
+        os.fsencode(folder)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"not a folder: {dest!r}", cause=str(error), dest=dest) from error
     if "\0" in str(folder):
         raise UsageError(f"not a folder: {dest!r}", cause="a zero byte is in it", dest=dest)
     return folder
@@ -124,8 +125,7 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
         raise UsageError(f"not a SHA-256: {sha256!r}", expected="64 hex digits, or at least the first 8", sha256=sha256)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
         raise UsageError(f"not a size in bytes: {size!r}", expected="a whole number, or None")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise UsageError(f"not a time-out: {timeout!r}", expected="seconds, more than 0")
+    checked_timeout(timeout)
     return digest
 
 

@@ -27,6 +27,8 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 SUFFIX = ".partial"
 ORIGIN = ".origin"
 _OURS = re.compile(r"\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial(\.origin)?", re.DOTALL | re.ASCII)
+FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
+"""How to open one: to append, so that one which somebody truncated has the wrong length in the end, and no hole."""
 _NOBODY = 0
 _SELF = secrets.token_hex(4)
 """Tells this process from a dead one that had the same number, as the first process of a container always has."""
@@ -114,7 +116,7 @@ def _host() -> str:
 def claim(path: Path) -> FileIO | None:
     """The open file if its owner is dead: it holds no lock on the file, and has long been silent or surely ended."""
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | FLAGS)
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)

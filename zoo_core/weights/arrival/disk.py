@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, ZooError
@@ -19,10 +20,16 @@ def refuse_odd(path: Path) -> None:
     """Refuse a link, a folder or a device where a plain file belongs.
 
     Raises:
-        CacheError: There is one.
+        CacheError: There is one, or nobody can tell.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        kind = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "not a plain file"
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise read_error(path, error) from error
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise CacheError(
             f"{path} is {kind}",
             expected="a plain file, or nothing",

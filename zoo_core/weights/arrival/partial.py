@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
-from zoo_core.weights.arrival.claims import ORIGIN, claim, give_up, lock, move, own_name, partials, surely_dead
+from zoo_core.weights.arrival.claims import FLAGS, ORIGIN, claim, give_up, lock, move, own_name, partials, surely_dead
 from zoo_core.weights.arrival.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Partial:
             folder.mkdir(parents=True, exist_ok=True)
             while True:
                 path = folder / own_name(stem)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666)
                 file = os.fdopen(descriptor, "r+b", buffering=0)
                 if lock(file) is not False:
                     return cls(path, file)

@@ -135,7 +135,7 @@ class HttpSource:
         if not location:
             raise Permanent(f"status {response.status_code} without a Location")
         try:
-            target = urljoin(url, _as_utf8(location))
+            target = urljoin(url, _as_utf8(location).strip())
             scheme = urlsplit(target).scheme
         except ValueError as error:
             raise Permanent(f"redirects to something that is not a url: {error}") from error

@@ -25,7 +25,10 @@ def failure_of(error: Exception) -> Failure:
 
 def proxy_for(url: str) -> str:
     """The proxy that the environment names for a url, or ``""``."""
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    try:
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    except ValueError:  # it is no url, which is the failure that is being told
+        return ""
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"  # as requests reads it
 
 
@@ -37,9 +40,11 @@ def _permanent(error: Exception) -> Permanent | None:
         )
     if type(error) is OSError and "CA certificate" in str(error):  # requests itself, of a path that is not there
         return Permanent(f"{error}; REQUESTS_CA_BUNDLE names it")
+    if "[X509" in str(error):
+        return Permanent(f"the authorities that REQUESTS_CA_BUNDLE names cannot be read: {_reason(error)}")
     if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
         return Permanent(f"the proxy refuses: {_reason(error)}")
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not isinstance(error, requests.exceptions.InvalidHeader):
         return Permanent(f"not a usable url: {_reason(error)}")
     return None
 

@@ -7,10 +7,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo_core.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_TIMEOUT = 15.0
+
+_LONGEST_TIMEOUT = 86400.0
+
+
+def checked_timeout(timeout: float) -> None:
+    """Refuse what is no time-out: sockets and clocks count no further than they do.
+
+    Raises:
+        UsageError: It is not a number of seconds, more than 0 and at most a day.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise UsageError(f"not a time-out: {timeout!r}", expected="seconds, more than 0 and at most a day")
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,19 @@ class Policy:
     unknown_length: int = 1 << 30
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25)  # noqa: S311 - a pause needs no secret
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be followed.
+
+        Raises:
+            UsageError: A number makes no sense.
+        """
+        checked_timeout(self.timeout)
+        if self.attempts < 1 or self.unknown_length < 0:
+            raise UsageError(
+                f"attempts={self.attempts}, unknown_length={self.unknown_length}",
+                expected="at least one attempt, and no negative length",
+            )
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after that many failures in a row."""

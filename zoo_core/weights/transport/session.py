@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """Passes over interim answers such as 103 Early Hints, of which the standard library knows only 100 Continue."""
+    """Passes over interim answers such as 103 Early Hints, of which the standard library knows only 100 Continue.
+
+    Refuses an answer that gives two lengths.
+    """
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
@@ -25,6 +28,12 @@ class _FinalResponse(http.client.HTTPResponse):
             if not 100 < status < 200 or status == requests.codes.switching_protocols:  # noqa: PLR2004 - the interim ones
                 return version, status, reason
             http.client.parse_headers(self.fp)
+
+    def begin(self) -> None:
+        super().begin()
+        lengths = ",".join(self.headers.get_all("Content-Length", [])).split(",")
+        if len({length.strip() for length in lengths}) > 1:  # urllib3 would see it too, and leave the line open
+            raise http.client.HTTPException(f"it gives lengths that contradict each other: {lengths}")
 
 
 class _Watched:

@@ -27,7 +27,10 @@ def shown(url: str) -> str:
 
 def host_of(url: str) -> str:
     """The host of a url and its port, or its scheme for one that has no host."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return shown(url)
     return parts.netloc.rpartition("@")[2] or f"{parts.scheme}://"
 
 
@@ -47,7 +50,7 @@ def is_loopback(url: str) -> bool:
 
 def needs_network(url: str) -> bool:
     """Whether a socket is needed to reach it."""
-    return urlsplit(url).scheme not in ("file", "package")
+    return url.partition(":")[0].lower() not in ("file", "package")
 
 
 def file_name(url: str) -> str:

@@ -39,7 +39,9 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="zoo-watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        # Where this process may have no more threads, the time-outs of the sockets are all there is.
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()
         return self
 
     def __exit__(
