@@ -283,6 +283,10 @@ class Family:
             import torch.
         anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`.
         requires: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
+        tested: The versions of that distribution which the plugin was tested with, as pip spells them, such as
+            ``">=1.0.20,<1.1"``. ``zoo plugins`` notes another one; it is used all the same.
+        exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
+            globs to the reasons.
 
     Example:
         >>> Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy").name
@@ -293,3 +297,5 @@ class Family:
     catalog: str
     anatomy: str
     requires: str = ""
+    tested: str = ""
+    exceptions: str = ""

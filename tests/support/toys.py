@@ -1,8 +1,6 @@
-"""A family of one small network, and the ways to get its anatomy wrong."""
+"""A family of one small network. The ways to get it wrong are in mutants.py."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -49,66 +47,25 @@ def anatomy(model):
     )
 
 
-def _head(index, **changes):
-    def wrong(model):
-        right = anatomy(model)
-        heads = list(right.heads)
-        heads[index] = replace(heads[index], **changes)
-        return replace(right, heads=tuple(heads))
-
-    return wrong
-
-
-def _stage(**changes):
-    def wrong(model):
-        right = anatomy(model)
-        return replace(right, stages=(right.stages[0], replace(right.stages[1], **changes)))
-
-    return wrong
-
-
-def _whole(**changes):
-    return lambda model: replace(anatomy(model), **changes)
-
-
-def without_aux(model):
-    right = anatomy(model)
-    return replace(right, heads=right.heads[:1])
-
-
-def doubled(model, x):
-    return 2 * x.mean((2, 3))
-
-
-MUTANTS = {
-    "wrong head path": (_head(0, path="fc1"), "head site 'fc1': no such module; did you mean 'fc'"),
-    "wrong stem path": (_whole(stem=("conv2",)), "stem 'conv2': no such module; did you mean 'conv1'"),
-    "wrong stage path": (_stage(modules=("layer9",)), "stage layer2 'layer9': no such module"),
-    "wrong in_features": (_head(0, in_features=7), "'fc' is given 8 features, not 7"),
-    "wrong stride": (_stage(stride=16), "so its stride is not 16"),
-    "wrong stride, too small": (_stage(stride=4), "so its stride is not 4"),
-    "wrong channels": (_stage(channels=6), "has 8 channels, not 6"),
-    "split that skips a norm": (_whole(pool=Chain("pool", flatten)), "split and forward differ"),
-    "split that skips a stage": (_whole(features=Chain("conv1", "bn1", "layer1")), ""),
-    "split that scales": (_whole(pool=doubled), "split and forward differ"),
-    "aux head left behind": (without_aux, "still 10-way after the swap: aux"),
-}
-
 CARD = Card("toy", "toy", "toys:Toy", num_classes=10, weights=(V1,), default="V1")
 
 
+def zoo_of(anatomy_function=None, *cards, exceptions="") -> Zoo:
+    """A registry with the toy family alone: its anatomy and its cards the right ones, or others."""
+    current.update(anatomy=anatomy_function or anatomy, cards=cards or (CARD,))
+    family = Family("toy", "toys:cards", "toys:as_told", exceptions=exceptions)
+    return Zoo((Plugin("toy", "toy 1.0", families=(family,)),))
+
+
+current = {"anatomy": anatomy, "cards": (CARD,)}
+
+
 def cards():
-    return [CARD]
-
-
-def zoo_of(found=None) -> Zoo:
-    """A registry with the toy family alone, its anatomy the right one or another."""
-    globals()["current"] = found or anatomy
-    return Zoo((Plugin("toy", "toy 1.0", families=(Family("toy", "toys:cards", "toys:as_told"),)),))
+    return list(current["cards"])
 
 
 def as_told(model):
-    return globals()["current"](model)
+    return current["anatomy"](model)
 
 
 def batch():

@@ -2,89 +2,110 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+import textwrap
 
 import pytest
 import toys
+from mutants import MUTANTS
 
 import zoo_core as zoo
-from zoo_core import testing
-from zoo_core.testing import CHECKS, Conformance, NonConformance
-from zoo_core.testing.specimen import _specimen
-
-
-@pytest.fixture(autouse=True)
-def _no_specimen_of_another_test():
-    _specimen.cache_clear()
-    yield
-    _specimen.cache_clear()
+from zoo_core import Family
+from zoo_core.plugins import Plugin
+from zoo_core.registry import Zoo
+from zoo_core.testing import CHECKS, FAMILY_CHECKS, check_light, check_names, judge
+from zoo_core.testing.checks import checks_named
+from zoo_core.testing.verdicts import judge_family
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_a_right_anatomy_passes(check):
+def test_a_right_plugin_passes(check):
     with zoo.use(toys.zoo_of()):
-        check(toys.CARD)
+        assert judge(check, toys.CARD).outcome == "passed"
 
 
-@pytest.mark.parametrize("name", toys.MUTANTS)
-def test_a_planted_defect_is_found_and_named(name):
-    wrong, message = toys.MUTANTS[name]
-    findings = []
-    with zoo.use(toys.zoo_of(wrong)):
-        for check in CHECKS:
-            try:
-                check(toys.CARD)
-            except Exception as error:  # noqa: BLE001 - a wrong path makes later checks fail in torch; the first one counts
-                findings.append(error)
-    assert findings, "no check noticed"
-    assert message in str(findings[0])
-    assert isinstance(findings[0], zoo.ZooError) or not message
+@pytest.mark.parametrize("check", FAMILY_CHECKS, ids=lambda check: check.__name__)
+def test_a_right_family_passes(check):
+    assert judge_family(check, "tiny").reason == ""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_defect_is_found_by_its_check_which_names_the_cause(name):
+    mutant = MUTANTS[name]
+    with zoo.use(mutant.zoo()):
+        verdict = judge(*checks_named([mutant.check]), mutant.of())
+    assert verdict.outcome == "failed"
+    assert mutant.says in verdict.reason
+
+
+def test_there_are_mutants_for_every_check():
+    assert {mutant.check for mutant in MUTANTS.values()} == {check.__name__.removeprefix("check_") for check in CHECKS}
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """A family whose catalogue is a module on the disk."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(catalogue, **others):
+        for name, source in {"mutant_catalogue": catalogue, **others}.items():
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        family = Family("mutant", "mutant_catalogue:cards", "toys:anatomy")
+        return Zoo((Plugin("mutant", "mutant 1.0", families=(family,)),))
+
+    return write
+
+
+CATALOGUE = """
+    from zoo_core import Card
+
+    def cards():
+        return [Card("mutant", name, "toys:Toy") for name in ("net", "other")]
+"""
+
+
+def test_a_light_catalogue_passes(on_disk):
+    with zoo.use(on_disk(CATALOGUE)):
+        assert judge_family(check_light, "mutant").reason == ""
+
+
+def test_an_import_of_torch_is_found_with_the_line_that_does_it(on_disk):
+    helper = "import json\nfrom torch import nn\n"
+    with zoo.use(on_disk("import mutant_helper\n" + textwrap.dedent(CATALOGUE), mutant_helper=helper)):
+        reason = judge_family(check_light, "mutant").reason
+    assert "the catalogue mutant_catalogue:cards imports torch by" in reason
+    assert "mutant_helper.py, line 2: from torch import nn" in reason
+
+
+def test_an_import_of_torch_inside_the_function_is_found_too(on_disk):
+    hidden = CATALOGUE.replace("        return", "        import torch\n\n        return")
+    with zoo.use(on_disk(hidden)):
+        assert "mutant_catalogue.py, line 5: import torch" in judge_family(check_light, "mutant").reason
+
+
+def test_a_catalogue_that_needs_its_caller_is_found(on_disk):
+    needy = "import sys\nassert 'pytest' in sys.modules, 'only among friends'\n" + textwrap.dedent(CATALOGUE)
+    with zoo.use(on_disk(needy)):
+        reason = judge_family(check_light, "mutant").reason
+    assert "does not load in an interpreter of its own" in reason
+    assert "only among friends" in reason
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("old", "new", "says"),
     [
-        ({"urls": ("ftp://example.org/toy.pth",)}, "none of the schemes"),
-        ({"sha256": ""}, "no digest"),
-        ({"categories": ("cat", "dog")}, "2 class names for 10 classes"),
+        ('"other"', '"net"', "two cards are called 'net'"),
+        ('"other"', '"acme/other"', "nobody can ask for 'acme/other'"),
+        ('"other"', '"other@2"', "nobody can ask for 'other@2'"),
+        ('"other"', '""', "nobody can ask for ''"),
+        ('"mutant"', '"torchvision"', "'net' says that its family is 'torchvision'"),
+        ("[Card", "[name or Card", "holds 'net', which is no Card"),
+        ('"toys:Toy"', '"toys:Toy", input_size=(3, 0, 224)', r"input_size (3, 0, 224)"),
+        ('("net", "other")', "()", "is empty"),
     ],
+    ids=["twice", "slash", "at", "empty", "family", "no card", "size", "nothing"],
 )
-def test_a_malformed_weights_entry_is_named(changes, message):
-    card = replace(toys.CARD, weights=(replace(toys.V1, **changes),))
-    with pytest.raises(NonConformance, match=message):
-        testing.check_card(card)
-
-
-def test_a_norm_that_thaws_is_found(monkeypatch):
-    monkeypatch.setattr("zoo_core.testing.checks.freeze", lambda model, what: zoo.freeze(model, what, norm="train"))
-    with zoo.use(toys.zoo_of()), pytest.raises(NonConformance, match=r"moved while frozen: bn1\.running_mean"):
-        testing.check_freeze(toys.CARD)
-
-
-def test_a_backbone_that_still_trains_is_found(monkeypatch):
-    monkeypatch.setattr("zoo_core.testing.checks.freeze", lambda model, _what: zoo.freeze(model, "stem"))
-    with zoo.use(toys.zoo_of()), pytest.raises(NonConformance, match=r"gradients outside the head: bn1\.weight"):
-        testing.check_freeze(toys.CARD)
-
-
-class Expecting(Conformance):
-    """Not collected: its name does not begin with Test."""
-
-    family = "toy"
-    expected_failures = {"check_card:toy": "the author knows"}  # noqa: RUF012 - as an author writes it
-
-
-def test_an_expected_failure_that_fails_passes():
-    card = replace(toys.CARD, weights=(replace(toys.V1, sha256=""),))
-    Expecting().test_conformance(card, testing.check_card)
-
-
-def test_an_expected_failure_that_passes_is_an_error():
-    with pytest.raises(NonConformance, match="expected to fail: the author knows"):
-        Expecting().test_conformance(toys.CARD, testing.check_card)
-
-
-def test_the_swap_sets_the_attributes_that_repeat_the_class_count():
-    with zoo.use(toys.zoo_of()):
-        model = zoo.get("toy", weights=None, num_classes=9)
-    assert (model.num_classes, model.aux.out_features) == (9, 9)
+def test_a_wrong_record_in_the_catalogue_is_named(on_disk, old, new, says):
+    with zoo.use(on_disk(CATALOGUE.replace(old, new))):
+        assert says in judge_family(check_names, "mutant").reason

@@ -8,20 +8,36 @@ A plugin's whole test file::
     class TestAcme(Conformance):
         family = "acme"
 
-Each check is a plain function of one card, so that it can be called by hand as well. Models are built untrained through
-``zoo.get(..., weights=None)``; no check touches a network.
+``zoo check acme`` runs the same from the command line. Each check is a plain function of one card, so that it can be
+called by hand as well. Models are built untrained through ``zoo.get(..., weights=None)``; no check touches a network.
 """
 
 from zoo_core.testing.case import Conformance as Conformance
 from zoo_core.testing.checks import CHECKS as CHECKS
-from zoo_core.testing.checks import check_card as check_card
-from zoo_core.testing.checks import check_freeze as check_freeze
-from zoo_core.testing.checks import check_in_features as check_in_features
-from zoo_core.testing.checks import check_paths as check_paths
-from zoo_core.testing.checks import check_split as check_split
-from zoo_core.testing.checks import check_stages as check_stages
-from zoo_core.testing.checks import check_swap as check_swap
-from zoo_core.testing.checks import check_twins as check_twins
+from zoo_core.testing.checks import DEAR_CHECKS as DEAR_CHECKS
+from zoo_core.testing.copies import check_compile as check_compile
+from zoo_core.testing.copies import check_save as check_save
+from zoo_core.testing.copies import check_twins as check_twins
+from zoo_core.testing.entries import check_card as check_card
+from zoo_core.testing.entries import check_state as check_state
+from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
+from zoo_core.testing.family import check_exceptions as check_exceptions
+from zoo_core.testing.family import check_light as check_light
+from zoo_core.testing.family import check_names as check_names
+from zoo_core.testing.operations import check_freeze as check_freeze
+from zoo_core.testing.operations import check_in_channels as check_in_channels
+from zoo_core.testing.operations import check_norms as check_norms
+from zoo_core.testing.operations import check_split as check_split
+from zoo_core.testing.operations import check_swap as check_swap
 from zoo_core.testing.specimen import NonConformance as NonConformance
+from zoo_core.testing.specimen import NotChecked as NotChecked
 from zoo_core.testing.specimen import example as example
+from zoo_core.testing.specimen import shapes_above as shapes_above
 from zoo_core.testing.specimen import specimen as specimen
+from zoo_core.testing.structure import check_builds as check_builds
+from zoo_core.testing.structure import check_in_features as check_in_features
+from zoo_core.testing.structure import check_paths as check_paths
+from zoo_core.testing.structure import check_stages as check_stages
+from zoo_core.testing.structure import check_stem as check_stem
+from zoo_core.testing.verdicts import Verdict as Verdict
+from zoo_core.testing.verdicts import judge as judge

@@ -5,9 +5,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 
-from zoo_core.registry import current_zoo
-from zoo_core.testing.checks import CHECKS
-from zoo_core.testing.specimen import NonConformance
+from zoo_core.testing.checks import DEAR_CHECKS, checks_named, short_name
+from zoo_core.testing.choosing import Sample, cards_named, sampled, shard
+from zoo_core.testing.expected import check_globs, declared
+from zoo_core.testing.family import FAMILY_CHECKS
+from zoo_core.testing.specimen import SHAPES_ABOVE, shapes_above
+from zoo_core.testing.verdicts import judge, judge_family, raise_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,37 +23,52 @@ if TYPE_CHECKING:
 class Conformance:
     """Subclass this as ``TestSomething``, say which family, and pytest runs every check on every model.
 
+    What a model refuses with a reason, and what a check cannot look at, is skipped: ``pytest -rs`` says why.
+    ``ZOO_SHARD=1/4`` runs the first quarter of the models.
+
     Attributes:
         family: Name of the family.
         models: Glob patterns of the models to check; all by default.
-        tasks: The tasks whose models are checked.
-        expected_failures: ``"check_name:model"`` globs to the reason; one that passes after all is an error.
+        tasks: The tasks whose models are checked; none means all of them.
+        checks: Names of the checks, such as ``"swap"``; all of :data:`zoo_core.testing.CHECKS` by default.
+        expected_failures: ``"check_name:model"`` globs to the reason, with those of ``Family.exceptions``; one that
+            passes after all is an error.
+        sample: Check that many models, spread over the catalogue, or one of each of the ``"kinds"``: of each class and
+            head shape, for which every model is built once, without values.
+        shapes_above: Models of more parameters than this are checked by their shapes alone; 0 for all of them.
+        compiled: Glob patterns of the models that go through ``torch.compile``, which takes seconds for each.
     """
 
     family: ClassVar[str]
     models: ClassVar[Sequence[str]] = ("*",)
     tasks: ClassVar[Sequence[str]] = ("classification",)
+    checks: ClassVar[Sequence[str]] = ()
     expected_failures: ClassVar[Mapping[str, str]] = {}
+    sample: ClassVar[Sample | None] = None
+    shapes_above: ClassVar[int] = SHAPES_ABOVE
+    compiled: ClassVar[Sequence[str]] = ()
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test a model and check; the models are the outer loop, so that each is built once."""
-        zoo = current_zoo()
-        names = [name for pattern in self.models for name in zoo.list(pattern, family=self.family)]
-        cards = [zoo.resolve(name)[0] for name in dict.fromkeys(names)]
-        cards = [card for card in cards if card.task in self.tasks]
-        pairs = [(card, check) for card in cards for check in CHECKS]
-        ids = [f"{card.name}-{check.__name__.removeprefix('check_')}" for card, check in pairs]
+        if "family_check" in metafunc.fixturenames:
+            metafunc.parametrize("family_check", FAMILY_CHECKS, ids=short_name)
+        if "card" not in metafunc.fixturenames:
+            return
+        cards = shard(sampled(cards_named(self.family, self.models, self.tasks), self.sample))
+        pairs = [(card, check) for card in cards for check in (*checks_named(self.checks), *self._dear(card))]
+        ids = [f"{card.name}-{short_name(check)}" for card, check in pairs]
         metafunc.parametrize(("card", "check"), pairs, ids=ids)
+
+    def _dear(self, card: Card) -> Sequence[Callable[[Card], None]]:
+        wanted = not self.checks and any(fnmatchcase(card.name, pattern) for pattern in self.compiled)
+        return DEAR_CHECKS if wanted else ()
 
     def test_conformance(self, card: Card, check: Callable[[Card], None]) -> None:
         """Run one check on one model."""
-        case = f"{check.__name__}:{card.name}"
-        reason = next((why for glob, why in self.expected_failures.items() if fnmatchcase(case, glob)), None)
-        if reason is None:
-            check(card)
-            return
-        try:
-            check(card)
-        except NonConformance:
-            return
-        raise NonConformance(f"{case} passes, though it was expected to fail: {reason}", hint="take the exception out")
+        with shapes_above(self.shapes_above):
+            raise_for(judge(check, card, {**self.expected_failures, **declared(self.family)}))
+
+    def test_family(self, family_check: Callable[[str], None]) -> None:
+        """Run one check on the family as a whole."""
+        raise_for(judge_family(family_check, self.family))
+        check_globs(self.expected_failures, [card.name for card in cards_named(self.family)])

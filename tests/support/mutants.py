@@ -1,0 +1,296 @@
+"""Ways to get a plugin wrong, each with the check that finds it and the words in which it says so."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from dataclasses import dataclass, field, replace
+
+import torch
+import toys
+from torch import nn
+
+from zoo_core import Chain, Licenses, Preprocessing, flatten
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted defect."""
+
+    check: str
+    says: str
+    anatomy: object = None
+    card: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=dict)
+
+    def zoo(self):
+        """A registry with this plugin alone."""
+        return toys.zoo_of(self.anatomy, self.of())
+
+    def of(self):
+        """Its card."""
+        entries = (replace(toys.V1, **self.weights),)
+        return replace(toys.CARD, **{"weights": entries, **self.card})
+
+
+# --- what an anatomy can say wrongly ----------------------------------------------------------------------------------
+
+
+def head(index=0, **changes):
+    def wrong(model):
+        right = toys.anatomy(model)
+        heads = list(right.heads)
+        heads[index] = replace(heads[index], **changes)
+        return replace(right, heads=tuple(heads))
+
+    return wrong
+
+
+def stage(**changes):
+    def wrong(model):
+        right = toys.anatomy(model)
+        return replace(right, stages=(right.stages[0], replace(right.stages[1], **changes)))
+
+    return wrong
+
+
+def whole(**changes):
+    return lambda model: replace(toys.anatomy(model), **changes)
+
+
+def without_aux(model):
+    right = toys.anatomy(model)
+    return replace(right, heads=right.heads[:1])
+
+
+def backwards(model):
+    right = toys.anatomy(model)
+    return replace(right, stages=right.stages[::-1])
+
+
+def raising(model):
+    raise RuntimeError("I have never seen such a model")
+
+
+def doubled(model, x):
+    return 2 * x.mean((2, 3))
+
+
+# --- what a constructor can do wrongly --------------------------------------------------------------------------------
+
+
+def a_dozen(num_classes=10):
+    """Ignores the number of classes."""
+    return toys.Toy(12)
+
+
+class Thawing(toys.Toy):
+    """Its norm follows the model's mode, whatever it was told itself."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.bn1.training = mode
+        return self
+
+
+class Unstoppable(toys.Toy):
+    """Whatever is frozen trains again with ``train()``."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        return self.requires_grad_() if mode else self
+
+
+class ThreeOnly(toys.Toy):
+    """Counts the channels itself."""
+
+    def forward(self, x):
+        red, green, blue = x.unbind(1)
+        return super().forward(torch.stack([red, green, blue], 1))
+
+
+class Deaf(toys.Toy):
+    """Puts zeros in the place of the last channel."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], 1))
+
+
+class TwoStems(toys.Toy):
+    """A second convolution looks at the picture too."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.beside = nn.Conv2d(3, 4, 1, stride=2)
+
+    def forward(self, x):
+        middle = self.layer1(self.bn1(self.conv1(x) + self.beside(x)))
+        return self.fc(self.norm(self.pool(self.layer2(middle)).flatten(1)))
+
+
+class Secretive(toys.Toy):
+    """A random number that is in no state dict."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.shift = torch.randn(1, 1, 1, 1).item()
+
+    def forward(self, x):
+        return super().forward(x + self.shift)
+
+
+class Locked(toys.Toy):
+    """Holds a lock, which can be neither copied nor pickled."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+
+
+def downloading(num_classes=10):
+    with socket.create_connection(("weights.example.org", 443), timeout=1):
+        return toys.Toy(num_classes)
+
+
+def downloading_if_it_can(num_classes=10):
+    try:
+        return downloading(num_classes)
+    except OSError:
+        return toys.Toy(num_classes)
+
+
+def of_another_version(num_classes=10):
+    raise TypeError("unexpected keyword 'pretrained'")
+
+
+# --- what a conversion can do wrongly ---------------------------------------------------------------------------------
+
+
+def renamed(state, model):
+    return {name.replace("fc.", "head."): tensor for name, tensor in state.items()}
+
+
+def shortened(state, model):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("layer2")}
+
+
+def picky(state, model):
+    return {"fc.weight": state["module.fc.weight"]}
+
+
+def forgetful(state, model):
+    state.clear()
+
+
+def build(function):
+    return {"build": f"mutants:{function.__name__}"}
+
+
+def preprocessing(**changes):
+    return {"preprocessing": replace(Preprocessing(), **changes)}
+
+
+MUTANTS = {
+    # weights entries
+    "bad scheme": Mutant(
+        "card", "ftp://example.org/toy.pth has none of the schemes", weights={"urls": ("ftp://example.org/toy.pth",)}
+    ),
+    "digest missing": Mutant("card", "toy/toy@V1: no digest at all", weights={"sha256": ""}),
+    "too few class names": Mutant("card", "2 class names for 10 classes", weights={"categories": ("cat", "dog")}),
+    "licence in capitals": Mutant(
+        "card", "the licence of its code is 'MIT'", weights={"licenses": Licenses(code="MIT")}
+    ),
+    "licence empty": Mutant("card", "the licence of its data is ''", weights={"licenses": Licenses(data="")}),
+    "mean of one channel": Mutant(
+        "card", "mean has 1 numbers for pictures of 3 channels", weights=preprocessing(mean=(0.5,))
+    ),
+    "std of zero": Mutant("card", "has a number that is not positive", weights=preprocessing(std=(0.2, 0.0, 0.2))),
+    "unknown filter": Mutant(
+        "card", "interpolation 'biliniar' is none of", weights=preprocessing(interpolation="biliniar")
+    ),
+    "no default": Mutant("card", "it has weights but no default", card={"default": None}),
+    "state dict renamed": Mutant(
+        "state", "mutants:renamed loses fc.weight, fc.bias", weights={"convert": "mutants:renamed"}
+    ),
+    "state dict cut short": Mutant("state", "missing (layer2.0.weight", weights={"convert": "mutants:shortened"}),
+    "conversion that fails": Mutant(
+        "state", "mutants:picky fails on a state dict in the model's own", weights={"convert": "mutants:picky"}
+    ),
+    "conversion that returns nothing": Mutant(
+        "state", "returns a NoneType, not a state dict", weights={"convert": "mutants:forgetful"}
+    ),
+    "options the constructor refuses": Mutant(
+        "state", "refuses the options depth=5", weights={"options": {"depth": 5}}
+    ),
+    # constructors
+    "number of classes ignored": Mutant(
+        "builds", "the card says 10 classes, and head site 'fc' gives 12", card=build(a_dozen)
+    ),
+    "another number of parameters": Mutant("builds", "parameters, not the 5 of its card", card={"parameters": 5}),
+    "constructor that needs a network": Mutant(
+        "builds", "asks the network for weights.example.org", card=build(downloading)
+    ),
+    "constructor that tries the network": Mutant(
+        "builds", "asks the network for weights.example.org", card=build(downloading_if_it_can)
+    ),
+    "constructor of another version": Mutant("builds", "its constructor fails", card=build(of_another_version)),
+    "constructor that is not there": Mutant("builds", "mutants:tiy does not import", card={"build": "mutants:tiy"}),
+    # paths
+    "anatomy that raises": Mutant("paths", "I have never seen such a model", raising),
+    "wrong head path": Mutant("paths", "head site 'fc1': no such module; did you mean 'fc'", head(path="fc1")),
+    "wrong stem path": Mutant("paths", "stem 'conv2': no such module; did you mean 'conv1'", whole(stem=("conv2",))),
+    "wrong stage path": Mutant("paths", "stage layer2 'layer9': no such module", stage(modules=("layer9",))),
+    "attribute that is not there": Mutant(
+        "paths", "attribute 'num_clases' is not there", head(attributes=("num_clases",))
+    ),
+    "attribute that is something else": Mutant(
+        "paths", "attribute 'training' is False", head(attributes=("training",))
+    ),
+    # stem
+    "wrong stem": Mutant(
+        "stem", "stem layer1.0 does not come first: 'conv1' runs before it", whole(stem=("layer1.0",))
+    ),
+    "half a stem": Mutant("stem", "beside is given the picture too", card=build(TwoStems)),
+    "no stem": Mutant("stem", "names no stem", whole(stem=())),
+    "stem that counts its channels": Mutant("in_channels", "forward fails with in_channels=1", card=build(ThreeOnly)),
+    "stem that ignores in_channels": Mutant("in_channels", "the stem conv1 is deaf to the last one", card=build(Deaf)),
+    "another layer sees the channels": Mutant(
+        "in_channels", "a layer besides the stem conv1 sees the picture", card=build(TwoStems)
+    ),
+    # head
+    "wrong in_features": Mutant("in_features", "'fc' is given 8 features, not 7", head(in_features=7)),
+    "no main head": Mutant("in_features", "none of its head sites has the role 'main'", head(role="summed")),
+    "no head and no reason": Mutant("swap", "Anatomy.headless does not say why", whole(heads=())),
+    "aux head left behind": Mutant("swap", "still 10-way after the swap: aux", without_aux),
+    "class count left behind": Mutant(
+        "swap", "still 10 after the swap: num_classes; name it in Head.attributes", head(attributes=())
+    ),
+    # stages
+    "wrong stride": Mutant("stages", "so its stride is not 16", stage(stride=16)),
+    "wrong stride, too small": Mutant("stages", "so its stride is not 4", stage(stride=4)),
+    "wrong channels": Mutant("stages", "stage layer2 has 8 channels, not 6", stage(channels=6)),
+    "stages out of order": Mutant(
+        "stages", "the stages run in the order layer1, layer2, and not layer2, layer1", backwards
+    ),
+    "stages that overlap": Mutant(
+        "stages", "overlap: 'layer1' and 'layer1.2' are in both", stage(modules=("layer1.2", "layer2"))
+    ),
+    # split
+    "split that skips a norm": Mutant("split", "split and forward differ by up to", whole(pool=Chain("pool", flatten))),
+    "split that skips a stage": Mutant(
+        "split", "the pool of the split fails on [2, 6, 16, 16]", whole(features=Chain("conv1", "bn1", "layer1"))
+    ),
+    "split that scales": Mutant("split", "split and forward differ by up to", whole(pool=doubled)),
+    # training, copies and saves
+    "norm that thaws": Mutant(
+        "norms",
+        "bn1.num_batches_tracked; the BatchNorm2d was put into train mode",
+        card=build(Thawing),
+    ),
+    "backbone that trains again": Mutant("freeze", "gradients outside the head: conv1.weight", card=build(Unstoppable)),
+    "anatomy that holds a lambda": Mutant(
+        "twins", "pickle fails", whole(pool=lambda model, x: model.norm(model.pool(x).flatten(1)))
+    ),
+    "model that holds a lock": Mutant("twins", "deepcopy fails", card=build(Locked)),
+    "number that is not saved": Mutant("save", "other outputs after it was saved and loaded", card=build(Secretive)),
+}

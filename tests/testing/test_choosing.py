@@ -1,0 +1,104 @@
+"""Which models are checked: by name, as a sample, and as the share of one machine; and how, by values or by shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import toys
+
+import zoo_core as zoo
+from zoo_core.errors import UsageError
+from zoo_core.testing import CHECKS, NotChecked, judge, shapes_above, specimen
+from zoo_core.testing.choosing import cards_named, sampled, shard
+
+CARDS = [replace(toys.CARD, name=f"toy{index}") for index in range(10)]
+
+
+def names(cards):
+    return [card.name for card in cards]
+
+
+def test_all_shards_together_are_all_models_and_none_twice():
+    shares = [names(shard(CARDS, f"{index}/3")) for index in (1, 2, 3)]
+    assert sorted(name for share in shares for name in share) == names(CARDS)
+    assert {len(share) for share in shares} == {3, 4}
+
+
+def test_the_environment_may_say_which_shard(monkeypatch):
+    monkeypatch.setenv("ZOO_SHARD", "2/5")
+    assert names(shard(CARDS)) == ["toy1", "toy6"]
+
+
+@pytest.mark.parametrize("share", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2"])
+def test_an_impossible_shard_is_refused(share, monkeypatch):
+    with pytest.raises(UsageError, match="cannot be"):
+        shard(CARDS, share)
+    monkeypatch.setenv("ZOO_SHARD", share)
+    with pytest.raises(UsageError, match="ZOO_SHARD"):
+        shard(CARDS)
+
+
+def test_a_sample_is_spread_evenly_and_the_same_every_time():
+    assert names(sampled(CARDS, 3)) == names(sampled(CARDS, 3)) == ["toy0", "toy3", "toy6"]
+    assert names(sampled(CARDS, 99)) == names(CARDS)
+
+
+@pytest.mark.parametrize("sample", [0, -1, "kind"])
+def test_an_impossible_sample_is_refused(sample):
+    with pytest.raises(UsageError, match="sample cannot be"):
+        sampled(CARDS, sample)
+
+
+class Other(toys.Toy):
+    """Another class with the same layers."""
+
+
+def test_one_of_each_kind_is_the_smallest_of_each_class():
+    cards = [
+        replace(toys.CARD, name="big", parameters=9_999),
+        replace(toys.CARD, name="small", parameters=999),
+        replace(toys.CARD, name="other", build=f"{__name__}:Other"),
+        replace(toys.CARD, name="broken", build="nowhere:at_all"),
+    ]
+    with zoo.use(toys.zoo_of(None, *cards)):
+        assert names(sampled(cards, "kinds")) == ["small", "other", "broken"]
+
+
+def test_models_are_named_by_globs_and_a_name_that_is_none_is_refused_with_close_matches():
+    with zoo.use(toys.zoo_of(None, *CARDS)):
+        assert names(cards_named("toy", ["toy[12]", "toy/toy7"])) == ["toy1", "toy2", "toy7"]
+        with pytest.raises(UsageError, match="toy has no model 'tay1'"):
+            cards_named("toy", ["tay1"])
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
+    card = replace(toys.CARD, parameters=sum(p.numel() for p in toys.Toy().parameters()))
+    with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
+        assert specimen(card).conv1.weight.is_meta
+        verdict = judge(check, card)
+    needs_values = check.__name__ in {"check_norms", "check_save"}
+    assert verdict.outcome == ("skipped" if needs_values else "passed"), verdict.reason
+    assert verdict.shapes
+
+
+def test_a_check_that_needs_values_says_so_itself():
+    card = replace(toys.CARD, parameters=10**10)
+    with zoo.use(toys.zoo_of(None, card)), pytest.raises(NotChecked, match="10,000,000,000 parameters, so only"):
+        zoo_testing_norms(card)
+
+
+def zoo_testing_norms(card):
+    from zoo_core.testing import check_norms
+
+    check_norms(card)
+
+
+def test_a_detector_is_not_run_and_the_reason_is_said():
+    card = replace(toys.CARD, task="detection")
+    with zoo.use(toys.zoo_of(None, card)):
+        verdicts = {check.__name__: judge(check, card) for check in CHECKS}
+    assert verdicts["check_paths"].outcome == "passed"
+    assert verdicts["check_stages"].outcome == "skipped"
+    assert "takes a batch of pictures" in verdicts["check_stages"].reason

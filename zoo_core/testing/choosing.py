@@ -1,0 +1,125 @@
+"""Which models are checked: those of some names, a sample of them, and this machine's share of these."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.registry import current_zoo
+from zoo_core.testing.specimen import forget, shapes_above, specimen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from zoo_core.card import Card
+
+Sample = int | Literal["kinds"]
+
+
+def cards_named(family: str, patterns: Iterable[str] = (), tasks: Iterable[str] = ()) -> list[Card]:
+    """The cards of a family whose names match a pattern, in the order of its catalogue.
+
+    Args:
+        family: Its name.
+        patterns: Globs over model names; none means all models.
+        tasks: Only these tasks; none means all of them.
+
+    Raises:
+        UsageError: A pattern without wildcards names no model; close matches are listed.
+        UnknownFamily: There is no such family.
+
+    Example:
+        >>> [card.id for card in cards_named("torchvision", ["resnet1?"])]
+        ['torchvision/resnet18']
+    """
+    cards = current_zoo().member(family).cards
+    globs = [pattern.removeprefix(f"{family}/") for pattern in patterns]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in cards):
+            hint = did_you_mean(close_matches(glob, cards), f"zoo list --family {family} shows the names")
+            raise UsageError(f"{family} has no model {glob!r}", hint=hint)
+    wanted = [*tasks]
+    return [
+        card
+        for name, card in cards.items()
+        if (not globs or any(fnmatchcase(name, glob) for glob in globs)) and (not wanted or card.task in wanted)
+    ]
+
+
+def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
+    """A sample that is the same every time.
+
+    Args:
+        cards: What to choose from.
+        sample: How many, spread evenly over the catalogue, in which relatives stand together; or ``"kinds"``: the
+            smallest model of each class and head shape, for which every model is built once without values; None for
+            all of them.
+
+    Raises:
+        UsageError: The sample is another word, or a number below 1.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> cards = [zoo.info(f"resnet{depth}") for depth in (18, 34, 50, 101, 152)]
+        >>> [card.name for card in sampled(cards, 3)], [card.name for card in sampled(cards[:3], "kinds")]
+        (['resnet18', 'resnet34', 'resnet101'], ['resnet18', 'resnet50'])
+    """
+    if sample is None:
+        return [*cards]
+    if sample == "kinds":
+        return _of_each_kind(cards)
+    if not isinstance(sample, int) or sample < 1:
+        raise UsageError(f"sample cannot be {sample!r}", expected="how many models, or 'kinds'")
+    count = min(sample, len(cards))
+    return [cards[index * len(cards) // count] for index in range(count)]
+
+
+def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
+    found: dict[object, Card] = {}
+    by_size = sorted(cards, key=lambda card: card.parameters or 0)
+    with shapes_above(-1):
+        for card in by_size:
+            try:
+                kind = _kind(card)
+            except Exception:  # noqa: BLE001 - a model that does not even build is a kind of its own, and will be checked
+                kind = card.name
+            found.setdefault(kind, card)
+        forget()
+    chosen = {card.name for card in found.values()}
+    return [card for card in cards if card.name in chosen]
+
+
+def _kind(card: Card) -> object:
+    from zoo_core.surgery.knowledge import anatomy_of
+
+    model = specimen(card)
+    anatomy = anatomy_of(model)
+    heads = tuple((head.kind, head.role, head.in_features, head.per_class) for head in anatomy.heads)
+    return card.task, type(model), heads, anatomy.layout
+
+
+def shard(cards: Sequence[Card], share: str | None = None) -> list[Card]:
+    """The share of one machine of several: neighbours in the catalogue, which are alike, go to different machines.
+
+    Args:
+        cards: What to divide; the same on each machine.
+        share: ``"1/4"`` for the first of four; None means what ``ZOO_SHARD`` says, and without that, all.
+
+    Raises:
+        UsageError: It is no share.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> cards = [zoo.info(f"resnet{depth}") for depth in (18, 34, 50, 101, 152)]
+        >>> [card.name for card in shard(cards, "1/2")], [card.name for card in shard(cards, "2/2")]
+        (['resnet18', 'resnet50', 'resnet152'], ['resnet34', 'resnet101'])
+    """
+    text = share or os.environ.get("ZOO_SHARD") or "1/1"
+    first, slash, count = text.partition("/")
+    right = bool(slash) and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)
+    if not right:
+        where = "" if share else " (ZOO_SHARD)"
+        raise UsageError(f"the share of the models cannot be {text!r}{where}", expected="1/4 for the first of four")
+    return [*cards[int(first) - 1 :: int(count)]]

@@ -1,0 +1,113 @@
+"""The checks of what a model goes through in daily use: copied, pickled, saved, loaded and compiled."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import tempfile
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from zoo_core.errors import ZooError
+from zoo_core.recipe.load import load
+from zoo_core.recipe.save import save
+from zoo_core.surgery.freeze import freeze
+from zoo_core.surgery.head import swap_head
+from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.testing.operations import NUM_CLASSES
+from zoo_core.testing.running import same, scores_of
+from zoo_core.testing.specimen import NonConformance, NotChecked, by_shapes, example, need_values, require, specimen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo_core.card import Card
+
+
+def check_twins(card: Card) -> None:
+    """Copies by deepcopy and pickle keep the outputs, and what zoo knows."""
+    model = specimen(card)
+    for how, copied in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
+        try:
+            twin = copied(model)
+        except Exception as error:
+            raise NonConformance(
+                f"{card.id}: {how} fails",
+                got=f"{type(error).__name__}: {error}",
+                cause="the model or its anatomy holds a lambda, a closure or an open file",
+                hint="give Anatomy module-level functions, zoo_core.Chain, or functools.partial of these",
+            ) from error
+        require(anatomy_of(twin).heads == anatomy_of(model).heads, f"{card.id}: another anatomy after {how}")
+        for x in () if by_shapes(card) else _pictures(card, batch=1):
+            with torch.no_grad():
+                require(same(scores_of(twin, x), scores_of(model, x)), f"{card.id}: other outputs after {how}")
+        del twin  # before the next one is made: the largest models have gigabytes
+
+
+def _pickled(model: nn.Module) -> nn.Module:
+    return cast("nn.Module", pickle.loads(pickle.dumps(model)))  # noqa: S301 - our own bytes
+
+
+def _pictures(card: Card, batch: int) -> list[Tensor]:
+    """What to run the model on; nothing where it takes no batch of pictures."""
+    try:
+        return [example(card, batch)]
+    except NotChecked:
+        return []
+
+
+def check_save(card: Card) -> None:
+    """``zoo.save`` and ``zoo.load`` bring back a model with another head and a frozen backbone, bit for bit."""
+    need_values(card)
+    model = copy.deepcopy(specimen(card))
+    if anatomy_of(model).heads:
+        freeze(swap_head(model, NUM_CLASSES, seed=0), "backbone")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            again = load(save(model, folder)).eval()
+        except ZooError as error:
+            raise NonConformance(f"{card.id}: what is saved does not come back: {error}") from error
+    ours, theirs = again.state_dict(), model.state_dict()
+    other = sorted(ours.keys() ^ theirs.keys())
+    require(not other, f"{card.id}: saved and loaded, it has other tensors: {', '.join(other[:5])}")
+    changed = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
+    require(not changed, f"{card.id}: these tensors came back with other values: {', '.join(changed[:5])}")
+    frozen = [{name for name, p in each.named_parameters() if not p.requires_grad} for each in (again, model)]
+    require(frozen[0] == frozen[1], f"{card.id}: saved and loaded, other parameters are frozen")
+    for x in _pictures(card, batch=1):
+        with torch.no_grad():
+            right = same(scores_of(again, x), scores_of(model, x))
+        require(right, f"{card.id}: other outputs after it was saved and loaded, from the same tensors")
+
+
+def check_compile(card: Card) -> None:
+    """``torch.compile`` keeps the outputs, and breaks the graph no more often than the library's own model.
+
+    A dear check, for a sample of models. The graph is captured and run by torch itself, without a code generator.
+    """
+    need_values(card)
+    x, model = example(card), copy.deepcopy(specimen(card))
+    if anatomy_of(model).heads:
+        swap_head(model, NUM_CLASSES, seed=0)
+    own = resolve_name(card.build)(**card.options).eval()
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    breaks = [_graph_breaks(each, x) for each in (model, own)]
+    require(
+        breaks[0] <= breaks[1],
+        f"{card.id}: {breaks[0]} graph breaks under torch.compile, and {breaks[1]} in the library's own model",
+    )
+    compiled = cast("nn.Module", torch.compile(copy.deepcopy(model), backend="eager"))
+    with torch.no_grad():
+        ours, theirs = scores_of(compiled, x), scores_of(model, x)
+    torch._dynamo.reset()  # noqa: SLF001 - its public way to forget what it compiled
+    close = torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    require(close, f"{card.id}: other outputs under torch.compile, by up to {(ours - theirs).abs().max().item():.2g}")
+
+
+def _graph_breaks(model: nn.Module, x: Tensor) -> int:
+    torch._dynamo.reset()  # noqa: SLF001 - as above
+    with torch.no_grad():
+        return int(torch._dynamo.explain(model)(x).graph_break_count)  # noqa: SLF001 - as above

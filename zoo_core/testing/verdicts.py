@@ -1,0 +1,116 @@
+"""What a check said of a model, as data."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from unittest import SkipTest
+
+from zoo_core.errors import NotSupported, ZooError
+from zoo_core.testing.checks import short_name
+from zoo_core.testing.expected import reason_for
+from zoo_core.testing.specimen import NonConformance, by_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from zoo_core.card import Card
+
+Outcome = Literal["passed", "failed", "refused", "expected", "skipped"]
+OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "refused", "expected", "skipped")
+"""``passed``; ``failed``; ``refused``: zoo says that this model cannot do that, and why; ``expected``: it fails as its
+author said it would; ``skipped``: the check can say nothing about this model."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check said of one model, or of its family.
+
+    Attributes:
+        check: Name of the check, without ``check_``.
+        model: Name of the model, without the family; ``""`` for a check of the family as a whole.
+        outcome: One of :data:`OUTCOMES`.
+        reason: Why, for all but ``"passed"``.
+        seconds: How long it took.
+        shapes: Whether the model had no values, so that only its shapes were compared.
+    """
+
+    check: str
+    model: str
+    outcome: Outcome
+    reason: str = ""
+    seconds: float = 0.0
+    shapes: bool = False
+
+
+def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str] | None = None) -> Verdict:
+    """Run one check on one model. Whatever the model raises is in the verdict; nothing is raised.
+
+    Args:
+        check: Such as :func:`zoo_core.testing.check_swap`.
+        card: The model.
+        expected: ``"check:model"`` globs to the reasons why they are expected to fail.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> from zoo_core.testing import check_swap
+        >>> judge(check_swap, zoo.info("tiny/glyphnet")).outcome
+        'passed'
+    """
+    name = short_name(check)
+    started = time.perf_counter()
+    outcome, reason = _outcome(lambda: check(card))
+    known = reason_for(name, card.name, expected or {})
+    if known is not None and outcome == "failed":
+        outcome, reason = "expected", known
+    elif known is not None and outcome == "passed":
+        outcome = "failed"
+        reason = (
+            f"{name}:{card.name} passes, though it was expected to fail: {known}\n  next step: take the exception out"
+        )
+    return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, by_shapes(card))
+
+
+def judge_family(check: Callable[[str], None], family: str) -> Verdict:
+    """Run one check of a family as a whole; as :func:`judge`.
+
+    Args:
+        check: Such as :func:`zoo_core.testing.check_light`.
+        family: Its name.
+    """
+    started = time.perf_counter()
+    outcome, reason = _outcome(lambda: check(family))
+    return Verdict(short_name(check), "", outcome, reason, time.perf_counter() - started)
+
+
+def raise_for(verdict: Verdict) -> None:
+    """Say to pytest what a verdict is: an error, a skip, or nothing.
+
+    Raises:
+        NonConformance: It failed.
+        SkipTest: It was refused or skipped.
+    """
+    if verdict.outcome == "failed":
+        raise NonConformance(verdict.reason)
+    if verdict.outcome in {"refused", "skipped"}:
+        raise SkipTest(f"{verdict.outcome}: {verdict.reason}")
+
+
+def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries warn of their own ways; what is wrong here is raised
+            run()
+    except SkipTest as skip:
+        return "skipped", str(skip)
+    except NotSupported as refusal:
+        if "likely cause:" in str(refusal):
+            return "refused", str(refusal)
+        return "failed", f"it refuses without a reason: {refusal}"
+    except ZooError as error:
+        return "failed", str(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code: whatever it raises is the finding
+        return "failed", f"{type(error).__name__}: {str(error).strip() or 'without a word'}"
+    return "passed", ""
