@@ -35,6 +35,11 @@ def test_safetensors_are_read_whatever_the_name(file):
     assert same({name: got[name] for name in STATE}, STATE)
 
 
+def test_a_checkpoint_that_is_called_safetensors_is_read(tmp_path):
+    torch.save(STATE, tmp_path / "net.safetensors")
+    assert same(read_state_dict(tmp_path / "net.safetensors"), STATE)
+
+
 def test_changing_a_tensor_does_not_change_the_file(file):
     torch.save(STATE, file)
     file.chmod(0o444)

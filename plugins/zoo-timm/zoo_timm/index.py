@@ -10,7 +10,7 @@ import math
 import re
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 
@@ -32,6 +32,8 @@ _SAFE = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
 _ALL_SAFE = "timm/"
 """Whose repositories all hold the weights as safetensors; timm asks the others for a pickle when they have none."""
+
+_FITS: dict[str, Literal["squash", "cover", "border"]] = {"center": "cover", "squash": "squash", "border": "border"}
 
 _UNUSED = {
     # towers of SigLIP that pool by the mean, and not by the attention that was trained with them
@@ -103,7 +105,7 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
         licenses=Licenses(code="apache-2.0", weights=(configuration.license or "unknown").lower()),
         options={"pretrained_cfg": tag},
         convert="zoo_timm.checkpoints:convert" if loading.filter or configuration.custom_load else None,
-        whole=bool(configuration.url and loading.filter),
+        whole=loading.filter is not None,
         ignore=_unused(name, loading),
         absent=_UNTRAINED.get(tag, ()),
         docs=f"{_HUB}/{configuration.hf_hub_id}" if configuration.hf_hub_id else configuration.origin_url,
@@ -137,12 +139,14 @@ def _unused(name: str, loading: Loading) -> tuple[str, ...]:
 
 
 def _preprocessing(configuration: Any) -> Preprocessing:  # noqa: ANN401 - timm ships no types
-    height, width = configuration.input_size[1:]
-    resize = tuple(math.floor(side / configuration.crop_pct) for side in (height, width))
-    keeps_shape = configuration.crop_mode != "squash"
+    size = tuple(configuration.input_size[1:])
+    resize = tuple(math.floor(side / configuration.crop_pct) for side in size)
+    fit = _FITS[configuration.crop_mode]
+    by_shorter_side = fit == "cover" and size[0] == size[1]
     return Preprocessing(
-        crop=(height, width),
-        resize=resize[:1] if keeps_shape and height == width else resize,
+        crop=size,
+        resize=resize[:1] if by_shorter_side else resize,
+        fit="squash" if by_shorter_side else fit,
         interpolation=configuration.interpolation,
         mean=tuple(configuration.mean),
         std=tuple(configuration.std),

@@ -142,6 +142,9 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
             return read_tar(file), False
         if sniff.is_zip(head) and is_numpy_archive(file):
             return read_numpy_archive(file), False
+        if file.suffix == ".safetensors":  # torch.load goes by the name
+            with file.open("rb") as opened:
+                return torch.load(opened, map_location="cpu", weights_only=True), False
         mapped = _can_be_mapped(file, head)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except Exception as error:  # a broken file can make the reader raise anything

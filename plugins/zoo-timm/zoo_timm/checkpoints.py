@@ -1,0 +1,68 @@
+"""From a file as it was published to the state dict of a model, by timm's own functions."""
+
+from __future__ import annotations
+
+from inspect import Parameter, signature
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zoo_timm.entrypoints import loading_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file under the names and in the shapes that they have in the model.
+
+    What timm does to a checkpoint of an architecture is in a function that its entrypoint names. An archive of numpy
+    arrays is read by a method of the model instead.
+
+    Args:
+        content: All that the file holds: tensors by name, or such a mapping inside the wrappers of a training script.
+        model: What it is for, as timm built it.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model("vgg11", num_classes=0)
+        >>> [*convert({"classifier.6.bias": torch.zeros(1000)}, model)]
+        ['head.fc.bias']
+    """
+    if any("/" in name for name in content):  # as flax names things, and torch cannot
+        return _by_the_model(content, model)
+    built: Any = model
+    wanted = loading_of(built.pretrained_cfg["architecture"], built.pretrained_cfg.get("tag")).filter
+    if wanted is None:
+        return dict(content)
+    needed = [each for each in signature(wanted).parameters.values() if each.default is Parameter.empty]
+    return dict(wanted(content, model) if len(needed) > 1 else wanted(content))
+
+
+def _by_the_model(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What a model's own loader makes of an archive; a tensor that it leaves alone is not among them."""
+    built: Any = model
+    own = model.state_dict()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    built.load_pretrained(_Archive(arrays))
+    return {name: tensor for name, tensor in own.items() if not tensor.isnan().any()}
+
+
+class _Archive(BytesIO):
+    """A ``.npz`` file in memory, for a loader that wants a path: numpy takes an open file too."""
+
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        numbers: dict[str, Any] = {name: tensor.numpy() for name, tensor in arrays.items()}
+        np.savez(self, **numbers)
+        self.seek(0)
+
+    def __contains__(self, text: object) -> bool:
+        """Whether the path has something in it, by which timm tells an archive of bfloat16."""
+        return False
