@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from zoo_core.card import Card
 from zoo_core.card_file import CardFile
@@ -35,7 +35,7 @@ class Shelf(MutableMapping[str, Card]):
         self._cards: dict[str, Card] = {}
         if self._file is None:
             for card in cards:
-                if not isinstance(card, Card) or card.family != family.name or card.name in self._cards:
+                if not _is_sound(card, family) or card.name in self._cards:
                     raise self._wrong(card)
                 self._cards[card.name] = card
 
@@ -89,3 +89,13 @@ class Shelf(MutableMapping[str, Card]):
             got=repr(got)[:200],
             plugin=self._plugin,
         )
+
+
+def _is_sound(card: object, family: Family) -> TypeGuard[Card]:
+    """Whether it is a card of this family that can be listed beside those of others: its name and task are texts."""
+    return (
+        isinstance(card, Card)
+        and card.family == family.name
+        and isinstance(card.name, str)
+        and isinstance(card.task, str)
+    )

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_core.cli.group import conflict, plugin_commands
+from zoo_core.errors import ZooError
+from zoo_core.plugins import SLOW
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo_core.card import Family
+    from zoo_core.members import Member
     from zoo_core.plugins import Plugin
     from zoo_core.registry import Zoo
 
 
 @click.command()
 @click.option("--verbose", "-v", is_flag=True, help="Show the tracebacks of plugins that do not load.")
+@click.option("--try", "try_it", is_flag=True, help="Also build a small model of each family, and find its parts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(*, verbose: bool, as_json: bool) -> None:
-    """List the plugins with their families, and the reason and remedy for each that does not work."""
+def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
+    """List the plugins with their families, and the reason and remedy for each that does not work.
+
+    Every catalogue is opened, and no library is imported. Exit code 0 even where a plugin fails: the others work.
+    """
     zoo = current_zoo()
-    rows = [_facts(zoo, plugin) for plugin in zoo.plugins]
+    rows = [_facts(zoo, plugin, try_it=try_it) for plugin in zoo.plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -31,29 +42,92 @@ def plugins(*, verbose: bool, as_json: bool) -> None:
         _print(row, verbose=verbose)
 
 
-def _facts(zoo: Zoo, plugin: Plugin) -> dict[str, Any]:
+def _facts(zoo: Zoo, plugin: Plugin, *, try_it: bool) -> dict[str, Any]:
     problems = [plugin.problem] if plugin.problem else []
+    notes = [*plugin.notes]
     for family in plugin.families:
-        claims = zoo.claims[family.name]
-        if len(claims) > 1:
-            names = " and ".join(member.plugin.origin for member in claims)
-            problems.append(
-                f"{family.name}: claimed by {names}; uninstall one, or set ZOO_DISABLE={claims[-1].plugin.name}"
-            )
-        elif claims[0].problem:
-            problems.append(f"{family.name}: {claims[0].problem}")
+        wrong, odd = _family(zoo, family, try_it=try_it)
+        problems += [f"{family.name}: {problem}" for problem in wrong]
+        notes += [f"{family.name}: {note}" for note in odd]
     claimed = plugin_commands()
     problems += filter(None, (conflict(command, claimed[command]) for command in plugin.commands))
+    if not (plugin.problem or plugin.families or plugin.commands):
+        notes.append("it contributes nothing: none of its functions is marked @hookimpl, or they return nothing")
     return {
         "name": plugin.name,
         "origin": plugin.origin,
         "families": [family.name for family in plugin.families],
         "commands": list(plugin.commands),
         "problems": problems,
-        "notes": list(plugin.notes),
+        "notes": notes,
         "seconds": round(plugin.seconds, 4),
         "traceback": plugin.traceback,
     }
+
+
+def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[str]]:
+    """What is wrong with a family, and what is odd about it."""
+    claims = zoo.claims[family.name]
+    if len(claims) > 1:
+        names = " and ".join(member.plugin.origin for member in claims)
+        return [f"claimed by {names}; uninstall one, or set ZOO_DISABLE={claims[-1].plugin.name}"], []
+    member = claims[0]
+    problems = [member.problem] if member.problem else []
+    started = time.perf_counter()
+    try:
+        count = len(member.cards)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
+        return [*problems, _on_one_line(error)], [*_version_notes(family)]
+    notes = [*_version_notes(family)]
+    if (seconds := time.perf_counter() - started) > SLOW:
+        notes.append(f"slow: it took {seconds:.1f} s to list; read_cards reads a file of cards without parsing it")
+    if not count:
+        notes.append(f"its catalogue {family.catalog} is empty")
+    elif try_it and not problems:
+        problems += _tried(member)
+    return problems, notes
+
+
+def _version_notes(family: Family) -> Iterator[str]:
+    """What to know of a library of another version than the plugin was tested with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    if not (family.tested and family.requires):
+        return
+    try:
+        installed = version(family.requires)
+        tested = SpecifierSet(family.tested, prereleases=True)
+    except PackageNotFoundError:
+        return
+    except InvalidSpecifier:
+        yield f"tested={family.tested!r} names no versions; such as '>=1.0.20,<1.1'"
+        return
+    if installed not in tested:
+        yield (
+            f"{family.requires} {installed} is not among the versions that this plugin was tested with, "
+            f"{family.tested}; zoo check {family.name} says whether all still fits"
+        )
+
+
+def _tried(member: Member) -> list[str]:
+    """What goes wrong when the smallest model of a family is built and its parts are looked for."""
+    from zoo_core.build import get
+
+    card = min(member.cards.values(), key=lambda card: card.parameters or 0)
+    try:
+        get(card.id, weights=None)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        return [_on_one_line(error)]
+    return []
+
+
+def _on_one_line(error: BaseException) -> str:
+    """What happened, why, and what to do, without line breaks."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = "; ".join(line.removeprefix("next step: ") for line in lines)
+    return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"
 
 
 def _print(row: dict[str, Any], *, verbose: bool) -> None:
