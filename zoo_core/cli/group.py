@@ -25,6 +25,7 @@ COMMANDS = {
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
+    "plugin": _Command("zoo_core.cli.plugin:plugin", "Begin a plugin of your own."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
     "verify": _Command("zoo_core.cli.cache:verify", "Hash every file in the cache again."),

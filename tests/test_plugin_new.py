@@ -1,0 +1,122 @@
+"""``zoo plugin new``: what it writes is generated, installed and checked for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from zoo_core.cli.plugin import write_plugin
+from zoo_core.errors import UsageError
+
+NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]
+
+
+def run(folder, *command):
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def installed(folder):
+    """Make the entry point of a distribution visible, as an editable installation does: by its dist-info."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [f"{name} = {value}\n" for name, value in project["entry-points"]["zoo_core"].items()]
+    (info / "entry_points.txt").write_text("[zoo_core]\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory):
+    return installed(write_plugin("acme-nets", directory=tmp_path_factory.mktemp("new")))
+
+
+def test_its_family_is_there(plugin):
+    answer = run(plugin, "-m", "zoo_core.cli", "list", "--family", "acme_nets")
+    assert answer.stdout == "acme_nets/toynet\n", answer.stderr
+
+
+def test_its_own_tests_pass(plugin):
+    answer = run(plugin, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert " passed" in answer.stdout
+    assert "failed" not in answer.stdout
+
+
+@pytest.mark.full  # mypy reads torch
+def test_it_passes_strict_types(plugin):
+    answer = run(plugin, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_passes_lint_and_imports(name, tmp_path):
+    folder = write_plugin(name, directory=tmp_path)
+    for command in (["check"], ["format", "--check"]):
+        answer = run(folder, "-m", "ruff", *command, "--no-cache", ".")
+        assert answer.returncode == 0, answer.stdout
+    [package] = [path.parent.name for path in folder.glob("*/__init__.py")]
+    family = package.removeprefix("zoo_")
+    answer = run(folder, "-c", f"import {package} as p; print(p.zoo_families()[0].name)")
+    assert answer.stdout == f"{family}\n", answer.stderr
+
+
+def test_a_library_is_required_and_installed(tmp_path):
+    folder = write_plugin("acme", library="Acme-Models", directory=tmp_path)
+    assert tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"] == [
+        "zoo-core",
+        "Acme-Models",
+    ]
+    assert 'requires="Acme-Models"' in (folder / "zoo_acme" / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["Acme", "", "-acme", "acme-", "a--b", "a b", "acme/nets", "../acme", "acme.nets", "é", "a" * 41]
+)
+def test_a_name_that_cannot_be_a_package_is_refused(name, tmp_path):
+    with pytest.raises(UsageError, match="cannot be called"):
+        write_plugin(name, directory=tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("zoo-acme", "zoo plugin new acme"),
+        ("core", "zoo-core is a distribution of zoo itself"),
+        ("tiny", "from zoo-tiny"),
+    ],
+)
+def test_a_name_that_somebody_has_is_refused_with_the_reason(name, reason, tmp_path):
+    with pytest.raises(UsageError, match=reason):
+        write_plugin(name, directory=tmp_path)
+
+
+def test_a_library_with_a_version_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="without a version"):
+        write_plugin("acme", library="acme-models>=2", directory=tmp_path)
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path):
+    (tmp_path / "zoo-acme").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        write_plugin("acme", directory=tmp_path)
+    assert not [*(tmp_path / "zoo-acme").iterdir()]
+
+
+def test_the_command_says_what_comes_next(tmp_path):
+    answer = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme", "--directory", "here")
+    assert answer.returncode == 0, answer.stderr
+    assert f"cd {Path('here', 'zoo-acme')} && pip install" in answer.stdout
+    again = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme", "--directory", "here")
+    assert again.returncode == 2
+    assert again.stderr.startswith(f"zoo: {Path('here', 'zoo-acme')} is there already")
