@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +174,49 @@ def test_a_save_that_fails_on_the_first_process_fails_on_all(seen):
 
 def test_a_model_in_one_piece_is_not_taken_for_a_sharded_one(tmp_path):
     assert zoo.save(zoo.swap_head(trained(), 3), tmp_path / "saved").is_dir()
+
+
+def memory_of_one_rank(rank, folder):
+    """Anonymous memory, the kind that is not a page of the file, after ``get`` and at most while sharding; in bytes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=RANKS)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    with zoo.use(published(folder)):
+        zoo.get("resnet18", weights=None)  # what is imported on the way is not the model's
+        before = anonymous()
+        model = zoo.get("vit_b_16", num_classes=9, seed=0)
+    loaded, most = anonymous() - before, 0
+    for stage in zoo.anatomy(model).stages:
+        for path in stage.modules:
+            fully_shard(model.get_submodule(path), mesh=mesh)
+            most = max(most, anonymous() - before)
+    fully_shard(model, mesh=mesh)
+    most = max(most, anonymous() - before)
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())  # of whole tensors
+    torch.save({"loaded": loaded / weights, "most": most / weights}, folder / f"memory{rank}")
+    dist.destroy_process_group()
+
+
+def published(folder):
+    """A registry whose vit_b_16 has the file in this folder for its weights."""
+    own, path = zoo.Zoo(), folder / "weights.pth"
+    card = own.resolve("torchvision/vit_b_16")[0]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = replace(card.find(), urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size)
+    own.member("torchvision").cards["vit_b_16"] = replace(card, weights=(entry,), default=entry.tag)
+    return own
+
+
+def anonymous():
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+@pytest.mark.full
+def test_no_process_ever_holds_more_than_its_shard(tmp_path):
+    torch.save(zoo.get("torchvision/vit_b_16", weights=None).state_dict(), tmp_path / "weights.pth")
+    torch.multiprocessing.spawn(memory_of_one_rank, (tmp_path,), nprocs=RANKS)
+    for rank in range(RANKS):
+        memory = torch.load(tmp_path / f"memory{rank}")
+        assert memory["loaded"] < 0.1
+        assert memory["most"] < 0.6
