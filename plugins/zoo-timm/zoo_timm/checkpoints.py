@@ -29,9 +29,9 @@ def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
 
     Example:
         >>> import timm
-        >>> model = timm.create_model("vgg11", num_classes=0)
-        >>> [*convert({"classifier.6.bias": torch.zeros(1000)}, model)]
-        ['head.fc.bias']
+        >>> model = timm.create_model("regnetx_002")
+        >>> [*convert({"stem.0.weight": torch.zeros(32, 3, 3, 3), "fc.bias": torch.zeros(1000)}, model)]
+        ['stem.conv.weight', 'head.fc.bias']
     """
     if any("/" in name for name in content):  # as flax names things, and torch cannot
         return _by_the_model(content, model)

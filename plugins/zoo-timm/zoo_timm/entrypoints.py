@@ -63,7 +63,7 @@ def loading_of(name: str, tag: str | None) -> Loading:
         (True, '_filter_fn')
     """
     entrypoint = model_entrypoint(name)
-    with _listening():
+    with listening():
         try:
             entrypoint(pretrained=False, pretrained_cfg=tag)
         except _AskedFor as answer:
@@ -73,7 +73,11 @@ def loading_of(name: str, tag: str | None) -> Loading:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
+def listening() -> Iterator[None]:
+    """Inside the block, this thread can ask many times and cannot build; that asking begins only once saves time."""
+    if _asking.get():
+        yield
+        return
     real = _builder.build_model_with_cfg
 
     def answer(model_class: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 - as timm's

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ import timm
 
 from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_timm.categories import LISTS
-from zoo_timm.entrypoints import loading_of
+from zoo_timm.entrypoints import listening, loading_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,8 @@ _UNTRAINED = {
 
 def cards() -> list[Card]:
     """A card for every architecture of the installed timm."""
-    return [_card(name) for name in timm.list_models()]
+    with listening():
+        return [_card(name) for name in timm.list_models()]
 
 
 def version() -> str:
@@ -92,6 +94,9 @@ def _usual(name: str) -> Any:  # noqa: ANN401 - timm ships no types
 def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm ships no types
     tag = configuration.tag
     loading = loading_of(name, tag)
+    ignore, absent = _unused(name, loading), _UNTRAINED.get(tag, ())
+    if not (loading.strict or ignore or absent):
+        warnings.warn(f"nobody has said what timm drops or leaves in {name}.{tag}: zoo loads it whole", stacklevel=3)
     urls = tuple(_urls(configuration))
     digests = {url.rpartition("/")[2]: _digest(url) for url in urls}
     return Weights(
@@ -106,8 +111,8 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
         options={"pretrained_cfg": tag},
         convert="zoo_timm.checkpoints:convert" if loading.filter or configuration.custom_load else None,
         whole=loading.filter is not None,
-        ignore=_unused(name, loading),
-        absent=_UNTRAINED.get(tag, ()),
+        ignore=ignore,
+        absent=absent,
         docs=f"{_HUB}/{configuration.hf_hub_id}" if configuration.hf_hub_id else configuration.origin_url,
     )
 
