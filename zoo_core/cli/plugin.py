@@ -94,7 +94,7 @@ def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UsageError(
             f"a family cannot be called {name!r}",
-            expected=f"at most {_LONGEST} lower-case letters and digits, with single dashes or underscores between them, "
+            expected=f"at most {_LONGEST} lower-case letters and digits, with single dashes or underscores between, "
             "such as 'acme-nets'",
         )
     if name in _OURS:
