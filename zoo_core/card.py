@@ -85,9 +85,11 @@ class Weights:
 
     Attributes:
         tag: The name of these weights among those of one model, such as ``"IMAGENET1K_V1"``.
-        urls: Where the bytes are, in the order to try: ``https://``, ``http://``, ``file://`` or ``package://``.
+        urls: Where the bytes are, in the order to try: ``https://``, ``http://``, ``file://``, ``s3://``, ``gs://``, or
+            ``package://zoo_acme/weights/net.safetensors`` for a file inside a distribution.
         sha256: The SHA-256 of the file in lower-case hex: all 64 digits, or a prefix of at least 8 when no more is
-            known, or ``""``.
+            known. ``""`` is for the Hugging Face hub, which declares the digest of each file; from any other place such
+            a file is refused until the user says ``trust="first-use"``.
         size: Length of the file in bytes, when known.
         digests: What ``sha256`` is for urls that serve the same weights in another file than the first url does, as
             in another format: file name to digest. Such a file is asked for when nobody has the first one.
@@ -97,8 +99,8 @@ class Weights:
         licenses: Of code, weights and data.
         metrics: Published figures, such as ``{"ImageNet-1K acc@1": 69.758}``.
         options: Arguments that the constructor needs for this file, over those of the card.
-        convert: ``"package.module:function"`` taking ``(state, model)`` and returning the state dict under the names
-            that the model uses now.
+        convert: ``"package.module:function"`` taking ``(state, model)``, a mapping of tensor names to tensors and the
+            built model, and returning such a mapping under the names that the model uses now.
         whole: Whether ``convert`` is given all that the file holds, as it was read, and not the state dict found in it.
         ignore: Glob patterns of tensors that are in the file but need not be in the model.
         absent: Glob patterns of tensors that are in the model but need not be in the file: they start as the
@@ -109,6 +111,9 @@ class Weights:
         >>> weights = Weights("V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
         >>> weights.strength
         'weak'
+
+    Raises:
+        ValueError: There is no url, or ``sha256`` is not lower-case hex.
     """
 
     tag: str
@@ -191,8 +196,9 @@ class Card:
 
     Attributes:
         family: Name of the family it belongs to.
-        name: Its name in that family, as its library spells it.
-        build: ``"package.module:function"`` that constructs it.
+        name: Its name in that family, as its library spells it, without ``/`` and ``@``.
+        build: ``"package.module:function"`` that constructs it: called with ``options`` as keywords, it returns the
+            untrained model, and touches no network.
         task: What it does: ``"classification"``, ``"segmentation"``, ``"detection"``, ``"keypoints"``, ``"video"``,
             ``"optical_flow"``, ...
         input_size: Channels, height and width of the input it was designed for, in pixels; for a video the number of
@@ -209,6 +215,9 @@ class Card:
         >>> card = Card(family="acme", name="net", build="acme.models:net")
         >>> card.id, card.tags
         ('acme/net', ())
+
+    Raises:
+        ValueError: Two weights have one tag, or ``default`` is no tag of them.
     """
 
     family: str
@@ -281,7 +290,8 @@ class Family:
         name: What the family is called, as in ``family/name``.
         catalog: ``"package.module:function"`` that takes nothing and returns the cards. Importing that module must not
             import torch.
-        anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`.
+        anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`. For a
+            model of another library it raises :class:`~zoo_core.AnatomyError`.
         requires: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
         tested: The versions of that distribution which the plugin was tested with, as pip spells them, such as
             ``">=1.0.20,<1.1"``. ``zoo plugins`` notes another one; it is used all the same.

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pluggy
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -20,8 +18,17 @@ if TYPE_CHECKING:
 PROJECT = "zoo_core"
 """The name of the pluggy project and of the entry-point group."""
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-_mark = pluggy.HookimplMarker(PROJECT)
+MARK = f"{PROJECT}_impl"
+"""Where pluggy looks for the options of an implementation."""
+PLAIN = {
+    "hookwrapper": False,
+    "optionalhook": False,
+    "tryfirst": False,
+    "trylast": False,
+    "wrapper": False,
+    "specname": None,
+}
+"""The options that ``pluggy.HookimplMarker`` writes when none is given: listing models need not import it."""
 F = TypeVar("F", bound="Callable[..., object]")
 
 
@@ -39,10 +46,10 @@ def hookimpl(function: F) -> F:
         >>> zoo_families()[0].name
         'acme'
     """
-    return _mark(function)
+    setattr(function, MARK, dict(PLAIN))
+    return function
 
 
-@hookspec
 def zoo_families() -> Sequence[Family]:
     """The model families this plugin contributes.
 
@@ -58,7 +65,6 @@ def zoo_families() -> Sequence[Family]:
     raise NotImplementedError
 
 
-@hookspec
 def zoo_commands() -> Mapping[str, Any]:
     """Commands this plugin adds to the ``zoo`` command line (experimental).
 
@@ -73,3 +79,7 @@ def zoo_commands() -> Mapping[str, Any]:
         ...     return {"finetune": "zoo_finetune.cli:finetune"}
     """
     raise NotImplementedError
+
+
+HOOKS = (zoo_families, zoo_commands)
+"""All of them."""
