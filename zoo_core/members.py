@@ -8,14 +8,15 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from zoo_core.card_file import CardFile
+from zoo_core.distributions import is_installed
 from zoo_core.errors import AnatomyError, CatalogError
-from zoo_core.parts import Anatomy
 from zoo_core.shelf import Shelf
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.card import Family
+    from zoo_core.parts import Anatomy
     from zoo_core.plugins import Plugin
 
 
@@ -29,13 +30,8 @@ class Member:
     @cached_property
     def problem(self) -> str | None:
         """Why the family cannot build models, with the remedy; None when it can."""
-        from importlib.metadata import PackageNotFoundError, distribution
-
-        if self.family.requires:
-            try:
-                distribution(self.family.requires)
-            except PackageNotFoundError:
-                return f"{self.family.requires} is not installed; pip install {self.family.requires}"
+        if self.family.requires and not is_installed(self.family.requires):
+            return f"{self.family.requires} is not installed; pip install {self.family.requires}"
         return None
 
     @cached_property
@@ -48,7 +44,7 @@ class Member:
         try:
             cards = resolve_name(self.family.catalog)()
             cards = cards if isinstance(cards, CardFile) else list(cards)
-        except Exception as error:  # a plugin's own code: whatever it raises must not take the registry down
+        except (Exception, SystemExit) as error:  # a plugin's own code: whatever it raises must not take the registry down
             raise CatalogError(
                 f"the catalogue of family {self.family.name!r} does not load",
                 got=f"{type(error).__name__}: {error}",
@@ -63,9 +59,11 @@ class Member:
         Raises:
             AnatomyError: The plugin's function raises, or returns something else.
         """
+        from zoo_core.parts import Anatomy
+
         try:
             found = resolve_name(self.family.anatomy)(model)
-        except Exception as error:  # a plugin's own code, as above
+        except (Exception, SystemExit) as error:  # a plugin's own code, as above
             raise self._no_anatomy(model, f"{type(error).__name__}: {error}") from error
         if not isinstance(found, Anatomy):
             raise self._no_anatomy(model, repr(found)[:200])

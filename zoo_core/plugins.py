@@ -7,20 +7,21 @@ the entry points are taken in sorted order, each in a ``try`` of its own, and wh
 from __future__ import annotations
 
 import time
-import traceback
 import warnings
 from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
-
-import pluggy
 
 from zoo_core import hooks, settings
 from zoo_core.card import Family
+from zoo_core.distributions import plugin_entries
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning, close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from importlib.metadata import EntryPoint
+
+    from zoo_core.distributions import Found
 
 SLOW = 1.0
 """Seconds that loading a plugin may take before it is called slow."""
@@ -42,7 +43,7 @@ class Plugin:
     """
 
     name: str
-    source: EntryPoint | str
+    source: EntryPoint | Found | str
     families: tuple[Family, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
@@ -55,10 +56,13 @@ class Plugin:
         """Distribution and version it came from, such as ``"zoo-torchvision 0.1.0"``; reading it opens a file."""
         if isinstance(self.source, str):
             return self.source
-        return f"{self.source.dist.name} {self.source.dist.version}" if self.source.dist else self.source.value
+        try:
+            return f"{self.source.dist.name} {self.source.dist.version}"  # type: ignore[union-attr]  # or None
+        except (AttributeError, KeyError, TypeError, ValueError, OSError):  # no metadata, or a broken file of it
+            return self.source.value
 
 
-def load_plugins(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Plugin, ...]:
+def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tuple[Plugin, ...]:
     """Load every installed plugin, or those given, in the order of their names.
 
     Args:
@@ -75,14 +79,13 @@ def load_plugins(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Plug
     return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in found)
 
 
-def _installed() -> list[EntryPoint]:
-    from importlib.metadata import entry_points
-
+def _installed() -> list[EntryPoint | Found]:
     only, without = settings.plugins(), settings.disabled_plugins()
-    group = entry_points(group=hooks.PROJECT)
-    warn_of_unknown("ZOO_PLUGINS", only, group.names)
-    warn_of_unknown("ZOO_DISABLE", without, group.names)
-    return [entry for entry in group if (not only or entry.name in only) and entry.name not in without]
+    found = plugin_entries()
+    names = {entry.name for entry in found}
+    warn_of_unknown("ZOO_PLUGINS", only, names)
+    warn_of_unknown("ZOO_DISABLE", without, names)
+    return [entry for entry in found if (not only or entry.name in only) and entry.name not in without]
 
 
 def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -96,7 +99,7 @@ def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -
 
 
 def load_plugin(
-    name: str, load: Callable[[], Any], source: EntryPoint | str, rivals: Iterable[EntryPoint] = ()
+    name: str, load: Callable[[], Any], source: EntryPoint | Found | str, rivals: Iterable[EntryPoint | Found] = ()
 ) -> Plugin:
     """Load one plugin and ask it what it contributes; a failure is recorded, not raised.
 
@@ -125,7 +128,9 @@ def load_plugin(
         plugin.problem = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
         if remedy := _remedy(error, source):
             plugin.problem = f"{plugin.problem}; {remedy}"
-        plugin.traceback = traceback.format_exc()
+        from traceback import format_exc
+
+        plugin.traceback = format_exc()
         plugin.families, plugin.commands = (), {}
     plugin.seconds = time.perf_counter() - started
     if plugin.seconds > SLOW:
@@ -133,7 +138,7 @@ def load_plugin(
     return plugin
 
 
-def _remedy(error: BaseException, source: EntryPoint | str) -> str | None:
+def _remedy(error: BaseException, source: EntryPoint | Found | str) -> str | None:
     """What to install when a library is missing; a plugin whose own modules are missing needs another remedy."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
@@ -142,7 +147,7 @@ def _remedy(error: BaseException, source: EntryPoint | str) -> str | None:
     return None if missing == own else f"pip install {missing}"
 
 
-def _refuse_rivals(name: str, rivals: list[EntryPoint]) -> None:
+def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
     if len(rivals) > 1:
         origins = tuple(Plugin(name, rival).origin for rival in rivals)
         raise DuplicatePlugin(
@@ -154,22 +159,54 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint]) -> None:
 
 
 def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    manager.register(module, plugin.name)
-    plugin.notes = tuple(_unknown_hooks(manager))
-    for answer in manager.hook.zoo_families():
+    asked = _plain_answers(module)
+    if asked is None:
+        asked, plugin.notes = _answers(plugin.name, module)
+    for answer in asked["zoo_families"]:
         plugin.families = (*plugin.families, *_checked_families(answer))
-    for answer in manager.hook.zoo_commands():
+    for answer in asked["zoo_commands"]:
         plugin.commands = {**plugin.commands, **_checked_commands(answer)}
 
 
-def _unknown_hooks(manager: pluggy.PluginManager) -> Iterable[str]:
-    known = [name for name in vars(hooks) if name.startswith("zoo_")]
-    for caller in vars(manager.hook).values():
-        if isinstance(caller, pluggy.HookCaller) and caller.name not in known:
-            meant = did_you_mean(close_matches(caller.name, known), f"the hooks are {', '.join(known)}")
-            yield f"unknown hook {caller.name!r}: {meant}"
+def _plain_answers(module: object) -> dict[str, list[object]] | None:
+    """What a module answers whose hooks are functions without arguments and options; None for any other plugin.
+
+    That is all that most plugins are. pluggy would call the same functions, but its import takes as long as the start
+    of python.
+    """
+    if not isinstance(module, ModuleType):
+        return None
+    answers: dict[str, list[object]] = {hook.__name__: [] for hook in hooks.HOOKS}
+    marked = {name: item for name, item in vars(module).items() if getattr(item, hooks.MARK, None) is not None}
+    for name, item in marked.items():
+        code = getattr(item, "__code__", None)
+        takes_nothing = isinstance(item, FunctionType) and code and not code.co_argcount + code.co_kwonlyargcount
+        if not takes_nothing or getattr(item, hooks.MARK) != hooks.PLAIN or name not in answers:
+            return None
+    for name, item in marked.items():
+        answers[name] += [answer for answer in [item()] if answer is not None]
+    return answers
+
+
+def _answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
+    """What any plugin answers, and what is odd about it."""
+    import pluggy
+
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    specified = pluggy.HookspecMarker(hooks.PROJECT)
+    for hook in hooks.HOOKS:
+        specified(hook)
+    manager.add_hookspecs(hooks)
+    manager.register(plugin, name)
+    known = [hook.__name__ for hook in hooks.HOOKS]
+    callers = [caller.name for caller in vars(manager.hook).values() if isinstance(caller, pluggy.HookCaller)]
+    notes = tuple(_unknown(caller, known) for caller in callers if caller not in known)
+    return {hook: getattr(manager.hook, hook)() for hook in known}, notes
+
+
+def _unknown(hook: str, known: list[str]) -> str:
+    meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
+    return f"unknown hook {hook!r}: {meant}"
 
 
 def _checked_families(answer: object) -> tuple[Family, ...]:
@@ -177,6 +214,11 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
     for family in families:
         if not isinstance(family, Family):
             raise PluginError(f"zoo_families must return a list of Family, got {family!r}")
+        for part, value in vars(family).items():
+            if not isinstance(value, str):
+                raise PluginError(f"zoo_families returned a Family whose {part} is {value!r:.60}, which is no text")
+        if not family.name.strip() or set("/@*?[ ") & set(family.name):
+            raise PluginError(f"nobody can ask for a family called {family.name!r}: no '/', '@', space or wildcard")
     names = [family.name for family in families]
     if len(set(names)) != len(names):
         raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import read_cards
@@ -20,9 +20,9 @@ def cards() -> Sequence[Card]:
         >>> {card.name: card.tags for card in cards()}["efficientnet-b8"]
         ('advprop',)
     """
-    return read_cards(files("zoo_efficientnet_pytorch").joinpath("catalog.jsonl"))
+    return read_cards(Path(__file__).with_name("catalog.jsonl"))
 
 
 def version() -> str:
     """The version of efficientnet_pytorch that the catalogue was read from."""
-    return files("zoo_efficientnet_pytorch").joinpath("catalog.version").read_text(encoding="utf-8").strip()
+    return Path(__file__).with_name("catalog.version").read_text(encoding="utf-8").strip()

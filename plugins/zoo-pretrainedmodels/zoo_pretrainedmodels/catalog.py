@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import read_cards
@@ -20,9 +20,9 @@ def cards() -> Sequence[Card]:
         >>> {card.name: card.tags for card in cards()}["inceptionv4"]
         ('imagenet', 'imagenet+background')
     """
-    return read_cards(files("zoo_pretrainedmodels").joinpath("catalog.jsonl"))
+    return read_cards(Path(__file__).with_name("catalog.jsonl"))
 
 
 def version() -> str:
     """The version of pretrainedmodels that the catalogue was read from."""
-    return files("zoo_pretrainedmodels").joinpath("catalog.version").read_text(encoding="utf-8").strip()
+    return Path(__file__).with_name("catalog.version").read_text(encoding="utf-8").strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import read_cards
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def cards() -> Sequence[Card]:
     """Every architecture of timm with its weights, in the library's order."""
-    return read_cards(files("zoo_timm").joinpath("catalog.jsonl"))
+    return read_cards(Path(__file__).with_name("catalog.jsonl"))
 
 
 def version() -> str:
     """The version of timm that the catalogue was read from."""
-    return files("zoo_timm").joinpath("catalog.version").read_text(encoding="utf-8").strip()
+    return Path(__file__).with_name("catalog.version").read_text(encoding="utf-8").strip()

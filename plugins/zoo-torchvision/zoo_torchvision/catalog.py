@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import read_cards
@@ -21,9 +21,9 @@ def cards() -> Sequence[Card]:
         >>> resnet18.find().sha256
         'f37072fd'
     """
-    return read_cards(files("zoo_torchvision").joinpath("catalog.jsonl"))
+    return read_cards(Path(__file__).with_name("catalog.jsonl"))
 
 
 def version() -> str:
     """The version of torchvision that the catalogue was read from."""
-    return files("zoo_torchvision").joinpath("catalog.version").read_text(encoding="utf-8").strip()
+    return Path(__file__).with_name("catalog.version").read_text(encoding="utf-8").strip()
