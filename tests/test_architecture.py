@@ -15,7 +15,7 @@ CORE = ROOT / "zoo_core"
 FLOORS = [
     {"errors"},
     {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments", "distributions"},
-    {"plugins", "members", "shelf", "misses", "registry", "weights", "surgery"},
+    {"plugins", "members", "shelf", "indexed", "misses", "registry", "weights", "surgery"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
     {"encoders", "training"},
     {"cli", "testing"},

@@ -84,6 +84,26 @@ def is_installed(distribution: str) -> bool:
     return True
 
 
+def version_of(distribution: str) -> str | None:
+    """The version of a distribution, however its name is spelt; None when it is not installed.
+
+    Example:
+        >>> version_of("Torch").count(".") >= 2, version_of("a-library-nobody-wrote")
+        (True, None)
+    """
+    folder = _folders(tuple(sys.path)).get(_normal(distribution), "")
+    version = os.path.basename(folder).removesuffix(".dist-info").partition("-")[2]  # noqa: PTH119 - as below
+    if version and folder.endswith(".dist-info"):
+        return version
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as asked
+
+    try:
+        return asked(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 def _is_plain() -> bool:
     """Whether all distributions lie in folders, as pip and uv put them there."""
     if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - Path is not imported for this

@@ -8,11 +8,13 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from zoo_core.card_file import CardFile
-from zoo_core.distributions import is_installed
+from zoo_core.distributions import is_installed, version_of
 from zoo_core.errors import AnatomyError, CatalogError
 from zoo_core.shelf import Shelf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from zoo_core.card import Family
@@ -42,9 +44,9 @@ class Member:
             CatalogError: The plugin's catalogue does not load, or what it returns is not a list of cards.
         """
         try:
-            cards = resolve_name(self.family.catalog)()
+            cards = self._catalogue()
             cards = cards if isinstance(cards, CardFile) else list(cards)
-        except (Exception, SystemExit) as error:  # a plugin's own code: whatever it raises must not take the registry down
+        except (Exception, SystemExit) as error:  # a plugin's own code must not take the registry down
             raise CatalogError(
                 f"the catalogue of family {self.family.name!r} does not load",
                 got=f"{type(error).__name__}: {error}",
@@ -52,6 +54,18 @@ class Member:
                 plugin=self.plugin.name,
             ) from error
         return Shelf(self.family, cards, self.plugin.name)
+
+    def _catalogue(self) -> Sequence[object]:
+        """What the plugin ships or, where its library has another version and can be indexed, what that has."""
+        family = self.family
+        installed = version_of(family.requires) if family.index and family.indexed else None
+        if installed and _public(installed) != _public(resolve_name(family.indexed)()):
+            from zoo_core.indexed import remembered
+
+            if (found := remembered(family, installed, self.plugin.origin)) is not None:
+                return found
+        cards: Sequence[object] = resolve_name(family.catalog)()
+        return cards
 
     def anatomy(self, model: nn.Module) -> Anatomy:
         """Where the parts of ``model`` are, as the plugin says.
@@ -77,3 +91,8 @@ class Member:
             hint=f"report it to the authors of {self.plugin.origin}",
             plugin=self.plugin.name,
         )
+
+
+def _public(version: str) -> str:
+    """A version without the name of its build, as in ``2.15.0+cpu``."""
+    return version.partition("+")[0]

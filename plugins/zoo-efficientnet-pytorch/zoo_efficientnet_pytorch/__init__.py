@@ -14,5 +14,7 @@ def zoo_families() -> list[Family]:
             requires="efficientnet-pytorch",
             catalog="zoo_efficientnet_pytorch.catalog:cards",
             anatomy="zoo_efficientnet_pytorch.anatomy:anatomy",
+            index="zoo_efficientnet_pytorch.index:cards",
+            indexed="zoo_efficientnet_pytorch.catalog:version",
         )
     ]

@@ -14,5 +14,7 @@ def zoo_families() -> list[Family]:
             requires="pretrainedmodels",
             catalog="zoo_pretrainedmodels.catalog:cards",
             anatomy="zoo_pretrainedmodels.anatomy:anatomy",
+            index="zoo_pretrainedmodels.index:cards",
+            indexed="zoo_pretrainedmodels.catalog:version",
         )
     ]

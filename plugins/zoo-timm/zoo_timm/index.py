@@ -87,8 +87,8 @@ def _card(name: str) -> Card:
 
 
 def _usual(name: str) -> Any:  # noqa: ANN401 - timm ships no types
-    """What timm takes when it is given no tag."""
-    return timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+    """What timm takes when it is given no tag: the first configuration, or what one is without anything said."""
+    return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 
 
 def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm ships no types

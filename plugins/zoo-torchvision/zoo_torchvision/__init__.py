@@ -14,5 +14,7 @@ def zoo_families() -> list[Family]:
             requires="torchvision",
             catalog="zoo_torchvision.catalog:cards",
             anatomy="zoo_torchvision.anatomy:anatomy",
+            index="zoo_torchvision.index:cards",
+            indexed="zoo_torchvision.catalog:version",
         )
     ]
