@@ -17,8 +17,11 @@ Step = str | Callable[[Any], Any]
 class Chain:
     """A piece of a forward pass: submodules, named by path, and plain functions, called one after another.
 
+    It is given its steps one by one, ``Chain("pool", flatten)``, and called with a model and a tensor.
+
     Attributes:
-        steps: Dotted paths of submodules, or picklable functions of one tensor such as :func:`flatten`.
+        steps: Dotted paths of submodules that take and return one tensor, or picklable (module-level) functions of one
+            tensor such as :func:`flatten`.
 
     Example:
         >>> from torch import nn, ones
@@ -151,9 +154,11 @@ class Anatomy:
         heads: The head sites, the main one first; empty for a model that has none.
         stem: Dotted paths of the first parametric layers that see the input.
         stages: The steps of depth, first to last.
-        features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function.
+        features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function,
+            which uses nothing but its arguments: it is given twins of the model too.
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
-        classify: ``(model, pooled)`` to the scores; the main head alone when it is None. One that is no :class:`Chain`
+        classify: ``(model, pooled)`` to the scores; the main head alone when it is None. Needed where something follows
+            the head, or where two heads are averaged. One that is no :class:`Chain`
             and uses parameters of the model itself, such as weights of several heads, has their names in an attribute
             ``uses``; they belong to the head then.
         layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
