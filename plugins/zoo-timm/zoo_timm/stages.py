@@ -76,6 +76,8 @@ def layout(model: nn.Module) -> Layout:
         >>> layout(timm.create_model("test_vit"))
         'NLC'
     """
+    if getattr(model, "use_conv", False):  # LeViT does without tokens, where it is built so
+        return "NCHW"
     return of_class(model, LAYOUTS) or "NCHW"
 
 

@@ -35,7 +35,7 @@ LAYOUTS: Mapping[str, Layout] = {
     **dict.fromkeys(("Beit", "Cait", "ConVit", "CrossVit", "DeepseekVitEncoder", "Eva", "Gemma4VitClassifier"), "NLC"),
     **dict.fromkeys(("Gemma4VitEncoder", "MlpMixer", "NaFlexVit", "Qwen3VitClassifier", "Qwen3VitEncoder"), "NLC"),
     **dict.fromkeys(("TNT", "VisionTransformer", "VisionTransformerRelPos", "Xcit"), "NLC"),
-    # Transformers whose stages pass tokens on. LeViT does so, or convolves all the way, as an option says.
+    # Transformers whose stages pass tokens on.
     **dict.fromkeys(("CoaT", "Levit", "MultiScaleVit", "Twins"), "NLC"),
 }
 
