@@ -5,7 +5,7 @@ from __future__ import annotations
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
-from zoo_core.errors import FamilyUnavailable, UsageError
+from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
@@ -72,6 +72,8 @@ def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] |
         ) from error
     try:
         return cast("nn.Module", constructor(**options))
+    except ZooError:  # the plugin's own, which says more
+        raise
     except Exception as error:
         if own:
             raise UsageError(

@@ -10,6 +10,7 @@ from zoo_core.surgery.head import seeded, swap_head
 from zoo_core.surgery.keypoints import keypoint_site, swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.packed import is_packed, load_packed, packed_state_in
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.sites import fitted
 from zoo_core.surgery.stem import adapt_stem, stem_layers
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_core.asked import Asked
     from zoo_core.card import Weights
     from zoo_core.parts import Head
+    from zoo_core.surgery.receipt import Outcome
     from zoo_core.surgery.sites import HeadLike
     from zoo_core.weights import Artefact
 
@@ -46,19 +48,7 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         Unreadable: The file is not weights.
         LoadMismatch: A tensor that is not replaced does not fit.
     """
-    state = _state_of(artefact, known, model)
-    if known is None:
-        _meet(model, state, asked)
-    outcomes = load_state(
-        model,
-        state,
-        ignore=known.ignore if known else (),
-        absent=known.absent if known else (),
-        replaceable=[*_replaceable(model, asked)],
-        source=artefact.path.name,
-        # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
-        assign=artefact.strength != LOCAL,
-    )
+    outcomes = (_load_packed if is_packed(model) else _load)(model, known, artefact, asked)
     receipt = Receipt(
         knowledge_of(model).receipt.model,
         known.tag if known else None,
@@ -70,6 +60,30 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         needed_values=knowledge_of(model).receipt.needed_values,
     )
     attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
+
+
+def _load(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Asked) -> dict[str, Outcome]:
+    state = _state_of(artefact, known, model)
+    if known is None:
+        _meet(model, state, asked)
+    return load_state(
+        model,
+        state,
+        ignore=known.ignore if known else (),
+        absent=known.absent if known else (),
+        replaceable=[*_replaceable(model, asked)],
+        source=artefact.path.name,
+        # a file of the user's own may be written to again while the model lives, so it is copied and not mapped
+        assign=artefact.strength != LOCAL,
+    )
+
+
+def _load_packed(model: nn.Module, known: Weights | None, artefact: Artefact, _: Asked) -> dict[str, Outcome]:
+    """Load a quantised model, of which nothing can be replaced: its layers read and pack what the file holds."""
+    state = packed_state_in(read_whole(artefact.path)[0], artefact.path)
+    if known and known.convert:
+        state = resolve_name(known.convert)(state, model)
+    return load_packed(model, state, ignore=known.ignore if known else (), source=artefact.path.name)
 
 
 def _state_of(artefact: Artefact, known: Weights | None, model: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -63,7 +63,7 @@ def load_state(
     own = model.state_dict()
     given = dict(state)
     outcomes: dict[str, Outcome] = {}
-    for name in [name for name in given if name not in own and _matches(name, ignore)]:
+    for name in [name for name in given if name not in own and matches(name, ignore)]:
         del given[name]
         outcomes[name] = "ignored"
     misshaped = {name for name, tensor in given.items() if name in own and own[name].shape != tensor.shape}
@@ -73,11 +73,11 @@ def load_state(
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
     missing, unexpected = (_assign if assign else _copy)(model, fitting)
-    untouched = {name for name in missing if _matches(name, absent) and name not in problems}
+    untouched = {name for name in missing if matches(name, absent) and name not in problems}
     missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
     if missing or unexpected or problems:
-        raise _mismatch(model, source, missing, unexpected, problems)
+        raise mismatch(model, source, missing, unexpected, problems)
     new = {*untouched, *(name for name in own if name not in given and _under(name, replaceable))}
     return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
 
@@ -137,7 +137,8 @@ def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Ou
     return "defaulted" if name.endswith(_COUNTER) else "adapted"
 
 
-def _matches(name: str, patterns: Collection[str]) -> bool:
+def matches(name: str, patterns: Collection[str]) -> bool:
+    """Whether one of these globs fits a name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -145,13 +146,14 @@ def _under(name: str, paths: Collection[str]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _mismatch(
+def mismatch(
     model: nn.Module,
     source: str,
     missing: list[str],
     unexpected: list[str],
-    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    misshaped: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]],
 ) -> LoadMismatch:
+    """What does not fit, as an error."""
     parts = []
     if missing:
         parts.append(f"{len(missing)} missing ({_few(missing)})")

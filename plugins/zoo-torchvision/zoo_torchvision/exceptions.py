@@ -28,7 +28,11 @@ INPUT_SIDE = {
     "ssdlite320_mobilenet_v3_large": 320,
 }
 
-FILE_CONVERT = {"DenseNet": "zoo_torchvision.checkpoints:densenet"}
+FILE_CONVERT = {
+    "DenseNet": "zoo_torchvision.checkpoints:densenet",
+    # Trained with quantisation in mind, and converted after it was loaded.
+    "QuantizableMobileNetV3": "zoo_torchvision.quantizable:trained_quantised",
+}
 
 # The constructor sets these when it is given weights.
 _FILE_OPTIONS: dict[str, Mapping[str, object]] = {

@@ -34,6 +34,9 @@ _GROUPS = (
     (models.optical_flow, "optical_flow"),
 )
 
+_BUILDERS = {"zoo_torchvision.detectors": ("detection",), "zoo_torchvision.quantizable": ("quantized_",)}
+"""Our own builders, for tasks, and for names that begin so; each is given the name of the model."""
+
 _LABELS = {1000: "imagenet_1k", 400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
 """The text file for a list of that many class names."""
 
@@ -86,15 +89,15 @@ def _card(name: str, task: str) -> Card:
     entries = models.get_model_weights(name)
     kind = builder.__annotations__["return"].__name__
     weights = tuple(_weights(entry, builder, kind) for entry in entries)
-    detector = task == "detection"
+    by_name = next((module for module, names in _BUILDERS.items() if task in names or name.startswith(names)), None)
     return Card(
         family="torchvision",
         name=name,
-        build="zoo_torchvision.detectors:build" if detector else f"{builder.__module__}:{builder.__name__}",
+        build=f"{by_name}:build" if by_name else f"{builder.__module__}:{builder.__name__}",
         task="keypoints" if kind == "KeypointRCNN" else task,
         input_size=(3, *_input_size(name, task, entries, weights)),
         num_classes=len(entries.DEFAULT.meta.get("categories") or ()),
-        options={**({"name": name} if detector else {}), **exceptions.model_options(kind, task)},
+        options={**({"name": name} if by_name else {}), **exceptions.model_options(kind, task)},
         weights=weights,
         default=entries.DEFAULT.name,
         parameters=entries.DEFAULT.meta["num_params"],
