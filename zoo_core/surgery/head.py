@@ -95,8 +95,7 @@ def swap_head(
     shape: Sequence[int] | None = None
     if at == "features":
         refuse_auxiliary(model, 'swap_head(..., at="features")')
-        gone = between(bare, anatomy)
-        anatomy, shape = _on_the_map(bare, input_size)
+        anatomy, shape, gone = _on_the_map(bare, input_size)
         sites = anatomy.heads
     elif not keep_hidden:
         main, gone = without_hidden(bare, anatomy, sites[0])
@@ -127,8 +126,14 @@ def _sites(model: nn.Module) -> tuple[Head, ...]:
     return tuple(sorted(anatomy.heads, key=lambda site: site.role != "main"))
 
 
-def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Anatomy, Sequence[int]]:
-    """The anatomy with a head site that is given the feature map, and the shape of one map, found by running once."""
+def _on_the_map(
+    model: nn.Module, input_size: Sequence[int] | None
+) -> tuple[Anatomy, Sequence[int], dict[str, nn.Module]]:
+    """The anatomy with a head site that is given the feature map, found by running once.
+
+    Returns:
+        The anatomy, the shape of one map, and an empty place for each module that comes between map and head.
+    """
     anatomy = anatomy_of(model)
     if anatomy.features is None or anatomy.main is None:
         raise NotSupported(
@@ -138,6 +143,7 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Ana
         )
     with torch.no_grad(), evaluating(model):
         found = anatomy.features(model, example_input(model, input_size))
+        gone = between(model, anatomy, found) if isinstance(found, torch.Tensor) else {}
     if not isinstance(found, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot have its head at the features",
@@ -153,7 +159,7 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> tuple[Ana
         in_features=shape[0] if on_map else shape[-1],
         per_class=1,
     )
-    return replace(anatomy, heads=(site,), pool=None, classify=None), shape
+    return replace(anatomy, heads=(site,), pool=None, classify=None), shape, gone
 
 
 def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
@@ -191,7 +197,7 @@ def _install(
     restore_forward(model)
     if own:
         recompose(model, anatomy)
-    now, under_sites = list(model.state_dict()), tuple(f"{site.path}." for site in sites)
+    now, under_sites = dict.fromkeys(model.state_dict()), tuple(f"{site.path}." for site in sites)
     record_new_heads(
         model,
         sites,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,6 +13,10 @@ from zoo_core.parts import Anatomy, Chain, flatten
 from zoo_core.surgery.split import Absent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from zoo_core.parts import Head
 
 
@@ -48,8 +53,37 @@ def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head
     return replace(main, in_features=width), gone
 
 
-def between(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """An empty place for each module between feature map and head that has parameters."""
-    steps = anatomy.pool.steps if isinstance(anatomy.pool, Chain) else ()
-    paths = [step for step in steps if isinstance(step, str)]
-    return {path: Absent() for path in paths if next(model.get_submodule(path).parameters(), None) is not None}
+def between(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, nn.Module]:
+    """An empty place for each module between feature map and head that has parameters.
+
+    Args:
+        model: In eval mode.
+        anatomy: Where its parts are.
+        features: What its features give; a pool that is a function runs on it once, to be watched.
+    """
+    if anatomy.pool is None:
+        return {}
+    if isinstance(anatomy.pool, Chain):
+        run = [step for step in anatomy.pool.steps if isinstance(step, str)]
+    else:
+        run = _run_in(model, partial(anatomy.pool, model, features))
+    sites = [head.path for head in anatomy.heads]
+    paths: list[str] = []
+    for path in run:
+        holds_head = any(f"{site}.".startswith(f"{path}.") for site in sites)
+        within = any(path.startswith(f"{other}.") for other in paths)
+        if not holds_head and not within and next(model.get_submodule(path).parameters(), None) is not None:
+            paths.append(path)
+    return {path: Absent() for path in paths}
+
+
+def _run_in(model: nn.Module, piece: Callable[[], Any]) -> list[str]:
+    """Paths of the modules that run in a piece of a forward pass, those that hold others first."""
+    seen: set[nn.Module] = set()
+    handles = [part.register_forward_pre_hook(lambda part, _: seen.add(part)) for part in model.modules()]
+    try:
+        piece()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [path for path, part in model.named_modules() if part in seen and path]
