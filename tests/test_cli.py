@@ -54,6 +54,12 @@ def test_info_shows_preprocessing_and_licences_once_for_all_weights_they_are_tru
     assert "IMAGENET1K_V1, IMAGENET1K_V2: licences bsd-3-clause (code), unknown (weights), unknown (data)" in lines
 
 
+def test_info_names_every_file_that_weights_are_in():
+    lines = zoo("info", "timm/vit_tiny_patch16_224").stdout.splitlines()
+    assert any("the hub's" in line for line in lines)
+    assert any("/resolve/main/model.safetensors, or https://storage.googleapis.com/" in line for line in lines)
+
+
 def test_info_prints_the_card_as_json():
     card = json.loads(zoo("info", "tiny/glyphnet", "--json").stdout)
     assert (card["name"], card["default"]) == ("glyphnet", "GLYPHS_V1")

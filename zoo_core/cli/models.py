@@ -77,10 +77,18 @@ def _row(card: Card, weights: Weights) -> tuple[str, ...]:
         "*" if weights.tag == card.default else "",
         weights.tag,
         str(weights.num_classes),
-        f"{weights.strength}, {weights.sha256[:10]}" if weights.sha256 else "none",
+        _digest(weights),
         f"{weights.size / 1e6:.1f} MB" if weights.size else "?",
         ", ".join(f"{name} {value:g}" for name, value in weights.metrics.items()),
     )
+
+
+def _digest(weights: Weights) -> str:
+    from zoo_core.weights.transport.hub import looks_like_hub
+
+    if weights.sha256:
+        return f"{weights.strength}, {weights.sha256[:10]}"
+    return "the hub's" if looks_like_hub(weights.urls[0]) else "none"
 
 
 def _grouped(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
@@ -110,7 +118,7 @@ def _licenses(weights: Weights) -> str:
 
 
 def _source(weights: Weights) -> str:
-    return weights.urls[0]
+    return ", or ".join(file.urls[0] for file in weights.files)
 
 
 def _difference(card: Card, other: Card) -> str:

@@ -29,7 +29,7 @@ def check_card(card: Card) -> None:
         label = f"{card.id}@{weights.tag}"
         for url in weights.urls:
             require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
-        declared = all(looks_like_hub(url) for url in weights.urls)
+        declared = all(looks_like_hub(url) for url in weights.files[0].urls)
         require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
         require(
             not isinstance(weights.categories, tuple) or len(weights.class_names) in (0, weights.num_classes),
