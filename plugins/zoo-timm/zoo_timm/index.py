@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import timm
+import torch
 
 from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_timm.categories import LISTS
@@ -64,9 +66,17 @@ def version() -> str:
     return installed("timm")
 
 
+def parameters(card: Card) -> int:
+    """How many parameters the model of a card has, counted on a model without memory."""
+    with torch.device("meta"):
+        model = timm.create_model(card.name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def main() -> None:
-    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module."""
-    write_cards(_PACKAGE / "catalog.jsonl", cards())
+    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module; counting parameters takes minutes."""
+    counted = [replace(card, parameters=parameters(card)) for card in cards()]
+    write_cards(_PACKAGE / "catalog.jsonl", counted)
     (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
 
 
