@@ -18,6 +18,7 @@ verify = "always"
 convert = false
 mirror = ["https://a.example/x/", "s3://bucket"]
 licenses = ["MIT", "data:unknown"]
+connections = 3
 progress = false
 lock = "other.lock"
 families = ["timm"]
@@ -52,6 +53,7 @@ def test_every_setting_can_be_in_a_file(project):
     assert settings.mirrors() == ("https://a.example/x", "s3://bucket")
     assert settings.rewrites() == (("http://old/", "https://new/?a=b"),)
     assert settings.licenses() == ("mit", "data:unknown")
+    assert settings.connections() == 3
     assert settings.progress() is False
     assert settings.lock_file() == str(project / "other.lock")
     assert settings.family_order() == ("timm",)
@@ -127,6 +129,8 @@ def test_a_change_takes_effect_at_once(project):
         ("cache = ''\n", 1, "a path in quotes"),
         ('cache = "a\\u0000b"\n', 1, "a path in quotes"),
         ("lock = true\n", 1, "false"),
+        ("connections = 0\n", 1, "1 to 32"),
+        ("connections = true\n", 1, "1 to 32"),
         ("offline = true\noffline = false\n", 2, "TOML"),
         ("a = 1\nb = \n", 2, "TOML"),
     ],
@@ -167,8 +171,8 @@ def test_zoo_config_shows_who_says_what(project, monkeypatch):
     (project / "zoo.toml").write_text("mirror = ['https://me:secret@a.example']\nverify = 'always'\n")
     monkeypatch.setenv("ZOO_VERIFY", "auto")
     shown = CliRunner().invoke(zoo, ["config"]).output
-    assert f"mirror    https://a.example  ({project / 'zoo.toml'})" in shown
-    assert "verify    auto  (ZOO_VERIFY)" in shown
+    assert f"mirror      https://a.example  ({project / 'zoo.toml'})" in shown
+    assert "verify      auto  (ZOO_VERIFY)" in shown
     rows = json.loads(CliRunner().invoke(zoo, ["config", "--json"]).output)
     assert [row["key"] for row in rows] == [setting.key for setting in config.SETTINGS]
     assert "secret" not in shown

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "zoo.toml"
 _TRUE = frozenset({"1", "true", "yes", "on"})
+_MOST = 32
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
 
@@ -237,12 +238,25 @@ def _pairs_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple(value.items())
 
 
+def _number(text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST):
+        raise ValueError
+    return int(text) if text else None
+
+
+def _number_in_file(value: object, _folder: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ValueError
+    return value
+
+
 _FLAG = Kind("1 or 0", "true or false", _flag, _flag_in_file)
 _PATH = Kind("a path", "a path in quotes", lambda text: text or None, _path_in_file)
 _LOCK = Kind("a path, or 0", "a path in quotes, or false", _lock, _lock_in_file)
 _NAMES = Kind("names with commas between", "a list of names", _names, _list_in_file)
 _URLS = Kind("urls with spaces between", "a list of urls", lambda text: tuple(text.split()), _list_in_file)
 _PAIRS = Kind("from=to, two url prefixes", "a table of url prefixes", _pairs, _pairs_in_file)
+_NUMBER = Kind(f"1 to {_MOST}", f"1 to {_MOST}", _number, _number_in_file)
 _WHEN = Kind("'auto' or 'always'", "'auto' or 'always'", _when, _when_in_file)
 
 SETTINGS = (
@@ -253,6 +267,7 @@ SETTINGS = (
     Setting("mirror", "ZOO_MIRROR", _URLS, "base urls that serve files by digest"),
     Setting("rewrite", "ZOO_REWRITE", _PAIRS, "url prefixes, and where to go instead"),
     Setting("licenses", "ZOO_LICENSES", _NAMES, "the licences that are acceptable"),
+    Setting("connections", "ZOO_CONNECTIONS", _NUMBER, "how many may bring one large file at once"),
     Setting("progress", "ZOO_PROGRESS", _FLAG, "show progress bars"),
     Setting("lock", "ZOO_LOCK", _LOCK, "the lock file to obey"),
     Setting("families", "ZOO_FAMILIES", _NAMES, "the order in which families are searched"),

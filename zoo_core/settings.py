@@ -3,22 +3,23 @@
 Each is a variable of the environment, and, in lower case, a key of ``zoo.toml``: see :mod:`zoo_core.config`. The
 environment comes first. ``zoo config`` shows what is in force, and where that is said.
 
-==================  =============  ===================================================================================
-``ZOO_CACHE``       ``cache``      the folder of the weights cache
-``ZOO_OFFLINE``     ``offline``    ``1``: open no socket; what is not in the cache is an error
-``ZOO_VERIFY``      ``verify``     ``always``: hash every file on every use; ``auto``: when it may have changed
-``ZOO_CONVERT``     ``convert``    ``0``: keep no copies, which can be mapped, of weights whose own files cannot
-``ZOO_MIRROR``      ``mirror``     base urls that serve a file of digest ``d`` as ``<base>/<d>``; tried first
-``ZOO_REWRITE``     ``rewrite``    ``from=to`` pairs of url prefixes: where to go instead
-``ZOO_LICENSES``    ``licenses``   the licences that are acceptable
-``ZOO_PROGRESS``    ``progress``   ``1`` or ``0``: always or never a progress bar; else on a terminal only
-``ZOO_LOCK``        ``lock``       the lock file to obey, or ``0``; else a ``zoo.lock`` in this folder or a parent
-``ZOO_FAMILIES``    ``families``   the order in which families are searched for an unqualified name
-``ZOO_PLUGINS``     ``plugins``    load these plugins only
-``ZOO_DISABLE``     ``disable``    do not load these plugins
-``ZOO_CONFIG``                     the file to read in place of every ``zoo.toml``, or ``0`` for none
-``HF_ENDPOINT``                    what to use instead of ``https://huggingface.co``
-==================  =============  ===================================================================================
+===================  ===============  ==================================================================================
+``ZOO_CACHE``        ``cache``        the folder of the weights cache
+``ZOO_OFFLINE``      ``offline``      ``1``: open no socket; what is not in the cache is an error
+``ZOO_VERIFY``       ``verify``       ``always``: hash every file on every use; ``auto``: when it may have changed
+``ZOO_CONVERT``      ``convert``      ``0``: keep no copies, which can be mapped, of weights whose own files cannot
+``ZOO_MIRROR``       ``mirror``       base urls that serve a file of digest ``d`` as ``<base>/<d>``; tried first
+``ZOO_REWRITE``      ``rewrite``      ``from=to`` pairs of url prefixes: where to go instead
+``ZOO_LICENSES``     ``licenses``     the licences that are acceptable
+``ZOO_CONNECTIONS``  ``connections``  how many connections may bring one large file at once; 8, and at most 32
+``ZOO_PROGRESS``     ``progress``     ``1`` or ``0``: always or never a progress bar; else on a terminal only
+``ZOO_LOCK``         ``lock``         the lock file to obey, or ``0``; else a ``zoo.lock`` in this folder or a parent
+``ZOO_FAMILIES``     ``families``     the order in which families are searched for an unqualified name
+``ZOO_PLUGINS``      ``plugins``      load these plugins only
+``ZOO_DISABLE``      ``disable``      do not load these plugins
+``ZOO_CONFIG``                        the file to read in place of every ``zoo.toml``, or ``0`` for none
+``HF_ENDPOINT``                       what to use instead of ``https://huggingface.co``
+===================  ===============  ==================================================================================
 
 In a variable, names have commas between them, and urls and pairs have spaces. In a file::
 
@@ -78,6 +79,11 @@ def rewrites() -> tuple[tuple[str, str], ...]:
 def licenses() -> tuple[str, ...] | None:
     """``ZOO_LICENSES``: the licences that are acceptable, in lower case; None when any is."""
     return tuple(name.lower() for name in _value("licenses") or ()) or None
+
+
+def connections() -> int:
+    """``ZOO_CONNECTIONS``: how many connections may bring one large file at once."""
+    return cast("int", _value("connections") or 8)
 
 
 def progress() -> bool | None:

@@ -21,9 +21,9 @@ def config(*, as_json: bool) -> None:
         return
     for row in rows:
         if row["from"] is None:
-            click.echo(f"{row['key']:10}-  (not set: {row['meaning']})")
+            click.echo(f"{row['key']:12}-  (not set: {row['meaning']})")
         else:
-            click.echo(f"{row['key']:10}{_plainly(row['value'])}  ({row['from']})")
+            click.echo(f"{row['key']:12}{_plainly(row['value'])}  ({row['from']})")
 
 
 def _facts(setting: configuration.Setting) -> dict[str, Any]:

@@ -165,8 +165,10 @@ def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, s
         from_zero, chances = 0, min(_CHANCES, order.policy.attempts)
         while from_zero < chances:
             from_zero += partial.length == 0
+            # What was put together from pieces, and is wrong, is asked for once more over a single line.
+            policy = replace(order.policy, connections=1) if from_zero == _CHANCES else order.policy
             transfer = Transfer(
-                source, partial, sha256=order.sha256, size=order.size, policy=order.policy, advance=order.advance
+                source, partial, sha256=order.sha256, size=order.size, policy=policy, advance=order.advance
             )
             try:
                 transfer.run()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.arrival.disk import require_space
+from zoo_core.weights.arrival.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from zoo_core.weights.arrival.partial import Partial
     from zoo_core.weights.transport.policy import Policy
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
+_PROBE = 1 << 16
 _AT_LEAST = 1 << 16
 """The same in bytes, where nobody knows how long the file is."""
 
@@ -53,6 +55,7 @@ class Transfer:
         self._size = size
         self._policy = policy
         self._advance = advance
+        self._connections = policy.connections
         self._furthest = partial.length
         self._total = size
         self._conditional = True
@@ -127,14 +130,48 @@ class Transfer:
         known = etag if origin == self._origin and self._conditional else ""
         if not known and not self._sha256:  # without a digest, nothing else would tell two files spliced together
             self._partial.restart()
-        with self._source.read(self._partial.length, known) as reply:
+        probe = self._probe()
+        with self._source.read(self._partial.length, known, probe) as reply:
             self._accept(reply, known)
-            for block in reply.blocks:
-                self._require_short(self._partial.length + len(block))
-                self._partial.write(block)
-                self._advance(self._partial.length, self._total)
-            if self._total is not None and self._partial.length < self._total:
+            split = self._may_split(reply)
+            if probe or not split:  # else this line would send all of it
+                self._write(reply.blocks)
+            missing = self._total is not None and self._partial.length < self._total
+            if missing and not (split or self._partial.length == probe):
                 raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
+        if missing and split:
+            self._in_pieces(reply.etag)
+        elif missing:
+            self._connections = 1
+            self._attempt()
+
+    def _write(self, blocks: Iterable[bytes]) -> None:
+        for block in blocks:
+            self._require_short(self._partial.length + len(block))
+            self._partial.write(block)
+            self._advance(self._partial.length, self._total)
+
+    def _probe(self) -> int | None:
+        """Where to end a first request that only finds out whether the server sends parts; None for all of the rest."""
+        worth_it = self._size is not None and self._size - self._partial.length >= self._policy.split_from
+        return self._partial.length + _PROBE if worth_it and self._connections > 1 else None
+
+    def _may_split(self, reply: Reply) -> bool:
+        """Whether several lines may bring the rest: each must be able to tell that it is of the same file."""
+        missing = (self._total or 0) - self._partial.length
+        return self._connections > 1 and reply.ranges and bool(reply.etag) and missing >= self._policy.split_from
+
+    def _in_pieces(self, etag: str) -> None:
+        start, total = self._partial.length, self._total or 0
+        pieces = Pieces(
+            self._source, start=start, total=total, etag=etag, policy=self._policy, alive=self._partial.touch
+        )
+        try:
+            with pieces as blocks:
+                self._write(blocks)
+        except (StaleRange, Permanent) as failure:  # not in pieces, then; what has arrived is as good as ever
+            self._connections = 1
+            raise Transient(str(failure), cost=0) from failure
 
     def _accept(self, reply: Reply, known: str) -> None:
         """Compare what is announced with what is known, and begin again where the answer does."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.transport.policy import Policy
 
 _HOPS = 10
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
@@ -62,17 +62,22 @@ class HttpSource:
         )
         return ", ".join(filter(None, steps))
 
+    def another(self) -> HttpSource:
+        """Another line to the same file."""
+        return HttpSource(self.url, self._policy, proven=self._proven)
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
 
     @contextlib.contextmanager
-    def read(self, offset: int, etag: str) -> Iterator[Reply]:
+    def read(self, offset: int, etag: str, end: int | None = None) -> Iterator[Reply]:
         """Ask for the bytes from ``offset`` on.
 
         Args:
             offset: How many bytes we have already.
             etag: The strong ETag of the file they came from, or ``""``.
+            end: Where to stop, before the end of the file; a server may send more all the same.
 
         Raises:
             Transient: It may work when it is tried again.
@@ -80,9 +85,9 @@ class HttpSource:
             StaleRange: What we have cannot be continued.
         """
         with Watchdog(self._policy) as self._watchdog, self._named_failures():
-            response = self._follow(offset, etag)
+            response = self._follow(offset, etag, end)
             with contextlib.closing(response):
-                yield self._reply(response, offset)
+                yield self._reply(response, offset, end)
 
     def headers(self) -> Mapping[str, str]:
         """The headers of the last answer of the same host: there the Hugging Face hub declares digests.
@@ -110,9 +115,9 @@ class HttpSource:
                 url = target  # the repository has another name now
             raise Permanent(f"more than {_HOPS} redirects")
 
-    def _follow(self, offset: int, etag: str) -> requests.Response:
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        if offset and etag:
+    def _follow(self, offset: int, etag: str, end: int | None) -> requests.Response:
+        headers = {"Range": f"bytes={offset}-{'' if end is None else end - 1}"} if offset or end else {}
+        if headers and etag:
             headers["If-Range"] = etag
         url, seen = self.url, [self.url]
         for _ in range(_HOPS):
@@ -149,9 +154,9 @@ class HttpSource:
         if not self._proven and urlsplit(url).scheme == "http" and not is_loopback(url):
             raise Permanent(f"{shown(url)} is plain http, and no full SHA-256 is known to prove what comes over it")
 
-    def _reply(self, response: requests.Response, offset: int) -> Reply:
+    def _reply(self, response: requests.Response, offset: int, end: int | None) -> Reply:
         status, headers = response.status_code, response.headers
-        if status == requests.codes.requested_range_not_satisfiable and offset:
+        if status == requests.codes.requested_range_not_satisfiable and (offset or end):
             raise StaleRange("the server does not have the range that was asked for")
         if status in _TRY_AGAIN or status >= requests.codes.server_error:
             raise Transient(_status(response), wait=_retry_after(headers.get("Retry-After")))
@@ -164,7 +169,8 @@ class HttpSource:
         tag = headers.get("ETag", "")
         strong = tag if tag.startswith('"') else ""
         decode = self._is_encoded(headers.get("Content-Encoding", ""), start)
-        return Reply(start, None if decode else total, strong, self._blocks(response, decode=decode))
+        ranges = not decode and (status == requests.codes.partial_content or headers.get("Accept-Ranges") == "bytes")
+        return Reply(start, None if decode else total, strong, self._blocks(response, decode=decode), ranges)
 
     def _is_encoded(self, encoding: str, start: int) -> bool:
         """Whether to decode a body that is said to be encoded, although that was not asked for.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from zoo_core import settings
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Policy:
         longest_pause: The longest of those pauses, in seconds.
         retry_after: Seconds that are waited in all because servers asked for it.
         unknown_length: Bytes after which a body is cut off when nobody said how long it is.
+        connections: How many lines may bring one file at once, if it is long and its server sends parts of it.
+        split_from: How many bytes must be missing for that to be done.
+        piece: About how many bytes a line asks for at once.
         sleep: How to wait; tests pass their own.
         jitter: A random factor for each pause, so that many clients do not come back at once.
     """
@@ -51,6 +55,9 @@ class Policy:
     longest_pause: float = 8.0
     retry_after: float = 20.0
     unknown_length: int = 1 << 30
+    connections: int = field(default_factory=settings.connections)
+    split_from: int = 32 << 20
+    piece: int = 8 << 20
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25)  # noqa: S311 - a pause needs no secret
 
@@ -61,10 +68,11 @@ class Policy:
             UsageError: A number makes no sense.
         """
         checked_timeout(self.timeout)
-        if self.attempts < 1 or self.unknown_length < 0:
+        if min(self.attempts, self.connections, self.piece) < 1 or self.unknown_length < 0:
             raise UsageError(
-                f"attempts={self.attempts}, unknown_length={self.unknown_length}",
-                expected="at least one attempt, and no negative length",
+                f"attempts={self.attempts}, connections={self.connections}, piece={self.piece}, "
+                f"unknown_length={self.unknown_length}",
+                expected="at least one of each, and no negative length",
             )
 
     def pause(self, failures: int) -> float:

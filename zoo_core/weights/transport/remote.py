@@ -39,11 +39,15 @@ class RemoteSource:
         except Exception as error:  # each store raises errors of its own
             raise Permanent(f"{scheme}:// cannot be read: {error}") from error
 
+    def another(self) -> RemoteSource:
+        """Another reader of the same file."""
+        return RemoteSource(self.url)
+
     def close(self) -> None:
         """Nothing is held open."""
 
     @contextlib.contextmanager
-    def read(self, offset: int, etag: str) -> Iterator[Reply]:  # noqa: ARG002 - the digest proves what was continued
+    def read(self, offset: int, etag: str, end: int | None = None) -> Iterator[Reply]:  # noqa: ARG002 - the digest proves
         """The bytes from ``offset`` on.
 
         Raises:

@@ -19,12 +19,14 @@ class Reply:
         total: Length of the whole file in bytes, when the source says.
         etag: Its strong ETag, or ``""``.
         blocks: The bytes.
+        ranges: Whether the source says that it sends parts of the file too.
     """
 
     start: int
     total: int | None
     etag: str
     blocks: Iterator[bytes]
+    ranges: bool = False
 
 
 class Source(Protocol):
@@ -36,8 +38,11 @@ class Source(Protocol):
     def route(self) -> str:
         """Where the last answer came from, in words, when that is not simply the host of the url."""
 
-    def read(self, offset: int, etag: str) -> AbstractContextManager[Reply]:
-        """Ask for the bytes from ``offset`` on."""
+    def read(self, offset: int, etag: str, end: int | None = None) -> AbstractContextManager[Reply]:
+        """Ask for the bytes from ``offset`` on, up to ``end`` if that is given; a source may send more."""
+
+    def another(self) -> Source:
+        """A source of the same file that can be read at the same time."""
 
     def close(self) -> None:
         """Let go of connections and files."""

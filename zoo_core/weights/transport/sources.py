@@ -59,11 +59,15 @@ class LocalSource:
         self.url = url
         self.route = ""
 
+    def another(self) -> LocalSource:
+        """Another reader of the same file."""
+        return LocalSource(self.url)
+
     def close(self) -> None:
         """Nothing is held open."""
 
     @contextlib.contextmanager
-    def read(self, offset: int, etag: str) -> Iterator[Reply]:  # noqa: ARG002 - local files have no etag
+    def read(self, offset: int, etag: str, end: int | None = None) -> Iterator[Reply]:  # noqa: ARG002 - no need of them here
         """The bytes from ``offset`` on.
 
         Raises:

@@ -1,0 +1,341 @@
+"""Large files over several connections at once, from servers that do that well, badly, or not at all."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from loopback import good, hang_up, sha256, status
+
+from zoo_core.errors import DigestMismatch, FetchError
+from zoo_core.weights import fetch
+from zoo_core.weights.arrival.claims import partials
+from zoo_core.weights.transport.policy import Policy
+
+DATA = os.urandom(2_000_000)
+DIGEST = sha256(DATA)
+PATH = "/net.pth"
+NAME = f"net-{DIGEST[:16]}.pth"
+LINES = {"connections": 4, "split_from": 100_000, "piece": 100_000}
+
+
+@pytest.fixture
+def policy():
+    return Policy(timeout=2, sleep=lambda _seconds: None, **LINES)
+
+
+def wanted(handler):
+    """The range that was asked for; None for the whole file."""
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+    return (int(match[1]), int(match[2]) + 1 if match[2] else None) if match else None
+
+
+def head(handler, start, end, total, *, partial, etag):
+    handler.send_response(206 if partial else 200)
+    if partial:
+        handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
+    handler.send_header("Content-Length", str(end - start))
+    handler.send_header("Accept-Ranges", "bytes")
+    handler.send_header("ETag", etag)
+    handler.end_headers()
+
+
+def send(handler, body, pause=0.0):
+    for start in range(0, len(body), 20_000):
+        handler.send_body(body[start : start + 20_000])
+        time.sleep(pause)
+
+
+def parts(handler, data, pause=0.001, etag=None):
+    """The right answer, whole or in part, in small steps."""
+    etag = etag or f'"{sha256(data)[:16]}"'
+    asked = wanted(handler) if handler.headers.get("If-Range", etag) == etag else None
+    start, end = asked or (0, None)
+    end = min(end or len(data), len(data))
+    head(handler, start, end, len(data), partial=bool(asked), etag=etag)
+    send(handler, data[start:end], pause)
+
+
+@pytest.fixture
+def url(server):
+    server.always[PATH] = parts
+    return server.put(PATH, DATA)
+
+
+def asked_for(server):
+    return [asked.headers.get("Range") for asked in server.asked]
+
+
+def once(server, fault, when):
+    """Behave but for one request for which ``when`` holds."""
+    left = [True]
+
+    def reply(handler, data):
+        if left and (asked := wanted(handler)) and when(*asked):
+            left.clear()
+            fault(handler, data)
+        else:
+            parts(handler, data)
+
+    server.always[PATH] = reply
+
+
+def later(start, end):
+    return bool(end) and start >= 1_000_000
+
+
+def test_a_long_file_is_asked_for_in_pieces(server, url, tmp_path, policy):
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+    assert asked_for(server)[0] is None
+    assert len(asked_for(server)) == 21
+    assert server.sent < 1.2 * len(DATA)
+
+
+def test_where_the_length_is_known_no_byte_is_sent_twice(server, url, tmp_path, policy):
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+    assert asked_for(server)[0] == "bytes=0-65535"
+    assert server.sent == len(DATA)
+
+
+def test_every_piece_must_be_of_the_same_file(server, url, tmp_path, policy):
+    fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    assert {asked.headers.get("If-Range") for asked in server.asked[1:]} == {f'"{DIGEST[:16]}"'}
+
+
+def test_a_short_file_comes_over_one_line(server, url, tmp_path):
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=Policy(connections=4)).read_bytes() == DATA
+    assert asked_for(server) == [None]
+
+
+def test_one_connection_is_all_when_the_settings_say_so(server, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CONNECTIONS", "1")
+    policy = Policy(split_from=100_000, piece=100_000)
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+    assert asked_for(server) == [None]
+
+
+@pytest.mark.parametrize("size", [None, len(DATA)], ids=["size unknown", "size known"])
+@pytest.mark.parametrize("etag", ['W/"weak"', "", '"'], ids=["a weak tag", "no tag", "half a tag"])
+def test_without_a_strong_tag_one_line_brings_it(server, url, tmp_path, policy, etag, size):
+    server.always[PATH] = lambda handler, data: parts(handler, data, etag=etag)
+    assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=policy).read_bytes() == DATA
+    assert server.sent <= 1.05 * len(DATA)
+
+
+@pytest.mark.parametrize("size", [None, len(DATA)], ids=["size unknown", "size known"])
+def test_a_server_that_knows_no_parts_sends_it_over_one_line(server, url, tmp_path, policy, size):
+    server.always[PATH] = status(200, DATA, ETag='"abc"')
+    assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=policy).read_bytes() == DATA
+    assert len(server.asked) == 1
+
+
+def reset(handler, data):
+    start, end = wanted(handler)
+    head(handler, start, end or len(data), len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+    send(handler, data[start : start + 40_000])
+    hang_up(handler)
+
+
+def stall(handler, data):
+    start, end = wanted(handler)
+    head(handler, start, end, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+    send(handler, data[start : start + 40_000])
+    handler.wfile.flush()
+    time.sleep(6)
+
+
+def whole(handler, data):
+    head(handler, 0, len(data), len(data), partial=False, etag=f'"{DIGEST[:16]}"')
+    send(handler, data)
+
+
+def too_much(handler, data):
+    start, _ = wanted(handler)
+    head(handler, start, len(data), len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+    send(handler, data[start:])
+
+
+def another_part(handler, data):
+    start, end = wanted(handler)
+    head(handler, start + 10, end + 10, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+    send(handler, data[start + 10 : end + 10])
+
+
+def another_file(handler, data):
+    start, end = wanted(handler)
+    head(handler, start, end, len(data), partial=True, etag='"another"')
+    send(handler, bytes(end - start))
+
+
+def a_little_less(handler, data):
+    start, end = wanted(handler)
+    head(handler, start, end - 7, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+    send(handler, data[start : end - 7])
+
+
+FAULTS = [
+    reset,
+    stall,
+    whole,
+    too_much,
+    another_part,
+    another_file,
+    a_little_less,
+    status(503),
+    status(429),
+    status(416),
+]
+IDS = [getattr(fault, "__name__", "") for fault in FAULTS[:7]] + ["503", "429", "416"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+@pytest.mark.parametrize("when", [later, lambda start, end: bool(end) and start < 300_000], ids=["late", "early"])
+def test_a_piece_that_fails_does_no_harm(server, url, tmp_path, policy, fault, when):
+    once(server, fault, when)
+    started = time.monotonic()
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("fault", [reset, status(503)], ids=["reset", "503"])
+def test_a_piece_that_fails_is_all_that_is_sent_again(server, url, tmp_path, policy, fault):
+    once(server, fault, later)
+    fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy)
+    assert server.sent == len(DATA)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_server_that_wants_fewer_connections_gets_fewer(server, url, tmp_path, policy, most):
+    now, lock = [0], threading.Lock()
+
+    def few(handler, data):
+        with lock:
+            now[0] += 1
+            busy = now[0] > most
+        try:
+            (status(429) if busy else parts)(handler, data)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    server.always[PATH] = few
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+
+
+def test_no_more_connections_are_used_than_allowed(server, url, tmp_path, policy):
+    now, most, lock = [0], [0], threading.Lock()
+
+    def counted(handler, data):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        parts(handler, data, pause=0.01)
+        with lock:
+            now[0] -= 1
+
+    server.always[PATH] = counted
+    fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy)
+    assert 2 <= most[0] <= 4
+
+
+def test_a_file_that_changes_between_two_pieces_is_begun_again(server, url, tmp_path, policy):
+    new = os.urandom(len(DATA))
+
+    def change(handler, _data):
+        server.files[PATH] = new
+        parts(handler, new)
+
+    once(server, change, later)
+    assert fetch(url, tmp_path, sha256=sha256(new), policy=policy).read_bytes() == new
+
+
+def test_a_server_that_spoils_parts_is_asked_for_the_whole(server, url, tmp_path, policy):
+    def spoiled(handler, data):
+        parts(handler, data if not wanted(handler) else data[:100] + bytes(len(data) - 100), etag='"abc"')
+
+    server.always[PATH] = spoiled
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+
+
+def test_wrong_bytes_in_pieces_are_refused(server, url, tmp_path, policy):
+    server.always[PATH] = lambda handler, data: parts(handler, bytes(len(data)))
+    with pytest.raises(DigestMismatch, match="wrong bytes"):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_server_that_stops_sending_pieces_is_given_up_and_what_arrived_is_kept(server, url, tmp_path, policy):
+    def half(handler, data):
+        (status(503) if wanted(handler)[0] >= 1_000_000 else parts)(handler, data)
+
+    server.always[PATH] = half
+    with pytest.raises(FetchError, match="503"):
+        fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy)
+    assert sum(path.stat().st_size for path in partials(tmp_path, NAME)) >= 900_000
+    assert len(server.asked) < 60
+
+
+def test_a_server_that_cuts_every_piece_short_still_finishes(server, url, tmp_path, policy):
+    def short(handler, data):
+        (reset if wanted(handler)[0] else parts)(handler, data)
+
+    server.always[PATH] = short
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+
+
+CHILD = """
+import sys
+from zoo_core.weights import fetch
+from zoo_core.weights.transport.policy import Policy
+print(fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3], size=int(sys.argv[4]), policy=Policy(**{lines})))
+"""
+
+
+def child(url, folder):
+    command = [sys.executable, "-c", CHILD.replace("{lines}", repr(LINES)), url, str(folder), DIGEST, str(len(DATA))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_download_in_pieces_that_was_killed_is_continued(server, url, tmp_path, policy):
+    server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.05)
+    process = child(url, tmp_path)
+    while sum(path.stat().st_size for path in partials(tmp_path, NAME)) < 700_000:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = sum(path.stat().st_size for path in partials(tmp_path, NAME))
+    server.always[PATH] = parts
+    before = len(server.asked)
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+    assert min(int(asked.headers["Range"][6:].split("-")[0]) for asked in server.asked[before:]) == kept
+
+
+def test_four_processes_move_the_bytes_of_all_pieces_once(server, url, tmp_path):
+    server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.02)
+    processes = [child(url, tmp_path) for _ in range(4)]
+    assert {process.communicate(timeout=60)[0] for process in processes} == {f"{tmp_path / NAME}\n"}
+    assert server.sent == len(DATA)
+
+
+def test_an_interrupt_leaves_no_line_behind(server, url, tmp_path, policy):
+    def interrupt(done, _total):
+        if done > 500_000:
+            raise KeyboardInterrupt
+
+    from zoo_core.weights.arrival.bring import Order, bring
+
+    server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.01)
+    place = tmp_path / NAME
+    order = Order("net", (url,), tmp_path, NAME, DIGEST, len(DATA), lambda _d: place, policy=policy, advance=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bring(order)
+    deadline = time.monotonic() + 5
+    while any(thread.name == "zoo-line" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    server.always[PATH] = good
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
