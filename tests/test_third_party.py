@@ -1,0 +1,106 @@
+"""Plugins from outside the workspace: built, installed beside the built zoo-core in fresh environments, and used."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples" / "third-party"
+PLUGINS = {
+    "zoo-transformers": "transformers/deit-tiny-distilled-patch16-224",
+    "zoo-segmentation-models": "segmentation_models/resnet18",
+}
+"""Each example to a model of its family."""
+VERSIONS = ("segmentation-models-pytorch==0.6.0", "transformers==5.23.0")
+"""The libraries that the examples were tested with; everything else is what this workspace pins."""
+
+
+def source_of(plugin):
+    return {path: path.read_text() for path in sorted((FOLDER / plugin).glob("zoo_*/*.py"))}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in FOLDER.iterdir() if path.is_dir()} == set(PLUGINS)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_an_example_uses_public_names_only(plugin):
+    used = set(re.findall(r"^\s*(?:from|import) (zoo_core[\w.]*)", "".join(source_of(plugin).values()), re.MULTILINE))
+    assert used == {"zoo_core"}
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_an_example_is_short(plugin):
+    code = re.sub(r'""".*?"""', "", "".join(source_of(plugin).values()), flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 160
+
+
+class Environment:
+    """A fresh virtual environment that knows the built wheels and nothing of this checkout."""
+
+    def __init__(self, plugin, folder):
+        self.folder = folder
+        self.python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
+        (folder / "constraints.txt").write_text("\n".join([*pins, *VERSIONS]))
+        for source in (ROOT, FOLDER / plugin):
+            self._uv("build", "--wheel", "--out-dir", folder / "dist", source)
+        self._uv("venv", folder / "venv")
+        wheels = sorted((folder / "dist").glob("*.whl"))
+        self._uv(
+            *("pip", "install", "--python", self.python, "--constraint", folder / "constraints.txt"),
+            *(*wheels, "pytest", "torchvision"),
+        )
+        shutil.copytree(FOLDER / plugin / "tests", folder / "tests")
+
+    def _uv(self, *command):
+        done = subprocess.run(["uv", "--quiet", *map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *command):
+        """Run a module of the environment outside the checkout."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        return subprocess.run(
+            [self.python, "-m", *command], cwd=self.folder, env=own, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="module", params=PLUGINS)
+def environment(request, tmp_path_factory):
+    environment = Environment(request.param, tmp_path_factory.mktemp("outside"))
+    environment.plugin = request.param
+    yield environment
+    shutil.rmtree(environment.folder / "venv")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+class TestOutside:
+    def test_its_own_tests_pass(self, environment):
+        answer = environment.run("pytest", "-q", "-p", "no:cacheprovider", "tests")
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert re.search(r"^\d+ passed", answer.stdout, re.MULTILINE), answer.stdout
+
+    def test_zoo_finds_nothing_wrong_with_it(self, environment):
+        rows = json.loads(environment.run("zoo_core.cli", "plugins", "--json").stdout)
+        assert [row["origin"] for row in rows] == [f"{environment.plugin} 0.1.0"]
+        assert not rows[0]["problems"]
+        assert not rows[0]["notes"]
+
+    def test_zoo_get_builds_a_model_of_it(self, environment):
+        name = PLUGINS[environment.plugin]
+        answer = environment.run("zoo_core.cli", "get", name, "--weights", "none", "--json")
+        assert answer.returncode == 0, answer.stderr
+        assert json.loads(answer.stdout)["model"] == name
+
+    def test_it_runs_without_the_checkout(self, environment):
+        code = "import zoo_core, sys; sys.exit(not zoo_core.__file__.startswith(sys.prefix))"
+        assert subprocess.run([environment.python, "-c", code], cwd=environment.folder, check=False).returncode == 0
