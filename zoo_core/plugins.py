@@ -57,9 +57,10 @@ class Plugin:
         if isinstance(self.source, str):
             return self.source
         try:
-            return f"{self.source.dist.name} {self.source.dist.version}"  # type: ignore[union-attr]  # or None
+            name, version = self.source.dist.name, self.source.dist.version  # type: ignore[union-attr]  # or None
         except (AttributeError, KeyError, TypeError, ValueError, OSError):  # no metadata, or a broken file of it
-            return self.source.value
+            name = None
+        return f"{name} {version}" if name else self.source.value
 
 
 def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tuple[Plugin, ...]:

@@ -14,6 +14,8 @@ def zoo_families() -> list[Family]:
             requires="pretrainedmodels",
             catalog="zoo_pretrainedmodels.catalog:cards",
             anatomy="zoo_pretrainedmodels.anatomy:anatomy",
+            tested=">=0.7.4,<0.8",
+            exceptions="zoo_pretrainedmodels.expected:EXPECTED",
             index="zoo_pretrainedmodels.index:cards",
             indexed="zoo_pretrainedmodels.catalog:version",
         )

@@ -14,6 +14,8 @@ def zoo_families() -> list[Family]:
             requires="torchvision",
             catalog="zoo_torchvision.catalog:cards",
             anatomy="zoo_torchvision.anatomy:anatomy",
+            tested=">=0.29,<0.30",
+            exceptions="zoo_torchvision.expected:EXPECTED",
             index="zoo_torchvision.index:cards",
             indexed="zoo_torchvision.catalog:version",
         )
