@@ -1,4 +1,8 @@
-"""One model of each architecture of the installed families, for tests that must hold for any; the rest with -m full."""
+"""One model of each architecture of the installed families, for tests that must hold for any; the rest with -m full.
+
+Of timm's 1371 models the conformance kit goes through all; here they are a few, with heads of different shapes, and the
+very small ones that timm has for tests.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,12 @@ ONE_OF_EACH = {
     "pretrainedmodels/se_resnet50",
     "pretrainedmodels/squeezenet1_1",
     "pretrainedmodels/xception",
+    "timm/crossvit_tiny_240",
+    "timm/levit_128s",
+    "timm/test_convnext",
+    "timm/test_efficientnet",
+    "timm/test_resnet",
+    "timm/test_vit",
     "tiny/glyphnet",
 }
 
@@ -44,14 +54,21 @@ _SMALL = 64
 _TOO_SMALL = (RuntimeError, ValueError, AssertionError)
 """How models say that a picture is too small for them."""
 
-every_architecture = pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.full)
-        for name in zoo.list(task="classification")
-        if not name.startswith("torchvision/quantized")
-    ],
-)
+
+def _names():
+    for name in zoo.list(task="classification"):
+        if name in ONE_OF_EACH:
+            yield name
+        elif not name.startswith(("timm/", "torchvision/quantized")) or name.startswith("timm/test_"):
+            yield pytest.param(name, marks=pytest.mark.full)
+
+
+COMBINED = ("timm/crossvit_tiny_240", "timm/levit_128s")
+"""Their forward goes on computing with what several heads give."""
+
+every_architecture = pytest.mark.parametrize("name", [*_names()])
+every_architecture_with_one_head = pytest.mark.parametrize("name", [name for name in _names() if name not in COMBINED])
+every_architecture_that_combines_heads = pytest.mark.parametrize("name", COMBINED)
 
 
 @lru_cache(maxsize=1)

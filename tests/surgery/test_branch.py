@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
 from torch import nn
 
 import zoo_core as zoo
@@ -78,7 +78,17 @@ def test_the_class_and_the_keys_of_the_trunk_stay():
 LARGE = 200_000_000
 
 
-@every_architecture
+@every_architecture_that_combines_heads
+def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
+    model, x = specimen(name)
+    with torch.no_grad():
+        before = model(x)
+        with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
+            zoo.branch(model, at=zoo.anatomy(model).stages[-1].name, heads={"a": 2})
+        assert torch.equal(model(x), before)
+
+
+@every_architecture_with_one_head
 def test_on_any_family_a_branch_with_the_old_head_is_the_old_model(name):
     model, x = specimen(name)
     anatomy = zoo.anatomy(model)

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
 from torch import nn
 
 import zoo_core as zoo
@@ -52,7 +52,17 @@ def test_the_class_and_the_keys_outside_the_head_stay():
     assert {name for name in model.state_dict() if not name.startswith("fc.")} == before
 
 
-@every_architecture
+@every_architecture_that_combines_heads
+def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
+    model, x = specimen(name)
+    with torch.no_grad():
+        before = model(x)
+        with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
+            zoo.swap_head(model, 3, at="features")
+        assert torch.equal(model(x), before)
+
+
+@every_architecture_with_one_head
 def test_on_any_family_the_head_is_given_the_features(name):
     model, x = specimen(name)
     anatomy = zoo.anatomy(model)
@@ -65,7 +75,7 @@ def test_on_any_family_the_head_is_given_the_features(name):
         assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(model)))(x), layer(features))
 
 
-@every_architecture
+@every_architecture_with_one_head
 def test_on_any_family_no_parameter_is_left_without_a_gradient(name):
     model, x = specimen(name)
     zoo.swap_head(model, 3, at="features").train()

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
 from torch import nn
 
 import zoo_core as zoo
@@ -55,7 +55,17 @@ def swapped_or_refused(model, heads):
     return True
 
 
-@every_architecture
+@every_architecture_that_combines_heads
+def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
+    model, x = specimen(name)
+    with torch.no_grad():
+        before = model(x)
+        with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
+            zoo.swap_head(model, {"a": 2, "b": 3})
+        assert torch.equal(model(x), before)
+
+
+@every_architecture_with_one_head
 def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
     model, x = specimen(name)
     site = zoo.anatomy(model).main
@@ -72,7 +82,7 @@ def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
         assert torch.equal(head(backbone(x))["old"], alone)
 
 
-@every_architecture
+@every_architecture_with_one_head
 def test_on_any_family_one_head_can_follow_several(name):
     model, x = specimen(name)
     before = {key: tensor.shape for key, tensor in model.state_dict().items()}
