@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import zoo_core as zoo
 from zoo_core.errors import FetchError, LoadMismatch, Untrusted
+from zoo_core.registry import current_zoo
 
 ARCHIVE = "vit_tiny_patch16_224@augreg_in21k_ft_in1k"
 
@@ -114,7 +115,8 @@ def assert_same(model, reference):
         "test_vit.r160_in1k",
         pytest.param("test_efficientnet.r160_in1k", marks=pytest.mark.full),
         pytest.param("resnetv2_50x1_bit.goog_in21k_ft_in1k", marks=pytest.mark.full),  # says that it has its own loader
-        pytest.param("vit_large_patch16_224.augreg_in21k_ft_in1k", marks=pytest.mark.full),
+        pytest.param("deit3_small_patch16_224.fb_in1k", marks=pytest.mark.full),  # one with options of its own
+        pytest.param("vit_base_patch16_siglip_gap_224.webli", marks=pytest.mark.full),  # loosely, in timm
     ],
 )
 def test_a_file_of_the_hub_is_loaded_as_it_is(hub, name):
@@ -156,19 +158,18 @@ def test_a_file_that_lacks_a_layer_is_refused_even_with_a_new_head(hub):
 
 
 def test_the_other_file_is_loaded_where_the_hub_has_none(server, url, monkeypatch):
-    state = randomised("cait_xxs24_224")
-    card = zoo.info("timm/cait_xxs24_224")
-    path = url("cait_xxs24_224@fb_dist_in1k", lambda path: torch.save({"model": in_parallel(state)}, path))
+    name = "timm/convnext_atto"
+    card = zoo.info(name)
+    content = {"model": as_facebook_published(randomised("convnext_atto"))}
+    path = url("convnext_atto@d2_in1k", lambda path: torch.save(content, path))
+    served = zoo.info(name).find()
     hub_url = card.find().urls[0]
-    server.always[hub_url.removeprefix("https://huggingface.co")] = status(404)
     monkeypatch.setenv("HF_ENDPOINT", server.url(""))
-    served = zoo.info("timm/cait_xxs24_224").find()
+    server.always[hub_url.removeprefix("https://huggingface.co")] = status(404)
     weights = replace(served, urls=(hub_url, *served.urls), sha256="", digests={path.name: served.sha256})
-    from zoo_core.registry import current_zoo
-
-    current_zoo().member("timm").cards["cait_xxs24_224"] = replace(card, weights=(weights,))
-    model = zoo.get("timm/cait_xxs24_224")
-    assert_same(model, by_timm("cait_xxs24_224", "fb_dist_in1k", path))
+    current_zoo().member("timm").cards["convnext_atto"] = replace(card, weights=(weights,))
+    model = zoo.get(name)
+    assert_same(model, by_timm("convnext_atto", "d2_in1k", path))
     assert (zoo.receipt(model).strength, zoo.receipt(model).source) == ("weak", server.url(f"/{path.name}"))
 
 
@@ -193,7 +194,7 @@ def test_a_function_inside_an_entrypoint_renames_too(url):
 
 
 def as_facebook_published(state):
-    """A ConvNeXt V2 under the names and in the shapes of the paper's own code."""
+    """A ConvNeXt under the names and in the shapes of the paper's own code."""
     found = {}
     for own, tensor in state.items():
         name = re.sub(r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1.", own)
@@ -313,16 +314,16 @@ def test_an_archive_of_flax_is_loaded_by_the_models_own_loader(url, name):
 
 
 def test_what_an_archive_of_flax_lacks_is_named(url):
-    url(ARCHIVE, flax_file("vit_tiny_patch16_224", num_classes=7))
+    url("test_vit@r160_in1k", flax_file("test_vit", num_classes=7))
     with pytest.raises(LoadMismatch, match=r"2 missing \(head\.weight, head\.bias\)"):
-        zoo.get(f"timm/{ARCHIVE}")
+        zoo.get("timm/test_vit")
 
 
 def test_an_archive_that_nobody_vouches_for_needs_a_word_of_trust(url):
-    url(ARCHIVE, flax_file("vit_tiny_patch16_224"), sha256="")
+    url("test_vit@r160_in1k", flax_file("test_vit"), sha256="")
     with pytest.raises(Untrusted, match=r'trust="first-use"'):
-        zoo.get(f"timm/{ARCHIVE}")
-    assert zoo.receipt(zoo.get(f"timm/{ARCHIVE}", trust="first-use")).strength == "first-use"
+        zoo.get("timm/test_vit")
+    assert zoo.receipt(zoo.get("timm/test_vit", trust="first-use")).strength == "first-use"
 
 
 def test_the_averaged_weights_of_a_training_run_are_taken_as_timm_takes_them(tmp_path):
