@@ -14,10 +14,10 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments", "distributions"},
+    {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments", "distributions", "labels"},
     {"plugins", "members", "shelf", "indexed", "misses", "registry", "weights", "surgery"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
-    {"encoders", "training"},
+    {"encoders", "training", "preprocess", "pipeline", "picture_steps"},
     {"cli", "testing"},
 ]
 """From the ground up: a module imports from its own floor and from those below."""

@@ -94,7 +94,8 @@ class Weights:
         digests: What ``sha256`` is for urls that serve the same weights in another file than the first url does, as
             in another format: file name to digest. Such a file is asked for when nobody has the first one.
         num_classes: Outputs of the head in the file; 0 when there is no head.
-        categories: The class names in order, or ``"package.module:function"`` that returns them.
+        categories: The class names in order, or ``"package.module:function"`` that returns them, such as
+            ``"zoo_core.labels:imagenet_1k"``.
         preprocessing: What a picture goes through on its way in.
         licenses: Of code, weights and data.
         metrics: Published figures, such as ``{"ImageNet-1K acc@1": 69.758}``.

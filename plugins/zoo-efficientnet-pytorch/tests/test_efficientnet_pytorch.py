@@ -86,6 +86,11 @@ def test_advprop_scales_pictures_to_minus_one_to_one_and_imagenet_does_not():
     assert by_tag["imagenet"].mean == (0.485, 0.456, 0.406)
 
 
+def test_every_file_has_the_names_of_its_classes():
+    names = {weights.class_names for card in CARDS.values() for weights in card.weights}
+    assert [(len(each), each[1]) for each in names] == [(1000, "goldfish")]
+
+
 @every_model
 def test_the_card_states_the_size_and_the_parameters_of_the_model(name):
     side = EfficientNet.get_image_size(name)

@@ -130,6 +130,11 @@ def test_two_models_take_bgr_from_0_to_255():
     assert {CARDS[name].find().preprocessing.value_range for name in caffe} == {255.0}
 
 
+def test_every_file_has_the_names_of_its_classes_the_background_first_where_there_is_one():
+    found = {(len(w.class_names), w.num_classes, w.class_names[0]) for card in CARDS.values() for w in card.weights}
+    assert found == {(1000, 1000, "tench"), (1001, 1001, "background")}
+
+
 def test_eleven_entries_centre_on_a_half():
     halves = [w for card in CARDS.values() for w in card.weights if w.preprocessing.mean == (0.5, 0.5, 0.5)]
     assert len(halves) == 11

@@ -30,6 +30,14 @@ def test_the_class_names_are_what_the_installed_torchvision_says():
 
 
 @installed
+def test_the_names_of_each_entry_are_those_of_the_library():
+    said = {name: models.get_model_weights(name) for name in CARDS}
+    for name, card in CARDS.items():
+        for weights in card.weights:
+            assert weights.class_names == tuple(said[name][weights.tag].meta.get("categories") or ())
+
+
+@installed
 def test_every_model_of_the_library_has_a_card():
     assert sorted(CARDS) == models.list_models()
 

@@ -1,18 +1,11 @@
-"""The class names of the data sets that torchvision's weights were trained on, one text file each. No torch here."""
+"""The class names of the data sets that torchvision's weights were trained on, one text file each. No torch here.
+
+Those of ImageNet are in ``zoo_core.labels``, where other families find them too.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
-
-
-def imagenet_1k() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1K, in the order of the outputs.
-
-    Example:
-        >>> imagenet_1k()[:2]
-        ('tench', 'goldfish')
-    """
-    return _read("imagenet_1k")
 
 
 def kinetics_400() -> tuple[str, ...]:

@@ -37,8 +37,13 @@ _GROUPS = (
 _BUILDERS = {"zoo_torchvision.detectors": ("detection",), "zoo_torchvision.quantizable": ("quantized_",)}
 """Our own builders, for tasks, and for names that begin so; each is given the name of the model."""
 
-_LABELS = {1000: "imagenet_1k", 400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
+_LABELS = {400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
 """The text file for a list of that many class names."""
+
+_CATEGORIES = {
+    1000: "zoo_core.labels:imagenet_1k",  # which other families share
+    **{count: f"zoo_torchvision.categories:{name}" for count, name in _LABELS.items()},
+}
 
 _LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
 
@@ -78,7 +83,8 @@ def main() -> None:
 def _all_names() -> Iterator[tuple[str, tuple[str, ...]]]:
     for name in models.list_models():
         for entry in models.get_model_weights(name):
-            if classes := entry.meta.get("categories"):
+            classes = entry.meta.get("categories") or ()
+            if len(classes) in _LABELS:
                 yield _LABELS[len(classes)], tuple(classes)
             if keypoints := entry.meta.get("keypoint_names"):
                 yield "coco_keypoints", tuple(keypoints)
@@ -124,7 +130,7 @@ def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # 
         urls=(entry.url,),
         sha256=digest[1] if digest else "",
         num_classes=len(names),
-        categories=f"zoo_torchvision.categories:{_LABELS[len(names)]}" if names else (),
+        categories=_CATEGORIES[len(names)] if names else (),
         preprocessing=_preprocessing(entry.transforms()),
         licenses=Licenses(code="bsd-3-clause", weights=_LICENSES.get(entry.meta.get("license", ""), "unknown")),
         metrics=_metrics(entry.meta["_metrics"]),
