@@ -91,7 +91,7 @@ def test_a_stem_for_other_channels_is_that_of_timm_and_runs(name, channels):
         return
     if any(getattr(model.get_submodule(path), "in_channels", 0) != 3 for path in stem(model)):
         model = watched(name)
-    zoo.adapt_stem(zoo.adopt(model, family="timm"), channels)
+    zoo.adapt_stem(zoo.adopt(model, family="timm", name=name), channels)
     theirs = build(name, in_chans=channels)
     assert shapes(model) == shapes(theirs)
     assert counts(model) == counts(theirs)
