@@ -43,7 +43,9 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
             path = f"{start}{name}"
             inside = [depth for tensor, depth in by_depth.items() if under(tensor, path)]
             kept = any(under(each, path) for each in keep)
-            if not kept and (all(map(gone, inside)) if inside else path in bare_layers):
+            if isinstance(child, nn.ModuleList | nn.ModuleDict):  # a forward walks through them, and may do so early
+                yield from visit(child, f"{path}.")
+            elif not kept and (all(map(gone, inside)) if inside else path in bare_layers):
                 yield path
             elif path not in keep:
                 yield from visit(child, f"{path}.")
