@@ -58,6 +58,9 @@ def _answer(connection: socket.socket, path: Path, digest: str, throttle: float,
             start = int(wanted[1]) if wanted else 0
             end = min(int(wanted[2]) + 1 if wanted and wanted[2] else size, size)
             status = f"206 Partial Content\r\nContent-Range: bytes {start}-{end - 1}/{size}" if wanted else "200 OK"
+            if b"net.pth" not in line:  # the hub's client asks for more than the file
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                continue
             head = f"HTTP/1.1 {status}\r\nContent-Length: {end - start}\r\nAccept-Ranges: bytes\r\n"
             head += f'ETag: "{digest}"\r\nX-Repo-Commit: {digest[:40]}\r\n\r\n'
             try:
