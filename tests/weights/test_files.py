@@ -33,6 +33,15 @@ def test_the_first_file_is_taken_where_it_can_be_had(card, server):
     assert OTHER not in [asked.path for asked in server.asked]
 
 
+def test_what_the_hub_declares_is_taken_from_where_its_own_tool_keeps_it(card, server, tmp_path):
+    held = tmp_path / "hf" / "hub" / "models--org--repo" / "blobs" / sha256(SAFE)
+    held.parent.mkdir(parents=True)
+    held.write_bytes(SAFE)
+    artefact = obtain(card, card.find())
+    assert (artefact.source, artefact.strength) == (held.as_uri(), "declared")
+    assert "/cdn" not in [asked.path for asked in server.asked]
+
+
 def test_the_next_file_is_taken_where_nobody_has_the_first(card, server, policy):
     server.always[HUB] = status(404)
     artefact = obtain(card, card.find(), policy=policy)
