@@ -72,7 +72,7 @@ def load_state(
         misshaped.discard(name)
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
-    missing, unexpected = (_assign if assign else _copy)(model, fitting)
+    missing, unexpected = _assign(model, fitting, own) if assign else _copy(model, fitting)
     untouched = {name for name in missing if matches(name, absent) and name not in problems}
     missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
@@ -94,9 +94,8 @@ def _versioned(model: nn.Module, given: dict[str, Tensor]) -> OrderedDict[str, T
     return cast("OrderedDict[str, Tensor]", noted)
 
 
-def _assign(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Load without copying, and without what torch's own ``assign=True`` changes: dtypes, devices and tied weights."""
-    own = model.state_dict()
     names_of: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(parameter), []).append(name)
