@@ -1,124 +1,237 @@
-"""From a file in the cache to a model with weights: `zoo.get` with a 9-way head against torchvision's own loading.
+"""From a file in the cache to a model with weights, every page touched: zoo beside the loaders of the libraries.
 
-Run as ``uv run python benchmarks/load.py``. Checkpoints are made from random weights in torchvision's own format. Each
-measurement is a fresh process that has imported its library; the two take turns. A figure is the CPU seconds from the
-call until every page of every parameter has been read once.
-torchvision is used as its documentation says: ``resnet50(weights=...)``, its file already in torch.hub's cache.
+Run as ``uv run --group bench python -m benchmarks.load``. Checkpoints are made from random weights in the form in
+which each library publishes its own. zoo does its whole work: it resolves the name, checks the ref, builds, loads, puts
+a head for nine classes in and writes the receipt. Each peer is used as its documentation says, its file where it keeps
+files: ``torchvision.models.get_model(name, weights=...)``, ``timm.create_model(name, pretrained=True, num_classes=9)``
+with the file in ``pretrained_cfg_overlay``, ``EfficientNet.from_pretrained(name, weights_path=...)``,
+``pretrainedmodels.__dict__[name](pretrained="imagenet")`` and ``ViTForImageClassification.from_pretrained(folder)``.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
+import io
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import replace
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks.harness import Figures, Row, forked, in_turns, metered, save, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
-MODELS = ["resnet18", "resnet50", "vgg16", "vit_l_16", "convnext_large"]
 _PAGE_FLOATS = 1024
 
 
-def child(who: str, name: str, folder: Path) -> None:
-    """Load once and print what it cost."""
+@dataclass(frozen=True)
+class Case:
+    """A model to load.
+
+    Attributes:
+        peer: The library it is loaded by on the other side.
+        name: What that library calls it.
+        form: ``"zip"``, ``"pickle"`` as before torch 1.6, or ``"safetensors"``.
+        zoo: What zoo calls it; the peer's name in the peer's family when empty.
+        forward: Whether the first forward pass counts too.
+    """
+
+    peer: str
+    name: str
+    form: str = "zip"
+    zoo: str = ""
+    forward: bool = False
+
+    def __str__(self) -> str:
+        words = {"zip": ".pth", "pickle": "old .pth", "safetensors": "safetensors"}
+        return f"{self.name}, {words[self.form]}{', with the first forward' if self.forward else ''}"
+
+    @property
+    def id(self) -> str:
+        """``family/name`` in zoo."""
+        return self.zoo or f"{self.peer}/{self.name}"
+
+
+CASES = [
+    Case("torchvision", "resnet18"),
+    Case("torchvision", "resnet50"),
+    Case("torchvision", "resnet50", forward=True),
+    Case("torchvision", "resnet50", "pickle"),
+    Case("torchvision", "vgg16"),
+    Case("torchvision", "vit_l_16"),
+    Case("torchvision", "vit_l_16", "pickle"),
+    Case("torchvision", "convnext_large"),
+    Case("timm", "vit_large_patch16_224", "safetensors"),
+    Case("efficientnet_pytorch", "efficientnet-b7"),
+    Case("pretrainedmodels", "inceptionresnetv2", "pickle"),
+    Case("transformers", "ViT-L/16", "safetensors", zoo="torchvision/vit_l_16"),
+]
+
+
+def build(case: Case) -> nn.Module:
+    """The model of the peer, with random weights."""
+    if case.peer == "torchvision":
+        import torchvision
+
+        return torchvision.models.get_model(case.name, weights=None)
+    if case.peer == "timm":
+        import timm
+
+        return timm.create_model(case.name)
+    if case.peer == "efficientnet_pytorch":
+        from efficientnet_pytorch import EfficientNet
+
+        return EfficientNet.from_name(case.name)
+    if case.peer == "pretrainedmodels":
+        import pretrainedmodels
+
+        return pretrainedmodels.__dict__[case.name](num_classes=1001, pretrained=None)
+    from transformers import ViTConfig, ViTForImageClassification
+
+    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    return ViTForImageClassification(ViTConfig(**size, num_labels=1000))
+
+
+def publish(case: Case, folder: Path) -> None:
+    """Write the checkpoint as its library would publish it; for transformers, one for each side."""
     import torch
-    import torchvision  # noqa: F401 - both have it imported
 
-    torch.set_num_threads(1)
-    load = {"zoo": with_zoo, "torchvision": with_torchvision}[who](name, folder)
-    started = time.process_time()
-    model = load()
-    touched = sum(float(p.detach().flatten()[::_PAGE_FLOATS].sum()) for p in model.parameters())
-    seconds = time.process_time() - started
-    print(json.dumps({"seconds": seconds, "touched": touched}))
+    model = build(case)
+    path = file_of(case, folder)
+    if case.peer == "transformers":
+        model.save_pretrained(folder / "transformers")
+        import torchvision
+        from safetensors.torch import save_file
+
+        save_file(torchvision.models.vit_l_16().state_dict(), path)
+    elif case.form == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=case.form == "zip")
 
 
-def with_zoo(name: str, folder: Path) -> Callable[[], nn.Module]:
-    """The default weights of the model are the file in the folder, which the cache already holds."""
+def file_of(case: Case, folder: Path) -> Path:
+    """Where the checkpoint for zoo is."""
+    return folder / f"weights.{'safetensors' if case.form == 'safetensors' else 'pth'}"
+
+
+def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
+    """The default weights of the card are the file in the folder."""
     import zoo_core as zoo
     import zoo_core.build  # zoo imports its parts when they are first used; here as elsewhere imports do not count
 
-    path = folder / f"{name}.pth"
+    path = file_of(case, folder)
     own = zoo.Zoo()
-    card = own.resolve(f"torchvision/{name}")[0]
-    digest = (folder / f"{name}.sha256").read_text()
-    weights = replace(card.find(), urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size)
-    own.member("torchvision").cards[name] = replace(card, weights=(weights,), default=weights.tag)
+    card = own.resolve(case.id)[0]
+    first = card.weights[0]
+    weights = replace(
+        first, urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size, convert=None, ignore=(), options={}
+    )
+    own.member(card.family).cards[card.name] = replace(card, weights=(weights,), default=weights.tag)
 
     def load() -> nn.Module:
         with zoo.use(own):
-            return zoo.get(name, num_classes=9)
+            return zoo.get(card.id, num_classes=9)
 
     return load
 
 
-def with_torchvision(name: str, folder: Path) -> Callable[[], nn.Module]:
-    """The entry's url names the file in torch.hub's cache, whose presence is all that torchvision checks."""
-    import torchvision
+def with_peer(case: Case, folder: Path) -> Callable[[], nn.Module]:
+    """As the documentation of the library says."""
+    path = file_of(case, folder)
+    if case.peer == "torchvision":
+        import torchvision
 
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    held = Path(os.environ["TORCH_HOME"], "hub", "checkpoints", weights.url.rsplit("/", 1)[-1])
+        weights = torchvision.models.get_model_weights(case.name).DEFAULT
+        put_in_torch_hub(weights.url, path)
+        return lambda: torchvision.models.get_model(case.name, weights=weights)
+    if case.peer == "timm":
+        import timm
+
+        overlay = {"file": str(path)}
+        return lambda: timm.create_model(case.name, pretrained=True, num_classes=9, pretrained_cfg_overlay=overlay)
+    if case.peer == "efficientnet_pytorch":
+        from efficientnet_pytorch import EfficientNet
+
+        return lambda: EfficientNet.from_pretrained(case.name, weights_path=str(path), num_classes=1000)
+    if case.peer == "pretrainedmodels":
+        import pretrainedmodels
+
+        settings = pretrainedmodels.pretrained_settings[case.name]["imagenet"]
+        put_in_torch_hub(settings["url"], path)
+        return lambda: pretrainedmodels.__dict__[case.name](pretrained="imagenet")
+    from transformers import ViTForImageClassification
+
+    return lambda: ViTForImageClassification.from_pretrained(
+        folder / "transformers", num_labels=9, ignore_mismatched_sizes=True
+    )
+
+
+def put_in_torch_hub(url: str, path: Path) -> None:
+    """Where torch.hub looks for what it has downloaded: that it is there is all that it checks."""
+    held = Path(os.environ["TORCH_HOME"], "hub", "checkpoints", url.rsplit("/", 1)[-1])
     held.parent.mkdir(parents=True, exist_ok=True)
-    if not held.exists():
-        held.symlink_to(folder / f"{name}.pth")
-    return lambda: torchvision.models.get_model(name, weights=weights)
+    with suppress(FileNotFoundError):
+        held.unlink()
+    held.symlink_to(path)
 
 
-def prepare(folder: Path, names: list[str]) -> None:
-    """Save a checkpoint for each model, and let the cache take it in."""
+def once(load: Callable[[], nn.Module], case: Case) -> Figures:
+    """Load, touch every page, and where that counts run once."""
     import torch
-    import torchvision
 
-    for name in names:
-        path = folder / f"{name}.pth"
-        torch.save(torchvision.models.get_model(name, weights=None).state_dict(), path)
-        (folder / f"{name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-        measure("zoo", name, folder)
+    def work() -> float:
+        with redirect_stdout(io.StringIO()):  # efficientnet_pytorch prints that it has loaded
+            model = load()
+        touched = sum(float(p.detach().flatten()[::_PAGE_FLOATS].sum()) for p in model.parameters())
+        if case.forward:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, 3, 224, 224))
+        return touched
+
+    return metered(work)[1]
 
 
-def measure(who: str, name: str, folder: Path) -> dict[str, float]:
-    """Run one child and read what it printed."""
-    environment = {**os.environ, "ZOO_CACHE": str(folder / "cache"), "TORCH_HOME": str(folder / "torch")}
-    command = [sys.executable, __file__, "--child", who, name, str(folder)]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+def measure(cases: list[Case], rounds: int) -> list[Row]:
+    """A row a case; the files of one are gone before those of the next are made."""
+    import torch
+
+    torch.set_num_threads(1)
+    rows = []
+    for case in cases:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            os.environ.update(ZOO_CACHE=str(folder / "cache"), TORCH_HOME=str(folder / "torch"))
+            forked(lambda: publish(case, folder))  # noqa: B023 - called at once
+            digest = hashlib.file_digest(file_of(case, folder).open("rb"), "sha256").hexdigest()
+            ours, theirs = with_zoo(case, folder, digest), with_peer(case, folder)
+            forked(lambda: once(ours, case) and None)  # noqa: B023 - the first use, which fetches and converts
+            sides = {"zoo": lambda: once(ours, case), case.peer: lambda: once(theirs, case)}  # noqa: B023
+            row = in_turns("load", str(case), sides, rounds)
+            row.notes["file MB"] = file_of(case, folder).stat().st_size / 1e6
+            rows.append(row)
+    return rows
 
 
 def main() -> None:
-    """Print a line a model."""
+    """Print a table, and write the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", help="only cases beside this library, in whose process no other is imported")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.child:
-        child(options.child[0], options.child[1], Path(options.child[2]))
-        return
-    print(f"{'model':16}{'zoo s':>9}{'torchvision s':>15}{'ratio':>8}{'(quartiles)':>16}")
-    with tempfile.TemporaryDirectory() as name_of_folder:
-        folder = Path(name_of_folder)
-        for name in options.models:
-            prepare(folder, [name])
-            pairs = [
-                (measure("zoo", name, folder), measure("torchvision", name, folder)) for _ in range(options.rounds)
-            ]
-            ratios = [theirs["seconds"] / ours["seconds"] for ours, theirs in pairs]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            ours, theirs = (statistics.median(pair[i]["seconds"] for pair in pairs) for i in (0, 1))
-            spread = f"({low:.1f} to {high:.1f})"
-            print(f"{name:16}{ours:9.3f}{theirs:15.3f}{middle:8.1f}{spread:>16}", flush=True)
-            (folder / f"{name}.pth").unlink()
+    rows = measure([case for case in CASES if options.peer in (None, case.peer)], options.rounds)
+    if options.json:
+        save(rows, options.json)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Everything in one go: ``uv run --group bench python -m benchmarks``.
+
+It prints the tables, and writes them, the figures as JSON and a plot to ``--out``. Each library is measured in a
+process in which no other is imported. ``--quick`` takes a third of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.harness import Row, plot, read, save, table
+
+PEERS = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "transformers")
+LIBRARIES = ("torch", *PEERS, "huggingface_hub", "pooch", "safetensors")
+ROOT = Path(__file__).parent.parent
+
+
+def versions() -> str:
+    """The date, the machine and what is installed on it."""
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    load = os.getloadavg()[0]
+    return (
+        f"{when}, {os.cpu_count()} cores of {platform.machine()}, load average {load:.0f}, "
+        f"Python {platform.python_version()}, {', '.join(found)}"
+    )
+
+
+def run(module: str, *arguments: str) -> str:
+    """What a benchmark prints, in a process of its own on one thread; a failure is printed and ends nothing."""
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *arguments]
+    print("running", *command[3:], file=sys.stderr, flush=True)
+    answer = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=False
+    )
+    return answer.stdout if answer.returncode == 0 else f"{module} failed with {answer.returncode}\n{answer.stdout}"
+
+
+def main() -> None:
+    """Run every benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rounds = str(3 if options.quick else 9)
+    text = [versions()]
+    rows: list[Row] = []
+    for peer in PEERS:
+        path = (options.out / f"load-{peer}.json").absolute()
+        said = run("load", "--peer", peer, "--rounds", rounds, "--json", str(path))
+        rows += read(path) if path.exists() else []
+        text += [] if path.exists() else [said]
+    text += [table(rows)] if rows else []
+    path = (options.out / "start.json").absolute()
+    text.append(run("start", "--rounds", rounds, "--json", str(path)))
+    rows += read(path) if path.exists() else []
+    text += [run("frozen"), run("forward"), run("download")]
+    print("\n\n".join(text))
+    (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
+    save(rows, options.out / "figures.json")
+    plot(rows, options.out / "figures.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What every benchmark here shares: a process for each measurement, turns, medians and their spread.
+
+A measurement runs in a process that is forked from one which has imported both sides, so that each starts from the same
+state and imports do not count. The sides take turns, so that a change in the machine's speed meets them all, and the
+ratio is taken round by round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Figures = dict[str, float]
+
+
+@dataclass
+class Row:
+    """One thing that was measured for several sides.
+
+    Attributes:
+        section: The benchmark it belongs to.
+        case: What was done.
+        figure: Which of the figures counts, such as ``"cpu s"``.
+        sides: Side to its figures, one for each round; the first side is zoo.
+        notes: What else there is to say.
+    """
+
+    section: str
+    case: str
+    figure: str
+    sides: dict[str, list[Figures]]
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def median(self, side: str, figure: str | None = None) -> float:
+        """The median over the rounds."""
+        return statistics.median(each[figure or self.figure] for each in self.sides[side])
+
+    def ratio(self, side: str) -> tuple[float, float, float]:
+        """The other side's figure over zoo's, round by round: first quartile, median, third quartile."""
+        ours = next(iter(self.sides.values()))
+        ratios = [b[self.figure] / a[self.figure] for a, b in zip(ours, self.sides[side], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        return low, middle, high
+
+    def lines(self) -> list[str]:
+        """Rows of a Markdown table: case, side, figure, ratio, quartiles, peak."""
+        found = []
+        for side in self.sides:
+            low, middle, high = self.ratio(side)
+            ratio = "" if side == next(iter(self.sides)) else f"{middle:.1f} ({low:.1f} to {high:.1f})"
+            peak = f"{self.median(side, 'peak MB'):.0f}" if "peak MB" in self.sides[side][0] else ""
+            found.append(f"| {self.case} | {side} | {self.median(side):.4g} | {ratio} | {peak} |")
+        return found
+
+
+def table(rows: list[Row]) -> str:
+    """The rows of one section as Markdown."""
+    head = f"| case | who | {rows[0].figure} | times zoo's (quartiles) | peak MB |\n|---|---|---|---|---|"
+    return "\n".join([head, *(line for row in rows for line in row.lines())])
+
+
+def in_turns(
+    section: str, case: str, sides: Mapping[str, Callable[[], Figures]], rounds: int, figure: str = "cpu s"
+) -> Row:
+    """Measure each side once a round, each in a process of its own."""
+    found: dict[str, list[Figures]] = {side: [] for side in sides}
+    for number in range(rounds):
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for side in order:
+            found[side].append(forked(sides[side]))
+    row = Row(section, case, figure, found)
+    print("\n".join(row.lines()), file=sys.stderr, flush=True)
+    return row
+
+
+def forked(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns, through JSON
+    """What ``work`` returns in a process of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(work(), pipe)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        msg = f"a measurement failed with status {status}"
+        raise RuntimeError(msg)
+    return json.loads(answer)
+
+
+def metered(work: Callable[[], Any]) -> tuple[Any, Figures]:
+    """What ``work`` returns, the CPU seconds it took, and the most memory it needed beyond what was in use before."""
+    before = _peak_from_here()
+    started = time.process_time()
+    result = work()
+    spent = time.process_time() - started
+    peak = _status("VmHWM") if before else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return result, {"cpu s": spent, "peak MB": (peak - before) / 1024}
+
+
+def _peak_from_here() -> int:
+    """Forget the peak so far, where the system can; what is in use now, in kB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return 0
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0
+
+
+def of_children(command: list[str], environment: Mapping[str, str]) -> Figures:
+    """CPU seconds of a command, from its first instruction to its last."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    code = os.spawnvpe(os.P_WAIT, command[0], command, dict(environment))
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if code:
+        msg = f"{' '.join(command)} ended with {code}"
+        raise RuntimeError(msg)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu s": spent, "wall s": wall}
+
+
+def read(path: Path) -> list[Row]:
+    """The rows that :func:`save` wrote."""
+    return [Row(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def save(rows: list[Row], path: Path) -> None:
+    """Write all figures as JSON."""
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw how many times zoo's figure each peer's is, on one scale."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    bars = [(f"{row.case}: {side}", row.ratio(side)) for row in rows for side in list(row.sides)[1:]]
+    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.28 * len(bars)), layout="constrained")
+    for place, (_, (low, middle, high)) in enumerate(reversed(bars)):
+        axes.barh(place, middle, color="#4878a8", height=0.7)
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+        axes.annotate(f" {middle:.1f}", (max(high, middle), place), va="center", fontsize=8)
+    axes.set_yticks(range(len(bars)), [label for label, _ in reversed(bars)], fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("times what zoo takes (median and quartiles)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
