@@ -224,8 +224,8 @@ def clever_zoo(tmp_path, **said):
 
     torch.save(Clever().state_dict(), path := tmp_path / "clever.pth")
     weights = zoo.Weights("V1", (path.as_uri(),), hashlib.sha256(path.read_bytes()).hexdigest())
-    build = f"{__name__}:Clever"
-    return zoo_of(lambda _: zoo.Anatomy(heads=()), zoo.Card("toy", "toy", build, weights=(weights,), default="V1", **said))
+    card = zoo.Card("toy", "toy", f"{__name__}:Clever", weights=(weights,), default="V1", **said)
+    return zoo_of(lambda _: zoo.Anatomy(heads=()), card)
 
 
 @pytest.fixture
