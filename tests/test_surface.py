@@ -37,6 +37,7 @@ def test_the_file_holds_every_kind_of_promise():
         "zoo_core.get, keyword: num_classes",
         "hook zoo_families returns Sequence[Family]",
         "zoo_core.Card, field 1: name: str",
+        "zoo_core.Card, field: task: str = 'classification'",
         "zoo_core.Weights.file_name is a property",
         "zoo_core.testing.Conformance.expected_failures is an attribute",
     ):
@@ -72,8 +73,8 @@ class Record:
 @dataclasses.dataclass
 class RecordWithMore:
     a: int
-    b: str = "x"
     c: bool = False
+    b: str = "x"
 
 
 @dataclasses.dataclass

@@ -23,6 +23,7 @@ KIT = ("CHECKS", "Conformance", "NonConformance", "example", "specimen")
 HEADER = """\
 # The stable surface of zoo-core: what plugins and users write against. tests/test_surface.py compares it with the code.
 # What is new may be missing here; what is here goes or changes only as the version policy in docs/plugins.md says.
+# Fields that have a default are given by name, so only the others have a number.
 # Written by: python tests/support/surface.py
 """
 
@@ -32,6 +33,7 @@ def lines() -> Iterator[str]:
     for name in sorted(zoo_core.__all__):
         yield from _of(f"zoo_core.{name}", getattr(zoo_core, name))
     for name in sorted(name for name in vars(hooks) if name.startswith("zoo_")):
+        yield f"hook {name} returns {inspect.signature(getattr(hooks, name)).return_annotation}"
         yield from _of(f"hook {name}", getattr(hooks, name))
     for name in sorted(name for name in vars(zoo_core.testing) if name.startswith("check_") or name in KIT):
         yield from _of(f"zoo_core.testing.{name}", getattr(zoo_core.testing, name))
@@ -49,7 +51,8 @@ def _of(name: str, item: object) -> Iterator[str]:
     yield f"{name} is a class" + (f", of {bases}" if bases else "")
     if dataclasses.is_dataclass(item):
         for at, field in enumerate(dataclasses.fields(item)):
-            yield f"{name}, field {at}: {field.name}: {field.type}{_default(field)}"
+            default = _default(field)
+            yield f"{name}, field{'' if default else f' {at}'}: {field.name}: {field.type}{default}"
     else:
         yield from (f"{name}.{own} is an attribute" for own in sorted(inspect.get_annotations(item)) if own[0] != "_")
     for own, member in sorted(vars(item).items()):
@@ -63,11 +66,11 @@ def _of(name: str, item: object) -> Iterator[str]:
 
 
 def _arguments(name: str, function: object) -> Iterator[str]:
+    """One line an argument, without its type, which may come to allow more, as what is returned may come to be more."""
     signature = inspect.signature(function)  # type: ignore[arg-type]
     for at, argument in enumerate(signature.parameters.values()):
         place = f"argument {at}" if argument.kind is not argument.KEYWORD_ONLY else "keyword"
-        yield f"{name}, {place}: {argument.replace(annotation=argument.empty)}"  # a type may come to allow more
-    yield f"{name} returns {signature.return_annotation}"
+        yield f"{name}, {place}: {argument.replace(annotation=argument.empty)}"
 
 
 def _default(field: dataclasses.Field[object]) -> str:
