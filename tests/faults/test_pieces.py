@@ -177,7 +177,19 @@ def a_little_less(handler, data):
     send(handler, data[start : end - 7])
 
 
+def without_an_end(handler, data):
+    start, end = wanted(handler)
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.send_header("ETag", f'"{DIGEST[:16]}"')
+    handler.end_headers()
+    handler.send_body(b"%x\r\n%s\r\n" % (end - start, data[start:end]))
+    hang_up(handler)
+
+
 FAULTS = [
+    without_an_end,
     reset,
     stall,
     whole,
@@ -189,7 +201,7 @@ FAULTS = [
     status(429),
     status(416),
 ]
-IDS = [getattr(fault, "__name__", "") for fault in FAULTS[:7]] + ["503", "429", "416"]
+IDS = [getattr(fault, "__name__", "") for fault in FAULTS[:8]] + ["503", "429", "416"]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=IDS)

@@ -204,7 +204,7 @@ class Pieces:
         """Give a piece back to the other lines; without any, or where it is hopeless, the failure is everybody's."""
         with self._room:
             self._failed += 1
-            if piece is not None:
+            if piece is not None and piece.got < piece.end:
                 self._free.appendleft(piece)
             if self._failed == len(self._lines) or not isinstance(failure, Transient):
                 self._failure = failure

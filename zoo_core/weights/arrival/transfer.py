@@ -169,7 +169,11 @@ class Transfer:
         try:
             with pieces as blocks:
                 self._write(blocks)
-        except (StaleRange, Permanent) as failure:  # not in pieces, then; what has arrived is as good as ever
+        except (
+            StaleRange,
+            Permanent,
+            WrongContent,
+        ) as failure:  # not in pieces, then; what has arrived is as good as ever
             self._connections = 1
             raise Transient(str(failure), cost=0) from failure
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.transport.policy import Policy
 
 _HOPS = 10
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
