@@ -15,6 +15,7 @@ from zoo_core.arguments import strict_arguments, strict_arguments_of
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.members import Member
 from zoo_core.misses import unknown_family, unknown_model, unknown_task
+from zoo_core.namesakes import Info
 from zoo_core.plugins import Plugin, load_plugins, warn_of_unknown
 
 if TYPE_CHECKING:
@@ -257,11 +258,14 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
 
 
 @strict_arguments
-def info(name: str) -> Card:
+def info(name: str) -> Info:
     """What a model is: its card, without importing torch or its library.
 
+    Printed, it says too which other families have a model of that name, and how those are different: in their
+    preprocessing, above all. ``info(name).others`` are their cards.
+
     Args:
-        name: ``family/name``, or an unqualified name.
+        name: ``family/name``, or an unqualified name, which means that of the first family that has it.
 
     Raises:
         UnknownModel: No family has it; close matches are listed.
@@ -271,4 +275,4 @@ def info(name: str) -> Card:
         >>> zoo.info("resnet18").default
         'IMAGENET1K_V1'
     """
-    return current_zoo().resolve(name)[0]
+    return Info.of(current_zoo().resolve(name)[0])

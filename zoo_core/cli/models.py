@@ -9,6 +9,7 @@ import click
 
 from zoo_core.cli.console import terminal
 from zoo_core.cli.listing import print_models
+from zoo_core.namesakes import Info, differences, lines_on_others, outline
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
@@ -34,32 +35,28 @@ def info(name: str, *, as_json: bool) -> None:
     """Show what the model NAME is and which weights it has."""
     zoo = current_zoo()
     card, _ = zoo.resolve(name)
-    others = [other for other in zoo.find(card.name) if other.id != card.id]
+    others = Info.of(card).others
     problem = zoo.member(card.family).problem
     if as_json:
         from zoo_core.catalog import card_to_record
 
-        also = [other.id for other in others]
+        also = {other.id: [*differences(card, other)] for other in others}
         click.echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))
     else:
         _print(card, others, problem)
 
 
-def _print(card: Card, others: list[Card], problem: str | None) -> None:
+def _print(card: Card, others: tuple[Card, ...], problem: str | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     console = terminal()
     console.print(f"[bold]{escape(card.id)}[/]")
-    size = "x".join(str(side) for side in card.input_size)
-    parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
-    console.print(
-        f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}", markup=False
-    )
+    console.print(outline(card), markup=False)
     if problem:
         console.print(f"[red]cannot be built here:[/] {escape(problem)}")
-    for other in others:
-        console.print(f"also in {other.id}{_difference(card, other)}", markup=False)
+    for line in lines_on_others(card, others):
+        console.print(line, markup=False)
     if not card.weights:
         console.print("no pretrained weights")
         return
@@ -106,7 +103,8 @@ def _preprocessing(weights: Weights) -> str:
     wanted, steps = weights.preprocessing, []
     if wanted.resize:
         smoothly = "" if wanted.antialias else " without antialiasing"
-        steps.append(f"resize {joined(wanted.resize, 'x')} {wanted.interpolation}{smoothly}")
+        fit = "" if wanted.fit == "squash" else f" ({wanted.fit})"
+        steps.append(f"resize {joined(wanted.resize, 'x')}{fit} {wanted.interpolation}{smoothly}")
     if wanted.crop:
         steps.append(f"crop {joined(wanted.crop, 'x')}")
     scale = f"{wanted.channel_order} of 0 to {wanted.value_range:g}"
@@ -119,12 +117,3 @@ def _licenses(weights: Weights) -> str:
 
 def _source(weights: Weights) -> str:
     return ", or ".join(file.urls[0] for file in weights.files)
-
-
-def _difference(card: Card, other: Card) -> str:
-    if not (card.weights and other.weights and card.default and other.default):
-        return ""
-    mine, theirs = card.find().preprocessing, other.find().preprocessing
-    differing = [name for name in vars(mine) if getattr(mine, name) != getattr(theirs, name)]
-    shown = ", ".join(f"{name} {getattr(theirs, name)} instead of {getattr(mine, name)}" for name in differing)
-    return f", preprocessed differently: {shown}" if shown else ", preprocessed alike"

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.ao import quantization as ao
 from torchvision import models
+from torchvision.models.quantization.utils import quantize_model
 from zoo_torchvision import quantizable
 from zoo_torchvision.catalog import cards
 
@@ -29,6 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.ao.quantization announces its own end
     pytest.mark.filterwarnings("ignore:.*:UserWarning:torch"),  # and says how its observers compute ranges
     pytest.mark.filterwarnings("ignore:auxiliary heads"),
+    pytest.mark.filterwarnings("ignore:The default weight initialization"),  # of the library's own constructors
 ]
 
 
@@ -42,22 +44,25 @@ def _leaves_the_engine_alone():
 def published_state(name):
     """What a file of these weights holds: of a model that the library quantised, or trained to be quantised."""
     torch.manual_seed(0)
-    entry = CARDS[name].find()
-    if name == "quantized_mobilenet_v3_large":
-        model = models.get_model(name, weights=None, quantize=False)
+    options = {
+        "quantized_googlenet": {"aux_logits": True, "init_weights": False},
+        "quantized_inception_v3": {"aux_logits": False, "init_weights": False},
+    }.get(name, {})
+    model = models.get_model(name, weights=None, quantize=False, **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # so that one batch says what is normal
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    prepared = name == "quantized_mobilenet_v3_large"
+    if prepared:
         model.fuse_model(is_qat=True)
         model.qconfig = ao.get_default_qat_qconfig("qnnpack")
         ao.prepare_qat(model, inplace=True)
-        for module in model.modules():
-            if hasattr(module, "running_mean"):
-                module.momentum = 1.0  # so that one batch says what is normal
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight)
-        model.train()(torch.rand(2, 3, 64, 64))
-        return model.state_dict()
-    options = {"aux_logits": True} if name == "quantized_googlenet" else {}
-    options |= {"aux_logits": False} if name == "quantized_inception_v3" else {}
-    return models.get_model(name, weights=None, quantize=True, backend=entry.options["backend"], **options).state_dict()
+    model.train()(torch.rand(2, 3, 96, 96))
+    if not prepared:
+        quantize_model(model, CARDS[name].find().options["backend"])
+    return model.state_dict()
 
 
 @pytest.fixture
