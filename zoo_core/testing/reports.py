@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from zoo_core.testing.verdicts import OUTCOMES, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _FORMAT = 1
 _SHOWN = 6
@@ -79,16 +79,14 @@ def from_json(text: str) -> Report:
 
 
 def merged(reports: Iterable[Report]) -> list[Report]:
-    """One report for each family, from those of its shards."""
+    """One report for each family, from those of its shards; of two verdicts on one thing the later one counts."""
     found: dict[str, Report] = {}
     for report in reports:
-        known = found.get(report.family)
-        if known is None:
-            found[report.family] = report
-            continue
-        of_family = [verdict for verdict in known.verdicts if not verdict.model]
-        known.verdicts += [verdict for verdict in report.verdicts if verdict.model or not of_family]
-        known.complete = known.complete and report.complete
+        known = found.setdefault(report.family, report)
+        if known is not report:
+            both = {(each.check, each.model): each for each in (*known.verdicts, *report.verdicts)}
+            known.verdicts = [*both.values()]
+            known.complete = known.complete and report.complete
     return [*found.values()]
 
 
@@ -170,5 +168,28 @@ def _general(verdict: Verdict) -> str:
     cause = next((step.removeprefix("likely cause: ") for step in steps if step.startswith("likely cause: ")), None)
     chosen = cause if verdict.outcome == "refused" and cause else "; ".join(steps[:3])
     head, _, rest = chosen.partition(f"/{verdict.model}")
-    general = (rest.lstrip(": ") if rest and " " not in head else chosen).replace("|", "\\|")
+    general = (rest.lstrip("@: ") if rest and " " not in head else chosen).replace("|", "\\|")
     return general.replace("<", "&lt;")
+
+
+def page(reports: Sequence[Report]) -> str:
+    """Several families on one page: what the checks are, how many models pass each, and every exception."""
+    from zoo_core.testing.checks import CHECKS, DEAR_CHECKS, short_name
+    from zoo_core.testing.family import FAMILY_CHECKS
+
+    lines = ["# Models, and what was checked of them", ""]
+    lines += ["Written by the conformance kit: `zoo check FAMILY --json FAMILY.json` for each family, and then"]
+    lines += [
+        "`python -m zoo_core.testing *.json > docs/MODELS.md`. Models are built untrained; what is checked is",
+        "",
+    ]
+    every: tuple[Callable[..., None], ...] = (*FAMILY_CHECKS, *CHECKS, *DEAR_CHECKS)
+    for check in every:
+        lines.append(f"- **{short_name(check)}**: {(check.__doc__ or '').partition(chr(10))[0].replace('``', '`')}")
+    lines += ["", "| family | models | checked | with values | by shapes alone | failed |", "|---|--:|--:|--:|--:|--:|"]
+    for report in reports:
+        shapes = {verdict.model for verdict in report.verdicts if verdict.shapes and verdict.model}
+        counts = (report.models, len(report.checked), len(report.checked) - len(shapes), len(shapes))
+        failed = len({verdict.model for verdict in report.failed if verdict.model})
+        lines.append(f"| {report.family} | {' | '.join(map(str, counts))} | {failed} |")
+    return "\n".join([*lines, "", *(to_markdown(report) for report in reports)])

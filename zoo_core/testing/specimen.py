@@ -81,7 +81,8 @@ def by_shapes(card: Card) -> bool:
 def need_values(card: Card) -> None:
     """Raise :class:`NotChecked` where the model has none."""
     if by_shapes(card):
-        raise NotChecked(f"{card.id} has {card.parameters:,} parameters, so only its shapes are looked at")
+        limit = f"{_shapes_above.get():,} parameters" if _shapes_above.get() > 0 else "no parameters at all"
+        raise NotChecked(f"{card.id} is looked at by its shapes alone, as all models of more than {limit}")
 
 
 def specimen(card: Card) -> nn.Module:
