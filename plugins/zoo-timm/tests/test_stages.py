@@ -169,6 +169,21 @@ def test_stages_have_names_and_modules_of_their_own(name):
     assert [stage.stride for stage in found] == sorted(stage.stride for stage in found)
 
 
+@every_model
+def test_a_front_runs_without_what_comes_behind_it(name):
+    model = build(name)
+    first = zoo.anatomy(model).stages[0]
+    enc = zoo.encoder(model, at=[first.name])
+    size = model.default_cfg["input_size"][1:]
+    with torch.no_grad():
+        (found,) = enc(torch.empty(1, 3, *size, device="meta"))
+        zoo.truncate(model, after=first.name)(torch.empty(1, 3, *size, device="meta"))
+    assert found.shape[1] == first.channels
+    kept = {id(parameter) for parameter in enc.parameters()}
+    behind = [path for stage in zoo.anatomy(model).stages[1:] for path in stage.modules]
+    assert kept.isdisjoint(id(each) for path in behind for each in model.get_submodule(path).parameters())
+
+
 @pytest.mark.parametrize("name", [pytest.param(each, marks=in_full[each not in FEW_MAPS]) for each in MAPS])
 def test_the_maps_of_an_encoder_are_those_that_timm_gives(name):
     options, side, others = MAPS[name]
