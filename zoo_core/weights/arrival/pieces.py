@@ -157,10 +157,9 @@ class Pieces:
 
     def _take(self) -> _Piece | None:
         """The next piece, as soon as it is not too far ahead; None when nothing is missing."""
-        ahead = self._policy.connections + _AHEAD
         with self._room:
             while self._missing and not self._over:
-                if self._free and self._free[0].number < self._given_out + ahead:
+                if self._free and self._free[0].number < self._given_out + len(self._lines) + _AHEAD:
                     return self._free.popleft()
                 self._room.wait()
             return None

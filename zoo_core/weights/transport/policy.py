@@ -57,7 +57,7 @@ class Policy:
     unknown_length: int = 1 << 30
     connections: int = field(default_factory=settings.connections)
     split_from: int = 32 << 20
-    piece: int = 4 << 20
+    piece: int = 8 << 20
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25)  # noqa: S311 - a pause needs no secret
 
