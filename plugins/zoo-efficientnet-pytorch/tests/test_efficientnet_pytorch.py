@@ -239,3 +239,29 @@ def test_the_split_of_a_swapped_model_gives_its_scores(published):
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(head(backbone(x)), model(x))
+
+
+CONTAINERS = {
+    "zip": lambda state: (state, {}),
+    "old-pickle": lambda state: (state, {"_use_new_zipfile_serialization": False}),
+    "state_dict": lambda state: ({"state_dict": state, "epoch": 3, "arch": "efficientnet-b0"}, {}),
+    "data-parallel": lambda state: ({"model": {f"module.{name}": value for name, value in state.items()}}, {}),
+    "averaged": lambda state: ({"model": {"fc": torch.zeros(1)}, "state_dict_ema": state}, {}),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_served_file_is_loaded_from_any_container_and_accounted_for(container, tmp_path, file_server):
+    torch.manual_seed(0)
+    state = EfficientNet.from_name("efficientnet-b0").state_dict()
+    content, options = CONTAINERS[container](state)
+    torch.save(content, tmp_path / "net.pth", **options)
+    digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
+    card, own = CARDS["efficientnet-b0"], Zoo()
+    entry = replace(card.find("advprop"), urls=(f"{file_server(tmp_path).url}/net.pth",), sha256=digest)
+    own.member(card.family).cards[card.name] = replace(card, weights=(entry,), default="advprop")
+    with zoo.use(own):
+        model = zoo.get("efficientnet_pytorch/efficientnet-b0")
+    assert zoo.receipt(model).tensors == dict.fromkeys(state, "loaded")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert zoo.class_names(model)[1] == "goldfish"
