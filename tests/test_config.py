@@ -1,6 +1,7 @@
 """``zoo.toml``: found, read strictly, overruled by the environment, and shown."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -60,6 +61,14 @@ def test_every_setting_can_be_in_a_file(project):
     assert settings.plugins() == ("timm", "tiny")
     assert settings.disabled_plugins() == ("torchvision",)
     assert set(config.read(project / "zoo.toml")) == {setting.key for setting in config.SETTINGS}
+
+
+def test_the_page_of_settings_lists_them_all_and_its_file_is_a_good_one(project):
+    page = (Path(__file__).parent.parent / "docs" / "SETTINGS.md").read_text()
+    for setting in config.SETTINGS:
+        assert f"| `{setting.variable}` | `{setting.key}` |" in page
+    (project / "zoo.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert len(config.read(project / "zoo.toml")) == 5
 
 
 def test_without_any_file_nothing_is_said(project):

@@ -191,15 +191,12 @@ def test_a_clock_that_jumps_changes_nothing(server, url, tmp_path, policy, monke
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_download_that_is_interrupted_is_continued(server, url, tmp_path, number):
     def half(handler, data):
-        cut_short = cut(200_000)
-        handler.connection.settimeout(20)
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.send_body(data[:200_000])
         handler.wfile.flush()
         time.sleep(10)
-        del cut_short
 
     server.script(PATH, half)
     code = CHILD.format(before="", action=FETCH)
