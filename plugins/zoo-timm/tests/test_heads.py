@@ -24,6 +24,7 @@ OF_EVERY_LAYOUT = (
     *("mvitv2_tiny", "efficientvit_b0", "efficientvit_m0", "cpubone_nano", "lowformer_b0", "resnet50_clip"),
     # a place without a layer
     *("vit_small_patch14_dinov2", "samvit_base_patch16", "sam2_hiera_tiny", "naflexvit_base_patch16_siglip"),
+    *("deepseek_vit_412m", "deepseek_vit_412m_align", "qwen3_vit_88m"),
     # a convolution on the pooled map
     *("dla46_c", "dpn48b", "resnetv2_18"),
     # several
@@ -128,7 +129,8 @@ def check_split(found: Traced) -> None:
     """Forward calls the features once, and pool and classify take it from there, in shapes that fit."""
     model, anatomy = found.model, found.anatomy
     (features,) = found.features
-    pooled = anatomy.pool(model, features)
+    model.forward_features = lambda _: features
+    pooled = anatomy.pool(model, anatomy.features(model, None))
     (main, *others) = anatomy.heads
     if not others:
         assert pooled.shape == found.given[main.path][0]
@@ -138,6 +140,17 @@ def check_split(found: Traced) -> None:
 
 CHECKS = (check_tensors, check_counts, check_scores, check_gradients, check_split)
 each_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+
+
+ON_FEATURES = ("test_vit", "swin_tiny_patch4_window7_224", "samvit_base_patch16", "deepseek_vit_412m", "qwen3_vit_88m")
+
+
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_a_head_on_the_features_is_given_channels_whatever_order_the_axes_have(name):
+    model = zoo.adopt(build(name), family="timm", name=name)
+    channels = model.num_features
+    zoo.swap_head(model, NINE, at="features")
+    assert zoo.anatomy(model).main.in_features == channels
 
 
 @each_check

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from timm.models.efficientvim import EfficientViM
-
 from zoo_core import Anatomy, AnatomyError
-from zoo_timm.exceptions import NO_CLASSIFIER, NOT_POOLED
+from zoo_timm.exceptions import NO_CLASSIFIER, UNPOOLED
 from zoo_timm.heads import heads, is_model
 from zoo_timm.split import split
 from zoo_timm.stages import layout, stages
 from zoo_timm.stems import stem
+from zoo_timm.trunks import of_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,6 +71,4 @@ def _read(model: nn.Module) -> Anatomy:
 def _headless(model: nn.Module) -> str | None:
     if not hasattr(model, "get_classifier"):
         return NO_CLASSIFIER
-    if isinstance(model, EfficientViM) and not model.global_pool:
-        return NOT_POOLED
-    return None
+    return None if getattr(model, "global_pool", None) else of_class(model, UNPOOLED)

@@ -13,6 +13,7 @@ from torch import nn
 
 from zoo_core import AnatomyError, Head
 from zoo_timm.exceptions import CONVOLVED, MORE_HEADS
+from zoo_timm.trunks import of_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's mo
             distilled = number > 0 or "head_dist" in path
             yield path, "main" if main else "distilled" if distilled else "summed"
             main = False
-    for path, role in MORE_HEADS.get(type(model), ()):
+    for path, role in of_class(model, MORE_HEADS) or ():
         if _stands(model, path):
             yield path, role
 
@@ -142,7 +143,7 @@ def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
     if layer is not None:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"
     *_, owner = around(path)
-    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else isinstance(model, CONVOLVED)
+    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else of_class(model, CONVOLVED)
     return "conv" if on_map else "linear"
 
 

@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from timm.layers.attention_pool2d import AttentionPool2d, RotAttentionPool2d
-from timm.models.crossvit import CrossVit
-from timm.models.volo import VOLO
-
 from zoo_core import Chain, Head
 from zoo_timm.combined import (
     Apart,
@@ -27,8 +23,10 @@ from zoo_timm.combined import (
     picture_and_patches,
     two_tokens,
 )
-from zoo_timm.exceptions import BEFORE_HEAD, TWO_TOKENS, WEIGHED
+from zoo_timm.exceptions import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
 from zoo_timm.heads import NAMES, around, is_timms
+from zoo_timm.stages import layout
+from zoo_timm.trunks import of_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +35,10 @@ if TYPE_CHECKING:
 
     Piece = Callable[[Any, Any], Any]
 
-_ATTENTION_POOLS = (AttentionPool2d, RotAttentionPool2d)
+_ATTENTION_POOLS = {"AttentionPool2d", "RotAttentionPool2d"}
+
+_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Axes of a map with its channels first, and last, as the other one orders them."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,35 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Features:
+    """timm's ``forward_features``.
+
+    Attributes:
+        axes: The order of its axes, so that the map lies as those of the stages do; None where it does.
+    """
+
+    axes: tuple[int, ...] | None = None
+
+    def __call__(self, model: Any, x: Tensor) -> Any:  # noqa: ANN401 - a list of maps in some models
+        """Pictures to the last feature map or the tokens."""
+        return _permuted(model.forward_features(x), self.axes)
+
+
+@dataclass(frozen=True)
 class PreLogits:
     """timm's ``forward_head`` up to the classifier, and then what comes before the scores in there.
 
     Attributes:
         then: What of the classifier runs before its last layer.
+        axes: The order in which timm has the axes of the features; None where it is theirs.
     """
 
     then: Chain
+    axes: tuple[int, ...] | None = None
 
     def __call__(self, model: Any, features: Any) -> Tensor:  # noqa: ANN401 - as Anatomy.pool
         """Features to what the head is given."""
-        return self.then(model, model.forward_head(features, pre_logits=True))
+        return self.then(model, model.forward_head(_permuted(features, self.axes), pre_logits=True))
 
 
 def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
@@ -84,21 +102,9 @@ def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
         return Split()
     if reason := _indivisible(model, heads):
         return Split(indivisible=reason)
-    return Split(features, *_pool_and_classify(model, heads))
-
-
-def _indivisible(model: nn.Module, heads: tuple[Head, ...]) -> str | None:
-    if any(head.role == "aux" for head in heads):
-        return "with an auxiliary head it returns a pair, in eval mode too"
-    head = getattr(model, "head", None)
-    if isinstance(head, _ATTENTION_POOLS) and not head.pool_type:
-        return "built with global_pool='', it lays what its head gives out as a map again"
-    return None
-
-
-def features(model: Any, x: Tensor) -> Any:  # noqa: ANN401 - a list of maps in some models
-    """Pictures to the last feature map or the tokens, as timm has it."""
-    return model.forward_features(x)
+    if len(heads) > 1:
+        return Split(Features(), *_of_several(model, heads))
+    return _of_one(model, heads[0])
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -106,27 +112,46 @@ def as_map(x: Tensor) -> Tensor:
     return x if x.dim() > 2 else x[..., None, None]  # noqa: PLR2004 - N, C
 
 
-def _pool_and_classify(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece | None]:
-    if len(heads) > 1:
-        return _of_several(model, heads)
-    path = heads[0].path
-    if isinstance(getattr(model, "head", None), _ATTENTION_POOLS):
-        return attended, Chain(path, first_token)
-    if heads[0].kind == "linear":
-        return PreLogits(Chain(*_after_pre_logits(model, path))), None
-    *_, owner = around(path)
-    return PreLogits(Chain(as_map)), Chain(path, f"{owner}.flatten" if owner else "flatten")
+def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:  # noqa: ANN401 - a list of maps in some models
+    """A map with its axes in another order; tokens, which DeepSeek's encoder may give too, as they are."""
+    return found.permute(axes) if axes and found.dim() == len(axes) else found
 
 
-def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece | None]:
+def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
+    if any(head.role == "aux" for head in heads):
+        return "with an auxiliary head it returns a pair, in eval mode too"
+    if _attends(model) and not model.head.pool_type:
+        return "built with global_pool='', it lays what its head gives out as a map again"
+    return None
+
+
+def _attends(model: nn.Module) -> bool:
+    return type(getattr(model, "head", None)).__name__ in _ATTENTION_POOLS
+
+
+def _of_one(model: nn.Module, head: Head) -> Split:
+    if _attends(model):
+        return Split(Features(), attended, Chain(head.path, first_token))
+    if head.kind == "conv":
+        *_, owner = around(head.path)
+        return Split(Features(), PreLogits(Chain(as_map)), Chain(head.path, f"{owner}.flatten" if owner else "flatten"))
+    between = Chain(*_after_pre_logits(model, head.path))
+    lies, wanted = of_class(model, FEATURES_LIE), layout(model)
+    if lies == "NCHW" and wanted == "NHWC":
+        return Split(Features(_TO_LAST), PreLogits(between, _TO_FIRST))
+    if lies == "NHWC" and wanted == "NCHW":
+        return Split(Features(_TO_FIRST), PreLogits(between, _TO_LAST))
+    return Split(Features(), PreLogits(between))
+
+
+def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece]:
     paths, widths = tuple(head.path for head in heads), tuple(head.in_features for head in heads)
-    if type(model) in WEIGHED:
-        return PreLogits(Chain()), Weighed(paths, widths, WEIGHED[type(model)])
-    if isinstance(model, CrossVit):
-        return PreLogits(Chain()), Concatenated(paths, widths)
-    if isinstance(model, VOLO):
+    given, weights = of_class(model, COMBINED), of_class(model, WEIGHED)
+    if given == "concatenated":
+        return PreLogits(Chain()), Weighed(paths, widths, weights) if weights else Concatenated(paths, widths)
+    if given == "patches":
         return picture_and_patches, PlusBestPatch(paths)
-    if isinstance(model, TWO_TOKENS):
+    if given == "tokens":
         return two_tokens, Averaged(paths, apart=True)
     between = tuple(Chain(*_after_pre_logits(model, path)) for path in paths)
     if any(chain.steps for chain in between):
@@ -139,7 +164,7 @@ def _after_pre_logits(model: nn.Module, path: str) -> Iterator[str]:
 
     They are the other children of the classifier's own class, such as the batch norm before LeViT's linear layer.
     """
-    yield from BEFORE_HEAD.get(type(model), ())
+    yield from of_class(model, BEFORE_HEAD) or ()
     for owner in around(path)[1:]:
         module = model.get_submodule(owner)
         if is_timms(module) and "pre_logits" not in signature(type(module).forward).parameters:
