@@ -52,6 +52,17 @@ class Paired(Wordy):
         return super().forward(pixel_values).logits, "and more"
 
 
+class Halved(Wordy):
+    """Its forward goes on computing with what the head gives."""
+
+    def forward(self, pixel_values):
+        return Output(halved(super().forward(pixel_values).logits))
+
+
+def halved(scores):
+    return scores / 2
+
+
 def by_head(model):
     """No features and no pool: the head ends the forward."""
     classifier = model.classifier
@@ -68,7 +79,8 @@ def by_chain(model):
     """With features, as a feature map can then be had too."""
     from dataclasses import replace
 
-    return replace(by_head(model), features=Chain("body"), pool=Chain("pool", flatten))
+    after = Chain("classifier", halved) if isinstance(model, Halved) else None
+    return replace(by_head(model), features=Chain("body"), pool=Chain("pool", flatten), classify=after)
 
 
 def family(anatomy, build="Wordy"):
@@ -130,11 +142,20 @@ def test_a_head_on_the_feature_map_returns_the_scores_themselves():
     assert torch.equal(head(backbone(X)), model(X))
 
 
-def test_the_object_is_back_with_a_plain_head():
+def test_the_object_is_back_once_an_activation_behind_the_scores_is_gone():
+    with zoo.use(family(by_chain, "Halved")):
+        model = zoo.get("wordy/net", weights=None).eval()
+    zoo.swap_head(model, zoo.mlp_head(4, activation="sigmoid"))
+    assert zoo.anatomy(model).scores_in(model(X)).shape == model(X).shape == (2, 4)
+    zoo.swap_head(model, zoo.mlp_head(4, hidden=(5,)))
+    assert zoo.anatomy(model).scores_in(model(X)).shape == model(X).logits.shape == (2, 4)
+
+
+def test_wherever_the_scores_are_the_anatomy_finds_them():
     with zoo.use(family(by_chain)):
         model = zoo.get("wordy/net", weights=None).eval()
-    zoo.swap_head(model, zoo.mlp_head(4, hidden=(5,)))
-    assert model(X).logits.shape == (2, 4)
+    zoo.swap_head(model, 4, at="features")
+    assert zoo.anatomy(model).scores_in(model(X)).shape[:2] == (2, 4)
 
 
 def test_a_front_returns_its_map_itself(model):

@@ -107,7 +107,13 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
     site = replace(main, in_features=width, num_classes=sum(counts), kind="conv")
     anatomy = replace(
-        known.anatomy, heads=(site,), stages=known.anatomy.stages[:kept], features=run, pool=None, classify=None
+        known.anatomy,
+        heads=(site,),
+        stages=known.anatomy.stages[:kept],
+        features=run,
+        pool=None,
+        classify=None,
+        scores=None,
     )
     _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
     tensors = _outcomes(bare, main.path, known.receipt.tensors)

@@ -6,6 +6,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from zoo_core.parts import Anatomy
@@ -20,14 +22,17 @@ class Recomposed:
 
     Args:
         model: Whose forward it is.
-        anatomy: Its parts; ``features`` must be there, while ``pool``, ``classify`` and heads may be missing.
+        anatomy: Its parts; ``features`` must be there, while ``pool``, ``classify`` and heads may be missing, and
+            ``scores`` is None, since nothing but scores is returned.
+        scores: ``Anatomy.scores`` for the library's own forward.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
+    def __init__(self, model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], Any] | None) -> None:
         self.model = model
         self.anatomy = anatomy
         self.head = anatomy.main.path if anatomy.main else None
         self.before = library_forward(model)
+        self.scores = scores
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a dict of tensors where there are several heads
         """Images to what the head gives, or to the features of a model without one; never to an output object."""
@@ -45,9 +50,15 @@ class Recomposed:
         return MethodType(Recomposed.forward, other)
 
 
-def recompose(model: nn.Module, anatomy: Anatomy) -> None:
-    """Make ``model`` run as this anatomy says, whatever the forward of its class does."""
-    model.__dict__["forward"] = MethodType(Recomposed.forward, Recomposed(model, anatomy))
+def recompose(model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], Any] | None = None) -> None:
+    """Make ``model`` run as this anatomy says, whatever the forward of its class does.
+
+    Args:
+        model: Changed in place.
+        anatomy: Its parts from now on.
+        scores: Where the library's own forward has its scores, for the day it is restored.
+    """
+    model.__dict__["forward"] = MethodType(Recomposed.forward, Recomposed(model, anatomy, scores))
 
 
 def restore_forward(model: nn.Module) -> None:
@@ -64,9 +75,10 @@ def is_recomposed(model: nn.Module) -> bool:
     return isinstance(getattr(model.__dict__.get("forward"), "__self__", None), Recomposed)
 
 
-def scores_of(model: nn.Module, anatomy: Anatomy, output: Any) -> Any:  # noqa: ANN401 - any library's output object
-    """The scores in what ``model`` returned: a forward that was put together here returns nothing else."""
-    return output if is_recomposed(model) else anatomy.scores_in(output)
+def library_scores(model: nn.Module, anatomy: Anatomy) -> str | Callable[[Any], Any] | None:
+    """Where the scores are in what the library's own forward returns, whatever stands in for it now."""
+    scores: str | Callable[[Any], Any] | None = anatomy.scores
+    return model.__dict__["forward"].__self__.scores if is_recomposed(model) else scores
 
 
 def library_forward(model: nn.Module) -> Any:  # noqa: ANN401 - whatever the library put there

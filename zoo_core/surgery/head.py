@@ -14,7 +14,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.attributes import set_attribute
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.example import example_input, refuse_auxiliary
-from zoo_core.surgery.forward import is_recomposed, recompose, restore_forward
+from zoo_core.surgery.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.output import behind, check_output, plain_like, scores_only
@@ -193,10 +193,12 @@ def _install(
         model.set_submodule(site.path, module.requires_grad_())
         for path in site.attributes:
             set_attribute(model, path, site.num_classes)
+    scores = library_scores(model, anatomy)
+    anatomy = replace(anatomy, scores=None if own else scores)
     attach(model, replace(knowledge_of(model), anatomy=anatomy))
     restore_forward(model)
     if own:
-        recompose(model, anatomy)
+        recompose(model, anatomy, scores)
     now, under_sites = dict.fromkeys(model.state_dict()), tuple(f"{site.path}." for site in sites)
     record_new_heads(
         model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.forward import is_recomposed, scores_of
+from zoo_core.surgery.forward import is_recomposed
 from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, unwrap
 from zoo_core.surgery.output import parameters_of, paths_of
 
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Images to the last feature map, or tokens."""
         if self.anatomy.features is None:
-            found: Tensor = scores_of(self.body, self.anatomy, self.body(x))
+            found: Tensor = self.anatomy.scores_in(self.body(x))
         else:
             found = self.anatomy.features(self.body, x)
         return found

@@ -68,6 +68,7 @@ def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, A
         features=run,
         pool=None,
         classify=None,
+        scores=None,
         headless=f"it was cut after {known.anatomy.stages[kept - 1].name!r}" if kept else "it was cut after its stem",
     )
     left = to.state_dict()
