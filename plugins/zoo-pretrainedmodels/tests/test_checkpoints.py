@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torchvision import models
+from zoo_pretrainedmodels.build import build
 from zoo_pretrainedmodels.catalog import cards
 from zoo_pretrainedmodels.library import InceptionV4, Xception, library, quiet
 
@@ -25,15 +26,18 @@ def _one_thread():
 
 
 @pytest.fixture
-def publish(tmp_path):
-    """Publish a state dict as the file of all weights of one model: ``publish(name, state)``."""
-    own = zoo.Zoo()
+def publish(tmp_path, file_server):
+    """Serve a state dict as the file of all weights of one model: ``publish(name, state)``."""
+    own, folder = zoo.Zoo(), tmp_path / "published"
+    folder.mkdir()
+    server = file_server(folder)
 
     def as_file(name, state):
-        path = tmp_path / "file.pth"
+        path = folder / "file.pth"
         torch.save(state, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        weights = tuple(replace(item, urls=(path.as_uri(),), sha256=digest) for item in CARDS[name].weights)
+        urls = (f"{server.url}/{path.name}",)
+        weights = tuple(replace(item, urls=urls, sha256=digest) for item in CARDS[name].weights)
         own.member("pretrainedmodels").cards[name] = replace(CARDS[name], weights=weights)
 
     with zoo.use(own):
@@ -112,6 +116,21 @@ def test_the_background_class_is_dropped_from_the_default_weights(with_backgroun
 def test_the_background_class_is_kept_where_the_tag_asks_for_it(with_background):
     model = zoo.get("pretrainedmodels/inceptionv4@imagenet+background")
     assert torch.equal(model.last_linear.weight, with_background["last_linear.weight"])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["inceptionresnetv2", "nasnetalarge", "pnasnet5large"])
+def test_the_other_files_with_a_background_class_load_under_both_tags(name, publish):
+    # as the library's constructor does: built with 1001 classes, then the first row is dropped
+    torch.manual_seed(0)
+    state = build(name, num_classes=1001).state_dict()
+    publish(name, state)
+    short, whole = zoo.get(f"pretrainedmodels/{name}"), zoo.get(f"pretrainedmodels/{name}@imagenet+background")
+    for model, rows in ((short, slice(1, None)), (whole, slice(None))):
+        assert zoo.receipt(model).counts == {"loaded": len(state)}
+        assert torch.equal(model.last_linear.weight, state["last_linear.weight"][rows])
+        assert len(zoo.class_names(model)) == model.last_linear.out_features
+        assert all(torch.equal(t, state[key]) for key, t in model.state_dict().items() if "last_linear" not in key)
 
 
 def test_a_new_head_takes_the_place_of_one_with_a_background_class(with_background):
