@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -76,17 +77,11 @@ def outcome(url, folder, before="", action=FETCH, **environment):
 
 
 @pytest.fixture
-def open_to_all(tmp_path):
-    """A folder that another user can reach and write to."""
-    for folder in (tmp_path, *tmp_path.parents):
-        try:
-            folder.chmod(folder.stat().st_mode | 0o055)
-        except PermissionError:
-            break
-    folder = tmp_path / "open"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
+def open_to_all():
+    """A folder that another user can reach and write to; not below pytest's own, which any other run closes again."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
 
 
 @as_root
