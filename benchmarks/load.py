@@ -19,6 +19,7 @@ import tempfile
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import Figures, Row, forked, in_turns, metered, save, table
@@ -128,10 +129,12 @@ def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
     """The default weights of the card are the file in the folder."""
     import zoo_core as zoo
     import zoo_core.build  # zoo imports its parts when they are first used; here as elsewhere imports do not count
+    import zoo_core.weights.reading.aligned
 
     path = file_of(case, folder)
     own = zoo.Zoo()
     card = own.resolve(case.id)[0]
+    resolve_name(own.member(card.family).family.anatomy)
     first = card.weights[0]
     weights = replace(
         first, urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size, convert=None, ignore=(), options={}
@@ -227,10 +230,12 @@ def main() -> None:
     """Print a table, and write the figures where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", help="only cases beside this library, in whose process no other is imported")
+    parser.add_argument("--only", default="", help="only cases with this in their name")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure([case for case in CASES if options.peer in (None, case.peer)], options.rounds)
+    chosen = [case for case in CASES if options.peer in (None, case.peer) and options.only in str(case)]
+    rows = measure(chosen, options.rounds)
     if options.json:
         save(rows, options.json)
     print(table(rows))
