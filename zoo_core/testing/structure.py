@@ -44,7 +44,8 @@ def check_builds(card: Card) -> None:
         return
     with torch.no_grad():
         given = tuple(scores_of(model, x).shape)
-    require(given[:2] == (2, card.num_classes), f"{classes}, and two pictures give scores of the shape {given}")
+    right = given[:2] == (2, card.num_classes) or (card.num_classes == 0 and given[:1] == (2,))
+    require(right, f"{classes}, and two pictures give scores of the shape {given}")
 
 
 def check_paths(card: Card) -> None:
