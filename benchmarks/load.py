@@ -137,7 +137,14 @@ def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
     resolve_name(own.member(card.family).family.anatomy)
     first = card.weights[0]
     weights = replace(
-        first, urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size, convert=None, ignore=(), options={}
+        first,
+        urls=(path.as_uri(),),
+        sha256=digest,
+        size=path.stat().st_size,
+        convert=None,
+        ignore=(),
+        options={},
+        digests={},
     )
     own.member(card.family).cards[card.name] = replace(card, weights=(weights,), default=weights.tag)
 
