@@ -9,9 +9,9 @@ class TestTimm(Conformance):
     family = "timm"
     models = (
         *("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet", "test_mambaout"),
-        *("levit_128s", "repvit_m0_9", "pit_ti_distilled_224", "swiftformer_xs", "efficientvim_m1", "crossvit_9_240"),
+        *("levit_128s", "repvit_m0_9", "deit_tiny_distilled_patch16_224", "swiftformer_xs", "efficientvim_m1"),
         *("dla46_c", "resnetv2_18", "efficientvit_m0", "efficientvit_b0", "shvit_s1", "mobilenetv3_small_050"),
-        *("vit_small_patch14_dinov2", "xcit_nano_12_p16_224"),
+        *("eva02_tiny_patch14_224", "xcit_nano_12_p16_224"),
     )
 
 
