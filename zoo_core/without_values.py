@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -113,3 +114,18 @@ def _note(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
 
 
 register_module_parameter_registration_hook(_note)
+
+
+def _skipping(initialise: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An initialiser that leaves owned tensors alone as a whole: it draws again and again, looking at what it drew."""
+
+    @wraps(initialise)
+    def skipping(tensor: Tensor, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as it is given
+        owned: _Owned | None = getattr(_building, "owned", None)
+        return tensor if owned is not None and owned.has(tensor) else initialise(tensor, *args, **named)
+
+    return skipping
+
+
+if hasattr(nn.init, "_no_grad_trunc_normal_"):
+    nn.init._no_grad_trunc_normal_ = _skipping(nn.init._no_grad_trunc_normal_)  # where torch looks it up
