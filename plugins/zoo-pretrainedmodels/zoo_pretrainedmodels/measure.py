@@ -52,8 +52,8 @@ def stages(rows: Iterable[Row]) -> tuple[Stage, ...]:
     """Stages from rows of a table.
 
     Example:
-        >>> stages([("layer1", ("layer1",), 64, 4)])
-        (Stage(name='layer1', modules=('layer1',), channels=64, stride=4),)
+        >>> [(stage.name, stage.channels) for stage in stages([("layer1", ("layer1",), 64, 4)])]
+        [('layer1', 64)]
     """
     return tuple(Stage(name, modules, channels, stride) for name, modules, channels, stride in rows)
 
