@@ -85,7 +85,10 @@ def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
 
 def test_a_check_that_needs_values_says_so_itself():
     card = replace(toys.CARD, parameters=10**10)
-    with zoo.use(toys.zoo_of(None, card)), pytest.raises(NotChecked, match="by its shapes alone, as all models of more than 300,000,000 parameters"):
+    with (
+        zoo.use(toys.zoo_of(None, card)),
+        pytest.raises(NotChecked, match="by its shapes alone, as all models of more than 300,000,000 parameters"),
+    ):
         zoo_testing_norms(card)
 
 
