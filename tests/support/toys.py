@@ -33,6 +33,21 @@ class Toy(nn.Module):
         return (scores, self.aux(middle.mean((2, 3)))) if self.training else scores
 
 
+class Fickle(Toy):
+    """It computes something else once it is compiled."""
+
+    def forward(self, x):
+        return super().forward(x) + float(torch.compiler.is_compiling())
+
+
+class Broken(Toy):
+    """Its own forward breaks the graph once, as that of some libraries does."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
 def anatomy(model):
     """The right one."""
     return Anatomy(

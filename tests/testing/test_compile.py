@@ -1,0 +1,36 @@
+"""The dear check: that surgery costs a compiled model nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import toys
+
+import zoo_core as zoo
+from zoo_core.testing import check_compile
+from zoo_core.testing.specimen import NonConformance
+
+
+def check(kind):
+    card = replace(toys.CARD, name=kind.__name__.lower(), build=f"toys:{kind.__name__}")
+    with zoo.use(toys.zoo_of(None, card)):
+        check_compile(card)
+
+
+def test_a_right_plugin_passes():
+    with zoo.use(toys.zoo_of()):
+        check_compile(toys.CARD)
+
+
+def test_a_graph_that_the_library_breaks_itself_is_no_fault_of_the_plugin():
+    check(toys.Broken)
+
+
+def test_a_model_that_computes_something_else_when_compiled_is_found():
+    with pytest.raises(NonConformance, match="other outputs under torch.compile, by up to 1"):
+        check(toys.Fickle)
+
+
+def test_a_real_family_passes():
+    check_compile(zoo.info("tiny/glyphnet"))
