@@ -28,7 +28,7 @@ def test_a_graph_that_the_library_breaks_itself_is_no_fault_of_the_plugin():
 
 
 def test_a_model_that_computes_something_else_when_compiled_is_found():
-    with pytest.raises(NonConformance, match="other outputs under torch.compile, by up to 1"):
+    with pytest.raises(NonConformance, match=r"other outputs under torch\.compile, by up to 1"):
         check(toys.Fickle)
 
 
