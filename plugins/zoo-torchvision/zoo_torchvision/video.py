@@ -64,7 +64,7 @@ def swin(model: SwinTransformer3d) -> Anatomy:
 def mvit(model: MViT) -> Anatomy:
     """MViT: blocks of tokens, fewer of them from each block on that pools its queries.
 
-    The output of a block, and so of a stage, is a pair: the tokens, and how many there are in time, height and width.
+    The output of a block is a pair: the tokens, and how many there are in time, height and width.
     """
     *before, head = (f"head.{name}" for name, _ in model.head.named_children())
     return Anatomy(
@@ -86,9 +86,14 @@ def _mvit_stages(model: MViT) -> tuple[Stage, ...]:
             strides.append(strides[-1] * stride(block.pool_skip))
         groups[-1].append(f"blocks.{name}")
     return tuple(
-        Stage(f"stage{number}", tuple(paths), channels(model.get_submodule(f"{paths[-1]}.mlp")), total)
+        Stage(f"stage{number}", tuple(paths), channels(model.get_submodule(f"{paths[-1]}.mlp")), total, read=first)
         for number, (paths, total) in enumerate(zip(groups, strides, strict=True), start=1)
     )
+
+
+def first(_model: MViT, output: tuple[Tensor, object]) -> Tensor:
+    """The tokens, of what a block gives."""
+    return output[0]
 
 
 def tokens(model: MViT, x: Tensor) -> Tensor:
