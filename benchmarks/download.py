@@ -25,7 +25,13 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WHO = ["zoo", "zoo, one connection", "torch.hub", "pooch", "huggingface_hub"]
 _BLOCK = 1 << 20
@@ -75,7 +81,7 @@ def _send(connection: socket.socket, file: int, start: int, end: int, throttle: 
     began, first = time.monotonic(), start
     block = min(_BLOCK, int(throttle / 50)) if throttle else _BLOCK
     while start < end:
-        if throttle:
+        if throttle:  # no faster than a line of that many bytes a second
             time.sleep(max(0.0, began + (start - first) / throttle - time.monotonic()))
         count = os.sendfile(connection.fileno(), file, start, min(block, end - start))
         start += count
@@ -84,27 +90,31 @@ def _send(connection: socket.socket, file: int, start: int, end: int, throttle: 
 
 def child(who: str, url: str, digest: str, folder: Path) -> None:
     """Fetch once and print how many seconds it took."""
-    if who.startswith("zoo"):
-        from zoo_core.weights import fetch
-        from zoo_core.weights.transport import http  # noqa: F401 - imports do not count, here as elsewhere
-
-        call = lambda: fetch(url, folder, sha256=digest)  # noqa: E731
-    elif who == "torch.hub":
-        from torch.hub import download_url_to_file
-
-        call = lambda: download_url_to_file(url, str(folder / "net.pth"), digest, progress=False)  # noqa: E731
-    elif who == "pooch":
-        import pooch
-
-        pooch.get_logger().disabled = True
-        call = lambda: pooch.retrieve(url, f"sha256:{digest}", fname="net.pth", path=folder)  # noqa: E731
-    else:
-        from huggingface_hub import hf_hub_download
-
-        call = lambda: hf_hub_download("acme/net", "net.pth", cache_dir=folder)  # noqa: E731
+    call = fetcher(who, url, digest, folder)
     started, cpu = time.perf_counter(), time.process_time()
     call()
     print(json.dumps({"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}))
+
+
+def fetcher(who: str, url: str, digest: str, folder: Path) -> Callable[[], object]:
+    """One download by one of them, with all that it imports imported."""
+    if who.startswith("zoo"):
+        import_module("zoo_core.weights.transport.http")  # zoo imports it on the first download
+        from zoo_core.weights import fetch
+
+        return partial(fetch, url, folder, sha256=digest)
+    if who == "torch.hub":
+        from torch.hub import download_url_to_file
+
+        return partial(download_url_to_file, url, str(folder / "net.pth"), digest, progress=False)
+    if who == "pooch":
+        import pooch
+
+        pooch.get_logger().disabled = True
+        return partial(pooch.retrieve, url, f"sha256:{digest}", fname="net.pth", path=folder)
+    from huggingface_hub import hf_hub_download
+
+    return partial(hf_hub_download, "acme/net", "net.pth", cache_dir=folder)
 
 
 class Bench:

@@ -18,6 +18,7 @@ import os
 import tempfile
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -222,11 +223,11 @@ def measure(cases: list[Case], rounds: int) -> list[Row]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             os.environ.update(ZOO_CACHE=str(folder / "cache"), TORCH_HOME=str(folder / "torch"))
-            forked(lambda: publish(case, folder))  # noqa: B023 - called at once
+            forked(partial(publish, case, folder))
             digest = hashlib.file_digest(file_of(case, folder).open("rb"), "sha256").hexdigest()
             ours, theirs = with_zoo(case, folder, digest), with_peer(case, folder)
-            forked(lambda: once(ours, case) and None)  # noqa: B023 - the first use, which fetches and converts
-            sides = {"zoo": lambda: once(ours, case), case.peer: lambda: once(theirs, case)}  # noqa: B023
+            forked(partial(once, ours, case))  # the first use, which fetches and converts
+            sides = {"zoo": partial(once, ours, case), case.peer: partial(once, theirs, case)}
             row = in_turns("load", str(case), sides, rounds)
             row.notes["file MB"] = file_of(case, folder).stat().st_size / 1e6
             rows.append(row)

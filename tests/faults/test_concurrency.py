@@ -136,16 +136,17 @@ def test_when_the_holder_is_suspended_the_others_still_share_one_download(server
         holder.stdout.close()
 
 
-def test_a_resumed_holder_cannot_spoil_what_others_published(server, url, tmp_path):
-    def wrong_half(handler, data):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        for _ in range(15):
-            handler.send_body(bytes(200_000))
-            handler.wfile.flush()
-            time.sleep(0.15)
+def wrong_half(handler, data):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    for _ in range(15):
+        handler.send_body(bytes(200_000))
+        handler.wfile.flush()
+        time.sleep(0.15)
 
+
+def test_a_resumed_holder_cannot_spoil_what_others_published(server, url, tmp_path):
     server.script(PATH, wrong_half)
     server.always[PATH] = good
     holder = child(url, tmp_path, timeout=10)
@@ -206,15 +207,6 @@ def test_a_file_system_that_grants_every_lock_costs_bytes_and_nothing_else(serve
 
 
 def test_where_every_lock_is_granted_a_suspended_holder_writes_into_nobody_elses_file(server, url, tmp_path):
-    def wrong_half(handler, data):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        for _ in range(15):
-            handler.send_body(bytes(200_000))
-            handler.wfile.flush()
-            time.sleep(0.15)
-
     server.script(PATH, wrong_half)
     holder = child(url, tmp_path, timeout=10, before=LOCKS_FOR_ALL)
     while not any(path.stat().st_size for path in partials(tmp_path, NAME)):
