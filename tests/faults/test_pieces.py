@@ -1,5 +1,6 @@
 """Large files over several connections at once, from servers that do that well, badly, or not at all."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ DATA = os.urandom(2_000_000)
 DIGEST = sha256(DATA)
 PATH = "/net.pth"
 NAME = f"net-{DIGEST[:16]}.pth"
-LINES = {"connections": 4, "split_from": 100_000, "piece": 100_000}
+LINES = {"connections": 4, "split_from": 100_000, "split_below": 1e12, "piece": 100_000}
 
 
 @pytest.fixture
@@ -97,8 +98,27 @@ def test_a_long_file_is_asked_for_in_pieces(server, url, tmp_path, policy):
 
 def test_where_the_length_is_known_no_byte_is_sent_twice(server, url, tmp_path, policy):
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
-    assert asked_for(server)[0] == "bytes=0-65535"
+    assert asked_for(server)[0] == "bytes=0-99999"
     assert server.sent == len(DATA)
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"), [(None, [None]), (len(DATA), ["bytes=0-99999", "bytes=100000-"])], ids=["unknown", "known"]
+)
+def test_a_fast_server_is_asked_over_one_line(server, url, tmp_path, policy, size, asked):
+    easily_pleased = dataclasses.replace(policy, split_below=1.0)
+    assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=easily_pleased).read_bytes() == DATA
+    assert asked_for(server) == asked
+
+
+def test_a_line_that_becomes_slow_gets_help(server, url, tmp_path, policy):
+    def slower(handler, data):
+        parts(handler, data, pause=0.001 if wanted(handler) else 0.2)
+
+    server.always[PATH] = slower
+    measured = dataclasses.replace(policy, split_below=5e6)
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=measured).read_bytes() == DATA
+    assert len(asked_for(server)) > 10
 
 
 def test_every_piece_must_be_of_the_same_file(server, url, tmp_path, policy):

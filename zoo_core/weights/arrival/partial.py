@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
+from zoo_core.weights.arrival.behind import Behind
 from zoo_core.weights.arrival.claims import FLAGS, ORIGIN, claim, give_up, lock, move, own_name, partials, surely_dead
 from zoo_core.weights.arrival.disk import disk_error, disk_errors, refuse_odd, sync_folder
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _BLOCK = 1 << 20
+_HASHED_AT_ONCE = 1 << 18
+"""Few enough bytes to stay in the processor's own cache between reading and hashing."""
+_HASH_FROM = 1 << 20
+_FLUSH_FROM = 32 << 20
 _TICK = 0.01
 
 
@@ -42,9 +47,9 @@ class Partial:
         self.path = path
         self.length = 0
         self._file = file
-        self._hasher = hashlib.sha256()
         self._keep = True
         self._published = False
+        self._follow()
 
     @classmethod
     def open(cls, folder: Path, stem: str) -> Partial:
@@ -86,6 +91,7 @@ class Partial:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it; what has arrived stays for the next process to continue, unless it is known to be of no use."""
+        self._unfollow()
         if not self._file.closed:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -110,26 +116,54 @@ class Partial:
             rest = memoryview(block)
             while rest:  # unbuffered, so that other processes see it grow
                 rest = rest[self._file.write(rest) :]
+            self.length += len(block)
+            self._hashing.follow(self.length)
+            self._flushing.follow(self.length)
         except OSError as error:
             self._keep = False
             raise disk_error(self.path.parent, error) from error
-        self._hasher.update(block)
-        self.length += len(block)
 
     def catch_up(self) -> None:
-        """Hash what the file holds already."""
-        while block := self._file.read(_BLOCK):
-            self._hasher.update(block)
-            self.length += len(block)
+        """Take over what the file holds already."""
+        self.length = self._file.seek(0, os.SEEK_END)
+        self._hashing.follow(self.length)
 
     def restart(self) -> None:
         """Forget what has arrived."""
+        self._unfollow()
         with disk_errors(self.path.parent):
             self._file.seek(0)
             self._file.truncate()
-        self._hasher = hashlib.sha256()
         self.length = 0
+        self._follow()
         self._origin_path.unlink(missing_ok=True)
+
+    def _follow(self) -> None:
+        """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
+        self._hasher = hashlib.sha256()
+        self._hashing = Behind(self._hash, step=_HASH_FROM, apart=hasattr(os, "pread"))  # Windows cannot
+        self._flushing = Behind(self._flush, step=_FLUSH_FROM)
+
+    def _unfollow(self) -> None:
+        self._hashing.close()
+        self._flushing.close()
+
+    def _hash(self, begin: int, end: int) -> None:
+        for at in range(begin, end, _HASHED_AT_ONCE):
+            self._hasher.update(self._read(min(_HASHED_AT_ONCE, end - at), at))
+
+    def _read(self, count: int, at: int) -> bytes:
+        """Bytes that were written, wherever the next ones are being written."""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), count, at)
+        self._file.seek(at)
+        try:
+            return self._file.read(count)
+        finally:
+            self._file.seek(0, os.SEEK_END)
+
+    def _flush(self, _begin: int, _end: int) -> None:
+        getattr(os, "fdatasync", os.fsync)(self._file.fileno())
 
     def touch(self) -> None:
         """Show other processes that somebody is still at work."""
@@ -138,16 +172,19 @@ class Partial:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the bytes so far."""
+        """The SHA-256 of the bytes so far.
+
+        Raises:
+            CacheError: The disk is broken.
+        """
+        with disk_errors(self.path.parent):
+            self._hashing.catch_up(self.length)
         return self._hasher.hexdigest()
 
     def head(self, count: int = 512) -> bytes:
         """The first bytes."""
         with disk_errors(self.path.parent):
-            self._file.seek(0)
-            start = self._file.read(count)
-            self._file.seek(0, os.SEEK_END)
-        return start
+            return self._read(count, 0)
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -183,6 +220,7 @@ class Partial:
             final.parent.mkdir(parents=True, exist_ok=True)
             refuse_odd(final)
             self._require_own()
+            self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
             if read_only and hasattr(os, "fchmod"):
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
             os.fsync(self._file.fileno())

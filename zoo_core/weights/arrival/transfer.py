@@ -13,7 +13,7 @@ from zoo_core.weights.arrival.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.weights.arrival.partial import Partial
     from zoo_core.weights.transport.policy import Policy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
-_PROBE = 1 << 16
+_HANDFUL = 1 << 20
 _AT_LEAST = 1 << 16
 """The same in bytes, where nobody knows how long the file is."""
 
@@ -59,6 +59,7 @@ class Transfer:
         self._furthest = partial.length
         self._total = size
         self._conditional = True
+        self._probed = False
         self._patience_left = policy.retry_after
 
     def run(self) -> None:
@@ -131,30 +132,35 @@ class Transfer:
         if not known and not self._sha256:  # without a digest, nothing else would tell two files spliced together
             self._partial.restart()
         probe = self._probe()
+        pace = _Pace(self._policy.split_below)
         with self._source.read(self._partial.length, known, probe) as reply:
             self._accept(reply, known)
             split = self._may_split(reply)
-            if probe or not split:  # else this line would send all of it
-                self._write(reply.blocks)
+            self._write(pace.until_slow(reply.blocks) if split and not probe else pace.measured(reply.blocks))
             missing = self._total is not None and self._partial.length < self._total
-            if missing and not (split or self._partial.length == probe):
+            if missing and not (pace.slow and split) and self._partial.length != probe:
                 raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
-        if missing and split:
+        if missing and split and pace.slow:
             self._in_pieces(reply.etag)
         elif missing:
-            self._connections = 1
+            self._probed = True
             self._attempt()
+
+    def _probe(self) -> int | None:
+        """Where to end a first request that only finds out how fast the server is; None for all of the rest.
+
+        So nothing that is on its way has to be thrown away when more lines are to bring the rest.
+        """
+        worth_it = self._size is not None and self._size - self._partial.length >= self._policy.split_from
+        if not worth_it or self._connections == 1 or self._probed:
+            return None
+        return self._partial.length + min(_HANDFUL, self._policy.piece)
 
     def _write(self, blocks: Iterable[bytes]) -> None:
         for block in blocks:
             self._require_short(self._partial.length + len(block))
             self._partial.write(block)
             self._advance(self._partial.length, self._total)
-
-    def _probe(self) -> int | None:
-        """Where to end a first request that only finds out whether the server sends parts; None for all of the rest."""
-        worth_it = self._size is not None and self._size - self._partial.length >= self._policy.split_from
-        return self._partial.length + _PROBE if worth_it and self._connections > 1 else None
 
     def _may_split(self, reply: Reply) -> bool:
         """Whether several lines may bring the rest: each must be able to tell that it is of the same file."""
@@ -207,3 +213,38 @@ class Transfer:
         if length > self._policy.unknown_length and self._total is None:  # so much is not asked for a second time
             limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file whose size nobody gives"
             raise WrongContent(f"sends more than the {limit}", again=False)
+
+
+class _Pace:
+    """How fast a line is: bytes for each second that we waited for them, and not for our own disk.
+
+    Args:
+        enough: Bytes a second at which one line is enough.
+
+    Attributes:
+        slow: Whether it was slower than that, over the last handful of bytes.
+    """
+
+    def __init__(self, enough: float) -> None:
+        self.slow = False
+        self._enough = enough
+
+    def measured(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The blocks as they are."""
+        waited, count, since = 0.0, 0, time.monotonic()
+        for block in blocks:
+            waited += time.monotonic() - since
+            count += len(block)
+            self.slow = waited * self._enough > max(count, _HANDFUL)
+            yield block
+            if count >= _HANDFUL:
+                waited, count = 0.0, 0
+            since = time.monotonic()
+        self.slow = self.slow or waited * self._enough > count
+
+    def until_slow(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The blocks, up to where the line becomes slow."""
+        for block in self.measured(blocks):
+            yield block
+            if self.slow:
+                return
