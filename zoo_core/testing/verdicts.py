@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
@@ -11,6 +12,7 @@ from unittest import SkipTest
 from zoo_core.errors import NotSupported, ZooError
 from zoo_core.testing.checks import short_name
 from zoo_core.testing.expected import reason_for
+from zoo_core.testing.lean import Lean
 from zoo_core.testing.specimen import NonConformance, by_shapes
 
 if TYPE_CHECKING:
@@ -61,7 +63,9 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
     """
     name = short_name(check)
     started = time.perf_counter()
-    outcome, reason = _outcome(lambda: check(card))
+    shapes = by_shapes(card)
+    with Lean() if shapes else nullcontext():
+        outcome, reason = _outcome(lambda: check(card))
     known = reason_for(name, card.name, expected or {})
     if known is not None and outcome == "failed":
         outcome, reason = "expected", known
@@ -70,7 +74,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
         reason = (
             f"{name}:{card.name} passes, though it was expected to fail: {known}\n  next step: take the exception out"
         )
-    return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, by_shapes(card))
+    return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, shapes)
 
 
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:
