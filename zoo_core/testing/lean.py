@@ -70,7 +70,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
     _agree(k.shape[-2] == v.shape[-2], "key", k, v)
     weights = (*q.shape[:-1], k.shape[-2])
     if attn_mask is not None:  # relative positions: a table for windows of one size
-        _agree(torch.broadcast_shapes(attn_mask.shape, weights) == weights, "mask", q, attn_mask)
+        wide = torch.broadcast_shapes(attn_mask.shape, weights)  # type: ignore[no-untyped-call]  # torch has no types there
+        _agree(wide == weights, "mask", q, attn_mask)
     shape = (*q.shape[:-1], v.shape[-1])
     if len(shape) != _HEADS_APART:
         return torch.empty(shape, dtype=q.dtype, device=q.device)
