@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.card import Card
+    from zoo_core.surgery.receipt import Outcome
 
 
 def construct(
@@ -31,7 +32,8 @@ def construct(
         card: What to build.
         options: All that the constructor is given.
         own: Those of them that the user chose, to be named in an error.
-        values: Whether to draw initial values; without them every parameter has to be loaded afterwards.
+        values: Whether to draw initial values; without them every parameter has to be loaded afterwards, and the
+            receipt tells of none.
 
     Raises:
         FamilyUnavailable: The library is missing, or too different from what the plugin knows.
@@ -43,7 +45,8 @@ def construct(
     if model is None:
         model = _call(card, options, own)
         needed = needed or ("" if values else "its constructor fails without them")
-    receipt = Receipt(card.id, tensors=dict.fromkeys(model.state_dict(), "initialised"), needed_values=needed)
+    tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
+    receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
     attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
     return model
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class _LeaveOut(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever func returns
         kwargs = kwargs or {}
-        if _writes(getattr(func, "__name__", "")):
+        if _writes(func):
             target = args[0] if args else kwargs.get("tensor", kwargs.get("input"))
             if self._owned.has(target):
                 return target
@@ -100,8 +100,10 @@ class _LeaveOut(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _writes(name: str) -> bool:
-    """Whether an operation of that name writes values into its first argument."""
+@lru_cache(4096)
+def _writes(func: Callable[..., Any]) -> bool:
+    """Whether an operation writes values into its first argument."""
+    name = getattr(func, "__name__", "")
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in {"__index__", "__int__", "__invert__"})
     return name.endswith("_") and name not in _HARMLESS

@@ -186,7 +186,7 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
 def _install(
     model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
 ) -> None:
-    before, sites = set(model.state_dict()), anatomy.heads
+    sites, replaced = anatomy.heads, tuple(f"{path}." for path in (*gone, *(site.path for site in anatomy.heads)))
     for path, place in gone.items():
         model.set_submodule(path, place)
     for site, module in zip(sites, new, strict=True):
@@ -199,12 +199,11 @@ def _install(
     restore_forward(model)
     if own:
         recompose(model, anatomy, scores)
-    now, under_sites = dict.fromkeys(model.state_dict()), tuple(f"{site.path}." for site in sites)
     record_new_heads(
         model,
         sites,
-        removed={name for name in before if name.startswith(under_sites) or name not in now},
-        added=[name for name in now if name.startswith(under_sites)],
+        removed=[name for name in knowledge_of(model).receipt.tensors if name.startswith(replaced)],
+        added=[f"{site.path}.{name}" for site in sites for name in model.get_submodule(site.path).state_dict()],
     )
 
 
