@@ -32,14 +32,6 @@ models_that_run = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(name, device="meta", **options):
     with torch.device(device):
         return EfficientNet.from_name(name, **options).eval()

@@ -17,14 +17,6 @@ from zoo_core.errors import LoadMismatch
 CARDS = {card.name: card for card in cards()}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def publish(tmp_path, file_server):
     """Serve a state dict as the file of all weights of one model: ``publish(name, state)``."""

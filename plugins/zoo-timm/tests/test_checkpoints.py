@@ -20,14 +20,6 @@ from zoo_core.registry import current_zoo
 ARCHIVE = "vit_tiny_patch16_224@augreg_in21k_ft_in1k"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def server():
     """A real web server on the loopback address."""

@@ -14,6 +14,7 @@ def zoo_families() -> list[Family]:
             requires="timm",
             catalog="zoo_timm.catalog:cards",
             anatomy="zoo_timm.anatomy:anatomy",
+            exceptions="zoo_timm.expected:EXPECTED",
             index="zoo_timm.index:cards",
             indexed="zoo_timm.catalog:version",
         )

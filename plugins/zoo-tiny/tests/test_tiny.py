@@ -38,14 +38,6 @@ def held_out():
     return draw(HELD_OUT_FACES)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # The card
 
 
