@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import struct
 import tarfile
 import zipfile
 
