@@ -67,7 +67,7 @@ def main() -> None:
     path = (options.out / "start.json").absolute()
     text.append(run("start", "--rounds", rounds, "--json", str(path)))
     rows += read(path) if path.exists() else []
-    text += [run("frozen"), run("forward"), run("download")]
+    text += [run(module) for module in ("around", "frozen", "forward", "download")]
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
     save(rows, options.out / "figures.json")

@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenet_v3_large"])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--count", type=int, default=128, help="samples of the cached epoch")
+    parser.add_argument("--count", type=int, default=512, help="samples of the cached epoch")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for record in measure(options.models, options.batch, options.rounds, options.count):
