@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+    from zipfile import ZipInfo
 
     from numpy.lib.npyio import NpzFile
     from torch import Tensor
@@ -19,11 +20,9 @@ class NotNumbers(ValueError):
     """An array holds something else than numbers that torch has."""
 
 
-def is_numpy_archive(path: Path) -> bool:
+def is_numpy_archive(items: Sequence[ZipInfo]) -> bool:
     """Whether all that is in a zip archive is arrays, as ``numpy.savez`` writes them."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return bool(names) and all(name.endswith(".npy") for name in names)
+    return bool(items) and all(item.filename.endswith(".npy") for item in items)
 
 
 def read_numpy_archive(path: Path) -> dict[str, Tensor]:

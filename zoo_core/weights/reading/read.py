@@ -140,23 +140,22 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
             from zoo_core.weights.reading.legacy_tar import read_tar
 
             return read_tar(file), False
-        if sniff.is_zip(head) and is_numpy_archive(file):
+        items = _listed(file) if sniff.is_zip(head) else []
+        if is_numpy_archive(items):
             return read_numpy_archive(file), False
         if file.suffix == ".safetensors":  # torch.load goes by the name
             with file.open("rb") as opened:
                 return torch.load(opened, map_location="cpu", weights_only=True), False
-        mapped = _can_be_mapped(file, head)
+        # torch maps compressed tensors too, and reads noise for numbers
+        mapped = bool(items) and all(item.compress_type == zipfile.ZIP_STORED for item in items)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except Exception as error:  # a broken file can make the reader raise anything
         raise _refused(file, head, error) from error
 
 
-def _can_be_mapped(file: Path, head: bytes) -> bool:
-    """Whether each tensor lies in the file as it is: torch maps compressed ones too, and reads noise for numbers."""
-    if not sniff.is_zip(head):
-        return False
+def _listed(file: Path) -> list[zipfile.ZipInfo]:
     with zipfile.ZipFile(file) as archive:
-        return all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+        return archive.infolist()
 
 
 def _warn_of_old_torch() -> None:
