@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import tarfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import timm
 import torch
-from loopback import Server, status
-from safetensors.torch import save_file
+from loopback import status
+from old_tar import old_tar
+from timm_files import assert_same, by_timm, fresh, randomised
 
 import zoo_core as zoo
-from zoo_core.errors import FetchError, LoadMismatch, Untrusted
+from zoo_core.errors import FetchError, LoadMismatch
 from zoo_core.registry import current_zoo
 
 ARCHIVE = "vit_tiny_patch16_224@augreg_in21k_ft_in1k"
-
-
-@pytest.fixture
-def server():
-    """A real web server on the loopback address."""
-    running = Server()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def hub(server, monkeypatch, tmp_path):
-    """Put a state dict on the hub as the file of some weights: ``hub("resnet18.a1_in1k", state)``; returns the file."""
-    monkeypatch.setenv("HF_ENDPOINT", server.url(""))
-
-    def put(name, state):
-        path = tmp_path / f"{name}.safetensors"
-        save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        location = f"/timm/{name}/resolve/main/model.safetensors"
-        server.always[location] = status(
-            302, Location=server.put(f"/blobs/{digest}", data), X_Linked_Etag=f'"{digest}"'
-        )
-        return path
-
-    return put
-
-
-@pytest.fixture
-def url(server, tmp_path):
-    """Serve a file at the url of some weights, whose digest is then that of the file; returns the file."""
-    own = zoo.Zoo()
-
-    def put(name, write, called=None, **changes):
-        card, tag = own.resolve(f"timm/{name}")
-        file = card.find(tag).files[-1]
-        path = tmp_path / (called or file.file_name.replace(".safetensors", ".pth"))
-        write(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8] if "sha256" not in changes else ""
-        changes = {"urls": (server.put(f"/{path.name}", path.read_bytes()),), "sha256": digest, **changes}
-        weights = tuple(replace(file, **changes) if each.tag == tag else each for each in card.weights)
-        own.member("timm").cards[card.name] = replace(card, weights=weights)
-        return path
-
-    with zoo.use(own):
-        yield put
-
-
-def fresh(name, **options):
-    """An untrained model of timm, for the tensors of a file."""
-    torch.manual_seed(0)
-    return timm.create_model(name, **options)
-
-
-def randomised(name, **options):
-    """The state of an untrained model whose norms and biases are not all ones and zeros."""
-    state = fresh(name, **options).state_dict()
-    generator = torch.Generator().manual_seed(1)
-    return {
-        key: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor + 5
-        for key, tensor in state.items()
-    }
-
-
-def by_timm(name, tag, path, **options):
-    """What timm makes of the same file."""
-    custom = path.suffix == ".npz"
-    overlay = {"file": str(path), "custom_load": custom}
-    return timm.create_model(name, pretrained=True, pretrained_cfg=tag, pretrained_cfg_overlay=overlay, **options)
-
-
-def assert_same(model, reference):
-    """The same tensors, bit for bit, and a receipt that tells of each."""
-    ours, theirs = model.state_dict(), reference.state_dict()
-    assert list(ours) == list(theirs)
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    told = zoo.receipt(model).tensors
-    assert {name for name, outcome in told.items() if outcome != "ignored"} == set(ours)
 
 
 @pytest.mark.parametrize(
@@ -240,82 +161,13 @@ def test_a_trainer_that_splits_trunk_and_head_is_understood(url):
     assert_same(zoo.get("timm/regnety_002"), by_timm("regnety_002", "pycls_in1k", path))
 
 
-def as_flax_published(model):
-    """A vision transformer, with a stem of convolutions or without, under the names and in the layouts of flax."""
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    dim, heads = model.embed_dim, model.blocks[0].attn.num_heads
-    found = {
-        "cls": state["cls_token"],
-        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
-        "embedding/bias": state["patch_embed.proj.bias"],
-        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
-        "Transformer/encoder_norm/scale": state["norm.weight"],
-        "Transformer/encoder_norm/bias": state["norm.bias"],
-        "head/kernel": state["head.weight"].T,
-        "head/bias": state["head.bias"],
-        "pre_logits/bias": np.zeros(dim, dtype=np.float32),
-    }
-    for index in range(len(model.blocks)):
-        own, flax = f"blocks.{index}.", f"Transformer/encoderblock_{index}/"
-        attention = f"{flax}MultiHeadDotProductAttention_1/"
-        for number, part in enumerate(("query", "key", "value")):
-            rows = slice(number * dim, (number + 1) * dim)
-            found[f"{attention}{part}/kernel"] = state[f"{own}attn.qkv.weight"][rows].T.reshape(dim, heads, -1)
-            found[f"{attention}{part}/bias"] = state[f"{own}attn.qkv.bias"][rows].reshape(heads, -1)
-        found[f"{attention}out/kernel"] = state[f"{own}attn.proj.weight"].T.reshape(heads, -1, dim)
-        found[f"{attention}out/bias"] = state[f"{own}attn.proj.bias"]
-        for theirs, ours in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
-            found[f"{flax}{theirs}/scale"] = state[f"{own}{ours}.weight"]
-            found[f"{flax}{theirs}/bias"] = state[f"{own}{ours}.bias"]
-        for number in (0, 1):
-            found[f"{flax}MlpBlock_3/Dense_{number}/kernel"] = state[f"{own}mlp.fc{number + 1}.weight"].T
-            found[f"{flax}MlpBlock_3/Dense_{number}/bias"] = state[f"{own}mlp.fc{number + 1}.bias"]
-    if "patch_embed.backbone.conv.weight" in state:
-        found["conv_root/kernel"] = state["patch_embed.backbone.conv.weight"].transpose(2, 3, 1, 0)
-        found["gn_root/scale"] = state["patch_embed.backbone.norm.weight"].reshape(1, 1, 1, -1)
-        found["gn_root/bias"] = state["patch_embed.backbone.norm.bias"].reshape(1, 1, 1, -1)
-    return found
-
-
-def flax_file(name, **options):
-    """Writes an archive in the layout of flax."""
-
-    def write(path):
-        model = fresh(name, **options)
-        model.load_state_dict(randomised(name, **options))
-        with path.open("wb") as file:
-            np.savez(file, **as_flax_published(model))
-
-    return write
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
-        pytest.param("vit_tiny_r_s16_p8_224.augreg_in21k_ft_in1k", marks=pytest.mark.full),
-    ],
-)
-def test_an_archive_of_flax_is_loaded_by_the_models_own_loader(url, name):
-    architecture, _, tag = name.partition(".")
-    path = url(f"{architecture}@{tag}", flax_file(architecture))
-    assert path.suffix == ".npz"
-    model = zoo.get(f"timm/{architecture}@{tag}")
-    assert_same(model, by_timm(architecture, tag, path))
-    assert set(zoo.receipt(model).counts) == {"loaded"}
-
-
-def test_what_an_archive_of_flax_lacks_is_named(url):
-    url("test_vit@r160_in1k", flax_file("test_vit", num_classes=7))
-    with pytest.raises(LoadMismatch, match=r"2 missing \(head\.weight, head\.bias\)"):
-        zoo.get("timm/test_vit")
-
-
-def test_an_archive_that_nobody_vouches_for_needs_a_word_of_trust(url):
-    url("test_vit@r160_in1k", flax_file("test_vit"), sha256="")
-    with pytest.raises(Untrusted, match=r'trust="first-use"'):
-        zoo.get("timm/test_vit")
-    assert zoo.receipt(zoo.get("timm/test_vit", trust="first-use")).strength == "first-use"
+def test_a_tar_archive_of_torchs_first_versions_is_read(url):
+    path = url("test_resnet@r160_in1k", lambda path: old_tar(path, in_parallel(randomised("test_resnet"))))
+    assert tarfile.is_tarfile(path)
+    model = zoo.get("timm/test_resnet")
+    expected = randomised("test_resnet")
+    assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, expected[name])] == []
+    assert zoo.receipt(model).counts == {"loaded": len(expected)}
 
 
 def test_the_averaged_weights_of_a_training_run_are_taken_as_timm_takes_them(tmp_path):
