@@ -139,6 +139,29 @@ class Secretive(toys.Toy):
         return super().forward(x + self.shift)
 
 
+class Scaled(toys.Toy):
+    """A buffer that no file holds, computed from the initial values of a layer."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        nn.init.constant_(self.fc.weight, 0.5)
+        self.register_buffer("scale", self.fc.weight.detach().mean(), persistent=False)
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores if self.training else scores * self.scale
+
+
+class Measured(Scaled):
+    """The same as a plain number."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        scale = self.scale.item()
+        del self.scale
+        self.scale = scale
+
+
 class Locked(toys.Toy):
     """Holds a lock, which can be neither copied nor pickled."""
 
@@ -281,6 +304,13 @@ MUTANTS = {
         "split", "the pool of the split fails on [2, 6, 16, 16]", whole(features=Chain("conv1", "bn1", "layer1"))
     ),
     "split that scales": Mutant("split", "split and forward differ by up to", whole(pool=doubled)),
+    # what a constructor computes from initial values
+    "buffer computed from initial values": Mutant(
+        "values", "the buffer 'scale' is another one when it was built without initial values", card=build(Scaled)
+    ),
+    "number computed from initial values": Mutant(
+        "values", "it gives other outputs from the same parameters and buffers", card=build(Measured)
+    ),
     # training, copies and saves
     "norm that thaws": Mutant(
         "norms",

@@ -39,5 +39,6 @@ from zoo_core.testing.structure import check_in_features as check_in_features
 from zoo_core.testing.structure import check_paths as check_paths
 from zoo_core.testing.structure import check_stages as check_stages
 from zoo_core.testing.structure import check_stem as check_stem
+from zoo_core.testing.values import check_values as check_values
 from zoo_core.testing.verdicts import Verdict as Verdict
 from zoo_core.testing.verdicts import judge as judge

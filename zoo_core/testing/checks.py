@@ -9,6 +9,7 @@ from zoo_core.testing.copies import check_compile, check_save, check_twins
 from zoo_core.testing.entries import check_card, check_state
 from zoo_core.testing.operations import check_freeze, check_in_channels, check_norms, check_split, check_swap
 from zoo_core.testing.structure import check_builds, check_in_features, check_paths, check_stages, check_stem
+from zoo_core.testing.values import check_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +30,7 @@ CHECKS: tuple[Callable[[Card], None], ...] = (
     check_norms,
     check_twins,
     check_state,
+    check_values,
     check_save,
 )
 """Every check that is made on every model, from cheap to dear."""
