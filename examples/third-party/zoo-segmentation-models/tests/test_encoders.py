@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import encoders
+from torch import nn
+from zoo_segmentation_models.anatomy import renamed
 
 import zoo_core as zoo
 
@@ -33,11 +37,23 @@ def test_the_classifier_in_a_file_is_ignored_and_accounted_for(own_file):
         assert all(torch.equal(a, b) for a, b in zip(ours(X)[1:], own_file(X)[1:], strict=True))
 
 
-def test_the_encoder_of_zoo_gives_the_maps_of_the_library():
-    model = zoo.get("segmentation_models/efficientnet-b0", weights=None).eval()
+@pytest.mark.parametrize("name", ["densenet121", "dpn68", "efficientnet-b0", "inceptionv4", "mit_b0", "xception"])
+def test_the_encoder_of_zoo_gives_the_maps_of_the_library(name):
+    model = zoo.get(f"segmentation_models/{name}", weights=None, seed=0).eval()
     with torch.no_grad():
-        ours, theirs = zoo.encoder(model)(X), model(X)[1:]
+        ours, theirs = zoo.encoder(model)(X), [made for made in model(X)[1:] if made.numel()]
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_every_encoder_of_the_library_has_a_card():
+    assert zoo.list(family="segmentation_models") == [f"segmentation_models/{name}" for name in encoders]
+
+
+def test_every_tensor_of_a_densenet_under_its_older_name_finds_its_place():
+    state = zoo.get("segmentation_models/densenet121", weights=None).state_dict()
+    older = {re.sub(r"(denselayer\d+\.(?:norm|conv))(?=[12]\.)", r"\1.", name): state[name] for name in state}
+    assert older.keys() != state.keys()
+    assert renamed(older, nn.Identity()).keys() == state.keys()
 
 
 def test_freezing_goes_by_stage():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +14,7 @@ from torch import nn
 from zoo_core import Anatomy, AnatomyError, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 _SIDE = 64
 
@@ -36,31 +38,70 @@ def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     calls, maps = _run(model)
     finished = {call.path: at for at, call in enumerate(calls)}
     modules = dict(model.named_modules())
-    ends = [(made, [call.path for call in calls if call.made is made]) for made in maps[1:]]
-    last = [(made, paths[-1]) for made, paths in ends if paths]
-    leaves = {path: at for path, at in finished.items() if not any(modules[path].children())}
-    starts = [-1, *(finished[path] for _, path in last)]
+    given = [made for made in maps[1:] if made is not maps[0] and made.numel()]  # a MiT has an empty map at stride 2
+    ends = [(made, _end(calls, made)) for made in given]
+    once = {path for path, count in Counter(call.path for call in calls).items() if count == 1}  # DPNs share their ReLU
+    leaves = {path: at for path, at in finished.items() if path in once and not any(modules[path].children())}
+    starts = [-1, *(finished[end.path] for _, end in ends)]
     return Anatomy(
         heads=(),
         stem=tuple(call.path for call in calls if call.given is maps[0] and isinstance(modules[call.path], nn.Conv2d)),
         stages=tuple(
             Stage(
                 f"stage{(_SIDE // made.shape[-1]).bit_length() - 1}",
-                (*_within(model, "", leaves, range(start + 1, stop), path), path),
+                (*_within(model, "", leaves, range(start + 1, stop), end.path), end.path),
                 channels=made.shape[1],
                 stride=_SIDE // made.shape[-1],
+                read=joined if isinstance(end.made, tuple) else None,
             )
-            for (made, path), (start, stop) in zip(last, pairwise(starts), strict=True)
+            for (made, end), (start, stop) in zip(ends, pairwise(starts), strict=True)
         ),
         channel_attributes=("_in_channels",),
         headless="an encoder gives feature maps and no scores",
     )
 
 
+def renamed(state: Mapping[str, torch.Tensor], _: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a DenseNet, whose older files say ``norm.1`` where the model says ``norm1``.
+
+    Example:
+        >>> [*renamed({"features.denseblock1.denselayer2.norm.1.bias": torch.ones(3)}, nn.Identity())]
+        ['features.denseblock1.denselayer2.norm1.bias']
+    """
+    return {re.sub(r"(denselayer\d+\.\w+)\.(?=[12]\.)", r"\1", name): tensor for name, tensor in state.items()}
+
+
 class _Call(NamedTuple):
     path: str
     given: Any
     made: Any
+
+
+def joined(_: nn.Module, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The map of a stage of DPN, whose blocks give it in two parts.
+
+    Args:
+        parts: Two maps ``[N, C1, H, W]`` and ``[N, C2, H, W]``.
+
+    Returns:
+        ``[N, C1 + C2, H, W]``.
+
+    Example:
+        >>> joined(nn.Identity(), (torch.ones(1, 2, 4, 4), torch.ones(1, 3, 4, 4))).shape
+        torch.Size([1, 5, 4, 4])
+    """
+    return torch.cat(parts, dim=1).relu()
+
+
+def _end(calls: list[_Call], made: torch.Tensor) -> _Call:
+    """The last call that gives a map: as it is, in parts that forward joins (DPN), or as what forward copies (MiT)."""
+    ways: tuple[Callable[[Any], bool], ...] = (
+        lambda given: given is made,
+        lambda given: isinstance(given, tuple) and torch.cat(given, dim=1).shape == made.shape,
+        lambda given: isinstance(given, torch.Tensor) and given.shape == made.shape,
+    )
+    calls_of = ([call for call in calls if way(call.made)] for way in ways)
+    return next(found[-1] for found in calls_of if found)
 
 
 def _run(model: Any) -> tuple[list[_Call], list[Any]]:  # noqa: ANN401 - as above

@@ -10,21 +10,25 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 
 from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
 
-_HEADS = {
-    "EfficientNetEncoder": "_fc.*",
-    "MobileNetV2Encoder": "classifier.*",
-    "MobileOne": "linear.*",
-    "ResNetEncoder": "fc.*",
-    "SENetEncoder": "last_linear.*",
-    "VGGEncoder": "classifier.*",
+_HEADS = ("_fc.*", "classifier.*", "fc.*", "head.*", "last_linear.*", "linear.*")
+"""What encoders leave out of a file: the head of the classifier that they were trained as."""
+_HALF = Preprocessing(crop=None, resize=(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+_PREPROCESSING = {
+    "DPNEncoder": replace(_HALF, mean=(124 / 255, 117 / 255, 104 / 255), std=(1 / (0.0167 * 255),) * 3),
+    "EfficientNetLiteEncoder": _HALF,
+    "InceptionResNetV2Encoder": _HALF,
+    "InceptionV4Encoder": _HALF,
+    "XceptionEncoder": _HALF,
+    "advprop": _HALF,
 }
-"""The encoders in this family, and what each leaves out of a file: the head of the classifier it was trained as."""
-_HALF = (0.5, 0.5, 0.5)
+"""What pictures go through, by encoder or tag, where it is not what torchvision does."""
+_CODE = {"MixVisionTransformerEncoder": "nvidia-source-code-license", "MobileOne": "mobileone-license"}
+"""The licence of the code by encoder, where its file says another one than that of the library."""
 
 
 def cards() -> list[Card]:
-    """A card for every encoder of the installed library whose feature maps are those of modules."""
-    return [_card(name, entry) for name, entry in encoders.items() if entry["encoder"].__name__ in _HEADS]
+    """A card for every encoder of the installed library."""
+    return [_card(name, entry) for name, entry in encoders.items()]
 
 
 def _card(name: str, entry: dict[str, Any]) -> Card:
@@ -46,14 +50,14 @@ def _card(name: str, entry: dict[str, Any]) -> Card:
 
 
 def _weights(tag: str, encoder: str, repo_id: str, revision: str) -> Weights:
-    plain = Preprocessing(crop=None, resize=())
-    at_half = replace(plain, mean=_HALF, std=_HALF)
+    usual = Preprocessing(crop=None, resize=())
     return Weights(
         tag=tag,
         urls=(f"https://huggingface.co/{repo_id}/resolve/{revision}/model.safetensors",),
-        preprocessing=at_half if tag == "advprop" else plain,
-        licenses=Licenses(code="mit"),
-        ignore=(_HEADS[encoder],),
+        preprocessing=_PREPROCESSING.get(tag) or _PREPROCESSING.get(encoder, usual),
+        licenses=Licenses(code=_CODE.get(encoder, "mit")),
+        convert="zoo_segmentation_models.anatomy:renamed" if encoder == "DenseNetEncoder" else None,
+        ignore=_HEADS,
         docs=f"https://huggingface.co/{repo_id}",
     )
 
