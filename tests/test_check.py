@@ -120,6 +120,7 @@ def test_markdown_has_a_row_for_each_check_and_a_line_for_each_exception(family)
         (["--sample", "none"], "sample cannot be 'none'"),
         (["--shapes-above", "many"], "--shapes-above cannot be 'many'"),
         (["--task", "clasification"], "did you mean 'classification'"),
+        (["--compile", "tog"], "toy has no model 'tog'; did you mean 'toy'"),
         (["--expect", "card"], "--expect cannot be 'card'"),
         (["--expect", "crad:toy=why"], "names no check; did you mean 'card'"),
     ],
@@ -142,6 +143,12 @@ def test_a_family_whose_library_is_missing_is_refused(family):
     member.__dict__["problem"] = "acme is not installed; pip install acme"
     answer = run("toy")
     assert isinstance(answer.exception, zoo.errors.FamilyUnavailable)
+
+
+def test_models_that_are_named_go_through_torch_compile_too(family):
+    answer = run("toy", "orphan", "--check", "card", "--compile", "t*", "--json", "report.json")
+    found = [(verdict.check, verdict.model) for verdict in from_json(Path("report.json").read_text()).verdicts]
+    assert [case for case in found if case[1]] == [("card", "toy"), ("compile", "toy"), ("card", "orphan")], answer
 
 
 def test_shards_are_put_together_again_and_the_later_verdict_counts(family):

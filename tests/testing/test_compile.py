@@ -34,3 +34,19 @@ def test_a_model_that_computes_something_else_when_compiled_is_found():
 
 def test_a_real_family_passes():
     check_compile(zoo.info("tiny/glyphnet"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision/resnet18",
+        "torchvision/mobilenet_v3_small",
+        "timm/test_resnet",
+        "timm/test_vit",
+        "efficientnet_pytorch/efficientnet-b0",
+        "pretrainedmodels/resnet18",
+    ],
+)
+def test_a_model_of_every_family_passes(name):
+    check_compile(zoo.info(name))

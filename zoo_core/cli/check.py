@@ -12,7 +12,7 @@ from zoo_core.cli.console import terminal
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.progress import Progress
 
@@ -39,6 +39,9 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 @click.argument("family")
 @click.argument("models", nargs=-1, metavar="[MODEL-GLOB]...")
 @click.option("--check", "names", multiple=True, metavar="NAME", help="Only this check; may be given more than once.")
+@click.option(
+    "--compile", "compiled", multiple=True, metavar="GLOB", help="Put these models through torch.compile too."
+)
 @click.option("--task", "tasks", multiple=True, help="Only models of this task; may be given more than once.")
 @click.option("--sample", metavar="N", help="Only N models, spread evenly, or one of each of the 'kinds'.")
 @click.option("--shard", "share", metavar="1/4", help="Only this share of the models.  [default: $ZOO_SHARD]")
@@ -51,6 +54,7 @@ def check(
     family: str,
     models: tuple[str, ...],
     names: tuple[str, ...],
+    compiled: tuple[str, ...],
     tasks: tuple[str, ...],
     sample: str | None,
     share: str | None,
@@ -64,18 +68,20 @@ def check(
     Exit code 1 says that a check failed, or passed though it was expected to fail.
     """
     from zoo_core.testing import choosing
-    from zoo_core.testing.checks import checks_named
+    from zoo_core.testing.checks import checks_named, checks_of
     from zoo_core.testing.specimen import shapes_above
 
-    checks = checks_named(names)
+    checks_named(names)
+    choosing.cards_named(family, compiled)  # before an hour of checks and not after it
     cards = choosing.cards_named(family, models, _known_tasks(family, tasks))
     _require_library(cards, family)
     cards = choosing.shard(choosing.sampled(cards, _sample(sample)), share)
+    plan = [(card, checks_of(card, names, compiled)) for card in cards]
     known = _expected(family, expected)
     report = _report(family, _count(limit))
     try:
         with shapes_above(report.shapes_above), _progress() as progress:
-            for verdict in _verdicts(report, cards, checks, known, progress):
+            for verdict in _verdicts(report, plan, known, progress):
                 report.verdicts.append(verdict)
                 if verdict.outcome == "failed":
                     _say(progress, report.family, verdict)
@@ -164,8 +170,7 @@ def _progress() -> Progress:
 
 def _verdicts(
     report: Report,
-    cards: list[Card],
-    checks: tuple[Callable[[Card], None], ...],
+    plan: Sequence[tuple[Card, Sequence[Callable[[Card], None]]]],
     known: Mapping[str, str],
     progress: Progress,
 ) -> Iterator[Verdict]:
@@ -176,8 +181,8 @@ def _verdicts(
 
     for family_check in FAMILY_CHECKS:
         yield judge_family(family_check, report.family)
-    task = progress.add_task("", total=len(cards))
-    for card in cards:
+    task = progress.add_task("", total=len(plan))
+    for card, checks in plan:
         for each in checks:
             progress.update(task, description=f"{card.name}: {each.__name__.removeprefix('check_')}")
             yield judge(each, card, known)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 
-from zoo_core.testing.checks import DEAR_CHECKS, checks_named, short_name
+from zoo_core.testing.checks import checks_of, short_name
 from zoo_core.testing.choosing import Sample, cards_named, sampled, shard
 from zoo_core.testing.expected import check_globs, declared
 from zoo_core.testing.family import FAMILY_CHECKS
@@ -55,13 +54,10 @@ class Conformance:
         if "card" not in metafunc.fixturenames:
             return
         cards = shard(sampled(cards_named(self.family, self.models, self.tasks), self.sample))
-        pairs = [(card, check) for card in cards for check in (*checks_named(self.checks), *self._dear(card))]
+        cards_named(self.family, self.compiled)  # a name that no model has is an error, as it is above
+        pairs = [(card, check) for card in cards for check in checks_of(card, self.checks, self.compiled)]
         ids = [f"{card.name}-{short_name(check)}" for card, check in pairs]
         metafunc.parametrize(("card", "check"), pairs, ids=ids)
-
-    def _dear(self, card: Card) -> Sequence[Callable[[Card], None]]:
-        wanted = not self.checks and any(fnmatchcase(card.name, pattern) for pattern in self.compiled)
-        return DEAR_CHECKS if wanted else ()
 
     def test_conformance(self, card: Card, check: Callable[[Card], None]) -> None:
         """Run one check on one model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
@@ -64,3 +65,26 @@ def checks_named(names: Iterable[str]) -> tuple[Callable[[Card], None], ...]:
             hint = did_you_mean(close_matches(name, known), f"there are {', '.join(known)}")
             raise UsageError(f"no such check: {name!r}", hint=hint)
     return tuple(check for name, check in known.items() if name in wanted) if wanted else CHECKS
+
+
+def checks_of(
+    card: Card, names: Iterable[str] = (), compiled: Iterable[str] = ()
+) -> tuple[Callable[[Card], None], ...]:
+    """The checks that one model goes through: those of some names, or all, and the dear ones where it is of the sample.
+
+    Args:
+        card: The model.
+        names: As for :func:`checks_named`.
+        compiled: Globs over the names of the models that go through ``torch.compile`` too.
+
+    Raises:
+        UsageError: There is no such check.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> checks_of(zoo.info("tiny/glyphnet"), compiled=["glyph*"])[-1].__name__
+        'check_compile'
+    """
+    chosen = checks_named(names)
+    wanted = any(fnmatchcase(card.name, pattern.removeprefix(f"{card.family}/")) for pattern in compiled)
+    return (*chosen, *(check for check in DEAR_CHECKS if wanted and check not in chosen))

@@ -37,10 +37,16 @@ class Lean(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function returns
         """Answer for a function of torch."""
+        given = kwargs or {}
         rule = _RULES.get(function)
-        if rule and not torch.is_grad_enabled() and isinstance(args[0], Tensor) and args[0].is_meta:
-            return rule(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+        if rule and isinstance(args[0], Tensor) and args[0].is_meta and not _traced(*args, *given.values()):
+            return rule(*args, **given)
+        return function(*args, **given)
+
+
+def _traced(*given: object) -> bool:
+    """Whether a gradient is asked for."""
+    return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
 
 def _like(x: Tensor, *_: object, inplace: bool = False, **__: object) -> Tensor:

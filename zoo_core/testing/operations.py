@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo_core.construct import construct
+from zoo_core.errors import ZooError
 from zoo_core.surgery.freeze import freeze
 from zoo_core.surgery.head import swap_head
 from zoo_core.surgery.knowledge import anatomy_of
@@ -72,7 +74,7 @@ def check_swap(card: Card) -> None:
             require(inside(name, sites), f"{card.id}: the swap changed {name}, which is not under {', '.join(sites)}")
         elif not inside(name, sites):
             require(same(tensor, before[name]), f"{card.id}: the swap changed the values of {name}")
-    left = [name for name in left_behind(model, before) if name not in sites]
+    left = _of_classes(card, [name for name in left_behind(model, before) if name not in sites])
     require(not left, f"{card.id}: still {card.num_classes}-way after the swap: {', '.join(left)}")
     stale = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
     require(
@@ -84,6 +86,18 @@ def check_swap(card: Card) -> None:
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
     require(right, f"{card.id}: {shape} scores after the swap")
+
+
+def _of_classes(card: Card, paths: list[str]) -> list[str]:
+    """Those of some layers that are as wide as there are classes, and not by chance as wide as that."""
+    if not paths:
+        return []
+    try:
+        other = construct(card, {**card.options, "num_classes": NUM_CLASSES}, values=False)
+    except ZooError:  # its constructor calls it otherwise
+        return paths
+    widths = [getattr(other.get_submodule(path), "out_features", NUM_CLASSES) for path in paths]
+    return [path for path, width in zip(paths, widths, strict=True) if width == NUM_CLASSES]
 
 
 def check_in_channels(card: Card) -> None:
