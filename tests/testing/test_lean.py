@@ -75,6 +75,13 @@ def test_values_are_left_to_torch() -> None:
         assert F.relu(x).tolist() == [0.0, 2.0]
 
 
+def test_what_is_frozen_is_as_fast() -> None:
+    with Lean():
+        found = F.linear(_numbers(*TOKENS), _numbers(9, 6))
+    assert found.shape == (2, 7, 9)
+    assert not found.requires_grad
+
+
 def test_gradients_are_left_to_torch() -> None:
     layer: Any = nn.Linear(6, 9, device="meta")
     with Lean():

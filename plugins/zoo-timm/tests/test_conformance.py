@@ -1,8 +1,11 @@
 """The family keeps its promises: one small model of each layout quickly, all of them with `-m full`."""
 
+from dataclasses import replace
+
 import pytest
 
-from zoo_core.testing import Conformance
+import zoo_core as zoo
+from zoo_core.testing import Conformance, check_swap
 
 
 class TestTimm(Conformance):
@@ -18,3 +21,14 @@ class TestTimm(Conformance):
 @pytest.mark.full
 class TestEveryModelOfTimm(Conformance):
     family = "timm"
+
+
+def test_layers_that_are_by_chance_as_wide_as_the_head_are_not_taken_for_heads():
+    own = zoo.Zoo()
+    card = own.resolve("timm/test_vit")[0]
+    wide = replace(card, num_classes=64, options={**card.options, "num_classes": 64}, weights=(), default=None)
+    own.member("timm").cards["test_vit"] = wide
+    with zoo.use(own):
+        model = zoo.get("timm/test_vit", weights=None)
+        assert model.blocks[0].attn.proj.out_features == zoo.anatomy(model).main.num_classes
+        check_swap(wide)
