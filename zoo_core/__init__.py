@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.knowledge import anatomy_of as anatomy
     from zoo_core.surgery.knowledge import class_names_of as class_names
     from zoo_core.surgery.knowledge import receipt_of as receipt
+    from zoo_core.surgery.measured import measure_stages as measure_stages
     from zoo_core.surgery.mlp import mlp_head as mlp_head
     from zoo_core.surgery.partial import load_partial as load_partial
     from zoo_core.surgery.receipt import Receipt as Receipt
@@ -110,6 +111,7 @@ _PUBLIC = {
     "Chain": "zoo_core.parts:Chain",
     "InputScaling": "zoo_core.parts:InputScaling",
     "flatten": "zoo_core.parts:flatten",
+    "measure_stages": "zoo_core.surgery.measured:measure_stages",
     # errors
     "AnatomyError": "zoo_core.errors:AnatomyError",
     "ZooError": "zoo_core.errors:ZooError",
@@ -151,6 +153,7 @@ __all__ = [
     "list",
     "load",
     "load_partial",
+    "measure_stages",
     "mlp_head",
     "param_groups",
     "read_cards",
