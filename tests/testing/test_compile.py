@@ -41,7 +41,6 @@ def test_a_real_family_passes():
     "name",
     [
         "torchvision/resnet18",
-        "torchvision/mobilenet_v3_small",
         "timm/test_resnet",
         "timm/test_vit",
         "efficientnet_pytorch/efficientnet-b0",
