@@ -34,6 +34,13 @@ def on_device(on_cpu, device):
     return copy.deepcopy(model).to(device), x.to(device)
 
 
+NOT_IN_HALF = {
+    "torchvision/inception_v3": "what its untrained layers compute is larger than float16 goes",
+    "torchvision/swin_v2_t": "it divides by the length of padding tokens, plus an epsilon that is zero in float16",
+}
+"""Models whose scores are no numbers in float16 as their library makes them, wherever they run."""
+
+
 def placed(model):
     return {(tensor.device.type, tensor.dtype) for tensor in model.parameters()}
 
@@ -53,7 +60,9 @@ def test_get_places_every_tensor(name, device, dtype):
 
 @every_dtype
 @every_architecture
-def test_the_scores_are_those_of_the_cpu(on_cpu, device, dtype):
+def test_the_scores_are_those_of_the_cpu(on_cpu, name, device, dtype):
+    if dtype is torch.float16 and name in NOT_IN_HALF:
+        pytest.skip(NOT_IN_HALF[name])
     model, x = on_cpu
     with torch.no_grad():
         expected = model(x)

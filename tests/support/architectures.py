@@ -7,6 +7,7 @@ very small ones that timm has for tests.
 from __future__ import annotations
 
 import copy
+import gc
 from functools import lru_cache
 
 import pytest
@@ -92,5 +93,6 @@ def _built(name):
 
 def specimen(name):
     """An untrained model of that name without auxiliary heads, in eval mode, and a small picture that it takes."""
+    gc.collect()  # models whose forward was put together anew hold themselves, and large ones fill the memory
     model, x = _built(name)
     return copy.deepcopy(model), x.clone()
