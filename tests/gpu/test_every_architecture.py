@@ -77,7 +77,7 @@ def test_a_new_head_is_born_where_the_old_one_was(on_device, device, dtype):
     zoo.swap_head(model.to(dtype), zoo.mlp_head(3, hidden=(8,)))
     assert placed(model) == {(device.type, dtype)}
     with torch.no_grad():
-        assert model(x.to(dtype)).shape == (2, 3)
+        assert model(x.to(dtype)).flatten(1).shape == (2, 3)  # a squeezenet may keep its map of one pixel
 
 
 @every_architecture
