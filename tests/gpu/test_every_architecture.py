@@ -90,4 +90,71 @@ def test_a_new_stem_is_born_where_the_old_one_was_and_keeps_its_layout(on_device
         pytest.skip(str(error))
     assert placed(model) == {(device.type, torch.float32)}
     with torch.no_grad():
-        assert model(x[:, :1].expand(-1, 4, *x.shape[2:])).shape == (2, 9)
+        assert model(x[:, :1].expand(-1, 4, *x.shape[2:])).flatten(1).shape == (2, 9)
+
+
+@every_architecture
+def test_a_branch_is_born_where_its_stage_was(on_device, device):
+    model, x = on_device
+    try:
+        zoo.branch(model, at=zoo.anatomy(model).stages[-1].name, heads={"a": 3, "b": 5})
+    except NotSupported as error:
+        pytest.skip(str(error))
+    assert placed(model) == {(device.type, torch.float32)}
+    with torch.no_grad():
+        assert {name: scores.flatten(1).shape for name, scores in model(x).items()} == {"a": (2, 3), "b": (2, 5)}
+
+
+@every_architecture
+def test_the_split_gives_the_scores_bit_for_bit(on_device):
+    model, x = on_device
+    backbone, head = zoo.split(model)
+    with torch.no_grad():
+        assert torch.equal(head(backbone(x)), model(x))
+
+
+@every_architecture
+def test_what_is_frozen_stays_as_it_is_in_a_step_under_autocast(on_device, device):
+    model, x = on_device
+    before = copy.deepcopy(zoo.freeze(model, "backbone").train().state_dict())
+    optimizer = torch.optim.SGD(zoo.param_groups(model, lr=0.1))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        model(x).float().square().sum().backward()
+    optimizer.step()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items() if name not in trained)
+    assert zoo.drift(model, before) == {}
+
+
+@every_architecture
+def test_an_encoder_gives_its_maps_on_the_device(on_device, device):
+    model, x = on_device
+    encoder = zoo.encoder(model)
+    with torch.no_grad():
+        maps = encoder(x)
+    assert [(each.device.type, each.shape[1]) for each in maps] == [(device.type, count) for count in encoder.channels]
+
+
+@every_architecture
+def test_a_partial_load_from_the_cpu_leaves_the_model_where_it_is(on_cpu, on_device, device):
+    state = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in on_cpu[0].state_dict().items()
+    }
+    model, _ = on_device
+    head = zoo.anatomy(model).main.path
+    before = copy.deepcopy(model.get_submodule(head).state_dict())
+    zoo.load_partial(model, state, skip=f"{head}.*")
+    assert placed(model) == {(device.type, torch.float32)}
+    now = model.state_dict()
+    assert all(torch.equal(now[name].cpu(), state[name]) for name in state if not name.startswith(f"{head}."))
+    assert all(torch.equal(now[f"{head}.{name}"], tensor) for name, tensor in before.items())
+
+
+@every_architecture
+def test_a_save_comes_back_on_the_device_bit_for_bit(on_device, device, tmp_path):
+    model, x = on_device
+    back = zoo.load(zoo.save(model, tmp_path / "saved"), device=device).eval()
+    assert placed(back) == {(device.type, torch.float32)}
+    with torch.no_grad():
+        assert torch.equal(back(x), model(x))
