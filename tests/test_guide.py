@@ -108,3 +108,10 @@ def test_the_reference_is_what_the_docstrings_say():
 @pytest.mark.parametrize("place", sorted(set(re.findall(r"\]\((\.\./[^)#]+)\)", TEXT))))
 def test_every_file_that_the_guide_points_to_is_there(place):
     assert (ROOT / "docs" / place).exists()
+
+
+def test_every_default_in_the_reference_is_whole():
+    cells = re.findall(r"^\| `\w+` \| `[^|]*(?:\\\|[^|]*)*` \| (`.*?`) \|", reference.reference(), re.MULTILINE)
+    assert "`Preprocessing()`" in cells
+    for cell in cells:
+        compile(cell.strip("`"), "a default", "eval")

@@ -38,6 +38,9 @@ class Preprocessing:
     Example:
         >>> Preprocessing(crop=(224, 224), resize=(256,)).mean
         (0.485, 0.456, 0.406)
+
+    Raises:
+        ValueError: ``fit`` or ``channel_order`` is another word, or ``fit`` needs a crop and a resize of two sides.
     """
 
     crop: tuple[int, int] | None = (224, 224)

@@ -52,7 +52,10 @@ def _record(name: str) -> str:
 def _default(field: dataclasses.Field[object]) -> str:
     if field.default is not dataclasses.MISSING:
         return f"`{field.default!r}`"
-    return f"`{field.default_factory()!r:.40}`" if field.default_factory is not dataclasses.MISSING else "required"
+    if field.default_factory is dataclasses.MISSING:
+        return "required"
+    made = field.default_factory()
+    return f"`{type(made).__name__}()`" if dataclasses.is_dataclass(made) else f"`{made!r}`"
 
 
 def _plain(text: str) -> str:
