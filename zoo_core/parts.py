@@ -71,6 +71,7 @@ class Head:
             as ``"num_classes"`` or ``"config.num_labels"``; their owner may be a module or any other object.
         prior: How probable a class is before training; the biases of a new layer begin at its log odds. Dense detectors
             need it, since nearly all of their anchors are background.
+        tokens: Whether a linear site is given a vector for each token, ``[N, L, in_features]``.
 
     Example:
         >>> Head("classifier.6", in_features=4096, num_classes=1000).role
@@ -85,6 +86,7 @@ class Head:
     attributes: tuple[str, ...] = ()
     per_class: int = 1
     prior: float | None = None
+    tokens: bool = False
 
 
 @dataclass(frozen=True)

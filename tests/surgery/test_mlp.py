@@ -42,6 +42,15 @@ def test_on_a_map_it_is_made_of_convolutions():
     assert head(torch.zeros(2, 6, 4, 4)).shape == (2, 3, 4, 4)
 
 
+def test_on_tokens_batch_norm_is_over_pictures_and_tokens():
+    site = Head("head", in_features=6, num_classes=10, tokens=True)
+    head, x = zoo.mlp_head(3, hidden=(5,), batch_norm=True).build(site), torch.randn(2, 7, 6)
+    assert head(x).shape == (2, 7, 3)
+    normed = head[:2](x).flatten(0, 1)
+    assert torch.allclose(normed.mean(0), torch.zeros(5), atol=1e-6)
+    assert torch.allclose(normed.std(0, correction=0), torch.ones(5), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("activation", "function"),
     [

@@ -44,6 +44,14 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = 
 }
 
 
+class TokenNorm(nn.BatchNorm1d):
+    """Batch norm of tokens, ``[N, L, C]``, whose channels are last: over the pictures and their tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; the shape stays."""
+        return super().forward(x.flatten(0, -2)).view_as(x)
+
+
 class Squeeze(nn.Module):
     """``[N, 1, ...]`` to ``[N, ...]``: the single score of a binary head without its axis."""
 
@@ -86,6 +94,7 @@ class MLPHead:
 
     def _layers(self, site: Head, factory: dict[str, Any]) -> Iterator[nn.Module]:
         layer, norm = _LAYERS[site.kind]
+        norm = TokenNorm if site.tokens else norm
         widths = (site.in_features, *self.hidden, self.num_classes)
         for depth, (width, following) in enumerate(pairwise(widths), start=1):
             yield layer(width, following, **factory)

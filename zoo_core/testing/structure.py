@@ -13,7 +13,7 @@ from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.stem import stem_layers
 from zoo_core.testing.measure import channels_and_sides, inputs_of, stage_maps
 from zoo_core.testing.running import layers_in_order, scores_of
-from zoo_core.testing.specimen import NotChecked, example, require, specimen
+from zoo_core.testing.specimen import NonConformance, NotChecked, example, require, specimen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,8 +67,10 @@ def check_paths(card: Card) -> None:
     named += [(f"stage {stage.name}", path) for stage in anatomy.stages for path in stage.modules]
     named += [("keypoints", anatomy.keypoints)] if anatomy.keypoints else []
     for what, path in named:
-        nearest = did_you_mean(close_matches(path, known, limit=1), f"print({type(model).__name__}) shows the paths")
-        require(path in known, f"{card.id}: {what} {path!r}: no such module; {nearest}")
+        if path not in known:
+            hint = f"print({type(model).__name__}) shows the paths"
+            nearest = did_you_mean(close_matches(path, known, limit=1), hint)
+            raise NonConformance(f"{card.id}: {what} {path!r}: no such module; {nearest}")
     for head in anatomy.heads:
         _check_attributes(card, model, head)
 

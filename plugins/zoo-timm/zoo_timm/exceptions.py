@@ -15,6 +15,9 @@ MORE_HEADS: Mapping[str, tuple[tuple[str, Literal["aux", "summed"]], ...]] = {
 }
 """The head sites that ``get_classifier`` leaves out."""
 
+SCORES_TOKENS = {"VOLO": ("aux_head",)}
+"""The head sites that score every token; beside these, those of an attention pool."""
+
 CONVOLVED = {"DLA": True, "DPN": True}
 """Where the head is a convolution on the pooled map, and while there is none, nothing around its place says so."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from zoo_core import AnatomyError, Head
-from zoo_timm.exceptions import CONVOLVED, MORE_HEADS
+from zoo_timm.exceptions import CONVOLVED, MORE_HEADS, SCORES_TOKENS
 from zoo_timm.trunks import of_class
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Kind = Literal["linear", "conv"]
 
 _LAYERS = (nn.Linear, nn.Conv2d, nn.Identity)
+
+_ATTENTION_POOLS = {"AttentionPool2d", "RotAttentionPool2d"}
 
 NAMES = {"fc", "fc2", "head", "head_dist", "l", "linear"}
 """What the scoring layer, or the container that holds it, is called within timm's classifier modules."""
@@ -89,6 +91,11 @@ def around(path: str) -> list[str]:
     return ["", *(path[:end] for end, letter in enumerate(path) if letter == ".")]
 
 
+def attends(model: nn.Module) -> bool:
+    """Whether the head is an attention pool, which scores all tokens and then takes one, as in CLIP's ResNets."""
+    return type(getattr(model, "head", None)).__name__ in _ATTENTION_POOLS
+
+
 def is_model(module: nn.Module) -> bool:
     """Whether a module is a whole model of timm, and of a class derived from one of its.
 
@@ -136,6 +143,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
         kind=_kind(model, path, layers[0] if layers else None),
         role=role,
         attributes=attributes if role == "main" else (),
+        tokens=attends(model) or path in (of_class(model, SCORES_TOKENS) or ()),
     )
 
 

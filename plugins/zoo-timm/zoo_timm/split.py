@@ -24,7 +24,7 @@ from zoo_timm.combined import (
     two_tokens,
 )
 from zoo_timm.exceptions import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
-from zoo_timm.heads import NAMES, around, is_timms
+from zoo_timm.heads import NAMES, around, attends, is_timms
 from zoo_timm.stages import layout
 from zoo_timm.trunks import of_class
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Piece = Callable[[Any, Any], Any]
-
-_ATTENTION_POOLS = {"AttentionPool2d", "RotAttentionPool2d"}
 
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axes of a map with its channels first, and last, as the other one orders them."""
@@ -120,17 +118,13 @@ def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:  # noqa: ANN401 
 def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
     if any(head.role == "aux" for head in heads):
         return "with an auxiliary head it returns a pair, in eval mode too"
-    if _attends(model) and not model.head.pool_type:
+    if attends(model) and not model.head.pool_type:
         return "built with global_pool='', it lays what its head gives out as a map again"
     return None
 
 
-def _attends(model: nn.Module) -> bool:
-    return type(getattr(model, "head", None)).__name__ in _ATTENTION_POOLS
-
-
 def _of_one(model: nn.Module, head: Head) -> Split:
-    if _attends(model):
+    if attends(model):
         return Split(Features(), attended, Chain(head.path, first_token))
     if head.kind == "conv":
         *_, owner = around(head.path)
