@@ -78,7 +78,7 @@ class Zoo:
             raise DuplicatePlugin(
                 f"two plugins contribute a family called {family!r}: {' and '.join(names)}",
                 cause="one of them took a name that was already in use",
-                hint=f"uninstall one, or set ZOO_DISABLE={claims[-1].plugin.name}",
+                hint="uninstall one, or set " + " or ".join(f"ZOO_DISABLE={claim.plugin.name}" for claim in claims),
                 name=family,
                 claimants=names,
             )

@@ -70,7 +70,8 @@ def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[
     claims = zoo.claims[family.name]
     if len(claims) > 1:
         names = " and ".join(member.plugin.origin for member in claims)
-        return [f"claimed by {names}; uninstall one, or set ZOO_DISABLE={claims[-1].plugin.name}"], []
+        disabled = " or ".join(f"ZOO_DISABLE={claim.plugin.name}" for claim in claims)
+        return [f"claimed by {names}; uninstall one, or set {disabled}"], []
     member = claims[0]
     problems = [member.problem] if member.problem else []
     started = time.perf_counter()
