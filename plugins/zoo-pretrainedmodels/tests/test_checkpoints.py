@@ -12,7 +12,7 @@ from zoo_pretrainedmodels.catalog import cards
 from zoo_pretrainedmodels.library import InceptionV4, Xception, library, quiet
 
 import zoo_core as zoo
-from zoo_core.errors import LoadMismatch
+from zoo_core.errors import LoadMismatch, UsageError
 
 CARDS = {card.name: card for card in cards()}
 
@@ -70,6 +70,18 @@ def test_files_of_torchvision_load_as_the_library_loads_them(name, publish):
     x = torch.randn(1, *CARDS[name].input_size)
     with torch.inference_mode():
         assert torch.equal(model(x), of_the_library(name, state)(x))
+
+
+def test_an_inception_without_auxiliary_head_leaves_that_of_its_file_alone(publish):
+    publish("inceptionv3", as_published("inceptionv3").state_dict())
+    model = zoo.get("pretrainedmodels/inceptionv3", num_classes=9, options={"aux_logits": False})
+    assert [head.path for head in zoo.anatomy(model).heads] == ["last_linear"]
+    assert {name.split(".")[0] for name in zoo.receipt(model).names("ignored")} == {"AuxLogits"}
+
+
+def test_another_model_has_no_auxiliary_head_to_leave_out():
+    with pytest.raises(UsageError, match="resnet18 has no auxiliary head"):
+        zoo.get("pretrainedmodels/resnet18", weights=None, options={"aux_logits": False})
 
 
 def test_the_old_names_of_densenet_load_too(publish):

@@ -172,3 +172,11 @@ def test_an_encoder_has_no_head_and_says_which_model_has_one(name):
     with pytest.raises(errors.NotSupported, match=r"the same name without _enc"):
         zoo.swap_head(model, NINE)
     assert timm.is_model(name.removesuffix("_enc"))
+
+
+@pytest.mark.parametrize(("name", "scores_tokens"), [("resnet50_clip", [True]), ("volo_d1_224", [False, True])])
+def test_a_head_with_batch_norms_knows_where_it_is_given_tokens(name, scores_tokens):
+    head = zoo.mlp_head(9, hidden=(8,), batch_norm=True)
+    model = zoo.get(f"timm/{name}", weights=None, head=head, device="meta").eval()
+    assert [site.tokens for site in zoo.anatomy(model).heads] == scores_tokens
+    assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 9)

@@ -1,0 +1,72 @@
+"""The models of pretrainedmodels as the tests of its plugin look at them."""
+
+import functools
+import importlib
+
+import pytest
+import torch
+from zoo_pretrainedmodels.build import build
+from zoo_pretrainedmodels.catalog import cards
+from zoo_pretrainedmodels.library import library, quiet
+
+# Only after the plugin has imported the library without its warnings.
+TransformImage = importlib.import_module("pretrainedmodels.utils").TransformImage
+CARDS = {card.name: card for card in cards()}
+
+LIGHT = {
+    # One of each layout that runs within a second or two.
+    "alexnet",
+    "bninception",
+    "densenet121",
+    "dpn68",
+    "dpn68b",
+    "inceptionv3",
+    "nasnetamobile",
+    "resnet18",
+    "se_resnet50",
+    "squeezenet1_1",
+    "vgg11_bn",
+    "xception",
+}
+
+every_model = pytest.mark.parametrize("name", CARDS)
+models_that_run = pytest.mark.parametrize(
+    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.full) for name in CARDS]
+)
+LARGE = pytest.param("vgg11_bn", marks=pytest.mark.full)  # half a gigabyte to copy
+MENDED = (
+    *("alexnet", "densenet121", "inceptionv3", "resnet18", "squeezenet1_1", LARGE),
+    *("bninception", "dpn68", "fbresnet152"),
+)
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return build(name, **options).eval()
+
+
+@functools.cache
+def shared(name):
+    """A model without storage that several tests look at; none may change it."""
+    return on_meta(name)
+
+
+def randomised(model):
+    """Fresh random weights large enough that a difference cannot hide in zeros."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                bound = (3 / parameter[0].numel()) ** 0.5
+                parameter.uniform_(-bound, bound)
+    return model.eval()
+
+
+def picture(name, batch=1):
+    torch.manual_seed(1)
+    return torch.randn(batch, *CARDS[name].input_size)
+
+
+def from_the_library(name):
+    with quiet():
+        return getattr(library, name)(num_classes=1000, pretrained=None).eval()
