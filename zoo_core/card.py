@@ -21,8 +21,7 @@ class Preprocessing:
     """What has to be done to a picture before a model sees it.
 
     Attributes:
-        crop: Height and width of the centre crop, in pixels: the size the model sees. None where nothing is cut off,
-            as before detection and segmentation.
+        crop: Height and width of the centre crop, in pixels: the size the model sees; None where nothing is cut off.
         resize: Height and width before the crop, in pixels; one number means "the shorter side", and none at all that
             the picture stays as large as it is.
         fit: How a picture of other proportions meets a ``resize`` of height and width: ``"squash"`` gives it these,
@@ -54,9 +53,9 @@ class Preprocessing:
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        for name, allowed in {"fit": ("squash", "cover", "border"), "channel_order": ("RGB", "BGR")}.items():
-            if getattr(self, name) not in allowed:
-                msg = f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r:.60}"
+        for name, words in {"fit": ("squash", "cover", "border"), "channel_order": ("RGB", "BGR")}.items():
+            if (word := getattr(self, name)) not in words:
+                msg = f"{name} must be one of {', '.join(words)}, got {word!r:.60}"
                 raise ValueError(msg)
         if self.fit != "squash" and not (self.crop and len(self.resize) == 2):  # noqa: PLR2004 - height and width
             msg = f"fit {self.fit!r} needs a crop, and a resize of height and width, got {self.crop} and {self.resize}"
