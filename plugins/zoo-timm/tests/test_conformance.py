@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import zoo_core as zoo
-from zoo_core.testing import Conformance, check_swap
+from zoo_core.testing import Conformance, check_stages, check_swap, shapes_above
 
 
 class TestTimm(Conformance):
@@ -32,3 +32,8 @@ def test_layers_that_are_by_chance_as_wide_as_the_head_are_not_taken_for_heads()
         model = zoo.get("timm/test_vit", weights=None)
         assert model.blocks[0].attn.proj.out_features == zoo.anatomy(model).main.num_classes
         check_swap(wide)
+
+
+def test_a_last_step_that_fits_in_part_does_not_make_a_stride_wrong():
+    with shapes_above(0):
+        check_stages(zoo.info("timm/levit_conv_128s"))  # 224 pixels, which it needs, are three and a half steps of 64
