@@ -50,7 +50,7 @@ ONE_OF_EACH = {
     "tiny/glyphnet",
 }
 
-_AUXILIARY = ("torchvision/googlenet", "torchvision/inception_v3")
+_AUXILIARY = ("torchvision/googlenet", "torchvision/inception_v3", "pretrainedmodels/inceptionv3")
 _SMALL = 64
 _TOO_SMALL = (RuntimeError, ValueError, AssertionError)
 """How models say that a picture is too small for them."""

@@ -32,16 +32,20 @@ _CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
 _PATCHED = ("features", "logits", "forward")
 
 
-def build(name: str, num_classes: int = 1000) -> nn.Module:
+def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.Module:
     """An untrained model of the library.
 
     Args:
         name: One of ``pretrainedmodels.model_names``.
         num_classes: Outputs of the head. The library's own constructors ignore it for 21 of the models.
+        aux_logits: Whether an inceptionv3 has its auxiliary head.
 
     Returns:
         The library's model, or one of a subclass from :mod:`zoo_pretrainedmodels.classes`. It carries the library's
         own ``input_size``, ``mean`` and so on, as only its pretrained models do otherwise.
+
+    Raises:
+        ValueError: The model has no auxiliary head to leave out.
 
     Example:
         >>> build("resnet18", num_classes=9).last_linear
@@ -55,6 +59,8 @@ def build(name: str, num_classes: int = 1000) -> nn.Module:
         _concatenate_outputs(model)
     if isinstance(model, lib.ResNeXt101_32x4d | lib.ResNeXt101_64x4d):
         _own_features(model)
+    if not aux_logits:
+        _take_off_auxiliary(model, name)
     _resize_head(model, num_classes)
     settings = next(iter(lib.library.pretrained_settings[name].values()))
     for key in ("input_space", "input_size", "input_range", "mean", "std"):
@@ -91,6 +97,13 @@ def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no ty
             module.lambda_func = add if type(module).__name__ == "LambdaReduce" else _same
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
+
+
+def _take_off_auxiliary(model: nn.Module, name: str) -> None:
+    if not isinstance(model, models.Inception3):
+        msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
+        raise ValueError(msg)
+    model.aux_logits, model.AuxLogits = False, None
 
 
 def _same(x: Tensor) -> Tensor:

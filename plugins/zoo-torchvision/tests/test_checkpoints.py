@@ -97,6 +97,13 @@ def test_googlenet_is_given_what_its_file_was_trained_with(publish, state_of):
     assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
 
 
+def test_an_inception_without_auxiliary_head_leaves_that_of_its_file_alone(publish, state_of):
+    published = publish("inception_v3", "IMAGENET1K_V1", state_of("inception_v3", aux_logits=True))
+    model = zoo.get(published, num_classes=9, options={"aux_logits": False})
+    assert [head.path for head in zoo.anatomy(model).heads] == ["fc"]
+    assert {name.split(".")[0] for name in zoo.receipt(model).names("ignored")} == {"AuxLogits"}
+
+
 def test_both_heads_of_a_segmentation_model_are_swapped_over_its_file(publish, state_of):
     name, tag = "deeplabv3_mobilenet_v3_large", "COCO_WITH_VOC_LABELS_V1"
     model = zoo.get(publish(name, tag, state_of(name, aux_loss=True)), num_classes=9)
