@@ -99,8 +99,8 @@ def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no ty
             module.reset_parameters()
 
 
-def _take_off_auxiliary(model: nn.Module, name: str) -> None:
-    if not isinstance(model, models.Inception3):
+def _take_off_auxiliary(model: Any, name: str) -> None:  # noqa: ANN401 - the library ships no types
+    if not hasattr(model, "AuxLogits"):
         msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
         raise ValueError(msg)
     model.aux_logits, model.AuxLogits = False, None
