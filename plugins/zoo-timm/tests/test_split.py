@@ -112,3 +112,14 @@ def test_a_head_on_the_features_leaves_no_layer_behind_that_never_runs():
 def test_what_is_no_classifier_of_timm_is_refused(options):
     with pytest.raises(errors.AnatomyError, match="features_only"):
         zoo.adopt(timm.create_model("test_resnet", **options), family="timm")
+
+
+def test_the_option_that_builds_a_naflexvit_is_read_from_the_model():
+    model = zoo.get("timm/test_vit", weights=None, options={"use_naflex": True}).eval()
+    assert (type(model).__name__, zoo.anatomy(model).stem) == ("NaFlexVit", ("embeds.proj",))
+    zoo.swap_head(model, NINE)
+    backbone, head = zoo.split(model)
+    with torch.no_grad():
+        scores = model(picture(model))
+        assert scores.shape == (2, NINE)
+        assert torch.equal(head(backbone(picture(model))), scores)
