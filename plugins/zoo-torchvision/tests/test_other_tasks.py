@@ -158,6 +158,13 @@ def test_a_detector_has_a_mean_and_a_deviation_for_each_channel(build):
     assert lists == [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
+def test_raft_gives_the_motion_of_every_pixel(build):
+    picture = torch.rand(1, 3, 128, 128)
+    with torch.inference_mode():
+        flows = build("raft_small")(picture, picture)
+    assert {flow.shape for flow in flows} == {(1, 2, 128, 128)}
+
+
 def test_both_encoders_of_raft_see_a_picture_and_it_has_no_head(build):
     model = build("raft_small")
     parts = anatomy(model)

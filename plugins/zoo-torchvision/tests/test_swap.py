@@ -71,6 +71,32 @@ def test_an_mlp_for_a_retinanet_gives_the_scores_of_all_anchors(build):
     assert len(model([torch.rand(3, 64, 64)])) == 1
 
 
+DETECTORS = [name for name, card in CARDS.items() if card.task in {"detection", "keypoints"}]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("ssdlite") else pytest.param(name, marks=pytest.mark.full) for name in DETECTORS]
+)
+def test_a_detector_finds_and_learns_after_a_swap(name, build):
+    model = zoo.adopt(build(name), family="torchvision")
+    zoo.swap_head(model, 9)
+    pictures = [torch.rand(3, 96, 96), torch.rand(3, 64, 80)]
+    with torch.no_grad():
+        assert all({"boxes", "labels", "scores"} <= found.keys() for found in model(pictures))
+    targets = [
+        {
+            "boxes": torch.tensor([[4.0, 4.0, 50.0, 60.0]]),
+            "labels": torch.tensor([1]),
+            "masks": torch.ones(1, *picture.shape[1:], dtype=torch.uint8),
+            "keypoints": torch.tensor([[[9.0, 9.0, 1.0]] * 17]),
+        }
+        for picture in pictures
+    ]
+    sum(model.train()(pictures, targets).values()).backward()
+    for site in zoo.anatomy(model).heads:
+        assert model.get_submodule(site.path).weight.grad is not None
+
+
 def test_optical_flow_is_refused_with_the_reason(build):
     model = zoo.adopt(build("raft_small"), family="torchvision")
     with pytest.raises(NotSupported, match="motion of every pixel"):
