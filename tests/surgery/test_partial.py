@@ -204,3 +204,10 @@ def test_a_module_in_place_of_its_state_dict_is_refused(model):
 def test_a_file_that_is_not_there_is_named(model, tmp_path):
     with pytest.raises(errors.Unreadable, match=r"none\.pth"):
         load_partial(model, tmp_path / "none.pth")
+
+
+def test_a_mnasnet_takes_what_does_not_say_for_which_version_it_is():
+    state = zoo.get("mnasnet0_5", weights=None, seed=1).state_dict()
+    model = zoo.get("mnasnet0_5", weights=None, num_classes=9)
+    zoo.load_partial(model, dict(state))
+    assert torch.equal(model.layers[0].weight, state["layers.0.weight"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -82,16 +82,22 @@ def load_state(
     return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
 
 
-def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    result = _whole_load(model, _versioned(model, given), strict=False)
-    return list(result.missing_keys), list(result.unexpected_keys)
+def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:  # noqa: ANN401 - torch's own
+    """Load as torch does, not strictly, and with a note of the version where torch looks: torchvision's MNASNet asks.
 
-
-def _versioned(model: nn.Module, given: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """``given`` with a note of the version it is for, where torch looks for it: torchvision's MNASNet asks."""
+    Args:
+        model: What to load into.
+        given: Tensor name to tensor.
+        assign: Make them the model's own.
+    """
     noted: Any = OrderedDict(given)
     noted._metadata = {"": {"version": model._version}}  # noqa: SLF001 - torch has no public name for either
-    return cast("OrderedDict[str, Tensor]", noted)
+    return _whole_load(model, noted, strict=False, assign=assign)
+
+
+def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    result = load_whole(model, given)
+    return list(result.missing_keys), list(result.unexpected_keys)
 
 
 def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -102,7 +108,7 @@ def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor
     tied = {name for _, *others in names_of.values() for name in others}
     ready = {name: _settled(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
     _part({name: tensor for name, tensor in ready.items() if name in own and name not in tied}, ready)
-    result = _whole_load(model, _versioned(model, ready), strict=False, assign=True)
+    result = load_whole(model, ready, assign=True)
     for first, *others in names_of.values():
         for name in others:
             owner, _, attribute = name.rpartition(".")

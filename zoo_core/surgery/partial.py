@@ -14,6 +14,7 @@ from zoo_core.errors import LoadMismatch, UnknownPart, UsageError
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.depth import under
 from zoo_core.surgery.knowledge import anatomy_of, attach, is_known, knowledge_of, unwrap
+from zoo_core.surgery.loading import load_whole
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.sharded import before_sharding
@@ -92,7 +93,7 @@ def load_partial(
     found = _by_name(candidates, offered, source) if match == "name" else _by_order(candidates, offered, source)
     if not found.pairs:
         raise _nothing_fits(bare, own, state, source, match)
-    bare.load_state_dict({name: state[theirs] for name, theirs in found.pairs.items()}, strict=False)
+    load_whole(bare, {name: state[theirs] for name, theirs in found.pairs.items()})
     found.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
     receipt = _receipt(model, own, state, found, left_behind)
     receipt = replace(receipt, source=source, path=path, strength="local" if path else "none")
