@@ -26,7 +26,7 @@ from zoo_core.weights.store.cache import Cache, fresh_ref
 from zoo_core.weights.store.refs import Ref, read_ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -37,6 +37,7 @@ FOLDER = "converted"
 _REF = "ref"
 _WORTH_IT = 1 << 20
 """Misaligned bytes from which safetensors get a copy; fewer are copied on each load in no time."""
+_BLOCK = 1 << 22
 _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -172,8 +173,8 @@ class Copy:
                 require_space(self.cache.arriving, sum(map(len, parts)))
                 self.remove()
                 with Partial.new(self.cache.arriving, f"{self.source[:16]}-converted") as partial:
-                    for part in parts:
-                        partial.write(part)
+                    for block in _in_blocks(parts):
+                        partial.write(block)
                     digest = partial.digest
                     partial.publish(path, read_only=True)
                 self._note(path, digest, Stamp.of(path))
@@ -232,3 +233,19 @@ def _alone(lock: Path) -> Iterator[bool]:
             os.unlink(lock)  # noqa: PTH108 - while it is ours, so that it is nobody else's
         with contextlib.suppress(OSError):
             holder.release()
+
+
+def _in_blocks(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:
+    """The same bytes in large blocks: what is written in large pieces the system keeps, and maps, in large pieces."""
+    block = bytearray()
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            room = _BLOCK - len(block)
+            block += rest[:room]
+            rest = rest[room:]
+            if len(block) == _BLOCK:
+                yield memoryview(block)
+                block = bytearray()
+    if block:
+        yield memoryview(block)
