@@ -161,13 +161,14 @@ def save(rows: list[Row], path: Path) -> None:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw how many times zoo's figure each peer's is, on one scale."""
+    """Draw how many times zoo's figure each peer's is, on one scale, for what has peers."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    bars = [(f"{row.case}: {side}", row.ratio(side)) for row in rows for side in list(row.sides)[1:]]
+    beside = [row for row in rows if next(iter(row.sides)).startswith("zoo")]
+    bars = [(f"{row.case}: {side}", row.ratio(side)) for row in beside for side in list(row.sides)[1:]]
     figure, axes = plt.subplots(figsize=(8, 0.8 + 0.28 * len(bars)), layout="constrained")
     for place, (_, (low, middle, high)) in enumerate(reversed(bars)):
         axes.barh(place, middle, color="#4878a8", height=0.7)
