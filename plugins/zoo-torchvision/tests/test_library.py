@@ -6,7 +6,6 @@ The files are written here, with random numbers in the layout of the published o
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from pkgutil import resolve_name
 
 import pytest
@@ -14,6 +13,8 @@ import torch
 from torch import nn
 from torchvision import models
 from zoo_torchvision.catalog import cards
+
+from zoo_core.surgery.loading import load_state
 
 CARDS = {card.name: card for card in cards()}
 QUICK = {"fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"}
@@ -79,9 +80,7 @@ def test_an_inception_network_loads_its_file_as_the_library_does(name, full, bui
     published = randomise(build(name, **full)).state_dict()
     theirs = trained(name, file.tag, published).eval()
     ours = for_file(build, name, None).eval()
-    ours.load_state_dict(
-        {key: value for key, value in published.items() if not any(fnmatchcase(key, glob) for glob in file.ignore)}
-    )
+    load_state(ours, published, ignore=file.ignore)
     x = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
         assert torch.equal(ours(x), theirs(x))
