@@ -259,7 +259,8 @@ def test_two_plugins_with_one_command_are_both_named(install):
         install(name, COMMANDS.format(commands={"greet": f"{name}_plugin:greet"}))
     problem = "command greet: claimed by acme 1.0 and rival 1.0"
     rows = {row["name"]: row["problems"] for row in json.loads(zoo("plugins", "--json").stdout)}
-    assert rows["acme"] == rows["rival"] == [problem]
+    for name in ("acme", "rival"):
+        assert rows[name] == [f"{problem}; uninstall one, or set ZOO_DISABLE={name}"]
     answer = zoo("greet")
     assert problem in answer.stderr
     assert "ZOO_DISABLE=rival" in answer.stderr

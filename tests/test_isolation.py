@@ -141,6 +141,15 @@ def test_a_plugin_that_is_broken_is_shown_with_its_reason(crowd, name):
     assert DEFECTS[name][1] in " ".join(crowd[name.replace(" ", "_")]["problems"])
 
 
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_plugin_that_is_broken_is_shown_with_what_to_do(crowd, name):
+    own, install = name.replace(" ", "_"), DEFECTS[name][1].rpartition("pip install ")
+    remedy = (
+        "".join(install[1:]) if install[1] else f"report it to the authors of zoo-{own} 1.0; ZOO_DISABLE={own} does"
+    )
+    assert remedy in " ".join(crowd[own]["problems"])
+
+
 def test_what_is_wrong_with_others_is_no_problem_of_a_good_plugin(crowd):
     failed = {name for name, row in crowd.items() if row["problems"]}
     assert failed == {name.replace(" ", "_") for name in DEFECTS}
@@ -182,6 +191,16 @@ def test_a_plugin_that_fails_on_a_model_is_shown_by_zoo_plugins_try(site):
     assert rows.pop("good")["problems"] == []
     for name, row in rows.items():
         assert ON_A_MODEL[name][2] in " ".join(row["problems"])
+        assert f"report it to the authors of zoo-{name} 1.0" in " ".join(row["problems"])
+
+
+def test_zoo_plugins_says_that_no_model_was_built_and_how_one_is(site):
+    site.install("raises", broken(a=ON_A_MODEL["raises"][:2]))
+    listed, tried = (site.zoo("plugins", *args, ZOO_PLUGINS="raises").stdout for args in ((), ("--try",)))
+    assert listed.endswith("no model was built; zoo plugins --try builds a small one of each family\n")
+    assert listed.startswith("ok ")
+    assert tried.startswith("failed ")
+    assert "no model was built" not in tried
 
 
 def test_a_plugin_that_is_slow_is_shown_with_its_time(site):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zoo_core.card_file import CardFile
 from zoo_core.distributions import is_installed, version_of
 from zoo_core.errors import AnatomyError, CatalogError
+from zoo_core.plugins import go_without
 from zoo_core.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class Member:
             raise CatalogError(
                 f"the catalogue of family {self.family.name!r} does not load",
                 got=f"{type(error).__name__}: {error}",
-                hint=f"report it to the authors of {self.plugin.origin}",
+                hint=go_without(self.plugin),
                 plugin=self.plugin.name,
             ) from error
-        return Shelf(self.family, cards, self.plugin.name)
+        return Shelf(self.family, cards, self.plugin)
 
     def _catalogue(self) -> Sequence[object]:
         """What the plugin ships or, where its library has another version and can be indexed, what that has."""

@@ -36,7 +36,7 @@ class Plugin:
         source: The entry point it came from, or a word for it.
         families: What it contributes.
         commands: Command name to ``"package.module:command"``.
-        problem: Why it does not work, on one line; None when it does.
+        problem: Why it does not work and what to do, on one line; None when it does.
         traceback: The traceback behind the problem.
         notes: What is odd about it without stopping it, such as a hook name that zoo does not know.
         seconds: How long loading it took.
@@ -126,9 +126,8 @@ def load_plugin(
         _fill(plugin, load())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
         first_line = str(error).partition("\n")[0]
-        plugin.problem = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
-        if remedy := _remedy(error, source):
-            plugin.problem = f"{plugin.problem}; {remedy}"
+        reason = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
+        plugin.problem = f"{reason}; {_remedy(error, plugin)}"
         from traceback import format_exc
 
         plugin.traceback = format_exc()
@@ -139,13 +138,25 @@ def load_plugin(
     return plugin
 
 
-def _remedy(error: BaseException, source: EntryPoint | Found | str) -> str | None:
-    """What to install when a library is missing; a plugin whose own modules are missing needs another remedy."""
-    if not isinstance(error, ModuleNotFoundError) or not error.name:
-        return None
-    missing = error.name.partition(".")[0]
-    own = "" if isinstance(source, str) else source.module.partition(".")[0]
-    return None if missing == own else f"pip install {missing}"
+def _remedy(error: BaseException, plugin: Plugin) -> str:
+    """What to do: uninstall a rival, install a library that is missing, or else go without the plugin and report it."""
+    if isinstance(error, DuplicatePlugin):
+        return "uninstall one of them"
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    own = "" if isinstance(plugin.source, str) else plugin.source.module.partition(".")[0]
+    if missing and missing != own:  # a plugin whose own modules are missing needs another remedy
+        return f"pip install {missing}"
+    return go_without(plugin)
+
+
+def go_without(plugin: Plugin) -> str:
+    """What to do about a plugin that is wrong in itself.
+
+    Example:
+        >>> go_without(Plugin("acme", "zoo-acme 1.0"))
+        'report it to the authors of zoo-acme 1.0; ZOO_DISABLE=acme does without it'
+    """
+    return f"report it to the authors of {plugin.origin}; ZOO_DISABLE={plugin.name} does without it"
 
 
 def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeGuard
 from zoo_core.card import Card
 from zoo_core.card_file import CardFile
 from zoo_core.errors import CatalogError
+from zoo_core.plugins import go_without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zoo_core.card import Family
+    from zoo_core.plugins import Plugin
 
 
 class Shelf(MutableMapping[str, Card]):
@@ -28,7 +30,7 @@ class Shelf(MutableMapping[str, Card]):
         CatalogError: Something among ``cards`` is not a card of this family, or has the name of another.
     """
 
-    def __init__(self, family: Family, cards: Sequence[object], plugin: str) -> None:
+    def __init__(self, family: Family, cards: Sequence[object], plugin: Plugin) -> None:
         self._family = family
         self._plugin = plugin
         self._file = cards if isinstance(cards, CardFile) else None
@@ -87,7 +89,8 @@ class Shelf(MutableMapping[str, Card]):
             f"the catalogue of family {self._family.name!r} holds something wrong",
             expected=f"cards with family={self._family.name!r} and names of their own",
             got=repr(got)[:200],
-            plugin=self._plugin,
+            hint=go_without(self._plugin),
+            plugin=self._plugin.name,
         )
 
 

@@ -10,7 +10,7 @@ import click
 
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.errors import ZooError
-from zoo_core.plugins import SLOW
+from zoo_core.plugins import SLOW, go_without
 from zoo_core.registry import current_zoo
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
     """List the plugins with their families, and the reason and remedy for each that does not work.
 
-    Every catalogue is opened, and no library is imported. Exit code 0 even where a plugin fails: the others work.
+    Every catalogue is opened, and no library is imported: what goes wrong with a model shows with --try. Exit code 0
+    even where a plugin fails: the others work.
     """
     zoo = current_zoo()
     rows = [_facts(zoo, plugin, try_it=try_it) for plugin in zoo.plugins]
@@ -40,6 +41,8 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
         click.echo("no plugins; pip install zoo-torchvision, for one")
     for row in rows:
         _print(row, verbose=verbose)
+    if rows and not try_it:
+        click.echo("no model was built; zoo plugins --try builds a small one of each family")
 
 
 def _facts(zoo: Zoo, plugin: Plugin, *, try_it: bool) -> dict[str, Any]:
@@ -50,7 +53,11 @@ def _facts(zoo: Zoo, plugin: Plugin, *, try_it: bool) -> dict[str, Any]:
         problems += [f"{family.name}: {problem}" for problem in wrong]
         notes += [f"{family.name}: {note}" for note in odd]
     claimed = plugin_commands()
-    problems += filter(None, (conflict(command, claimed[command]) for command in plugin.commands))
+    problems += [
+        f"{problem}; uninstall one, or set ZOO_DISABLE={plugin.name}"
+        for command in plugin.commands
+        if (problem := conflict(command, claimed[command]))
+    ]
     if not (plugin.problem or plugin.families or plugin.commands):
         notes.append("it contributes nothing: none of its functions is marked @hookimpl, or they return nothing")
     return {
@@ -78,7 +85,7 @@ def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[
     try:
         count = len(member.cards)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
-        return [*problems, _on_one_line(error)], [*_version_notes(family)]
+        return [*problems, _on_one_line(error, member)], [*_version_notes(family)]
     notes = [*_version_notes(family)]
     if (seconds := time.perf_counter() - started) > SLOW:
         notes.append(f"slow: it took {seconds:.1f} s to list; read_cards reads a file of cards without parsing it")
@@ -120,13 +127,15 @@ def _tried(member: Member) -> list[str]:
     try:
         get(card.id, weights=None)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-        return [_on_one_line(error)]
+        return [_on_one_line(error, member)]
     return []
 
 
-def _on_one_line(error: BaseException) -> str:
+def _on_one_line(error: BaseException, member: Member) -> str:
     """What happened, why, and what to do, without line breaks."""
     lines = [line.strip() for line in str(error).splitlines()]
+    if not any(line.startswith("next step: ") for line in lines):
+        lines.append(go_without(member.plugin))
     text = "; ".join(line.removeprefix("next step: ") for line in lines)
     return text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"
 
