@@ -205,6 +205,10 @@ def forgetful(state, model):
     state.clear()
 
 
+def two_names():
+    return ("cat", "dog")
+
+
 def build(function):
     return {"build": f"mutants:{function.__name__}"}
 
@@ -220,6 +224,15 @@ MUTANTS = {
     ),
     "digest missing": Mutant("card", "toy/toy@V1: no digest at all", weights={"sha256": ""}),
     "too few class names": Mutant("card", "2 class names for 10 classes", weights={"categories": ("cat", "dog")}),
+    "function that gives too few class names": Mutant(
+        "card", "2 class names for 10 classes", weights={"categories": "mutants:two_names"}
+    ),
+    "function of class names that is not there": Mutant(
+        "card", "categories names mutants:names, which gives no class names", weights={"categories": "mutants:names"}
+    ),
+    "plain http and a part of the digest": Mutant(
+        "card", "it needs all 64 digits of the digest, and 8 are known", weights={"urls": ("http://example.org/a.pth",)}
+    ),
     "licence in capitals": Mutant(
         "card", "the licence of its code is 'MIT'", weights={"licenses": Licenses(code="MIT")}
     ),
@@ -244,6 +257,16 @@ MUTANTS = {
     ),
     "options the constructor refuses": Mutant(
         "state", "refuses the options depth=5", weights={"options": {"depth": 5}}
+    ),
+    "more classes in the file than in the model": Mutant(
+        "state",
+        "toy/toy@V1: it says 1001 classes, and the head of the model that its options build gives 10",
+        weights={"num_classes": 1001},
+    ),
+    "options that build another head": Mutant(
+        "state",
+        "it says 10 classes, and the head of the model that its options build gives 7",
+        weights={"options": {"num_classes": 7}},
     ),
     # constructors
     "number of classes ignored": Mutant(

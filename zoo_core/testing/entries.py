@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from zoo_core.surgery.loading import load_state
 from zoo_core.testing.measure import inside
 from zoo_core.testing.specimen import NonConformance, by_shapes, require, specimen
 from zoo_core.weights.transport.hub import looks_like_hub
+from zoo_core.weights.transport.urls import is_loopback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,20 +28,49 @@ _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "ha
 
 
 def check_card(card: Card) -> None:
-    """The weights entries are well formed: scheme, digest unless a hub declares it, licences, preprocessing."""
+    """The weights entries are well formed: scheme, proof, class names, licences, preprocessing."""
     for weights in card.weights:
         label = f"{card.id}@{weights.tag}"
-        for url in weights.urls:
-            require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
+        for file in weights.files:
+            _check_source(label, file)
         declared = all(looks_like_hub(url) for url in weights.files[0].urls)
         require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
-        require(
-            not isinstance(weights.categories, tuple) or len(weights.class_names) in (0, weights.num_classes),
-            f"{label}: {len(weights.class_names)} class names for {weights.num_classes} classes",
-        )
+        count = len(_class_names(label, weights.categories))
+        right = count in (0, weights.num_classes)
+        require(right, f"{label}: {count} class names for {weights.num_classes} classes")
         _check_licenses(label, weights.licenses)
         _check_preprocessing(label, weights.preprocessing, card.input_size[0])
     require(bool(card.default) == bool(card.weights), f"{card.id}: it has weights but no default, or the other way")
+
+
+def _check_source(label: str, file: Weights) -> None:
+    for url in file.urls:
+        require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
+        open_to_all = url.startswith("http://") and not is_loopback(url)
+        require(
+            not open_to_all or file.strength == "proven",
+            f"{label}: {url} is plain http, where whoever is on the way can change the file; it needs all 64 digits of "
+            f"the digest, and {len(file.sha256)} are known",
+        )
+
+
+def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
+    if not isinstance(categories, str):
+        return categories
+    try:
+        return _named_by(categories)
+    except Exception as error:
+        raise NonConformance(
+            f"{label}: categories names {categories}, which gives no class names",
+            got=f"{type(error).__name__}: {error}",
+            hint='"package.module:function" of a function that takes nothing and returns the names in order',
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _named_by(function: str) -> tuple[str, ...]:
+    """The class names that a function gives, which is the same for hundreds of entries."""
+    return tuple(resolve_name(function)())
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:
@@ -62,22 +93,34 @@ def _check_preprocessing(label: str, wanted: Preprocessing, channels: int) -> No
 
 
 def check_state(card: Card) -> None:
-    """What converts a file gives the names of the model, and the options of its weights build a model.
+    """What converts a file gives the names of the model, and the options of its weights build one with their classes.
 
     No file is fetched: a state dict in the model's own layout goes through ``convert``, which has to leave it loadable.
     """
-    seen: list[tuple[str | None, dict[str, object]]] = []
+    seen: list[tuple[tuple[str | None, dict[str, object]], int]] = []
     for weights in card.weights:
         key = (weights.convert, dict(weights.options))
-        if key in seen or key == (None, {}):
-            continue
-        seen.append(key)
-        _check_entry(card, weights)
+        classes = next((found for known, found in seen if known == key), None)
+        if classes is None:
+            classes = _check_entry(card, weights)
+            seen.append((key, classes))
+        require(
+            weights.num_classes in (0, classes) or not classes,
+            f"{card.id}@{weights.tag}: it says {weights.num_classes} classes, and the head of the model that its "
+            f"options build gives {classes}",
+        )
 
 
-def _check_entry(card: Card, weights: Weights) -> None:
+def _check_entry(card: Card, weights: Weights) -> int:
+    """Check one entry, and say how many classes the model has that it is for; 0 for one without a head."""
     label = f"{card.id}@{weights.tag}"
     model = _model_for(card, weights)
+    main = anatomy_of(model).main
+    _check_conversion(label, weights, model)
+    return main.num_classes if main else 0
+
+
+def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
     layout = model.state_dict()
     if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
         return  # what a quantised model keeps is no layout of a file that something could be converted from
