@@ -170,12 +170,23 @@ def test_a_tar_archive_of_torchs_first_versions_is_read(url):
     assert zoo.receipt(model).counts == {"loaded": len(expected)}
 
 
-def test_the_averaged_weights_of_a_training_run_are_taken_as_timm_takes_them(tmp_path):
+def of_a_training_run():
+    """What timm's own trainer leaves: the last weights, and behind them the average that it meant to be used."""
     last, averaged = randomised("test_resnet"), fresh("test_resnet").state_dict()
-    content = {"epoch": 3, "arch": "test_resnet", "state_dict": last, "state_dict_ema": in_parallel(averaged)}
-    torch.save(content, tmp_path / "run.pth.tar")
+    return {"epoch": 3, "arch": "test_resnet", "state_dict": last, "state_dict_ema": in_parallel(averaged)}
+
+
+def test_the_averaged_weights_of_a_training_run_are_taken_as_timm_takes_them(tmp_path):
+    torch.save(of_a_training_run(), tmp_path / "run.pth.tar")
     model = zoo.get("timm/test_resnet", weights=tmp_path / "run.pth.tar")
     assert_same(model, timm.create_model("test_resnet", checkpoint_path=str(tmp_path / "run.pth.tar")))
+
+
+def test_the_averaged_weights_of_a_training_run_that_was_published_are_taken_too(url):
+    path = url("test_resnet@r160_in1k", lambda path: torch.save(of_a_training_run(), path))
+    model = zoo.get("timm/test_resnet")
+    assert_same(model, by_timm("test_resnet", "r160_in1k", path))
+    assert zoo.receipt(model).counts == {"loaded": len(model.state_dict())}
 
 
 def test_a_hub_that_cannot_be_reached_names_all_the_places(server, monkeypatch, closed_port):
