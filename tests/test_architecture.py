@@ -14,7 +14,8 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "parts", "hooks", "catalog", "card_file", "settings", "config", "arguments", "distributions", "labels"},
+    {"card", "chain", "parts", "sound", "hooks", "catalog", "card_file"}
+    | {"settings", "config", "arguments", "distributions", "labels"},
     {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
     {"encoders", "training", "preprocess", "pipeline", "picture_steps"},

@@ -552,7 +552,7 @@ LAYERS = "zoo_core.surgery.described:Layers"
 STRANGE = [
     *(None, True, -1, 10**30, 1.5, "", "x", "..", "\x00", "a" * 300, [], [1], ["x"], {}, {"x": 1}),
     *({"$tuple": 3}, {"$pairs": [[1]]}, {"$pairs": [[[], 1]]}, {"$dtype": "float16"}, {"$layer": "Module"}),
-    *({"$record": 3}, {"$record": "zoo_core.parts:Chain"}, {"$record": "zoo_core.surgery.described:Custom", "kind": 3}),
+    *({"$record": 3}, {"$record": "zoo_core.chain:Chain"}, {"$record": "zoo_core.surgery.described:Custom", "kind": 3}),
     *({"$record": LAYERS, "kind": 3}, {"$record": LAYERS, "kind": "Linear", "arguments": 3}),
 ]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zoo_core.card import Weights as Weights
     from zoo_core.card_file import read_cards as read_cards
     from zoo_core.catalog import write_cards as write_cards
+    from zoo_core.chain import Chain as Chain
+    from zoo_core.chain import flatten as flatten
     from zoo_core.encoders import encoder as encoder
     from zoo_core.errors import AnatomyError as AnatomyError
     from zoo_core.errors import ZooError as ZooError
@@ -27,11 +29,9 @@ if TYPE_CHECKING:
     from zoo_core.hooks import hookimpl as hookimpl
     from zoo_core.inspect.activations import activation_stats as activation_stats
     from zoo_core.parts import Anatomy as Anatomy
-    from zoo_core.parts import Chain as Chain
     from zoo_core.parts import Head as Head
     from zoo_core.parts import InputScaling as InputScaling
     from zoo_core.parts import Stage as Stage
-    from zoo_core.parts import flatten as flatten
     from zoo_core.preprocess import transforms as transforms
     from zoo_core.recipe.load import load as load
     from zoo_core.recipe.save import save as save
@@ -108,9 +108,9 @@ _PUBLIC = {
     "Anatomy": "zoo_core.parts:Anatomy",
     "Head": "zoo_core.parts:Head",
     "Stage": "zoo_core.parts:Stage",
-    "Chain": "zoo_core.parts:Chain",
+    "Chain": "zoo_core.chain:Chain",
     "InputScaling": "zoo_core.parts:InputScaling",
-    "flatten": "zoo_core.parts:flatten",
+    "flatten": "zoo_core.chain:flatten",
     "measure_stages": "zoo_core.surgery.measured:measure_stages",
     # errors
     "AnatomyError": "zoo_core.errors:AnatomyError",

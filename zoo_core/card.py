@@ -35,8 +35,10 @@ class Preprocessing:
         antialias: Whether the resize filters before it samples.
 
     Example:
-        >>> Preprocessing(crop=(224, 224), resize=(256,)).mean
+        >>> Preprocessing(crop=(224, 224), resize=(256,), antialias=False).mean
         (0.485, 0.456, 0.406)
+        >>> Preprocessing(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), value_range=255.0, channel_order="BGR").fit
+        'squash'
 
     Raises:
         ValueError: ``fit`` or ``channel_order`` is another word, or ``fit`` needs a crop and a resize of two sides.
@@ -72,8 +74,8 @@ class Licenses:
         data: Of what they were trained on.
 
     Example:
-        >>> Licenses(code="bsd-3-clause", weights="bsd-3-clause").data
-        'unknown'
+        >>> Licenses(code="bsd-3-clause", weights="cc-by-nc-4.0", data="other")
+        Licenses(code='bsd-3-clause', weights='cc-by-nc-4.0', data='other')
     """
 
     code: str = "unknown"
@@ -114,6 +116,17 @@ class Weights:
         >>> weights = Weights("V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
         >>> weights.strength
         'weak'
+        >>> full = Weights(
+        ...     "imagenet",
+        ...     urls=("https://huggingface.co/acme/net/resolve/main/model.safetensors",),
+        ...     size=46830571,
+        ...     preprocessing=Preprocessing(crop=(192, 192), resize=(219,)),
+        ...     licenses=Licenses(weights="cc-by-4.0"),
+        ...     options={"aux_logits": True},
+        ...     ignore=("optimizer.*",),
+        ...     absent=("head.norm.*",),
+        ...     docs="https://huggingface.co/acme/net",
+        ... )
 
     Raises:
         ValueError: There is no url, or ``sha256`` is not lower-case hex.
@@ -218,6 +231,20 @@ class Card:
         >>> card = Card(family="acme", name="net", build="acme.models:net")
         >>> card.id, card.tags
         ('acme/net', ())
+        >>> weights = Weights("digits", urls=("package://zoo_acme/weights/net.safetensors",), num_classes=10)
+        >>> net8 = Card(
+        ...     family="acme",
+        ...     name="net8",
+        ...     build="acme:AcmeNet",
+        ...     input_size=(1, 28, 28),
+        ...     num_classes=10,
+        ...     options={"width": 8, "num_classes": 10},
+        ...     weights=(weights,),
+        ...     default="digits",
+        ...     parameters=4386,
+        ... )
+        >>> net8.tags
+        ('digits',)
 
     Raises:
         ValueError: Two weights have one tag, or ``default`` is no tag of them.

@@ -2,55 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo_core.sound import require, require_callable, require_counts, require_text, require_tuple, require_words
+
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from collections.abc import Callable
 
-Step = str | Callable[[Any], Any]
-"""A dotted path of a submodule to call, or a function of one tensor."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A piece of a forward pass: submodules, named by path, and plain functions, called one after another.
-
-    It is given its steps one by one, ``Chain("pool", flatten)``, and called with a model and a tensor.
-
-    Attributes:
-        steps: Dotted paths of submodules that take and return one tensor, or picklable (module-level) functions of one
-            tensor such as :func:`flatten`.
-
-    Example:
-        >>> from torch import nn, ones
-        >>> model = nn.ModuleDict({"pool": nn.AdaptiveAvgPool2d(1), "fc": nn.Linear(3, 2)})
-        >>> Chain("pool", flatten, "fc")(model, ones(4, 3, 8, 8)).shape
-        torch.Size([4, 2])
-    """
-
-    steps: tuple[Step, ...]
-
-    def __init__(self, *steps: Step) -> None:
-        object.__setattr__(self, "steps", steps)
-
-    def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Run the steps of this chain of ``model`` on ``x``."""
-        for step in self.steps:
-            x = model.get_submodule(step)(x) if isinstance(step, str) else step(x)
-        return x
-
-
-def flatten(x: Tensor) -> Tensor:
-    """``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``: the step between pooling and a linear head.
-
-    Example:
-        >>> import torch
-        >>> flatten(torch.ones(4, 3, 1, 1)).shape
-        torch.Size([4, 3])
-    """
-    return x.flatten(1)
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -76,6 +36,17 @@ class Head:
     Example:
         >>> Head("classifier.6", in_features=4096, num_classes=1000).role
         'main'
+        >>> token = Head("head", 192, 1000, role="distilled", attributes=("config.num_labels",), tokens=True)
+        >>> token.kind
+        'linear'
+        >>> anchors = Head("cls_logits", 256, 91, kind="conv", per_class=9, prior=0.01)
+        >>> anchors.num_classes * anchors.per_class
+        819
+
+    Raises:
+        AnatomyError: ``path`` or one of ``attributes`` is no text, ``in_features`` or ``per_class`` is no number of at
+            least 1, ``num_classes`` none of at least 0, ``kind`` or ``role`` is another word, or ``prior`` is not
+            between 0 and 1.
     """
 
     path: str
@@ -87,6 +58,17 @@ class Head:
     per_class: int = 1
     prior: float | None = None
     tokens: bool = False
+
+    def __post_init__(self) -> None:
+        require_text(self, "path")
+        require_counts(self, in_features=1, num_classes=0, per_class=1)
+        require_words(
+            self,
+            kind=("linear", "conv", "conv3d"),
+            role=("main", "aux", "distilled", "summed", "box", "mask", "level"),
+        )
+        require_tuple(self, attributes=str)
+        require(self, "prior", self.prior is None or 0 < self.prior < 1, "a probability between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -104,6 +86,14 @@ class Stage:
     Example:
         >>> Stage("layer4", ("layer4",), channels=512, stride=32).stride
         32
+        >>> def first(model, output):  # of a block that returns its tokens and its attention
+        ...     return output[0]
+        >>> Stage("stage2", ("merge1", "block2"), channels=192, stride=8, read=first).output
+        'block2'
+
+    Raises:
+        AnatomyError: ``name`` is no text, ``modules`` no tuple of paths or an empty one, ``channels`` or ``stride`` no
+            number of at least 1, or ``read`` no function.
     """
 
     name: str
@@ -111,6 +101,13 @@ class Stage:
     channels: int
     stride: int
     read: Callable[[Any, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_text(self, "name")
+        require_tuple(self, modules=str)
+        require(self, "modules", self.modules, "a tuple of at least one path")
+        require_counts(self, channels=1, stride=1)
+        require_callable(self, "read")
 
     @property
     def output(self) -> str:
@@ -137,12 +134,21 @@ class InputScaling:
     Example:
         >>> InputScaling("transform_input", scale=(0.458,), shift=(-0.03,), norm="conv1.bn").switch
         'transform_input'
+
+    Raises:
+        AnatomyError: ``switch`` or ``norm`` is no text, ``scale`` no tuple of numbers, or ``shift`` none as long.
     """
 
     switch: str
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     norm: str
+
+    def __post_init__(self) -> None:
+        require_text(self, "switch", "norm")
+        require_tuple(self, scale=float, shift=float)
+        require(self, "scale", self.scale, "a tuple with a number for each channel")
+        require(self, "shift", len(self.shift) == len(self.scale), f"a tuple of {len(self.scale)} numbers, as scale is")
 
 
 @dataclass(frozen=True)
@@ -156,13 +162,13 @@ class Anatomy:
         heads: The head sites, the main one first; empty for a model that has none.
         stem: Dotted paths of the first parametric layers that see the input.
         stages: The steps of depth, first to last.
-        features: ``(model, x)`` to the last feature map or the tokens: a :class:`Chain` or any module-level function,
-            which uses nothing but its arguments: it is given twins of the model too.
+        features: ``(model, x)`` to the last feature map or the tokens: a :class:`~zoo_core.Chain`, or any module-level
+            function, which uses nothing but its arguments: it is given twins of the model too.
         pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None. Needed where something follows
-            the head, or where two heads are averaged. One that is no :class:`Chain`
-            and uses parameters of the model itself, such as weights of several heads, has their names in an attribute
-            ``uses``; they belong to the head then.
+            the head, or where two heads are averaged. One that is no :class:`~zoo_core.Chain` and uses parameters of
+            the model itself, such as weights of several heads, has their names in an attribute ``uses``; they belong
+            to the head then.
         layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
             map of three axes is one of tokens in any case, as at the end of EfficientFormer.
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
@@ -179,8 +185,34 @@ class Anatomy:
             then reads ``anatomy.scores_in(model(x))``.
 
     Example:
-        >>> Anatomy(heads=(Head("fc", in_features=512, num_classes=1000),), stem=("conv1",)).main.path
-        'fc'
+        >>> from zoo_core import Chain, flatten
+        >>> tokens = Anatomy(
+        ...     heads=(Head("classifier", in_features=192, num_classes=1000),),
+        ...     stem=("embeddings.projection",),
+        ...     stages=(Stage("layer0", ("layers.0",), channels=192, stride=16),),
+        ...     features=Chain("embeddings", "layers.0", "norm"),
+        ...     pool=Chain(flatten),
+        ...     classify=Chain("classifier", flatten),
+        ...     layout="NLC",
+        ...     channel_attributes=("config.num_channels",),
+        ...     scores="logits",
+        ... )
+        >>> tokens.main.path
+        'classifier'
+        >>> flow = Anatomy((), headless="it gives no scores of classes", indivisible="its forward takes two pictures")
+        >>> detector = Anatomy(
+        ...     heads=(Head("predictor.cls_score", 1024, 2, role="box"),),
+        ...     keypoints="roi_heads.keypoint_predictor.kps_score_lowres",
+        ...     dilates_strided=True,
+        ...     scaling=InputScaling("transform_input", (0.458,), (-0.03,), norm="conv1.bn"),
+        ...     per_channel=("transform.image_mean", "transform.image_std"),
+        ... )
+
+    Raises:
+        AnatomyError: ``heads`` or ``stages`` is no tuple of such records, two ``stages`` have one name, ``stem``,
+            ``per_channel`` or ``channel_attributes`` is no tuple of paths, ``features``, ``pool``, ``classify`` or
+            ``scores`` is nothing that can be called, ``layout`` is another word, ``scaling`` is another record, or
+            ``headless``, ``keypoints`` or ``indivisible`` is no text.
     """
 
     heads: tuple[Head, ...]
@@ -198,6 +230,16 @@ class Anatomy:
     per_channel: tuple[str, ...] = ()
     channel_attributes: tuple[str, ...] = ()
     scores: str | Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_tuple(self, heads=Head, stem=str, stages=Stage, per_channel=str, channel_attributes=str)
+        names = [stage.name for stage in self.stages]
+        require(self, "stages", len({*names}) == len(names), "stages with names of their own")
+        require_callable(self, "features", "pool", "classify")
+        require_callable(self, "scores", or_text=True)
+        require_words(self, layout=("NCHW", "NHWC", "NLC"))
+        require(self, "scaling", self.scaling is None or isinstance(self.scaling, InputScaling), "an InputScaling")
+        require_text(self, "headless", "keypoints", "indivisible", or_none=True)
 
     def scores_in(self, output: Any) -> Any:  # noqa: ANN401 - any library's output object
         """The scores in what forward returned, ``[N, num_classes]`` for a classifier.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from zoo_core.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.parts import Chain, Head
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.example import example_input, refuse_auxiliary
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.parts import Anatomy
+    from zoo_core.parts import Anatomy, Head
     from zoo_core.surgery.receipt import Outcome
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo_core.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.parts import Chain
 from zoo_core.surgery.depth import depths, under
 from zoo_core.surgery.forward import is_recomposed, library_forward
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.parts import Anatomy, Step
+    from zoo_core.chain import Step
+    from zoo_core.parts import Anatomy
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:

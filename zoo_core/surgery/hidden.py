@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from zoo_core.chain import Chain, flatten
 from zoo_core.errors import NotSupported
-from zoo_core.parts import Anatomy, Chain, flatten
 from zoo_core.surgery.split import Absent
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.parts import Head
+    from zoo_core.parts import Anatomy, Head
 
 
 def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head, dict[str, nn.Module]]:

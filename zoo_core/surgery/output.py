@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.parts import Chain
 from zoo_core.surgery.mlp import MLPHead
 
 if TYPE_CHECKING:

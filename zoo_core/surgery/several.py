@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from zoo_core.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.parts import Chain
 from zoo_core.surgery.output import Behind, output_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.parts import Anatomy, Head, Step
+    from zoo_core.chain import Step
+    from zoo_core.parts import Anatomy, Head
     from zoo_core.surgery.knowledge import Knowledge
 
 

@@ -53,7 +53,7 @@ _TRANSFORM_INPUT = InputScaling(
     "transform_input",
     scale=tuple(std / 0.5 for std in (0.229, 0.224, 0.225)),
     shift=tuple((mean - 0.5) / 0.5 for mean in (0.485, 0.456, 0.406)),
-    norm="",
+    norm="conv1.bn",
 )
 """From ImageNet's means and deviations to the ones that GoogLeNet and Inception were trained with."""
 
@@ -164,7 +164,7 @@ def googlenet(model: GoogLeNet) -> Anatomy:
         stages=in_sequence(model, _GOOGLENET),
         features=partial(after_transform, Chain(*_paths(_GOOGLENET))),
         pool=Chain("avgpool", flatten, "dropout"),
-        scaling=replace(_TRANSFORM_INPUT, norm="conv1.bn"),
+        scaling=_TRANSFORM_INPUT,
     )
 
 

@@ -1,0 +1,112 @@
+"""What the fields of a record may be: one line a field, and a message that names record, field and value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import AnatomyError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def require_words(record: object, **allowed: Sequence[str]) -> None:
+    """Refuse a field that is none of the words it may be.
+
+    Raises:
+        AnatomyError: It is another one; the message has the word that was meant.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_words(SimpleNamespace(kind="liner"), kind=("linear", "conv"))
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.kind is 'liner'; did you mean 'linear'?
+    """
+    for name, words in allowed.items():
+        value = getattr(record, name)
+        if value not in words:
+            meant = did_you_mean(close_matches(str(value), words), f"it may be {', '.join(words)}")
+            raise AnatomyError(f"{_of(record, name)} is {value!r:.80}; {meant}")
+
+
+def require_counts(record: object, **least: int) -> None:
+    """Refuse a field that is no whole number, or too small a one.
+
+    Raises:
+        AnatomyError: Such a field is there.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_counts(SimpleNamespace(stride=0), stride=1)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.stride must be a whole number of at least 1, got 0
+    """
+    for name, smallest in least.items():
+        value = getattr(record, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise _wrong(record, name, f"a whole number of at least {smallest}")
+
+
+def require_text(record: object, *names: str, or_none: bool = False) -> None:
+    """Refuse a field that is no text, or an empty one; None will do where ``or_none`` says so.
+
+    Raises:
+        AnatomyError: Such a field is there.
+    """
+    for name in names:
+        value = getattr(record, name)
+        if not (isinstance(value, str) and value) and not (or_none and value is None):
+            raise _wrong(record, name, f"a text{' or None' if or_none else ''}")
+
+
+def require_tuple(record: object, **of: type) -> None:
+    """Refuse a field that is no tuple of things of one type; empty texts in it are refused too.
+
+    Raises:
+        AnatomyError: Such a field is there. A single text, whose letters would be taken for its entries, is one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_tuple(SimpleNamespace(modules="layer1"), modules=str)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.modules must be a tuple of str, got 'layer1'
+    """
+    for name, kind in of.items():
+        value = getattr(record, name)
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(value, tuple) or not all(isinstance(each, kinds) and each != "" for each in value):
+            raise _wrong(record, name, f"a tuple of {kind.__name__}")
+
+
+def require_callable(record: object, *names: str, or_text: bool = False) -> None:
+    """Refuse a field that is neither None nor can be called; a text will do where ``or_text`` says so.
+
+    Raises:
+        AnatomyError: Such a field is there.
+    """
+    for name in names:
+        value = getattr(record, name)
+        if not (value is None or callable(value) or (or_text and isinstance(value, str) and value)):
+            raise _wrong(record, name, f"{'a text, ' if or_text else ''}a function or None")
+
+
+def require(record: object, name: str, right: object, expected: str) -> None:
+    """Refuse a field for a reason of its own.
+
+    Raises:
+        AnatomyError: It is not right.
+    """
+    if not right:
+        raise _wrong(record, name, expected)
+
+
+def _wrong(record: object, name: str, expected: str) -> AnatomyError:
+    value: Any = getattr(record, name)
+    return AnatomyError(f"{_of(record, name)} must be {expected}, got {value!r:.80}")
+
+
+def _of(record: object, name: str) -> str:
+    return f"{type(record).__name__}.{name}"
