@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.seed import unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -220,8 +221,7 @@ def _measured(path: str, call: int, module: nn.Module, output: Tensor) -> Activa
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Put buffers and the random state back afterwards: a pass in train mode moves both."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+    with unmoved(model):
         try:
             yield
         finally:

@@ -16,9 +16,9 @@ from zoo_core.surgery.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.forward import recompose
 from zoo_core.surgery.freeze import held_norms
-from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.output import behind, paths_of, scores_only
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.several import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted

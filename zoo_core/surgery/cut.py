@@ -137,7 +137,7 @@ def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
 def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Chain, x: Tensor) -> bool:
     """Whether ``chain``, started from what the module ``edge`` gives, ends with what ``run`` gives."""
     body = _with_noise(tapped(unwrap(model), [edge]))
-    x = torch.rand(x.shape)
+    x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating(body):
         whole = run(body, x)
         try:
@@ -156,7 +156,7 @@ def _with_noise(body: nn.Module) -> nn.Module:
     with torch.no_grad():
         for tensor in (*body.parameters(), *body.buffers()):
             if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator)
+                noise = torch.rand(tensor.shape, generator=generator, device="cpu")
                 tensor.copy_(noise / tensor[0].numel() if tensor.dim() > 1 else noise)  # so that nothing overflows
             elif virtual:
                 tensor.zero_()

@@ -43,8 +43,9 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
         chosen = (_channels(bare, anatomy_of(model).stem) or chosen[0], *chosen[1:])
     if side is not None:
         chosen = (chosen[0], *[side] * len(chosen[1:]))
-    like = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0))
-    noise = torch.randn(1, *chosen, generator=torch.Generator().manual_seed(0))
+    like = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    # said to be on the CPU, where its generator is: torch's default device may be another
+    noise = torch.randn(1, *chosen, generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(device=like.device, dtype=like.dtype)
 
 

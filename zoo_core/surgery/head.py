@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,15 +17,18 @@ from zoo_core.surgery.forward import is_recomposed, library_scores, recompose, r
 from zoo_core.surgery.hidden import between, without_hidden
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
 from zoo_core.surgery.output import behind, check_output, plain_like, scores_only
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.several import check_names, check_sites, check_unbranched, classify_each, one_head
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.wrappers import renews_ddp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from zoo_core.parts import Anatomy, Head
+
+__all__ = ["seeded", "swap_head"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -205,21 +207,3 @@ def _install(
         removed=[name for name in knowledge_of(model).receipt.tensors if name.startswith(replaced)],
         added=[f"{site.path}.{name}" for site in sites for name in model.get_submodule(site.path).state_dict()],
     )
-
-
-@contextmanager
-def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside the block and leave the global random state as it was; None changes nothing.
-
-    Args:
-        seed: Any integer, or None.
-        model: The model whose devices' generators are covered too.
-    """
-    if seed is None:
-        yield
-        return
-    parameters = model.parameters() if model is not None else ()
-    devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices, key=str)):
-        torch.manual_seed(seed)
-        yield

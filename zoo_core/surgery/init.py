@@ -14,9 +14,9 @@ from torch import nn
 from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.depth import tensor_names
-from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import attach, is_known, knowledge_of, receipt_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm, own_tensors
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.select import select
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp

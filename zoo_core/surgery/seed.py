@@ -1,0 +1,62 @@
+"""Drawing at random reproducibly, with every generator afterwards as it was."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+
+@contextmanager
+def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
+    """Draw from ``seed`` inside the block and leave the global random state as it was; None changes nothing.
+
+    ``torch.manual_seed`` is not for this: it seeds the generator of every GPU as well, and those are not put back.
+
+    Args:
+        seed: Any integer that ``torch.manual_seed`` takes, or None.
+        model: The model whose devices' generators are covered too; those of other devices are not touched.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with seeded(5):
+        ...     first = torch.rand(3)
+        >>> with seeded(5):
+        ...     second = torch.rand(3)
+        >>> torch.equal(first, second), torch.equal(torch.get_rng_state(), before)
+        (True, True)
+    """
+    if seed is None:
+        yield
+        return
+    with unmoved(model) as generators:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def unmoved(model: nn.Module | None = None) -> Iterator[list[torch.Generator]]:
+    """Put the generators of the CPU and of a model's devices back as they were; gives these generators."""
+    generators = [torch.default_generator, *_generators(model)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield generators
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _generators(model: nn.Module | None) -> Iterator[torch.Generator]:
+    """The generator of each device, other than the CPU, that a parameter of the model is on."""
+    for device in {parameter.device for parameter in model.parameters()} if model is not None else ():
+        if device.type == "mps":  # has one, and no table of them
+            yield torch.mps._get_default_mps_generator()  # noqa: SLF001 - there is no public name for it
+        elif device.type not in {"cpu", "meta"}:
+            yield torch.get_device_module(device).default_generators[device.index]
