@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from two_devices import spread
 
 import zoo_core as zoo
+from zoo_core.errors import NotSupported
+
+X = torch.zeros(2, 1, 32, 32)
 
 
 @pytest.fixture
 def model():
     """A net whose end is elsewhere."""
-    model = zoo.get("tiny/glyphnet", weights=None, seed=0)
-    for part in (model.layer3, model.fc):
-        part.to("meta")
-    return model
+    return spread(zoo.get("tiny/glyphnet", weights=None, seed=0).eval(), "cpu", "meta")
 
 
 def devices(model, *paths):
@@ -36,6 +38,45 @@ def test_a_new_stem_is_born_on_the_device_of_the_old_one(model):
 
 def test_a_stem_stays_where_it_is_when_the_head_is_elsewhere(model):
     assert devices(zoo.adapt_stem(model, 3), "stem", "fc") == [{"cpu"}, {"meta"}]
+
+
+def test_a_head_on_the_features_is_born_where_the_features_end(model):
+    zoo.swap_head(model, nn.Conv2d(64, 3, 3, padding=1), at="features")
+    assert devices(model, "fc", "layer2") == [{"meta"}, {"cpu"}]
+
+
+@pytest.mark.parametrize("at", ["layer2", "layer3"])
+def test_each_branch_has_its_stages_where_they_were(model, at):
+    where = {path: devices(model, path) for path in ("layer2", "layer3")}
+    zoo.branch(model, at=at, heads={"a": 3, "b": 5})
+    stages = {"layer2": ("layer2", "layer3"), "layer3": ("layer3",)}[at]
+    found = {(branch, path): devices(model, f"fc.{branch}.body.{path}") for branch in "ab" for path in stages}
+    assert found == {(branch, path): where[path] for branch in "ab" for path in stages}
+    assert devices(model, "fc.a.body.fc", "fc.b.body.fc") == [{"meta"}, {"meta"}]
+    assert {each.device.type for each in model(X).values()} == {"meta"}
+
+
+def test_an_encoder_and_features_give_each_map_where_its_stage_is(model):
+    assert [each.device.type for each in zoo.encoder(model)(X)] == ["cpu", "cpu", "meta"]
+    assert {name: each.device.type for name, each in zoo.features(model, X, at=["layer2", "layer3"]).items()} == {
+        "layer2": "cpu",
+        "layer3": "meta",
+    }
+
+
+def test_a_split_runs_from_one_to_the_other(model):
+    backbone, head = zoo.split(model)
+    assert backbone(X).device.type == head(backbone(X)).device.type == "meta"
+
+
+def test_a_front_ends_on_the_device_of_its_last_stage(model):
+    assert zoo.truncate(model, after="layer2")(X).device.type == "cpu"
+
+
+def test_a_save_says_which_tensor_has_no_values(model, tmp_path):
+    with pytest.raises(NotSupported, match=r"layer3\.conv1\.weight cannot be saved"):
+        zoo.save(model, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_freezing_and_grouping_do_not_care_where_tensors_are(model):
