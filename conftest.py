@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import warnings
 from doctest import ELLIPSIS
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,15 +29,39 @@ def _own_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
+@pytest.fixture(autouse=True)
+def _exact_arithmetic(request):
+    """On a GPU: TF32 and autotuned kernels are faster, and their outputs differ from run to run."""
+    if not request.node.get_closest_marker("gpu"):
+        yield
+        return
+    before = _cudnn(deterministic=True, allow_tf32=False, benchmark=False)
+    yield
+    _cudnn(**before)
+
+
+def _cudnn(**flags):
+    """Set some of its switches; how they were."""
+    from torch.backends import cudnn
+
+    with warnings.catch_warnings(action="ignore"):  # some versions of torch call these names old
+        before = {name: getattr(cudnn, name) for name in flags}
+        for name, value in flags.items():
+            setattr(cudnn, name, value)
+    return before
+
+
 def pytest_collection_modifyitems(config, items):
     """Skip, visibly, what needs a GPU where there is none; and in a sweep, build each model once for all its tests."""
-    if config.option.markexpr == "full":
+    if config.option.markexpr == "full" or config.option.markexpr.startswith("gpu"):
         items.sort(key=lambda item: str(item.callspec.params.get("name", "")) if hasattr(item, "callspec") else "")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return
     import torch
 
+    for item in gpu:  # what torch says of a GPU's settings, such as that a compiler could use TF32, is not our doing
+        item.add_marker(pytest.mark.filterwarnings("default"))
     if not torch.cuda.is_available():
         for item in gpu:
             if not ("device" in item.fixturenames and os.environ.get("ZOO_TEST_DEVICE")):  # see tests/gpu
