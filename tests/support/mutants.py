@@ -6,9 +6,11 @@ import socket
 import threading
 from dataclasses import dataclass, field, replace
 
+import odd_toys
 import torch
 import toys
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from zoo_core import Chain, Licenses, Preprocessing, flatten
 
@@ -128,6 +130,54 @@ class TwoStems(toys.Toy):
         return self.fc(self.norm(self.pool(self.layer2(middle)).flatten(1)))
 
 
+class Sided(toys.Toy):
+    """A convolution gives scores of every place while it trains."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.side = nn.Conv2d(6, num_classes, 1)
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return (*scores, self.side(self.layer1(self.bn1(self.conv1(x))))) if self.training else scores
+
+
+class Hidden(toys.Toy):
+    """Its second scores come from a parameter, and from no layer."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.side = nn.Parameter(torch.randn(num_classes, 3))
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return (*scores, F.linear(x.mean((2, 3)), self.side)) if self.training else scores
+
+
+class Idle(toys.Toy):
+    """Its auxiliary head never runs."""
+
+    def forward(self, x):
+        return self.fc(self.norm(self.pool(self.layer2(self.layer1(self.bn1(self.conv1(x))))).flatten(1)))
+
+
+class Zeros(toys.Toy):
+    """Its head is zeros until it trains, as in several libraries."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        nn.init.zeros_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+
+class Blind(toys.Toy):
+    """Its scores do not depend on the picture before it is trained."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        nn.init.zeros_(self.conv1.weight)
+
+
 class Secretive(toys.Toy):
     """A random number that is in no state dict."""
 
@@ -213,9 +263,15 @@ def build(function):
     return {"build": f"mutants:{function.__name__}"}
 
 
+def odd(kind, **changes):
+    return {"build": f"odd_toys:{kind.__name__}", **changes}
+
+
 def preprocessing(**changes):
     return {"preprocessing": replace(Preprocessing(), **changes)}
 
+
+DETECTOR = odd(odd_toys.Detector, task="detection")
 
 MUTANTS = {
     # weights entries
@@ -292,6 +348,7 @@ MUTANTS = {
     "attribute that is something else": Mutant(
         "paths", "attribute 'training' is False", head(attributes=("training",))
     ),
+    "role that is none": Mutant("paths", "Head.role is 'auxiliary'; did you mean 'aux'?", head(1, role="auxiliary")),
     # stem
     "wrong stem": Mutant(
         "stem", "stem layer1.0 does not come first: 'conv1' runs before it", whole(stem=("layer1.0",))
@@ -311,7 +368,40 @@ MUTANTS = {
     "class count left behind": Mutant(
         "swap", "still 10 after the swap: num_classes; name it in Head.attributes", head(attributes=())
     ),
+    "aux convolution left behind": Mutant("swap", "still 10-way after the swap: side", card=build(Sided)),
+    "aux scores without a layer": Mutant(
+        "freeze", "it trains on scores of [(2, 10)]: a head that only trains was left behind", card=build(Hidden)
+    ),
+    "wrong in_features of an aux head": Mutant(
+        "in_features", "'aux' is given 6 features, not 5", head(1, in_features=5)
+    ),
+    "wrong number of classes of an aux head": Mutant(
+        "in_features", "'aux' gives 10 scores, and 77 classes are 77", head(1, num_classes=77)
+    ),
+    "wrong number of outputs a class": Mutant(
+        "in_features", "'fc' gives 10 scores, and 10 classes, 4 for each, are 40", head(per_class=4)
+    ),
+    "aux head that never runs": Mutant(
+        "in_features", "'aux' is never called, neither in eval mode nor while it trains", card=build(Idle)
+    ),
     # stages
+    "no stages": Mutant("stages", "the anatomy names no stages", whole(stages=())),
+    **{
+        f"stride of 64 said to be {stride}": Mutant(
+            "stages", f"so its stride is not {stride}", odd_toys.deep(stride), odd(odd_toys.Deep)
+        )
+        for stride in (32, 43, 100, 128)
+    },
+    "rows that shrink more than columns": Mutant(
+        "stages", "so its stride is not 64", odd_toys.deep(), odd(odd_toys.Flat)
+    ),
+    "wrong stride of tokens": Mutant("stages", "so its stride is not 999", odd_toys.tokens(999), odd(odd_toys.Tokens)),
+    "wrong stride of tokens, by half": Mutant(
+        "stages", "so its stride is not 16", odd_toys.tokens(16), odd(odd_toys.Tokens)
+    ),
+    "wrong stride of tokens in one size": Mutant(
+        "stages", "65 tokens for 64 by 64 pixels, so its stride is not 16", odd_toys.tokens(16), odd(odd_toys.OneSize)
+    ),
     "wrong stride": Mutant("stages", "so its stride is not 16", stage(stride=16)),
     "wrong stride, too small": Mutant("stages", "so its stride is not 4", stage(stride=4)),
     "wrong channels": Mutant("stages", "stage layer2 has 8 channels, not 6", stage(channels=6)),
@@ -327,6 +417,27 @@ MUTANTS = {
         "split", "the pool of the split fails on [2, 6, 16, 16]", whole(features=Chain("conv1", "bn1", "layer1"))
     ),
     "split that scales": Mutant("split", "split and forward differ by up to", whole(pool=doubled)),
+    "split that skips a norm before a head of zeros": Mutant(
+        "split", "split and forward differ by up to", whole(pool=Chain("pool", flatten)), build(Zeros)
+    ),
+    "scores that prove nothing": Mutant("split", "it gives the same scores for two pictures", card=build(Blind)),
+    # detectors
+    "detector whose box layer is no site": Mutant(
+        "swap", "still 10-way after the swap: boxes", odd_toys.detector(boxes=False), DETECTOR
+    ),
+    "detector that counts classes elsewhere": Mutant(
+        "swap", "still 10 after the swap: num_classes", odd_toys.detector(attributes=()), DETECTOR
+    ),
+    "detector with a wrong stride": Mutant("stages", "so its stride is not 4", odd_toys.detector(stride=4), DETECTOR),
+    "detector that normalises three channels": Mutant(
+        "in_channels", "forward fails with in_channels=1", odd_toys.detector(per_channel=()), DETECTOR
+    ),
+    "detector that trains again": Mutant(
+        "freeze",
+        "gradients outside the head: conv1.weight",
+        odd_toys.detector(),
+        odd(odd_toys.Restless, task="detection"),
+    ),
     # what a constructor computes from initial values
     "buffer computed from initial values": Mutant(
         "values", "the buffer 'scale' is another one when it was built without initial values", card=build(Scaled)

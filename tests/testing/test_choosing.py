@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import odd_toys
 import pytest
 import toys
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError
-from zoo_core.testing import CHECKS, NotChecked, judge, shapes_above, specimen
+from zoo_core.testing import CHECKS, NotChecked, check_freeze, judge, shapes_above, specimen
 from zoo_core.testing.choosing import cards_named, sampled, shard
 
 CARDS = [replace(toys.CARD, name=f"toy{index}") for index in range(10)]
@@ -98,10 +99,8 @@ def zoo_testing_norms(card):
     check_norms(card)
 
 
-def test_a_detector_is_not_run_and_the_reason_is_said():
-    card = replace(toys.CARD, task="detection")
-    with zoo.use(toys.zoo_of(None, card)):
-        verdicts = {check.__name__: judge(check, card) for check in CHECKS}
-    assert verdicts["check_paths"].outcome == "passed"
-    assert verdicts["check_stages"].outcome == "skipped"
-    assert "takes a batch of pictures" in verdicts["check_stages"].reason
+def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
+    card = replace(toys.CARD, build="odd_toys:Detector", task="detection", parameters=10**6)
+    with zoo.use(toys.zoo_of(odd_toys.detector(), card)), shapes_above(0):
+        assert not specimen(card).conv1.weight.is_meta
+        assert judge(check_freeze, card).outcome == "passed"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from dataclasses import replace
 
+import odd_toys
 import pytest
 import toys
 from mutants import MUTANTS
@@ -22,6 +24,24 @@ from zoo_core.testing.verdicts import judge_family
 def test_a_right_plugin_passes(check):
     with zoo.use(toys.zoo_of()):
         assert judge(check, toys.CARD).outcome == "passed"
+
+
+ODD = {
+    "tokens": (odd_toys.tokens(), "Tokens", "classification"),
+    "tokens of one size": (odd_toys.tokens(), "OneSize", "classification"),
+    "large strides": (odd_toys.deep(), "Deep", "classification"),
+    "detector": (odd_toys.detector(), "Detector", "detection"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_right_plugin_of_another_kind_passes(name):
+    anatomy, build, task = ODD[name]
+    card = replace(toys.CARD, build=f"odd_toys:{build}", task=task)
+    with zoo.use(toys.zoo_of(anatomy, card)):
+        verdicts = [judge(check, card) for check in CHECKS]
+    assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
+    assert {each.check for each in verdicts if each.outcome == "refused"} <= {"split"}
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS, ids=lambda check: check.__name__)

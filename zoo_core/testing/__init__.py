@@ -24,6 +24,8 @@ from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
 from zoo_core.testing.family import check_exceptions as check_exceptions
 from zoo_core.testing.family import check_light as check_light
 from zoo_core.testing.family import check_names as check_names
+from zoo_core.testing.given import arguments as arguments
+from zoo_core.testing.given import example as example
 from zoo_core.testing.operations import check_freeze as check_freeze
 from zoo_core.testing.operations import check_in_channels as check_in_channels
 from zoo_core.testing.operations import check_norms as check_norms
@@ -31,13 +33,12 @@ from zoo_core.testing.operations import check_split as check_split
 from zoo_core.testing.operations import check_swap as check_swap
 from zoo_core.testing.specimen import NonConformance as NonConformance
 from zoo_core.testing.specimen import NotChecked as NotChecked
-from zoo_core.testing.specimen import example as example
 from zoo_core.testing.specimen import shapes_above as shapes_above
 from zoo_core.testing.specimen import specimen as specimen
+from zoo_core.testing.stages import check_stages as check_stages
 from zoo_core.testing.structure import check_builds as check_builds
 from zoo_core.testing.structure import check_in_features as check_in_features
 from zoo_core.testing.structure import check_paths as check_paths
-from zoo_core.testing.structure import check_stages as check_stages
 from zoo_core.testing.structure import check_stem as check_stem
 from zoo_core.testing.values import check_values as check_values
 from zoo_core.testing.verdicts import Verdict as Verdict

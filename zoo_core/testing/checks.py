@@ -9,7 +9,8 @@ from zoo_core.errors import UsageError, close_matches, did_you_mean
 from zoo_core.testing.copies import check_compile, check_save, check_twins
 from zoo_core.testing.entries import check_card, check_state
 from zoo_core.testing.operations import check_freeze, check_in_channels, check_norms, check_split, check_swap
-from zoo_core.testing.structure import check_builds, check_in_features, check_paths, check_stages, check_stem
+from zoo_core.testing.stages import check_stages
+from zoo_core.testing.structure import check_builds, check_in_features, check_paths, check_stem
 from zoo_core.testing.values import check_values
 
 if TYPE_CHECKING:

@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from zoo_core.surgery.knowledge import anatomy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-_TOKEN_AXES = 3
+_BOX = 4
 
 
-def inputs_of(model: nn.Module, path: str, x: Tensor) -> list[Tensor]:
-    """What the module at ``path`` is given in one forward pass, call by call."""
-    seen: list[Tensor] = []
-    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    with torch.no_grad():
-        model(x)
-    handle.remove()
-    return seen
+class Call(NamedTuple):
+    """One call of a module: the shapes of what it was given first and of what it gave first."""
+
+    given: torch.Size
+    made: torch.Size
 
 
-def stage_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The outputs of all stages by name; none when the stages do not take a picture of this size."""
-    maps: dict[str, Tensor] = {}
-    handles = [
-        model.get_submodule(stage.output).register_forward_hook(
-            lambda _, __, made, stage=stage: maps.__setitem__(stage.name, stage.map_in(model, made))
-        )
-        for stage in anatomy_of(model).stages
+def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
+    """The last call of each module in one forward pass, in the order of these; none of those that are not called."""
+    seen: dict[str, Call] = {}
+
+    def note(path: str, x: tuple[Any, ...], made: object) -> None:
+        shapes = [each.shape for each in tensors((x[0], made))]
+        seen.pop(path, None)
+        seen[path] = Call(shapes[0], shapes[1])
+
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
+        for path in paths
     ]
     try:
         with torch.no_grad():
-            model(x)
-    except (RuntimeError, ValueError, AssertionError):  # how models say that they take one size only
-        if len(maps) < len(handles):  # where the head alone is that strict, the maps are good
-            return {}
+            model(*given)
     finally:
-        for handle in handles:
-            handle.remove()
-    return maps
-
-
-def channels_and_sides(layout: str, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
-    """Channels and sides of a map; tokens, which have three axes, have no sides."""
-    if len(shape) == _TOKEN_AXES or layout == "NLC":
-        return shape[-1], ()
-    return (shape[1], tuple(shape[2:])) if layout == "NCHW" else (shape[-1], tuple(shape[1:-1]))
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:
@@ -60,13 +51,18 @@ def inside(name: str, sites: Sequence[str]) -> bool:
 
 
 def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
-    """Modules with as many outputs as the old head had, whose weight is as it was: heads that were left behind."""
-    old = {before[f"{path}.weight"].shape[0] for path in head_paths(model) if f"{path}.weight" in before}
+    """Layers with as many outputs as an old head had, or four for each: heads that may have been left behind."""
+    counts = [before[f"{path}.weight"].shape[0] for path in head_paths(model) if f"{path}.weight" in before]
+    old = {count * outputs for count in counts for outputs in (1, _BOX)}
     for path, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        width = getattr(module, "out_features", None)
-        if width in old and weight is not None and weight.shape[0] == width and f"{path}.weight" in before:
+        if f"{path}.weight" in before and width_of(module) in old:
             yield path
+
+
+def width_of(module: nn.Module) -> int | None:
+    """How many outputs a linear layer or a convolution has; None for a layer that is neither, such as a norm."""
+    weight = getattr(module, "weight", None)
+    return weight.shape[0] if isinstance(weight, torch.Tensor) and weight.dim() > 1 else None
 
 
 def head_paths(model: nn.Module) -> list[str]:

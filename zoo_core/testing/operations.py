@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from zoo_core.construct import construct
-from zoo_core.errors import ZooError
+from zoo_core.errors import NotSupported, ZooError
 from zoo_core.surgery.freeze import freeze
 from zoo_core.surgery.head import swap_head
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.split import split
 from zoo_core.surgery.stem import adapt_stem, stem_layers
-from zoo_core.testing.measure import difference, inside, left_behind, tensors
+from zoo_core.testing.given import arguments, example, given
+from zoo_core.testing.measure import difference, inside, left_behind, tensors, width_of
 from zoo_core.testing.running import class_counts, same, scores_of
-from zoo_core.testing.specimen import NonConformance, example, need_values, require, specimen
+from zoo_core.testing.specimen import DETECTORS, NonConformance, by_shapes, need_values, require, specimen
 from zoo_core.testing.structure import main_of
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ _CHANNELS = (1, 4)
 
 def check_split(card: Card) -> None:
     """``head(pool(features(x)))`` equals ``model(x)`` bit for bit in eval mode."""
-    model, x = specimen(card), example(card)
+    model = specimen(card)
     main_of(card, model)
     backbone, head = split(model)
+    x = example(card)
     ours: Any = x
     steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}
     with torch.no_grad():
@@ -46,6 +48,8 @@ def check_split(card: Card) -> None:
     scores = next(tensors(ours))
     if not same(scores, theirs):
         raise NonConformance(f"{card.id}: split and forward differ by up to {difference(scores, theirs)}")
+    alive = scores.is_meta or bool((scores[0] != scores[1]).any())
+    require(alive, f"{card.id}: it gives the same scores for two pictures, and those prove nothing")
     shared = {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
     require(not shared, f"{card.id}: backbone and head have {len(shared)} parameters in common")
 
@@ -74,39 +78,38 @@ def check_swap(card: Card) -> None:
             require(inside(name, sites), f"{card.id}: the swap changed {name}, which is not under {', '.join(sites)}")
         elif not inside(name, sites):
             require(same(tensor, before[name]), f"{card.id}: the swap changed the values of {name}")
-    left = _of_classes(card, [name for name in left_behind(model, before) if name not in sites])
+    left = _of_classes(card, model, [name for name in left_behind(model, before) if name not in sites])
     require(not left, f"{card.id}: still {card.num_classes}-way after the swap: {', '.join(left)}")
     stale = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
     require(
         not stale, f"{card.id}: still {card.num_classes} after the swap: {', '.join(stale)}; name it in Head.attributes"
     )
     with torch.no_grad():
-        scores = scores_of(model, example(card))
+        scores = scores_of(model, *given(card))
     shape = tuple(scores.shape)
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
-    require(right, f"{card.id}: {shape} scores after the swap")
+    require(right or card.task in DETECTORS, f"{card.id}: {shape} scores after the swap")
 
 
-def _of_classes(card: Card, paths: list[str]) -> list[str]:
-    """Those of some layers that are as wide as there are classes, and not by chance as wide as that."""
+def _of_classes(card: Card, model: nn.Module, paths: list[str]) -> list[str]:
+    """Those of some layers whose width depends on the number of classes, and is not by chance that of a head."""
     if not paths:
         return []
     try:
         other = construct(card, {**card.options, "num_classes": NUM_CLASSES}, values=False)
     except ZooError:  # its constructor calls it otherwise
         return paths
-    widths = [getattr(other.get_submodule(path), "out_features", NUM_CLASSES) for path in paths]
-    return [path for path, width in zip(paths, widths, strict=True) if width == NUM_CLASSES]
+    layers = [(path, other.get_submodule(path)) for path in paths]
+    return [path for path, layer in layers if width_of(layer) != width_of(model.get_submodule(path))]
 
 
 def check_in_channels(card: Card) -> None:
     """With 1 and 4 channels it runs, and hears every channel; or it refuses, with a reason."""
     x = example(card)
+    before = {name: tensor.shape for name, tensor in specimen(card).state_dict().items()}
     for channels in _CHANNELS:
-        model = copy.deepcopy(specimen(card))
-        before = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        adapt_stem(model, channels, seed=0)
+        model = _adapted(card, channels)
         layers = stem_layers(model)
         changed = [name for name, tensor in model.state_dict().items() if tensor.shape != before[name]]
         outside = [name for name in changed if not inside(name, [*layers])]
@@ -118,13 +121,26 @@ def check_in_channels(card: Card) -> None:
         require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
 
 
+def _adapted(card: Card, channels: int) -> nn.Module:
+    """A copy of the specimen with another number of channels."""
+    try:
+        return adapt_stem(copy.deepcopy(specimen(card)), channels, seed=0)
+    except NotSupported:
+        if not by_shapes(card):
+            raise
+    # It has to be run as far as its stem to see which input comes from which channel. The rest of its memory stays
+    # untouched, whatever size it has.
+    model = construct(card, card.options, values=False).eval()
+    return adapt_stem(model, channels, seed=0).to("meta")
+
+
 def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], pictures: Tensor) -> bool:
     """Whether the stem answers to the last channel, in which alone the two pictures differ."""
     channels, answers = pictures.shape[1], []
     handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]
     try:
         with torch.no_grad():
-            scores = scores_of(model, pictures)
+            model(*arguments(card, pictures))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise NonConformance(
             f"{card.id}: forward fails with in_channels={channels}",
@@ -134,19 +150,19 @@ def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], pictures:
     finally:
         for handle in handles:
             handle.remove()
-    require(len(scores) == len(pictures), f"{card.id}: {len(scores)} scores for {len(pictures)} pictures")
     return pictures.is_meta or any(not torch.equal(*made.chunk(2)) for made in answers)
 
 
 def check_freeze(card: Card) -> None:
-    """With a frozen backbone gradients reach the head alone."""
+    """With another head and a frozen backbone gradients reach the head alone, and all scores are of its classes."""
     model = copy.deepcopy(specimen(card))
-    if not main_of(card, model).num_classes:  # a place for a head, without parameters yet
-        swap_head(model, NUM_CLASSES, seed=0)
+    main_of(card, model)
+    swap_head(model, NUM_CLASSES, seed=0)
     sites = [head.path for head in anatomy_of(model).heads]
     freeze(model, "backbone").train()
-    given = [tensor.float().sum() for tensor in tensors(_trained_on(card, model))]
-    sum(given).backward()  # type: ignore[union-attr]  # every model gives at least one tensor
+    found = [*tensors(_trained_on(card, model))]
+    _check_widths(card, model, found)
+    sum(each.float().sum() for each in found).backward()  # type: ignore[union-attr]  # every model gives a tensor
     touched = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     outside = [name for name in touched if not inside(name, sites)]
     require(not outside, f"{card.id}: gradients outside the head: {', '.join(outside[:5])}")
@@ -155,8 +171,18 @@ def check_freeze(card: Card) -> None:
 
 def _trained_on(card: Card, model: nn.Module) -> object:
     """What a model gives in train mode; an output object is a mapping of tensors, or one that says where they are."""
-    given: object = model(example(card))
-    return given if next(tensors(given), None) is not None else anatomy_of(model).scores_in(given)
+    made: object = model(*given(card, train=True))
+    return made if next(tensors(made), None) is not None else anatomy_of(model).scores_in(made)
+
+
+def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
+    """What a model gives in train mode, auxiliary scores included, is of the new classes; of a detector, losses."""
+    main = main_of(card, model)
+    axis = -1 if main.tokens else 1
+    shapes = [tuple(each.shape) for each in scores if each.dim() > 1]
+    other = [shape for shape in shapes if shape[axis] != NUM_CLASSES]
+    left = "a head that only trains was left behind; name it in Anatomy.heads"
+    require(not other, f"{card.id}: after a swap to {NUM_CLASSES} classes it trains on scores of {other[:1]}: {left}")
 
 
 def check_norms(card: Card) -> None:
@@ -167,7 +193,7 @@ def check_norms(card: Card) -> None:
     modules = dict(model.named_modules())
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        model(example(card))
+        model(*given(card, train=True))
     moved = [name for name, buffer in model.named_buffers() if not torch.equal(before[name], buffer)]
     if moved:
         norm = modules[moved[0].rpartition(".")[0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def scores_of(model: nn.Module, x: Tensor) -> Tensor:
-    """The scores a model gives for ``x``; the first of them where it gives several."""
-    return next(tensors(anatomy_of(model).scores_in(model(x))))
+def scores_of(model: nn.Module, *given: Any) -> Tensor:  # noqa: ANN401 - whatever models of its task are called with
+    """The scores a model gives for what it is called with; the first of them where it gives several."""
+    return next(tensors(anatomy_of(model).scores_in(model(*given))))
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
@@ -26,35 +26,38 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
     return ours.shape == theirs.shape and (ours.is_meta or torch.equal(ours, theirs))
 
 
-def layers_in_order(model: nn.Module, x: Tensor) -> dict[str, bool]:
+def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
     """Paths of the layers in the order of their first call, and whether each is given the picture itself.
 
     A layer is a module with a weight of its own.
     """
     found: dict[str, bool] = {}
 
-    def note(path: str, given: tuple[object, ...]) -> None:
-        sees = any(isinstance(each, torch.Tensor) and _is_picture(each, x) for each in given)
+    pictures = [*tensors(given)]
+
+    def note(path: str, taken: tuple[object, ...]) -> None:
+        sees = any(isinstance(each, torch.Tensor) and _is_one_of(pictures, each) for each in taken)
         found[path] = found.get(path, False) or sees
 
     handles = [
-        module.register_forward_pre_hook(lambda _, given, path=path: note(path, given))
+        module.register_forward_pre_hook(lambda _, taken, path=path: note(path, taken))
         for path, module in model.named_modules()
         if isinstance(getattr(module, "weight", None), torch.Tensor)
     ]
     try:
         with torch.no_grad():
-            model(x)
+            model(*given)
     finally:
         for handle in handles:
             handle.remove()
     return found
 
 
-def _is_picture(given: Tensor, x: Tensor) -> bool:
-    if given.is_meta or given.shape != x.shape:
-        return given is x
-    return given.data_ptr() == x.data_ptr()
+def _is_one_of(pictures: list[Tensor], given: Tensor) -> bool:
+    return any(
+        given is x or (not given.is_meta and given.shape == x.shape and given.data_ptr() == x.data_ptr())
+        for x in pictures
+    )
 
 
 def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import unittest
 import warnings
@@ -10,29 +9,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from zoo_core.build import get
 from zoo_core.construct import construct
-from zoo_core.errors import PluginError
+from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry import current_zoo
-from zoo_core.surgery.head import seeded
+from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.seed import seeded
 from zoo_core.testing.network import without_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
-
     from zoo_core.card import Card
 
-_SMALL_SIDE = 64
 SHAPES_ABOVE = 300_000_000
 """Parameters beyond which a model is looked at without values: copies of it would fill the memory of a laptop."""
-_NOT_A_BATCH = ("detection", "keypoints", "optical_flow")
+DETECTORS = ("detection", "keypoints")
+"""The tasks of models that are given a list of pictures, and choose among boxes by their values."""
+_FEW_PIXELS = {"min_size": 128, "max_size": 256}
 _shapes_above: ContextVar[int] = ContextVar("shapes_above", default=SHAPES_ABOVE)
 
 
@@ -55,7 +53,8 @@ def shapes_above(parameters: int) -> Iterator[None]:
     """Inside the block, models whose cards tell of more parameters than this are checked by their shapes alone.
 
     They are built without initial values and moved to torch's meta device: their memory is never touched, and paths,
-    channels, strides, gradients and shapes are what they would be. What needs values is not checked.
+    channels, strides, gradients and shapes are what they would be. What needs values is not checked. Detectors of up to
+    300 million parameters keep their values in any case: which boxes go on to the next layer depends on them.
 
     Args:
         parameters: The most that a model with values may have; 0 checks every model by its shapes.
@@ -75,7 +74,10 @@ def shapes_above(parameters: int) -> Iterator[None]:
 
 def by_shapes(card: Card) -> bool:
     """Whether this model is looked at without values."""
-    return (card.parameters or 0) > _shapes_above.get()
+    limit = _shapes_above.get()
+    if card.task in DETECTORS and limit >= 0:
+        limit = max(limit, SHAPES_ABOVE)
+    return (card.parameters or 0) > limit
 
 
 def need_values(card: Card) -> None:
@@ -109,7 +111,7 @@ def _specimen(name: str, *, shapes: bool) -> nn.Module:
     with without_network() as attempts, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
         try:
-            model = _bare(name) if shapes else get(name, weights=None, seed=0)
+            model = _bare(name) if shapes else _with_values(name)
         finally:
             require(
                 not attempts,
@@ -124,38 +126,20 @@ def _bare(name: str) -> nn.Module:
     return construct(card, card.options, values=False).to("meta")
 
 
-def example(card: Card, batch: int = 2) -> Tensor:
-    """A batch of noise as small as the model takes: 64 pixels a side, or the size it was designed for.
-
-    Args:
-        card: The model.
-        batch: How many pictures.
-
-    Raises:
-        NotChecked: The model does not take a batch of pictures.
-    """
-    if card.task in _NOT_A_BATCH:
-        raise NotChecked(f"{card.id} does {card.task}: the kit runs only what takes a batch of pictures")
-    channels, *sides = card.input_size
-    small = tuple(min(side, _SMALL_SIDE) for side in sides)
-    device = "meta" if by_shapes(card) else "cpu"
-    with seeded(0):
-        tries = [torch.randn(batch, channels, *size, device=device) for size in dict.fromkeys((small, tuple(sides)))]
-    return next((x for x in tries[:-1] if _takes(card, x)), tries[-1])
+def _with_values(name: str) -> nn.Module:
+    card = current_zoo().resolve(name)[0]
+    try:  # detectors enlarge what they are given to 800 pixels a side, unless their constructor is told otherwise
+        model = get(name, weights=None, seed=0, options=_FEW_PIXELS if card.task in DETECTORS else None)
+    except UsageError:
+        model = get(name, weights=None, seed=0)
+    _draw_zeros(model)
+    return model
 
 
-_sizes: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDictionary()
-
-
-def _takes(card: Card, x: Tensor) -> bool:
-    """Whether a model runs on pictures of this size, found by running it once."""
-    model, size = specimen(card), tuple(x.shape[1:])
-    known = _sizes.setdefault(model, {})
-    if size not in known:
-        try:
-            with torch.no_grad():
-                copy.deepcopy(model)(x[:1])  # a Swin of transformers keeps the smaller windows that it takes for it
-            known[size] = True
-        except (RuntimeError, ValueError, AssertionError):  # how models say that a picture is too small for them
-            known[size] = False
-    return known[size]
+def _draw_zeros(model: nn.Module) -> None:
+    """Draw values for what is zeros in a new head, which would give the same scores whatever it is given."""
+    known = dict(model.named_modules())
+    layers = [known[head.path] for head in anatomy_of(model).heads if head.path in known]
+    with torch.no_grad(), seeded(0):
+        for parameter in (each for layer in layers for each in layer.parameters() if not each.any()):
+            nn.init.normal_(parameter, std=0.1)

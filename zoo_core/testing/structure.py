@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,17 @@ from zoo_core.build import get
 from zoo_core.errors import NotSupported, close_matches, did_you_mean
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.stem import stem_layers
-from zoo_core.testing.measure import channels_and_sides, inputs_of, stage_maps
+from zoo_core.testing.given import given
+from zoo_core.testing.measure import calls_of
 from zoo_core.testing.running import layers_in_order, scores_of
-from zoo_core.testing.specimen import NonConformance, NotChecked, example, require, specimen
+from zoo_core.testing.specimen import DETECTORS, NonConformance, require, specimen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import nn
 
     from zoo_core.card import Card
-    from zoo_core.parts import Anatomy, Head, Stage
-
-_GROWTH = 128
+    from zoo_core.parts import Head
+    from zoo_core.testing.measure import Call
 
 
 def check_builds(card: Card) -> None:
@@ -43,14 +42,12 @@ def check_builds(card: Card) -> None:
         return
     classes = f"{card.id}: the card says {card.num_classes} classes"
     require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
-    try:
-        x = example(card)
-    except NotChecked:
+    if card.task in DETECTORS:  # they give boxes, as many as they find
         return
     with torch.no_grad():
-        given = tuple(scores_of(model, x).shape)
-    right = given[:2] == (2, card.num_classes) or (card.num_classes == 0 and given[:1] == (2,))
-    require(right, f"{classes}, and two pictures give scores of the shape {given}")
+        shape = tuple(scores_of(model, *given(card)).shape)
+    right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
+    require(right, f"{classes}, and two pictures give scores of the shape {shape}")
 
 
 def _parameters(model: nn.Module) -> int:
@@ -91,9 +88,9 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
 
 def check_stem(card: Card) -> None:
     """The stem is the layers that see the picture first, and all of those."""
-    model, x = specimen(card), example(card)
+    model = specimen(card)
     stem = stem_layers(model)
-    order = layers_in_order(model, x)
+    order = layers_in_order(model, given(card))
     for path in stem:
         require(path in order, f"{card.id}: stem {path!r} is never called")
     first = next(iter(order))
@@ -103,13 +100,31 @@ def check_stem(card: Card) -> None:
 
 
 def check_in_features(card: Card) -> None:
-    """The main head site is given as many features as the anatomy says, measured on a forward pass."""
+    """Every head site is given as many features and gives as many scores as the anatomy says, measured as it runs."""
     model = specimen(card)
     main = main_of(card, model)
-    given = [x.shape for x in inputs_of(model, main.path, example(card))]
-    require(bool(given), f"{card.id}: head site {main.path!r} is never called in eval mode")
-    size = given[0][1] if main.kind.startswith("conv") else given[0][-1]
-    require(size == main.in_features, f"{card.id}: {main.path!r} is given {size} features, not {main.in_features}")
+    heads = anatomy_of(model).heads
+    paths = [head.path for head in heads]
+    seen = calls_of(model, paths, given(card))
+    require(main.path in seen, f"{card.id}: head site {main.path!r} is never called in eval mode")
+    if len(seen) < len(paths):
+        seen = {**calls_of(copy.deepcopy(model).train(), paths, given(card, train=True)), **seen}
+    for head in heads:
+        called = f"{card.id}: head site {head.path!r} is never called, neither in eval mode nor while it trains"
+        require(head.path in seen, called)
+        _check_site(card, head, seen[head.path])
+
+
+def _check_site(card: Card, head: Head, call: Call) -> None:
+    axis = 1 if head.kind.startswith("conv") else -1
+    size, width = call.given[axis], call.made[axis]
+    require(size == head.in_features, f"{card.id}: {head.path!r} is given {size} features, not {head.in_features}")
+    scores = head.num_classes * head.per_class
+    each = f", {head.per_class} for each," if head.per_class > 1 else ""
+    require(
+        scores in (0, width),  # a site without classes is a place for a head
+        f"{card.id}: {head.path!r} gives {width} scores, and {head.num_classes} classes{each} are {scores}",
+    )
 
 
 def main_of(card: Card, model: nn.Module) -> Head:
@@ -125,45 +140,3 @@ def main_of(card: Card, model: nn.Module) -> Head:
     require(not anatomy.heads, f"{card.id}: none of its head sites has the role 'main'")
     require(bool(anatomy.headless), f"{card.id}: no head sites, and Anatomy.headless does not say why")
     raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
-
-
-def check_stages(card: Card) -> None:
-    """The stages run in their order and do not overlap; channels and strides are true, measured on forward passes."""
-    model, x = specimen(card), example(card, batch=1)
-    anatomy = anatomy_of(model)
-    _check_apart(card, anatomy.stages)
-    maps = stage_maps(model, x)
-    wider = stage_maps(model, torch.cat([x[..., :1].expand(*x.shape[:-1], _GROWTH), x], dim=-1))
-    for stage in anatomy.stages:
-        require(stage.name in maps, f"{card.id}: stage {stage.name}: {stage.output!r} is never called")
-        _check_stage(card, anatomy, stage, x.shape[-1], [found[stage.name].shape for found in (maps, wider) if found])
-    ran, listed = list(maps), [stage.name for stage in anatomy.stages]
-    require(ran == listed, f"{card.id}: the stages run in the order {', '.join(ran)}, and not {', '.join(listed)}")
-
-
-def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
-    """No module belongs to two stages."""
-    owner: dict[str, str] = {}
-    for stage in stages:
-        for path in stage.modules:
-            for other, name in owner.items():
-                within = path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
-                require(
-                    not within, f"{card.id}: stages {name} and {stage.name} overlap: {other!r} and {path!r} are in both"
-                )
-            owner[path] = stage.name
-
-
-def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, pixels: int, shapes: list[torch.Size]) -> None:
-    label = f"{card.id}: stage {stage.name}"
-    channels, sides = channels_and_sides(anatomy.layout, shapes[0])
-    require(channels == stage.channels, f"{label} has {channels} channels, not {stage.channels}")
-    if not sides:
-        return
-    steps = sides[-1]
-    if len(shapes) > 1:  # what a wider picture adds is free of what padding does at the border
-        pixels, steps = _GROWTH, channels_and_sides(anatomy.layout, shapes[1])[1][-1] - steps
-        right = abs(pixels / stage.stride - steps) <= 1
-    else:  # a last step that fits in part is made or left out
-        right = abs(pixels / stage.stride - steps) < 1
-    require(right, f"{label} makes {steps} steps of {pixels} pixels, so its stride is not {stage.stride}")

@@ -1,0 +1,126 @@
+"""Small networks that are unlike the one in toys.py, with their anatomies: tokens, large strides, a detector."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from zoo_core import Anatomy, Head, Stage
+
+
+class Tokens(nn.Module):
+    """A class token and one for each 8 by 8 pixels; pictures of any size."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 6, 8, stride=8)
+        self.first = nn.Parameter(torch.randn(1, 1, 6))
+        self.block = nn.LayerNorm(6)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        places = self.embed(x).flatten(2).transpose(1, 2)
+        return self.fc(self.block(torch.cat([self.first.expand(len(x), -1, -1), places], 1)).mean(1))
+
+
+class OneSize(Tokens):
+    """Pictures of 64 pixels a side, and of no other size."""
+
+    def forward(self, x):
+        assert x.shape[-1] == 64
+        return super().forward(x)
+
+
+def tokens(stride=8):
+    def anatomy(model):
+        return Anatomy(
+            heads=(Head("fc", in_features=6, num_classes=model.fc.out_features),),
+            stem=("embed",),
+            stages=(Stage("block", ("block",), 6, stride),),
+            layout="NLC",
+        )
+
+    return anatomy
+
+
+class Deep(nn.Module):
+    """Two convolutions of a stride of 8 each, or of other strides for rows and columns."""
+
+    strides = (8, 8)
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 7, stride=self.strides, padding=3)
+        self.second = nn.Conv2d(4, 6, 7, stride=8, padding=3)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+class Flat(Deep):
+    """Rows shrink more than columns."""
+
+    strides = (16, 8)
+
+
+def deep(stride=64):
+    def anatomy(model):
+        return Anatomy(
+            heads=(Head("fc", in_features=6, num_classes=model.fc.out_features),),
+            stem=("first",),
+            stages=(Stage("second", ("second",), 6, stride),),
+        )
+
+    return anatomy
+
+
+class Detector(nn.Module):
+    """One box a picture: its scores, and four numbers for each class. It resizes its pictures to 64 pixels a side."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.mean = [0.5, 0.5, 0.5]
+        self.conv1 = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.scores = nn.Linear(4, num_classes)
+        self.boxes = nn.Linear(4, 4 * num_classes)
+
+    def forward(self, pictures, targets=None):
+        mean = torch.tensor(self.mean)[:, None, None]
+        x = torch.stack([F.interpolate((each - mean)[None], (64, 64))[0] for each in pictures])
+        seen = self.bn1(self.conv1(x)).mean((2, 3))
+        scores, boxes = self.scores(seen), self.boxes(seen).view(len(seen), self.num_classes, 4)
+        if not self.training:
+            return [{"scores": each.softmax(0), "boxes": box} for each, box in zip(scores, boxes, strict=True)]
+        labels = torch.cat([target["labels"] for target in targets])
+        wanted = torch.cat([target["boxes"] for target in targets])
+        chosen = boxes[torch.arange(len(labels)), labels]
+        return {"classes": F.cross_entropy(scores, labels), "boxes": (chosen - wanted).abs().mean()}
+
+
+class Restless(Detector):
+    """Whatever is frozen trains again with ``train()``."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        return self.requires_grad_() if mode else self
+
+
+def detector(*, boxes=True, attributes=("num_classes",), stride=2, per_channel=("mean",)):
+    def anatomy(model):
+        count = model.scores.out_features
+        heads = [Head("scores", in_features=4, num_classes=count, attributes=attributes)]
+        if boxes:
+            heads.append(Head("boxes", in_features=4, num_classes=count, role="box", per_class=4))
+        return Anatomy(
+            heads=tuple(heads),
+            stem=("conv1",),
+            stages=(Stage("first", ("conv1", "bn1"), 4, stride),),
+            indivisible="a detector scores boxes, and not one vector a picture",
+            per_channel=per_channel,
+        )
+
+    return anatomy

@@ -1,0 +1,149 @@
+"""The check of the stages: they run in their order, and channels and strides are what a forward pass shows."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.nn.functional import pad
+
+from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.stem import stem_layers
+from zoo_core.testing.given import arguments, example
+from zoo_core.testing.measure import tensors
+from zoo_core.testing.specimen import DETECTORS, require, specimen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import nn
+
+    from zoo_core.card import Card
+    from zoo_core.parts import Anatomy, Stage
+
+_TOKEN_AXES = 3
+_VIDEO_AXES = 5
+_STEPS = 4
+_MOST_GROWTH = 512
+
+
+class Look(NamedTuple):
+    """What one forward pass shows.
+
+    Attributes:
+        size: Height and width of the picture, in pixels.
+        frames: How many pictures a video has; 1 for a picture.
+        shapes: Of the maps of the stages by name, in the order in which they were made.
+    """
+
+    size: tuple[int, int]
+    frames: int
+    shapes: dict[str, torch.Size]
+
+
+def check_stages(card: Card) -> None:
+    """There are stages, and they run in their order and apart; channels and strides are true, measured as it runs."""
+    model, anatomy = specimen(card), anatomy_of(specimen(card))
+    require(
+        bool(anatomy.stages),
+        f"{card.id}: the anatomy names no stages: freezing by depth, layer decay and zoo.encoder have nothing to "
+        "go by; name them, or let Family.exceptions say why there are none",
+    )
+    _check_apart(card, anatomy.stages)
+    x = example(card, batch=1)
+    growth = min(_STEPS * max(stage.stride for stage in anatomy.stages), _MOST_GROWTH)
+    looks = [_look(card, model, x)]
+    larger = _look(card, model, pad(x, (0, growth, 0, growth)))
+    if larger.shapes and larger.size != looks[0].size:  # a detector may resize its pictures to one size
+        looks.append(larger)
+    for stage in anatomy.stages:
+        require(stage.name in looks[0].shapes, f"{card.id}: stage {stage.name}: {stage.output!r} is never called")
+        _check_stage(card, anatomy, stage, looks)
+    ran, listed = list(looks[0].shapes), [stage.name for stage in anatomy.stages]
+    require(ran == listed, f"{card.id}: the stages run in the order {', '.join(ran)}, and not {', '.join(listed)}")
+
+
+def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
+    """No module belongs to two stages."""
+    owner: dict[str, str] = {}
+    for stage in stages:
+        for path in stage.modules:
+            for other, name in owner.items():
+                within = path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
+                require(
+                    not within, f"{card.id}: stages {name} and {stage.name} overlap: {other!r} and {path!r} are in both"
+                )
+            owner[path] = stage.name
+
+
+def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
+    """One forward pass; without shapes when the stages do not take a picture of this size."""
+    shapes: dict[str, torch.Size] = {}
+    sizes = [x.shape]
+    stages = anatomy_of(model).stages
+
+    def note(stage: Stage, made: Any) -> None:  # noqa: ANN401 - the output of any module
+        shapes[stage.name] = stage.map_in(model, made).shape
+
+    hooks = [
+        model.get_submodule(stage.output).register_forward_hook(lambda _, __, made, stage=stage: note(stage, made))
+        for stage in stages
+    ]
+    if card.task in DETECTORS:  # they resize what they are given
+        first = next(iter(stem_layers(model).values()))
+        hooks.append(first.register_forward_pre_hook(lambda _, taken: sizes.append(next(tensors(taken)).shape)))
+    try:
+        with torch.no_grad():
+            model(*arguments(card, x))
+    except (RuntimeError, ValueError, AssertionError):  # how models say that they take one size only
+        if len(shapes) < len(stages):  # where the head alone is that strict, the maps are good
+            shapes = {}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Look((sizes[-1][-2], sizes[-1][-1]), x.shape[2] if x.dim() == _VIDEO_AXES else 1, shapes)
+
+
+def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look]) -> None:
+    label = f"{card.id}: stage {stage.name}"
+    shapes = [look.shapes[stage.name] for look in looks]
+    tokens = len(shapes[0]) == _TOKEN_AXES or anatomy.layout == "NLC"
+    channels = shapes[0][-1] if tokens or anatomy.layout == "NHWC" else shapes[0][1]
+    require(channels == stage.channels, f"{label} has {channels} channels, not {stage.channels}")
+    if tokens:
+        _check_tokens(label, stage.stride, looks, [prod(shape[1:-1]) for shape in shapes])
+        return
+    sides = [shape[-3:-1] if anatomy.layout == "NHWC" else shape[-2:] for shape in shapes]
+    for axis in (0, 1):
+        pixels, steps = looks[0].size[axis], sides[0][axis]
+        if len(looks) > 1:  # what a larger picture adds is free of what padding does at the border
+            pixels, steps = looks[1].size[axis] - pixels, sides[1][axis] - steps
+        right = steps in {pixels // stage.stride, -(-pixels // stage.stride)}
+        require(right, f"{label} makes {steps} steps of {pixels} pixels, so its stride is not {stage.stride}")
+
+
+def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int]) -> None:
+    """A row of tokens, of which some are no places, holds the largest grid that fits; a larger picture adds its own."""
+    height, width = looks[0].size
+    pace = [frames for frames in range(1, looks[0].frames + 1) if looks[0].frames % frames == 0]
+    grids = [*_grids((height, width), stride)]
+    if len(looks) == 1:
+        found = any(
+            rows * columns <= counts[0] / n < (rows + 1) * (columns + 1) for rows, columns in grids for n in pace
+        )
+        seen = f"has {counts[0]} tokens for {height} by {width} pixels"
+    else:
+        larger, added = [*_grids(looks[1].size, stride)], counts[1] - counts[0]
+        more = {rows * columns - r * c for (r, c), (rows, columns) in zip(grids, larger, strict=True)}
+        found = any(added == n * each for each in more for n in pace)
+        seen = (
+            f"has {added} more tokens for {looks[1].size[0]} by {looks[1].size[1]} pixels than for {height} by {width}"
+        )
+    require(found, f"{label} {seen}, so its stride is not {stride}")
+
+
+def _grids(size: tuple[int, int], stride: int) -> Iterator[tuple[int, int]]:
+    """Rows and columns where a model cuts its pictures off, and where it pads them."""
+    yield size[0] // stride, size[1] // stride
+    yield -(-size[0] // stride), -(-size[1] // stride)
