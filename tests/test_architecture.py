@@ -16,7 +16,7 @@ FLOORS = [
     {"errors"},
     {"card", "chain", "parts", "sound", "hooks", "catalog", "card_file"}
     | {"settings", "config", "arguments", "distributions", "labels"},
-    {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery"},
+    {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery", "default_device"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
     {"encoders", "training", "preprocess", "pipeline", "picture_steps"},
     {"cli", "testing"},

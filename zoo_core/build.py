@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from zoo_core.asked import Asked
 from zoo_core.construct import construct
+from zoo_core.default_device import default_device, on_the_cpu
 from zoo_core.errors import UsageError
-from zoo_core.fill import fill, operate
+from zoo_core.fill import fill, fill_with_nothing, operate
 from zoo_core.pause import no_collection
 from zoo_core.placement import place
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.freeze import freeze as freeze_parts
-from zoo_core.surgery.head import seeded
+from zoo_core.surgery.seed import seeded
 from zoo_core.weights import obtain, obtain_file
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def get(
             and digest are those of a published one is loaded as that one.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
-        device: Where the model goes, as torch spells it: straight from the mapped file, tensor by tensor.
+        device: Where the model goes, as torch spells it: straight from the mapped file, tensor by tensor. None for
+            torch's default device, which is the CPU unless you set another.
         dtype: What its floating-point tensors become, such as ``torch.bfloat16`` or ``"bfloat16"``.
         channels_last: Lay filters out with their channels last, as convolutions on a GPU like them best.
         seed: Makes all that is drawn at random reproducible, without touching the global random state.
@@ -110,14 +112,18 @@ def get(
     current_zoo().available(card)
     chosen = _choose(card, tag, weights)
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
-    with seeded(asked.seed), no_collection():
-        values = artefact is None or bool(entry and entry.absent)
+    home = asked.device or default_device()
+    with on_the_cpu(), seeded(asked.seed), no_collection():
+        is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
+        values = bool(entry and entry.absent) if artefact else not is_virtual
         model = construct(card, _options(card, entry, options), own=options, values=values)
         if artefact is not None:
             fill(model, entry, artefact, asked)
+        elif not values:
+            fill_with_nothing(model)
         operate(model, asked)
         _freeze(model, asked.freeze)
-        return place(model, asked.device, asked.dtype, channels_last=asked.channels_last)
+        return place(model, home, asked.dtype, channels_last=asked.channels_last)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:

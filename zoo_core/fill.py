@@ -6,12 +6,13 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.surgery.head import seeded, swap_head
+from zoo_core.surgery.head import swap_head
 from zoo_core.surgery.keypoints import keypoint_site, swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.packed import is_packed, load_packed, packed_state_in
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.sites import fitted
 from zoo_core.surgery.stem import adapt_stem, stem_layers
 from zoo_core.weights.reading.read import may_hold_more, read_whole
@@ -60,6 +61,12 @@ def fill(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Ask
         needed_values=knowledge_of(model).receipt.needed_values,
     )
     attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
+
+
+def fill_with_nothing(model: nn.Module) -> None:
+    """Write the receipt of an untrained model whose values nobody will see, and which were not drawn therefore."""
+    known = knowledge_of(model)
+    attach(model, replace(known, receipt=known.receipt.with_new((), model.state_dict())))
 
 
 def _load(model: nn.Module, known: Weights | None, artefact: Artefact, asked: Asked) -> dict[str, Outcome]:

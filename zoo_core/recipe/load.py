@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.catalog import preprocessing_from_record
+from zoo_core.default_device import default_device, on_the_cpu
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.placement import place
 from zoo_core.recipe import state
@@ -45,7 +46,8 @@ def load(
     Args:
         folder: Where it was saved.
         heads: Modules for the heads that only their own code can build, by name; ``"main"`` where there is only one.
-        device: Where the model goes, as torch spells it; None for the CPU.
+        device: Where the model goes, as torch spells it; None for torch's default device, which is the CPU unless you
+            set another.
 
     Returns:
         The model.
@@ -71,12 +73,20 @@ def load(
     """
     source = Path(folder)
     recipe = read_recipe(source / FILE)
-    tensors = read_tensors(source, recipe)
-    warn_of_others(recipe, stacklevel=4)
-    _check_heads(recipe, heads or {})
-    model = rebuild(recipe, heads)
-    _fill(model, recipe, tensors, source)
+    home = default_device() if device is None else torch.device(device)
+    with on_the_cpu():
+        tensors = read_tensors(source, recipe)
+        warn_of_others(recipe, stacklevel=4)
+        _check_heads(recipe, heads or {})
+        model = rebuild(recipe, heads)
+        _fill(model, recipe, tensors, source)
     _restore(model, recipe)
+    _tell(model, recipe, source)
+    return place(model, home)
+
+
+def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
+    """Give the model its receipt, and what the save knows beside its tensors."""
     known = knowledge_of(model)
     receipt = Receipt(
         recipe.id,
@@ -95,7 +105,6 @@ def load(
         model,
         replace(known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, pictures=pictures),
     )
-    return place(model, None if device is None else torch.device(device))
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
@@ -112,7 +121,7 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
     """Give every tensor of the model its value, in the dtype and memory format it had."""
     state.match_dtypes(model, tensors, recipe.dtype)
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
+        place(model, channels_last=True)
     if strange := sorted(set(recipe.ties.values()) - set(tensors)):
         raise Unreadable(f"the save {source} ties tensors to others that are not there", got=", ".join(strange))
     values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items()}}

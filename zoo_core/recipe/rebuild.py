@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import zoo_core
 from zoo_core.construct import construct
+from zoo_core.default_device import on_the_cpu
 from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.registry import current_zoo
 from zoo_core.surgery.described import Custom, Layers
-from zoo_core.surgery.head import seeded
+from zoo_core.surgery.seed import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ _SURGERY = "zoo_core.surgery."
 
 
 def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """A model with the parts that the recipe says; its parameters have no values yet.
+    """A model with the parts that the recipe says, on the CPU; its parameters have no values yet.
 
     The global random state stays as it was.
 
@@ -42,7 +43,7 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
     """
     card, _ = current_zoo().resolve(recipe.id)
     try:
-        with seeded(0):
+        with on_the_cpu(), seeded(0):
             options = from_plain(recipe.options)
             model = construct(card, options, own=options, values=False)
             for edit in recipe.edits:

@@ -17,6 +17,7 @@ from zoo_core.recipe.together import whole
 from zoo_core.recipe.versions import versions_for
 from zoo_core.surgery.checks import strict_arguments
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
+from zoo_core.surgery.memory_format import is_channels_last
 
 if TYPE_CHECKING:
     import os
@@ -100,7 +101,7 @@ def _save(
         class_names=list(names),
         preprocessing=preprocessing_to_record(known.preprocessing),
         dtype=state.dtype_of(bare),
-        channels_last=state.is_channels_last(bare),
+        channels_last=is_channels_last(bare),
         training=bare.training,
     )
     prove(bare, known, recipe, custom=custom_heads)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from zoo_core.recipe.record import Recipe
 
-_MAP = 4
-"""Dimensions of a tensor of filters."""
-
 
 def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors to write, each once, and under which of these names the others are found.
@@ -69,12 +66,6 @@ def dtype_of(model: nn.Module) -> str:
     """The dtype of all floating-point tensors; empty when they differ."""
     found = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
     return str(found.pop()).removeprefix("torch.") if len(found) == 1 else ""
-
-
-def is_channels_last(model: nn.Module) -> bool:
-    """Whether filters lie with their channels last."""
-    filters = [parameter for parameter in model.parameters() if parameter.dim() == _MAP]
-    return any(each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous() for each in filters)
 
 
 def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None:

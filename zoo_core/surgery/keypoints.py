@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from torch import nn
 
+from zoo_core.default_device import on_the_cpu
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.checks import check_count, strict_arguments
-from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.memory_format import follows, lay_last
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
 
@@ -47,11 +49,14 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
     old = bare.get_submodule(path)
     if not isinstance(old, nn.ConvTranspose2d):
         raise NotSupported(f"{path!r} is a {type(old).__name__}, and zoo replaces transposed convolutions only")
-    with seeded(seed, bare):
-        new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1).to(old.weight)
+    with on_the_cpu(), seeded(seed, bare):
+        new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1)
         # as torchvision's KeypointRCNNPredictor begins
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is asked not to be
+    new.to(old.weight)
+    if follows(old, bare):
+        lay_last(new)
     bare.set_submodule(path, new.train(old.training))
     known = knowledge_of(bare)
     names = [name for name in bare.state_dict() if name.startswith(f"{path}.")]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo_core.default_device import on_the_cpu
 from zoo_core.errors import HeadMismatch, UsageError
 from zoo_core.surgery.checks import check_num_classes
+from zoo_core.surgery.memory_format import follows, lay_last
 from zoo_core.surgery.mlp import MLPHead, Squeeze
 from zoo_core.surgery.several import Heads, check_names
 
@@ -37,7 +39,9 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
     """
     if isinstance(head, MLPHead):
         scores = head.num_classes * site.per_class
-        return _settle(replace(head, num_classes=scores).build(site), model, site)
+        with on_the_cpu():
+            new = replace(head, num_classes=scores).build(site)
+        return _settle(new, model, site)
     if isinstance(head, nn.Module):
         return _settle(head, model, site)
     if isinstance(head, Mapping):
@@ -55,7 +59,8 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
 
 def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
     """A layer like the one at the site, with another number of classes."""
-    new = _unsettled(model, site, num_classes)
+    with on_the_cpu():
+        new = _unsettled(model, site, num_classes)
     if site.prior is not None and new.bias is not None:
         nn.init.constant_(new.bias, math.log(site.prior / (1 - site.prior)))
     return _settle(new, model, site)
@@ -93,7 +98,7 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
 
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
     given = (_PROBE_BATCH, *(shape or (site.in_features, *[_PROBE_SIDE] * _SPATIAL[site.kind])))
-    like = next(head.parameters(), torch.empty(0))
+    like = next(head.parameters(), torch.empty(0, device="cpu"))
     try:
         with torch.no_grad(), evaluating(head):
             scores = head(torch.zeros(given, device=like.device, dtype=like.dtype))
@@ -133,18 +138,9 @@ def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
         reference = next(model.parameters(), None)
     if reference is not None:
         new = new.to(device=reference.device, dtype=reference.dtype)
-        if _is_channels_last(reference):
-            new = new.to(memory_format=torch.channels_last)
+    if follows(old, model):
+        lay_last(new)
     return new.train(old.training)
-
-
-def _is_channels_last(weight: torch.Tensor) -> bool:
-    """Whether a weight lies so; of 1x1 ones only the strides tell, since they count as contiguous in both layouts."""
-    return (
-        weight.dim() == 4  # noqa: PLR2004 - NCHW
-        and weight.is_contiguous(memory_format=torch.channels_last)
-        and weight.stride(3) != 1
-    )
 
 
 def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:

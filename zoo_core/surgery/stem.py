@@ -13,8 +13,9 @@ from zoo_core.surgery.attributes import get_attribute, set_attribute
 from zoo_core.surgery.channels import Order, inputs_of, order_of
 from zoo_core.surgery.checks import check_count, strict_arguments
 from zoo_core.surgery.filters import plan_channels
-from zoo_core.surgery.head import seeded
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
+from zoo_core.surgery.memory_format import follows, with_channels_last
+from zoo_core.surgery.seed import seeded
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
 
@@ -26,7 +27,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SIDE = 224
-_DENSE_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @strict_arguments
@@ -106,7 +106,8 @@ def adapt_stem(
         }
         changed = _fold(bare, scaling, layers) if scaling and folds and plan.policy != "random" else []
         for path, layer in layers.items():
-            _install(bare, path, layer, new[path], old_count, in_channels)
+            weight = with_channels_last(new[path]) if follows(layer, bare) else new[path]
+            _install(bare, path, layer, weight, old_count, in_channels)
     if scaling:
         set_attribute(bare, scaling.switch, value=False)
     for path in anatomy_of(model).per_channel:
@@ -165,12 +166,7 @@ def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScalin
     if scaling:
         factors = torch.tensor(scaling.scale, device=wide.device, dtype=wide.dtype)
         wide = wide * factors.view(1, -1, *[1] * (wide.dim() - 2))
-    new = order.by_input(plan.filters(wide)).to(old.dtype).contiguous()
-    dense = _DENSE_FORMATS.get(old.dim())
-    weight = cast("Tensor", layer.weight)
-    if dense and weight.is_contiguous(memory_format=dense) and not weight.is_contiguous():
-        return new.contiguous(memory_format=dense)
-    return new
+    return order.by_input(plan.filters(wide)).to(old.dtype).contiguous()
 
 
 def _dense(layer: nn.Module) -> Tensor:

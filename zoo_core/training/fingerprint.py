@@ -67,7 +67,7 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
         picture, target = pair_in(dataset[index])
         if number == 0:
             _warn_of_chance(picture, pair_in(dataset[index])[0])
-        for tensor in (picture, torch.as_tensor(target)):
+        for tensor in (picture, torch.as_tensor(target, device="cpu")):
             hasher.update(f"\n{index} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(bytes_of(tensor))
     return hasher.hexdigest()

@@ -150,7 +150,7 @@ def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
     shape = (rows, *kind["shape"])
     count = rows * _row_bytes(kind) // _dtype(kind).itemsize
     if not count:
-        return torch.empty(shape, dtype=_dtype(kind))
+        return torch.empty(shape, dtype=_dtype(kind), device="cpu")
     return torch.from_file(str(path), shared=False, size=count, dtype=_dtype(kind)).view(shape)
 
 

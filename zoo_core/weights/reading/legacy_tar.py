@@ -100,7 +100,9 @@ def _numbers(file: IO[bytes], count: int, dtype: torch.dtype) -> Tensor:
     if not 0 <= size <= left:
         msg = f"a storage of {count} numbers in {left} bytes"
         raise ValueError(msg)
-    return torch.frombuffer(bytearray(file.read(size)), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    if not count:
+        return torch.empty(0, dtype=dtype, device="cpu")
+    return torch.frombuffer(bytearray(file.read(size)), dtype=dtype)
 
 
 def _tensors(file: IO[bytes], storages: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,78 @@
+"""How filters lie in memory: with their channels first, as torch makes them, or last, as a GPU likes them best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.parameter import is_lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Axes of the filters of pictures and of volumes, to the format with the channels last."""
+
+
+def with_channels_last(tensor: Tensor) -> Tensor:
+    """The tensor with its channels last, where it has the axes of filters; itself where it has not.
+
+    Example:
+        >>> with_channels_last(torch.zeros(8, 3, 5, 5)).stride(), with_channels_last(torch.zeros(8, 3)).stride()
+        ((75, 1, 15, 3), (3, 1))
+    """
+    wanted = FORMATS.get(tensor.dim())
+    return tensor.to(memory_format=wanted) if wanted else tensor
+
+
+def lies_last(tensor: Tensor) -> bool:
+    """Whether filters lie with their channels last.
+
+    Of 1x1 ones only the strides tell, since they count as contiguous in both layouts; of those with one channel
+    nothing does.
+
+    Example:
+        >>> lies_last(with_channels_last(torch.zeros(8, 3, 1, 1))), lies_last(torch.zeros(8, 3, 1, 1))
+        (True, False)
+    """
+    wanted = FORMATS.get(tensor.dim())
+    return wanted is not None and tensor.is_contiguous(memory_format=wanted) and tensor.stride(-1) != 1
+
+
+def is_channels_last(module: nn.Module) -> bool:
+    """Whether any filters of a module lie with their channels last.
+
+    Example:
+        >>> is_channels_last(torch.nn.Conv3d(3, 8, 3).to(memory_format=torch.channels_last_3d))
+        True
+    """
+    return any(lies_last(parameter) for parameter in module.parameters())
+
+
+def lay_last(module: nn.Module) -> None:
+    """Lay the filters of a module out with their channels last, in place.
+
+    ``module.to(memory_format=...)`` takes one format, and fails on the filters of the other.
+
+    Example:
+        >>> lay_last(layer := torch.nn.Conv3d(3, 8, 3))
+        >>> layer.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        True
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not is_lazy(tensor):  # has no axes yet
+            tensor.data = with_channels_last(tensor.data)
+
+
+def follows(old: nn.Module, model: nn.Module) -> bool:
+    """Whether what takes the place of ``old`` in ``model`` is to lie with its channels last.
+
+    It lies as the filters of ``old`` do; where that has none, or theirs do not tell, as any others in the model.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+        >>> follows(net[2], net.to(memory_format=torch.channels_last))
+        True
+    """
+    telling = [each for each in old.parameters() if each.dim() in FORMATS and each.shape[1] > 1]
+    return any(lies_last(each) for each in telling or model.parameters())
