@@ -1,4 +1,10 @@
-"""Models whose tensors lie in shards on several processes, as ``torch.distributed.fsdp.fully_shard`` leaves them."""
+"""Models whose tensors lie in shards on several processes, as ``torch.distributed.fsdp.fully_shard`` leaves them.
+
+Nothing here builds on the meta device, shards, and fills the shards. The mapping takes the place of that: ``zoo.get``
+without ``device=`` gives tensors that are pages of the cached file, which the processes of a machine share, and each
+``fully_shard`` on a stage reads that stage alone, to the device of the mesh, and keeps its part. So no process ever
+holds a copy of its own of more than one whole stage, and surgery, which needs a model that it can run, comes first.
+"""
 
 from __future__ import annotations
 
