@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core.pause import no_collection
-from zoo_core.placement import pieces, place
+from zoo_core.placement import buffer_bytes, pieces, place
 
 
 class Tied(nn.Module):
@@ -92,6 +92,32 @@ def test_a_tensor_goes_piece_by_piece(elements):
     assert torch.equal(source, target)
 
 
+LAYOUTS = {
+    "filters": (torch.contiguous_format, torch.channels_last, (7, 5, 3, 3)),
+    "filters that lie so already": (torch.channels_last, torch.channels_last, (7, 5, 3, 3)),
+    "filters of volumes": (torch.contiguous_format, torch.channels_last_3d, (7, 5, 2, 3, 3)),
+    "filters of one pixel": (torch.contiguous_format, torch.channels_last, (7, 5, 1, 1)),
+    "filters of one channel": (torch.contiguous_format, torch.channels_last, (7, 1, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("most", [1, 4, 50, 10_000])
+@pytest.mark.parametrize(("before", "after", "shape"), LAYOUTS.values(), ids=LAYOUTS)
+def test_filters_go_piece_by_piece_and_are_laid_out_on_the_way(before, after, shape, most):
+    source = torch.randn(shape).to(memory_format=before)
+    target = torch.empty(shape, memory_format=after).zero_()
+    for piece, into in pieces(source, target, most):
+        assert 0 < piece.numel() <= most
+        assert into.is_contiguous(), "a copy from the host to a GPU takes one stretch of memory, or a second copy there"
+        into.copy_(piece)
+    assert torch.equal(source, target)
+
+
+@pytest.mark.parametrize(("name", "mebibytes"), [("vit_l_16", 16), ("resnet50", 4), ("squeezenet1_1", 1)])
+def test_both_buffers_together_are_at_most_an_eighth_of_a_large_model(name, mebibytes):
+    assert buffer_bytes(zoo.get(name, weights=None, device="meta")) == mebibytes << 20
+
+
 def test_garbage_is_collected_again_after_a_build_that_failed():
     with pytest.raises(ZeroDivisionError), no_collection():
         _ = 1 / (gc.isenabled() * 1)
@@ -113,6 +139,8 @@ class Large(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(3001, 2003), nn.BatchNorm1d(2003), nn.Linear(2003, 3001)])
+        self.conv = nn.Conv2d(601, 403, 3)
+        self.volume = nn.Conv3d(151, 103, 3)
         self.tied = nn.Linear(3001, 2003)
         self.tied.weight = self.layers[0].weight
         self.register_buffer("numbers", torch.arange(1_000_003))
@@ -125,6 +153,19 @@ def test_a_model_on_a_gpu_is_what_torch_itself_makes_of_it(dtype):
     theirs = copy.deepcopy(model).to(device="cuda", dtype=dtype)
     same(place(model, torch.device("cuda"), dtype), theirs)
     assert model.tied.weight is model.layers[0].weight
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("already", [False, True])
+def test_large_filters_on_a_gpu_lie_as_torch_lays_them_out(already, dtype):
+    model = Large()
+    theirs = place(copy.deepcopy(model).to(dtype=dtype), channels_last=True).to("cuda")
+    if already:
+        place(model, channels_last=True)
+    place(model, torch.device("cuda"), dtype, channels_last=not already)
+    same(model, theirs)
+    assert [each.stride() for each in model.parameters()] == [each.stride() for each in theirs.parameters()]
 
 
 @pytest.mark.gpu
