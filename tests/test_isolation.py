@@ -13,6 +13,8 @@ import textwrap
 
 import pytest
 
+from zoo_core.plugins import load_plugins
+
 GOOD = """
     from zoo_core import Card, Family, hookimpl
 
@@ -250,6 +252,12 @@ def test_a_library_of_an_untested_version_is_a_note_and_no_problem(site):
         assert VERSIONS[name][2] in "".join(notes)
     assert rows["newer"]["notes"][0].endswith(", >=1.2,<2; zoo check newer says whether all still fits")
     assert site.zoo("list", "newer/*").stdout == "newer/net\n"
+
+
+def test_every_family_here_says_which_versions_of_its_library_it_was_tested_with():
+    families = [family for plugin in load_plugins() for family in plugin.families if family.requires]
+    assert len(families) == 4
+    assert [family.name for family in families if not family.tested] == []
 
 
 def test_a_plugin_without_hooks_is_said_to_contribute_nothing(site):

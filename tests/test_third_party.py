@@ -38,6 +38,11 @@ def test_an_example_uses_public_names_only(plugin):
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
+def test_an_example_says_which_versions_it_was_tested_with(plugin):
+    assert re.search(r'tested=">=[\d.]+,<[\d.]+"', "".join(source_of(plugin).values()))
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_an_example_is_short(plugin):
     code = re.sub(r'""".*?"""', "", "".join(source_of(plugin).values()), flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 160

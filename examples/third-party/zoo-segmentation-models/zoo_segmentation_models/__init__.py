@@ -20,6 +20,7 @@ def zoo_families() -> list[Family]:
             requires="segmentation-models-pytorch",
             catalog="zoo_segmentation_models:cards",
             anatomy="zoo_segmentation_models.anatomy:anatomy",
+            tested=">=0.6,<0.7",
         )
     ]
 

@@ -14,5 +14,6 @@ def zoo_families() -> list[Family]:
             requires="transformers",
             catalog="zoo_transformers.catalog:cards",
             anatomy="zoo_transformers.anatomy:anatomy",
+            tested=">=5.23,<5.24",
         )
     ]
