@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,10 @@ def run(folder, *command):
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def zoo(folder, *command):
+    return run(folder, "-m", "zoo_core.cli", *command)
 
 
 def installed(folder):
@@ -76,7 +82,32 @@ def test_a_library_is_required_and_installed(tmp_path):
         "zoo-core",
         "Acme-Models",
     ]
-    assert 'requires="Acme-Models"' in (folder / "zoo_acme" / "__init__.py").read_text()
+    hook = (folder / "zoo_acme" / "__init__.py").read_text()
+    assert 'requires="Acme-Models"' in hook
+    assert 'tested=""' in hook
+
+
+@pytest.mark.full
+def test_what_is_written_for_a_library_that_is_installed_passes_lint_and_the_kit(tmp_path):
+    folder = installed(write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path))
+    for command in (["check"], ["format", "--check"]):
+        assert run(folder, "-m", "ruff", *command, "--no-cache", ".").returncode == 0
+    answer = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    row = next(row for row in json.loads(zoo(folder, "plugins", "--json").stdout) if row["name"] == "acme")
+    assert (row["problems"], row["notes"]) == ([], [])
+
+
+def test_the_version_of_the_library_that_is_installed_is_the_one_that_was_tested(tmp_path):
+    folder = write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path)
+    assert f'tested="=={version("efficientnet-pytorch")}"' in (folder / "zoo_acme" / "__init__.py").read_text()
+
+
+@pytest.mark.full
+def test_what_is_written_for_a_library_passes_strict_types(tmp_path):
+    folder = write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path)
+    answer = run(folder, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
+    assert answer.returncode == 0, answer.stdout
 
 
 @pytest.mark.parametrize(

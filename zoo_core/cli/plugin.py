@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.distributions import version_of
 from zoo_core.errors import UsageError
 from zoo_core.registry import current_zoo
 
@@ -55,7 +56,8 @@ def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
 
     Args:
         name: Of the family: at most 40 lower-case letters and digits, with single dashes or underscores between them.
-        library: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
+        library: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them. The
+            version of it that is installed is the one that the plugin says it was tested with.
         directory: Where the new folder goes.
 
     Returns:
@@ -117,6 +119,7 @@ def _words(name: str, library: str) -> dict[str, str]:
         "family": family,
         "title": "".join(word.capitalize() for word in family.split("_")),
         "requires": library,
+        "tested": f"=={version}" if (version := library and version_of(library)) else "",
         "library": f"`{library}`" if library else "your library",
         "dependencies": ", ".join(f'"{each}"' for each in dependencies),
     }
