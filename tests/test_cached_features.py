@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import zoo_core as zoo
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.training import rows as rows_module
+from zoo_core.training.batches import Batches, room_on
 from zoo_core.weights import Cache
 from zoo_core.weights.store import care
 
@@ -298,6 +299,143 @@ def test_two_processes_compute_them_once(tmp_path):
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = "".join(process.communicate()[0] for process in both).split()
     assert sorted(said) == ["4", "4", "computed", "computed"]
+
+
+PLACES = {
+    "mapped": {},
+    "held by the CPU": {"keep": True},
+    "held elsewhere": {"device": "meta", "keep": True},
+    "sent elsewhere": {"device": "meta", "keep": False},
+    "where nobody knows what fits": {"device": "meta"},
+}
+
+
+@pytest.mark.parametrize("asked", PLACES.values(), ids=PLACES)
+def test_batches_are_on_the_device_that_was_asked_for(backbone, asked):
+    batches = zoo.cached_features(backbone, Pictures()).batches(16, **asked)
+    found = list(batches)
+    assert [tuple(features.shape) for features, _ in found] == [(16, 5)] * 3 + [(2, 5)]
+    assert {tensor.device.type for pair in found for tensor in pair} == {asked.get("device", "cpu")}
+    assert batches.kept is bool(asked.get("keep"))
+    assert len(batches) == len(found)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_of_batches_gives_every_row_once_with_its_target(backbone, shuffle, keep):
+    kept = zoo.cached_features(backbone, Pictures())
+    features, targets = map(torch.cat, zip(*kept.batches(16, shuffle=shuffle, keep=keep), strict=True))
+    order = [int((kept.features == row).all(1).nonzero()) for row in features]
+    assert sorted(order) == list(range(TOTAL))
+    assert (order == sorted(order)) is not shuffle
+    assert torch.equal(targets, kept.targets[order])
+
+
+def test_each_epoch_has_an_order_of_its_own_which_the_seed_repeats_without_the_global_random_state(backbone):
+    kept, before = zoo.cached_features(backbone, Pictures()), torch.get_rng_state()
+    runs = []
+    for keep in (False, True):
+        batches = kept.batches(TOTAL, shuffle=True, seed=3, keep=keep)
+        runs.append([targets.tolist() for _ in range(2) for _, targets in batches])
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("size", "count"), [(16, 3), (TOTAL, 1), (TOTAL + 1, 0)])
+def test_a_smaller_last_batch_is_left_out_when_asked(backbone, size, count):
+    batches = zoo.cached_features(backbone, Pictures()).batches(size, drop_last=True)
+    assert [len(features) for features, _ in batches] == [size] * count
+    assert len(batches) == count
+
+
+WRONG = {
+    "no rows": ({"batch_size": 0}, "batch_size cannot be 0"),
+    "no device": ({"batch_size": 1, "device": "gpu"}, "device cannot be 'gpu'"),
+    "no seed": ({"batch_size": 1, "seed": "x"}, "seed cannot be 'x'"),
+    "a typo": ({"batch_size": 1, "shufle": True}, "did you mean 'shuffle'"),
+}
+
+
+@pytest.mark.parametrize(("asked", "said"), WRONG.values(), ids=WRONG)
+def test_impossible_batches_are_refused(backbone, asked, said):
+    kept = zoo.cached_features(backbone, Pictures())
+    with pytest.raises(UsageError, match=said):
+        kept.batches(**asked)
+
+
+MEMORY = {
+    "free": (1000, 0, 0, 750),
+    "held by torch and not in use": (1000, 3000, 2000, 1500),
+    "none": (0, 500, 500, 0),
+}
+
+
+@pytest.mark.parametrize(("free", "reserved", "allocated", "expected"), MEMORY.values(), ids=MEMORY)
+def test_features_may_take_three_quarters_of_what_a_gpu_can_give(monkeypatch, free, reserved, allocated, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)
+    assert room_on(torch.device("cuda")) == expected
+
+
+def gpu_with(monkeypatch, free):
+    """A GPU of which only its memory is there."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    return torch.device("cuda")
+
+
+def test_features_that_do_not_fit_on_a_gpu_are_sent_batch_by_batch_and_a_warning_says_so(monkeypatch):
+    device = gpu_with(monkeypatch, free=1 << 20)
+    with pytest.warns(ZooWarning, match=r"do not fit on cuda(.|\n)*take 4 MiB of the 1 that could be used"):
+        batches = Batches((torch.zeros(1024, 1024), torch.zeros(1024)), 16, device)
+    assert not batches.kept
+
+
+def test_features_that_are_not_to_be_kept_are_sent_without_a_warning(monkeypatch):
+    device = gpu_with(monkeypatch, free=1 << 20)
+    assert not Batches((torch.zeros(1024, 1024), torch.zeros(1024)), 16, device, keep=False).kept
+
+
+class TooLarge(torch.Tensor):
+    """Fits by the numbers, and does not when it is copied."""
+
+    def to(self, *_, **__):
+        raise torch.OutOfMemoryError
+
+
+def test_memory_in_pieces_is_survived_with_a_warning_unless_keeping_was_insisted_on(monkeypatch):
+    device = gpu_with(monkeypatch, free=1 << 30)
+    rows = (torch.zeros(1024, 1024).as_subclass(TooLarge), torch.zeros(1024))
+    with pytest.warns(ZooWarning, match="in pieces"):
+        assert not Batches(rows, 16, device).kept
+    with pytest.raises(torch.OutOfMemoryError):
+        Batches(rows, 16, device, keep=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", [None, False])
+def test_batches_on_a_gpu_are_those_of_the_cpu(backbone, keep):
+    kept = zoo.cached_features(backbone, Pictures())
+    there = kept.batches(16, device="cuda", shuffle=True, seed=3, keep=keep)
+    assert there.kept is (keep is None)
+    for ours, theirs in zip(there, kept.batches(16, shuffle=True, seed=3), strict=True):
+        assert ours[0].device.type == ours[1].device.type == "cuda"
+        assert torch.equal(ours[0].cpu(), theirs[0])
+        assert torch.equal(ours[1].cpu(), theirs[1])
+
+
+@pytest.mark.gpu
+def test_an_epoch_of_kept_batches_takes_no_more_memory_of_the_gpu_than_a_batch(backbone):
+    kept = zoo.cached_features(backbone, Pictures())
+    batches = kept.batches(16, device="cuda", shuffle=True)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in batches:
+        pass
+    assert torch.cuda.max_memory_allocated() - before < 16 * 1024
 
 
 @pytest.mark.gpu

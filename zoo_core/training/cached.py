@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
+from zoo_core.asked import Asked
+from zoo_core.default_device import on_the_cpu
 from zoo_core.errors import UsageError
 from zoo_core.surgery.checks import check_count, strict_arguments
+from zoo_core.training.batches import Batches
 from zoo_core.training.fingerprint import digest_of_module, digest_of_samples
 from zoo_core.training.rows import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.weights.arrival.disk import disk_errors
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
-    """Features and targets of a dataset, sample by sample, as a ``DataLoader`` takes them.
+    """Features and targets of a dataset: in batches on a device, or sample by sample, as a ``DataLoader`` takes them.
 
-    A worker process maps the files anew and copies nothing.
+    A worker process of a ``DataLoader`` maps the files anew and copies nothing; :meth:`batches` needs no workers.
 
     Attributes:
         folder: Where they are.
@@ -41,6 +44,69 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
         self.folder = folder
         self.features, self.targets = found
 
+    @strict_arguments
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        keep: bool | None = None,
+    ) -> Batches:
+        """Batches on a device, for as many epochs as it is gone through.
+
+        Where all the features fit in the memory of a GPU, with a quarter of what is free to spare, they are copied
+        there once and stay until the batches are dropped: an epoch then costs what the head costs. Otherwise a warning
+        says how much is lacking, and each batch is read from the disk and sent while the last one is worked on.
+
+        Args:
+            batch_size: Samples of a batch.
+            device: Where the head is; None for the CPU.
+            shuffle: Whether each epoch has an order of its own.
+            seed: Makes these orders reproducible, the same on every device; None draws them from torch's global random
+                state.
+            drop_last: Leave out a last batch that is smaller than the others.
+            keep: False leaves the memory of the device to others. True copies the features there without asking whether
+                they fit, on devices too of which torch does not tell: a Mac's, or the CPU, where they are mapped
+                otherwise.
+
+        Returns:
+            An iterable with a length of ``(features, targets)``; ``.kept`` says whether the device holds them all.
+
+        Raises:
+            UsageError: An argument is impossible.
+            torch.OutOfMemoryError: ``keep`` is True, and they do not fit.
+
+        Warns:
+            ZooWarning: They do not fit, and ``keep`` is None.
+
+        Example:
+            >>> import tempfile, torch, zoo_core as zoo
+            >>> backbone, head = zoo.split(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"))
+            >>> pictures = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
+            >>> features = zoo.cached_features(backbone, pictures, folder=tempfile.mkdtemp())
+            >>> batches = features.batches(8, shuffle=True, seed=0)
+            >>> for epoch in range(2):
+            ...     for x, y in batches:
+            ...         loss = torch.nn.functional.cross_entropy(head(x), y)
+            >>> batches
+            3 batches of 8 on cpu, from the disk
+        """
+        asked = Asked.of(device=device, seed=seed)
+        home = asked.device or torch.device("cpu")
+        size = check_count("batch_size", batch_size)
+        return Batches(
+            (self.features, self.targets),
+            size,
+            home,
+            shuffle=shuffle,
+            seed=asked.seed,
+            drop_last=drop_last,
+            keep=keep,
+        )
+
     def __len__(self) -> int:
         return len(self.features)
 
@@ -49,7 +115,7 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Several at once, as ``DataLoader`` asks for them: one gathering read instead of one for each."""
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices, device="cpu")
         return list(zip(self.features[chosen], self.targets[chosen], strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +158,8 @@ def cached_features(
         device: Where the pictures go; None for where the backbone is.
 
     Returns:
-        A dataset of ``(features, target)`` on the CPU, with all of them as ``.features`` and ``.targets``.
+        A dataset of ``(features, target)`` on the CPU, with all of them as ``.features`` and ``.targets``, and in
+        batches on any device as ``.batches(size, device=...)``.
 
     Raises:
         UsageError: The backbone can be trained, or the dataset does not give pairs by index.
@@ -132,7 +199,9 @@ def _compute(
 ) -> None:
     with rows, _evaluating(backbone):
         rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was asked already
-        for pictures, targets in DataLoader(rest, **loading):  # type: ignore[arg-type]  # mypy takes each int for all
+        with on_the_cpu():  # a loader draws a number for its workers
+            batches = iter(DataLoader(rest, **loading))  # type: ignore[arg-type]  # mypy takes each int for all
+        for pictures, targets in batches:
             features = backbone(pictures.to(device))
             if not isinstance(features, Tensor) or len(features) != len(pictures):
                 raise UsageError(
