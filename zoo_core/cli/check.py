@@ -12,16 +12,20 @@ from zoo_core.cli.console import terminal
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.progress import Progress
 
-    from zoo_core.card import Card
+    from zoo_core.cli._check_run import Choice, Run
     from zoo_core.testing.reports import Report
     from zoo_core.testing.verdicts import Verdict
 
 _MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped": "dim"}
 _SHOWN = 3
+_OF_ONE = {"compiled": "--compile", "tasks": "--task", "expected": "--expect"}
+"""Options whose names mean something in one family only."""
+_SAVED = 400
+"""New verdicts after which the JSON file is written again: those of about 25 models."""
 
 
 def _writable(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -36,8 +40,9 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 
 
 @click.command()
-@click.argument("family")
+@click.argument("family", required=False)
 @click.argument("models", nargs=-1, metavar="[MODEL-GLOB]...")
+@click.option("--all", "every", is_flag=True, help="Check every family whose library is installed.")
 @click.option("--check", "names", multiple=True, metavar="NAME", help="Only this check; may be given more than once.")
 @click.option(
     "--compile", "compiled", multiple=True, metavar="GLOB", help="Put these models through torch.compile too."
@@ -48,115 +53,62 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 @click.option("--shapes-above", "limit", metavar="N", help="Check models of more parameters by shapes alone.")
 @click.option("--expect", "expected", multiple=True, metavar="CHECK:MODEL=REASON", help="A failure that is known.")
 @click.option("--json", "json_file", **_FILE, help="Write every verdict as JSON.")
+@click.option("--resume", is_flag=True, help="Keep what that file says already, but for failures.")
 @click.option("--junit", "junit_file", **_FILE, help="Write JUnit XML, for CI.")
-@click.option("--markdown", "markdown_file", **_FILE, help="Write a support matrix.")
-def check(
-    family: str,
-    models: tuple[str, ...],
-    names: tuple[str, ...],
-    compiled: tuple[str, ...],
-    tasks: tuple[str, ...],
-    sample: str | None,
-    share: str | None,
-    limit: str | None,
-    expected: tuple[str, ...],
-    **files: Path | None,
-) -> None:
+@click.option("--markdown", "markdown_file", **_FILE, help="Write a support matrix; with --all, the page of them all.")
+def check(family: str | None, *, every: bool, resume: bool, json_file: Path | None, **chosen: Any) -> None:  # noqa: ANN401 - click gives the fields of a Choice
     """Check that the models of FAMILY keep every promise of a zoo model, and say what is wrong with those that do not.
 
     Nothing is downloaded: models are built untrained. Known failures are those that the family declares, and --expect.
     Exit code 1 says that a check failed, or passed though it was expected to fail.
     """
-    from zoo_core.testing import choosing
-    from zoo_core.testing.checks import checks_named, checks_of
-    from zoo_core.testing.specimen import shapes_above
+    from zoo_core.cli._check_run import Choice, Run, installed, written
 
-    checks_named(names)
-    choosing.cards_named(family, compiled)  # before an hour of checks and not after it
-    cards = choosing.cards_named(family, models, _known_tasks(family, tasks))
-    _require_library(cards, family)
-    cards = choosing.shard(choosing.sampled(cards, _sample(sample)), share)
-    plan = [(card, checks_of(card, names, compiled)) for card in cards]
-    known = _expected(family, expected)
-    report = _report(family, _count(limit))
-    try:
-        with shapes_above(report.shapes_above), _progress() as progress:
-            for verdict in _verdicts(report, plan, known, progress):
-                report.verdicts.append(verdict)
-                if verdict.outcome == "failed":
-                    _say(progress, report.family, verdict)
-        report.complete = True
-    finally:  # Ctrl-C too leaves what was found so far
-        _write(report, files)
-        _print(report)
-    if report.failed:
+    files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
+    choice = Choice(**chosen)
+    _check_usage(family, choice, every=every)
+    earlier = written(json_file) if resume else []
+    runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed())]
+    _check(runs, choice, files, every=every)
+    if any(run.report.failed for run in runs):
         sys.exit(1)
 
 
-def _known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    from zoo_core.misses import unknown_task
-    from zoo_core.registry import current_zoo
-
-    known = sorted({card.task for card in current_zoo().member(family).cards.values()})
-    for task in tasks:
-        if task not in known:
-            raise unknown_task(task, known)
-    return tasks
+def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
+    if every == (family is not None):
+        raise UsageError("zoo check takes a FAMILY, or --all", hint="zoo plugins lists the families")
+    given = [option for name, option in _OF_ONE.items() if getattr(choice, name)]
+    if every and given:
+        raise UsageError(f"{given[0]} goes with one FAMILY, and not with --all")
 
 
-def _require_library(cards: list[Card], family: str) -> None:
-    from zoo_core.registry import current_zoo
+def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
+    """Make the checks, and write and print what was found even where Ctrl-C ends them."""
+    from zoo_core.testing.specimen import shapes_above
 
-    if not cards:
-        raise UsageError(f"{family} has no models to check", hint=f"zoo list --family {family} shows what it has")
-    current_zoo().available(cards[0])
-
-
-def _sample(text: str | None) -> Any:  # noqa: ANN401 - a number or the word, checked where it is used
-    return int(text) if text and text.isdecimal() else text
-
-
-def _count(text: str | None) -> int:
-    """A number of parameters, such as ``300M``; the usual one when none is given."""
-    from zoo_core.testing.specimen import SHAPES_ABOVE
-
-    if text is None:
-        return SHAPES_ABOVE
-    unit = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:].lower(), 1)
-    digits = text[:-1] if unit > 1 else text
-    if not digits.isdecimal():
-        raise UsageError(f"--shapes-above cannot be {text!r}", expected="a number of parameters, such as 300M or 0")
-    return int(digits) * unit
-
-
-def _expected(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
-    from zoo_core.registry import current_zoo
-    from zoo_core.testing.expected import check_globs, declared
-    from zoo_core.testing.specimen import NonConformance
-
-    own = {}
-    for text in given:
-        glob, equals, reason = text.partition("=")
-        if not (equals and reason.strip()):
-            raise UsageError(f"--expect cannot be {text!r}", expected="check:model=reason, such as 'swap:net*=its ...'")
-        own[glob] = reason
+    reports = [run.report for run in runs]
     try:
-        check_globs(own, current_zoo().member(family).cards)
-    except NonConformance as error:
-        raise UsageError(error.summary) from error
-    return {**own, **declared(family)}
+        with shapes_above(choice.shapes_above), _progress() as progress:
+            for run in runs:
+                for number, verdict in enumerate(_followed(run, progress), 1):
+                    if verdict.outcome == "failed":
+                        _say(progress, run.report.family, verdict)
+                    if number % _SAVED == 0:
+                        _write(reports, {"json": files["json"]})
+                _write(reports, {"json": files["json"]})
+    finally:
+        _write(reports, files, page=every)
+        for report in reports:
+            _print(report)
 
 
-def _report(family: str, limit: int) -> Report:
-    from importlib.metadata import version
-
-    from zoo_core.registry import current_zoo
-    from zoo_core.testing.reports import Report
-
-    member = current_zoo().member(family)
-    requires = member.family.requires
-    library = f", {requires} {version(requires)}" if requires else ""
-    return Report(family, f"{member.plugin.origin}{library}", len(member.cards), limit)
+def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
+    """The verdicts of a run, with a bar that says where it is."""
+    task = progress.add_task(run.report.family, total=len(run.plan))
+    yield from run.verdicts(
+        look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
+        done=lambda: progress.advance(task),
+    )
 
 
 def _progress() -> Progress:
@@ -168,28 +120,6 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _verdicts(
-    report: Report,
-    plan: Sequence[tuple[Card, Sequence[Callable[[Card], None]]]],
-    known: Mapping[str, str],
-    progress: Progress,
-) -> Iterator[Verdict]:
-    """Every verdict as it is reached: those on the family first, and then model by model."""
-    from zoo_core.testing.family import FAMILY_CHECKS
-    from zoo_core.testing.specimen import forget
-    from zoo_core.testing.verdicts import judge, judge_family
-
-    for family_check in FAMILY_CHECKS:
-        yield judge_family(family_check, report.family)
-    task = progress.add_task("", total=len(plan))
-    for card, checks in plan:
-        for each in checks:
-            progress.update(task, description=f"{card.name}: {each.__name__.removeprefix('check_')}")
-            yield judge(each, card, known)
-        forget()
-        progress.advance(task)
-
-
 def _say(progress: Progress, family: str, verdict: Verdict) -> None:
     """A failure, as soon as it is found: on stderr, above the bar."""
     name = "/".join(part for part in (family, verdict.model) if part)
@@ -197,13 +127,21 @@ def _say(progress: Progress, family: str, verdict: Verdict) -> None:
     progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
 
 
-def _write(report: Report, files: Mapping[str, Path | None]) -> None:
-    from zoo_core.testing import reports
+def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
+    from zoo_core.testing import matrix
+    from zoo_core.testing.reports import to_json, to_junit
 
-    formats = {"json_file": reports.to_json, "junit_file": reports.to_junit, "markdown_file": reports.to_markdown}
     for name, path in files.items():
-        if path is not None:
-            path.write_text(formats[name](report), encoding="utf-8")
+        if path is None:
+            continue
+        if name == "markdown":
+            text = matrix.page(reports) if page else matrix.to_markdown(reports[0])
+        else:
+            text = {"json": to_json, "junit": to_junit}[name](reports)
+        # A run that is killed while it writes leaves the last whole file.
+        part = path.with_name(f"{path.name}.part") if path.is_file() else path
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
 
 
 def _print(report: Report) -> None:

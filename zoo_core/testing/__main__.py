@@ -1,6 +1,7 @@
 """One page of several reports: ``python -m zoo_core.testing REPORT.json... > MODELS.md``.
 
-The reports are those of ``zoo check FAMILY --json REPORT.json``; those of the shards of one family are put together.
+The reports are those that ``zoo check`` writes with ``--json``, for one family or with ``--all``. Those of the shards of
+one family are put together, and of two verdicts on one thing that of the later file counts.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from zoo_core.testing.reports import from_json, merged, page
+from zoo_core.testing.matrix import page
+from zoo_core.testing.reports import from_json, merged
 
 
 def main() -> None:
@@ -17,10 +19,10 @@ def main() -> None:
     if not files:
         sys.exit("usage: python -m zoo_core.testing REPORT.json... > MODELS.md")
     try:
-        reports = [from_json(Path(file).read_text(encoding="utf-8")) for file in files]
+        reports = [report for file in files for report in from_json(Path(file).read_text(encoding="utf-8"))]
+        sys.stdout.write(page(merged(reports)))
     except (OSError, ValueError, TypeError, KeyError) as error:
         sys.exit(f"cannot read the reports: {error}")
-    sys.stdout.write(page(merged(reports)))
 
 
 if __name__ == "__main__":
