@@ -411,6 +411,12 @@ MUTANTS = {
     "stages that overlap": Mutant(
         "stages", "overlap: 'layer1' and 'layer1.2' are in both", stage(modules=("layer1.2", "layer2"))
     ),
+    "wrong stride of tokens of a picture that is resized": Mutant(
+        "stages",
+        "785 tokens for 224 by 224 pixels, so its stride is not 16",
+        odd_toys.tokens(16),
+        odd(odd_toys.Resizing),
+    ),
     # split
     "split that skips a norm": Mutant("split", "split and forward differ by up to", whole(pool=Chain("pool", flatten))),
     "split that skips a stage": Mutant(

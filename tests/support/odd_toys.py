@@ -32,6 +32,13 @@ class OneSize(Tokens):
         return super().forward(x)
 
 
+class Resizing(Tokens):
+    """Pictures of any size, which it sees at 224 pixels a side."""
+
+    def forward(self, x):
+        return super().forward(F.interpolate(x, (224, 224)))
+
+
 def tokens(stride=8):
     def anatomy(model):
         return Anatomy(

@@ -81,7 +81,13 @@ def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
         verdict = judge(check, card)
     needs_values = check.__name__ in {"check_norms", "check_save", "check_values"}
     assert verdict.outcome == ("skipped" if needs_values else "passed"), verdict.reason
-    assert verdict.shapes
+    compares = check.__name__ in {"check_split", "check_swap", "check_in_channels", "check_twins"}
+    assert verdict.shapes is (needs_values or compares)
+
+
+def test_what_is_compared_by_its_values_is_not_said_to_be_compared_by_shapes():
+    with zoo.use(toys.zoo_of()):
+        assert not any(judge(check, toys.CARD).shapes for check in CHECKS)
 
 
 def test_a_check_that_needs_values_says_so_itself():

@@ -72,6 +72,34 @@ def shapes_above(parameters: int) -> Iterator[None]:
         _shapes_above.reset(token)
 
 
+_missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
+
+
+@contextmanager
+def values_missed() -> Iterator[list[str]]:
+    """Inside the block, gather what a check would have compared by its values, and had only shapes of.
+
+    Example:
+        >>> with values_missed() as missed:
+        ...     only_shapes("scores")
+        >>> missed
+        ['scores']
+    """
+    missed: list[str] = []
+    token = _missed.set(missed)
+    try:
+        yield missed
+    finally:
+        _missed.reset(token)
+
+
+def only_shapes(what: str) -> None:
+    """Say that values were to be compared, of a model that has none."""
+    missed = _missed.get()
+    if missed is not None:
+        missed.append(what)
+
+
 def by_shapes(card: Card) -> bool:
     """Whether this model is looked at without values."""
     limit = _shapes_above.get()
@@ -83,6 +111,7 @@ def by_shapes(card: Card) -> bool:
 def need_values(card: Card) -> None:
     """Raise :class:`NotChecked` where the model has none."""
     if by_shapes(card):
+        only_shapes(card.id)
         limit = f"{_shapes_above.get():,} parameters" if _shapes_above.get() > 0 else "no parameters at all"
         raise NotChecked(f"{card.id} is looked at by its shapes alone, as all models of more than {limit}")
 

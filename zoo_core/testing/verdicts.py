@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported, ZooError
 from zoo_core.testing.checks import short_name
 from zoo_core.testing.expected import reason_for
 from zoo_core.testing.lean import Lean
-from zoo_core.testing.specimen import NonConformance, by_shapes
+from zoo_core.testing.specimen import NonConformance, by_shapes, values_missed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,7 +36,8 @@ class Verdict:
         outcome: One of :data:`OUTCOMES`.
         reason: Why, for all but ``"passed"``.
         seconds: How long it took.
-        shapes: Whether the model had no values, so that only its shapes were compared.
+        shapes: Whether it had only shapes to compare where values count, because the model had none: a split that
+            passes so gives scores of the right shape, and nobody saw that they are the model's own bit for bit.
     """
 
     check: str
@@ -63,8 +64,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
     """
     name = short_name(check)
     started = time.perf_counter()
-    shapes = by_shapes(card)
-    with Lean() if shapes else nullcontext():
+    with Lean() if by_shapes(card) else nullcontext(), values_missed() as missed:
         outcome, reason = _outcome(lambda: check(card))
     known = reason_for(name, card.name, expected or {})
     if known is not None and outcome == "failed":
@@ -74,7 +74,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
         reason = (
             f"{name}:{card.name} passes, though it was expected to fail: {known}\n  next step: take the exception out"
         )
-    return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, shapes)
+    return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, shapes=bool(missed))
 
 
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:
