@@ -51,6 +51,33 @@ def tokens(stride=8):
     return anatomy
 
 
+class Unshuffled(nn.Module):
+    """Its first layer sees the four pixels of a block side by side."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(12, 6, 1)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.conv1(F.pixel_unshuffle(x, 2)).mean((2, 3)))
+
+
+class Mixed(Unshuffled):
+    """It sees sums of two channels, so that no input comes from one of them."""
+
+    def forward(self, x):
+        return super().forward(x + x.roll(1, 1))
+
+
+def unshuffled(model):
+    return Anatomy(
+        heads=(Head("fc", in_features=6, num_classes=model.fc.out_features),),
+        stem=("conv1",),
+        stages=(Stage("first", ("conv1",), 6, 2),),
+    )
+
+
 class Deep(nn.Module):
     """Two convolutions of a stride of 8 each, or of other strides for rows and columns."""
 

@@ -10,7 +10,7 @@ import toys
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError
-from zoo_core.testing import CHECKS, NotChecked, check_freeze, judge, shapes_above, specimen
+from zoo_core.testing import CHECKS, NotChecked, check_freeze, check_in_channels, judge, shapes_above, specimen
 from zoo_core.testing.choosing import cards_named, sampled, shard
 
 CARDS = [replace(toys.CARD, name=f"toy{index}") for index in range(10)]
@@ -110,3 +110,12 @@ def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
     with zoo.use(toys.zoo_of(odd_toys.detector(), card)), shapes_above(0):
         assert not specimen(card).conv1.weight.is_meta
         assert judge(check_freeze, card).outcome == "passed"
+
+
+@pytest.mark.parametrize(("build", "outcome"), [("Unshuffled", "passed"), ("Mixed", "refused")])
+def test_a_stem_that_has_to_be_watched_is_watched_where_the_rest_is_checked_by_shapes(build, outcome):
+    card = replace(toys.CARD, build=f"odd_toys:{build}", parameters=10**6)
+    with zoo.use(toys.zoo_of(odd_toys.unshuffled, card)), shapes_above(0):
+        verdict = judge(check_in_channels, card)
+    assert verdict.outcome == outcome, verdict.reason
+    assert "meta device" not in verdict.reason
