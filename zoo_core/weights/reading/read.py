@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo_core.default_device import on_the_cpu
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.reading import sniff
 from zoo_core.weights.reading.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
@@ -127,7 +126,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with on_the_cpu(), safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
