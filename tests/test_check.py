@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import toys
+from click import unstyle
 from click.testing import CliRunner
 from mutants import MUTANTS
 
@@ -157,6 +158,12 @@ def test_a_family_whose_library_is_missing_is_refused(family):
     member.__dict__["problem"] = "acme is not installed; pip install acme"
     answer = run("toy")
     assert isinstance(answer.exception, zoo.errors.FamilyUnavailable)
+
+
+def test_a_bar_says_on_a_terminal_how_far_the_run_is(family):
+    terminal = CliRunner().invoke(check, ["toy", "toy", *QUICK], env={"FORCE_COLOR": "1", "COLUMNS": "120"})
+    assert re.search(r"━+ 1/1 toy: swap 0:00:", unstyle(terminal.stderr))
+    assert "━" not in run("toy", *QUICK).stderr
 
 
 def test_models_that_are_named_go_through_torch_compile_too(family):
