@@ -1,31 +1,28 @@
-"""What the tests of this folder share: the device, and a model of each architecture on it.
+"""What the tests of this folder share: the device, and a folder whose contents go when the test is over.
 
-They need a GPU and are skipped, visibly, where there is none. ``ZOO_TEST_DEVICE=cpu pytest -m gpu tests/gpu`` runs what
-any device can show, which keeps the tests themselves right on machines without one.
+They need a GPU and are skipped, visibly, where there is none. ``ZOO_TEST_DEVICE=cpu pytest -m "gpu and not full"
+tests/gpu`` runs what any device can show, which keeps the tests themselves right on machines without one.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 
 import pytest
-import torch
+from device_sample import DEVICE
 
 
 @pytest.fixture(scope="session")
 def device():
     """The device under test."""
-    return torch.device(os.environ.get("ZOO_TEST_DEVICE", "cuda"))
+    return DEVICE
 
 
-@pytest.fixture(autouse=True)
-def _exact_arithmetic():
-    """TF32 and autotuned kernels are faster, and their outputs differ from run to run."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = (
-        True,
-        False,
-        False,
-    )
-    yield
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder for a model; pytest itself would keep the files of hundreds of them."""
+    path = tmp_path / "models"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
