@@ -89,7 +89,7 @@ def tests(device: torch.device, clock: Clock, workers: int, *, quick: bool) -> N
     if missing:
         print(f"not run: {', '.join(missing)} missing; docs/GPU.md says how to carry them here")
         return
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
     where = with_gpu_tests()
     if device.type != "cuda":
         environment["ZOO_TEST_DEVICE"] = str(device)
