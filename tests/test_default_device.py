@@ -45,6 +45,7 @@ VERBS = {
     "several heads": lambda model: zoo.swap_head(model, {"a": 2, "b": 3}, seed=0),
     "a head at the features": lambda model: zoo.swap_head(model, 9, at="features", seed=0),
     "a head without hidden layers": lambda model: zoo.swap_head(model, 9, keep_hidden=False, seed=0),
+    "a head of buffers alone": lambda model: zoo.swap_head(model, torch.nn.BatchNorm1d(64, affine=False, device="cpu")),
     "a stem": lambda model: zoo.adapt_stem(model, 4),
     "a random stem": lambda model: zoo.adapt_stem(model, 4, policy="random", seed=0),
     "branches": lambda model: zoo.branch(model, at="layer3", heads={"a": 2, "b": 3}, seed=0),

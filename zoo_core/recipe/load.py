@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.catalog import preprocessing_from_record
-from zoo_core.default_device import default_device, on_the_cpu
+from zoo_core.default_device import default_device
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.placement import place
 from zoo_core.recipe import state
@@ -74,12 +74,11 @@ def load(
     source = Path(folder)
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)
-    with on_the_cpu():
-        tensors = read_tensors(source, recipe)
-        warn_of_others(recipe, stacklevel=4)
-        _check_heads(recipe, heads or {})
-        model = rebuild(recipe, heads)
-        _fill(model, recipe, tensors, source)
+    tensors = read_tensors(source, recipe)
+    warn_of_others(recipe, stacklevel=4)
+    _check_heads(recipe, heads or {})
+    model = rebuild(recipe, heads)
+    _fill(model, recipe, tensors, source)
     _restore(model, recipe)
     _tell(model, recipe, source)
     return place(model, home)
