@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -155,12 +154,3 @@ def test_loading_takes_little_more_memory_than_the_weights(folder, device, name,
     peaks = run(PEAKS, f"torchvision/{name}", path, device, asked)
     assert peaks["device"] is None or peaks["device"] <= 1.05
     assert peaks["host"] <= 0.2
-
-
-def test_models_on_two_gpus_keep_their_halves(tmp_path):
-    if torch.cuda.device_count() < 2:
-        pytest.skip("one GPU only; tests/surgery/test_two_devices.py shows the same with the meta device")
-    model = zoo.get("resnet18", weights=None, device="cuda:0")
-    model.fc.to("cuda:1")
-    assert zoo.swap_head(model, 9).fc.weight.device == torch.device("cuda:1")
-    assert Path(zoo.save(model, tmp_path / "saved")).is_dir()
