@@ -170,14 +170,6 @@ class Zeros(toys.Toy):
         nn.init.zeros_(self.fc.bias)
 
 
-class Blind(toys.Toy):
-    """Its scores do not depend on the picture before it is trained."""
-
-    def __init__(self, num_classes=10):
-        super().__init__(num_classes)
-        nn.init.zeros_(self.conv1.weight)
-
-
 class Secretive(toys.Toy):
     """A random number that is in no state dict."""
 
@@ -426,7 +418,6 @@ MUTANTS = {
     "split that skips a norm before a head of zeros": Mutant(
         "split", "split and forward differ by up to", whole(pool=Chain("pool", flatten)), build(Zeros)
     ),
-    "scores that prove nothing": Mutant("split", "it gives the same scores for two pictures", card=build(Blind)),
     # detectors
     "detector whose box layer is no site": Mutant(
         "swap", "still 10-way after the swap: boxes", odd_toys.detector(boxes=False), DETECTOR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import toys
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -76,6 +77,24 @@ def unshuffled(model):
         stem=("conv1",),
         stages=(Stage("first", ("conv1",), 6, 2),),
     )
+
+
+class Blind(toys.Toy):
+    """Its scores do not depend on the picture before it is trained."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        nn.init.zeros_(self.conv1.weight)
+
+
+class Faint(toys.Toy):
+    """What it sees is lost in rounding before it is trained."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        for layer in (self.conv1, self.layer1[0], self.layer2[0]):
+            nn.init.normal_(layer.weight, std=3e-5)
+            nn.init.zeros_(layer.bias)
 
 
 class Deep(nn.Module):

@@ -15,7 +15,7 @@ import zoo_core as zoo
 from zoo_core import Family
 from zoo_core.plugins import Plugin
 from zoo_core.registry import Zoo
-from zoo_core.testing import CHECKS, FAMILY_CHECKS, check_light, check_names, judge
+from zoo_core.testing import CHECKS, FAMILY_CHECKS, check_light, check_names, check_split, judge
 from zoo_core.testing.checks import checks_named
 from zoo_core.testing.verdicts import judge_family
 
@@ -43,6 +43,21 @@ def test_a_right_plugin_of_another_kind_passes(name):
         verdicts = [judge(check, card) for check in CHECKS]
     assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
     assert {each.check for each in verdicts if each.outcome == "refused"} <= {"split"}
+
+
+@pytest.mark.parametrize(("build", "outcome"), [("Blind", "skipped"), ("Faint", "passed")])
+def test_a_split_is_not_said_to_be_right_where_every_picture_gives_the_same_scores(build, outcome):
+    card = replace(toys.CARD, build=f"odd_toys:{build}")
+    with zoo.use(toys.zoo_of(None, card)):
+        verdict = judge(check_split, card)
+    assert verdict.outcome == outcome
+    assert ("prove nothing of its split" in verdict.reason) == (outcome == "skipped")
+
+
+def test_a_split_that_skips_a_norm_is_found_behind_layers_whose_signal_dies():
+    card = replace(toys.CARD, build="odd_toys:Faint")
+    with zoo.use(toys.zoo_of(MUTANTS["split that skips a norm"].anatomy, card)):
+        assert "split and forward differ" in judge(check_split, card).reason
 
 
 @pytest.mark.parametrize("check", FAMILY_CHECKS, ids=lambda check: check.__name__)
