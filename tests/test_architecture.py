@@ -14,9 +14,10 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "chain", "parts", "sound", "hooks", "catalog", "card_file"}
+    {"card", "chain", "parts", "sound", "family", "hooks", "catalog", "card_file"}
     | {"settings", "config", "arguments", "distributions", "labels"},
-    {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery", "default_device"},
+    {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery"}
+    | {"default_device"},
     {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
     {"encoders", "training", "preprocess", "pipeline", "picture_steps"},
     {"cli", "testing"},

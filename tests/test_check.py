@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from mutants import MUTANTS
 
 import zoo_core as zoo
-from zoo_core.card import Family
 from zoo_core.cli.check import check
 from zoo_core.errors import UsageError
+from zoo_core.family import Family
 from zoo_core.plugins import Plugin
 from zoo_core.registry import Zoo
 from zoo_core.testing.__main__ import main as put_together

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from zoo_core.build import get as get
     from zoo_core.card import Card as Card
-    from zoo_core.card import Family as Family
     from zoo_core.card import Licenses as Licenses
     from zoo_core.card import Preprocessing as Preprocessing
     from zoo_core.card import Weights as Weights
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from zoo_core.errors import AnatomyError as AnatomyError
     from zoo_core.errors import ZooError as ZooError
     from zoo_core.errors import ZooWarning as ZooWarning
+    from zoo_core.family import Family as Family
     from zoo_core.hooks import hookimpl as hookimpl
     from zoo_core.inspect.activations import activation_stats as activation_stats
     from zoo_core.parts import Anatomy as Anatomy
@@ -98,7 +98,7 @@ _PUBLIC = {
     "cached_features": "zoo_core.training.cached:cached_features",
     # what plugins are written with
     "hookimpl": "zoo_core.hooks:hookimpl",
-    "Family": "zoo_core.card:Family",
+    "Family": "zoo_core.family:Family",
     "Card": "zoo_core.card:Card",
     "Weights": "zoo_core.card:Weights",
     "Preprocessing": "zoo_core.card:Preprocessing",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from zoo_core.card import Family
+    from zoo_core.family import Family
 
 PROJECT = "zoo_core"
 """The name of the pluggy project and of the entry-point group."""

@@ -21,7 +21,7 @@ from zoo_core.catalog import write_cards
 from zoo_core.errors import ZooWarning
 
 if TYPE_CHECKING:
-    from zoo_core.card import Family
+    from zoo_core.family import Family
 
 _PATIENCE = 300
 _COMMAND = "import sys; from zoo_core.indexed import index; index(*sys.argv[1:])"

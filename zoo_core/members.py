@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.card import Family
+    from zoo_core.family import Family
     from zoo_core.parts import Anatomy
     from zoo_core.plugins import Plugin
 

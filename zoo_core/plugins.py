@@ -13,9 +13,9 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import hooks, settings
-from zoo_core.card import Family
 from zoo_core.distributions import plugin_entries
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning, close_matches, did_you_mean
+from zoo_core.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -14,7 +14,7 @@ from zoo_core.plugins import go_without
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.card import Family
+    from zoo_core.family import Family
     from zoo_core.plugins import Plugin
 
 

@@ -16,7 +16,7 @@ from zoo_core.registry import current_zoo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.card import Family
+    from zoo_core.family import Family
     from zoo_core.members import Member
     from zoo_core.plugins import Plugin
     from zoo_core.registry import Zoo

@@ -1,7 +1,7 @@
 """One page of several reports: ``python -m zoo_core.testing REPORT.json... > MODELS.md``.
 
-The reports are those that ``zoo check`` writes with ``--json``, for one family or with ``--all``. Those of the shards of
-one family are put together, and of two verdicts on one thing that of the later file counts.
+The reports are those that ``zoo check`` writes with ``--json``, for one family or with ``--all``. Those of the shards
+of one family are put together, and of two verdicts on one thing that of the later file counts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,40 @@
+"""What a plugin contributes, as frozen data: a family, and where its catalogue and its anatomy are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models of one library, as contributed by one plugin.
+
+    Attributes:
+        name: What the family is called, as in ``family/name``.
+        catalog: ``"package.module:function"`` that takes nothing and returns the cards. Importing that module must not
+            import torch.
+        anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`, or
+            raises :class:`~zoo_core.AnatomyError` for a model of another library.
+        requires: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
+        index: ``"package.module:function"`` that takes nothing and returns the cards of the version of the library that
+            is installed. It is called once, in a process of its own, where that is not the version in ``indexed``.
+        indexed: ``"package.module:function"`` that takes nothing and returns the version of the library that
+            ``catalog`` is of.
+        tested: The versions of that distribution which the plugin was tested with, as pip spells them, such as
+            ``">=1.0.20,<1.1"``. ``zoo plugins`` notes another one; it is used all the same.
+        exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
+            globs to the reasons.
+
+    Example:
+        >>> Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy").name
+        'acme'
+    """
+
+    name: str
+    catalog: str
+    anatomy: str
+    requires: str = ""
+    index: str = ""
+    indexed: str = ""
+    tested: str = ""
+    exceptions: str = ""
