@@ -96,6 +96,42 @@ def gradients_of_one_rank(rank, folder, find_unused):
     dist.destroy_process_group()
 
 
+FROZEN_BEFORE = [
+    "tiny/glyphnet",
+    "torchvision/shufflenet_v2_x0_5",
+    "timm/test_vit",
+    "efficientnet_pytorch/efficientnet-b0",
+    "pretrainedmodels/squeezenet1_1",
+]
+
+
+def frozen_before_wrapping(rank, folder, name):
+    """Two steps of a model that was frozen first, on the rank's own samples; what DDP left."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    model = zoo.freeze(zoo.get(name, weights=None, num_classes=9, seed=0), "backbone").eval()
+    channels, side, _ = zoo.info(name).input_size
+    wrapped = DistributedDataParallel(model)
+    x = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(rank))
+    for _ in range(2):  # the second forward raises if a parameter of the first got no gradient
+        wrapped.zero_grad()
+        total(wrapped(x)).backward()
+    found = {key: each.grad for key, each in model.named_parameters() if each.grad is not None}
+    expected = {key for key, each in model.named_parameters() if each.requires_grad}
+    torch.save((found, expected), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "tiny/glyphnet" else pytest.param(name, marks=pytest.mark.full) for name in FROZEN_BEFORE]
+)
+def test_frozen_before_wrapping_the_heads_gradients_are_those_of_all_processes(name, tmp_path):
+    torch.multiprocessing.spawn(frozen_before_wrapping, (tmp_path, name), nprocs=2)
+    (first, expected), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert set(first) == set(second) == expected
+    assert all(torch.equal(first[key], second[key]) for key in expected)
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["all parameters used", "looking for unused ones"])
 def of_two_ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
