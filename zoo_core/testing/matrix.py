@@ -24,8 +24,8 @@ nothing is downloaded.
 """
 _WORDS = """\
 - **passed**: the model keeps the promise.
-- **by shapes**: those of them that were built without values, as too large for these machines. Paths, channels,
-  strides, gradients and shapes were compared, and numbers were not: nothing was seen to be equal bit for bit.
+- **by shapes**: those of them where numbers should have been compared and there were none: the model was built without
+  values, as too large for these machines. Its shapes were compared, and nothing was seen to be equal bit for bit.
 - **refused**: zoo says that this model cannot do that, and why.
 - **expected**: it fails, as its family says it does, with the reason.
 - **skipped**: the check can say nothing about this model.
