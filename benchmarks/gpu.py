@@ -24,8 +24,8 @@ sys.path[0] = str(ROOT)  # a script has its own folder there, and these are modu
 
 import torch  # noqa: E402 - the path comes first
 
-from benchmarks import gpu_placing, gpu_running  # noqa: E402
-from benchmarks.gpu_time import Clock, attempt  # noqa: E402
+from benchmarks import gpu_placing, gpu_running  # noqa: E402 - as above
+from benchmarks.gpu_time import Clock, attempt  # noqa: E402 - as above
 
 PLACING, RUNNING = 0.4, 0.25
 """Shares for the two kinds of figures, each of the time that is left; the tests have what these leave."""

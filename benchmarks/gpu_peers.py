@@ -76,7 +76,7 @@ def prepare(side: str, name: str, folder: Path) -> int:
     for tensor in model.state_dict().values():
         tensor.fill_(1)
     if side == "transformers":
-        model.save_pretrained(path)  # type: ignore[operator]
+        model.save_pretrained(path)  # type: ignore[operator]  # a method that torch's types do not know
         return 0
     state = model.state_dict()
     torch.save(state, path)

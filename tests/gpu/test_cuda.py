@@ -42,7 +42,7 @@ def watch():
     global most
     while watching:
         most = max(most, anonymous() - before)
-        time.sleep(0.001)
+        time.sleep(0.001)  # peaks shorter than this are missed; looking more often would slow what is looked at
 watcher = threading.Thread(target=watch); watcher.start()
 with zoo.use(own):
     model = zoo.get(name, device=device, **asked)

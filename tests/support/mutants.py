@@ -10,7 +10,7 @@ import odd_toys
 import torch
 import toys
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn.functional import linear
 
 from zoo_core import Chain, Licenses, Preprocessing, flatten
 
@@ -151,7 +151,7 @@ class Hidden(toys.Toy):
 
     def forward(self, x):
         scores = super().forward(x)
-        return (*scores, F.linear(x.mean((2, 3)), self.side)) if self.training else scores
+        return (*scores, linear(x.mean((2, 3)), self.side)) if self.training else scores
 
 
 class Idle(toys.Toy):

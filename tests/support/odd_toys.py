@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import toys
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn.functional import cross_entropy, interpolate, pixel_unshuffle
 
 from zoo_core import Anatomy, Head, Stage
 
@@ -37,7 +37,7 @@ class Resizing(Tokens):
     """Pictures of any size, which it sees at 224 pixels a side."""
 
     def forward(self, x):
-        return super().forward(F.interpolate(x, (224, 224)))
+        return super().forward(interpolate(x, (224, 224)))
 
 
 def tokens(stride=8):
@@ -61,7 +61,7 @@ class Unshuffled(nn.Module):
         self.fc = nn.Linear(6, num_classes)
 
     def forward(self, x):
-        return self.fc(self.conv1(F.pixel_unshuffle(x, 2)).mean((2, 3)))
+        return self.fc(self.conv1(pixel_unshuffle(x, 2)).mean((2, 3)))
 
 
 class Mixed(Unshuffled):
@@ -143,7 +143,7 @@ class Detector(nn.Module):
 
     def forward(self, pictures, targets=None):
         mean = torch.tensor(self.mean)[:, None, None]
-        x = torch.stack([F.interpolate((each - mean)[None], (64, 64))[0] for each in pictures])
+        x = torch.stack([interpolate((each - mean)[None], (64, 64))[0] for each in pictures])
         seen = self.bn1(self.conv1(x)).mean((2, 3))
         scores, boxes = self.scores(seen), self.boxes(seen).view(len(seen), self.num_classes, 4)
         if not self.training:
@@ -151,7 +151,7 @@ class Detector(nn.Module):
         labels = torch.cat([target["labels"] for target in targets])
         wanted = torch.cat([target["boxes"] for target in targets])
         chosen = boxes[torch.arange(len(labels)), labels]
-        return {"classes": F.cross_entropy(scores, labels), "boxes": (chosen - wanted).abs().mean()}
+        return {"classes": cross_entropy(scores, labels), "boxes": (chosen - wanted).abs().mean()}
 
 
 class Restless(Detector):
