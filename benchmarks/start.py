@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figures, Row, of_children, save, table
+from benchmarks.harness import Figures, Row, of_children, save, table, usual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,11 +69,11 @@ def plugins(folder: Path, count: int, models: int) -> None:
 def measure(rounds: int) -> list[Row]:
     """A row for the commands, one for listing beside the peers, and one for very many models."""
     with tempfile.TemporaryDirectory() as name:
-        usual, many = Path(name, "usual"), Path(name, "many")
-        distributions(usual, 200)
+        ordinary, many = Path(name, "ordinary"), Path(name, "many")
+        distributions(ordinary, 200)
         distributions(many, 100)
         plugins(many, 100, 1000)
-        here = {**os.environ, "PYTHONPATH": str(usual)}
+        here = usual(PYTHONPATH=str(ordinary))
         code = "import sys; sys.argv = ['zoo', *sys.argv[1:]]; from zoo_core.cli import main; main()"
         commands = {
             "bare python": [PYTHON, "-c", "pass"],
@@ -89,7 +89,7 @@ def measure(rounds: int) -> list[Row]:
             "timm": [PYTHON, "-W", "ignore", "-c", "import timm; timm.list_models()"],
         }
         rows.append(in_turns_of_commands("list all models", lists, here, max(3, rounds // 5)))
-        there = {**os.environ, "PYTHONPATH": str(many)}
+        there = usual(PYTHONPATH=str(many))
         one = [one_name(there) for _ in range(rounds)]
         rows.append(in_turns_of_commands("list of 100,000 models", {"zoo list": commands["zoo list"]}, there, rounds))
         rows[-1].notes["one name of 100,000, ms after start"] = statistics.median(one)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
-_HEAD = re.compile(rb'\{"family": "([^"\\]*)", "name": "([^"\\]*)", "build": "[^"\\]*"(?:, "task": "([^"\\]*)")?[,}]')
+_HEAD = r'\{"family": "([^"\\]*)", "name": "([^"\\]*)", "build": "[^"\\]*"(?:, "task": "([^"\\]*)")?[,}]'
 """How each line begins that ``write_cards`` wrote."""
+_FIRST = re.compile(_HEAD.encode())
+_EACH = re.compile(rf"\n{_HEAD}.*")
 _USUAL = Card.task
 
 
@@ -80,11 +82,10 @@ class CardFile(Sequence[Card]):
     @cached_property
     def heads(self) -> tuple[tuple[str, str, str], ...]:
         """Family, name and task of each card, in order, and nothing else of it checked."""
-        matches = [_HEAD.match(line) for line in self._data.split(b"\n") if line]
-        found = [match.groups(b"") for match in matches if match]
-        if len(found) == len(matches):
-            with suppress(UnicodeDecodeError):
-                return tuple((family.decode(), name.decode(), task.decode() or _USUAL) for family, name, task in found)
+        with suppress(UnicodeDecodeError):
+            found = _EACH.findall(self._data.decode())  # in one go: this is what `zoo list` does for every model
+            if len(found) == self._data.count(b"\n"):
+                return tuple((family, name, task or _USUAL) for family, name, task in found)
         # somebody wrote a line by hand
         return tuple((card.family, card.name, card.task) for card in self._cards)
 
@@ -97,7 +98,7 @@ class CardFile(Sequence[Card]):
     @cached_property
     def _by_hand(self) -> bool:
         """Whether a line may begin otherwise than ``write_cards`` lets those of one family begin."""
-        first = _HEAD.match(self._data, 1)
+        first = _FIRST.match(self._data, 1)
         opening = _opening(first[1].decode(errors="replace")) if first else b""
         return self._data.count(opening) != self._data.count(b"\n") or b"\\" in self._data
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -113,11 +114,15 @@ class Zoo:
                 raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
         asked = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
         members = asked[:1] or [each for each in self.usable(listed=True) if not each.problem]
-        names = [(member.family.name, name) for member in members for name in member.cards.of_task(task)]
-        if task is not None and not names:
+        names = {member.family.name: member.cards.of_task(task) for member in members}
+        if task is not None and not any(names.values()):
             self._require_task(task)
-        ids = [(f"{family}/{name}", name) for family, name in names]
-        return [each for each, name in ids if fnmatchcase(each if "/" in pattern else name, pattern)]
+        matches, found = re.compile(translate(pattern)).match, []
+        for of, models in names.items():
+            ids = [f"{of}/{model}" for model in models]
+            heard = ids if "/" in pattern else models
+            found += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
+        return found
 
     def _require_task(self, task: str) -> None:
         tasks = sorted({member.cards.task_of(name) for member in self.usable(listed=True) for name in member.cards})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeGuard
@@ -12,7 +13,7 @@ from zoo_core.errors import CatalogError
 from zoo_core.plugins import go_without
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from zoo_core.family import Family
     from zoo_core.plugins import Plugin
@@ -44,11 +45,13 @@ class Shelf(MutableMapping[str, Card]):
     @cached_property
     def _tasks(self) -> dict[str, str]:
         """Name to task of the cards in the file."""
-        tasks: dict[str, str] = {}
-        for family, name, task in self._file.heads if self._file is not None else ():
-            if family != self._family.name or name in tasks:
-                raise self._wrong(f"{family}/{name}")
-            tasks[name] = task
+        heads = self._file.heads if self._file is not None else ()
+        tasks = {name: task for _, name, task in heads}
+        strange = [f"{family}/{name}" for family, name, _ in heads if family != self._family.name]
+        if len(tasks) < len(heads):
+            strange += [name for name, count in Counter(name for _, name, _ in heads).items() if count > 1]
+        if strange:
+            raise self._wrong(strange[0])
         return tasks
 
     def task_of(self, name: str) -> str:
@@ -58,7 +61,7 @@ class Shelf(MutableMapping[str, Card]):
 
     def of_task(self, task: str | None) -> list[str]:
         """The names of the models that do that, in order; None stands for any task."""
-        return [name for name in self if task in (None, self.task_of(name))]
+        return [*self] if task is None else [name for name in self if self.task_of(name) == task]
 
     def __getitem__(self, name: str) -> Card:
         if name not in self._cards and self._file is not None:
@@ -79,10 +82,14 @@ class Shelf(MutableMapping[str, Card]):
         del self._cards[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._tasks, **self._cards})
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len({**self._tasks, **self._cards})
+        return len(self._names)
+
+    @property
+    def _names(self) -> Mapping[str, object]:
+        return {**self._tasks, **self._cards} if self._cards else self._tasks
 
     def _wrong(self, got: object) -> CatalogError:
         return CatalogError(

@@ -1,9 +1,7 @@
 """The models that the tests of a GPU go through, and a small input for each.
 
-``device_sample.txt`` names the smallest model of each class of model, shape of its head sites and task, in every
-family. It is written by ``python tests/support/device_sample.py``, which builds all models of all installed families
-without their values to find that out. Those of at most 60 million parameters are gone through by default, and the rest
-with ``-m full``.
+They are one of each kind (``kinds.py``). Those of at most 60 million parameters are gone through by default, and the
+rest with ``-m full``.
 """
 
 from __future__ import annotations
@@ -11,18 +9,15 @@ from __future__ import annotations
 import copy
 import gc
 import os
-import sys
 import warnings
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
+from kinds import of_each_kind
 
 import zoo_core as zoo
-from zoo_core.construct import construct
 
-FILE = Path(__file__).with_suffix(".txt")
 BY_DEFAULT = 60_000_000
 _SIDES = (64, 128)
 _FRAMES = (4, 16)
@@ -47,52 +42,11 @@ def models_of(*tasks):
 
 def _parameters(tasks):
     known = set(zoo.list())
-    for name, *_ in sample():
+    for name in of_each_kind():
         card = zoo.info(name) if name in known else None
         if card and card.task in tasks:
             large = (card.parameters or 0) > BY_DEFAULT
             yield pytest.param(name, marks=pytest.mark.full) if large else name
-
-
-def sample():
-    """Name, class and head sites of each model of the sample."""
-    return [line.split("\t") for line in FILE.read_text(encoding="utf-8").splitlines()]
-
-
-def kind_of(name):
-    """The class of a model, and the shape of its head sites."""
-    card = zoo.info(name)
-    model = construct(card, card.options, values=False)  # whose memory is never touched, however large
-    sites = {_shape_of(model, site) for site in zoo.anatomy(model).heads}
-    heads = ", ".join(sorted(sites))
-    return f"{type(model).__module__}.{type(model).__qualname__}", heads or "no head"
-
-
-def _shape_of(model, site):
-    """Role and kind of a head site, and what kind of module it stands in where that is not the model itself."""
-    around = model.get_submodule(site.path.rpartition(".")[0])
-    within = "" if around is model else f"in {type(around).__name__}"
-    return " ".join(filter(None, (site.role, site.kind, "of tokens" if site.tokens else "", within)))
-
-
-def chosen(say=lambda _: None):
-    """The smallest model of each kind, in the order of ``zoo.list``."""
-    found = {}
-    for name in zoo.list():
-        card = zoo.info(name)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                kind = (card.family, card.task, *kind_of(name))
-        except zoo.ZooError as error:
-            say(f"{name}: {error}")
-            continue
-        size = card.parameters or float("inf")
-        if kind not in found or size < found[kind][0]:
-            found[kind] = (size, name)
-        gc.collect()
-    names = {name: kind for kind, (_, name) in found.items()}
-    return [(name, *names[name][2:]) for name in zoo.list() if name in names]
 
 
 @lru_cache(maxsize=1)
@@ -162,8 +116,3 @@ def to(given, device, dtype=None):
     if isinstance(given, dict):
         return {key: to(value, device, dtype) for key, value in given.items()}
     return type(given)(to(value, device, dtype) for value in given)
-
-
-if __name__ == "__main__":
-    lines = ["\t".join(line) for line in chosen(lambda text: sys.stderr.write(f"{text}\n"))]
-    FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ def print_models(
     """Print the names of the models that match, one a line or as a JSON list."""
     names = current_zoo().list(pattern, family=family, task=task)
     lines = [json.dumps(names, indent=2)] if as_json else names
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()  # a reader that has gone is noticed here, where main can still say so quietly
 
 

@@ -13,7 +13,10 @@ from zoo_core.testing.specimen import forget, shapes_above, specimen
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from torch import nn
+
     from zoo_core.card import Card
+    from zoo_core.parts import Head
 
 Sample = int | Literal["kinds"]
 
@@ -54,8 +57,8 @@ def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
     Args:
         cards: What to choose from.
         sample: How many, spread evenly over the catalogue, in which relatives stand together; or ``"kinds"``: the
-            smallest model of each class and head shape, for which every model is built once without values; None for
-            all of them.
+            smallest model of each task, class and shape of head sites, for which every model is built once without
+            values; None for all of them.
 
     Raises:
         UsageError: The sample is another word, or a number below 1.
@@ -63,8 +66,8 @@ def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
     Example:
         >>> import zoo_core as zoo
         >>> cards = [zoo.info(f"resnet{depth}") for depth in (18, 34, 50, 101, 152)]
-        >>> [card.name for card in sampled(cards, 3)], [card.name for card in sampled(cards[:3], "kinds")]
-        (['resnet18', 'resnet34', 'resnet101'], ['resnet18', 'resnet50'])
+        >>> [card.name for card in sampled(cards, 3)], [card.name for card in sampled(cards, "kinds")]
+        (['resnet18', 'resnet34', 'resnet101'], ['resnet18'])
     """
     if sample is None:
         return [*cards]
@@ -92,12 +95,18 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
 
 
 def _kind(card: Card) -> object:
+    """The task, the class of the model, and the shapes of its head sites."""
     from zoo_core.surgery.knowledge import anatomy_of
 
     model = specimen(card)
-    anatomy = anatomy_of(model)
-    heads = tuple((head.kind, head.role, head.in_features, head.per_class) for head in anatomy.heads)
-    return card.task, type(model), heads, anatomy.layout
+    return card.task, type(model), frozenset(_shape_of(model, site) for site in anatomy_of(model).heads)
+
+
+def _shape_of(model: nn.Module, site: Head) -> object:
+    """What a head site is, whether there is a layer yet, and in what module that is not the model itself it stands."""
+    around = model.get_submodule(site.path.rpartition(".")[0])
+    within = None if around is model else type(around)
+    return site.role, site.kind, site.tokens, site.per_class, site.num_classes > 0, within
 
 
 def shard(cards: Sequence[Card], share: str | None = None) -> list[Card]:
