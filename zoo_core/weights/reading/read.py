@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.reading import sniff
 from zoo_core.weights.reading.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
+from zoo_core.weights.reading.plain import read_plain
+from zoo_core.weights.reading.plain_pickle import NotPlain
 
 if TYPE_CHECKING:
     import os
@@ -36,10 +39,10 @@ _COUNTER = "n_averaged"
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors in a file of weights, by name, on the CPU and mapped from the file where its format allows.
 
-    Safetensors and numpy's archives are read as such; everything else with ``torch.load(weights_only=True)``, and never
-    otherwise. A state dict inside a wrapper such as ``{"state_dict": ..., "epoch": ...}`` is taken out, the averaged
-    one (EMA) where there are two, and the prefix ``module.`` of data-parallel training is taken off when every name has
-    it.
+    Safetensors, numpy's archives and checkpoints of nothing but tensors and plain data are read as such; everything
+    else with ``torch.load(weights_only=True)``, and never otherwise. A state dict inside a wrapper such as
+    ``{"state_dict": ..., "epoch": ...}`` is taken out, the averaged one (EMA) where there are two, and the prefix
+    ``module.`` of data-parallel training is taken off when every name has it.
 
     Args:
         path: A ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.npz`` file; its content decides, not its name.
@@ -134,15 +137,21 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
     """What is in the file, and whether it is mapped from it."""
-    _warn_of_old_torch()
     try:
         if sniff.is_tar(head):
             from zoo_core.weights.reading.legacy_tar import read_tar
 
+            _warn_of_old_torch()
             return read_tar(file), False
-        items = _listed(file) if sniff.is_zip(head) else []
+        items: list[zipfile.ZipInfo] = []
+        if sniff.is_zip(head):
+            with zipfile.ZipFile(file) as archive:
+                items = archive.infolist()
+                with suppress(NotPlain):
+                    return read_plain(file, archive), True
         if is_numpy_archive(items):
             return read_numpy_archive(file), False
+        _warn_of_old_torch()
         if file.suffix == ".safetensors":  # torch.load goes by the name
             with file.open("rb") as opened:
                 return torch.load(opened, map_location="cpu", weights_only=True), False
@@ -151,11 +160,6 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped), mapped
     except Exception as error:  # a broken file can make the reader raise anything
         raise _refused(file, head, error) from error
-
-
-def _listed(file: Path) -> list[zipfile.ZipInfo]:
-    with zipfile.ZipFile(file) as archive:
-        return archive.infolist()
 
 
 def _warn_of_old_torch() -> None:

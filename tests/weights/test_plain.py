@@ -1,0 +1,332 @@
+"""Checkpoints of tensors and plain data are read without torch's unpickler, and no other file is."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from zoo_core.errors import Unreadable
+from zoo_core.weights.reading import plain, read
+from zoo_core.weights.reading.plain import read_plain
+from zoo_core.weights.reading.plain_pickle import NotPlain, Unpickler
+
+DTYPES = sorted(set(plain._DTYPES.values()), key=str)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.pth"
+
+
+def read_back(path):
+    with zipfile.ZipFile(path) as archive:
+        return read_plain(path, archive)
+
+
+def same(found, expected):
+    """Whether two contents are equal down to the layout of each tensor and the type of each container."""
+    if type(found) is not type(expected):
+        return False
+    if isinstance(found, torch.Tensor):
+        alike = (found.dtype, found.shape, found.stride()) == (expected.dtype, expected.shape, expected.stride())
+        return alike and torch.equal(found, expected)
+    if isinstance(found, dict):
+        return list(found) == list(expected) and all(same(found[key], expected[key]) for key in found)
+    if isinstance(found, list | tuple):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return found == expected
+
+
+@st.composite
+def tensors(draw):
+    """Tensors of every dtype, some of them views of another, and of any layout."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(0, 3), max_size=4))
+    whole = torch.arange(1 + sum(shape), dtype=torch.float32).repeat(draw(st.integers(1, 3)))
+    values = torch.zeros(shape) + whole[: shape[-1]] if shape else whole[0]
+    tensor = values.to(dtype)
+    order = draw(st.permutations(range(tensor.dim())))
+    return tensor.permute(order)[draw(st.sampled_from([..., slice(1, None)])) if tensor.dim() else ...]
+
+
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=300), tensors()
+)
+contents = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.text(max_size=5) | st.integers(0, 9), inner, max_size=4),
+        st.dictionaries(st.text(max_size=5), inner, max_size=4).map(collections.OrderedDict),
+    ),
+    max_leaves=12,
+)
+
+
+@given(content=contents)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_plain_data_comes_back_as_torch_reads_it(content, path):
+    torch.save(content, path)
+    assert same(read_back(path), torch.load(path, weights_only=True))
+
+
+def test_the_state_dict_of_a_model_comes_back_with_its_metadata(path):
+    state = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last).state_dict()
+    torch.save(state, path)
+    found = read_back(path)
+    assert same(found, state)
+    assert found._metadata == state._metadata
+
+
+def test_tensors_that_share_their_memory_share_it_again(path):
+    base = torch.arange(12.0)
+    torch.save({"all": base, "odd": base[1::2], "tied": base}, path)
+    found = read_back(path)
+    found["all"][1] = 99.0
+    assert found["odd"][0] == 99.0
+    assert found["tied"][1] == 99.0
+
+
+def test_writing_to_a_tensor_leaves_the_file_as_it_was(path):
+    torch.save({"a": torch.zeros(4)}, path)
+    before = path.read_bytes()
+    read_back(path)["a"].fill_(7)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["archive", "net", "a.b"])
+def test_the_folder_in_the_archive_may_have_any_name(path, folder):
+    torch.save({"a": torch.ones(2)}, path)
+    packed(path, {f"{folder}/{name.partition('/')[2]}": data for name, data in members(path).items()})
+    assert same(read_back(path), {"a": torch.ones(2)})
+
+
+def test_no_unpickler_of_torch_is_asked(path, monkeypatch):
+    torch.save({"state_dict": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, path)
+    monkeypatch.setattr(torch, "load", None)
+    assert same(read.read_state_dict(path), {"fc.bias": torch.zeros(2)})
+
+
+NOT_PLAIN = {
+    "a parameter": nn.Parameter(torch.zeros(2)),
+    "a tensor with a gradient": torch.zeros(2, requires_grad=True),
+    "a tensor of eight bits": torch.zeros(2).to(torch.float8_e4m3fn),
+    "a sparse tensor": torch.zeros(2).to_sparse(),
+    "a size": torch.Size([2]),
+    "a dtype": torch.float32,
+    "a set": {1, 2},
+    "a number of numpy": np.float64(3),
+    "a counter": collections.Counter("ab"),
+    "a module": nn.Linear(1, 1),
+    "a function": print,
+}
+
+
+@pytest.mark.parametrize("content", NOT_PLAIN.values(), ids=list(NOT_PLAIN))
+def test_anything_else_is_left_to_torch(path, content):
+    torch.save({"a": content}, path)
+    with pytest.raises(NotPlain):
+        read_back(path)
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(path, files, **how):
+    with zipfile.ZipFile(path, "w", **how) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: files | {"net/byteorder": b"big"},
+        lambda files: {name: data for name, data in files.items() if name != "net/data/0"},
+        lambda files: files | {"net/data/0": files["net/data/0"][:-1]},
+        lambda files: files | {"net/data/0": files["net/data/0"] + b"\0"},
+        lambda files: {name: data for name, data in files.items() if name != "net/data.pkl"},
+        lambda _: {},
+    ],
+    ids=["another byte order", "no numbers", "too few bytes", "too many bytes", "no pickle", "nothing"],
+)
+def test_an_archive_of_other_members_is_left_to_torch(path, change):
+    torch.save({"a": torch.ones(2)}, path)
+    packed(path, change(members(path)))
+    with pytest.raises(NotPlain):
+        read_back(path)
+
+
+def test_a_compressed_archive_is_left_to_torch(path):
+    torch.save({"a": torch.ones(2)}, path)
+    packed(path, members(path), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(NotPlain):
+        read_back(path)
+
+
+def test_a_member_that_is_said_to_lie_beyond_the_end_is_left_to_torch(path):
+    torch.save({"a": torch.ones(2)}, path)
+    data = bytearray(path.read_bytes())
+    name = data.index(b"net/data/0")  # the length of what else its local header says
+    data[name - 2 : name] = b"\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(NotPlain):
+        read_back(path)
+
+
+class Storage:
+    """Pickles as the persistent id of a storage."""
+
+    def __init__(self, *said):
+        self.said = said
+
+
+class Pickler(pickle._Pickler):
+    """Writes what ``torch.save`` would, and what it never would."""
+
+    def persistent_id(self, obj):
+        return obj.said if isinstance(obj, Storage) else None
+
+
+class Tensor:
+    """Pickles as a tensor of that storage."""
+
+    def __init__(self, *given):
+        self.given = given
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.given
+
+
+FOUR = Storage("storage", torch.FloatStorage, "0", "cpu", 4)
+NO_HOOKS = collections.OrderedDict()
+
+
+def crafted(path, content):
+    """An archive of that pickle and four numbers."""
+    with (path.parent / "data.pkl").open("wb") as file:
+        Pickler(file, protocol=2).dump(content)
+    numbers = torch.arange(4.0).numpy().tobytes()
+    packed(path, {"net/data.pkl": (path.parent / "data.pkl").read_bytes(), "net/data/0": numbers})
+    return path
+
+
+def test_what_is_crafted_well_is_read(path):
+    found = read_back(crafted(path, Tensor(FOUR, 1, (3,), (1,), False, NO_HOOKS)))
+    assert torch.equal(found, torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Tensor(FOUR, 2, (3,), (1,), False, NO_HOOKS),
+        Tensor(FOUR, 0, (2, 2), (3, 2), False, NO_HOOKS),
+        Tensor(FOUR, -1, (2,), (1,), False, NO_HOOKS),
+        Tensor(FOUR, 3, (2,), (-1,), False, NO_HOOKS),
+        Tensor(FOUR, 0, (-2,), (1,), False, NO_HOOKS),
+        Tensor(FOUR, 0, (2,), (), False, NO_HOOKS),
+        Tensor(FOUR, 0, (2**70,), (0,), False, NO_HOOKS),
+        Tensor(FOUR, 0, (True,), (1,), False, NO_HOOKS),
+        Tensor(FOUR, 0, [2], [1], False, NO_HOOKS),
+        Tensor(FOUR, 0, (2,), (1,), True, NO_HOOKS),
+        Tensor(FOUR, 0, (2,), (1,), False, {"a": 1}),
+        Tensor(FOUR, 0, (2,), (1,), False, NO_HOOKS, {"conj": True}),
+        Tensor("storage", 0, (2,), (1,), False, NO_HOOKS),
+        Tensor(Storage("storage", torch.FloatStorage, "0", "cpu", 5), 0, (5,), (1,), False, NO_HOOKS),
+        Tensor(Storage("storage", torch.FloatStorage, "0", "cpu", -4), 0, (1,), (1,), False, NO_HOOKS),
+        Tensor(Storage("storage", torch.DoubleStorage, "0", "cpu", 4), 0, (4,), (1,), False, NO_HOOKS),
+        Tensor(Storage("storage", "torch.FloatStorage", "0", "cpu", 4), 0, (4,), (1,), False, NO_HOOKS),
+        Tensor(Storage("storage", torch.FloatStorage, "../data.pkl", "cpu", 4), 0, (4,), (1,), False, NO_HOOKS),
+        Tensor(Storage("module", torch.FloatStorage, "0", "cpu", 4), 0, (4,), (1,), False, NO_HOOKS),
+        Storage("storage"),
+        FOUR,
+        [FOUR],
+        {"a": (1, FOUR)},
+        ((FOUR,), 1),
+    ],
+)
+def test_a_tensor_that_is_not_in_its_storage_is_none(path, content):
+    with pytest.raises(NotPlain):
+        read_back(crafted(path, content))
+
+
+DICT = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"cos\nsystem\nX\x02\0\0\0ls\x85R.",
+        b"cposix\nsystem\n)R.",
+        DICT + b"X\x01\0\0\0a\x85R.",
+        DICT + b")\x81.",
+        DICT + b"}X\x04\0\0\0move}sb.",
+        DICT + b")R}X\x05\0\0\0itemsK\x01sb.",
+        DICT + b"X\x01\0\0\0aK\x01s.",
+        b"]X\x01\0\0\0aK\x01s.",
+        b"}K\x01a.",
+        b"}}K\x01s.",
+        b"K\x01Q.",
+        b"(K\x01.",
+        b"h\x07.",
+        b"t.",
+        b"\x85.",
+        b".",
+        b"",
+        b"X\xff\xff\xff\x7fa.",
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"}(K\x01u.",
+        b"}X\x01\0\0\0acos\nsystem\ns.",
+        b"]cos\nsystem\n\x85a.",
+        b"cos\nsystem\n\x85\x85.",
+        b"cos\nsystem\n.",
+        b"(ios\nsystem\n.",
+    ],
+    ids=repr,
+)
+def test_a_pickle_that_asks_for_more_is_no_plain_data(path, body):
+    packed(path, {"net/data.pkl": b"\x80\x02" + body})
+    with pytest.raises(NotPlain):
+        read_back(path)
+
+
+def test_a_place_far_off_takes_no_memory():
+    body = b"\x80\x02K\x01r" + struct.pack("<I", 2**32 - 1) + b"0"
+    with pytest.raises(NotPlain):
+        Unpickler(body, print, print).load()
+    assert Unpickler(body[:-1] + b".", print, print).load() == 1
+
+
+def test_lists_within_lists_many_times_over_are_read_once():
+    nested = []
+    for _ in range(200):
+        nested = [nested, nested]
+    assert Unpickler(pickle.dumps(nested, protocol=2), print, print).load()[0][1] is not None
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_broken_file_is_never_more_than_not_plain(path, data):
+    torch.save({"a": torch.ones(2), "b": [1, "c", 2.0]}, path)
+    files = members(path)
+    pickled = bytearray(files["net/data.pkl"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
+    packed(path, files | {"net/data.pkl": bytes(pickled[: data.draw(st.integers(1, len(pickled)))])})
+    with contextlib.suppress(NotPlain):
+        read_back(path)
+    with contextlib.suppress(Unreadable):
+        read.read_state_dict(path)
