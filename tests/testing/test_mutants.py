@@ -29,6 +29,7 @@ def test_a_right_plugin_passes(check):
 ODD = {
     "tokens": (odd_toys.tokens(), "Tokens", "classification"),
     "tokens of one size": (odd_toys.tokens(), "OneSize", "classification"),
+    "tokens whose places are remembered": (odd_toys.tokens(), "Remembering", "classification"),
     "tokens of a picture that is resized": (odd_toys.tokens(), "Resizing", "classification"),
     "large strides": (odd_toys.deep(), "Deep", "classification"),
     "detector": (odd_toys.detector(), "Detector", "detection"),
