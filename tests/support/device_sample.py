@@ -56,10 +56,13 @@ def _built(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a library says of its own constructor is not under test here
         model = zoo.get(name, weights=None, seed=0).eval()
-    for x in _inputs(zoo.info(name)):
+    card = zoo.info(name)
+    for x in _inputs(card):
         try:
             with torch.no_grad():
                 copy.deepcopy(model)(*x)  # some keep what they have computed for one size
+                if card.task == "classification":
+                    copy.deepcopy(model).train()(*x)  # an auxiliary head may want more pixels
         except _TOO_SMALL:
             continue
         return model, x

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.channels import Order, order_of
+from zoo_core.surgery.example import example_input
 from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of
 
 
@@ -252,6 +253,21 @@ def test_the_order_of_inputs_is_found_by_lighting_one_channel_at_a_time():
         layer, move = STEMS[kind]
         model = Behind(layer(), move)
         assert order_of(model, model.layer, 3, (32, 32)) == order
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("kind", STEMS)
+def test_a_picture_to_try_a_model_with_has_the_channels_of_its_pictures(kind, device):
+    layer, move = STEMS[kind]
+    model = told(Behind(layer(), move), "layer")
+    assert example_input(model.to(device)).shape == (1, 3, 224, 224)
+    if device == "cpu":
+        assert example_input(zoo.adapt_stem(model, 5)).shape == (1, 5, 224, 224)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_picture_to_try_a_model_with_has_the_channels_that_its_constructor_was_given(device):
+    assert example_input(told(nn.Sequential(nn.Conv2d(5, 4, 3)), "0").to(device)).shape == (1, 5, 224, 224)
 
 
 def test_a_model_built_with_other_channels_is_adapted_from_those():

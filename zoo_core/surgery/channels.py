@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +14,7 @@ from zoo_core.errors import NotSupported
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAMES = 16
 
 
@@ -64,22 +65,49 @@ def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int,
         NotSupported: No number of channels explains what the layer is given.
     """
     inputs = inputs_of(layer)
-    if isinstance(layer, _CONVOLUTIONS) and inputs == expected:
+    if isinstance(layer, CONVOLUTIONS) and inputs == expected:
         return Order(expected)
     if next(layer.parameters()).is_meta:
         raise _unclear(layer, "a model on the meta device cannot be run", "do it before the model goes there")
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with _in_eval_mode(model):
         for channels in dict.fromkeys([expected, *_divisors(inputs)]):
             owners = _owners(model, layer, channels, size)
             inner = next((n for n in _divisors(inputs) if owners == [j // n % channels for j in range(inputs)]), None)
             if owners and inner:
                 return Order(channels, inner)
+    raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
+
+
+def channels_of_pictures(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> int:
+    """How many channels the pictures of a model have: as many as a first layer takes, or what comes to that many.
+
+    Args:
+        model: As for :func:`order_of`; it may be on the meta device, since only shapes are looked at.
+        layer: As there.
+        expected: As there.
+        size: As there.
+    """
+    inputs, axis = inputs_of(layer), _axis(layer)
+    if inputs == expected:
+        return expected
+    with _in_eval_mode(model):
+        for channels in (expected, inputs):
+            given = _given(model, layer, _dark(layer, channels, size))
+            if given is not None and given.shape[axis] == inputs:
+                return channels
+    return expected
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block, norms take no statistics; afterwards each module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
-    raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
 
 
 def inputs_of(layer: nn.Module) -> int:
@@ -96,10 +124,7 @@ class _Reached(Exception):
 
 def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
     """For each input of the layer the one channel that it comes from; empty when that cannot be said."""
-    axis = -1 if isinstance(layer, nn.Linear) else 1
-    weight = next(layer.parameters())
-    frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
-    dark = torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
+    axis, dark = _axis(layer), _dark(layer, channels, size)
     base = _given(model, layer, dark)
     if base is None or base.shape[axis] != inputs_of(layer):
         return []
@@ -113,6 +138,17 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
         lit.append((given != base).movedim(axis, 0).flatten(1).any(1))
     seen = torch.stack(lit)  # [channels, inputs]
     return seen.int().argmax(0).tolist() if bool((seen.sum(0) == 1).all()) else []
+
+
+def _axis(layer: nn.Module) -> int:
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+    """A black picture, or some frames of one."""
+    weight = next(layer.parameters())
+    frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
+    return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
 
 
 @torch.no_grad()

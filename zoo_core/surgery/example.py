@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.channels import CONVOLUTIONS, channels_of_pictures
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _SIDE = 224
 """Pixels a side that a model is tried with when nothing says what it was designed for."""
@@ -40,7 +42,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
     if size is None:
-        chosen = (_channels(bare, anatomy_of(model).stem) or chosen[0], *chosen[1:])
+        chosen = (_channels(model, (chosen[-2], chosen[-1])), *chosen[1:])
     if side is not None:
         chosen = (chosen[0], *[side] * len(chosen[1:]))
     like = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
@@ -67,7 +69,17 @@ def refuse_auxiliary(model: nn.Module, verb: str) -> None:
     )
 
 
-def _channels(model: nn.Module, stem: tuple[str, ...]) -> int | None:
-    """What the first layer takes now, which another stem may have changed."""
-    found = getattr(model.get_submodule(stem[0]), "in_channels", None) if stem else None
-    return found if isinstance(found, int) else None
+def channels_told(model: nn.Module) -> int:
+    """How many channels the pictures of ``model`` have by all that is written down."""
+    known = knowledge_of(model)
+    edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
+    return int(edits[-1]) if edits else known.card.input_size[0] if known.card else 3
+
+
+def _channels(model: nn.Module, size: tuple[int, int]) -> int:
+    """How many they have, also where the model was built for others than its card says."""
+    told, stem = channels_told(model), anatomy_of(model).stem
+    layer = unwrap(model).get_submodule(stem[0]) if stem else None
+    if not isinstance(layer, CONVOLUTIONS):
+        return told
+    return channels_of_pictures(unwrap(model), layer, told, size)

@@ -12,6 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.attributes import get_attribute, set_attribute
 from zoo_core.surgery.channels import Order, inputs_of, order_of
 from zoo_core.surgery.checks import check_count, strict_arguments
+from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.filters import plan_channels
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
 from zoo_core.surgery.memory_format import follows, with_channels_last
@@ -90,7 +91,7 @@ def adapt_stem(
     check_count("in_channels", in_channels)
     layers = stem_layers(model)
     bare = unwrap(model)
-    orders = {path: order_of(bare, layer, _expected(model), _size(model)) for path, layer in layers.items()}
+    orders = {path: order_of(bare, layer, channels_told(model), _size(model)) for path, layer in layers.items()}
     old_count = next(iter(orders.values())).channels
     if policy is None and map is None and in_channels == old_count:
         return model
@@ -146,13 +147,6 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
         got=str(model.get_submodule(path)).partition("\n")[0],
         cause="it is another kind of layer, or its weight is computed, as by torch.nn.utils.parametrizations",
     )
-
-
-def _expected(model: nn.Module) -> int:
-    """How many channels the pictures of ``model`` have by all that is written down."""
-    known = knowledge_of(model)
-    edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
-    return int(edits[-1]) if edits else known.card.input_size[0] if known.card else 3
 
 
 def _size(model: nn.Module) -> tuple[int, int]:
