@@ -53,11 +53,12 @@ def place(
         >>> layer.weight.dtype, layer.weight.stride()
         (torch.bfloat16, (27, 1, 9, 3))
     """
-    with _as_tied_as_before(model):
-        if device is not None and device.type == "cuda":
-            _by_pinned_buffers(model, device, dtype, last=channels_last)
-        elif device is not None or dtype is not None:
-            _each(model, lambda tensor: tensor.to(device, _becomes(tensor, dtype)))
+    if device is not None or dtype is not None:
+        with _as_tied_as_before(model):
+            if device is not None and device.type == "cuda":
+                _by_pinned_buffers(model, device, dtype, last=channels_last)
+            else:
+                _each(model, lambda tensor: tensor.to(device, _becomes(tensor, dtype)))
     if channels_last:
         _each(model, with_channels_last)
     return model

@@ -19,8 +19,10 @@ _PREFACE = """\
 
 One command writes this page: `zoo check --all --json sweep.json --markdown docs/MODELS.md`, which goes on where it was
 stopped with `--resume`. Machines that share the work say `--shard 1/4 --json 1.json`, and
-`python -m zoo_core.testing *.json > docs/MODELS.md` puts together what they found. Models are built untrained, and
-nothing is downloaded.
+`python -m zoo_core.testing *.json > docs/MODELS.md` puts together what they found, of two verdicts on one thing the
+later. So the page may be of a sweep by shapes (`--shapes-above 5M`), and then of one model of each kind with its values
+(`--sample kinds`): the smallest of each task, class and shape of heads. Models are built untrained, and nothing is
+downloaded.
 """
 _WORDS = """\
 - **passed**: the model keeps the promise.
