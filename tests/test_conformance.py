@@ -1,7 +1,7 @@
 """Every installed family keeps its promises: some of its models quickly, and with ``-m full`` one of each kind.
 
-Those have their values where they fit into the memory of two test processes. ``zoo check --all`` looks at every model,
-and ``docs/MODELS.md`` says what it found, the larger ones of each kind with their values too.
+Those have their values where they fit into the memory of two test processes. ``zoo check`` looks at every model, and
+``docs/MODELS.md`` says what it found, with values for all of these.
 """
 
 from __future__ import annotations
