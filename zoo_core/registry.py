@@ -117,9 +117,10 @@ class Zoo:
         names = {member.family.name: member.cards.of_task(task) for member in members}
         if task is not None and not any(names.values()):
             self._require_task(task)
-        matches, found = re.compile(translate(pattern)).match, []
-        for of, models in names.items():
-            ids = [f"{of}/{model}" for model in models]
+        matches = re.compile(translate(pattern)).match  # what fnmatchcase does, without its costs for each name
+        found: builtins.list[str] = []
+        for owner, models in names.items():
+            ids = [f"{owner}/{model}" for model in models]
             heard = ids if "/" in pattern else models
             found += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
         return found

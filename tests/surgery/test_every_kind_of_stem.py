@@ -11,8 +11,8 @@ from zoo_core.errors import NotSupported
 
 MODELS = {
     "one convolution": "torchvision/resnet18",
-    "another name for it": "efficientnet_pytorch/efficientnet-b0",
-    "one of Cadene's": "pretrainedmodels/squeezenet1_1",
+    "a convolution that pads in its own way": "efficientnet_pytorch/efficientnet-b0",
+    "a convolution without a norm": "pretrainedmodels/squeezenet1_1",
     "patches": "timm/test_vit",
     "two convolutions on one picture": "timm/fastvit_t8",
     "two convolutions on two sizes of it": "timm/crossvit_9_240",

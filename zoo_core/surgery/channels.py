@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.sites import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int,
         return Order(expected)
     if next(layer.parameters()).is_meta:
         raise _unclear(layer, "a model on the meta device cannot be run", "do it before the model goes there")
-    with _in_eval_mode(model):
+    with evaluating(model):
         for channels in dict.fromkeys([expected, *_divisors(inputs)]):
             owners = _owners(model, layer, channels, size)
             inner = next((n for n in _divisors(inputs) if owners == [j // n % channels for j in range(inputs)]), None)
@@ -90,24 +90,12 @@ def channels_of_pictures(model: nn.Module, layer: nn.Module, expected: int, size
     inputs, axis = inputs_of(layer), _axis(layer)
     if inputs == expected:
         return expected
-    with _in_eval_mode(model):
+    with evaluating(model):
         for channels in (expected, inputs):
             given = _given(model, layer, _dark(layer, channels, size))
             if given is not None and given.shape[axis] == inputs:
                 return channels
     return expected
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block, norms take no statistics; afterwards each module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def inputs_of(layer: nn.Module) -> int:

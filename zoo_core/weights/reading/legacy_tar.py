@@ -14,21 +14,12 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 
+from zoo_core.weights.reading.storages import DTYPES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
-
-_DTYPES = {
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "Half": torch.float16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-}
 
 
 class _Safe(pickle.Unpickler):
@@ -40,8 +31,8 @@ class _Safe(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         kind = name.removesuffix("Storage").removesuffix("Tensor")
-        if module in ("torch", "torch.cuda") and kind in _DTYPES:
-            return _DTYPES[kind]
+        if module in ("torch", "torch.cuda") and kind in DTYPES:
+            return DTYPES[kind]
         msg = f"{module}.{name} is not allowed"
         raise pickle.UnpicklingError(msg)
 

@@ -1,8 +1,9 @@
 """The part of the pickle language that state dicts are written in, read as data.
 
-Here is no way to import, to call or to set an attribute: the two names that a pickle of tensors has to have called are
-known, and one that asks for another is refused. The opcodes are those that ``torch.save`` writes for dicts, lists,
-tuples, texts, numbers and tensors; the standard library's ``pickletools`` says what each does.
+Here is no way to import or to call anything, nor to set an attribute but the metadata of a state dict: the two names
+that a pickle of tensors has to have called are known, and one that asks for another is refused. The opcodes are those
+that ``torch.save`` writes for dicts, lists, tuples, texts, numbers and tensors; the standard library's ``pickletools``
+says what each does.
 """
 
 from __future__ import annotations

@@ -141,7 +141,6 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
         if sniff.is_tar(head):
             from zoo_core.weights.reading.legacy_tar import read_tar
 
-            _warn_of_old_torch()
             return read_tar(file), False
         items: list[zipfile.ZipInfo] = []
         if sniff.is_zip(head):
