@@ -8,6 +8,7 @@ import torch
 
 from zoo_core.errors import AnatomyError
 from zoo_core.parts import Stage
+from zoo_core.surgery.sites import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +75,6 @@ def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> 
     """What the modules give, by name; and why the run stopped, where it did not come to its end."""
     maps: dict[str, Any] = {}
     known = dict(model.named_modules())
-    modes = {module: module.training for module in known.values()}
     for name, path in paths.items():
         if path not in known:
             raise AnatomyError(f"stage {name}: a {type(model).__name__} has no module {path!r}")
@@ -84,13 +84,11 @@ def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> 
     ]
     why = ""
     try:
-        with torch.no_grad():
-            model.eval()(next(model.parameters()).new_zeros(1, *size))
+        with torch.no_grad(), evaluating(model):
+            model(next(model.parameters()).new_zeros(1, *size))
     except (RuntimeError, ValueError, AssertionError) as error:  # how models say that a picture is too small for them
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return maps, why
