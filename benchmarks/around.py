@@ -33,8 +33,8 @@ _CHECKS = 100
 
 def by_hand(path: Path) -> nn.Module:
     """The same model, with nothing around it."""
+    from zoo_core.build.skip_init import without_values
     from zoo_core.weights import read_state_dict
-    from zoo_core.without_values import without_values
 
     with without_values():
         model = torchvision.models.resnet50()
@@ -51,8 +51,8 @@ def once(work: Callable[[], object]) -> Figures:
 
 def check(cache: Path) -> Figures:
     """CPU seconds of one check of the cached file."""
-    from zoo_core.weights.store.cache import Cache
-    from zoo_core.weights.store.refs import read_ref
+    from zoo_core.weights.cache.refs import read_ref
+    from zoo_core.weights.cache.store import Cache
 
     (path,) = (cache / "refs" / "torchvision").iterdir()
     held = Cache(cache)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.without_values import without_values
+from zoo_core.build.skip_init import without_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,9 +97,9 @@ def checkpoint(side: str, name: str, folder: Path) -> Path:
 def with_zoo(name: str, folder: Path, device: torch.device) -> Load:
     """The model's default weights are the file, which the cache already holds."""
     import zoo_core as zoo
-    import zoo_core.build  # zoo imports its parts when they are first used; imports do not count, here as for peers
-    import zoo_core.placement
-    import zoo_core.weights.reading.aligned
+    import zoo_core.build.get  # zoo imports its parts when they are first used; imports do not count, here as for peers
+    import zoo_core.build.place
+    import zoo_core.weights.formats.aligned
 
     own = zoo.Zoo()
     card = own.resolve(name)[0]

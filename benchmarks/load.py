@@ -129,8 +129,8 @@ def file_of(case: Case, folder: Path) -> Path:
 def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
     """The default weights of the card are the file in the folder."""
     import zoo_core as zoo
-    import zoo_core.build  # zoo imports its parts when they are first used; here as elsewhere imports do not count
-    import zoo_core.weights.reading.aligned
+    import zoo_core.build.get  # zoo imports its parts when they are first used; here as elsewhere imports do not count
+    import zoo_core.weights.formats.aligned
 
     path = file_of(case, folder)
     own = zoo.Zoo()

@@ -14,15 +14,20 @@ CORE = ROOT / "zoo_core"
 
 FLOORS = [
     {"errors"},
-    {"card", "chain", "parts", "sound", "family", "hooks", "catalog", "card_file"}
-    | {"settings", "config", "arguments", "distributions", "labels"},
-    {"plugins", "members", "shelf", "indexed", "misses", "namesakes", "registry", "weights", "surgery"}
-    | {"default_device"},
-    {"build", "asked", "construct", "fill", "without_values", "placement", "pause", "recipe", "inspect"},
-    {"encoders", "training", "preprocess", "pipeline", "picture_steps"},
-    {"cli", "testing"},
+    {"contract", "settings", "config", "utils"},
+    {"registry"},
+    {"weights"},
+    {"surgery"},
+    {"tracing", "preprocessing", "build"},
+    {"inspect", "predict", "embedding"},
+    {"recipe"},
+    {"testing"},
+    {"cli"},
 ]
-"""From the ground up: a module imports from its own floor and from those below."""
+"""The rooms from the ground up: a module imports from its own floor and from those below, in functions too."""
+
+PUBLIC_NAMES = {"zoo_core.recipe.rebuild", "zoo_core.cli.demo", "zoo_core.cli._demo_transfer", "zoo_core.plugin"}
+"""May import ``zoo_core`` itself: a recipe is replayed with public verbs, and the demo is written as users write."""
 
 
 def room(module: str) -> str:
@@ -31,7 +36,7 @@ def room(module: str) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The zoo_core modules that a file imports, at run time or for type checking."""
+    """The zoo_core modules that a file imports, wherever in it: at the top, in functions, for type checking."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "zoo_core":
@@ -41,7 +46,7 @@ def imports(path: Path) -> set[str]:
             found.update(names)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "zoo_core")
-    return found
+    return found - {"zoo_core.__version__"}
 
 
 def modules() -> list[Path]:
@@ -57,7 +62,9 @@ def test_a_module_imports_only_from_its_floor_and_below(path):
     floor_of = {name: level for level, names in enumerate(FLOORS) for name in names}
     own = floor_of[room(name_of(path))]
     for module in imports(path):
-        if room(module) in floor_of:
+        if module == "zoo_core":
+            assert name_of(path) in PUBLIC_NAMES, f"{name_of(path)} must import from the rooms, not from the root"
+        else:
             assert floor_of[room(module)] <= own, f"{name_of(path)} must not import {module}"
 
 
@@ -128,4 +135,4 @@ def test_light_paths_leave_heavy_libraries_unimported(statement):
 
 @pytest.mark.parametrize("path", [*modules(), *PLUGINS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_stay_small_enough_to_read(path):
-    assert len(path.read_text().splitlines()) <= 320
+    assert len(path.read_text().splitlines()) <= 500

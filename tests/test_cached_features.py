@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import zoo_core as zoo
+from zoo_core.embedding import rows as rows_module
+from zoo_core.embedding.batches import Batches, room_on
 from zoo_core.errors import CacheError, UsageError, ZooWarning
-from zoo_core.training import rows as rows_module
-from zoo_core.training.batches import Batches, room_on
 from zoo_core.weights import Cache
-from zoo_core.weights.store import care
+from zoo_core.weights.cache import care
 
 TOTAL = 50
 

@@ -10,7 +10,7 @@ import pytest
 
 from zoo_core import Card, Family, Zoo, ZooWarning, read_cards, write_cards
 from zoo_core.errors import CatalogError, UnknownModel
-from zoo_core.plugins import Plugin
+from zoo_core.registry.plugins import Plugin
 
 CARDS = [
     Card("acme", "net", "acme:net"),
@@ -65,8 +65,8 @@ def test_a_line_that_somebody_wrote_by_hand_is_found_too(tmp_path):
 
 def test_listing_parses_no_card(written, monkeypatch):
     path = written(CARDS[:2])
-    monkeypatch.setattr("zoo_core.card_file.scan_cards", None)
-    monkeypatch.setattr("zoo_core.card_file.card_in_line", None)
+    monkeypatch.setattr("zoo_core.contract.card_file.scan_cards", None)
+    monkeypatch.setattr("zoo_core.contract.card_file.card_in_line", None)
     own = zoo_of(monkeypatch, path)
     assert own.list() == ["acme/net", "acme/nét"]
     assert own.list(task="video") == ["acme/nét"]

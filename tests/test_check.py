@@ -18,10 +18,10 @@ from mutants import MUTANTS
 
 import zoo_core as zoo
 from zoo_core.cli.check import check
+from zoo_core.contract.family import Family
 from zoo_core.errors import UsageError
-from zoo_core.family import Family
-from zoo_core.plugins import Plugin
-from zoo_core.registry import Zoo
+from zoo_core.registry.plugins import Plugin
+from zoo_core.registry.zoo import Zoo
 from zoo_core.testing.__main__ import main as put_together
 from zoo_core.testing.matrix import page, to_markdown
 from zoo_core.testing.reports import Report, from_json, merged, to_json

@@ -11,8 +11,8 @@ import zipfile
 import pytest
 
 from zoo_core import Family, hookimpl, hooks
-from zoo_core.distributions import is_installed, plugin_entries
-from zoo_core.plugins import load_plugin, load_plugins
+from zoo_core.registry.entry_points import is_installed, plugin_entries
+from zoo_core.registry.plugins import load_plugin, load_plugins
 
 ENTRIES = """
 [console_scripts]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from zoo_core import Family, Zoo, ZooWarning
-from zoo_core.plugins import Plugin
+from zoo_core.registry.plugins import Plugin
 
 PLUGIN = """
 from zoo_core import Card

@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 
-from zoo_core.plugins import load_plugins
+from zoo_core.registry.plugins import load_plugins
 
 GOOD = """
     from zoo_core import Card, Family, hookimpl

@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.registry import Zoo, current_zoo
+from zoo_core.registry.zoo import Zoo, current_zoo
 
 
 @pytest.fixture(params=["zip", "old pickle"])

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
-from zoo_core.pause import no_collection
-from zoo_core.placement import buffer_bytes, pieces, place
+from zoo_core.build.place import buffer_bytes, pieces, place
+from zoo_core.utils.gc import no_collection
 
 
 class Tied(nn.Module):

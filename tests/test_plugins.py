@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from zoo_core import Family, ZooWarning, hookimpl
-from zoo_core.plugins import load_plugin, load_plugins
+from zoo_core.registry.plugins import load_plugin, load_plugins
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_family_named_twice_by_one_plugin_is_a_problem():
 
 def test_a_slow_plugin_is_said_to_be_slow(monkeypatch):
     ticks = iter([0.0, 2.5])
-    monkeypatch.setattr("zoo_core.plugins.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("zoo_core.registry.plugins.time.perf_counter", lambda: next(ticks))
 
     class Slow:
         pass

@@ -21,12 +21,12 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.plugins import load_plugin
 from zoo_core.recipe import folder as folders
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.recipe.state import covering
-from zoo_core.surgery.freeze import is_held
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.registry.plugins import load_plugin
+from zoo_core.surgery.fine_tuning.freeze import is_held
+from zoo_core.surgery.metadata import knowledge_of
 
 
 def glyphnet(**arguments):
@@ -518,8 +518,12 @@ def test_a_recipe_with_a_wrong_entry_is_one_clear_error(change, saved):
         {"edits": [{"verb": "swap_head", "head": None}]},
         {"edits": [{"verb": "swap_head", "heads": 3}]},
         {"edits": [{"verb": "swap_head"}]},
-        {"edits": [{"verb": "swap_head", "head": {"$record": "zoo_core.surgery.mlp:MLPHead", "classes": 3}}]},
-        {"edits": [{"verb": "swap_head", "head": {"$record": "zoo_core.surgery.described:Layers", "kind": "Quux"}}]},
+        {"edits": [{"verb": "swap_head", "head": {"$record": "zoo_core.surgery.head.mlp:MLPHead", "classes": 3}}]},
+        {
+            "edits": [
+                {"verb": "swap_head", "head": {"$record": "zoo_core.surgery.head.describe:Layers", "kind": "Quux"}}
+            ]
+        },
         {"edits": [{"verb": "swap_head", "head": {"$record": "zoo_core.nowhere:Head"}}]},
         {"edits": [{"verb": "swap_head", "head": {"$dtype": "nonsense"}}]},
         {"options": {"in_channels": {"$layer": "Quux"}}},
@@ -548,11 +552,15 @@ def places(value, path=()):
         yield from places(child, (*path, key))
 
 
-LAYERS = "zoo_core.surgery.described:Layers"
+LAYERS = "zoo_core.surgery.head.describe:Layers"
 STRANGE = [
     *(None, True, -1, 10**30, 1.5, "", "x", "..", "\x00", "a" * 300, [], [1], ["x"], {}, {"x": 1}),
     *({"$tuple": 3}, {"$pairs": [[1]]}, {"$pairs": [[[], 1]]}, {"$dtype": "float16"}, {"$layer": "Module"}),
-    *({"$record": 3}, {"$record": "zoo_core.chain:Chain"}, {"$record": "zoo_core.surgery.described:Custom", "kind": 3}),
+    *(
+        {"$record": 3},
+        {"$record": "zoo_core.contract.chain:Chain"},
+        {"$record": "zoo_core.surgery.head.describe:Custom", "kind": 3},
+    ),
     *({"$record": LAYERS, "kind": 3}, {"$record": LAYERS, "kind": "Linear", "arguments": 3}),
 ]
 
@@ -601,7 +609,7 @@ def test_arguments_are_the_same_after_a_round_trip_through_json(value):
 
 @pytest.mark.parametrize(
     "path",
-    ["os:system", "zoo_core.recipe.save:Path", "zoo_core.errors:ZooError", "zoo_core.surgery.head:torch.load"],
+    ["os:system", "zoo_core.recipe.save:Path", "zoo_core.errors:ZooError", "zoo_core.surgery.head.swap:torch.load"],
 )
 def test_a_recipe_can_name_nothing_but_zoos_own_records(path, saved):
     edit_recipe(saved, edits=[{"verb": "swap_head", "head": {"$record": path}}])
@@ -617,7 +625,7 @@ def test_a_recipe_can_call_nothing_but_surgery(verb, saved):
 
 
 def test_every_act_of_surgery_that_is_noted_is_public_so_that_a_recipe_can_repeat_it():
-    sources = [path.read_text() for path in Path(folders.__file__).parent.parent.glob("surgery/*.py")]
+    sources = [path.read_text() for path in Path(folders.__file__).parent.parent.glob("surgery/**/*.py")]
     noted = {verb for source in sources for verb in re.findall(r'record_edit\(\w+, "(\w+)"', source)}
     assert {"swap_head", "adapt_stem", "branch", "truncate"} <= noted
     assert noted <= set(zoo.__all__)

@@ -9,8 +9,8 @@ import pytest
 
 import zoo_core as zoo
 from zoo_core import Card, Family, Weights, Zoo, errors
-from zoo_core.plugins import Plugin
-from zoo_core.registry import current_zoo
+from zoo_core.registry.plugins import Plugin
+from zoo_core.registry.zoo import current_zoo
 
 V1 = Weights("V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
 

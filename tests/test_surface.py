@@ -9,7 +9,7 @@ import pytest
 import surface
 
 import zoo_core
-from zoo_core import hooks
+from zoo_core.contract import hooks
 
 DECISION = """\
 {count} of the things that plugins and users rely on went or changed:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
-from zoo_core.registry import current_zoo
-from zoo_core.without_values import without_values
+from zoo_core.build.skip_init import without_values
+from zoo_core.registry.zoo import current_zoo
 
 
 def writes_of(build):
@@ -104,7 +104,7 @@ MOST = 100_000_000
 
 def check_bit_for_bit(name):
     """A model that was built without values and loaded is the one that was built the ordinary way."""
-    from zoo_core.construct import construct
+    from zoo_core.build.construct import construct
     from zoo_core.surgery.loading import load_state
 
     card = current_zoo().resolve(name)[0]

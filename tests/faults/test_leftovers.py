@@ -41,7 +41,7 @@ def dead():
 
 
 def own_host():
-    from zoo_core.weights.arrival.claims import own_name
+    from zoo_core.weights.download.ownership import own_name
 
     return own_name("x").split(".")[2].split("-")[0]
 
@@ -86,7 +86,7 @@ def test_a_download_that_failed_is_continued_after_another_into_the_same_folder(
 def test_a_living_download_of_the_same_file_is_not_swept(server, url, tmp_path):
     fetch(url, tmp_path, sha256=DIGEST)
     code = (
-        "import sys, time; from pathlib import Path; from zoo_core.weights.arrival.partial import Partial\n"
+        "import sys, time; from pathlib import Path; from zoo_core.weights.download.partial import Partial\n"
         "partial = Partial.new(Path(sys.argv[1]), sys.argv[2]); partial.write(b'alive')\n"
         "print(partial.path, flush=True); time.sleep(30)"
     )

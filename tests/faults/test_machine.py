@@ -17,8 +17,8 @@ from loopback import cut, good, sha256, status
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, FetchError, UsageError, WeightsError
 from zoo_core.weights import fetch, obtain
-from zoo_core.weights.arrival.claims import partials
-from zoo_core.weights.store.cache import Cache
+from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(400_000)
@@ -29,7 +29,7 @@ NAME = f"net-{DIGEST[:16]}.pth"
 CHILD = """
 import os, resource, sys, threading
 from pathlib import Path
-import zoo_core.weights.transport.http, zoo_core.weights.fetching, zoo_core.weights.download
+import zoo_core.weights.transport.http, zoo_core.weights.cache_miss, zoo_core.weights.fetch_file
 import certifi, encodings.idna, idna, netrc, platformdirs
 from zoo_core import Card, Weights
 from zoo_core.errors import ZooError
@@ -332,7 +332,7 @@ def test_a_source_file_that_shrinks_while_it_is_read_is_an_error_of_ours(tmp_pat
                 os.truncate(source, 10)
                 shrunk.set()
 
-    from zoo_core.weights.arrival.bring import Order, bring
+    from zoo_core.weights.download.from_sources import Order, bring
 
     order = Order(
         label="net", urls=(source.as_uri(),), folder=tmp_path, stem="net", sha256=DIGEST, size=None,
@@ -356,7 +356,7 @@ def test_a_disk_that_fails_to_write_is_a_clear_error(url, tmp_path, number):
     """As NFS, a quota or a dying disk answers, through the system call that Python makes."""
     before = f"""
 import io
-from zoo_core.weights.arrival import partial
+from zoo_core.weights.download import partial
 class Broken(io.FileIO):
     def write(self, data):
         raise OSError({number}, os.strerror({number}))

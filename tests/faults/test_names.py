@@ -8,7 +8,7 @@ from loopback import serving, sha256, status
 
 from zoo_core.errors import FetchError, UsageError, ZooError
 from zoo_core.weights import Cache, fetch
-from zoo_core.weights.store.refs import ref_name
+from zoo_core.weights.cache.refs import ref_name
 from zoo_core.weights.transport.urls import file_name, shown
 
 DATA = os.urandom(10_000)

@@ -14,7 +14,7 @@ from loopback import good, hang_up, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.arrival.claims import partials
+from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(2_000_000)
@@ -358,7 +358,7 @@ def test_an_interrupt_leaves_no_line_behind(server, url, tmp_path, policy):
         if done > 500_000:
             raise KeyboardInterrupt
 
-    from zoo_core.weights.arrival.bring import Order, bring
+    from zoo_core.weights.download.from_sources import Order, bring
 
     server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.01)
     place = tmp_path / NAME

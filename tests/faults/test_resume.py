@@ -11,8 +11,8 @@ from loopback import cut, sha256
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.arrival.claims import partials
-from zoo_core.weights.arrival.partial import Partial
+from zoo_core.weights.download.ownership import partials
+from zoo_core.weights.download.partial import Partial
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(4_000_000)

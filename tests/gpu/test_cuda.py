@@ -18,7 +18,7 @@ import hashlib, json, sys, threading, time, torch
 from dataclasses import replace
 from pathlib import Path
 import zoo_core as zoo
-from zoo_core.placement import buffer_bytes
+from zoo_core.build.place import buffer_bytes
 
 def anonymous():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import zoo_core
-from zoo_core import hooks
+from zoo_core.contract import hooks
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "plugins.md"
 BEGIN = "<!-- reference: written by `python tests/support/reference.py` from the docstrings -->\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import zoo_core
 import zoo_core.testing
-from zoo_core import hooks
+from zoo_core.contract import hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

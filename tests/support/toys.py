@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from zoo_core import Anatomy, Card, Chain, Family, Head, Stage, Weights, flatten
-from zoo_core.plugins import Plugin
-from zoo_core.registry import Zoo
+from zoo_core.registry.plugins import Plugin
+from zoo_core.registry.zoo import Zoo
 
 V1 = Weights("V1", urls=("https://example.org/toy-5c106cde.pth",), sha256="5c106cde", num_classes=10)
 

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.init import SCHEMES, init_weights
+from zoo_core.surgery.fine_tuning.init_weights import SCHEMES, init_weights
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torchvision
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.without_values import without_values
+from zoo_core.build.skip_init import without_values
 
 NAME = "keypointrcnn_resnet50_fpn"
 SITE = "roi_heads.keypoint_predictor.kps_score_lowres"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
-from zoo_core.placement import place
+from zoo_core.build.place import place
 
 LAST = torch.channels_last
 VIDEO = torch.channels_last_3d

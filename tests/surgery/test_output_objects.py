@@ -14,8 +14,8 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import Anatomy, Card, Chain, Family, Head, Stage, flatten
-from zoo_core.plugins import Plugin
-from zoo_core.registry import Zoo
+from zoo_core.registry.plugins import Plugin
+from zoo_core.registry.zoo import Zoo
 from zoo_core.testing import CHECKS
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.partial import load_partial
+from zoo_core.surgery.fine_tuning.load_partial import load_partial
 
 
 @pytest.fixture

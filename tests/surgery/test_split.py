@@ -8,7 +8,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import Anatomy, Head, errors
-from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.metadata import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 
 

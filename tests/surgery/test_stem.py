@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.channels import Order, order_of
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of
+from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of
+from zoo_core.surgery.stem.in_channels import Order, order_of
 
 
 def resnet18():

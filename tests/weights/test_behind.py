@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from zoo_core.weights.arrival.behind import Behind
+from zoo_core.weights.download.background import Behind
 
 
 @pytest.fixture

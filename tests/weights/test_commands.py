@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from zoo_core.cli import main
 from zoo_core.cli.group import zoo
 from zoo_core.errors import LockError, ZooError
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import Cache
-from zoo_core.weights.store import care
+from zoo_core.weights.cache import care
 
 
 @pytest.fixture(autouse=True)

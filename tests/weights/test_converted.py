@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from zoo_core import Card, Weights
 from zoo_core.errors import ZooWarning
 from zoo_core.weights import Cache, obtain, read_state_dict
-from zoo_core.weights.arrival import disk
-from zoo_core.weights.store import care
-from zoo_core.weights.store.converted import FOLDER, Copy, state_dict_of
+from zoo_core.weights.cache import care
+from zoo_core.weights.cache.converted import FOLDER, Copy, state_dict_of
+from zoo_core.weights.download import disk
 
 TIED = torch.randn(5, 3)
 STATE = {

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo_core import Card, Licenses, Preprocessing, Weights
-from zoo_core.catalog import card_to_record, scan_cards
+from zoo_core.contract.records import card_to_record, scan_cards
 from zoo_core.errors import CacheError, CatalogError, LockError, ZooError, ZooWarning
+from zoo_core.weights.cache.refs import Ref, parse_ref, ref_name
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.store.refs import Ref, parse_ref, ref_name
 from zoo_core.weights.transport.urls import file_name
 from zoo_core.weights.trust.lock import read_lock, write_lock
 from zoo_core.weights.trust.locked import Locked
@@ -93,7 +93,7 @@ def test_any_text_is_a_ref_or_an_error_with_file_and_line(text):
 @quick
 @given(refs, st.integers(0, 400), st.binary(min_size=1, max_size=4))
 def test_a_damaged_ref_is_a_ref_or_an_error_of_ours(tmp_path, ref, at, noise):
-    from zoo_core.weights.store.refs import read_ref
+    from zoo_core.weights.cache.refs import read_ref
 
     data = str(ref).encode()
     (tmp_path / "ref").write_bytes(data[:at] + noise + data[at + len(noise) :])

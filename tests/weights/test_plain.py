@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zoo_core.errors import Unreadable
-from zoo_core.weights.reading import read
-from zoo_core.weights.reading.plain import read_plain
-from zoo_core.weights.reading.plain_pickle import NotPlain, Unpickler
-from zoo_core.weights.reading.storages import DTYPES
+from zoo_core.weights.formats import read
+from zoo_core.weights.formats.plain import read_plain
+from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler
+from zoo_core.weights.formats.storages import DTYPES
 
 
 @pytest.fixture

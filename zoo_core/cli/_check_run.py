@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError
-from zoo_core.misses import unknown_task
-from zoo_core.registry import current_zoo
+from zoo_core.registry.lookup_errors import unknown_task
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing import choosing
 from zoo_core.testing.checks import checks_named, checks_of, short_name
 from zoo_core.testing.expected import check_globs, declared
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
     Plan = Sequence[tuple[Card, Sequence[Callable[[Card], None]]]]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_core.weights import Cache
-from zoo_core.weights.store import care
-from zoo_core.weights.store.converted import FOLDER, Copy, copies
+from zoo_core.weights.cache import care
+from zoo_core.weights.cache.converted import FOLDER, Copy, copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,9 +100,9 @@ def path(name: str | None) -> None:
 def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> None:
     """Take files that are here already into the cache, where their digests prove what they are."""
     from zoo_core.errors import Untrusted, UsageError
-    from zoo_core.registry import current_zoo
-    from zoo_core.weights.store.adopt import adopt
-    from zoo_core.weights.store.reuse import hugging_face_folder, torch_hub_folder
+    from zoo_core.registry.zoo import current_zoo
+    from zoo_core.weights.cache.adopt import adopt
+    from zoo_core.weights.cache.reuse import hugging_face_folder, torch_hub_folder
 
     found = list(file)
     found += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]

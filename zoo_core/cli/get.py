@@ -40,7 +40,7 @@ def get(
     as_json: bool,
 ) -> None:
     """Fetch, verify and build the model NAME, and say what became of it."""
-    from zoo_core.build import get as build
+    from zoo_core.build.get import get as build
 
     model = build(
         name,
@@ -80,7 +80,7 @@ def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
 
 
 def _facts(model: nn.Module) -> dict[str, Any]:
-    from zoo_core.surgery.knowledge import anatomy_of, receipt_of
+    from zoo_core.surgery.metadata import anatomy_of, receipt_of
 
     receipt, main = receipt_of(model), anatomy_of(model).main
     parameters = list(model.parameters())

@@ -10,7 +10,7 @@ import click
 from zoo_core.errors import DuplicatePlugin, PluginError, close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from zoo_core.plugins import Plugin
+    from zoo_core.registry.plugins import Plugin
 
 
 class _Command(NamedTuple):
@@ -72,7 +72,7 @@ class LazyGroup(click.Group):
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
     """Every command of a plugin with those who contribute it: more than one is a conflict."""
-    from zoo_core.registry import current_zoo
+    from zoo_core.registry.zoo import current_zoo
 
     found: dict[str, tuple[Plugin, ...]] = {}
     for plugin in current_zoo().plugins:

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 
 
 def print_models(

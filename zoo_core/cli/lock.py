@@ -12,8 +12,8 @@ from zoo_core.weights.trust.lock import LOCK, Lock, find_lock, read_lock, write_
 from zoo_core.weights.trust.locked import Locked
 
 if TYPE_CHECKING:
-    from zoo_core.card import Card, Weights
-    from zoo_core.registry import Zoo
+    from zoo_core.contract.card import Card, Weights
+    from zoo_core.registry.zoo import Zoo
 
 
 @click.command()
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
 def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *, update: bool) -> None:
     """Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it."""
-    from zoo_core.registry import current_zoo
+    from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights import obtain
 
     zoo = current_zoo()
@@ -107,7 +107,7 @@ def sync(licenses: tuple[str, ...], *, frozen: bool) -> None:
 
 
 def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
     from zoo_core.weights import obtain
 
     if frozen:
@@ -115,7 +115,7 @@ def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool
         weights = entry.weights()
         card = Card(family, rest.rpartition("@")[0], build="", weights=(weights,))
     else:
-        from zoo_core.registry import current_zoo
+        from zoo_core.registry.zoo import current_zoo
 
         card, tag = current_zoo().resolve(entry.name)
         weights = card.find(tag)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from zoo_core.weights import Cache
-from zoo_core.weights.store import care
+from zoo_core.weights.cache import care
 
 
 @click.group()
@@ -23,7 +23,7 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
 
     Other machines use it with ZOO_MIRROR=https://host/folder.
     """
-    from zoo_core.weights.store import mirrors
+    from zoo_core.weights.cache import mirrors
 
     kept, _ = care.contents(Cache(), pattern)
     count = mirrors.export_mirror(Cache(), kept, folder)
@@ -40,7 +40,7 @@ def bundle() -> None:
 @click.argument("pattern", nargs=-1)
 def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
     """Write the weights in the cache, or those that match PATTERN, to FILE."""
-    from zoo_core.weights.store import bundle as bundles
+    from zoo_core.weights.cache import bundle as bundles
 
     kept, _ = care.contents(Cache(), pattern)
     count = bundles.export_bundle(Cache(), kept, file)
@@ -51,7 +51,7 @@ def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def import_bundle(file: Path) -> None:
     """Take the weights in FILE into the cache; each is hashed on its way in."""
-    from zoo_core.weights.store import bundle as bundles
+    from zoo_core.weights.cache import bundle as bundles
 
     for name in bundles.import_bundle(Cache(), file):
         click.echo(name)

@@ -9,13 +9,13 @@ import click
 
 from zoo_core.cli.console import terminal
 from zoo_core.cli.listing import print_models
-from zoo_core.namesakes import Info, differences, lines_on_others, outline
-from zoo_core.registry import current_zoo
+from zoo_core.registry.info import Info, differences, lines_on_others, outline
+from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from zoo_core.card import Card, Weights
+    from zoo_core.contract.card import Card, Weights
 
 
 @click.command("list")
@@ -38,7 +38,7 @@ def info(name: str, *, as_json: bool) -> None:
     others = Info.of(card).others
     problem = zoo.member(card.family).problem
     if as_json:
-        from zoo_core.catalog import card_to_record
+        from zoo_core.contract.records import card_to_record
 
         also = {other.id: [*differences(card, other)] for other in others}
         click.echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.distributions import version_of
 from zoo_core.errors import UsageError
-from zoo_core.registry import current_zoo
+from zoo_core.registry.entry_points import version_of
+from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

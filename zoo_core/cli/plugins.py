@@ -10,16 +10,16 @@ import click
 
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.errors import ZooError
-from zoo_core.plugins import SLOW, go_without
-from zoo_core.registry import current_zoo
+from zoo_core.registry.plugins import SLOW, go_without
+from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.family import Family
-    from zoo_core.members import Member
-    from zoo_core.plugins import Plugin
-    from zoo_core.registry import Zoo
+    from zoo_core.contract.family import Family
+    from zoo_core.registry.families import Member
+    from zoo_core.registry.plugins import Plugin
+    from zoo_core.registry.zoo import Zoo
 
 
 @click.command()
@@ -121,7 +121,7 @@ def _version_notes(family: Family) -> Iterator[str]:
 
 def _tried(member: Member) -> list[str]:
     """What goes wrong when the smallest model of a family is built and its parts are looked for."""
-    from zoo_core.build import get
+    from zoo_core.build.get import get
 
     card = min(member.cards.values(), key=lambda card: card.parameters or 0)
     try:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
-from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import unwrap
-from zoo_core.surgery.seed import unmoved
+from zoo_core.surgery.metadata import unwrap
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.random_state import unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

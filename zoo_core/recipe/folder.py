@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
-from zoo_core.weights.arrival.disk import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
+from zoo_core.weights.download.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.catalog import preprocessing_from_record
-from zoo_core.default_device import default_device
+from zoo_core.build.place import place
+from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
-from zoo_core.placement import place
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.rebuild import rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.recipe.versions import warn_of_others
-from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import attach, knowledge_of
 from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.metadata import attach, knowledge_of
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.device import default_device
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.card import Card, Weights
+    from zoo_core.contract.card import Card, Weights
 
 
 @strict_arguments
@@ -108,7 +108,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
     described = str(recipe.edits)
-    if heads and "zoo_core.surgery.described:Custom" not in described:
+    if heads and "zoo_core.surgery.head.describe:Custom" not in described:
         raise UsageError(
             f"{recipe.id} needs no heads, and was given {', '.join(heads)}",
             cause="the recipe says how to build every one",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.surgery.metadata import Knowledge
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _BATCH_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import zoo_core
-from zoo_core.construct import construct
-from zoo_core.default_device import on_the_cpu
+from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
 from zoo_core.recipe.plain import from_plain, to_plain
-from zoo_core.registry import current_zoo
-from zoo_core.surgery.described import Custom, Layers
-from zoo_core.surgery.seed import seeded
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.head.describe import Custom, Layers
+from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.knowledge import Edit
+    from zoo_core.surgery.metadata import Edit
 
 _SURGERY = "zoo_core.surgery."
 

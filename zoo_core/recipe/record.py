@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from zoo_core.catalog import preprocessing_from_record
+from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import Unreadable
 
 if TYPE_CHECKING:

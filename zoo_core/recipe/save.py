@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.catalog import preprocessing_to_record
+from zoo_core.contract.records import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import check_target, write
@@ -15,9 +15,9 @@ from zoo_core.recipe.rebuild import edit_to_plain
 from zoo_core.recipe.record import Recipe
 from zoo_core.recipe.together import whole
 from zoo_core.recipe.versions import versions_for
-from zoo_core.surgery.checks import strict_arguments
-from zoo_core.surgery.knowledge import knowledge_of, unwrap
-from zoo_core.surgery.memory_format import is_channels_last
+from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.memory_format import is_channels_last
 
 if TYPE_CHECKING:
     import os
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.card import Card
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.contract.card import Card
+    from zoo_core.surgery.metadata import Knowledge
 
 
 @strict_arguments

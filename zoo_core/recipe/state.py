@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.freeze import freeze, is_held
+from zoo_core.surgery.fine_tuning.freeze import freeze, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import ZooWarning
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
     from zoo_core.recipe.record import Recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 
 if TYPE_CHECKING:
     from torch import nn

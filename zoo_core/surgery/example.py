@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.channels import CONVOLUTIONS, channels_of_pictures
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, channels_of_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

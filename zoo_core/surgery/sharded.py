@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.knowledge import unwrap
-from zoo_core.surgery.split import twin_of
+from zoo_core.surgery.features.split import twin_of
+from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 
 class Conformance:

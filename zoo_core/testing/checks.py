@@ -16,7 +16,7 @@ from zoo_core.testing.values import check_values
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 CHECKS: tuple[Callable[[Card], None], ...] = (
     check_card,

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.specimen import forget, shapes_above, specimen
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.card import Card
-    from zoo_core.parts import Head
+    from zoo_core.contract.anatomy import Head
+    from zoo_core.contract.card import Card
 
 Sample = int | Literal["kinds"]
 
@@ -96,7 +96,7 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
 
 def _kind(card: Card) -> object:
     """The task, the class of the model, and the shapes of its head sites."""
-    from zoo_core.surgery.knowledge import anatomy_of
+    from zoo_core.surgery.metadata import anatomy_of
 
     model = specimen(card)
     return card.task, type(model), frozenset(_shape_of(model, site) for site in anatomy_of(model).heads)

@@ -14,9 +14,9 @@ import torch
 from zoo_core.errors import ZooError
 from zoo_core.recipe.load import load
 from zoo_core.recipe.save import save
-from zoo_core.surgery.freeze import freeze
-from zoo_core.surgery.head import swap_head
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.fine_tuning.freeze import freeze
+from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.given import given
 from zoo_core.testing.operations import NUM_CLASSES
 from zoo_core.testing.running import same, scores_of
@@ -34,7 +34,7 @@ from zoo_core.testing.specimen import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 
 def check_twins(card: Card) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zoo_core.construct import construct
+from zoo_core.build.construct import construct
+from zoo_core.contract.labels import named
 from zoo_core.errors import LoadMismatch
-from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.measure import inside
 from zoo_core.testing.specimen import NonConformance, by_shapes, require, specimen
 from zoo_core.weights.transport.hub import looks_like_hub
@@ -21,7 +22,7 @@ from zoo_core.weights.transport.urls import is_loopback
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.card import Card, Licenses, Preprocessing, Weights
+    from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -68,9 +69,9 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 
 @lru_cache(maxsize=64)
-def _named_by(function: str) -> tuple[str, ...]:
-    """The class names that a function gives, which is the same for hundreds of entries."""
-    return tuple(resolve_name(function)())
+def _named_by(categories: str) -> tuple[str, ...]:
+    """The class names that a catalogue refers to, which are the same for hundreds of entries."""
+    return named(categories)
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import close_matches, did_you_mean
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks import CHECKS, DEAR_CHECKS, short_name
 from zoo_core.testing.specimen import NonConformance, require
 

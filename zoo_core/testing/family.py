@@ -8,8 +8,8 @@ from collections import Counter
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.card import Card
-from zoo_core.registry import current_zoo
+from zoo_core.contract.card import Card
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.specimen import NonConformance, require
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.surgery.seed import seeded
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.specimen import DETECTORS, by_shapes, specimen
+from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 _SMALL_SIDE = 64
 _SMALL_SIDES = {"optical_flow": 128}  # RAFT compares maps of an eighth of the picture on four levels

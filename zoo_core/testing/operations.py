@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zoo_core.construct import construct
+from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, ZooError
-from zoo_core.surgery.freeze import freeze
-from zoo_core.surgery.head import swap_head
-from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.surgery.split import split
-from zoo_core.surgery.stem import adapt_stem, stem_layers
+from zoo_core.surgery.features.split import split
+from zoo_core.surgery.fine_tuning.freeze import freeze
+from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.testing.given import arguments, example, given
 from zoo_core.testing.measure import difference, inside, left_behind, tensors, width_of
 from zoo_core.testing.running import class_counts, same, scores_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 NUM_CLASSES = 9
 """What heads are swapped to: no library's own number."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.measure import tensors
 from zoo_core.testing.specimen import only_shapes
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from zoo_core.build import get
-from zoo_core.construct import construct
+from zoo_core.build.construct import construct
+from zoo_core.build.get import get
 from zoo_core.errors import PluginError, UsageError
-from zoo_core.registry import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.surgery.seed import seeded
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.network import without_network
+from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 SHAPES_ABOVE = 300_000_000
 """Parameters beyond which a model is looked at without values: copies of it would fill the memory of a laptop."""

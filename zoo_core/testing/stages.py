@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.surgery.stem import stem_layers
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.given import arguments, example
 from zoo_core.testing.measure import tensors
 from zoo_core.testing.specimen import DETECTORS, require, specimen
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.card import Card
-    from zoo_core.parts import Anatomy, Stage
+    from zoo_core.contract.anatomy import Anatomy, Stage
+    from zoo_core.contract.card import Card
 
 _TOKEN_AXES = 3
 _VIDEO_AXES = 5

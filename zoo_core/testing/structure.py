@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.build import get
+from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, close_matches, did_you_mean
-from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.surgery.stem import stem_layers
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.given import given
 from zoo_core.testing.measure import calls_of
 from zoo_core.testing.running import layers_in_order, scores_of
@@ -20,8 +20,8 @@ from zoo_core.testing.specimen import DETECTORS, NonConformance, require, specim
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.card import Card
-    from zoo_core.parts import Head
+    from zoo_core.contract.anatomy import Head
+    from zoo_core.contract.card import Card
     from zoo_core.testing.measure import Call
 
 

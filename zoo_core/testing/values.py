@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from zoo_core.construct import construct
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.build.construct import construct
 from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.metadata import knowledge_of
 from zoo_core.surgery.packed import is_packed
-from zoo_core.surgery.seed import seeded
 from zoo_core.testing.given import given
 from zoo_core.testing.running import same, scores_of
 from zoo_core.testing.specimen import NonConformance, NotChecked, need_values, specimen
+from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 
 def check_values(card: Card) -> None:

@@ -18,7 +18,7 @@ from zoo_core.testing.specimen import NonConformance, by_shapes, values_missed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zoo_core.card import Card
+    from zoo_core.contract.card import Card
 
 Outcome = Literal["passed", "failed", "refused", "expected", "skipped"]
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "refused", "expected", "skipped")

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo_core.weights.artefact import obtain as obtain
     from zoo_core.weights.artefact import obtain_file as obtain_file
-    from zoo_core.weights.download import fetch as fetch
-    from zoo_core.weights.reading.read import read_state_dict as read_state_dict
-    from zoo_core.weights.store.cache import Cache as Cache
-    from zoo_core.weights.wanted import Artefact as Artefact
+    from zoo_core.weights.cache.store import Cache as Cache
+    from zoo_core.weights.fetch_file import fetch as fetch
+    from zoo_core.weights.formats.read import read_state_dict as read_state_dict
+    from zoo_core.weights.request import Artefact as Artefact
 
 _PUBLIC = {
-    "fetch": "zoo_core.weights.download",
+    "fetch": "zoo_core.weights.fetch_file",
     "obtain": "zoo_core.weights.artefact",
     "obtain_file": "zoo_core.weights.artefact",
-    "Artefact": "zoo_core.weights.wanted",
-    "Cache": "zoo_core.weights.store.cache",
-    "read_state_dict": "zoo_core.weights.reading.read",
+    "Artefact": "zoo_core.weights.request",
+    "Cache": "zoo_core.weights.cache.store",
+    "read_state_dict": "zoo_core.weights.formats.read",
 }
 
 __all__ = list(_PUBLIC)

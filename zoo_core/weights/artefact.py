@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import Unreadable
-from zoo_core.weights.store.cache import Cache
+from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.request import Artefact, Wanted
 from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock
 from zoo_core.weights.trust.pins import pin_of
 from zoo_core.weights.trust.rules import Trust, checked_trust
-from zoo_core.weights.wanted import Artefact, Wanted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from zoo_core.card import Card, Weights
+    from zoo_core.contract.card import Card, Weights
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
@@ -87,6 +87,6 @@ def obtain(
     wanted = Wanted(name, weights, cache, ref_path, pin)
     if artefact := wanted.cached():
         return artefact
-    from zoo_core.weights.fetching import fetch_wanted
+    from zoo_core.weights.cache_miss import fetch_wanted
 
     return fetch_wanted(wanted, progress=progress, trust=cast("Trust | None", trust), policy=policy or Policy())

@@ -17,7 +17,7 @@ from zoo_efficientnet_pytorch.catalog import cards, version
 
 import zoo_core as zoo
 from zoo_core.errors import AnatomyError
-from zoo_core.registry import Zoo
+from zoo_core.registry.zoo import Zoo
 
 CARDS = {card.name: card for card in cards()}
 

@@ -73,7 +73,7 @@ def _weights(name: str, tag: str) -> Weights:
         urls=(url,),
         sha256=digest[1] if digest else "",
         num_classes=1000,
-        categories="zoo_core.labels:imagenet_1k",
+        categories="imagenet_1k",
         preprocessing=Preprocessing(crop=size, resize=size[:1], interpolation="bicubic", mean=mean, std=std),
         licenses=Licenses(code="apache-2.0"),
         metrics={"ImageNet-1K acc@1": _ACCURACY[name]} if tag == "imagenet" else {},

@@ -117,7 +117,7 @@ def _weights(name: str, tag: str, entry: Mapping[str, Any], *, drop: bool) -> We
         urls=(entry["url"],),
         sha256=digest[1] if digest else "",
         num_classes=classes,
-        categories=f"zoo_core.labels:imagenet_1k{'_with_background' if classes == _WITH_BACKGROUND else ''}",
+        categories=f"imagenet_1k{'_with_background' if classes == _WITH_BACKGROUND else ''}",
         preprocessing=_preprocessing(entry),
         licenses=Licenses(code="mit"),
         metrics={} if classes == _WITH_BACKGROUND else {"ImageNet-1K acc@1": top1, "ImageNet-1K acc@5": top5},

@@ -15,7 +15,7 @@ from timm_files import assert_same, by_timm, fresh, randomised
 
 import zoo_core as zoo
 from zoo_core.errors import FetchError, LoadMismatch
-from zoo_core.registry import current_zoo
+from zoo_core.registry.zoo import current_zoo
 
 ARCHIVE = "vit_tiny_patch16_224@augreg_in21k_ft_in1k"
 

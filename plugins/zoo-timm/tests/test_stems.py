@@ -13,7 +13,7 @@ from zoo_timm.stems import stem
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.without_values import without_values
+from zoo_core.build.skip_init import without_values
 
 FEW = {
     "crossvit_9_dagger_240",

@@ -1,6 +1,6 @@
 """The class names of the data sets that torchvision's weights were trained on, one text file each. No torch here.
 
-Those of ImageNet are in ``zoo_core.labels``, where other families find them too.
+Those of ImageNet are in ``zoo_core.contract.labels``, where other families find them too.
 """
 
 from __future__ import annotations

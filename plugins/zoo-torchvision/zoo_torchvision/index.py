@@ -41,7 +41,7 @@ _LABELS = {400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
 """The text file for a list of that many class names."""
 
 _CATEGORIES = {
-    1000: "zoo_core.labels:imagenet_1k",  # which other families share
+    1000: "imagenet_1k",  # which other families share
     **{count: f"zoo_torchvision.categories:{name}" for count, name in _LABELS.items()},
 }
 

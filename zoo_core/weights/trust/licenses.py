@@ -11,7 +11,7 @@ from zoo_core.errors import LicenseRefused, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo_core.card import Licenses
+    from zoo_core.contract.card import Licenses
 
 PARTS = ("code", "weights", "data")
 

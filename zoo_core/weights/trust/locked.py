@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from zoo_core.card import Licenses, Preprocessing, Weights
+from zoo_core.contract.card import Licenses, Preprocessing, Weights
 from zoo_core.weights import digest as digests
 
 _NAME = re.compile(r"[^/]+/[^@]+@.+", re.DOTALL)

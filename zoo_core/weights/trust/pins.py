@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.weights.store.refs import read_ref
+from zoo_core.weights.cache.refs import read_ref
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo_core.card import Weights
-    from zoo_core.weights.store.refs import Ref
+    from zoo_core.contract.card import Weights
+    from zoo_core.weights.cache.refs import Ref
     from zoo_core.weights.trust.locked import Locked
 
 

@@ -1,0 +1,93 @@
+"""From a card to a model: the library's own constructor, and what zoo knows of what it made."""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
+
+from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.receipt import Receipt
+from zoo_core.build.skip_init import without_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from zoo_core.contract.card import Card
+    from zoo_core.surgery.receipt import Outcome
+
+
+def construct(
+    card: Card, options: Mapping[str, object], *, own: Mapping[str, object] | None = None, values: bool = True
+) -> nn.Module:
+    """Call the library's own constructor, and make the model carry what zoo knows of it.
+
+    A constructor that needs the values of its parameters, because its card says so or because it fails without them,
+    draws them whether they are wanted or not; the receipt says why.
+
+    Args:
+        card: What to build.
+        options: All that the constructor is given.
+        own: Those of them that the user chose, to be named in an error.
+        values: Whether to draw initial values; without them every parameter has to be loaded afterwards, and the
+            receipt tells of none.
+
+    Raises:
+        FamilyUnavailable: The library is missing, or too different from what the plugin knows.
+        UsageError: The constructor refuses the user's options.
+    """
+    member = current_zoo().available(card)
+    needed = "" if values else card.needs_values
+    model = None if values or needed else _without_values(card, options)
+    if model is None:
+        model = _call(card, options, own)
+        needed = needed or ("" if values else "its constructor fails without them")
+    tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
+    receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
+    attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
+    return model
+
+
+def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:
+    """The model with uninitialised parameters; None when its constructor fails, for whatever reason."""
+    try:
+        constructor = resolve_name(card.build)
+        with without_values():
+            return cast("nn.Module", constructor(**options))
+    except Exception:  # noqa: BLE001 - the ordinary way comes next, and says what is wrong if something is
+        return None
+
+
+def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
+    try:
+        constructor = resolve_name(card.build)
+    except Exception as error:
+        requires = current_zoo().member(card.family).family.requires
+        raise FamilyUnavailable(
+            f"{card.id} cannot be built: {card.build} does not import",
+            got=f"{type(error).__name__}: {error}",
+            cause="the installed library is broken, or of another version than the plugin knows",
+            hint=f"pip install -U {requires}" if requires else f"reinstall the plugin of family {card.family!r}",
+            family=card.family,
+        ) from error
+    try:
+        return cast("nn.Module", constructor(**options))
+    except ZooError:  # the plugin's own, which says more
+        raise
+    except Exception as error:
+        if own:
+            raise UsageError(
+                f"{card.build} refuses the options {', '.join(f'{name}={value!r}' for name, value in own.items())}",
+                got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                hint="they are the arguments of that constructor, as its library documents them",
+                options=dict(own),
+            ) from error
+        raise FamilyUnavailable(
+            f"{card.id} cannot be built: its constructor fails",
+            got=f"{type(error).__name__}: {error}",
+            cause="the installed library is of another version than the plugin knows",
+            family=card.family,
+        ) from error

@@ -1,0 +1,186 @@
+"""``zoo.get``: resolve, fetch, build, load, operate, place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.build.request import Asked
+from zoo_core.build.construct import construct
+from zoo_core.utils.device import default_device, on_the_cpu
+from zoo_core.errors import UsageError
+from zoo_core.build.load import fill, fill_with_nothing, operate
+from zoo_core.utils.gc import no_collection
+from zoo_core.build.place import place
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
+from zoo_core.utils.random_state import seeded
+from zoo_core.weights import obtain, obtain_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zoo_core.build.request import Freeze
+    from zoo_core.contract.card import Card, Weights
+    from zoo_core.surgery.head.sites import HeadLike
+    from zoo_core.weights import Artefact
+
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".npz", ".safetensors")
+
+
+@strict_arguments
+def get(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    head: HeadLike | None = None,
+    in_channels: int | None = None,
+    num_keypoints: int | None = None,
+    weights: str | os.PathLike[str] | None = "default",
+    freeze: Freeze | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    channels_last: bool = False,
+    seed: int | None = None,
+    options: Mapping[str, object] | None = None,
+    trust: str | None = None,
+    licenses: Sequence[str] | None = None,
+    progress: bool | None = None,
+) -> nn.Module:
+    """Any model of any installed family: fetched, verified, built, loaded, and given the head that you need.
+
+    The result is the library's own module, of the same class and with the same state-dict keys outside the head, in
+    train mode as its library makes it.
+
+    Args:
+        name: ``family/name@tag``, with family and tag optional.
+        num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None.
+        head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``; or a dict
+            of these and of numbers, for a model that returns a dict of scores. A file of your own that holds just such
+            a head fills it; otherwise it starts as it is given.
+        in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
+            :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
+        num_keypoints: Keypoints of an object, for a keypoint detector.
+        weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model. A file whose name
+            and digest are those of a published one is loaded as that one.
+        freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
+            its arguments such as ``{"until": "layer4"}``.
+        device: Where the model goes, as torch spells it: straight from the mapped file, tensor by tensor. None for
+            torch's default device, which is the CPU unless you set another.
+        dtype: What its floating-point tensors become, such as ``torch.bfloat16`` or ``"bfloat16"``.
+        channels_last: Lay filters out with their channels last, as convolutions on a GPU like them best.
+        seed: Makes all that is drawn at random reproducible, without touching the global random state.
+        options: Arguments for the library's own constructor, over those that the card and the weights ask for.
+        trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
+        licenses: The licences that are acceptable; anything else is refused before it is downloaded.
+        progress: Whether to show a progress bar while downloading; None shows one on a terminal.
+
+    Raises:
+        UnknownModel: No family has it; close matches are listed.
+        UnknownTag: The model has no such weights.
+        UsageError: Another argument is impossible; the message says what is possible.
+        HeadMismatch: The head does not take what its site gives.
+        NotSupported: The model cannot have another number of channels, or another head.
+        FamilyUnavailable: The library of the family is not installed.
+        WeightsError: The weights could not be had, trusted or loaded; nothing unproven is left behind.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone", seed=0)
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['fc.weight', 'fc.bias']
+    """
+    asked = Asked.of(
+        num_classes=num_classes,
+        head=head,
+        in_channels=in_channels,
+        num_keypoints=num_keypoints,
+        freeze=freeze,
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        seed=seed,
+        options=options,
+    )
+    card, tag = current_zoo().resolve(name)
+    current_zoo().available(card)
+    chosen = _choose(card, tag, weights)
+    artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
+    home = asked.device or default_device()
+    with on_the_cpu(), seeded(asked.seed), no_collection():
+        is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
+        values = bool(entry and entry.absent) if artefact else not is_virtual
+        model = construct(card, _options(card, entry, options), own=options, values=values)
+        if artefact is not None:
+            fill(model, entry, artefact, asked)
+        elif not values:
+            fill_with_nothing(model)
+        operate(model, asked)
+        _freeze(model, asked.freeze)
+        return place(model, home, asked.dtype, channels_last=asked.channels_last)
+
+
+def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:
+    """What ``weights=`` and the tag of the name mean together."""
+    if isinstance(weights, Enum):  # as torchvision names its own
+        weights = weights.name
+    if tag and weights not in ("default", tag):
+        raise UsageError(
+            f"the name asks for the weights {tag!r} and the argument for {weights!r}",
+            hint="say it in one place",
+        )
+    if weights is None:
+        return None
+    if isinstance(weights, os.PathLike):
+        return Path(weights)
+    if not isinstance(weights, str) or not weights:
+        raise UsageError(f"weights cannot be {weights!r}", expected="'default', a tag, a path or None")
+    is_path = weights not in card.tags and (os.sep in weights or weights.endswith(_FILE_SUFFIXES))
+    return Path(weights) if is_path else card.find(tag if weights.lower() == "default" else weights)
+
+
+def _fetch(
+    card: Card,
+    chosen: Weights | Path | None,
+    trust: str | None,
+    licenses: Sequence[str] | None,
+    *,
+    progress: bool | None,
+) -> tuple[Artefact | None, Weights | None]:
+    """The file, and the entry of the card that it is; a file of the user's own may be one of them too."""
+    if chosen is None:
+        return None, None
+    if isinstance(chosen, Path):
+        return obtain_file(chosen), _entry_of(card, chosen)
+    return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
+
+
+def _entry_of(card: Card, path: Path) -> Weights | None:
+    """The entry whose published file this is, by name and digest: it may need options and conversions of its own."""
+    files = ((entry, file) for entry in card.weights for file in entry.files)
+    named = [(entry, file.sha256) for entry, file in files if file.sha256 and file.file_name == path.name]
+    if not named:
+        return None
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return next((entry for entry, known in named if digest.startswith(known)), None)
+
+
+def _options(card: Card, entry: Weights | None, own: Mapping[str, object] | None) -> dict[str, object]:
+    """What the constructor is given: the card's options, under those of the weights, under the user's own."""
+    return {**card.options, **(entry.options if entry else {}), **(own or {})}
+
+
+def _freeze(model: nn.Module, freeze: Freeze | None) -> None:
+    if isinstance(freeze, Mapping):
+        what = freeze.get("what", ())
+        names = (what,) if isinstance(what, str) else tuple(what)
+        freeze_parts(model, *names, **{name: value for name, value in freeze.items() if name != "what"})
+    elif freeze:
+        freeze_parts(model, *freeze)

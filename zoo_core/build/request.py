@@ -1,0 +1,141 @@
+"""What is asked of a model, checked before anything is downloaded or built."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
+from zoo_core.utils.arguments import check_count, check_num_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoo_core.surgery.head.sites import HeadLike
+
+Freeze = str | Sequence[str] | Mapping[str, Any]
+
+_FREEZE = ("what", "until", "stages", "first", "last", "norm")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is to be, where that differs from what its library and its weights make it; None leaves it so."""
+
+    num_classes: int | None = None
+    head: HeadLike | None = None
+    in_channels: int | None = None
+    num_keypoints: int | None = None
+    freeze: Freeze | None = None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    channels_last: bool = False
+    seed: int | None = None
+    options: Mapping[str, object] | None = None
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:  # noqa: ANN401 - what users pass, before it is checked
+        """What is asked, in torch's own terms, when it is possible at all.
+
+        Raises:
+            UsageError: A value is impossible, or two of them say the same thing.
+        """
+        if given.get("head") is not None and given.get("num_classes") is not None:
+            raise UsageError(
+                "num_classes and head both say what the head is", hint="leave num_classes out: the head has its own"
+            )
+        checks: dict[str, Callable[[Any], Any]] = {
+            "num_classes": check_num_classes,
+            "in_channels": partial(check_count, "in_channels"),
+            "num_keypoints": partial(check_count, "num_keypoints"),
+            "freeze": _freeze,
+            "device": _device,
+            "dtype": _dtype,
+            "channels_last": _channels_last,
+            "seed": _seed,
+            "options": _options,
+        }
+        return cls(**{name: checks.get(name, _as_it_is)(value) for name, value in given.items() if value is not None})
+
+
+def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked where it is put
+    return value
+
+
+def _device(device: object) -> torch.device:
+    try:
+        found: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
+        torch.empty(0, device=found)
+    except Exception as error:
+        raise UsageError(
+            f"device cannot be {device!r}",
+            expected="a device of this machine, such as 'cpu' or 'cuda:0'",
+            cause=str(error).partition("\n")[0].strip(),
+            hint="leave it out to build on the CPU",
+        ) from error
+    return found
+
+
+def _dtype(dtype: object) -> torch.dtype:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not (found.is_floating_point or found.is_complex):
+        raise UsageError(
+            f"dtype cannot be {dtype!r}",
+            expected="a floating-point dtype, such as torch.float32 or 'bfloat16'",
+            hint="leave it out to keep that of the model",
+        )
+    return found
+
+
+def _channels_last(channels_last: object) -> bool:
+    if not isinstance(channels_last, bool):
+        raise UsageError(f"channels_last cannot be {channels_last!r}", expected="True or False")
+    return channels_last
+
+
+def _seed(seed: object) -> int:
+    try:
+        found = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
+    except TypeError:
+        found = None
+    if found is None or isinstance(seed, bool) or not -(2**63) <= found < 2**64:
+        raise UsageError(f"seed cannot be {seed!r}", expected="a whole number that fits in 64 bits")
+    return found
+
+
+def _freeze(freeze: object) -> Freeze:
+    if isinstance(freeze, Mapping):
+        for name in freeze:
+            if name not in _FREEZE:
+                matches = close_matches(str(name), _FREEZE)
+                raise UnknownArgument(
+                    f"freeze has no argument {name!r}",
+                    expected=", ".join(_FREEZE),
+                    hint=did_you_mean(matches, "leave it out"),
+                    argument=name,
+                    matches=matches,
+                )
+        return freeze
+    names = (freeze,) if isinstance(freeze, str) else freeze
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise UsageError(
+            f"freeze cannot be {freeze!r}",
+            expected="'backbone', a list of names and patterns, or a mapping such as {'until': 'layer4'}",
+        )
+    return names
+
+
+def _options(options: object) -> Mapping[str, object]:
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise UsageError(
+            f"options cannot be {options!r}",
+            expected="a mapping of the constructor's own arguments, such as {'aux_logits': False}",
+        )
+    if "num_classes" in options:
+        raise UsageError("num_classes is no option here", hint="zoo.get(..., num_classes=...) says it for every family")
+    return options

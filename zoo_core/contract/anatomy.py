@@ -1,0 +1,272 @@
+"""Where the parts of a built model are: head sites, stem, stages, and how forward splits. Data, and no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo_core.contract.validation import (
+    require,
+    require_callable,
+    require_counts,
+    require_text,
+    require_tuple,
+    require_words,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Head:
+    """One place where a model turns features into class scores: a head site.
+
+    Attributes:
+        path: Dotted path of the module to replace, such as ``"fc"`` or ``"classifier.6"``.
+        in_features: Size of the vector, or number of channels of the map, that the site is given.
+        num_classes: How many scores it gives now.
+        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``, and ``"conv3d"`` the
+            same with frames before the rows.
+        role: ``"main"``; ``"aux"`` for one that only trains, ``"distilled"`` for a second one that is averaged in,
+            ``"summed"`` for one that is added. In detectors also ``"box"``, ``"mask"``, and ``"level"`` for the same
+            head on another level of the pyramid.
+        per_class: Outputs of the layer for each class: 4 for boxes, or the number of anchors.
+        attributes: Dotted paths of the integers that repeat ``num_classes`` elsewhere in the model, kept in step, such
+            as ``"num_classes"`` or ``"config.num_labels"``; their owner may be a module or any other object.
+        prior: How probable a class is before training; the biases of a new layer begin at its log odds. Dense detectors
+            need it, since nearly all of their anchors are background.
+        tokens: Whether a linear site is given a vector for each token, ``[N, L, in_features]``.
+
+    Example:
+        >>> Head("classifier.6", in_features=4096, num_classes=1000).role
+        'main'
+        >>> token = Head("head", 192, 1000, role="distilled", attributes=("config.num_labels",), tokens=True)
+        >>> token.kind
+        'linear'
+        >>> anchors = Head("cls_logits", 256, 91, kind="conv", per_class=9, prior=0.01)
+        >>> anchors.num_classes * anchors.per_class
+        819
+
+    Raises:
+        AnatomyError: ``path`` or one of ``attributes`` is no text, ``in_features`` or ``per_class`` is no number of at
+            least 1, ``num_classes`` none of at least 0, ``kind`` or ``role`` is another word, or ``prior`` is not
+            between 0 and 1.
+    """
+
+    path: str
+    in_features: int
+    num_classes: int
+    kind: Literal["linear", "conv", "conv3d"] = "linear"
+    role: Literal["main", "aux", "distilled", "summed", "box", "mask", "level"] = "main"
+    attributes: tuple[str, ...] = ()
+    per_class: int = 1
+    prior: float | None = None
+    tokens: bool = False
+
+    def __post_init__(self) -> None:
+        require_text(self, "path")
+        require_counts(self, in_features=1, num_classes=0, per_class=1)
+        require_words(
+            self,
+            kind=("linear", "conv", "conv3d"),
+            role=("main", "aux", "distilled", "summed", "box", "mask", "level"),
+        )
+        require_tuple(self, attributes=str)
+        require(self, "prior", self.prior is None or 0 < self.prior < 1, "a probability between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of depth: modules that belong together, and the feature map that comes out of the last of them.
+
+    Attributes:
+        name: What users call it, such as ``"layer4"``.
+        modules: Dotted paths of its modules in the order they run; the output of the last one is the stage's output.
+        channels: Channels of that output.
+        stride: Pixels of the input for one step of the output, from the start of the network.
+        read: ``(model, output)`` to the feature map, where the last module gives something else: several tensors, or
+            tokens in an order of their own. A picklable function; None where the output is the map.
+
+    Example:
+        >>> Stage("layer4", ("layer4",), channels=512, stride=32).stride
+        32
+        >>> def first(model, output):  # of a block that returns its tokens and its attention
+        ...     return output[0]
+        >>> Stage("stage2", ("merge1", "block2"), channels=192, stride=8, read=first).output
+        'block2'
+
+    Raises:
+        AnatomyError: ``name`` is no text, ``modules`` no tuple of paths or an empty one, ``channels`` or ``stride`` no
+            number of at least 1, or ``read`` no function.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    channels: int
+    stride: int
+    read: Callable[[Any, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_text(self, "name")
+        require_tuple(self, modules=str)
+        require(self, "modules", self.modules, "a tuple of at least one path")
+        require_counts(self, channels=1, stride=1)
+        require_callable(self, "read")
+
+    @property
+    def output(self) -> str:
+        """Dotted path of the module whose output is the stage's feature map."""
+        return self.modules[-1]
+
+    def map_in(self, model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - the output of any module
+        """The feature map in what the last module of the stage gave."""
+        return output if self.read is None else self.read(model, output)
+
+
+@dataclass(frozen=True)
+class InputScaling:
+    """What a model does to each channel of its input before the stem sees it: ``x * scale + shift``.
+
+    Surgery on the stem switches it off and folds it into the filters.
+
+    Attributes:
+        switch: Dotted path of the boolean that turns it on.
+        scale: One factor a channel.
+        shift: One summand a channel.
+        norm: Dotted path of the batch norm behind the stem, whose running mean takes the shift over.
+
+    Example:
+        >>> InputScaling("transform_input", scale=(0.458,), shift=(-0.03,), norm="conv1.bn").switch
+        'transform_input'
+
+    Raises:
+        AnatomyError: ``switch`` or ``norm`` is no text, ``scale`` no tuple of numbers, or ``shift`` none as long.
+    """
+
+    switch: str
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    norm: str
+
+    def __post_init__(self) -> None:
+        require_text(self, "switch", "norm")
+        require_tuple(self, scale=float, shift=float)
+        require(self, "scale", self.scale, "a tuple with a number for each channel")
+        require(self, "shift", len(self.shift) == len(self.scale), f"a tuple of {len(self.scale)} numbers, as scale is")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where the parts of a built model are. Everything generic follows from this.
+
+    For every model, in eval mode, ``classify(pool(features(x)))`` equals ``model(x)`` bit for bit. A model whose head
+    ends its forward needs none of the three: zoo then takes what the head is given for the features.
+
+    Attributes:
+        heads: The head sites, the main one first; empty for a model that has none.
+        stem: Dotted paths of the first parametric layers that see the input.
+        stages: The steps of depth, first to last.
+        features: ``(model, x)`` to the last feature map or the tokens: a :class:`~zoo_core.Chain`, or any module-level
+            function, which uses nothing but its arguments: it is given twins of the model too.
+        pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
+        classify: ``(model, pooled)`` to the scores; the main head alone when it is None. Needed where something follows
+            the head, or where two heads are averaged. One that is no :class:`~zoo_core.Chain` and uses parameters of
+            the model itself, such as weights of several heads, has their names in an attribute ``uses``; they belong
+            to the head then.
+        layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
+            map of three axes is one of tokens in any case, as at the end of EfficientFormer.
+        dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
+            only what comes after it; torchvision trains its dilated MobileNetV3 so.
+        headless: Why there is no head to replace, and what to do instead; for models whose ``heads`` are empty.
+        keypoints: Dotted path of the transposed convolution that draws a map for each keypoint, in keypoint detectors.
+        indivisible: Why forward does not split into backbone and head; None where it does.
+        scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
+        per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
+        channel_attributes: Dotted paths of the integers that repeat the number of input channels elsewhere, kept in
+            step, such as ``"config.num_channels"``.
+        scores: Where the scores are in what forward returns: the name of an attribute, such as ``"logits"``, or a
+            module-level function of the output. None where forward returns the scores themselves. ``model(x)`` above
+            then reads ``anatomy.scores_in(model(x))``.
+
+    Example:
+        >>> from zoo_core import Chain, flatten
+        >>> tokens = Anatomy(
+        ...     heads=(Head("classifier", in_features=192, num_classes=1000),),
+        ...     stem=("embeddings.projection",),
+        ...     stages=(Stage("layer0", ("layers.0",), channels=192, stride=16),),
+        ...     features=Chain("embeddings", "layers.0", "norm"),
+        ...     pool=Chain(flatten),
+        ...     classify=Chain("classifier", flatten),
+        ...     layout="NLC",
+        ...     channel_attributes=("config.num_channels",),
+        ...     scores="logits",
+        ... )
+        >>> tokens.main.path
+        'classifier'
+        >>> flow = Anatomy((), headless="it gives no scores of classes", indivisible="its forward takes two pictures")
+        >>> detector = Anatomy(
+        ...     heads=(Head("predictor.cls_score", 1024, 2, role="box"),),
+        ...     keypoints="roi_heads.keypoint_predictor.kps_score_lowres",
+        ...     dilates_strided=True,
+        ...     scaling=InputScaling("transform_input", (0.458,), (-0.03,), norm="conv1.bn"),
+        ...     per_channel=("transform.image_mean", "transform.image_std"),
+        ... )
+
+    Raises:
+        AnatomyError: ``heads`` or ``stages`` is no tuple of such records, two ``stages`` have one name, ``stem``,
+            ``per_channel`` or ``channel_attributes`` is no tuple of paths, ``features``, ``pool``, ``classify`` or
+            ``scores`` is nothing that can be called, ``layout`` is another word, ``scaling`` is another record, or
+            ``headless``, ``keypoints`` or ``indivisible`` is no text.
+    """
+
+    heads: tuple[Head, ...]
+    stem: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    features: Callable[[Any, Any], Any] | None = None
+    pool: Callable[[Any, Any], Any] | None = None
+    classify: Callable[[Any, Any], Any] | None = None
+    layout: Literal["NCHW", "NHWC", "NLC"] = "NCHW"
+    headless: str | None = None
+    keypoints: str | None = None
+    indivisible: str | None = None
+    dilates_strided: bool = False
+    scaling: InputScaling | None = None
+    per_channel: tuple[str, ...] = ()
+    channel_attributes: tuple[str, ...] = ()
+    scores: str | Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        require_tuple(self, heads=Head, stem=str, stages=Stage, per_channel=str, channel_attributes=str)
+        names = [stage.name for stage in self.stages]
+        require(self, "stages", len({*names}) == len(names), "stages with names of their own")
+        require_callable(self, "features", "pool", "classify")
+        require_callable(self, "scores", or_text=True)
+        require_words(self, layout=("NCHW", "NHWC", "NLC"))
+        require(self, "scaling", self.scaling is None or isinstance(self.scaling, InputScaling), "an InputScaling")
+        require_text(self, "headless", "keypoints", "indivisible", or_none=True)
+
+    def scores_in(self, output: Any) -> Any:  # noqa: ANN401 - any library's output object
+        """The scores in what forward returned, ``[N, num_classes]`` for a classifier.
+
+        Args:
+            output: What the model returned for a batch.
+
+        Raises:
+            AttributeError: The output has no attribute of the name that ``scores`` gives.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> Anatomy(heads=(), scores="logits").scores_in(SimpleNamespace(loss=None, logits=[0.2, 0.8]))
+            [0.2, 0.8]
+        """
+        if isinstance(self.scores, str):
+            return getattr(output, self.scores)
+        return output if self.scores is None else self.scores(output)
+
+    @property
+    def main(self) -> Head | None:
+        """The main head site, or None."""
+        return next((head for head in self.heads if head.role == "main"), None)

@@ -1,0 +1,47 @@
+"""The class names of data sets that several families share, one text file each, for ``Weights.categories``. No torch.
+
+A catalogue names them by a short name of :data:`DATA_SETS`, such as ``categories="imagenet_1k"``, so that no file holds
+a module path of this package.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+
+
+@cache
+def imagenet_1k() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet-1K, in the order in which every library numbers them, as torchvision calls them.
+
+    Example:
+        >>> imagenet_1k()[:2]
+        ('tench', 'goldfish')
+    """
+    return tuple(Path(__file__).with_name("imagenet_1k.txt").read_text(encoding="utf-8").splitlines())
+
+
+def imagenet_1k_with_background() -> tuple[str, ...]:
+    """The same after a class for none of them, as TensorFlow's models number them.
+
+    Example:
+        >>> imagenet_1k_with_background()[:2]
+        ('background', 'tench')
+    """
+    return ("background", *imagenet_1k())
+
+
+DATA_SETS = {"imagenet_1k": imagenet_1k, "imagenet_1k_with_background": imagenet_1k_with_background}
+"""The class names that a catalogue can refer to by a short name."""
+
+
+def named(categories: str) -> tuple[str, ...]:
+    """The class names that a catalogue refers to: a short name of ours, or a ``"package.module:function"`` of a plugin.
+
+    Example:
+        >>> len(named("imagenet_1k"))
+        1000
+    """
+    known = DATA_SETS.get(categories.removeprefix("zoo_core.labels:"))  # as catalogues once wrote it
+    return tuple((known or resolve_name(categories))())

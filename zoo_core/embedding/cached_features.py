@@ -1,0 +1,273 @@
+"""``zoo.cached_features``: what a frozen backbone makes of a dataset, computed once and read from disk ever after."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from zoo_core.build.request import Asked
+from zoo_core.embedding.batches import Batches
+from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
+from zoo_core.embedding.rows import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
+from zoo_core.errors import UsageError
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.device import on_the_cpu
+from zoo_core.weights.cache.care import FEATURES
+from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.download.disk import disk_errors
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+
+class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
+    """Features and targets of a dataset: in batches on a device, or sample by sample, as a ``DataLoader`` takes them.
+
+    A worker process of a ``DataLoader`` maps the files anew and copies nothing; :meth:`batches` needs no workers.
+
+    Attributes:
+        folder: Where they are.
+        features: ``[N, ...]``, what the backbone gave, mapped from the disk.
+        targets: ``[N, ...]``, mapped too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found = read_rows(folder)
+        if found is None:
+            raise refuse_unreadable(folder)
+        self.folder = folder
+        self.features, self.targets = found
+
+    @strict_arguments
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: str | torch.device | None = None,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        keep: bool | None = None,
+    ) -> Batches:
+        """Batches on a device, for as many epochs as it is gone through.
+
+        Where all the features fit in the memory of a GPU, with a quarter of what is free to spare, they are copied
+        there once and stay until the batches are dropped: an epoch then costs what the head costs. Otherwise a warning
+        says how much is lacking, and each batch is read from the disk and sent while the last one is worked on.
+
+        Args:
+            batch_size: Samples of a batch.
+            device: Where the head is; None for the CPU.
+            shuffle: Whether each epoch has an order of its own.
+            seed: Makes these orders reproducible, the same on every device; None draws them from torch's global random
+                state.
+            drop_last: Leave out a last batch that is smaller than the others.
+            keep: False leaves the memory of the device to others. True copies the features there without asking whether
+                they fit, on devices too of which torch does not tell: a Mac's, or the CPU, where they are mapped
+                otherwise.
+
+        Returns:
+            An iterable with a length of ``(features, targets)``; ``.kept`` says whether the device holds them all.
+
+        Raises:
+            UsageError: An argument is impossible.
+            torch.OutOfMemoryError: ``keep`` is True, and they do not fit.
+
+        Warns:
+            ZooWarning: They do not fit, and ``keep`` is None.
+
+        Example:
+            >>> import tempfile, torch, zoo_core as zoo
+            >>> backbone, head = zoo.split(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"))
+            >>> pictures = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
+            >>> features = zoo.cached_features(backbone, pictures, folder=tempfile.mkdtemp())
+            >>> batches = features.batches(8, shuffle=True, seed=0)
+            >>> for epoch in range(2):
+            ...     for x, y in batches:
+            ...         loss = torch.nn.functional.cross_entropy(head(x), y)
+            >>> batches
+            3 batches of 8 on cpu, from the disk
+        """
+        asked = Asked.of(device=device, seed=seed)
+        home = asked.device or torch.device("cpu")
+        size = check_count("batch_size", batch_size)
+        return Batches(
+            (self.features, self.targets),
+            size,
+            home,
+            shuffle=shuffle,
+            seed=asked.seed,
+            drop_last=drop_last,
+            keep=keep,
+        )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.features[index], self.targets[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Several at once, as ``DataLoader`` asks for them: one gathering read instead of one for each."""
+        chosen = torch.as_tensor(indices, device="cpu")
+        return list(zip(self.features[chosen], self.targets[chosen], strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]  # to open the files where they are
+
+
+@strict_arguments
+def cached_features(
+    backbone: nn.Module,
+    dataset: Dataset[Any],
+    *,
+    data: str = "",
+    folder: str | os.PathLike[str] | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+) -> CachedFeatures:
+    """What a frozen backbone makes of a dataset: computed once, and read from disk in every epoch and run after.
+
+    The backbone runs in eval mode and without gradients, and every module is then back in the mode it was in. The
+    result is kept under a digest of all it depends on: each parameter and buffer of the backbone, the length of the
+    dataset, and sixteen of its samples as the backbone sees them, so after their preprocessing. An interrupted run is
+    continued where it was; processes that want the same features wait for the one that computes them.
+
+    **Random augmentation** is lost: each sample is seen once, and its features are the same in every epoch. Take it out
+    of the dataset, which zoo warns of when it notices, or do not cache.
+
+    Args:
+        backbone: Pictures ``[N, C, H, W]`` to features ``[N, ...]``; ``zoo.split(model)[0]`` is one. None of its
+            parameters may require a gradient.
+        dataset: Gives ``(picture, target)`` for an index: a tensor, and a number or a tensor, of one shape throughout.
+        data: A name for the data, such as a version: change it when samples change that are not among the sixteen.
+        folder: Where to keep features; None for the ``features`` folder of zoo's cache, which ``zoo cache prune
+            --unused DAYS`` looks after.
+        batch_size: Samples in one pass.
+        num_workers: Processes that load samples, as for ``DataLoader``.
+        device: Where the pictures go; None for where the backbone is.
+
+    Returns:
+        A dataset of ``(features, target)`` on the CPU, with all of them as ``.features`` and ``.targets``, and in
+        batches on any device as ``.batches(size, device=...)``.
+
+    Raises:
+        UsageError: The backbone can be trained, or the dataset does not give pairs by index.
+        CacheError: The folder cannot be written, or has no room.
+
+    Warns:
+        ZooWarning: The dataset gives another picture when it is asked again.
+
+    Example:
+        >>> import tempfile, torch, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone")
+        >>> backbone, head = zoo.split(model)
+        >>> pictures = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
+        >>> features = zoo.cached_features(backbone, pictures, folder=tempfile.mkdtemp())
+        >>> len(features), head(features[0][0]).shape
+        (20, torch.Size([9]))
+    """
+    _require_frozen(backbone)
+    total = _length(dataset)
+    for name, count in {"batch_size": batch_size, "num_workers": num_workers + 1}.items():
+        check_count(name, count)
+    root = Path(folder) if folder is not None else Cache().root / FEATURES
+    facts = {"data": data, "samples": digest_of_samples(dataset, total), "backbone": digest_of_module(backbone)}
+    place = folder_of(root, facts)
+    if read_rows(place) is None:
+        with _alone(place):
+            if read_rows(place) is None:
+                loading = {"batch_size": batch_size, "num_workers": num_workers}
+                _compute(backbone, dataset, Rows(place, total), loading, device or _device(backbone))
+    with contextlib.suppress(OSError):
+        (place / WHOLE).touch()  # when they were last used, for `zoo cache prune`
+    return CachedFeatures(place)
+
+
+def _compute(
+    backbone: nn.Module, dataset: Dataset[Any], rows: Rows, loading: dict[str, int], device: str | torch.device
+) -> None:
+    with rows, _evaluating(backbone):
+        rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was asked already
+        with on_the_cpu():  # a loader draws a number for its workers
+            batches = iter(DataLoader(rest, **loading))  # type: ignore[arg-type]  # mypy takes each int for all
+        for pictures, targets in batches:
+            features = backbone(pictures.to(device))
+            if not isinstance(features, Tensor) or len(features) != len(pictures):
+                raise UsageError(
+                    f"{type(backbone).__name__} does not turn pictures into features",
+                    expected="a tensor with a row for each picture",
+                    got=f"a {type(features).__name__}",
+                    hint="backbone, head = zoo.split(model) gives one that does",
+                )
+            rows.append(features, targets)
+        rows.finish()
+
+
+def _require_frozen(backbone: nn.Module) -> None:
+    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    if trained:
+        few = ", ".join(trained[:3])
+        raise UsageError(
+            "the backbone can be trained, and cached features would not follow it",
+            got=f"{len(trained)} parameters that require a gradient ({few}{', ...' if len(trained) > 3 else ''})",  # noqa: PLR2004 - shown
+            done="nothing was computed",
+            hint="zoo.freeze(model) and then backbone, head = zoo.split(model); the head is trained on the features",
+        )
+
+
+def _length(dataset: object) -> int:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise UsageError(
+            f"a {type(dataset).__name__} cannot be asked for a sample again",
+            expected="a dataset with a length that gives samples by index",
+            hint="store the samples first; what is a stream cannot be continued or recognised",
+        )
+    total = len(dataset)
+    if not total:
+        raise UsageError("the dataset is empty", expected="at least one sample")
+    return total
+
+
+def _device(backbone: nn.Module) -> torch.device:
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _evaluating(backbone: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """While another process computes the same features, wait for it."""
+    import filelock
+
+    lock = filelock.FileLock(place.with_name(f".{place.name}.lock"))
+    with disk_errors(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(NotImplementedError):  # a file system without locks: work may be done twice
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

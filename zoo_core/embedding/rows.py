@@ -1,0 +1,209 @@
+"""Two files of rows that grow together, features and targets: written once, continued after an interruption, proven."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from zoo_core.embedding.fingerprint import bytes_of
+from zoo_core.errors import CacheError, UsageError
+from zoo_core.weights.digest import Stamp, steady_digest
+from zoo_core.weights.download.disk import disk_errors, require_space, sync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+WHOLE = "whole.json"
+_SO_FAR = "so_far.json"
+_PARTS = ("features", "targets")
+_EVERY = 5.0
+"""Seconds between notes of how far it got: what an interruption may cost."""
+
+Kind = dict[str, Any]
+
+
+class Rows:
+    """Rows that are being written. Use it in a ``with`` statement; :meth:`finish` makes them visible.
+
+    Args:
+        folder: Where they go; what an interrupted run left there is continued.
+        total: How many rows there will be.
+    """
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self._folder = folder
+        self._total = total
+        self._kinds: dict[str, Kind] = {}
+        self._noted = time.monotonic()
+        self.done = 0
+
+    def __enter__(self) -> Self:
+        with disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.done, self._kinds = self._left_behind()
+            self._files = {part: (self._folder / f"{part}.partial").open("ab") for part in _PARTS}
+            for part, file in self._files.items():
+                file.truncate(self.done * _row_bytes(self._kinds[part]) if self._kinds else 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Note how far it got, whatever ended it."""
+        with disk_errors(self._folder):
+            if self._kinds and self.done < self._total:
+                self._note()
+            for file in self._files.values():
+                file.close()
+
+    def append(self, features: Tensor, targets: Tensor) -> None:
+        """Write some more rows.
+
+        Raises:
+            UsageError: They have another shape or dtype than those before.
+            CacheError: The disk is full.
+        """
+        given = dict(zip(_PARTS, (features, targets), strict=True))
+        kinds = {part: _kind(tensor) for part, tensor in given.items()}
+        if not self._kinds:
+            self._kinds = kinds
+            require_space(self._folder, self._total * sum(map(_row_bytes, kinds.values())))
+        if kinds != self._kinds:
+            raise UsageError(
+                "rows of different shapes cannot be kept in one file",
+                expected=", ".join(f"{part} of {_said(kind)}" for part, kind in self._kinds.items()),
+                got=", ".join(f"{part} of {_said(kind)}" for part, kind in kinds.items()),
+                hint="resize all pictures to one size, and give every sample one kind of target",
+            )
+        with disk_errors(self._folder):
+            for part, tensor in given.items():
+                self._files[part].write(bytes_of(tensor))
+            self.done += len(features)
+            if time.monotonic() - self._noted > _EVERY:
+                self._note()
+
+    def finish(self) -> None:
+        """Make the rows visible: whole, on the disk, and with their digests."""
+        with disk_errors(self._folder):
+            self._sync()
+            record: dict[str, Any] = {"rows": self.done}
+            for part in _PARTS:
+                path = self._folder / f"{part}.bin"
+                (self._folder / f"{part}.partial").replace(path)
+                digest, stamp = steady_digest(path)
+                record[part] = {**self._kinds[part], "sha256": digest, "stamp": str(stamp)}
+            sync_folder(self._folder)
+            _write(self._folder / WHOLE, record)
+            (self._folder / _SO_FAR).unlink(missing_ok=True)
+
+    def _left_behind(self) -> tuple[int, dict[str, Kind]]:
+        """How many rows an interrupted run is known to have written, and of what kind."""
+        try:
+            record = json.loads((self._folder / _SO_FAR).read_text(encoding="utf-8"))
+            done, kinds = int(record["rows"]), {part: dict(record[part]) for part in _PARTS}
+            there = [(self._folder / f"{part}.partial").stat().st_size for part in _PARTS]
+            if all(size >= done * _row_bytes(kinds[part]) for size, part in zip(there, _PARTS, strict=True)):
+                return min(done, self._total), kinds
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        return 0, {}
+
+    def _note(self) -> None:
+        self._sync()
+        _write(self._folder / _SO_FAR, {"rows": self.done, **self._kinds})
+        self._noted = time.monotonic()
+
+    def _sync(self) -> None:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_rows(folder: Path) -> tuple[Tensor, Tensor] | None:
+    """The features and targets in a folder, mapped; None when they are not there, not whole or not what they were.
+
+    Changing them does not change the files.
+    """
+    try:
+        record = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        features, targets = (_mapped(folder, part, record) for part in _PARTS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return features, targets
+
+
+def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
+    path, kind, rows = folder / f"{part}.bin", record[part], int(record["rows"])
+    if str(Stamp.of(path)) != kind["stamp"]:
+        if steady_digest(path)[0] != kind["sha256"]:
+            msg = f"{path} is not what it was"
+            raise ValueError(msg)
+        record[part] = {**kind, "stamp": str(Stamp.of(path))}
+        _write_if_possible(folder / WHOLE, record)
+    shape = (rows, *kind["shape"])
+    count = rows * _row_bytes(kind) // _dtype(kind).itemsize
+    if not count:
+        return torch.empty(shape, dtype=_dtype(kind), device="cpu")
+    return torch.from_file(str(path), shared=False, size=count, dtype=_dtype(kind)).view(shape)
+
+
+def _kind(rows: Tensor) -> Kind:
+    return {"dtype": str(rows.dtype).removeprefix("torch."), "shape": list(rows.shape[1:])}
+
+
+def _said(kind: Kind) -> str:
+    return f"{kind['dtype']} {kind['shape']}"
+
+
+def _dtype(kind: Kind) -> torch.dtype:
+    found = getattr(torch, kind["dtype"])
+    if not isinstance(found, torch.dtype):
+        msg = f"{kind['dtype']} is no dtype"
+        raise TypeError(msg)
+    return found
+
+
+def _row_bytes(kind: Kind) -> int:
+    size = _dtype(kind).itemsize
+    for length in kind["shape"]:
+        size *= length
+    return size
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write_if_possible(path: Path, record: dict[str, Any]) -> None:
+    try:
+        _write(path, record)
+    except OSError:  # read-only: it is hashed each time
+        return
+
+
+def folder_of(root: Path, facts: dict[str, str]) -> Path:
+    """Where the rows belong that depend on these facts, and on nothing else."""
+    text = json.dumps(facts, sort_keys=True)
+    return root / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def refuse_unreadable(folder: Path) -> CacheError:
+    """The error for rows that were written and cannot be read back."""
+    return CacheError(
+        f"what was just written to {folder} is not there any more",
+        cause="something cleans that folder, or its disk is broken",
+        hint="try again, or give another folder",
+        path=folder,
+    )

@@ -1,0 +1,1 @@
+"""Images prepared as the weights in use expect them."""

@@ -1,0 +1,99 @@
+"""A family as one registry knows it: who contributes it, whether its library is there, and its cards once asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from zoo_core.contract.card_file import CardFile
+from zoo_core.errors import AnatomyError, CatalogError
+from zoo_core.registry.catalog import Shelf
+from zoo_core.registry.entry_points import is_installed, version_of
+from zoo_core.registry.plugins import go_without
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.family import Family
+    from zoo_core.registry.plugins import Plugin
+
+
+@dataclass
+class Member:
+    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once asked for."""
+
+    family: Family
+    plugin: Plugin
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why the family cannot build models, with the remedy; None when it can."""
+        if self.family.requires and not is_installed(self.family.requires):
+            return f"{self.family.requires} is not installed; pip install {self.family.requires}"
+        return None
+
+    @cached_property
+    def cards(self) -> Shelf:
+        """The cards by name.
+
+        Raises:
+            CatalogError: The plugin's catalogue does not load, or what it returns is not a list of cards.
+        """
+        try:
+            cards = self._catalogue()
+            cards = cards if isinstance(cards, CardFile) else list(cards)
+        except (Exception, SystemExit) as error:  # a plugin's own code must not take the registry down
+            raise CatalogError(
+                f"the catalogue of family {self.family.name!r} does not load",
+                got=f"{type(error).__name__}: {error}",
+                hint=go_without(self.plugin),
+                plugin=self.plugin.name,
+            ) from error
+        return Shelf(self.family, cards, self.plugin)
+
+    def _catalogue(self) -> Sequence[object]:
+        """What the plugin ships or, where its library has another version and can be indexed, what that has."""
+        family = self.family
+        installed = version_of(family.requires) if family.index and family.indexed else None
+        if installed and _public(installed) != _public(resolve_name(family.indexed)()):
+            from zoo_core.registry.reindex import remembered
+
+            if (found := remembered(family, installed, self.plugin.origin)) is not None:
+                return found
+        cards: Sequence[object] = resolve_name(family.catalog)()
+        return cards
+
+    def anatomy(self, model: nn.Module) -> Anatomy:
+        """Where the parts of ``model`` are, as the plugin says.
+
+        Raises:
+            AnatomyError: The plugin's function raises, or returns something else.
+        """
+        from zoo_core.contract.anatomy import Anatomy
+
+        try:
+            found = resolve_name(self.family.anatomy)(model)
+        except (Exception, SystemExit) as error:  # a plugin's own code, as above
+            raise self._no_anatomy(model, f"{type(error).__name__}: {error}") from error
+        if not isinstance(found, Anatomy):
+            raise self._no_anatomy(model, repr(found)[:200])
+        return found
+
+    def _no_anatomy(self, model: nn.Module, got: str) -> AnatomyError:
+        return AnatomyError(
+            f"family {self.family.name!r} cannot say where the parts of a {type(model).__name__} are",
+            expected=f"{self.family.anatomy} to return a zoo_core.Anatomy",
+            got=got,
+            hint=f"report it to the authors of {self.plugin.origin}",
+            plugin=self.plugin.name,
+        )
+
+
+def _public(version: str) -> str:
+    """A version without the name of its build, as in ``2.15.0+cpu``."""
+    return version.partition("+")[0]

@@ -1,0 +1,115 @@
+"""Models of one name in several families, and what is different about them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from zoo_core.contract.card import Card, Preprocessing, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Info(Card):
+    """The card that a name means, and the cards that other families have under the same name.
+
+    Printed, it says in a few lines what the model is, who else has its name, and what is different there.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> [other.id for other in zoo.info("inceptionv4").others]
+        []
+    """
+
+    @classmethod
+    def of(cls, card: Card) -> Info:
+        """The same card, which knows whom to ask for the others."""
+        return cls(**{spec.name: getattr(card, spec.name) for spec in fields(card)})
+
+    @cached_property
+    def others(self) -> tuple[Card, ...]:
+        """The cards of this name in other families, in the order in which an unqualified name is looked for."""
+        from zoo_core.registry.zoo import current_zoo
+
+        return tuple(card for card in current_zoo().find(self.name) if card.id != self.id)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.id}: {outline(self)}", *lines_on_others(self, self.others)])
+
+
+def outline(card: Card) -> str:
+    """What a model is, in a line."""
+    size = "x".join(str(side) for side in card.input_size)
+    parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
+    return f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}"
+
+
+def lines_on_others(card: Card, others: tuple[Card, ...]) -> Iterator[str]:
+    """A line for each other family that has the name, and one on which of them the name alone means.
+
+    Args:
+        card: The model that was asked for.
+        others: Those of the same name in other families.
+    """
+    from zoo_core.registry.zoo import current_zoo
+
+    for other in others:
+        yield f"also in {other.id}: {'; '.join(differences(card, other)) or 'the same by all that is known'}"
+    if others:
+        first = current_zoo().resolve(card.name)[0]
+        yield f"{card.name!r} alone means {first.id}; the setting 'families' (ZOO_FAMILIES) changes that"
+
+
+def differences(card: Card, other: Card) -> Iterator[str]:
+    """What is different about a model of the same name, its default weights and their preprocessing.
+
+    Args:
+        card: The model that was asked for.
+        other: The one in another family.
+
+    Example:
+        >>> net = Card(family="acme", name="net", build="acme:net", parameters=10)
+        >>> list(differences(net, Card(family="other", name="net", build="other:net", parameters=12)))
+        ['12 parameters instead of 10']
+    """
+    for name in ("task", "input_size", "parameters"):
+        mine, theirs = getattr(card, name), getattr(other, name)
+        if mine != theirs and mine and theirs:
+            words = {"task": "for {}", "input_size": "input {}", "parameters": "{} parameters"}[name]
+            yield f"{words.format(_shown(theirs))} instead of {_shown(mine)}"
+    mine, theirs = _default(card), _default(other)
+    if mine is None or theirs is None:
+        if mine or theirs:
+            yield "has no weights" if mine else "has weights"
+        return
+    changed = [*_changed(mine.preprocessing, theirs.preprocessing)]
+    yield f"preprocessed differently: {', '.join(changed)}" if changed else "preprocessed alike"
+    yield f"weights {theirs.tag}{_figure(theirs)} instead of {mine.tag}{_figure(mine)}"
+    if theirs.num_classes != mine.num_classes:
+        yield f"{theirs.num_classes} classes instead of {mine.num_classes}"
+    if theirs.licenses.weights != mine.licenses.weights:
+        yield f"licence {theirs.licenses.weights} instead of {mine.licenses.weights}"
+
+
+def _default(card: Card) -> Weights | None:
+    return card.find() if card.weights and card.default else None
+
+
+def _changed(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
+    for spec in fields(Preprocessing):
+        old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
+        if old != new:
+            yield f"{spec.name} {_shown(new)} instead of {_shown(old)}"
+
+
+def _figure(weights: Weights) -> str:
+    """The first published figure of weights, in brackets."""
+    return next((f" ({name} {value:g})" for name, value in weights.metrics.items()), "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

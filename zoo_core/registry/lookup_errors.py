@@ -1,0 +1,65 @@
+"""What to say of a family, a model or a task that is not there: what there is, why it may be missing, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo_core import settings
+from zoo_core.errors import UnknownFamily, UnknownModel, UsageError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from zoo_core.registry.plugins import Plugin
+
+
+def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin]) -> UnknownFamily:
+    """No plugin contributes ``family``; ``known`` are those that there are."""
+    matches = close_matches(family, known)
+    return UnknownFamily(
+        f"no such family: {family!r}",
+        expected=f"one of {', '.join(known)}" if known else None,
+        cause=_cause(plugins),
+        hint=did_you_mean(matches, f"pip install zoo-{family}, if there is such a plugin"),
+        family=family,
+        matches=matches,
+    )
+
+
+def unknown_model(
+    name: str, known: Collection[str], searched: Iterable[str], plugins: Iterable[Plugin]
+) -> UnknownModel:
+    """None of the families in ``searched`` has ``name``; ``known`` are the models that they have."""
+    matches = close_matches(name, known)
+    otherwise = "zoo list names every model there is" if known else "pip install zoo-torchvision, for one"
+    return UnknownModel(
+        f"no such model: {name!r}",
+        got=f"looked in {', '.join(searched) or 'no family at all'}",
+        cause=_cause(plugins),
+        hint=did_you_mean(matches, otherwise),
+        name=name,
+        matches=matches,
+    )
+
+
+def unknown_task(task: str, known: Collection[str]) -> UsageError:
+    """No model has ``task``; ``known`` are the tasks that there are."""
+    return UsageError(
+        f"no model has the task {task!r}",
+        expected=f"one of {', '.join(known)}",
+        hint=did_you_mean(close_matches(task, known), "leave it out to list every model"),
+        task=task,
+    )
+
+
+def _cause(plugins: Iterable[Plugin]) -> str | None:
+    """Why something may be missing: plugins that failed, or that were never loaded."""
+    plugins = tuple(plugins)
+    broken = [plugin.name for plugin in plugins if plugin.problem]
+    if broken:
+        return f"these plugins did not load: {', '.join(broken)}; zoo plugins says why"
+    if plugins:
+        return None
+    chosen = {"ZOO_PLUGINS": settings.plugins(), "ZOO_DISABLE": settings.disabled_plugins()}
+    said = " and ".join(f"{variable}={','.join(names)}" for variable, names in chosen.items() if names)
+    return f"no plugin is loaded, because of {said}" if said else "no plugin is installed"

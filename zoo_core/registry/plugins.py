@@ -1,0 +1,244 @@
+"""Finding and loading plugins, one by one, so that none can stop another.
+
+pluggy's own loader ends at the first plugin that raises and drops a second plugin of the same name without a word. Here
+the entry points are taken in sorted order, each in a ``try`` of its own, and what goes wrong is kept as data.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from zoo_core import settings
+from zoo_core.contract import hooks
+from zoo_core.contract.family import Family
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning, close_matches, did_you_mean
+from zoo_core.registry.entry_points import plugin_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from importlib.metadata import EntryPoint
+
+    from zoo_core.registry.entry_points import Found
+
+SLOW = 1.0
+"""Seconds that loading a plugin may take before it is called slow."""
+
+
+@dataclass
+class Plugin:
+    """One plugin, loaded or not.
+
+    Attributes:
+        name: Name of its entry point.
+        source: The entry point it came from, or a word for it.
+        families: What it contributes.
+        commands: Command name to ``"package.module:command"``.
+        problem: Why it does not work and what to do, on one line; None when it does.
+        traceback: The traceback behind the problem.
+        notes: What is odd about it without stopping it, such as a hook name that zoo does not know.
+        seconds: How long loading it took.
+    """
+
+    name: str
+    source: EntryPoint | Found | str
+    families: tuple[Family, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+    traceback: str | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version it came from, such as ``"zoo-torchvision 0.1.0"``; reading it opens a file."""
+        if isinstance(self.source, str):
+            return self.source
+        try:
+            name, version = self.source.dist.name, self.source.dist.version  # type: ignore[union-attr]  # or None
+        except (AttributeError, KeyError, TypeError, ValueError, OSError):  # no metadata, or a broken file of it
+            name = None
+        return f"{name} {version}" if name else self.source.value
+
+
+def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tuple[Plugin, ...]:
+    """Load every installed plugin, or those given, in the order of their names.
+
+    Args:
+        entry_points: What to load; None means the installed group ``zoo_core``, filtered by ``ZOO_PLUGINS`` and
+            ``ZOO_DISABLE``.
+
+    Returns:
+        One record a plugin. A plugin that raises is there too, with its problem and traceback.
+    """
+    if entry_points is None:
+        entry_points = _installed()
+    found = sorted(entry_points, key=lambda entry: (entry.name, entry.value))
+    rivals = {entry.name: [rival for rival in found if rival.name == entry.name] for entry in found}
+    return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in found)
+
+
+def _installed() -> list[EntryPoint | Found]:
+    only, without = settings.plugins(), settings.disabled_plugins()
+    found = plugin_entries()
+    names = {entry.name for entry in found}
+    warn_of_unknown("ZOO_PLUGINS", only, names)
+    warn_of_unknown("ZOO_DISABLE", without, names)
+    return [entry for entry in found if (not only or entry.name in only) and entry.name not in without]
+
+
+def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Warn of the names in an environment variable that mean nothing here, with those that may have been meant."""
+    known = sorted(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        matches = tuple(dict.fromkeys(match for name in unknown for match in close_matches(name, known)))
+        meant = did_you_mean(matches, f"there are {', '.join(known) or 'none'}")
+        warnings.warn(f"{variable} names what is not there: {', '.join(unknown)}; {meant}", ZooWarning, stacklevel=3)
+
+
+def load_plugin(
+    name: str, load: Callable[[], Any], source: EntryPoint | Found | str, rivals: Iterable[EntryPoint | Found] = ()
+) -> Plugin:
+    """Load one plugin and ask it what it contributes; a failure is recorded, not raised.
+
+    Args:
+        name: What to call it.
+        load: Returns the module, or any object, that has the hook implementations.
+        source: Where it comes from, for messages.
+        rivals: The entry points of that name; more than one makes all of them fail.
+
+    Example:
+        >>> class Acme:
+        ...     @staticmethod
+        ...     @hooks.hookimpl
+        ...     def zoo_families():
+        ...         return [Family(name="acme", catalog="acme:cards", anatomy="acme:anatomy")]
+        >>> load_plugin("acme", lambda: Acme, "acme 1.0").families[0].name
+        'acme'
+    """
+    plugin = Plugin(name, source)
+    started = time.perf_counter()
+    try:
+        _refuse_rivals(name, list(rivals))
+        _fill(plugin, load())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
+        first_line = str(error).partition("\n")[0]
+        reason = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
+        plugin.problem = f"{reason}; {_remedy(error, plugin)}"
+        from traceback import format_exc
+
+        plugin.traceback = format_exc()
+        plugin.families, plugin.commands = (), {}
+    plugin.seconds = time.perf_counter() - started
+    if plugin.seconds > SLOW:
+        plugin.notes = (*plugin.notes, f"slow: it took {plugin.seconds:.1f} s to load; import heavy things later")
+    return plugin
+
+
+def _remedy(error: BaseException, plugin: Plugin) -> str:
+    """What to do: uninstall a rival, install a library that is missing, or else go without the plugin and report it."""
+    if isinstance(error, DuplicatePlugin):
+        return "uninstall one of them"
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    own = "" if isinstance(plugin.source, str) else plugin.source.module.partition(".")[0]
+    if missing and missing != own:  # a plugin whose own modules are missing needs another remedy
+        return f"pip install {missing}"
+    return go_without(plugin)
+
+
+def go_without(plugin: Plugin) -> str:
+    """What to do about a plugin that is wrong in itself.
+
+    Example:
+        >>> go_without(Plugin("acme", "zoo-acme 1.0"))
+        'report it to the authors of zoo-acme 1.0; ZOO_DISABLE=acme does without it'
+    """
+    return f"report it to the authors of {plugin.origin}; ZOO_DISABLE={plugin.name} does without it"
+
+
+def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
+    if len(rivals) > 1:
+        origins = tuple(Plugin(name, rival).origin for rival in rivals)
+        raise DuplicatePlugin(
+            f"two plugins are called {name!r}: {' and '.join(origins)}",
+            hint="uninstall one of them",
+            name=name,
+            claimants=origins,
+        )
+
+
+def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
+    asked = _plain_answers(module)
+    if asked is None:
+        asked, plugin.notes = _answers(plugin.name, module)
+    for answer in asked["zoo_families"]:
+        plugin.families = (*plugin.families, *_checked_families(answer))
+    for answer in asked["zoo_commands"]:
+        plugin.commands = {**plugin.commands, **_checked_commands(answer)}
+
+
+def _plain_answers(module: object) -> dict[str, list[object]] | None:
+    """What a module answers whose hooks are functions without arguments and options; None for any other plugin.
+
+    That is all that most plugins are. pluggy would call the same functions, but its import takes as long as the start
+    of python.
+    """
+    if not isinstance(module, ModuleType):
+        return None
+    answers: dict[str, list[object]] = {hook.__name__: [] for hook in hooks.HOOKS}
+    marked = {name: item for name, item in vars(module).items() if getattr(item, hooks.MARK, None) is not None}
+    for name, item in marked.items():
+        code = getattr(item, "__code__", None)
+        takes_nothing = isinstance(item, FunctionType) and code and not code.co_argcount + code.co_kwonlyargcount
+        if not takes_nothing or getattr(item, hooks.MARK) != hooks.PLAIN or name not in answers:
+            return None
+    for name, item in marked.items():
+        answers[name] += [answer for answer in [item()] if answer is not None]
+    return answers
+
+
+def _answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
+    """What any plugin answers, and what is odd about it."""
+    import pluggy
+
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    specified = pluggy.HookspecMarker(hooks.PROJECT)
+    for hook in hooks.HOOKS:
+        specified(hook)
+    manager.add_hookspecs(hooks)
+    manager.register(plugin, name)
+    known = [hook.__name__ for hook in hooks.HOOKS]
+    callers = [caller.name for caller in vars(manager.hook).values() if isinstance(caller, pluggy.HookCaller)]
+    notes = tuple(_unknown(caller, known) for caller in callers if caller not in known)
+    return {hook: getattr(manager.hook, hook)() for hook in known}, notes
+
+
+def _unknown(hook: str, known: list[str]) -> str:
+    meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
+    return f"unknown hook {hook!r}: {meant}"
+
+
+def _checked_families(answer: object) -> tuple[Family, ...]:
+    families = tuple(answer) if isinstance(answer, list | tuple) else (answer,)
+    for family in families:
+        if not isinstance(family, Family):
+            raise PluginError(f"zoo_families must return a list of Family, got {family!r}")
+        for part, value in vars(family).items():
+            if not isinstance(value, str):
+                raise PluginError(f"zoo_families returned a Family whose {part} is {value!r:.60}, which is no text")
+        if not family.name.strip() or set("/@*?[ ") & set(family.name):
+            raise PluginError(f"nobody can ask for a family called {family.name!r}: no '/', '@', space or wildcard")
+    names = [family.name for family in families]
+    if len(set(names)) != len(names):
+        raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")
+    return families
+
+
+def _checked_commands(answer: object) -> Mapping[str, str]:
+    if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
+        raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
+    return answer

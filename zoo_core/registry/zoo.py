@@ -1,0 +1,284 @@
+"""The registry: which families there are, which models they have, and which one a name means."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from zoo_core import settings
+from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
+from zoo_core.registry.families import Member
+from zoo_core.registry.info import Info
+from zoo_core.registry.lookup_errors import unknown_family, unknown_model, unknown_task
+from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
+from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator
+
+    from zoo_core.contract.card import Card
+    from zoo_core.errors import UnknownModel
+
+FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "tiny")
+"""Where an unqualified name is looked for first; third-party families follow by name."""
+
+_GLOB = frozenset("*?[")
+
+
+@dataclass
+class Zoo:
+    """The registry. ``zoo_core.get`` and friends use one default instance; tests make their own.
+
+    Args:
+        plugins: What to load; None means every installed entry point in the group ``zoo_core``.
+
+    Example:
+        >>> zoo = Zoo()
+        >>> zoo.resolve("tiny/glyphnet")[0].family
+        'tiny'
+    """
+
+    plugins: tuple[Plugin, ...] = field(default_factory=load_plugins)
+
+    @cached_property
+    def claims(self) -> dict[str, tuple[Member, ...]]:
+        """Every family name with those who contribute it: more than one is a conflict."""
+        found: dict[str, tuple[Member, ...]] = {}
+        for plugin in self.plugins:
+            for family in plugin.families:
+                found[family.name] = (*found.get(family.name, ()), Member(family, plugin))
+        return found
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Family names in the order in which an unqualified name is looked for."""
+        chosen = settings.family_order()
+        warn_of_unknown("ZOO_FAMILIES", chosen, {*self.claims, *(plugin.name for plugin in self.plugins)})
+        first = chosen or FAMILY_ORDER
+        rest = sorted(name for name in self.claims if name not in first)
+        return (*(name for name in first if name in self.claims), *rest)
+
+    def member(self, family: str) -> Member:
+        """The family of that name.
+
+        Raises:
+            UnknownFamily: No plugin contributes it.
+            DuplicatePlugin: Two plugins do; the message names both.
+            FamilyUnavailable: The plugin that is named like it does not load.
+        """
+        claims = self.claims.get(family, ())
+        if len(claims) > 1:
+            names = tuple(member.plugin.origin for member in claims)
+            raise DuplicatePlugin(
+                f"two plugins contribute a family called {family!r}: {' and '.join(names)}",
+                cause="one of them took a name that was already in use",
+                hint="uninstall one, or set " + " or ".join(f"ZOO_DISABLE={claim.plugin.name}" for claim in claims),
+                name=family,
+                claimants=names,
+            )
+        if claims:
+            return claims[0]
+        broken = next((plugin for plugin in self.plugins if plugin.name == family and plugin.problem), None)
+        if broken:
+            raise FamilyUnavailable(
+                f"the plugin for family {family!r} does not load",
+                got=broken.problem,
+                hint="zoo plugins --verbose shows the traceback",
+                family=family,
+            )
+        raise unknown_family(family, self.order, self.plugins)
+
+    def list(self, pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
+        """The qualified names of the models that match, in family order and then in the library's own.
+
+        A family whose library is not installed is left out, unless ``family`` or the pattern names it.
+
+        Args:
+            pattern: A glob over names, or over ``family/name`` when it has a slash.
+            family: Only this family.
+            task: Only this task, such as ``"classification"``.
+
+        Raises:
+            UsageError: An argument is no text, or no model has that task.
+            UnknownFamily: There is no such family.
+        """
+        for name, value in {"pattern": pattern, "family": family, "task": task}.items():
+            if not isinstance(value, str) and (value is not None or name == "pattern"):
+                raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
+        asked = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
+        members = asked[:1] or [each for each in self.usable(listed=True) if not each.problem]
+        names = {member.family.name: member.cards.of_task(task) for member in members}
+        if task is not None and not any(names.values()):
+            self._require_task(task)
+        matches = re.compile(translate(pattern)).match  # what fnmatchcase does, without its costs for each name
+        found: builtins.list[str] = []
+        for owner, models in names.items():
+            ids = [f"{owner}/{model}" for model in models]
+            heard = ids if "/" in pattern else models
+            found += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
+        return found
+
+    def _require_task(self, task: str) -> None:
+        tasks = sorted({member.cards.task_of(name) for member in self.usable(listed=True) for name in member.cards})
+        if tasks and task not in tasks:
+            raise unknown_task(task, tasks)
+
+    def resolve(self, name: str) -> tuple[Card, str | None]:
+        """The card that a name means, and the tag if it has one.
+
+        Args:
+            name: ``family/name@tag``, with family and tag optional.
+
+        Raises:
+            UsageError: The name is not a string of that form.
+            UnknownModel: No family has it; close matches are listed.
+            UnknownFamily: There is no such family.
+            UnknownTag: The model has no weights with that tag.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"not a model name: {name!r}", expected="'name', 'family/name' or 'family/name@tag'")
+        bare, _, tag = name.partition("@")
+        family, _, model = bare.rpartition("/")
+        if family:
+            card = self.member(family).cards.get(model)
+        else:
+            card = next((member.cards[model] for member in self.usable() if model in member.cards), None)
+        if card is None:
+            raise self._unknown(bare, family)
+        if tag:
+            card.find(tag)
+        return card, tag or None
+
+    def find(self, name: str) -> builtins.list[Card]:
+        """Every card with that unqualified name, in family order: the first is what the bare name means."""
+        return [card for member in self.usable() if (card := member.cards.get(name))]
+
+    def usable(self, *, listed: bool = False) -> Iterator[Member]:
+        """The families that an unqualified name is looked for in; a warning names each that has to be passed over.
+
+        Args:
+            listed: Whether all their names are wanted, so that these have to be right too.
+        """
+        for name in self.order:
+            try:
+                member = self.member(name)
+                _ = len(member.cards) if listed else member.cards
+            except PluginError as error:
+                warnings.warn(f"family {name!r} is passed over: {error.summary}", ZooWarning, stacklevel=4)
+            else:
+                yield member
+
+    def _unknown(self, name: str, family: str) -> UnknownModel:
+        members = [self.member(family)] if family else [*self.usable(listed=True)]
+        known = [f"{family}/{model}" if family else model for member in members for model in member.cards]
+        return unknown_model(name, known, [member.family.name for member in members], self.plugins)
+
+    def available(self, card: Card) -> Member:
+        """The family of a card, when its library is there to build with.
+
+        Raises:
+            FamilyUnavailable: The library is missing; the message has the install command.
+        """
+        member = self.member(card.family)
+        if member.problem:
+            raise FamilyUnavailable(
+                f"{card.id} cannot be built: its library is missing",
+                got=member.problem.split(";")[0],
+                hint=f"pip install {member.family.requires}",
+                family=card.family,
+            )
+        return member
+
+
+def _family_in(pattern: str) -> str | None:
+    """The family that a pattern names, when it does so without wildcards."""
+    family = pattern.rpartition("/")[0]
+    return family if family and not _GLOB.intersection(family) else None
+
+
+_current: ContextVar[Zoo | None] = ContextVar("zoo", default=None)
+_default: list[Zoo] = []
+
+
+def current_zoo() -> Zoo:
+    """The registry in use: the one given to :func:`use`, else the default one, made on first need."""
+    chosen = _current.get()
+    if chosen is not None:
+        return chosen
+    if not _default:
+        _default.append(Zoo())
+    return _default[0]
+
+
+@contextmanager
+def use(zoo: Zoo) -> Iterator[Zoo]:
+    """Make ``zoo`` the registry that ``zoo_core.get``, ``list`` and ``info`` use inside the block.
+
+    Args:
+        zoo: The registry to use.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> with zoo.use(zoo.Zoo(plugins=())):
+        ...     zoo.list()
+        []
+    """
+    token = _current.set(zoo)
+    try:
+        yield zoo
+    finally:
+        _current.reset(token)
+
+
+@strict_arguments_of("list")
+def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> list[str]:
+    """The qualified names of the models that match; imports neither torch nor any model library.
+
+    A family whose library is not installed is left out, unless ``family`` or the pattern names it.
+
+    Args:
+        pattern: A glob over names, or over ``family/name`` when it has a slash.
+        family: Only this family.
+        task: Only this task, such as ``"classification"``.
+
+    Returns:
+        Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
+
+    Raises:
+        UsageError: An argument is no text, or no model has that task.
+        UnknownFamily: There is no such family.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.list("resnet1*", family="torchvision")
+        ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
+    """
+    return current_zoo().list(pattern, family=family, task=task)
+
+
+@strict_arguments
+def info(name: str) -> Info:
+    """What a model is: its card, without importing torch or its library.
+
+    Printed, it says too which other families have a model of that name, and how those are different: in their
+    preprocessing, above all. ``info(name).others`` are their cards.
+
+    Args:
+        name: ``family/name``, or an unqualified name, which means that of the first family that has it.
+
+    Raises:
+        UnknownModel: No family has it; close matches are listed.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.info("resnet18").default
+        'IMAGENET1K_V1'
+    """
+    return Info.of(current_zoo().resolve(name)[0])

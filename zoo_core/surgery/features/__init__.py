@@ -1,0 +1,1 @@
+"""Parts of a forward: backbone and head, feature maps, encoders, fronts and branches."""

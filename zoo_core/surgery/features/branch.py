@@ -1,0 +1,187 @@
+"""Several outputs that each own a copy of the last stages, behind one trunk that runs once."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.example import example_input, refuse_auxiliary
+from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
+from zoo_core.surgery.features.extract import stage_index, stop_at, tapped
+from zoo_core.surgery.features.forward import recompose
+from zoo_core.surgery.features.split import pruned, replaced
+from zoo_core.surgery.fine_tuning.freeze import held_norms
+from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
+from zoo_core.surgery.head.output import behind, paths_of, scores_only
+from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.random_state import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.surgery.receipt import Outcome
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Branch(nn.Module):
+    """The last stages of a model with its pool and a head of their own: a feature map to scores.
+
+    Attributes:
+        body: The modules it runs, under the paths they had in the model.
+    """
+
+    def __init__(
+        self, body: nn.Module, stages: Chain, pool: Callable[[Any, Any], Any], classify: Callable[[Any, Any], Any]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.stages, self.pool, self.classify = stages, pool, classify
+
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - as the head gives them
+        """The trunk's feature map to scores."""
+        x = self.stages(self.body, x)
+        return self.classify(self.body, self.pool(self.body, x))
+
+
+@strict_arguments
+@before_sharding
+@renews_ddp
+def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | None = None) -> Model:
+    """Split the end of ``model`` into branches that share the trunk: each owns the stages from ``at`` on, and a head.
+
+    The trunk runs once. Each branch begins as a deep copy of the stages, with the trained values and what is frozen,
+    and ends with a new head. The model keeps its class and the keys of its trunk; the branches lie where its head was,
+    such as ``fc.colour.body.layer4.0.conv1.weight``, so that ``zoo.freeze(model, "backbone")`` leaves them trainable.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        at: Name of the first stage that each branch has for itself.
+        heads: Name of each branch to its head: a number of classes, a ``zoo.mlp_head(...)``, or a module that takes
+            what the head site gives.
+        seed: Makes the new heads reproducible without touching the global random state.
+
+    Returns:
+        The same model; it now returns a dict of scores by name.
+
+    Raises:
+        UnknownPart: There is no such stage; the message lists the stages.
+        UsageError: ``heads`` is empty, or a name or a head is impossible.
+        HeadMismatch: A head does not take what the site gives.
+        NotSupported: The stages of the model do not simply run one after another, nothing comes before ``at``, there
+            are several head sites, or the model has branches already.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> model = zoo.get("resnet18", weights=None).eval()
+        >>> scores = zoo.branch(model, at="layer4", heads={"colour": 3, "shape": 5})(torch.zeros(2, 3, 64, 64))
+        >>> {name: tuple(tensor.shape) for name, tensor in scores.items()}
+        {'colour': (2, 3), 'shape': (2, 5)}
+    """
+    check_names(heads)
+    kept = stage_index(model, at)
+    refuse_auxiliary(model, "branch")
+    bare, known, main = unwrap(model), knowledge_of(model), _main(model)
+    check_unbranched(known, main.path)
+    x = example_input(bare)
+    run, stages = front(bare, kept), tail(bare, kept, x)
+    width = _width(bare, kept, run, x, at)
+    after = one_head(known.anatomy)
+    with seeded(seed, bare):
+        new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
+    counts = [_scores(head, main) for head in new.values()]
+    branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
+    site = replace(main, in_features=width, num_classes=sum(counts), kind="conv")
+    anatomy = replace(
+        known.anatomy,
+        heads=(site,),
+        stages=known.anatomy.stages[:kept],
+        features=run,
+        pool=None,
+        classify=None,
+        scores=None,
+    )
+    _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
+    tensors = _outcomes(bare, main.path, known.receipt.tensors)
+    receipt = replace(known.receipt, tensors=tensors)
+    attach(bare, replace(known, anatomy=anatomy, held=held_norms(bare), receipt=receipt))
+    record_edit(bare, "branch", at=at, heads=heads)
+    return model
+
+
+def _main(model: nn.Module) -> Head:
+    anatomy = anatomy_of(model)
+    if anatomy.main is None or anatomy.features is None:
+        raise NotSupported(
+            f"this {type(unwrap(model)).__name__} cannot branch",
+            cause=anatomy.headless or "its family does not say where its features end",
+            hint="models with a head and named stages can, such as torchvision's resnet18",
+        )
+    return anatomy.main
+
+
+def _scores(head: nn.Module, site: Head) -> int:
+    found = count_scores(head, site)
+    return found if isinstance(found, int) else sum(found.values())
+
+
+def _branch(
+    model: nn.Module, kept: int, stages: Chain, head: nn.Module, after: Callable[[Any, Any], Any] | None
+) -> Branch:
+    """A branch that shares no tensor with the model; ``head`` becomes part of it, and ``after`` follows its site."""
+    anatomy, site = anatomy_of(model), _main(model).path
+    pool, classify = anatomy.pool or Chain(), after or Chain(site)
+    paths = [paths_of(piece) for piece in (stages, pool, classify)]
+    if None not in paths:
+        body = pruned(model, [path for each in paths for path in each or ()])
+    else:  # a function may use anything behind the cut
+        body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
+    body = copy.deepcopy(body)
+    body.set_submodule(site, head.requires_grad_())
+    return Branch(body, stages, pool, classify).train(model.training)
+
+
+def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:
+    """Channels of the feature map that comes out of the trunk."""
+    if isinstance(run, Chain) and not run.steps:
+        raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
+    body = tapped(model, (), last=needs_tap(run))
+    with torch.no_grad(), evaluating(body):
+        found = run(body, x)
+    if kept:
+        found = anatomy_of(model).stages[kept - 1].map_in(body, found)
+    return int(found.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
+
+
+def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
+    for path, place in gone.items():
+        model.set_submodule(path, place)
+    model.set_submodule(anatomy.heads[0].path, branches)
+    edge = needs_tap(anatomy.features)
+    if edge is not None:
+        stop_at(model.get_submodule(edge))
+    recompose(model, anatomy)
+
+
+def _outcomes(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """What happened to every tensor: that of a branch is a copy of one that was there, or belongs to its new head."""
+    found: dict[str, Outcome] = {}
+    for name in model.state_dict():
+        own = name.removeprefix(f"{site}.").partition(".body.")[2] if name.startswith(f"{site}.") else name
+        new = own.startswith(f"{site}.")
+        found[name] = "initialised" if new else before.get(own, "loaded")
+    return found

@@ -1,0 +1,180 @@
+"""Where a model can be cut between two stages: what runs before, what runs after, and what neither needs."""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.depth import depths, under
+from zoo_core.surgery.features.extract import AtStage, taken, tapped
+from zoo_core.surgery.features.forward import is_recomposed, library_forward
+from zoo_core.surgery.features.split import Absent
+from zoo_core.surgery.head.sites import evaluating
+from zoo_core.surgery.metadata import anatomy_of, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.chain import Step
+
+
+def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:
+    """Path to an empty place for each of the largest modules whose tensors all lie at depths that are gone.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        gone: Says of a depth, as :func:`~zoo_core.surgery.depth.depths` counts it, whether it is left out.
+        keep: Paths that stay, whatever their depth.
+    """
+    by_depth = depths(model)
+    stages = anatomy_of(model).stages
+    bare_layers = {path for i, stage in enumerate(stages, 1) if gone(i) for path in stage.modules}
+
+    def visit(parent: nn.Module, start: str) -> Iterator[str]:
+        for name, child in parent.named_children():
+            path = f"{start}{name}"
+            inside = [depth for tensor, depth in by_depth.items() if under(tensor, path)]
+            kept = any(under(each, path) for each in keep)
+            if isinstance(child, nn.ModuleList | nn.ModuleDict):  # a forward walks through them, and may do so early
+                yield from visit(child, f"{path}.")
+            elif not kept and (all(map(gone, inside)) if inside else path in bare_layers):
+                yield path
+            elif path not in keep:
+                yield from visit(child, f"{path}.")
+
+    return {path: Absent() for path in visit(unwrap(model), "")}
+
+
+def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
+    """``(model, x)`` to the feature map after so many stages.
+
+    A chain is cut off there. Any other ``features`` runs on a model whose last stage is tapped, and stops in the tap:
+    see :func:`needs_tap`.
+    """
+    anatomy = anatomy_of(model)
+    steps = _steps(model, anatomy)
+    if steps:
+        end = _end(steps, anatomy, stages)
+        if end is not None:
+            return Chain(*steps[:end])
+    if stages == 0:
+        raise _no_chain(model, "there is no stage before it")
+    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or whole_forward)
+
+
+def needs_tap(run: Callable[[Any, Any], Any] | None) -> str | None:
+    """Path of the module that has to be tapped for this front to work; None for a chain."""
+    return run.path if isinstance(run, AtStage) else None
+
+
+def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
+    """The steps from the feature map after so many stages to the end of the features.
+
+    Where the family gives no chain, the stages are run one after another, and one pass over ``x`` has to show that
+    this gives the same bits.
+
+    Raises:
+        NotSupported: It does not.
+    """
+    anatomy = anatomy_of(model)
+    steps = _steps(model, anatomy)
+    end = _end(steps, anatomy, stages) if steps else None
+    if end is not None:
+        return Chain(*steps[end:])
+    if anatomy.features is None:
+        raise _no_chain(model, "its family does not say where its features end")
+    after = [path for stage in anatomy.stages[stages:] for path in stage.modules]
+    for chain in (Chain(*after), Chain(*after, *_norms_after(model, anatomy))):
+        if _same(model, anatomy.features, anatomy.stages[stages - 1].output, chain, x):
+            return chain
+    raise _no_chain(model, "its stages do not simply run one after another")
+
+
+def _steps(model: nn.Module, anatomy: Anatomy) -> tuple[Step, ...]:
+    """The features as a chain in which every stage begins and ends with a step of its own; empty if they are none."""
+    if not isinstance(anatomy.features, Chain):
+        return ()
+    edges = [path for stage in anatomy.stages for path in (stage.modules[0], stage.output)]
+    return tuple(step for each in anatomy.features.steps for step in _expanded(unwrap(model), each, edges))
+
+
+def _expanded(model: nn.Module, step: Step, edges: list[str]) -> Iterator[Step]:
+    inside = isinstance(step, str) and any(edge != step and under(edge, step) for edge in edges)
+    module = model.get_submodule(step) if isinstance(step, str) else None
+    if inside and isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for name, _ in module.named_children():
+            yield from _expanded(model, f"{step}.{name}", edges)
+    else:
+        yield step
+
+
+def _end(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
+    """How many steps come before the cut."""
+    edge = anatomy.stages[stages - 1].output if stages else anatomy.stages[0].modules[0]
+    if steps.count(edge) != 1:
+        return None
+    return steps.index(edge) + (1 if stages else 0)
+
+
+def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Layers with parameters between the last stage and what pools, such as the final norm of a transformer."""
+    last = len(anatomy.stages) + 1
+    pool = anatomy.pool.steps if isinstance(anatomy.pool, Chain) else ()
+    pooled = [step for step in pool if isinstance(step, str)]
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, depth in depths(model).items() if depth == last)
+    return [path for path in owners if not any(under(path, step) for step in pooled)]
+
+
+def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Chain, x: Tensor) -> bool:
+    """Whether ``chain``, started from what the module ``edge`` gives, ends with what ``run`` gives."""
+    body = _with_noise(tapped(unwrap(model), [edge]))
+    x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    with torch.no_grad(), evaluating(body):
+        whole = run(body, x)
+        try:
+            ours = chain(body, taken(body, [edge])[0])
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # a layer was given what it does not take
+            return False
+    return isinstance(ours, torch.Tensor) and isinstance(whole, torch.Tensor) and torch.equal(ours, whole)
+
+
+def _with_noise(body: nn.Module) -> nn.Module:
+    """A copy to compute with, on the CPU: a model that is being rebuilt may have no values yet, or no storage."""
+    body = copy.deepcopy(body)
+    virtual = any(tensor.device.type == "meta" for tensor in body.state_dict().values())
+    body = body.to_empty(device="cpu") if virtual else body.to(device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*body.parameters(), *body.buffers()):
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator, device="cpu")
+                tensor.copy_(noise / tensor[0].numel() if tensor.dim() > 1 else noise)  # so that nothing overflows
+            elif virtual:
+                tensor.zero_()
+    return body
+
+
+def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
+    """What stands in for ``Anatomy.features`` where a family does not give it: the forward of the library."""
+    own = library_forward(model)
+    if own is None and is_recomposed(model):  # its forward is what calls this
+        own = MethodType(type(model).forward, model)
+    return (own or model)(x)
+
+
+def _no_chain(model: nn.Module, cause: str) -> NotSupported:
+    return NotSupported(
+        f"this {type(unwrap(model)).__name__} cannot be cut there",
+        cause=cause,
+        hint="models whose stages run one after another can, such as torchvision/resnet18, torchvision/densenet121, "
+        "torchvision/efficientnet_b0, torchvision/mobilenet_v3_large, torchvision/convnext_tiny and torchvision/swin_t",
+    )

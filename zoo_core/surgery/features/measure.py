@@ -1,0 +1,94 @@
+"""Channels and strides of stages, measured instead of declared: for plugins whose library does not tell them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.contract.anatomy import Stage
+from zoo_core.errors import AnatomyError
+from zoo_core.surgery.head.sites import evaluating
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+_MAP_AXES = 4
+
+
+def measure_stages(
+    model: nn.Module, modules: Mapping[str, Sequence[str]], *, size: tuple[int, int, int] = (3, 64, 64)
+) -> tuple[Stage, ...]:
+    """The stages of a model, with the channels and the stride that each has on an empty picture.
+
+    For the anatomy of a library with many architectures of one layout. The model runs on that picture and on one twice
+    as wide, so that no border counts, in eval mode and without gradients, and is left as it was. What comes after the
+    last stage may refuse such pictures; where a stage refuses the wide one, the first alone counts.
+
+    Args:
+        model: As its constructor made it.
+        modules: Name of each stage to the dotted paths of its modules, in the order they run; the last one has to give
+            a map, ``[N, C, H, W]``.
+        size: Channels, height and width of the first picture, in pixels: small, and a multiple of every stride.
+
+    Returns:
+        What ``Anatomy.stages`` takes.
+
+    Raises:
+        AnatomyError: A path names no module, or a stage gave no map on this picture; the message says which.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1))
+        >>> [(stage.channels, stage.stride) for stage in measure_stages(net, {"first": ["0"], "second": ["1"]})]
+        [(8, 2), (16, 4)]
+    """
+    maps, why = _maps(model, {name: paths[-1] for name, paths in modules.items()}, size)
+    without = [name for name in modules if not _is_map(maps.get(name))]
+    if without:
+        raise AnatomyError(
+            f"no map of {', '.join(without)} in a {type(model).__name__}, on a picture of {size}",
+            got=why or ", ".join(f"a {type(maps[name]).__name__}" for name in without if name in maps) or None,
+            hint="name the module whose output is the map, pass another size=, or write the Stage by hand",
+        )
+    wider, _ = _maps(model, {name: paths[-1] for name, paths in modules.items()}, (*size[:-1], 2 * size[-1]))
+    return tuple(
+        Stage(name, tuple(paths), channels=maps[name].shape[1], stride=_stride(size[-1], maps[name], wider.get(name)))
+        for name, paths in modules.items()
+    )
+
+
+def _stride(side: int, made: Tensor, wider: Tensor | None) -> int:
+    """Pixels for one step of a map, from what twice as many pixels add to it."""
+    steps = made.shape[-1]
+    added = wider.shape[-1] - steps if wider is not None else 0
+    return round(side / (added or steps))
+
+
+def _is_map(made: object) -> bool:
+    return isinstance(made, torch.Tensor) and made.dim() == _MAP_AXES
+
+
+def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> tuple[dict[str, Tensor], str]:
+    """What the modules give, by name; and why the run stopped, where it did not come to its end."""
+    maps: dict[str, Any] = {}
+    known = dict(model.named_modules())
+    for name, path in paths.items():
+        if path not in known:
+            raise AnatomyError(f"stage {name}: a {type(model).__name__} has no module {path!r}")
+    hooks = [
+        known[path].register_forward_hook(lambda _, __, made, name=name: maps.__setitem__(name, made))
+        for name, path in paths.items()
+    ]
+    why = ""
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(next(model.parameters()).new_zeros(1, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # how models say that a picture is too small for them
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps, why

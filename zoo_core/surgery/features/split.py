@@ -1,0 +1,180 @@
+"""Taking a model apart into backbone and head, which share their parameters with it."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.features.forward import is_recomposed
+from zoo_core.surgery.head.output import parameters_of, paths_of
+from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Backbone(nn.Module):
+    """Everything before the head: images to what the head sites are given.
+
+    Attributes:
+        body: The model without its heads, of the same class, sharing every tensor.
+        anatomy: Where the parts of ``body`` are.
+    """
+
+    _zoo_way_back = "do it to the model, before or after zoo.split(model): the two share their parameters"
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
+        super().__init__()
+        self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
+        if of_head := parameters_of(anatomy.classify):
+            mine = {name: tensor for name, tensor in model._parameters.items() if name not in of_head}  # noqa: SLF001
+            self.body.__dict__["_parameters"] = mine
+        self.anatomy = anatomy
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images to the last feature map, or tokens."""
+        if self.anatomy.features is None:
+            found: Tensor = self.anatomy.scores_in(self.body(x))
+        else:
+            found = self.anatomy.features(self.body, x)
+        return found
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The last feature map to what the head is given: ``[N, in_features]`` for a linear head."""
+        if self.anatomy.pool is None:
+            return features
+        found: Tensor = self.anatomy.pool(self.body, features)
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to what the head is given."""
+        return self.pool(self.features(x))
+
+
+class Classifier(nn.Module):
+    """The head of a model whose scores take more than one module: what the sites are given to scores."""
+
+    def __init__(self, model: nn.Module, classify: Callable[[nn.Module, Tensor], Tensor], paths: Iterable[str]) -> None:
+        super().__init__()
+        self.body = pruned(model, paths)
+        self.classify = classify
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """What the head sites are given to scores."""
+        return self.classify(self.body, pooled)
+
+
+class Absent(nn.Module):
+    """Where a module was that a cut took out: what comes in goes out."""
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
+        """``x`` as it is."""
+        return x
+
+
+def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
+    """Take a model apart into backbone and head; both share their parameters with it, and the model stays whole.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+
+    Returns:
+        ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, or the scores in
+        it where a library returns them in an object; ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
+
+    Raises:
+        NotSupported: The model has no head.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> backbone, head = zoo.split(zoo.get("resnet18", weights=None).eval())
+        >>> backbone.features(torch.zeros(2, 3, 64, 64)).shape, head
+        (torch.Size([2, 512, 2, 2]), Linear(in_features=512, out_features=1000, bias=True))
+    """
+    anatomy, bare = anatomy_of(model), unwrap(model)
+    main = anatomy.main
+    if main is None:
+        raise NotSupported(
+            f"this {type(bare).__name__} has no head to split off",
+            hint="zoo list --task classification names the models that have one",
+        )
+    if anatomy.indivisible:
+        raise NotSupported(
+            f"this {type(bare).__name__} cannot be split",
+            cause=anatomy.indivisible,
+            hint="zoo.features(model, x, at=[...]) gives the feature maps of its stages",
+        )
+    backbone = Backbone(bare, anatomy)
+    backbone.training = bare.training
+    return backbone, _head(bare, anatomy, main)
+
+
+def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
+    if anatomy.classify is None:
+        return model.get_submodule(main.path)
+    heads = [*(head.path for head in anatomy.heads), *parameters_of(anatomy.classify)]
+    paths = paths_of(anatomy.classify) or heads
+    head = Classifier(model, anatomy.classify, paths)
+    head.training = model.training
+    return head
+
+
+def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
+    """A twin of ``model`` that has other modules at some paths and shares everything else, tensors included.
+
+    Args:
+        model: Left as it is.
+        new: Dotted path to the module that stands there in the twin.
+    """
+    twin = twin_of(model)
+    for path, module in new.items():
+        first, _, rest = path.partition(".")
+        twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
+    return twin
+
+
+def pruned(model: Module, paths: Iterable[str]) -> Module:
+    """A twin of ``model`` that keeps only the modules and parameters at some paths, and shares them.
+
+    Args:
+        model: Left as it is.
+        paths: Dotted paths of what is kept, whole.
+    """
+    twin = twin_of(model)
+    wanted = list(paths)
+    if "" in wanted:
+        return twin
+    kept = {name: tensor for name, tensor in model._parameters.items() if name in wanted}  # noqa: SLF001 - as below
+    twin.__dict__["_parameters"], twin.__dict__["_buffers"] = kept, {}
+    twin.__dict__["_modules"] = {
+        name: pruned(child, [path.partition(".")[2] for path in wanted if path.split(".", 1)[0] == name])
+        for name, child in model.named_children()
+        if any(path.split(".", 1)[0] == name for path in wanted)
+    }
+    return twin
+
+
+def twin_of(model: Module) -> Module:
+    """A module of the same class with the same attributes, and a table of submodules of its own.
+
+    The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
+    the twin has to see that.
+    """
+    twin: Module = object.__new__(model.__class__)  # the class's own would run __init__ where FSDP has sharded
+    for name, value in model.__dict__.items():
+        # some libraries bind forward to each instance; the twin's must run on the twin
+        own = isinstance(value, MethodType) and value.__self__ is model
+        twin.__dict__[name] = MethodType(value.__func__, twin) if own else value
+    if is_recomposed(model):
+        twin.__dict__["forward"] = model.__dict__["forward"].__self__.on(twin)
+    twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
+    twin.__dict__.pop(ATTRIBUTE, None)
+    return twin

@@ -1,0 +1,77 @@
+"""Cutting a network and using the front."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import UsageError
+from zoo_core.surgery.features.cut import absent, front, needs_tap
+from zoo_core.surgery.features.extract import stage_index, tapped
+from zoo_core.surgery.features.forward import recompose
+from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from torch import nn
+
+
+@strict_arguments
+def truncate(model: nn.Module, *, after: str) -> nn.Module:
+    """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing behind it.
+
+    The front shares its parameters with the model, which stays whole. It is of the same class, and its state-dict keys
+    are those of the model as far as it goes. All surgery that needs no head works on it.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
+        after: Name of the last stage that stays.
+
+    Returns:
+        The front: ``[N, C, H, W]`` to what the stage gives, such as ``[N, channels, H / stride, W / stride]``.
+
+    Raises:
+        UnknownPart: There is no such stage; the message lists the stages.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> front = zoo.truncate(zoo.get("resnet18", weights=None), after="layer3")
+        >>> front(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 256, 4, 4])
+        >>> sum(parameter.numel() for parameter in front.parameters())
+        2782784
+    """
+    if not isinstance(after, str):
+        raise UsageError(f"after cannot be {after!r}", expected="the name of a stage, such as 'layer3'")
+    kept = stage_index(model, after) + 1
+    bare = unwrap(model)
+    run = front(bare, kept)
+    twin = replaced(bare, absent(bare, lambda depth: depth > kept))
+    twin = tapped(twin, (), last=needs_tap(run))
+    only_front(bare, twin, kept, run)
+    record_edit(twin, "truncate", after=after)
+    return twin
+
+
+def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any]) -> None:
+    """Make ``to``, which holds the front of ``model``, run as that front, and know that it is one."""
+    known = knowledge_of(model)
+    anatomy = replace(
+        anatomy_of(model),
+        heads=(),
+        stages=known.anatomy.stages[:kept],
+        features=run,
+        pool=None,
+        classify=None,
+        scores=None,
+        headless=f"it was cut after {known.anatomy.stages[kept - 1].name!r}" if kept else "it was cut after its stem",
+    )
+    left = to.state_dict()
+    tensors = {name: what for name, what in known.receipt.tensors.items() if name in left}
+    attach(to, replace(known, anatomy=anatomy, receipt=replace(known.receipt, tensors=tensors)))
+    recompose(to, anatomy)

@@ -1,0 +1,1 @@
+"""What training needs: freezing, parameter groups, initialization, partial loading."""

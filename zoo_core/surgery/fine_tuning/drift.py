@@ -1,0 +1,118 @@
+"""Whether what is frozen stayed where it was."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo_core.errors import UsageError, ZooWarning
+from zoo_core.surgery.fine_tuning.freeze import is_held
+from zoo_core.surgery.metadata import is_known, knowledge_of
+from zoo_core.surgery.sharded import in_shards
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+@strict_arguments
+def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
+    """Which frozen tensors of ``model`` are no longer what they were, and by how much.
+
+    Frozen are the parameters without gradients, and the running statistics of the norms that :func:`freeze` holds. An
+    optimizer that moves them, a norm that somebody put back into train mode, or an average of weights that includes
+    them all show up here. So does a norm that took the place of a frozen one, as ``SyncBatchNorm`` conversion puts it:
+    nothing holds it, and a :class:`ZooWarning` says so even before it has moved.
+
+    Args:
+        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
+        before: Tensor name to what it was: a deep copy of ``model.state_dict()``, or the state dict the model came
+            from. Frozen tensors that it lacks are not compared.
+
+    Returns:
+        Name of each frozen tensor that moved to the largest absolute difference; empty when all held. NaN or another
+        shape count as infinite.
+
+    Raises:
+        UsageError: Nothing is frozen, or ``before`` has none of the frozen tensors, or is not a copy of them.
+
+    Example:
+        >>> import copy, torch, zoo_core as zoo
+        >>> model = zoo.get("tiny/glyphnet", weights=None, freeze="backbone").train()
+        >>> before = copy.deepcopy(model.state_dict())
+        >>> _ = model(torch.randn(8, 1, 32, 32))
+        >>> zoo.drift(model, before)
+        {}
+    """
+    bare = in_shards(model)
+    loose = _loose_norms(bare)
+    if loose:
+        warnings.warn(
+            f"{len(loose)} norms that were frozen are no longer held in eval mode, such as {min(loose)!r}: "
+            "other modules stand in their places; zoo.freeze(model, ...) holds those too",
+            ZooWarning,
+            stacklevel=3,  # past strict_arguments
+        )
+    frozen = frozen_tensors(bare)
+    for path, norm in loose.items():
+        frozen |= _buffers(path, norm)
+    compared = {name: tensor for name, tensor in frozen.items() if name in before}
+    if not compared:
+        raise UsageError(
+            "there is nothing to compare",
+            expected="tensors that are frozen now, under their names in the state dict",
+            got=f"{len(frozen)} frozen tensors, none of which is among the {len(before)} given",
+            hint="freeze first, then keep copy.deepcopy(model.state_dict())" if frozen else "zoo.freeze(model)",
+        )
+    if any(_is_same_memory(tensor, before[name]) for name, tensor in compared.items()):
+        raise UsageError(
+            "what was given for before are the model's own tensors, which can never differ from themselves",
+            hint="copy.deepcopy(model.state_dict()) keeps what they were",
+        )
+    moved = {name: _distance(tensor, before[name]) for name, tensor in compared.items()}
+    return {name: distance for name, distance in moved.items() if distance > 0}
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters without gradients and the running statistics of held norms, by name."""
+    found: dict[str, Tensor] = {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
+    for path, module in model.named_modules():
+        if is_held(module):
+            found |= _buffers(path, module)
+    return found
+
+
+def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Norms in the places of those that were frozen, which nobody holds."""
+    held = knowledge_of(model).held if is_known(model) else frozenset()
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path in held and getattr(module, "running_mean", None) is not None and not is_held(module)
+    }
+
+
+def _buffers(path: str, norm: nn.Module) -> dict[str, Tensor]:
+    return {f"{path}.{name}" if path else name: tensor for name, tensor in norm.named_buffers()}
+
+
+def _is_same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr() != 0
+
+
+def _distance(now: Tensor, then: Tensor) -> float:
+    if now.shape != then.shape:
+        return float("inf")
+    then = then.detach().to(now.device)
+    if torch.equal(now.detach(), then):
+        return 0.0
+    largest = (now.detach().double() - then.double()).abs().max().item()
+    return float("inf") if largest != largest else largest  # noqa: PLR0124 - only NaN differs from itself

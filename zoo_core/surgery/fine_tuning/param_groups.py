@@ -1,0 +1,226 @@
+"""Parameter groups for any torch optimizer: rates by part and by depth, and no decay where it does harm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.depth import depths, under
+from zoo_core.surgery.layers import is_bias, is_norm
+from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.select import patterns_in, select
+from zoo_core.surgery.sharded import in_shards
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import nn
+
+NO_DECAY = ("vector", "position", "declared")
+"""What is not decayed unless told otherwise: timm's rule, made the same in every family."""
+
+_POSITIONS = (
+    "*pos_embed*",
+    "*position_embedding*",
+    "*position_bias_table",
+    "*class_token",
+    "*cls_token",
+    "*dist_token",
+    "*reg_token",
+)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was asked for."""
+
+    lr: float
+    head_lr: float | None
+    bias_lr_scale: float
+    weight_decay: float | None
+    layer_decay: float | None
+
+
+class _Part(NamedTuple):
+    """A part of the model with a learning rate of its own, and where it stands between the input and the output."""
+
+    place: int
+    name: str
+    lr: float
+
+
+@strict_arguments
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    head_lr: float | None = None,
+    bias_lr_scale: float = 1.0,
+    weight_decay: float | None = None,
+    no_decay: str | Sequence[str] = NO_DECAY,
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """The trainable parameters of ``model`` in groups, each with its learning rate and weight decay.
+
+    Every parameter that requires a gradient is in exactly one group, one that is shared once, and frozen ones in none.
+    By default biases, norms, layer scales, position embeddings and class tokens are not decayed, as in timm; a
+    decay that the library of the model declares itself, in ``no_weight_decay()``, counts as well.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``, with DDP or ``torch.compile`` around it or not.
+        lr: Learning rate.
+        head_lr: Learning rate of the head sites, usually a larger one; ``lr`` unless told otherwise.
+        bias_lr_scale: The learning rate of biases is this many times that of their layer; 2 is Caffe's recipe.
+        weight_decay: Of all that is decayed; the optimizer's own when None.
+        no_decay: What is not decayed: ``"vector"`` for all that has at most one axis, biases and norms among it;
+            ``"bias"``; ``"norm"``; ``"position"`` for position embeddings and class tokens; ``"declared"`` for what the
+            library names; and all that :func:`freeze` understands, such as ``"head"`` or ``"layer1.*"``. ``()`` decays
+            everything.
+        layer_decay: The learning rate shrinks by this factor with each stage down from the head, as in BEiT and MAE:
+            ``lr`` for the head and what lies before it, ``lr * layer_decay`` for the last stage, and so on to the stem.
+
+    Returns:
+        Groups for the optimizer, from the input to the output. Beside ``params`` and ``lr``, each has a ``name`` such
+        as ``"layer3, no decay"`` and the ``param_names``, which torch keeps in the optimizer's state.
+
+    Raises:
+        UsageError: Nothing is trainable, ``head_lr`` has nothing to act on, or a number is impossible.
+        UnknownPart: An entry of ``no_decay`` matches nothing.
+        NotSupported: ``layer_decay`` for a model whose anatomy has no stages.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> model = zoo.get("resnet18", weights=None, num_classes=9, freeze={"until": "layer4"})
+        >>> groups = zoo.param_groups(model, lr=1e-3, head_lr=1e-2, weight_decay=0.05)
+        >>> for group in groups:
+        ...     print(f"{group['name']}: {len(group['params'])} at lr {group['lr']}, decay {group['weight_decay']}")
+        backbone: 5 at lr 0.001, decay 0.05
+        backbone, no decay: 10 at lr 0.001, decay 0.0
+        head: 1 at lr 0.01, decay 0.05
+        head, no decay: 1 at lr 0.01, decay 0.0
+        >>> optimizer = torch.optim.AdamW(groups)
+    """
+    _check(lr=lr, head_lr=head_lr, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay, layer_decay=layer_decay)
+    plan = _Plan(lr, head_lr, bias_lr_scale, weight_decay, layer_decay)
+    bare = in_shards(model)
+    trainable = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
+    if not trainable:
+        raise UsageError(
+            f"there is nothing to train: every parameter of this {type(bare).__name__} is frozen",
+            hint='zoo.unfreeze(model, "head") trains the head, zoo.unfreeze(model) everything',
+        )
+    kept_whole = _not_decayed(model, patterns_in("no_decay", no_decay))
+    part_of = _parts(model, plan, trainable)
+    groups: dict[str, dict[str, Any]] = {}
+    for name in sorted(trainable, key=lambda name: part_of[name].place):
+        new = _group(name, part_of[name], plan, decays=name not in kept_whole)
+        group = groups.setdefault(new["name"], new)
+        group["params"].append(trainable[name])
+        group["param_names"].append(name)
+    return list(groups.values())
+
+
+def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Part]:
+    """The part that each named parameter belongs to, as far as parts differ in their learning rate."""
+    if plan.head_lr is None and plan.layer_decay is None:
+        return dict.fromkeys(names, _Part(0, "all", plan.lr))
+    backbone = _by_depth(model, plan)
+    deepest = len(backbone) - 1
+    head = _Part(len(backbone), "head", plan.lr if plan.head_lr is None else plan.head_lr)
+    sites, by_depth = anatomy_of(model).heads, depths(model)
+    found = {
+        name: head if any(under(name, site.path) for site in sites) else backbone[min(by_depth[name], deepest)]
+        for name in names
+    }
+    if plan.head_lr is not None and head not in found.values():
+        raise UsageError(
+            f"head_lr={plan.head_lr} has nothing to act on",
+            cause="the head is frozen" if sites else "the model has no head",
+            hint='zoo.unfreeze(model, "head"), or leave head_lr out' if sites else "leave head_lr out",
+        )
+    return found
+
+
+def _by_depth(model: nn.Module, plan: _Plan) -> list[_Part]:
+    """The parts before the head, from the input on; a single one without layer decay."""
+    if plan.layer_decay is None:
+        return [_Part(0, "backbone", plan.lr)]
+    stages = anatomy_of(model).stages
+    if not stages:
+        raise NotSupported(
+            f"layer_decay needs to know how deep layers are, and this {type(unwrap(model)).__name__} has no stages",
+            hint="leave layer_decay out; head_lr works for every model that has a head",
+        )
+    names = ("stem", *(stage.name for stage in stages), "neck")
+    return [_Part(i, name, plan.lr * plan.layer_decay ** (len(stages) + 1 - i)) for i, name in enumerate(names)]
+
+
+def _group(name: str, part: _Part, plan: _Plan, *, decays: bool) -> dict[str, Any]:
+    """An empty group of the kind that one parameter goes to."""
+    is_scaled = plan.bias_lr_scale != 1 and is_bias(name)
+    title = part.name + (", biases" if is_scaled else "") + ("" if decays else ", no decay")
+    lr = part.lr * plan.bias_lr_scale if is_scaled else part.lr
+    group = {"params": [], "lr": lr, "name": title, "param_names": []}
+    decay = plan.weight_decay if decays else 0.0
+    return group if decay is None else {**group, "weight_decay": decay}
+
+
+def _not_decayed(model: nn.Module, what: Iterable[str]) -> set[str]:
+    """Names of the parameters that are not decayed."""
+    found: set[str] = set()
+    for word in what:
+        found |= _OF_WORD[word](unwrap(model)) if word in _OF_WORD else select(model, [word])
+    return found
+
+
+def _vectors(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
+
+
+def _biases(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters() if is_bias(name)}
+
+
+def _of_norms(model: nn.Module) -> set[str]:
+    norms = [(path, module) for path, module in model.named_modules() if is_norm(module)]
+    return {f"{path}.{name}".lstrip(".") for path, norm in norms for name, _ in norm.named_parameters(recurse=False)}
+
+
+def _positions(model: nn.Module) -> set[str]:
+    return _matching(model, _POSITIONS)
+
+
+def _declared(model: nn.Module) -> set[str]:
+    """What the model's own library does not decay, as the models of timm say."""
+    declare = getattr(model, "no_weight_decay", None)
+    return _matching(model, declare()) if callable(declare) else set()
+
+
+def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
+    patterns = tuple(patterns)
+    return {name for name, _ in model.named_parameters() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+_OF_WORD: dict[str, Callable[[nn.Module], set[str]]] = {
+    "vector": _vectors,
+    "bias": _biases,
+    "norm": _of_norms,
+    "position": _positions,
+    "declared": _declared,
+}
+
+
+def _check(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < 0 or (value == 0 and name != "weight_decay"):
+            hint = "zoo.freeze stops a part from training" if value == 0 else None
+            expected = "a number of at least 0" if name == "weight_decay" else "a number above 0"
+            raise UsageError(f"{name} cannot be {value!r}", expected=expected, hint=hint)

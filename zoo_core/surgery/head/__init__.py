@@ -1,0 +1,1 @@
+"""Classifiers: replaced, deep, several on one site, with their hidden layers kept or dropped."""

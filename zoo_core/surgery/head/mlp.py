@@ -1,0 +1,167 @@
+"""A multi-layer head, described before its input size is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from torch import nn
+
+from zoo_core.errors import UsageError
+from zoo_core.utils.arguments import check_num_classes, strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Head
+
+Nonlinearity = Literal["relu", "gelu", "silu", "hardswish", "tanh"]
+Activation = Literal["sigmoid", "softmax", "log_softmax", "tanh"]
+
+_NONLINEARITIES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "tanh": nn.Tanh,
+}
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "softmax": partial(nn.Softmax, dim=1),
+    "log_softmax": partial(nn.LogSoftmax, dim=1),
+    "tanh": nn.Tanh,
+}
+
+_LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "linear": (nn.Linear, nn.BatchNorm1d),
+    "conv": (partial(nn.Conv2d, kernel_size=1), nn.BatchNorm2d),
+    "conv3d": (partial(nn.Conv3d, kernel_size=1), nn.BatchNorm3d),
+}
+
+
+class TokenNorm(nn.BatchNorm1d):
+    """Batch norm of tokens, ``[N, L, C]``, whose channels are last: over the pictures and their tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; the shape stays."""
+        return super().forward(x.flatten(0, -2)).view_as(x)
+
+
+class Squeeze(nn.Module):
+    """``[N, 1, ...]`` to ``[N, ...]``: the single score of a binary head without its axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop axis 1."""
+        return x.squeeze(1)
+
+
+@dataclass(frozen=True)
+class MLPHead:
+    """The description of a multi-layer head; made by :func:`mlp_head`, built when it is put on a site."""
+
+    num_classes: int
+    hidden: tuple[int, ...] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+    nonlinearity: Nonlinearity | None = "relu"
+    activation: Activation | None = None
+    squeeze: bool = False
+
+    def build(self, site: Head, **factory: Any) -> nn.Sequential:  # noqa: ANN401 - device and dtype, as torch takes them
+        """The head for one site: linear layers, or 1x1 convolutions where the site takes a map.
+
+        Args:
+            site: Where it goes; gives the input size.
+            **factory: ``device`` and ``dtype`` of the new parameters.
+        """
+        return nn.Sequential(*self._layers(site, factory))
+
+    @property
+    def output(self) -> tuple[nn.Module, ...]:
+        """What stands behind the scores: activation and squeeze, as far as they are asked for."""
+        activation = (_ACTIVATIONS[self.activation](),) if self.activation else ()
+        return (*activation, Squeeze()) if self.squeeze else activation
+
+    @property
+    def scores(self) -> MLPHead:
+        """The same head without what stands behind its scores."""
+        return replace(self, activation=None, squeeze=False)
+
+    def _layers(self, site: Head, factory: dict[str, Any]) -> Iterator[nn.Module]:
+        layer, norm = _LAYERS[site.kind]
+        norm = TokenNorm if site.tokens else norm
+        widths = (site.in_features, *self.hidden, self.num_classes)
+        for depth, (width, following) in enumerate(pairwise(widths), start=1):
+            yield layer(width, following, **factory)
+            if depth <= len(self.hidden):
+                yield from self._between(norm(following, **factory) if self.batch_norm else None)
+        yield from self.output
+
+    def _between(self, norm: nn.Module | None) -> Iterator[nn.Module]:
+        if norm:
+            yield norm
+        if self.nonlinearity:
+            yield _NONLINEARITIES[self.nonlinearity]()
+        if self.dropout:
+            yield nn.Dropout(self.dropout)
+
+
+@strict_arguments
+def mlp_head(
+    num_classes: int,
+    *,
+    hidden: tuple[int, ...] = (),
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    nonlinearity: Nonlinearity | None = "relu",
+    activation: Activation | None = None,
+    squeeze: bool = False,
+) -> MLPHead:
+    """Describe a head of several layers; its input size is filled in from the site it is put on.
+
+    Each hidden layer is followed by batch norm, nonlinearity and dropout, in that order, as far as they are asked for.
+
+    Args:
+        num_classes: Scores at the end.
+        hidden: Widths of the hidden layers, first to last.
+        batch_norm: Normalise after each hidden layer.
+        dropout: Probability after each hidden layer; 0 for none.
+        nonlinearity: After each hidden layer: ``"relu"``, ``"gelu"``, ``"silu"``, ``"hardswish"``, ``"tanh"`` or None.
+        activation: Behind the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None. Where a
+            model goes on computing with the scores of its head site, as SqueezeNet does, it stands behind the output.
+        squeeze: Behind that, drop the class axis of a single score, ``[N, 1]`` to ``[N]``.
+
+    Raises:
+        UsageError: A value is impossible; the message says what is possible.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.get("resnet18", weights=None, head=zoo.mlp_head(9, hidden=(128,), dropout=0.2))
+        >>> model.fc
+        Sequential(
+          (0): Linear(in_features=512, out_features=128, bias=True)
+          (1): ReLU()
+          (2): Dropout(p=0.2, inplace=False)
+          (3): Linear(in_features=128, out_features=9, bias=True)
+        )
+    """
+    check_num_classes(num_classes)
+    _check_choice("nonlinearity", nonlinearity, get_args(Nonlinearity))
+    _check_choice("activation", activation, get_args(Activation))
+    if not isinstance(hidden, list | tuple) or any(type(width) is not int or width < 1 for width in hidden):
+        raise UsageError(f"hidden cannot be {hidden!r}", expected="the widths of the hidden layers, such as (512, 256)")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout cannot be {dropout!r}", expected="a probability of at least 0 and under 1")
+    if squeeze and num_classes != 1:
+        raise UsageError(f"squeeze needs a single score, not {num_classes}", hint="num_classes=1")
+    return MLPHead(num_classes, tuple(hidden), batch_norm, dropout, nonlinearity, activation, squeeze)
+
+
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{name} cannot be {value!r}", expected=f"None or one of {', '.join(choices)}")

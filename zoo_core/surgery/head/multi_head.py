@@ -1,0 +1,141 @@
+"""Several heads on one site: a dict of scores from one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.head.output import Behind, output_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.contract.chain import Step
+    from zoo_core.surgery.metadata import Knowledge
+
+
+_EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'
+
+
+class Heads(nn.ModuleDict):
+    """Named heads side by side: each is given the same features, and the scores come out by name.
+
+    Example:
+        >>> import torch
+        >>> scores = Heads({"colour": nn.Linear(8, 3), "shape": nn.Linear(8, 5)})(torch.zeros(2, 8))
+        >>> {name: tuple(tensor.shape) for name, tensor in scores.items()}
+        {'colour': (2, 3), 'shape': (2, 5)}
+    """
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """What the site is given, to a dict of scores."""
+        return {name: head(x) for name, head in self.items()}
+
+
+class PerHead(Chain):
+    """What follows a head site, once for each of the heads that stand there: scores by name.
+
+    Attributes:
+        path: The site.
+        names: The heads that stand there.
+        whole: The chain as it was for one head.
+        outputs: What stands behind the output of each.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    whole: Chain
+    outputs: tuple[tuple[nn.Module, ...], ...]
+
+    def __init__(self, chain: Chain, path: str, heads: Mapping[str, object]) -> None:
+        super().__init__(*chain.steps)
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "names", tuple(heads))
+        object.__setattr__(self, "whole", chain)
+        object.__setattr__(self, "outputs", tuple(output_of(head) for head in heads.values()))
+
+    def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a dict, where a Chain gives a tensor
+        """Run the chain once for each head."""
+        return {
+            name: Chain(*self._steps_of(name), *output)(model, x)
+            for name, output in zip(self.names, self.outputs, strict=True)
+        }
+
+    def _steps_of(self, name: str) -> Iterator[Step]:
+        return (f"{self.path}.{name}" if step == self.path else step for step in self.steps)
+
+
+def check_names(heads: Mapping[str, object]) -> None:
+    """Raise UsageError unless this is a dict of single heads by names that modules and outputs can have."""
+    if not isinstance(heads, Mapping):
+        raise UsageError(f"heads cannot be {heads!r}", expected=_EXAMPLE, got=f"a {type(heads).__name__}")
+    if not heads:
+        raise UsageError("a dict of heads is empty", expected=_EXAMPLE)
+    for name, head in heads.items():
+        if isinstance(head, Mapping):
+            raise UsageError(
+                f"the head {name!r} is a dict of heads itself",
+                expected=f"one level of {_EXAMPLE}",
+                hint=f"give them side by side, such as {', '.join(repr(f'{name}_{inner}') for inner in head)}",
+            )
+        if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name) or name == "training":
+            raise UsageError(
+                f"a head cannot be called {name!r}",
+                expected="a string without dots that is not the name of an attribute of torch.nn.ModuleDict",
+                hint=f"call it {f'{name}_head'!r}" if isinstance(name, str) and name and "." not in name else None,
+            )
+
+
+def check_unbranched(known: Knowledge, path: str) -> None:
+    """Raise NotSupported where the branches of a model, with layers of its own, stand at the head site ``path``."""
+    done = next((edit for edit in known.edits if edit.verb == "branch"), None)
+    if done is not None:
+        name = next(iter(done.arguments["heads"]))
+        raise NotSupported(
+            f"this model has branches already, from {done.arguments['at']!r} on, and would lose the layers in them",
+            cause=f"the stages that each branch owns lie at the head site {path!r}, such as {path}.{name}.body",
+            hint=f"give zoo.branch all heads at once, on a model without branches; or change one layer by hand: "
+            f"model.set_submodule('{path}.{name}.body.{path}', head)",
+        )
+
+
+def check_sites(sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where a model combines the scores of several sites itself."""
+    combined = [site for site in sites if site.role not in {"main", "aux"}]
+    if combined or any(site.per_class != 1 for site in sites):
+        roles = ", ".join(dict.fromkeys(f"{site.path} ({site.role})" for site in combined or sites))
+        raise NotSupported(
+            "this model cannot return a dict of scores",
+            cause=f"its own forward goes on computing with what its head sites give: {roles}",
+            hint="give it one head with as many scores as all of them together, and split the tensor it returns",
+        )
+
+
+def classify_each(anatomy: Anatomy, site: Head, heads: Mapping[str, object]) -> PerHead | None:
+    """What follows the head site, run for each of several heads; None where nothing follows it.
+
+    Raises:
+        NotSupported: What follows is a function of the family that knows one head only.
+    """
+    after = one_head(anatomy)
+    if after is None:
+        return None
+    if not isinstance(after, Chain) or after.steps.count(site.path) != 1:
+        raise NotSupported(
+            "this model cannot return a dict of scores",
+            cause=f"what it does with the scores of {site.path!r} is written for one tensor",
+            hint='zoo.swap_head(model, {...}, at="features") puts the heads on the feature map instead',
+        )
+    return PerHead(after, site.path, heads)
+
+
+def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
+    """What follows the head site of a model when one head stands there, and nothing behind the output."""
+    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | Behind) else anatomy.classify

@@ -1,0 +1,90 @@
+"""Activation and squeeze behind the output of a model whose forward goes on computing after the head site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.head.mlp import MLPHead
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo_core.contract.anatomy import Head
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What a model does with the scores of its head site, and then what stands behind its output.
+
+    Attributes:
+        whole: What the model does with the scores, as its family gives it.
+        output: Run on the output, or on each of them where the model returns a dict.
+    """
+
+    whole: Callable[[Any, Any], Any]
+    output: tuple[nn.Module, ...]
+
+    def __call__(self, model: nn.Module, pooled: Any) -> Any:  # noqa: ANN401 - as Anatomy.classify
+        """What the head sites are given to what the model returns."""
+        found = self.whole(model, pooled)
+        if isinstance(found, Mapping):
+            return {name: self._finish(scores) for name, scores in found.items()}
+        return self._finish(found)
+
+    def _finish(self, scores: Tensor) -> Tensor:
+        for module in self.output:
+            scores = module(scores)
+        return scores
+
+
+def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
+    """Paths of the modules that a piece of a forward pass calls; None for a function, which may call any."""
+    whole = piece.whole if isinstance(piece, Behind) else piece
+    return [step for step in whole.steps if isinstance(step, str)] if isinstance(whole, Chain) else None
+
+
+def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
+    """Names of the model's own parameters that a function says it uses, such as weights of several heads."""
+    whole = piece.whole if isinstance(piece, Behind) else piece
+    return tuple(getattr(whole, "uses", ()))
+
+
+def behind(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
+    """What follows a head site, ``after``, with what stands behind the scores of ``head`` at its end."""
+    return after if after is None or not output_of(head) else Behind(after, output_of(head))
+
+
+def output_of(head: object) -> tuple[nn.Module, ...]:
+    """What stands behind the scores of one head; empty for all but a ``zoo.mlp_head`` that says so."""
+    return head.output if isinstance(head, MLPHead) else ()
+
+
+def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the same kind
+    """``head`` without what stands behind its scores, and so each of several heads."""
+    if isinstance(head, Mapping):
+        return {name: scores_only(each) for name, each in head.items()}
+    return head.scores if isinstance(head, MLPHead) else head
+
+
+def plain_like(head: object, num_classes: int) -> int | MLPHead:
+    """A head of one layer, with the same activation and squeeze behind its scores."""
+    if isinstance(head, MLPHead) and head.output:
+        return MLPHead(num_classes, activation=head.activation, squeeze=head.squeeze)
+    return num_classes
+
+
+def check_output(head: object, sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where an activation would come before what a model's own forward does with its scores."""
+    heads = head.values() if isinstance(head, Mapping) else (head,)
+    between = [site for site in sites if site.role not in {"main", "aux"} or site.per_class != 1]
+    if between and any(output_of(each) for each in heads):
+        raise NotSupported(
+            "this model cannot have an activation or a squeeze behind its output",
+            cause="its own forward goes on computing with the scores of "
+            + ", ".join(f"{site.path} ({site.role})" for site in between),
+            hint="leave activation and squeeze out of zoo.mlp_head, and apply them to what the model returns",
+        )

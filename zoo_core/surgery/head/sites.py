@@ -1,0 +1,170 @@
+"""Fitting modules to the head sites of a model: made for the site, moved to where it is, and tried out there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.errors import HeadMismatch, UsageError
+from zoo_core.surgery.head.mlp import MLPHead, Squeeze
+from zoo_core.surgery.head.multi_head import Heads, check_names
+from zoo_core.utils.arguments import check_num_classes
+from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.memory_format import follows, lay_last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from zoo_core.contract.anatomy import Head
+
+HeadLike = int | nn.Module | MLPHead | Mapping[str, int | nn.Module | MLPHead]
+"""What a head can be said to be: a number of classes, a description, a module, or several of them by name."""
+
+_PROBE_BATCH = 2
+_PROBE_SIDE = 7
+_SPATIAL = {"linear": 0, "conv": 2, "conv3d": 3}
+
+
+def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
+    """The module that ``head`` means at ``site``, with the device, dtype, memory format and mode of what is there.
+
+    Raises:
+        UsageError: ``head`` is none of the things that a head can be.
+    """
+    if isinstance(head, MLPHead):
+        scores = head.num_classes * site.per_class
+        with on_the_cpu():
+            new = replace(head, num_classes=scores).build(site)
+        return _settle(new, model, site)
+    if isinstance(head, nn.Module):
+        return _settle(head, model, site)
+    if isinstance(head, Mapping):
+        check_names(head)
+        heads = Heads({name: fitted(model, site, each) for name, each in head.items()})
+        return heads.train(model.get_submodule(site.path).training)
+    if isinstance(head, str) or not isinstance(head, int):
+        raise UsageError(
+            f"a head cannot be {head!r}",
+            expected="the number of classes, a zoo.mlp_head(...), a torch module, or a dict of these by name",
+            got=f"a {type(head).__name__}",
+        )
+    return layer_like(model, site, check_num_classes(head))
+
+
+def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
+    """A layer like the one at the site, with another number of classes."""
+    with on_the_cpu():
+        new = _unsettled(model, site, num_classes)
+    if site.prior is not None and new.bias is not None:
+        nn.init.constant_(new.bias, math.log(site.prior / (1 - site.prior)))
+    return _settle(new, model, site)
+
+
+def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv2d | nn.Conv3d:
+    old = model.get_submodule(site.path)
+    layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d))]
+    has_bias = layers[-1].bias is not None if layers else True
+    scores = num_classes * site.per_class
+    if site.kind == "linear":
+        return nn.Linear(site.in_features, scores, bias=has_bias)
+    kind = nn.Conv2d if site.kind == "conv" else nn.Conv3d
+    if isinstance(old, kind):
+        shape: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        return kind(site.in_features, scores, bias=has_bias, **shape)
+    return kind(site.in_features, scores, kernel_size=1)
+
+
+def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
+    """How many classes a new head scores, found by running it once on zeros; by name where there are several heads.
+
+    Args:
+        head: The new head.
+        site: Where it goes.
+        shape: Of what the site is given, without the batch; None for any that has the site's number of features.
+
+    Raises:
+        HeadMismatch: It does not take that, or returns something else than scores for each sample.
+    """
+    if isinstance(head, Heads):
+        return {name: _count(each, site, shape) for name, each in head.items()}
+    return _count(head, site, shape)
+
+
+def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
+    given = (_PROBE_BATCH, *(shape or (site.in_features, *[_PROBE_SIDE] * _SPATIAL[site.kind])))
+    like = next(head.parameters(), torch.empty(0, device="cpu"))
+    try:
+        with torch.no_grad(), evaluating(head):
+            scores = head(torch.zeros(given, device=like.device, dtype=like.dtype))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise _mismatch(head, site, shape, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != given[:1]:
+        raise _mismatch(head, site, shape, f"it returned {_shape(scores)} for a batch of {_PROBE_BATCH}")
+    width = 1 if scores.dim() == 1 or _squeezes(head) else int(scores.shape[1])
+    if width % site.per_class:
+        raise _mismatch(
+            head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
+        )
+    return width // site.per_class
+
+
+def _squeezes(head: nn.Module) -> bool:
+    return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Have ``module`` in eval mode inside the block, and every part of it in its own mode again afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
+    """Give ``new`` the device, dtype, memory format and mode of what it replaces."""
+    old = model.get_submodule(site.path)
+    reference = next(old.parameters(), None)
+    if reference is None:
+        reference = next(model.parameters(), None)
+    if reference is not None:
+        new = new.to(device=reference.device, dtype=reference.dtype)
+    if follows(old, model):
+        lay_last(new)
+    return new.train(old.training)
+
+
+def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:
+    sides: tuple[str, ...] = ("T", "H", "W")[3 - _SPATIAL[site.kind] :]
+    given = ", ".join(str(size) for size in ("N", *(shape or [site.in_features]), *(() if shape else sides)))
+    takes = _input_of(head)
+    return HeadMismatch(
+        f"the new head does not fit the site {site.path!r}",
+        expected=f"a module that takes [{given}], which is what the site gives",
+        got=f"one whose first layer takes {takes}; {got}" if takes else got,
+        hint=f"give its first layer {site.in_features} inputs, or use zoo.mlp_head(...), which asks the site",
+        path=site.path,
+        in_features=site.in_features,
+    )
+
+
+def _input_of(head: nn.Module) -> str | None:
+    for module in head.modules():
+        for name in ("in_features", "in_channels", "num_features"):
+            size = getattr(module, name, None)
+            if isinstance(size, int):
+                return f"[N, {size}]" if name == "in_features" else f"[N, {size}, ...]"
+    return None
+
+
+def _shape(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,209 @@
+"""Replacing the classifier of any model, its auxiliary heads included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.example import example_input, refuse_auxiliary
+from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
+from zoo_core.surgery.head.hidden_layers import between, without_hidden
+from zoo_core.surgery.head.multi_head import check_names, check_sites, check_unbranched, classify_each, one_head
+from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
+from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
+from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.attributes import set_attribute
+from zoo_core.utils.random_state import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+
+__all__ = ["seeded", "swap_head"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@strict_arguments
+@before_sharding
+@renews_ddp
+def swap_head(
+    model: Model,
+    head: HeadLike,
+    *,
+    at: Literal["features"] | None = None,
+    keep_hidden: bool = True,
+    input_size: Sequence[int] | None = None,
+    seed: int | None = None,
+) -> Model:
+    """Replace the classifier of ``model``; auxiliary and distilled heads follow with plain layers of as many classes.
+
+    Behind those comes what ``activation`` and ``squeeze`` of ``zoo.mlp_head`` put behind the main head, for one loss.
+
+    The new head is born on the device, in the dtype and in the memory format of the one it replaces, trainable, and in
+    its train or eval mode. Every other tensor, and every key of the state dict outside the head, stays as it is, and so
+    does the class of the model.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        head: The number of classes, for a layer like the one that is there; a description from ``zoo.mlp_head``; a
+            module that takes what the site gives, ``[N, in_features]`` or ``[N, in_features, H, W]``, and returns
+            scores, ``[N, num_classes, ...]``; or a dict of these, and the model then returns a dict of scores.
+        at: ``"features"`` gives the head the last feature map, ``[N, C, H, W]`` or tokens ``[N, L, C]``, instead of
+            what is pooled from it. Pooling and hidden layers are then left out. A number and ``zoo.mlp_head`` score
+            every place of the map.
+        keep_hidden: False drops the hidden layers between pooling and head, such as AlexNet's and VGG's two.
+        input_size: With ``at="features"``, channels, height and width of the pictures, if they are not those of the
+            card: a head that flattens its map fits one size only.
+        seed: Makes the new parameters reproducible without touching the global random state.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: ``head`` is a number below 1, or of another type; ``at`` is another word.
+        HeadMismatch: The module does not take what the site gives; the message says both.
+        NotSupported: The model has no head, has branches, or cannot run with a head of that kind.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> model = zoo.get("vgg11", weights=None)
+        >>> zoo.swap_head(model, 9).classifier[6]
+        Linear(in_features=4096, out_features=9, bias=True)
+        >>> model = zoo.get("tiny/glyphnet", weights=None, seed=0).eval()
+        >>> scores = zoo.swap_head(model, {"colour": 3, "shape": 5})(torch.zeros(2, 1, 32, 32))
+        >>> {name: tuple(tensor.shape) for name, tensor in scores.items()}
+        {'colour': (2, 3), 'shape': (2, 5)}
+    """
+    if at not in {None, "features"}:
+        raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
+    bare = unwrap(model)
+    sites, anatomy = _sites(model), anatomy_of(model)
+    check_unbranched(knowledge_of(model), sites[0].path)
+    if isinstance(head, Mapping):
+        check_names(head)
+        check_sites(sites)
+    gone: dict[str, nn.Module] = {}
+    shape: Sequence[int] | None = None
+    if at == "features":
+        refuse_auxiliary(model, 'swap_head(..., at="features")')
+        anatomy, shape, gone = _on_the_map(bare, input_size)
+        sites = anatomy.heads
+    elif not keep_hidden:
+        main, gone = without_hidden(bare, anatomy, sites[0])
+        sites = (main, *sites[1:])
+    after = _after(anatomy, sites, head)
+    at_site = head if after is None else scores_only(head)
+    with seeded(seed, bare):
+        new = [fitted(bare, sites[0], at_site)]
+        counts = count_scores(new[0], sites[0], shape)
+        new += [_follow(bare, site, counts, at_site) for site in sites[1:]]
+    num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
+    heads = tuple(replace(site, num_classes=num_classes) for site in sites)
+    stays_on_map = anatomy.pool is None and is_recomposed(bare)
+    own = at == "features" or stays_on_map or after is not one_head(anatomy)
+    _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
+    record_edit(bare, "swap_head", head=head, at=at, keep_hidden=keep_hidden, input_size=input_size)
+    return model
+
+
+def _sites(model: nn.Module) -> tuple[Head, ...]:
+    anatomy = anatomy_of(model)
+    if not anatomy.heads:
+        raise NotSupported(
+            f"this {type(unwrap(model)).__name__} has no head to replace",
+            cause=anatomy.headless or "it computes something other than class scores",
+            hint="zoo list --task classification names the models that have one",
+        )
+    return tuple(sorted(anatomy.heads, key=lambda site: site.role != "main"))
+
+
+def _on_the_map(
+    model: nn.Module, input_size: Sequence[int] | None
+) -> tuple[Anatomy, Sequence[int], dict[str, nn.Module]]:
+    """The anatomy with a head site that is given the feature map, found by running once.
+
+    Returns:
+        The anatomy, the shape of one map, and an empty place for each module that comes between map and head.
+    """
+    anatomy = anatomy_of(model)
+    if anatomy.features is None or anatomy.main is None:
+        raise NotSupported(
+            f"this {type(model).__name__} cannot have its head at the features",
+            cause="its family does not say where its features end",
+            hint="models whose zoo.anatomy(model).features is not None can, such as all of torchvision's classifiers",
+        )
+    with torch.no_grad(), evaluating(model):
+        found = anatomy.features(model, example_input(model, input_size))
+        gone = between(model, anatomy, found) if isinstance(found, torch.Tensor) else {}
+    if not isinstance(found, torch.Tensor):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot have its head at the features",
+            cause=f"its features are a {type(found).__name__} and not one tensor",
+            hint="models with one feature map can, such as all of torchvision's classifiers",
+        )
+    shape = tuple(found.shape[1:])
+    kinds: dict[int, Literal["conv", "conv3d"]] = {3: "conv", 4: "conv3d"}
+    on_map = anatomy.layout == "NCHW" and len(shape) in kinds
+    site = replace(
+        anatomy.main,
+        kind=kinds[len(shape)] if on_map else "linear",
+        in_features=shape[0] if on_map else shape[-1],
+        per_class=1,
+    )
+    return replace(anatomy, heads=(site,), pool=None, classify=None), shape, gone
+
+
+def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
+    """What follows the head site once ``head`` stands there; None where the head ends the forward pass."""
+    after = one_head(anatomy)
+    if after is None:
+        check_output(head, sites)
+    if isinstance(head, Mapping):
+        return classify_each(anatomy, sites[0], head)
+    return behind(after, head)
+
+
+def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: HeadLike) -> nn.Module:
+    """What goes to a head site beside the main one: a layer like the one there, or one for each of several heads.
+
+    It ends as the main head does, so that one loss fits both.
+    """
+    if isinstance(counts, dict):
+        given = head if isinstance(head, Mapping) else {}
+        return fitted(model, site, {name: plain_like(given.get(name), count) for name, count in counts.items()})
+    return fitted(model, site, plain_like(head, counts))
+
+
+def _install(
+    model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
+) -> None:
+    sites, replaced = anatomy.heads, tuple(f"{path}." for path in (*gone, *(site.path for site in anatomy.heads)))
+    for path, place in gone.items():
+        model.set_submodule(path, place)
+    for site, module in zip(sites, new, strict=True):
+        model.set_submodule(site.path, module.requires_grad_())
+        for path in site.attributes:
+            set_attribute(model, path, site.num_classes)
+    scores = library_scores(model, anatomy)
+    anatomy = replace(anatomy, scores=None if own else scores)
+    attach(model, replace(knowledge_of(model), anatomy=anatomy))
+    restore_forward(model)
+    if own:
+        recompose(model, anatomy, scores)
+    record_new_heads(
+        model,
+        sites,
+        removed=[name for name in knowledge_of(model).receipt.tensors if name.startswith(replaced)],
+        added=[f"{site.path}.{name}" for site in sites for name in model.get_submodule(site.path).state_dict()],
+    )

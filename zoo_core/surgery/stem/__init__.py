@@ -1,0 +1,1 @@
+"""The first layer: another number of input channels, with pretrained filters kept."""

@@ -1,0 +1,233 @@
+"""Giving a model another number of input channels, with its pretrained filters kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.example import channels_told
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
+from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.stem.filters import plan_channels
+from zoo_core.surgery.stem.in_channels import Order, inputs_of, order_of
+from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.attributes import get_attribute, set_attribute
+from zoo_core.utils.memory_format import follows, with_channels_last
+from zoo_core.utils.random_state import seeded
+
+if TYPE_CHECKING:
+    from zoo_core.contract.anatomy import InputScaling
+    from zoo_core.surgery.stem.filters import ChannelMap, Plan, Policy
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_SIDE = 224
+
+
+@strict_arguments
+@before_sharding
+@renews_ddp
+def adapt_stem(
+    model: Model,
+    in_channels: int,
+    *,
+    policy: Policy | None = None,
+    map: ChannelMap | None = None,  # noqa: A002 - it maps new channels to old ones, and no other word says so
+    seed: int | None = None,
+) -> Model:
+    """Give ``model`` another number of input channels, and keep what its first layers have learnt.
+
+    The layers keep their class, their keys in the state dict, stride, padding, bias, device, dtype, memory format and
+    whether they are frozen. Only their weights change, so build the optimizer afterwards. With old filters ``w`` over
+    ``C`` channels and ``n`` new channels:
+
+    - ``"mean"``: every channel gets ``sum(w) / n``. A picture whose channels are all equal gives the very response
+      that it gave before; one channel gets the sum, and sees in grey what the network saw in grey RGB.
+    - ``"repeat"``: the old filters over and over, rescaled as a whole so that white noise gives responses of the same
+      size as before: by ``sqrt(C / n)`` when ``n`` is a multiple of ``C``.
+    - ``"zero"``: the first channels keep their filters, further ones start silent: the scores do not depend on them
+      until training makes them. Fewer channels than before drop the last filters.
+    - ``"random"``: fresh filters, drawn as torch draws those of a new layer.
+    - ``map={new: old}``: each new channel gets the filters of that old one, or the mean of several; a new channel that
+      is not in the map starts silent.
+
+    The default is ``"mean"`` for one channel, as in timm, fastai and segmentation_models_pytorch, because a grey
+    picture then means what it meant; and ``"repeat"`` for any other number, the cyclic copy of timm and
+    segmentation_models_pytorch with another factor: theirs is ``C / n``, which is right for channels that are all equal
+    and makes responses too small where they differ.
+
+    The means and deviations in the weights' ``Preprocessing`` belong to the old channels. Normalise each new channel
+    with those of the old one it comes from, their average under ``"mean"``, and those of your own data for one that is
+    silent or random. A model that normalises inside has its own numbers brought along in that way, and GoogLeNet's and
+    Inception's ``transform_input`` is switched off and folded into the filters and the batch norm behind them.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        in_channels: How many channels its pictures have from now on.
+        policy: One of the above; None is the default, and leaves a model alone that has that many channels already.
+        map: New channel to old channel, or to several; instead of a policy.
+        seed: Makes ``"random"`` reproducible without touching the global random state.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: An argument is impossible; the message says what is possible.
+        NotSupported: The first layers are not convolutions or linear layers with a weight of their own.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> model = zoo.adapt_stem(zoo.get("resnet18", weights=None), 4, policy="zero")
+        >>> model.conv1, model(torch.zeros(1, 4, 64, 64)).shape
+        (Conv2d(4, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False), torch.Size([1, 1000]))
+    """
+    check_count("in_channels", in_channels)
+    layers = stem_layers(model)
+    bare = unwrap(model)
+    orders = {path: order_of(bare, layer, channels_told(model), _size(model)) for path, layer in layers.items()}
+    old_count = next(iter(orders.values())).channels
+    if policy is None and map is None and in_channels == old_count:
+        return model
+    plan = plan_channels(in_channels, old_count, policy, map)
+    if plan.silent(old_count):
+        for layer in layers.values():
+            _check_can_be_silent(layer)
+    scaling = anatomy_of(model).scaling
+    folds = scaling is not None and bool(get_attribute(bare, scaling.switch))
+    with torch.no_grad(), seeded(seed, bare):
+        new = {
+            path: _new_weight(layer, orders[path], plan, scaling if folds else None) for path, layer in layers.items()
+        }
+        changed = _fold(bare, scaling, layers) if scaling and folds and plan.policy != "random" else []
+        for path, layer in layers.items():
+            weight = with_channels_last(new[path]) if follows(layer, bare) else new[path]
+            _install(bare, path, layer, weight, old_count, in_channels)
+    if scaling:
+        set_attribute(bare, scaling.switch, value=False)
+    for path in anatomy_of(model).per_channel:
+        set_attribute(bare, path, plan.numbers(get_attribute(bare, path)))
+    for path in anatomy_of(model).channel_attributes:
+        set_attribute(bare, path, in_channels)
+    record_edit(bare, "adapt_stem", in_channels=in_channels, policy=policy, map=map)
+    record_new_stem(bare, [*(f"{path}.weight" for path in layers), *changed], drawn=plan.policy == "random")
+    return model
+
+
+def stem_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The first layers of ``model`` by path: all those that see the picture.
+
+    Raises:
+        NotSupported: There are none, or one is neither a convolution nor a linear layer with a weight of its own.
+    """
+    bare, paths = unwrap(model), anatomy_of(model).stem
+    if not paths:
+        raise NotSupported(f"the anatomy of this {type(bare).__name__} names no stem", hint="change its input by hand")
+    return dict(_first_layer(bare, path) for path in paths)
+
+
+def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
+    """The layer at a path of the stem, or the first one inside it."""
+    for inner, layer in model.get_submodule(path).named_modules(prefix=path):
+        if isinstance(layer, _LAYERS):
+            if isinstance(layer._parameters.get("weight"), nn.Parameter):  # noqa: SLF001 - a parametrised weight is no parameter
+                return inner, layer
+            break
+        if next(layer.parameters(recurse=False), None) is not None:
+            break
+    raise NotSupported(
+        f"the stem {path!r} of this {type(model).__name__} cannot be adapted",
+        expected="a convolution or a linear layer with a weight of its own",
+        got=str(model.get_submodule(path)).partition("\n")[0],
+        cause="it is another kind of layer, or its weight is computed, as by torch.nn.utils.parametrizations",
+    )
+
+
+def _size(model: nn.Module) -> tuple[int, int]:
+    card = knowledge_of(model).card
+    return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
+
+
+def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
+    old = _dense(layer)
+    wide = order.by_channel(old if old.dtype.itemsize >= 4 else old.float())  # noqa: PLR2004 - halves round too early
+    if scaling:
+        factors = torch.tensor(scaling.scale, device=wide.device, dtype=wide.dtype)
+        wide = wide * factors.view(1, -1, *[1] * (wide.dim() - 2))
+    return order.by_input(plan.filters(wide)).to(old.dtype).contiguous()
+
+
+def _dense(layer: nn.Module) -> Tensor:
+    """The weight of a layer as if it had one group: filters of a group are zero on the channels of the others."""
+    weight = cast("Tensor", layer.weight)
+    groups = cast("int", getattr(layer, "groups", 1))
+    if groups == 1:
+        return weight.detach()
+    per_group, width = weight.shape[0] // groups, weight.shape[1]
+    dense = weight.new_zeros(weight.shape[0], groups * width, *weight.shape[2:])
+    for group in range(groups):
+        rows = slice(group * per_group, (group + 1) * per_group)
+        dense[rows, group * width : (group + 1) * width] = weight[rows]
+    return dense
+
+
+def _check_can_be_silent(layer: nn.Module) -> None:
+    """Refuse a layer that computes its filters from its weight, as one does that standardises them.
+
+    Raises:
+        NotSupported: The layer hears a channel whose weights are zero.
+    """
+    # ones, because whoever is about to load values may not have drawn any
+    state = {name: torch.ones_like(tensor) for name, tensor in layer.named_parameters()}
+    weight = state["weight"].detach()
+    if weight.is_meta:
+        return
+    weight[:, 0] = 0
+    reach = [k * cast("tuple[int, ...]", layer.dilation)[i] for i, k in enumerate(weight.shape[2:])]
+    quiet = weight.new_zeros(1, inputs_of(layer), *reach)
+    loud = quiet.clone()
+    loud[:, 0] = 1
+    answers = [functional_call(layer, {**state, "weight": weight}, (x,)) for x in (quiet, loud)]
+    if not torch.equal(*answers):
+        raise NotSupported(
+            f"no channel can start silent in {layer}",
+            cause="it computes its filters from its weight, so that a weight of zero is not a filter of zero",
+            hint='policy="mean" or policy="repeat"',
+        )
+
+
+def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old: int, new: int) -> None:
+    """Put the new weight into the layer, and the new number where the layer and its owners repeat the old one."""
+    frozen = not cast("Tensor", layer.weight).requires_grad
+    layer.weight = nn.Parameter(weight, requires_grad=not frozen)
+    if isinstance(layer, nn.Linear):
+        layer.in_features = weight.shape[1]
+    else:
+        layer.in_channels, layer.groups = weight.shape[1], 1  # type: ignore[assignment]
+    names = path.split(".")
+    for owner in (model.get_submodule(".".join(names[:depth])) for depth in range(len(names))):
+        for name in ("in_channels", "in_chans"):
+            if owner.__dict__.get(name) == old:
+                setattr(owner, name, new)
+
+
+def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module]) -> list[str]:
+    """Take what the shift of each channel adds to the responses out of the mean that the norm expects.
+
+    Exact but at the border of a padded picture, where the padding was not shifted.
+    """
+    norm = model.get_submodule(scaling.norm)
+    mean = cast("Tensor | None", norm.running_mean)
+    if mean is None:
+        return []
+    for layer in layers.values():
+        weight = _dense(layer)
+        shift = torch.tensor(scaling.shift, device=weight.device, dtype=weight.dtype)
+        mean -= weight.flatten(2).sum(2) @ shift
+    return [f"{scaling.norm}.running_mean"]

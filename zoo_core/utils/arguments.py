@@ -1,0 +1,86 @@
+"""Arguments of public functions, checked: unknown keywords, and counts."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def strict_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an unknown keyword of a public function an error that names the close match.
+
+    Example:
+        >>> strict_arguments(lambda num_classes=1: num_classes)(num_class=9)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.UnknownArgument: <lambda>() has no argument 'num_class'
+          expected: num_classes
+          next step: did you mean 'num_classes'?
+    """
+    return strict_arguments_of(function.__name__)(function)
+
+
+def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """:func:`strict_arguments` for a function that the public knows under another name."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = tuple(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for argument in kwargs:
+                if argument not in known:
+                    matches = close_matches(argument, known)
+                    raise UnknownArgument(
+                        f"{name}() has no argument {argument!r}",
+                        expected=", ".join(known),
+                        hint=did_you_mean(matches, "leave it out"),
+                        argument=argument,
+                        matches=matches,
+                    )
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def check_num_classes(num_classes: object) -> int:
+    """``num_classes`` as it is, when it is a positive whole number.
+
+    Raises:
+        UsageError: It is anything else, a bool or a string of digits included.
+    """
+    return check_count("num_classes", num_classes)
+
+
+def check_count(name: str, value: object) -> int:
+    """``value`` as it is, when it is a positive whole number; ``name`` is what the caller calls it.
+
+    Raises:
+        UsageError: It is anything else, a bool or a string of digits included.
+    """
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
+    except TypeError:
+        found = 0
+    if found < 1:
+        hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
+        raise UsageError(
+            f"{name} cannot be {value!r}",
+            expected="a whole number of at least 1",
+            got=f"{value!r}, of type {type(value).__name__}",
+            hint=hint,
+            argument=name,
+        )
+    return found

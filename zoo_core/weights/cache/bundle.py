@@ -1,0 +1,180 @@
+"""One file that carries weights to a machine without a network: a tar archive of objects and refs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tarfile
+from typing import IO, TYPE_CHECKING
+
+from zoo_core.errors import CacheError, DigestMismatch
+from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
+from zoo_core.weights.cache.store import Cache, fresh_ref
+from zoo_core.weights.digest import Stamp
+from zoo_core.weights.download.disk import disk_errors, read_error, require_space
+from zoo_core.weights.download.partial import Partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from zoo_core.weights.cache.care import Kept
+
+_OBJECT = re.compile(r"objects/([0-9a-f]{64})/([A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]{0,199})")
+_REF = re.compile(r"refs/[^/\\\x00]{1,255}/[^/\\\x00]{1,255}")
+_LONGEST_REF = 1 << 16
+_BLOCK = 1 << 20
+
+
+def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
+    """Write weights from the cache to a bundle, each proven first; the same weights give the same bytes.
+
+    Args:
+        cache: The cache.
+        kept: What to take along.
+        file: The bundle to write, whole or not at all.
+
+    Returns:
+        How many names are in it.
+
+    Raises:
+        DigestMismatch: An object in the cache is missing or bad.
+        CacheError: The file cannot be written.
+    """
+    chosen = sorted(kept, key=lambda item: item.name)
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        with disk_errors(file.parent), tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+            for item in {item.ref.sha256: item for item in chosen}.values():
+                require_proven(cache, item)
+                with item.path.open("rb") as data:
+                    _add(archive, f"objects/{item.ref.sha256}/{item.path.name}", item.ref.size, data)
+            for item in chosen:
+                text = str(item.ref).encode()
+                _add(archive, item.ref_path.relative_to(cache.root).as_posix(), len(text), io.BytesIO(text))
+        with disk_errors(file.parent):
+            temporary.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return len(chosen)
+
+
+def require_proven(cache: Cache, item: Kept) -> None:
+    """Refuse to give away what is not what it should be.
+
+    Raises:
+        DigestMismatch: The object is missing or bad.
+    """
+    if cache.prove(item.path, item.ref.sha256) is None:
+        raise DigestMismatch(
+            f"the file of {item.name} is missing or bad",
+            expected=f"sha256 {item.ref.sha256}",
+            done="nothing was written",
+            hint=f"`zoo get {item.name}` fetches it again",
+            expected_digest=item.ref.sha256,
+            got_digest="",
+            source=str(item.path),
+        )
+
+
+def _add(archive: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o444
+    archive.addfile(member, data)
+
+
+def import_bundle(cache: Cache, file: Path) -> list[str]:
+    """Take what is in a bundle into the cache; every object is hashed on its way in.
+
+    Args:
+        cache: The cache.
+        file: A bundle that :func:`export_bundle` wrote.
+
+    Returns:
+        The refs that were written, as ``family/name@tag`` in the spelling of the cache.
+
+    Raises:
+        DigestMismatch: An object is not what its name says, or a name is pinned to other bytes here; no ref is
+            written.
+        CacheError: The file is not a bundle, or the cache cannot be written.
+    """
+    cache.make()
+    refs: dict[str, Ref] = {}
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                data = archive.extractfile(member) if member.isreg() else None
+                if data and (match := _OBJECT.fullmatch(member.name)):
+                    _take(cache, match[1], match[2], member.size, data)
+                elif data and _is_ref(member):
+                    refs[member.name] = parse_ref(data.read().decode("utf-8"), file)
+                else:
+                    raise _no_bundle(file, f"{member.name[:200]!r} does not belong in one")
+    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+        raise _no_bundle(file, str(error)) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise read_error(file, error) from error
+    strengths = {name: _strength(cache, name, ref, file) for name, ref in refs.items()}
+    return [_note(cache, name, ref, strengths[name], file) for name, ref in refs.items()]
+
+
+def _strength(cache: Cache, name: str, ref: Ref, file: Path) -> str:
+    """What vouches here for the bytes of a name: a bundle cannot vouch for itself, whatever its refs say."""
+    known = pinned(cache.root / name, ref.sha256, source=file.name)
+    return known.strength if known else "first-use"
+
+
+def _is_ref(member: tarfile.TarInfo) -> bool:
+    steps = member.name.split("/")
+    plain = _REF.fullmatch(member.name) and not any(step.startswith(".") for step in steps)
+    return bool(plain) and member.size <= _LONGEST_REF
+
+
+def _take(cache: Cache, digest: str, name: str, size: int, data: IO[bytes]) -> None:
+    final = cache.place(digest, name)
+    if cache.prove(final, digest) is not None:
+        return
+    with Partial.open(cache.arriving, f"bundle-{digest[:16]}") as partial:
+        partial.restart()
+        require_space(cache.arriving, size)
+        while block := data.read(_BLOCK):
+            partial.write(block)
+        got = partial.digest
+        if got == digest:
+            partial.publish(final, read_only=True)
+            return
+        partial.restart()
+    raise DigestMismatch(
+        f"wrong bytes for {name} in the bundle",
+        expected=f"sha256 {digest}",
+        got=f"sha256 {got}",
+        done="it was not taken in",
+        cause="the bundle was damaged on its way",
+        hint="copy it again",
+        expected_digest=digest,
+        got_digest=got,
+        source=name,
+    )
+
+
+def _note(cache: Cache, name: str, ref: Ref, strength: str, file: Path) -> str:
+    path = cache.place(ref.sha256, ref.file)
+    try:
+        stamp = Stamp.of(path)
+    except OSError as error:
+        raise _no_bundle(file, f"{name} stands for a file that is not in it") from error
+    kept = fresh_ref(path, ref.sha256, source=ref.source, strength=strength, stamp=stamp)
+    with disk_errors(cache.root):
+        cache.write_ref(cache.root / name, kept)
+    return name.removeprefix("refs/")
+
+
+def _no_bundle(file: Path, reason: str) -> CacheError:
+    return CacheError(
+        f"{file} is not a whole bundle",
+        cause=reason,
+        hint="`zoo bundle export` writes one; copy it again if it did",
+        path=file,
+    )

@@ -1,0 +1,237 @@
+"""What is in the cache, and what may go: list, remove, prune, verify, and take in files that are here already."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
+from zoo_core.weights.cache.converted import Copy, copies
+from zoo_core.weights.cache.refs import Ref, read_ref
+from zoo_core.weights.download.disk import disk_errors
+from zoo_core.weights.download.ownership import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from zoo_core.weights.cache.store import Cache
+
+_FRESH = 600.0
+"""Seconds for which an object without a ref is left alone: its ref may be about to be written."""
+
+
+FEATURES = "features"
+"""The folder of what ``zoo.cached_features`` keeps."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Some weights that the cache knows by name.
+
+    Attributes:
+        name: ``family/name@tag``.
+        ref: What the cache says of them.
+        ref_path: Where it says so.
+        path: Where the file belongs.
+        used: When they were last used, in UTC.
+    """
+
+    name: str
+    ref: Ref
+    ref_path: Path
+    path: Path
+    used: datetime
+
+    @property
+    def present(self) -> bool:
+        """Whether the file is there with the length that it should have."""
+        try:
+            return self.path.stat().st_size == self.ref.size
+        except OSError:
+            return False
+
+
+def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], list[CacheError]]:
+    """What the cache knows by name, in order, and what is wrong with the rest.
+
+    Args:
+        cache: The cache.
+        patterns: Names with wildcards, with or without the tag; none means all.
+
+    Raises:
+        UsageError: A pattern matches nothing.
+    """
+    found: list[Kept] = []
+    problems: list[CacheError] = []
+    for path in sorted((cache.root / "refs").glob("*/*")):
+        if path.name.startswith("."):
+            continue
+        try:
+            ref = read_ref(path)
+            if ref:
+                used = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                found.append(Kept(_name(path), ref, path, cache.place(ref.sha256, ref.file), used))
+        except CacheError as error:
+            problems.append(error)
+        except OSError:  # it has just been removed
+            continue
+    for pattern in patterns:
+        if not any(_matches(kept.name, pattern) for kept in found):
+            hint = did_you_mean(close_matches(pattern, [kept.name for kept in found]), "`zoo cache ls` lists them")
+            raise UsageError(f"nothing in the cache is called {pattern!r}", hint=hint, name=pattern)
+    return [kept for kept in found if not patterns or any(_matches(kept.name, item) for item in patterns)], problems
+
+
+def _name(path: Path) -> str:
+    model, _, tag = path.name.partition("@")
+    return f"{unquote(path.parent.name)}/{unquote(model)}@{unquote(tag)}"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition("@")[0], pattern)
+
+
+def objects(cache: Cache) -> Iterator[Path]:
+    """Every file under ``objects/`` that is in use under its final name."""
+    return (path for path in sorted((cache.root / "objects").glob("*/*")) if not path.name.startswith("."))
+
+
+def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
+    """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are wanted.
+
+    Converted copies are hashed too, and bad ones removed: they are made again.
+
+    Returns:
+        Each path, and whether its bytes are what its name says; also the paths that a ref names and that are not there.
+    """
+    found = list(objects(cache))
+    for path in found:
+        try:
+            good = cache.prove(path, path.parent.name) is not None
+        except CacheError:  # a link or a folder, or it cannot be read: the others are looked at all the same
+            good = False
+        yield path, good
+    missing = {item.path for item in contents(cache)[0]} - set(found)
+    yield from ((path, False) for path in sorted(missing))
+    for copy in copies(cache):
+        if ref := copy.ref():
+            good = copy.prove(again=True) is not None
+            if not good:
+                with contextlib.suppress(OSError):
+                    copy.remove()
+            yield copy.folder / ref.file, good
+
+
+def remove(cache: Cache, kept: Iterable[Kept]) -> int:
+    """Forget weights, and remove their files and the copies made of them where no other name needs them.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        CacheError: The cache cannot be written.
+    """
+    gone = list(kept)
+    with disk_errors(cache.root):
+        for item in gone:
+            item.ref_path.unlink(missing_ok=True)
+        needed = _needed(cache)
+        paths = dict.fromkeys(item.path for item in gone if item.ref.sha256 not in needed)
+        sources = {item.ref.sha256 for item in gone} - needed
+        return sum(map(_remove, paths)) + sum(Copy(cache, source).remove() for source in sources)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something in the cache that nothing needs.
+
+    Attributes:
+        path: Where it is.
+        size: In bytes.
+        reason: Why it may go.
+    """
+
+    path: Path
+    size: int
+    reason: str
+
+
+def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[Leftover], list[Kept]]:
+    """What ``prune`` would remove: files and refs.
+
+    Args:
+        cache: The cache.
+        unused_days: Also what was last used more than so many days ago, cached features among it.
+    """
+    kept, _ = contents(cache)
+    limit = None if unused_days is None else time.time() - unused_days * 86400
+    old = [item for item in kept if limit is not None and item.used.timestamp() < limit]
+    needed = _needed(cache)
+    found = []
+    for path in sorted((cache.root / "objects").glob("*/*")):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if path.name.startswith("."):
+                found.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
+            elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
+                found.append(Leftover(path, status.st_size, "no name stands for it"))
+    found += [item for copy in copies(cache) if copy.source not in needed or not copy.ref() for item in _left(copy)]
+    if limit is not None:
+        found += _unused_features(cache, limit)
+    return found, old
+
+
+def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
+    for folder in sorted((cache.root / FEATURES).glob("*/")):
+        files = [(path, path.lstat()) for path in sorted(folder.iterdir())]
+        if max((status.st_mtime for _, status in files), default=limit) < limit:
+            yield from (Leftover(path, status.st_size, "cached features, unused") for path, status in files)
+
+
+def _left(copy: Copy) -> Iterator[Leftover]:
+    """The files of a converted copy that is of no use, unless it is just being made."""
+    for path in copy.files():
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if time.time() - status.st_ctime > _FRESH:
+                yield Leftover(path, status.st_size, "a converted copy of what is gone, or not a whole one")
+
+
+def prune(cache: Cache, *, unused_days: float | None = None) -> int:
+    """Remove what nothing needs: bad files, objects without a name, what dead downloads left, and old weights.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        CacheError: The cache cannot be written.
+    """
+    found, old = leftovers(cache, unused_days=unused_days)
+    with disk_errors(cache.root):
+        freed = sum(_remove(item.path) for item in found) + sweep(cache.arriving)
+    return freed + remove(cache, old)
+
+
+def _needed(cache: Cache) -> set[str]:
+    """The digests that a ref stands for; with a ref that cannot be read, nothing is known to be needless."""
+    kept, problems = contents(cache)
+    if problems:
+        raise problems[0]
+    return {item.ref.sha256 for item in kept}
+
+
+def _remove(path: Path) -> int:
+    try:
+        size = path.lstat().st_size
+    except OSError:
+        return 0
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty yet
+        path.parent.rmdir()
+    return size

@@ -1,0 +1,251 @@
+"""Copies of weights that cannot be mapped, as safetensors that can: made once, beside the proven object.
+
+A pickle, a tar or a compressed archive has to be read and copied on every load; safetensors are mapped. Published
+safetensors whose tensors are not aligned get a copy too, in which they are.
+
+A copy says nothing about what weights are: it is used only after the object that it was made from has been proven, and
+what it should be is written beside it as a ref, with its own digest and stamp. Under ``ZOO_VERIFY=always`` nothing that
+a card does not vouch for is believed, and so the object itself is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zoo_core import settings
+from zoo_core.errors import CacheError, Unreadable, ZooWarning
+from zoo_core.weights.cache.refs import Ref, read_ref
+from zoo_core.weights.cache.store import Cache, fresh_ref
+from zoo_core.weights.digest import Stamp, is_full, steady_digest
+from zoo_core.weights.download.disk import refuse_odd, require_space
+from zoo_core.weights.download.partial import Partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from zoo_core.weights.request import Artefact
+
+FOLDER = "converted"
+_REF = "ref"
+_WORTH_IT = 1 << 20
+"""Misaligned bytes from which safetensors get a copy; fewer are copied on each load in no time."""
+_BLOCK = 1 << 22
+_NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
+    """The tensors of an artefact, mapped from its converted copy where its own file cannot be.
+
+    The copy is made on the first use, if the cache can be written. What is returned equals
+    :func:`~zoo_core.weights.read_state_dict` of the artefact, bit for bit and in the same order.
+
+    Args:
+        artefact: What :func:`~zoo_core.weights.obtain` returned: proven just now, or a user's own file.
+
+    Raises:
+        Unreadable: The file is not weights.
+
+    Warns:
+        ZooWarning: There is no room for the copy; the weights are read without it.
+    """
+    from zoo_core.weights.formats.aligned import misaligned
+    from zoo_core.weights.formats.read import read_and_tell
+
+    believed = is_full(artefact.sha256) and artefact.strength != "local"
+    if not believed or settings.verify() == "always" or not settings.convert():
+        return read_and_tell(artefact.path)[0]
+    copy = Copy(Cache(artefact.path.parents[2]), artefact.sha256)
+    found = copy.read()
+    if found is not None:
+        return found
+    state, mapped = read_and_tell(artefact.path)
+    if mapped and misaligned(state) < _WORTH_IT:
+        return state
+    made = copy.make(state, artefact.path.stem)
+    return state if made is None else made
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The converted copy of one object; it need not be there.
+
+    Args:
+        cache: The cache that holds both.
+        source: The digest of the object.
+    """
+
+    cache: Cache
+    source: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the copy and its ref are."""
+        return self.cache.root / FOLDER / self.source
+
+    @property
+    def size(self) -> int:
+        """What the folder takes, in bytes."""
+        return sum(path.lstat().st_size for path in self.files())
+
+    def files(self) -> list[Path]:
+        """All that is in the folder."""
+        with contextlib.suppress(OSError):
+            return sorted(self.folder.iterdir())
+        return []
+
+    def ref(self) -> Ref | None:
+        """What the copy should be, if that is written down and readable."""
+        try:
+            ref = read_ref(self.folder / _REF)
+        except CacheError:
+            return None
+        return ref if ref and ref.source == f"sha256:{self.source}" else None
+
+    def read(self) -> dict[str, Tensor] | None:
+        """The tensors, mapped; None when there is no copy, or it is not what it should be."""
+        path = self.prove()
+        if path is None:
+            return None
+        from zoo_core.weights.formats.aligned import read_aligned
+
+        try:
+            return read_aligned(path)
+        except (Unreadable, ValueError, KeyError):
+            return None
+
+    def prove(self, *, again: bool = False) -> Path | None:
+        """The copy when it is what its ref says; it is hashed when its stamp is another, or when asked.
+
+        Args:
+            again: Hash it in any case.
+        """
+        ref = self.ref()
+        if ref is None:
+            return None
+        path = self.folder / ref.file
+        try:
+            if not again and Stamp.of(path) == ref.stamp:
+                return path
+            refuse_odd(path)
+            digest, stamp = steady_digest(path)
+        except (OSError, CacheError):
+            return None
+        if digest != ref.sha256:
+            return None
+        if stamp != ref.stamp:
+            with contextlib.suppress(OSError):  # in a read-only cache it is hashed each time
+                self._note(path, digest, stamp)
+        return path
+
+    def make(self, state: Mapping[str, Tensor], name: str) -> dict[str, Tensor] | None:
+        """Write the copy and map it.
+
+        Args:
+            state: What is in the object.
+            name: The stem of the file's name.
+
+        Returns:
+            The tensors, or None when they cannot be written as safetensors, another process is at it, or the cache
+            cannot be written.
+
+        Warns:
+            ZooWarning: There is no room.
+        """
+        from zoo_core.weights.formats.aligned import plan
+
+        parts = plan(state)
+        if parts is None:
+            return None
+        path = self.folder / f"{name}.safetensors"
+        try:
+            self.cache.make()
+            with _alone(self.cache.arriving / f"{self.source[:16]}-converted.lock") as alone:
+                if not alone:
+                    return None
+                require_space(self.cache.arriving, sum(map(len, parts)))
+                self.remove()
+                with Partial.new(self.cache.arriving, f"{self.source[:16]}-converted") as partial:
+                    for block in _in_blocks(parts):
+                        partial.write(block)
+                    digest = partial.digest
+                    partial.publish(path, read_only=True)
+                self._note(path, digest, Stamp.of(path))
+        except (CacheError, OSError) as error:
+            if getattr(error, "errno", None) not in _NOT_OURS:  # a read-only cache is a good cache
+                warnings.warn(f"weights are read without a copy that can be mapped: {error}", ZooWarning, stacklevel=4)
+            return None
+        return self.read()
+
+    def remove(self) -> int:
+        """Remove the copy.
+
+        Returns:
+            How many bytes that freed.
+
+        Raises:
+            OSError: The cache cannot be written.
+        """
+        freed = self.size
+        for path in self.files():
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+        return freed
+
+    def _note(self, path: Path, digest: str, stamp: Stamp) -> None:
+        ref = fresh_ref(path, digest, source=f"sha256:{self.source}", strength="converted", stamp=stamp)
+        self.cache.write_ref(self.folder / _REF, ref)
+
+
+def copies(cache: Cache) -> list[Copy]:
+    """Every converted copy in a cache, whole or not."""
+    with contextlib.suppress(OSError):
+        return [Copy(cache, path.name) for path in sorted((cache.root / FOLDER).iterdir()) if path.is_dir()]
+    return []
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[bool]:
+    """Whether no other process is making the same copy; where there are no locks, work may be done twice."""
+    import filelock
+
+    holder = filelock.FileLock(lock)
+    try:
+        holder.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    except NotImplementedError:
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock)  # noqa: PTH108 - while it is ours, so that it is nobody else's
+        with contextlib.suppress(OSError):
+            holder.release()
+
+
+def _in_blocks(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:
+    """The same bytes in large blocks: what is written in large pieces the system keeps, and maps, in large pieces."""
+    block = bytearray()
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            room = _BLOCK - len(block)
+            block += rest[:room]
+            rest = rest[room:]
+            if len(block) == _BLOCK:
+                yield memoryview(block)
+                block = bytearray()
+    if block:
+        yield memoryview(block)

@@ -1,0 +1,102 @@
+"""Mirrors: static trees that any web server or bucket can serve, with files by digest and refs by name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from zoo_core.errors import CacheError
+from zoo_core.weights import digest as digests
+from zoo_core.weights.cache.bundle import require_proven
+from zoo_core.weights.cache.refs import parse_ref, ref_name
+from zoo_core.weights.download.disk import disk_errors
+from zoo_core.weights.transport.failures import Failure
+from zoo_core.weights.transport.sources import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zoo_core.weights.cache.care import Kept
+    from zoo_core.weights.cache.store import Cache
+    from zoo_core.weights.transport.policy import Policy
+
+_LONGEST_REF = 1 << 16
+
+
+def mirror_path(name: str) -> str:
+    """Where a mirror keeps the ref of ``family/name@tag``.
+
+    Example:
+        >>> mirror_path("torchvision/resnet18@IMAGENET1K_V1")
+        'refs/torchvision/resnet18@IMAGENET1K_V1'
+    """
+    family, _, rest = name.partition("/")
+    model, _, tag = rest.rpartition("@")
+    return f"refs/{ref_name(family, model, tag)}"
+
+
+def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
+    """The whole digest that a mirror knows some weights by, or ``""`` when it does not have them.
+
+    Args:
+        base: The url of the mirror.
+        name: ``family/name@tag``.
+        policy: How patient to be.
+    """
+    url = f"{base}/{quote(mirror_path(name), safe='/@')}"
+    try:
+        with contextlib.closing(source_of(url, policy, proven=False)) as source, source.read(0, "") as reply:
+            text = b""
+            for block in reply.blocks:
+                text += block
+                if len(text) > _LONGEST_REF:
+                    return ""
+        return parse_ref(text.decode("utf-8"), Path(mirror_path(name))).sha256
+    except (Failure, CacheError, UnicodeDecodeError):
+        return ""
+
+
+def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
+    """Write weights from the cache as a mirror: ``<sha256>`` files, ``refs/`` and a list for ``sha256sum -c``.
+
+    What is there already stays, so that a mirror can grow.
+
+    Args:
+        cache: The cache.
+        kept: What to put there; each is proven first.
+        folder: The root of the tree, to be served as it is.
+
+    Returns:
+        How many files the mirror has now.
+
+    Raises:
+        DigestMismatch: An object in the cache is missing or bad.
+        CacheError: The folder cannot be written.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in kept:
+            require_proven(cache, item)
+            _put(item.path, folder / item.ref.sha256)
+            ref = folder / item.ref_path.relative_to(cache.root)
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(str(item.ref), encoding="utf-8")
+        names = sorted(path.name for path in folder.iterdir() if digests.is_full(path.name))
+        (folder / "SHA256SUMS").write_text("".join(f"{name}  {name}\n" for name in names), encoding="ascii")
+    return len(names)
+
+
+def _put(path: Path, final: Path) -> None:
+    """Link a file, or copy it where that cannot be; whole or not at all."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(final)
+    temporary.unlink(missing_ok=True)  # a rename onto another link to the same file does nothing

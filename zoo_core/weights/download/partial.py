@@ -1,0 +1,307 @@
+"""A file that is still arriving: written and hashed in one go, and renamed to its final name only when it is proven.
+
+Each has a name of its own, ``.<stem>.<host>-<pid>-<random>.partial``, and its owner holds a lock on the open file. One
+whose owner has died is adopted by the next process that wants the same file, so that nothing is downloaded twice; what
+is in it counts only because the digest of the whole file is checked in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING, Self
+
+from zoo_core.errors import CacheError, ZooError
+from zoo_core.weights.download.background import Behind
+from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
+from zoo_core.weights.download.ownership import (
+    FLAGS,
+    ORIGIN,
+    claim,
+    give_up,
+    lock,
+    move,
+    own_name,
+    partials,
+    surely_dead,
+)
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
+    from types import TracebackType
+
+_BLOCK = 1 << 20
+_HASHED_AT_ONCE = 1 << 18
+"""Few enough bytes to stay in the processor's own cache between reading and hashing."""
+_HASH_FROM = 1 << 20
+_FLUSH_FROM = 32 << 20
+_TICK = 0.01
+
+
+class Stolen(CacheError):
+    """The file under our name is not the one that we wrote: another process took us for dead."""
+
+
+class Partial:
+    """A file that is still arriving. Use :meth:`open` in a ``with`` statement.
+
+    Attributes:
+        path: Where it is now.
+        length: How many bytes it holds.
+    """
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path = path
+        self.length = 0
+        self._file = file
+        self._keep = True
+        self._published = False
+        self._follow()
+
+    @classmethod
+    def open(cls, folder: Path, stem: str) -> Partial:
+        """The partial of a dead process for that stem, or else a new one.
+
+        Args:
+            folder: Where the final file will be, or at least on the same file system.
+            stem: What is being fetched: only partials of the same stem are continued.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            adopted = _adopt(folder, stem)
+        return adopted or cls.new(folder, stem)
+
+    @classmethod
+    def new(cls, folder: Path, stem: str) -> Partial:
+        """An empty one.
+
+        Raises:
+            CacheError: The folder cannot be written.
+        """
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                path = folder / own_name(stem)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666)
+                file = os.fdopen(descriptor, "r+b", buffering=0)
+                if lock(file) is not False:
+                    return cls(path, file)
+                file.close()  # another process adopted it before we could lock it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; what has arrived stays for the next process to continue, unless it is known to be of no use."""
+        self._unfollow()
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        if not self._keep or self.length == 0:
+            self.discard()
+        elif not self._published:
+            give_up(self.path)
+
+    def discard(self) -> None:
+        """Remove it and what is known of its origin."""
+        self._keep = False
+        self.path.unlink(missing_ok=True)
+        self._origin_path.unlink(missing_ok=True)
+
+    def write(self, block: bytes | memoryview) -> None:
+        """Append bytes.
+
+        Raises:
+            CacheError: The disk is full or broken; the partial is then removed, to give the space back.
+        """
+        try:
+            rest = memoryview(block)
+            while rest:  # unbuffered, so that other processes see it grow
+                rest = rest[self._file.write(rest) :]
+            self.length += len(block)
+            self._hashing.follow(self.length)
+            self._flushing.follow(self.length)
+        except OSError as error:
+            self._keep = False
+            raise disk_error(self.path.parent, error) from error
+
+    def catch_up(self) -> None:
+        """Take over what the file holds already."""
+        self.length = self._file.seek(0, os.SEEK_END)
+        self._hashing.follow(self.length)
+
+    def restart(self) -> None:
+        """Forget what has arrived."""
+        self._unfollow()
+        with disk_errors(self.path.parent):
+            self._file.seek(0)
+            self._file.truncate()
+        self.length = 0
+        self._follow()
+        self._origin_path.unlink(missing_ok=True)
+
+    def _follow(self) -> None:
+        """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
+        self._hasher = hashlib.sha256()
+        self._hashing = Behind(self._hash, step=_HASH_FROM, apart=hasattr(os, "pread"))  # Windows cannot
+        self._flushing = Behind(self._flush, step=_FLUSH_FROM)
+
+    def _unfollow(self) -> None:
+        self._hashing.close()
+        self._flushing.close()
+
+    def _hash(self, begin: int, end: int) -> None:
+        for at in range(begin, end, _HASHED_AT_ONCE):
+            self._hasher.update(self._read(min(_HASHED_AT_ONCE, end - at), at))
+
+    def _read(self, count: int, at: int) -> bytes:
+        """Bytes that were written, wherever the next ones are being written."""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), count, at)
+        self._file.seek(at)
+        try:
+            return self._file.read(count)
+        finally:
+            self._file.seek(0, os.SEEK_END)
+
+    def _flush(self, _begin: int, _end: int) -> None:
+        getattr(os, "fdatasync", os.fsync)(self._file.fileno())
+
+    def touch(self) -> None:
+        """Show other processes that somebody is still at work."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the bytes so far.
+
+        Raises:
+            CacheError: The disk is broken.
+        """
+        with disk_errors(self.path.parent):
+            self._hashing.catch_up(self.length)
+        return self._hasher.hexdigest()
+
+    def head(self, count: int = 512) -> bytes:
+        """The first bytes."""
+        with disk_errors(self.path.parent):
+            return self._read(count, 0)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What names the source of the bytes, and its strong ETag; two empty strings when they are not known."""
+        try:
+            source, etag = self._origin_path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return "", ""
+        return source, etag
+
+    @origin.setter
+    def origin(self, origin: tuple[str, str]) -> None:
+        if self.origin != origin:
+            with disk_errors(self.path.parent):
+                self._origin_path.write_text("\n".join(origin), encoding="utf-8")
+
+    @property
+    def _origin_path(self) -> Path:
+        return self.path.with_name(self.path.name + ORIGIN)
+
+    def publish(self, final: Path, *, read_only: bool = False) -> Path:
+        """Make the file visible under its final name, whole and on the disk. Call it only when the digest is right.
+
+        Args:
+            final: The name to give it.
+            read_only: Take away the permission to write.
+
+        Raises:
+            CacheError: Something that is not a plain file has that name, or the disk is broken.
+            Stolen: What would be published is not what was hashed.
+        """
+        with disk_errors(final.parent):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            refuse_odd(final)
+            self._require_own()
+            self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
+            if read_only and hasattr(os, "fchmod"):
+                os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
+            os.fsync(self._file.fileno())
+            if read_only:
+                # The clock of a file system ticks every few milliseconds. After one tick, a write to the published
+                # file cannot have the time of our last write, so that its stamp will tell.
+                time.sleep(_TICK)
+            if os.name == "nt":
+                self._file.close()
+            self.path.replace(final)
+            self._file.close()
+            sync_folder(final.parent)
+        self._published = True
+        self._origin_path.unlink(missing_ok=True)
+        return final
+
+    def _require_own(self) -> None:
+        ours = os.fstat(self._file.fileno())
+        try:
+            there = self.path.lstat()
+        except FileNotFoundError:
+            there = None
+        if not there or not os.path.samestat(ours, there) or ours.st_size != self.length:
+            raise Stolen(
+                f"{self.path} is not the file that was written there",
+                cause="another process took this one for dead, or something cleans that folder",
+                done="nothing was published",
+                hint="try again",
+                path=self.path,
+            )
+
+
+def _adopt(folder: Path, stem: str) -> Partial | None:
+    """Take over the longest partial whose owner is dead, and remove the others."""
+    adopted = None
+    for path in partials(folder, stem):
+        file = claim(path)
+        if file is None:
+            continue
+        if adopted is None:
+            adopted = _take_over(path, file, stem)
+        else:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
+            file.close()
+    return adopted
+
+
+def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
+    """The partial under a name of ours; as a copy where its owner may yet come back and write to it."""
+    if not surely_dead(path):
+        return _copied(path, file, stem)
+    own = path.with_name(own_name(stem))
+    if not move(path, own):
+        file.close()
+        return None
+    partial = Partial(own, file)
+    partial.catch_up()
+    return partial
+
+
+def _copied(path: Path, file: FileIO, stem: str) -> Partial:
+    partial = Partial.new(path.parent, stem)
+    try:
+        while block := file.read(_BLOCK):
+            partial.write(block)
+    except (OSError, ZooError):  # the bytes are only a saving
+        partial.restart()
+    file.close()
+    origin = path.with_name(path.name + ORIGIN)
+    with contextlib.suppress(OSError):
+        origin.rename(partial.path.with_name(partial.path.name + ORIGIN))
+    path.unlink(missing_ok=True)
+    return partial

@@ -1,0 +1,250 @@
+"""Bring the bytes of one source into a partial file, however often the line drops."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import CacheError
+from zoo_core.weights import digest as digests
+from zoo_core.weights.download.disk import require_space
+from zoo_core.weights.download.pieces import Pieces
+from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from zoo_core.weights.download.partial import Partial
+    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.reply import Reply, Source
+
+_SHARE = 500
+"""An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
+_HANDFUL = 1 << 20
+_AT_LEAST = 1 << 16
+"""The same in bytes, where nobody knows how long the file is."""
+
+
+class Transfer:
+    """The bytes of one source on their way into a partial file.
+
+    Args:
+        source: Where they come from.
+        partial: Where they go; what it holds already is continued.
+        sha256: Its digest, or a prefix of it, or ``""``.
+        size: How many bytes the whole file has, when that is known.
+        policy: How patient to be.
+        advance: Called with the bytes so far and the total, or None when nobody knows it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        partial: Partial,
+        *,
+        sha256: str = "",
+        size: int | None,
+        policy: Policy,
+        advance: Callable[[int, int | None], None],
+    ) -> None:
+        self._source = source
+        self._origin = hashlib.sha256(source.url.encode()).hexdigest()  # a url may hold a password
+        self._partial = partial
+        self._sha256 = sha256
+        self._size = size
+        self._policy = policy
+        self._advance = advance
+        self._connections = policy.connections
+        self._furthest = partial.length
+        self._total = size
+        self._conditional = True
+        self._probed = False
+        self._patience_left = policy.retry_after
+
+    def run(self) -> None:
+        """Fetch until the file is as long as it should be.
+
+        Raises:
+            Permanent: The source cannot serve it.
+            Transient: It failed too often in a row.
+            WrongContent: What it serves is not as long as the file.
+            CacheError: The disk is full or broken.
+        """
+        budget, failures, restarts = self._policy.attempts, 0, 0
+        while True:
+            began = time.monotonic()
+            try:
+                self._attempt()
+            except StaleRange as failure:
+                self._partial.restart()
+                restarts += 1
+                if restarts > self._policy.attempts:
+                    raise Permanent(str(failure)) from failure
+            except Transient as failure:
+                if self._is_whole():
+                    return
+                if self._progressed(time.monotonic() - began):
+                    budget, failures = self._policy.attempts, 0
+                budget, failures = budget - failure.cost, failures + 1
+                if budget <= 0 or not self._pause(failure, failures):
+                    raise
+            else:
+                return
+
+    def _is_whole(self) -> bool:
+        """Whether nothing is missing, whatever was announced."""
+        return digests.is_full(self._sha256) and self._partial.digest == self._sha256
+
+    def _progressed(self, seconds: float) -> bool:
+        """Whether the attempt brought what no earlier one had, and no slower than a drip.
+
+        A line that drops every 20 % still finishes, and one that gives a byte at a time is given up.
+        """
+        enough = max(1, self._total // _SHARE) if self._total else _AT_LEAST
+        gained = self._partial.length - self._furthest
+        self._furthest = max(self._furthest, self._partial.length)
+        return gained >= max(enough, self._policy.min_speed * seconds)
+
+    def _pause(self, failure: Transient, failures: int) -> bool:
+        """Wait before the next attempt; False when the server asked for more than we are ready to wait."""
+        seconds = self._policy.pause(failures)
+        if failure.wait is not None and failure.wait > seconds:
+            if self._patience_left <= 0:
+                return False
+            seconds = min(failure.wait, self._patience_left)
+            self._patience_left -= seconds
+        self._partial.touch()
+        while seconds > 0:  # those who wait for us must not take a long pause for death
+            step = min(seconds, self._policy.patience / 3)
+            self._policy.sleep(step)
+            self._partial.touch()
+            seconds -= step
+        return True
+
+    def _attempt(self) -> None:
+        if self._is_whole() or (self._size is not None and self._partial.length == self._size):
+            return
+        if self._size is not None and self._partial.length > self._size:
+            self._partial.restart()
+        origin, etag = self._partial.origin
+        known = etag if origin == self._origin and self._conditional else ""
+        if not known and not self._sha256:  # without a digest, nothing else would tell two files spliced together
+            self._partial.restart()
+        probe = self._probe()
+        pace = _Pace(self._policy.split_below)
+        with self._source.read(self._partial.length, known, probe) as reply:
+            self._accept(reply, known)
+            split = self._may_split(reply)
+            self._write(pace.until_slow(reply.blocks) if split and not probe else pace.measured(reply.blocks))
+            missing = self._total is not None and self._partial.length < self._total
+            if missing and not (pace.slow and split) and self._partial.length != probe:
+                raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
+        if missing and split and pace.slow:
+            self._in_pieces(reply.etag)
+        elif missing:
+            self._probed = True
+            self._attempt()
+
+    def _probe(self) -> int | None:
+        """Where to end a first request that only finds out how fast the server is; None for all of the rest.
+
+        So nothing that is on its way has to be thrown away when more lines are to bring the rest.
+        """
+        worth_it = self._size is not None and self._size - self._partial.length >= self._policy.split_from
+        if not worth_it or self._connections == 1 or self._probed:
+            return None
+        return self._partial.length + min(_HANDFUL, self._policy.piece)
+
+    def _write(self, blocks: Iterable[bytes]) -> None:
+        for block in blocks:
+            self._require_short(self._partial.length + len(block))
+            self._partial.write(block)
+            self._advance(self._partial.length, self._total)
+
+    def _may_split(self, reply: Reply) -> bool:
+        """Whether several lines may bring the rest: each must be able to tell that it is of the same file."""
+        missing = (self._total or 0) - self._partial.length
+        return self._connections > 1 and reply.ranges and bool(reply.etag) and missing >= self._policy.split_from
+
+    def _in_pieces(self, etag: str) -> None:
+        start, total = self._partial.length, self._total or 0
+        pieces = Pieces(
+            self._source, start=start, total=total, etag=etag, policy=self._policy, alive=self._partial.touch
+        )
+        try:
+            with pieces as blocks:
+                self._write(blocks)
+        except (
+            StaleRange,
+            Permanent,
+            WrongContent,
+        ) as failure:  # not in pieces, then; what has arrived is as good as ever
+            self._connections = 1
+            raise Transient(str(failure), cost=0) from failure
+
+    def _accept(self, reply: Reply, known: str) -> None:
+        """Compare what is announced with what is known, and begin again where the answer does."""
+        if reply.start and known and reply.etag != known and (reply.etag or not self._sha256):
+            raise StaleRange("the file has changed since the first part of it was sent")
+        if reply.start != self._partial.length:
+            # Many machines behind one name may each have a tag of their own for the same bytes. The digest decides.
+            self._conditional = self._conditional and not (known and digests.is_full(self._sha256))
+            self._partial.restart()
+        if self._size is not None and reply.total not in (None, self._size):
+            raise WrongContent(f"announces {reply.total:,} bytes and not {self._size:,}")
+        self._total = self._size if self._size is not None else reply.total
+        if self._total is not None:
+            self._require_space(self._total - self._partial.length)
+        self._partial.origin = (self._origin, reply.etag)
+
+    def _require_space(self, needed: int) -> None:
+        """Refuse what cannot fit; where the length is only what the server says, that is the server's failure."""
+        try:
+            require_space(self._partial.path.parent, needed)
+        except CacheError as error:
+            if self._size is not None or needed <= self._policy.unknown_length:
+                raise
+            raise Permanent(f"announces {needed:,} bytes, which is more than there is room for") from error
+
+    def _require_short(self, length: int) -> None:
+        if self._total is not None and length > self._total:
+            raise WrongContent(f"sends more than the {self._total:,} bytes that it should have")
+        if length > self._policy.unknown_length and self._total is None:  # so much is not asked for a second time
+            limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file whose size nobody gives"
+            raise WrongContent(f"sends more than the {limit}", again=False)
+
+
+class _Pace:
+    """How fast a line is: bytes for each second that we waited for them, and not for our own disk.
+
+    Args:
+        enough: Bytes a second at which one line is enough.
+
+    Attributes:
+        slow: Whether it was slower than that, over the last handful of bytes.
+    """
+
+    def __init__(self, enough: float) -> None:
+        self.slow = False
+        self._enough = enough
+
+    def measured(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The blocks as they are."""
+        waited, count, since = 0.0, 0, time.monotonic()
+        for block in blocks:
+            waited += time.monotonic() - since
+            count += len(block)
+            self.slow = waited * self._enough > max(count, _HANDFUL)
+            yield block
+            if count >= _HANDFUL:
+                waited, count = 0.0, 0
+            since = time.monotonic()
+        self.slow = self.slow or waited * self._enough > count
+
+    def until_slow(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """The blocks, up to where the line becomes slow."""
+        for block in self.measured(blocks):
+            yield block
+            if self.slow:
+                return

@@ -1,0 +1,150 @@
+"""``fetch``: one proven file in a folder of the caller's choice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from zoo_core.errors import UsageError
+from zoo_core.weights import digest as digests
+from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_odd
+from zoo_core.weights.download.from_sources import Order, bring_after
+from zoo_core.weights.download.lock import turn
+from zoo_core.weights.download.ownership import sweep
+from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
+from zoo_core.weights.transport.progress import progress_bar
+from zoo_core.weights.transport.urls import file_name, needs_network, shown
+from zoo_core.weights.trust.rules import require_online, require_trust
+
+_SPARE = 86400.0
+"""Seconds for which a download of something else into the same folder may lie dead: somebody may yet continue it."""
+
+
+def fetch(
+    url: str,
+    dest: str | os.PathLike[str],
+    *,
+    sha256: str,
+    size: int | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    progress: bool | None = False,
+    policy: Policy | None = None,
+) -> Path:
+    """A proven file in a folder, downloaded unless it is there already.
+
+    It is named after the url and the digest, never after what a server says. A second call with a good file there
+    hashes it and opens no socket; a bad file there is moved aside and fetched again.
+
+    Args:
+        url: Where it is: ``https://``, ``http://``, ``file://``, ``package://``, or a scheme that fsspec knows.
+        dest: The folder, made if it is missing.
+        sha256: The digest, in hex: all 64 digits, or at least the first 8.
+        size: Its length in bytes, if you know it; nothing longer is ever accepted.
+        timeout: Seconds of silence after which an attempt has failed.
+        progress: Whether to show a progress bar; None means on a terminal.
+        policy: Everything else about patience, in place of ``timeout``.
+
+    Returns:
+        The path of a file in ``dest`` with that digest.
+
+    Raises:
+        DigestMismatch: Bytes came, but not the right ones; nothing is kept.
+        FetchError: The bytes could not be had; what had arrived is continued by the next call.
+        Untrusted: Nothing says what the bytes should be.
+        Offline: ``ZOO_OFFLINE`` is set and the file is not there.
+        CacheError: The folder cannot be written, or something that is not a plain file is in the way.
+        UsageError: An argument is malformed.
+
+    Example:
+        >>> import hashlib, pathlib, tempfile
+        >>> source = pathlib.Path(tempfile.mkdtemp(), "net.pth")
+        >>> _ = source.write_bytes(b"weights")
+        >>> path = fetch(source.as_uri(), tempfile.mkdtemp(), sha256=hashlib.sha256(b"weights").hexdigest())
+        >>> path.name, path.read_bytes()
+        ('net-9a129038d9a00aed.pth', b'weights')
+    """
+    expected = _checked(url, sha256, size, timeout)
+    require_trust((url,), expected)
+    folder = _folder(dest)
+    final = folder / _name(url, expected)
+    if found := _good(final, expected):
+        return _tidied(found)
+    if needs_network(url):
+        require_online(final.name, (url,))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar(final.name, size, progress) as advance:
+        order = Order(
+            label=shown(url),
+            urls=(url,),
+            folder=folder,
+            stem=final.name,
+            sha256=expected,
+            size=size,
+            place=lambda _digest: final,
+            policy=policy or Policy(timeout=timeout),
+            advance=advance,
+        )
+        lock = folder / f".{final.name}.lock"
+        with turn(lock, ready=final.exists, signs=order.signs, patience=order.policy.patience) as failed:
+            path = _good(final, expected) or bring_after(order, failed).path
+    return _tidied(path)
+
+
+def _tidied(final: Path) -> Path:
+    """The path, when what dead downloads left beside it has been removed."""
+    sweep(final.parent, whole=final.name, spare=_SPARE)
+    return final
+
+
+def _folder(dest: str | os.PathLike[str]) -> Path:
+    try:
+        folder = Path(dest).absolute()
+    except TypeError as error:
+        raise UsageError(f"not a folder: {dest!r}", expected="a path", cause=str(error), dest=dest) from error
+    try:
+        os.fsencode(folder)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"not a folder: {dest!r}", cause=str(error), dest=dest) from error
+    if "\0" in str(folder):
+        raise UsageError(f"not a folder: {dest!r}", cause="a zero byte is in it", dest=dest)
+    return folder
+
+
+def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
+    """The digest in lower case, when every argument makes sense."""
+    try:
+        scheme = urlsplit(url).scheme
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"not a url: {url!r}", cause=str(error), url=url) from error
+    if not scheme or not isinstance(url, str):
+        raise UsageError(f"not a url: {url!r}", expected="https://..., file:///..., or package://...", url=url)
+    digest = str(sha256 or "").strip().lower().removeprefix("sha256:")
+    if digest and not digests.is_digest(digest):
+        raise UsageError(f"not a SHA-256: {sha256!r}", expected="64 hex digits, or at least the first 8", sha256=sha256)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
+        raise UsageError(f"not a size in bytes: {size!r}", expected="a whole number, or None")
+    checked_timeout(timeout)
+    return digest
+
+
+def _name(url: str, digest: str) -> str:
+    """The url's file name with the start of the digest in it, so that two files of one name do not collide."""
+    path = Path(file_name(url))
+    return f"{path.stem}-{digest[:16]}{path.suffix}"
+
+
+def _good(final: Path, digest: str) -> Path | None:
+    """The file if it is there with the right bytes; one with other bytes is moved aside."""
+    refuse_odd(final)
+    try:
+        got, stamp = digests.steady_digest(final)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise read_error(final, error) from error
+    if digests.agrees(got, digest):
+        return final
+    move_aside(final, stamp)
+    return None
