@@ -43,5 +43,5 @@ def named(categories: str) -> tuple[str, ...]:
         >>> len(named("imagenet_1k"))
         1000
     """
-    known = DATA_SETS.get(categories.removeprefix("zoo_core.labels:"))  # as catalogues once wrote it
-    return tuple((known or resolve_name(categories))())
+    ours = categories.removeprefix("zoo_core.labels:")  # as catalogues once wrote it
+    return DATA_SETS[ours]() if ours in DATA_SETS else tuple(resolve_name(categories)())
