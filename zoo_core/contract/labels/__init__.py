@@ -9,6 +9,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @cache
@@ -32,7 +36,10 @@ def imagenet_1k_with_background() -> tuple[str, ...]:
     return ("background", *imagenet_1k())
 
 
-DATA_SETS = {"imagenet_1k": imagenet_1k, "imagenet_1k_with_background": imagenet_1k_with_background}
+DATA_SETS: dict[str, Callable[[], tuple[str, ...]]] = {
+    "imagenet_1k": imagenet_1k,
+    "imagenet_1k_with_background": imagenet_1k_with_background,
+}
 """The class names that a catalogue can refer to by a short name."""
 
 
