@@ -617,7 +617,7 @@ def test_a_recipe_can_name_nothing_but_zoos_own_records(path, saved):
         zoo.load(saved)
 
 
-@pytest.mark.parametrize("verb", ["get", "save", "use", "nonsense", "__import__", "Receipt", "_PUBLIC"])
+@pytest.mark.parametrize("verb", ["get", "save", "use", "nonsense", "__import__", "Receipt", "plugin"])
 def test_a_recipe_can_call_nothing_but_surgery(verb, saved):
     edit_recipe(saved, edits=[{"verb": verb}])
     with pytest.raises(errors.Unreadable, match="no surgery"):

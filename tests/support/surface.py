@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo_core
+import zoo_core.plugin
 import zoo_core.testing
 from zoo_core.contract import hooks
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__).parent.parent / "surface.txt"
 KIT = ("CHECKS", "Conformance", "NonConformance", "example", "specimen")
 """What plugins use of the conformance kit, beside the checks themselves."""
+NAMES = sorted({*zoo_core.__all__, *zoo_core.plugin.__all__} - {"errors", "plugin"})
 HEADER = """\
 # The stable surface of zoo-core: what plugins and users write against. tests/test_surface.py compares it with the code.
 # What is new may be missing here; what is here goes or changes only as the version policy in docs/plugins.md says.
@@ -30,7 +32,7 @@ HEADER = """\
 
 def lines() -> Iterator[str]:
     """One line for each thing that others may rely on."""
-    for name in sorted(zoo_core.__all__):
+    for name in NAMES:
         yield from _of(f"zoo_core.{name}", getattr(zoo_core, name))
     for name in sorted(name for name in vars(hooks) if name.startswith("zoo_")):
         yield f"hook {name} returns {inspect.signature(getattr(hooks, name)).return_annotation}"

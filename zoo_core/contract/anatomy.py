@@ -192,7 +192,7 @@ class Anatomy:
             then reads ``anatomy.scores_in(model(x))``.
 
     Example:
-        >>> from zoo_core import Chain, flatten
+        >>> from zoo_core.plugin import Chain, flatten
         >>> tokens = Anatomy(
         ...     heads=(Head("classifier", in_features=192, num_classes=1000),),
         ...     stem=("embeddings.projection",),

@@ -38,7 +38,7 @@ def read_cards(path: Path | Traversable) -> CardFile:
 
     Example:
         >>> import tempfile, pathlib
-        >>> from zoo_core import Card, write_cards
+        >>> from zoo_core.plugin import Card, write_cards
         >>> file = pathlib.Path(tempfile.mkdtemp(), "catalog.jsonl")
         >>> write_cards(file, [Card(family="acme", name="net", build="acme:net")])
         >>> read_cards(file)[0].id

@@ -39,7 +39,7 @@ def hookimpl(function: F) -> F:
         function: Named like a hook on this page; it is returned as it is.
 
     Example:
-        >>> from zoo_core import Family, hookimpl
+        >>> from zoo_core.plugin import Family, hookimpl
         >>> @hookimpl
         ... def zoo_families():
         ...     return [Family("acme", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy")]
@@ -61,7 +61,7 @@ def zoo_families() -> Sequence[Family]:
         families and nobody else's: ``zoo plugins -v`` shows why. Two plugins that name one family are both refused.
 
     Example:
-        >>> from zoo_core import Family, hookimpl
+        >>> from zoo_core.plugin import Family, hookimpl
         >>> @hookimpl
         ... def zoo_families():
         ...     return [Family("acme", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy", requires="acme-models")]
@@ -77,7 +77,7 @@ def zoo_commands() -> Mapping[str, Any]:
         when the command is used. A name that zoo or another plugin has is a conflict, shown by ``zoo plugins``.
 
     Example:
-        >>> from zoo_core import hookimpl
+        >>> from zoo_core.plugin import hookimpl
         >>> @hookimpl
         ... def zoo_commands():
         ...     return {"finetune": "zoo_finetune.cli:finetune"}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from zoo_core.recipe.record import Recipe
     from zoo_core.surgery.metadata import Edit
 
-_SURGERY = "zoo_core.surgery."
+_VERBS = frozenset({"adapt_stem", "branch", "swap_head", "swap_keypoints", "truncate"})
+"""What a recipe may replay, and nothing else."""
 
 
 def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
@@ -88,15 +89,13 @@ def _repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Mo
 
 def _verb(name: str) -> Callable[..., Any]:
     """The public function of surgery of that name: a recipe can call nothing else."""
-    target = zoo_core._PUBLIC.get(name, "")  # noqa: SLF001 - the one table of what is public
-    found = getattr(zoo_core, name) if target.startswith(_SURGERY) else None
-    if not inspect.isfunction(found):
+    if name not in _VERBS:
         raise Unreadable(
             f"the recipe asks for {name!r}, which is no surgery that this zoo can do",
             cause="a newer zoo wrote it, or it was changed by hand",
             hint="pip install --upgrade zoo-core",
         )
-    return found
+    return cast("Callable[..., Any]", getattr(zoo_core, name))
 
 
 def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:  # noqa: ANN401 - any argument

@@ -238,7 +238,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 @strict_arguments_of("list")
-def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> list[str]:
+def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
     """The qualified names of the models that match; imports neither torch nor any model library.
 
     A family whose library is not installed is left out, unless ``family`` or the pattern names it.
@@ -282,3 +282,6 @@ def info(name: str) -> Info:
         'IMAGENET1K_V1'
     """
     return Info.of(current_zoo().resolve(name)[0])
+
+
+list = list_models  # noqa: A001 - zoo.list is the field's word for it

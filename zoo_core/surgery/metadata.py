@@ -249,3 +249,6 @@ def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa:
     known = knowledge_of(model)
     edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
     attach(unwrap(model), replace(known, edits=(*known.edits, edit)))
+
+
+anatomy, class_names, receipt = anatomy_of, class_names_of, receipt_of  # what the package calls them

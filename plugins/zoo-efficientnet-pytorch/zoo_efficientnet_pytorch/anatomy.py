@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from zoo_core import Anatomy, AnatomyError, Chain, Head, Stage, flatten
+from zoo_core.plugin import Anatomy, AnatomyError, Chain, Head, Stage, flatten
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ import torch
 from efficientnet_pytorch import VALID_MODELS, EfficientNet
 from efficientnet_pytorch.utils import url_map, url_map_advprop
 
-from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 
 _PACKAGE = Path(__file__).parent
 _DIGEST = re.compile(r"-([0-9a-f]{8})\.pth$")

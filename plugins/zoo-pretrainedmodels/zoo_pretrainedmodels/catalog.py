@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core import read_cards
+from zoo_core.plugin import read_cards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo_core import Card
+    from zoo_core.plugin import Card
 
 
 def cards() -> Sequence[Card]:

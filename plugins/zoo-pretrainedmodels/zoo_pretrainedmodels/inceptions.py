@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor
 
-from zoo_core import Anatomy, Chain, flatten
+from zoo_core.plugin import Anatomy, Chain, flatten
 from zoo_pretrainedmodels.convnets import auxiliary_head, library_features
 from zoo_pretrainedmodels.measure import Row, head_at, stages
 

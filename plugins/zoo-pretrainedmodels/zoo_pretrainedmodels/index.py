@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_pretrainedmodels.build import build
 from zoo_pretrainedmodels.library import library
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from zoo_core import AnatomyError, Head, Stage
+from zoo_core.plugin import AnatomyError, Head, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core import Family, hookimpl
+from zoo_core.plugin import Family, hookimpl
 
 
 @hookimpl

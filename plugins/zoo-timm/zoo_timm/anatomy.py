@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import Anatomy, AnatomyError
+from zoo_core.plugin import Anatomy, AnatomyError
 from zoo_timm.exceptions import NO_CLASSIFIER, UNPOOLED
 from zoo_timm.heads import heads, is_model
 from zoo_timm.split import split

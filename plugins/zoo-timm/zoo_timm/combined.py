@@ -11,7 +11,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from timm.models.volo import VOLO
 
-    from zoo_core import Chain
+    from zoo_core.plugin import Chain
 
 
 def two_tokens(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - a distilled DeiT or PiT

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from zoo_core import AnatomyError, Head
+from zoo_core.plugin import AnatomyError, Head
 from zoo_timm.exceptions import CONVOLVED, MORE_HEADS, SCORES_TOKENS
 from zoo_timm.trunks import of_class
 

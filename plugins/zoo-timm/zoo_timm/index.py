@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import timm
 import torch
 
-from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_timm.categories import LISTS
 from zoo_timm.entrypoints import listening, loading_of
 

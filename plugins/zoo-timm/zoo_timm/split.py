@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from zoo_core import Chain, Head
+from zoo_core.plugin import Chain, Head
 from zoo_timm.combined import (
     Apart,
     Averaged,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from zoo_core import Stage
+from zoo_core.plugin import Stage
 from zoo_timm.stems import stem
 from zoo_timm.trunks import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, of_class
 

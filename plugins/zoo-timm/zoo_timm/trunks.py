@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import nn
 
-from zoo_core import Stage
+from zoo_core.plugin import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import Anatomy, Chain, Head, Stage, flatten
+from zoo_core.plugin import Anatomy, Chain, Head, Stage, flatten
 
 if TYPE_CHECKING:
     from zoo_tiny.model import GlyphNet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core import Card, Licenses, Preprocessing, Weights
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights
 from zoo_tiny.characters import CHARACTERS
 
 GLYPHS_V1 = Weights(

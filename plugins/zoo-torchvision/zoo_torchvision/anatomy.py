@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchvision import models
 
-from zoo_core import AnatomyError
+from zoo_core.plugin import AnatomyError
 from zoo_torchvision import convnets, detection, flow, quantized, segmentation, transformers, video
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core import Anatomy
+    from zoo_core.plugin import Anatomy
 
 _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
     models.AlexNet: convnets.sequential,

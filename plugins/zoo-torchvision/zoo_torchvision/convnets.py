@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn import functional
 
-from zoo_core import Anatomy, Chain, Head, InputScaling, flatten
+from zoo_core.plugin import Anatomy, Chain, Head, InputScaling, flatten
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
 
 if TYPE_CHECKING:

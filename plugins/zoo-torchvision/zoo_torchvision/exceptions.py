@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo_core import Preprocessing
+from zoo_core.plugin import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import Anatomy
+from zoo_core.plugin import Anatomy
 from zoo_torchvision.measure import in_sequence
 
 if TYPE_CHECKING:

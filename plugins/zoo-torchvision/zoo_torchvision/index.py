@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torchvision
 from torchvision import models
 
-from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_torchvision import exceptions
 
 if TYPE_CHECKING:

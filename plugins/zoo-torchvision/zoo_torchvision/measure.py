@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import PatchMerging, PatchMergingV2
 from torchvision.models.video.s3d import SepInceptionBlock3D
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
-from zoo_core import AnatomyError, Head, Stage
+from zoo_core.plugin import AnatomyError, Head, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

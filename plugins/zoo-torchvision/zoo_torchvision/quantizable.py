@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model_builder
 
-from zoo_core import ZooError
+from zoo_core.plugin import ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core import Anatomy, Chain, Stage
+from zoo_core.plugin import Anatomy, Chain, Stage
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence, stride
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import Anatomy, Chain, Stage, flatten
+from zoo_core.plugin import Anatomy, Chain, Stage, flatten
 from zoo_torchvision.measure import (
     by_resolution,
     channels,

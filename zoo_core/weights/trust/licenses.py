@@ -31,7 +31,7 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
         UsageError: An item of ``accepted`` is malformed.
 
     Example:
-        >>> from zoo_core import Licenses
+        >>> from zoo_core.plugin import Licenses
         >>> require_license("acme/net@V1", Licenses("mit", "cc-by-nc-4.0"), ["mit", "data:unknown"])
         Traceback (most recent call last):
         ...

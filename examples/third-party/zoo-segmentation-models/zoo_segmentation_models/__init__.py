@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from zoo_core import Card, Family, hookimpl, read_cards
+from zoo_core.plugin import Card, Family, hookimpl, read_cards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ import torch
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import nn
 
-from zoo_core import Anatomy, AnatomyError, Stage
+from zoo_core.plugin import Anatomy, AnatomyError, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

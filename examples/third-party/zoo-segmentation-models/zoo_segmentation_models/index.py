@@ -8,7 +8,7 @@ from typing import Any
 
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 
-from zoo_core import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 
 _HEADS = ("_fc.*", "classifier.*", "fc.*", "head.*", "last_linear.*", "linear.*")
 """What encoders leave out of a file: the head of the classifier that they were trained as."""

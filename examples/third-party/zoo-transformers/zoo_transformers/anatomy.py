@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from zoo_core import Anatomy, AnatomyError, Chain, Head, Stage
+from zoo_core.plugin import Anatomy, AnatomyError, Chain, Head, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core import Card, Licenses, Preprocessing, Weights
+from zoo_core.plugin import Card, Licenses, Preprocessing, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
