@@ -18,9 +18,9 @@ FLOORS = [
     {"registry"},
     {"weights"},
     {"surgery"},
-    {"tracing", "preprocessing", "build"},
-    {"inspect", "predict", "embedding"},
+    {"tracing", "images", "build"},
     {"recipe"},
+    {"inspect", "prediction", "embedding"},
     {"testing", "plugin"},
     {"cli"},
 ]

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 import zoo_core as zoo
 from zoo_core import Preprocessing
 from zoo_core.errors import NotAZooModel, NotSupported, UsageError, ZooError
-from zoo_core.preprocessing.pipeline import compose
+from zoo_core.images.pipeline import compose
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -263,7 +263,7 @@ def test_a_picture_with_as_many_bands_as_the_model_has_channels_is_taken(china):
 )
 def test_a_channel_that_comes_from_no_old_one_needs_numbers_of_your_own(edits, unknown):
     model = adopted(in_channels=4, **edits)
-    with pytest.raises(NotSupported, match=f"nobody knows the mean of channel {unknown}\n"):
+    with pytest.raises(NotSupported, match=f"the mean of channel {unknown} is not known\n"):
         zoo.transforms(model)
     own = zoo.transforms(model, mean=[0.1, 0.2, 0.3, 0.4], std=[1, 2, 3, 4])
     assert normalised(own) == ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4))
@@ -271,7 +271,7 @@ def test_a_channel_that_comes_from_no_old_one_needs_numbers_of_your_own(edits, u
 
 def test_a_silent_channel_stays_unknown_through_later_surgery():
     model = zoo.adapt_stem(adopted(in_channels=4, policy="zero"), 2, map={0: 3, 1: 0})
-    with pytest.raises(NotSupported, match="nobody knows the mean of channel 0\n"):
+    with pytest.raises(NotSupported, match="the mean of channel 0 is not known\n"):
         zoo.transforms(model)
 
 
@@ -313,10 +313,130 @@ def test_training_is_that_of_torchvisions_reference(china):
     assert torch.allclose(zoo.transforms("resnet18", train=True)(china), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18", "raft_small"])
+@pytest.mark.parametrize("name", ["keypointrcnn_resnet50_fpn", "r3d_18", "raft_small"])
 def test_there_are_no_standard_augmentations_for_other_tasks(name):
     with pytest.raises(NotSupported, match=r"no standard augmentations(.|\n)*put your own before"):
         zoo.transforms(name, train=True)
+
+
+def test_training_a_detector_flips_boxes_and_masks_with_the_image():
+    image = torch.arange(4, dtype=torch.uint8).expand(3, 2, 4)
+    boxes = tv_tensors.BoundingBoxes([[0, 0, 1, 2]], format="XYXY", canvas_size=(2, 4))
+    masks = tv_tensors.Mask((image[:1] == 0).to(torch.uint8))
+    pipeline = zoo.transforms("fasterrcnn_resnet50_fpn", train=True)
+    results = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        results.append(pipeline(image, {"boxes": boxes, "masks": masks, "labels": torch.ones(1)}))
+    flipped = [found for found in results if found[0][0, 0, 0] > 0]
+    assert 0 < len(flipped) < len(results)
+    for found, target in results:
+        x = 3 if (found, target) in [(f, t) for f, t in flipped if f is found] else 0
+        assert target["boxes"].tolist() == [[x, 0, x + 1, 2]]
+        assert torch.equal(target["masks"] == 1, found[:1] == 0)
+
+
+def test_training_a_segmenter_moves_the_mask_and_pads_it_with_what_the_loss_leaves_out():
+    image = torch.randint(0, 2, (1, 60, 60), dtype=torch.uint8)
+    pipeline = zoo.transforms("lraspp_mobilenet_v3_large", train=True, size=64)
+    torch.manual_seed(0)
+    found, mask = pipeline((image * 255).expand(3, -1, -1), tv_tensors.Mask(image[0]))
+    assert found.shape == (3, 64, 64)
+    assert mask.shape == (64, 64)
+    assert set(mask.unique().tolist()) <= {0, 1, 255}
+
+
+@pytest.mark.parametrize("target", [{"boxes": torch.ones(1, 4)}, {"masks": torch.ones(1, 8, 8)}])
+def test_targets_that_would_stay_where_they_are_while_the_image_is_flipped_are_refused(target):
+    pipeline = zoo.transforms("fasterrcnn_resnet50_fpn", train=True)
+    with pytest.raises(UsageError, match=r"would not be flipped(.|\n)*tv_tensors"):
+        pipeline(Image.new("RGB", (8, 8)), target)
+
+
+# Another size
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "tiny/glyphnet", "efficientnet_pytorch/efficientnet-b0"])
+def test_another_size_keeps_the_ratio_of_resize_to_crop(name, china):
+    before, now = zoo.preprocessing(name), zoo.preprocessing(name, size=384)
+    assert zoo.transforms(name, size=384)(china).shape[1:] == (384, 384) == now.crop
+    assert all(abs(a / 384 - b / before.crop[0]) < 0.01 for a, b in zip(now.resize, before.resize, strict=True))
+
+
+def test_another_size_of_a_segmenter_is_that_of_the_shorter_side(china):
+    assert zoo.transforms("fcn_resnet50", size=100)(china).shape == (3, 100, 149)
+
+
+def test_a_detector_brings_images_to_its_size_itself():
+    with pytest.raises(NotSupported, match="leave size out"):
+        zoo.transforms("fasterrcnn_resnet50_fpn", size=300)
+
+
+@pytest.mark.parametrize("size", [0, "384", (1, 2, 3), 1.5])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(UsageError, match="size cannot be"):
+        zoo.transforms("resnet18", size=size)
+
+
+# Preprocessing that the user says
+
+
+def test_the_numbers_are_those_of_the_pipeline():
+    model = adopted(in_channels=1)
+    found = zoo.preprocessing(model)
+    assert normalised(zoo.transforms(model)) == (found.mean, found.std)
+    assert len(found.mean) == 1
+
+
+def test_a_model_without_weights_takes_the_preprocessing_of_a_name(china):
+    model = zoo.set_preprocessing(zoo.get("resnet18", weights=None), "resnet18")
+    assert torch.equal(zoo.transforms(model)(china), zoo.transforms("resnet18")(china))
+
+
+def test_a_name_is_put_through_the_channels_that_a_stem_was_adapted_to(china):
+    model = zoo.get("resnet18", weights=None, in_channels=1)
+    zoo.set_preprocessing(model, "resnet18")
+    assert torch.equal(zoo.transforms(model)(china), zoo.transforms(adopted(in_channels=1))(china))
+
+
+def test_a_stem_that_is_adapted_later_takes_the_numbers_along(china):
+    own = Preprocessing(crop=(32, 32), resize=(32, 32), mean=(0.1, 0.2, 0.3), std=(0.5,) * 3)
+    model = zoo.set_preprocessing(zoo.get("resnet18", weights=None), own)
+    zoo.adapt_stem(model, 1)
+    assert zoo.preprocessing(model).mean == pytest.approx((0.2,))
+
+
+def test_a_preprocessing_for_other_channels_is_refused(glyphs):
+    with pytest.raises(UsageError, match=r"3 means and 3 stds for a model of 1 channels"):
+        zoo.set_preprocessing(glyphs, "resnet18")
+
+
+def test_what_is_no_preprocessing_is_refused(glyphs):
+    for wrong in (3, {"crops": [1]}, {"fit": "nonsense"}):
+        with pytest.raises(UsageError):
+            zoo.set_preprocessing(glyphs, wrong)
+
+
+@pytest.mark.parametrize("said", ["save", "set"])
+def test_a_save_holds_the_preprocessing_that_the_user_said(said, tmp_path, china):
+    own = Preprocessing(crop=(32, 32), resize=(36,), mean=(0.3,), std=(0.2,))
+    model = zoo.adapt_stem(zoo.get("tiny/glyphnet", weights=None), 3)
+    zoo.adapt_stem(model, 1)
+    if said == "set":
+        zoo.set_preprocessing(model, own)
+    folder = zoo.save(model, tmp_path / "save", preprocessing=own if said == "save" else None)
+    loaded = zoo.load(folder)
+    assert zoo.preprocessing(loaded) == own
+    assert zoo.preprocessing(zoo.load(zoo.save(loaded, tmp_path / "again"))) == own
+    if said == "save":
+        with pytest.raises(NotSupported, match="set_preprocessing"):  # the model itself is as it was
+            zoo.transforms(model)
+
+
+def test_a_recipe_names_no_module_of_ours_for_a_preprocessing(tmp_path, glyphs):
+    text = (zoo.save(glyphs, tmp_path / "save", preprocessing="tiny/glyphnet") / "recipe.json").read_text()
+    assert "set_preprocessing" in text
+    assert "zoo_core" not in text.replace('"zoo_core":', "").replace('"zoo-core"', "")
 
 
 # The kinds of preprocessing
@@ -324,23 +444,20 @@ def test_there_are_no_standard_augmentations_for_other_tasks(name):
 
 def of(shape=(60, 90), colour=0, **fields):
     """What a pipeline makes of a picture of one colour."""
-    pipeline = compose(Preprocessing(**fields), "classification", MEAN, STD, reorder=True, train=False)
+    pipeline = compose(Preprocessing(**fields), "classification", train=False)
     return pipeline(Image.new("RGB", shape[::-1], (colour,) * 3))
 
 
 def test_squash_gives_a_picture_other_proportions_and_cover_keeps_them(china):
     fields = {"crop": (100, 100), "resize": (100, 100)}
     pipelines = [
-        compose(Preprocessing(**fields, fit=fit), "classification", MEAN, STD, reorder=True, train=False)
-        for fit in ("squash", "cover")
+        compose(Preprocessing(**fields, fit=fit), "classification", train=False) for fit in ("squash", "cover")
     ]
     china = china.resize(
         (640, 400)
     )  # where the longer side comes out whole, since torchvision cuts off and timm rounds
     squashed, covered = (pipeline(china) for pipeline in pipelines)
-    shorter_side = compose(
-        Preprocessing(crop=(100, 100), resize=(100,)), "classification", MEAN, STD, reorder=True, train=False
-    )
+    shorter_side = compose(Preprocessing(crop=(100, 100), resize=(100,)), "classification", train=False)
     assert not torch.equal(squashed, covered)
     assert torch.equal(covered, shorter_side(china))
 

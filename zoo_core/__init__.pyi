@@ -15,8 +15,10 @@ from .embedding.cached_features import cached_features as cached_features
 from .errors import AnatomyError as AnatomyError
 from .errors import ZooError as ZooError
 from .errors import ZooWarning as ZooWarning
+from .images.numbers import preprocessing as preprocessing
+from .images.numbers import set_preprocessing as set_preprocessing
+from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats
-from .preprocessing.transforms import transforms as transforms
 from .recipe.load import load as load
 from .recipe.save import save as save
 from .registry.zoo import Zoo as Zoo

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoo_core.recipe.record import Recipe
     from zoo_core.surgery.metadata import Edit
 
-_VERBS = frozenset({"adapt_stem", "branch", "swap_head", "swap_keypoints", "truncate"})
+_VERBS = frozenset({"adapt_stem", "branch", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"})
 """What a recipe may replay, and nothing else."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.records import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.images.numbers import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.plain import to_plain
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.contract.card import Card
+    from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.metadata import Knowledge
 
 
@@ -35,6 +36,7 @@ def save(
     folder: str | os.PathLike[str],
     *,
     class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | str | None = None,
     custom_heads: bool = False,
 ) -> Path:
     """Save a model with all that surgery has done to it, for :func:`zoo_core.load` to bring back.
@@ -53,6 +55,8 @@ def save(
             which writes; every process has to call this, and all return or raise alike.
         folder: Where to. One that holds a save already changes over to the new one all at once.
         class_names: What the classes are called, in the order of the scores; None keeps what is known.
+        preprocessing: How images are prepared, as for :func:`zoo_core.set_preprocessing`: a name of a model, or a
+            :class:`~zoo_core.Preprocessing`; None keeps what is known.
         custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
 
     Returns:
@@ -62,7 +66,8 @@ def save(
         NotAZooModel: zoo knows nothing about the model.
         NotSupported: It cannot be built again: it was adopted without a name, changed by hand, or has a head of its own
             code; the message says which and what to do.
-        UsageError: Other files are in the folder, or the class names are not as many as the scores.
+        UsageError: Other files are in the folder, or the class names are not as many as the scores, or
+            the preprocessing not for as many channels as the model has.
         WeightsError: The folder cannot be written; what was there before is untouched.
 
     Example:
@@ -73,6 +78,8 @@ def save(
         ('cat', 'dog')
     """
     known, target = knowledge_of(model), Path(folder)
+    if preprocessing is not None:
+        known = with_preprocessing(known, fitting(model, preprocessing))
     with whole(unwrap(model)) as bare:
         if bare is not None:  # another process has the whole tensors, and writes them
             _save(bare, known, target, class_names, custom_heads=custom_heads)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _GREY, _RGB = 1, 3
 _FEWEST_AXES = 3
 _PIL_MODES = {_GREY: "L", _RGB: "RGB"}
+_TYPES = {"boxes": "BoundingBoxes", "masks": "Mask", "mask": "Mask", "keypoints": "KeyPoints"}
+"""What torchvision calls the type of a target that is usually named so."""
 _DEEP_MODES = ("I", "F")
 """What the modes of PIL pictures with more than 8 bits begin with; PIL would cut such values off at 255."""
 
@@ -89,6 +91,47 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
             expected=f"{self.count} channels" + (", or grey" if self.count == _RGB else ""),
             cause="the channels of a tensor are its third axis from the end: [..., C, H, W]",
         )
+
+
+class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Refuse a sample whose boxes or masks would stay where they are while its image is flipped.
+
+    Example:
+        >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
+        >>> image, targets = RequireTypedTargets()(torch.zeros(3, 8, 8), {"masks": masks, "labels": torch.ones(2)})
+    """
+
+    def forward(self, *inputs: Any) -> Any:  # noqa: ANN401 - v2's own signature
+        """The sample as it is.
+
+        Raises:
+            UsageError: Something in it that belongs to places of the image is a plain tensor.
+        """
+        flat: list[tuple[str, Any]] = []
+        _collect(inputs, "", flat)
+        images = [item for _, item in flat if _is_picture(item)]
+        for name, item in flat:
+            is_plain = isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
+            if is_plain and item is not images[0] and (item.ndim >= _FEWEST_AXES or name in _TYPES):
+                kind = _TYPES.get(name, "Mask")
+                raise UsageError(
+                    f"{name or 'a target'} of the shape {list(item.shape)} would not be flipped with the image",
+                    expected=f"a torchvision.tv_tensors.{kind}",
+                    got="a plain tensor",
+                    hint=f"tv_tensors.{kind}(...), with format and canvas_size where it takes them",
+                )
+        return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa: ANN401 - any sample
+    if isinstance(item, dict):
+        for key, value in item.items():
+            _collect(value, str(key), flat)
+    elif isinstance(item, list | tuple):
+        for value in item:
+            _collect(value, name, flat)
+    else:
+        flat.append((name, item))
 
 
 class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types

@@ -1,0 +1,246 @@
+"""``zoo.preprocessing``: the numbers behind the transforms of a model, to read and to give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.contract.card import Preprocessing
+from zoo_core.contract.records import preprocessing_from_record, preprocessing_to_record
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.example import example_input
+from zoo_core.surgery.metadata import Edit, attach, knowledge_of, unwrap
+from zoo_core.surgery.stem.filters import plan_channels
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from zoo_core.surgery.metadata import Knowledge
+
+_VERB = "set_preprocessing"
+_SIDES = 2
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the images of a model or of a name go through; a mean or std that is NaN is one that is not known.
+
+    Attributes:
+        preprocessing: With a number for each channel that the model has now.
+        task: What the model does, as on its card.
+    """
+
+    preprocessing: Preprocessing
+    task: str
+
+
+@strict_arguments
+def preprocessing(model: nn.Module | str, *, size: int | Sequence[int] | None = None) -> Preprocessing:
+    """What an image goes through before ``model`` sees it, as numbers: for albumentations or a server.
+
+    :func:`zoo_core.transforms` is the pipeline of the same numbers.
+
+    Args:
+        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt(..., weights=...)``; or ``family/name@tag``, for
+            which nothing is fetched or built.
+        size: Height and width of the crop, or one number for both, instead of those of the weights.
+
+    Returns:
+        The record; ``dataclasses.asdict`` makes plain data of it. Where :func:`zoo_core.adapt_stem` has changed the
+        channels there is one mean and std for each channel that the model has now.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about the model.
+        NotSupported: The model has no preprocessing, a channel of it has no numbers, or it takes no size.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> found = zoo.preprocessing("resnet18@IMAGENET1K_V1")
+        >>> found.resize, found.crop, found.mean
+        ((256,), (224, 224), (0.485, 0.456, 0.406))
+        >>> zoo.preprocessing("resnet18@IMAGENET1K_V1", size=384).resize
+        (439,)
+    """
+    found = numbers_of(model)
+    for name in ("mean", "std"):
+        require_known(name, getattr(found.preprocessing, name))
+    return resized(found, size)
+
+
+@strict_arguments
+def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[str, Any] | str) -> nn.Module:
+    """Say what images go through before ``model`` sees them: for an untrained model, or weights of your own.
+
+    It stays with the model: :func:`zoo_core.transforms`, :func:`zoo_core.predict` and :func:`zoo_core.save` use it.
+
+    Args:
+        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``; changed by what zoo knows of it alone.
+        preprocessing: The name of a model, ``family/name@tag``, whose weights are prepared for in the same way; or a
+            :class:`~zoo_core.Preprocessing` with a mean and std for each channel of the model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: It has not one mean and std for each channel, or is no preprocessing.
+        UnknownModel: There is no model of that name.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.set_preprocessing(zoo.get("resnet18", weights=None), "resnet18")
+        >>> zoo.preprocessing(model).crop
+        (224, 224)
+    """
+    attach(unwrap(model), with_preprocessing(knowledge_of(model), fitting(model, preprocessing)))
+    return model
+
+
+def with_preprocessing(known: Knowledge, preprocessing: Preprocessing) -> Knowledge:
+    """What is known of a model, and how its images are prepared from now on."""
+    edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
+    return replace(known, edits=(*known.edits, edit))
+
+
+def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
+    """A preprocessing with a number for each channel of ``model``, from what a user gave.
+
+    Raises:
+        UsageError: It has not one mean and std for each channel, or is no preprocessing.
+    """
+    found = _record(preprocessing)
+    channels = example_input(model).shape[1]
+    edits = [edit for edit in knowledge_of(model).edits if edit.verb == "adapt_stem"]
+    if isinstance(preprocessing, str) and edits and len(found.mean) != channels:
+        found = _through(edits, found)
+    if len(found.mean) == len(found.std) == channels:
+        return found
+    raise UsageError(
+        f"a preprocessing of {len(found.mean)} means and {len(found.std)} stds for a model of {channels} channels",
+        expected=f"{channels} of each",
+        hint="dataclasses.replace(zoo.preprocessing(name), mean=(...), std=(...)) has numbers of your own",
+    )
+
+
+def _record(preprocessing: object) -> Preprocessing:
+    if isinstance(preprocessing, str):
+        card, tag = current_zoo().resolve(preprocessing)
+        return card.find(tag).preprocessing
+    if isinstance(preprocessing, Mapping):
+        try:
+            preprocessing = preprocessing_from_record(dict(preprocessing))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"that is no preprocessing: {error}", hint="zoo.Preprocessing has the fields") from error
+    if not isinstance(preprocessing, Preprocessing):
+        raise UsageError(
+            f"a preprocessing cannot be {preprocessing!r:.60}", expected="a zoo.Preprocessing, or the name of a model"
+        )
+    return preprocessing
+
+
+def numbers_of(model: nn.Module | str) -> Numbers:
+    """What the images of a model or of a name go through.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about the model.
+        NotSupported: Nothing says how its images are prepared.
+    """
+    if isinstance(model, str):
+        card, tag = current_zoo().resolve(model)
+        return Numbers(card.find(tag).preprocessing, card.task)
+    known = knowledge_of(model)
+    task = known.card.task if known.card else "classification"
+    edits = list(known.edits)
+    latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
+    if latest is None:
+        start = known.preprocessing
+    else:
+        start, edits = _record(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
+    if start is None:
+        raise _unsaid(known)
+    return Numbers(_through([edit for edit in edits if edit.verb == "adapt_stem"], start), task)
+
+
+def _through(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
+    """The preprocessing after the stem was adapted; NaN for a channel that comes from no old one.
+
+    Its channels are then taken in the order in which they come.
+    """
+    if not edits:
+        return before
+    mean, std = (_numbers_through(edits, numbers) for numbers in (before.mean, before.std))
+    return replace(before, mean=mean, std=std, channel_order="RGB")
+
+
+def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
+    for edit in edits:
+        arguments = edit.arguments
+        plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])
+        new = plan.numbers(numbers)
+        kept = _channels_kept(plan.policy, plan.sources, len(numbers))
+        numbers = [value if kept is None or i in kept else math.nan for i, value in enumerate(new)]
+    return tuple(numbers)
+
+
+def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:  # noqa: ANN401 - a mapping or None
+    """The new channels that come from old ones; None for all of them."""
+    if sources is not None:
+        return tuple(sources)
+    return {"random": (), "zero": range(old)}.get(policy)
+
+
+def require_known(name: str, numbers: Sequence[float]) -> None:
+    """Refuse numbers of which one is not known.
+
+    Raises:
+        NotSupported: One is NaN.
+    """
+    if unknown := [i for i, value in enumerate(numbers) if math.isnan(value)]:
+        raise NotSupported(
+            f"the {name} of channel {', '.join(map(str, unknown))} is not known",
+            cause="it starts silent or random, so that it means what your data put there",
+            hint=f"zoo.transforms(model, {name}=[...]) with {len(numbers)} numbers, measured on your own data, or "
+            "zoo.set_preprocessing(model, zoo.Preprocessing(...)) for all that follows",
+        )
+
+
+def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing:
+    """The preprocessing for images of another size: the crop is that size, and the resize keeps its ratio to it.
+
+    Raises:
+        UsageError: ``size`` is no size.
+        NotSupported: The model brings images to its size itself.
+    """
+    before = numbers.preprocessing
+    if size is None:
+        return before
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != _SIDES or any(type(side) is not int or side < 1 for side in sides):
+        raise UsageError(f"size cannot be {size!r}", expected="pixels, or height and width, such as 384 or (384, 512)")
+    if not before.crop and not before.resize:
+        raise NotSupported(
+            f"a model for {numbers.task} brings images to its size itself",
+            hint="leave size out, and set model.transform.min_size and .max_size where it has them",
+        )
+    if not before.crop:
+        return replace(before, resize=(min(sides),) if isinstance(size, int) else sides)
+    height, width = (new / old for new, old in zip(sides, before.crop, strict=True))
+    ratios = (height, width) if len(before.resize) == _SIDES else (max(height, width),)
+    resize = tuple(round(old * ratio) for old, ratio in zip(before.resize, ratios, strict=True))
+    return replace(before, crop=(sides[0], sides[1]), resize=resize)
+
+
+def _unsaid(known: Knowledge) -> NotSupported:
+    name = known.card.id if known.card else None
+    named = f'"{name}"' if name else '"family/name"'
+    return NotSupported(
+        f"no weights say how images for this {name or 'model'} are prepared",
+        cause="it is untrained, has weights of your own, or was adopted without saying which it has",
+        hint=f"zoo.set_preprocessing(model, {named}) prepares them as for its published weights, and "
+        f"zoo.transforms({named}) is their pipeline alone",
+    )
