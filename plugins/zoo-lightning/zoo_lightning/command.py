@@ -1,0 +1,119 @@
+"""``zoo finetune``: the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo_core.errors import ZooError
+
+
+def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    """``layer4=3`` as part and epoch."""
+    pairs = [value.rpartition("=") for value in values]
+    for part, _equals, epoch in pairs:
+        if not part or not epoch.isdigit():
+            raise click.BadParameter("expected PART=EPOCH, such as layer4=3")
+    return {part: int(epoch) for part, _equals, epoch in pairs}
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="Name of a model, such as resnet18 or timm/vit_tiny_patch16_224.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to.")
+@click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images of a batch.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of the backbone; 0 finds one.")
+@click.option("--head-lr", type=float, help="Learning rate of the head; that of the backbone where it is left out.")
+@click.option("--layer-decay", type=float, help="Factor on the rate for each stage away from the head, such as 0.7.")
+@click.option(
+    "--weight-decay", type=float, default=0.05, show_default=True, help="Of weights, not of biases and norms."
+)
+@click.option("--freeze", multiple=True, metavar="PART", help="What stays as it is: backbone, a stage, a pattern.")
+@click.option(
+    "--unfreeze-at", multiple=True, metavar="PART=EPOCH", callback=_epochs_of_parts, help="When it trains after all."
+)
+@click.option(
+    "--cache-features",
+    "head_epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="EPOCHS",
+    help="First train the head alone, on features that are computed once.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["none", "light", "standard", "strong"]),
+    default="standard",
+    show_default=True,
+    help="Preset of augmentation.",
+)
+@click.option("--mixup", type=click.FloatRange(min=0), default=0.0, help="Strength of MixUp.")
+@click.option(
+    "--label-smoothing", type=click.FloatRange(0, 1), default=0.0, help="Share of each target given to all classes."
+)
+@click.option("--balance", is_flag=True, help="Weigh classes by the inverse of how many images they have.")
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better score.")
+@click.option("--ema", type=click.FloatRange(0, 1), help="Decay of an average of the weights, such as 0.999.")
+@click.option("--precision", default="32-true", show_default=True, help="32-true, bf16-mixed or 16-mixed.")
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, help="Batches whose gradients are added up.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that decode images."
+)
+@click.option(
+    "--val",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share to validate with, where the data has no split.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything drawn at random.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run to the same folder.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - the options above
+    r"""Fine-tune MODEL on the images in DATA, and save it to a folder that zoo.load and zoo predict take.
+
+    DATA is a folder with one folder of images for each class (or train and val folders of those), a CSV with the
+    columns path and label, or a Hugging Face dataset on disk.
+
+    \b
+    Example:
+        zoo finetune flowers/ --model resnet18 --freeze backbone --cache-features 20 --epochs 5 --out my-flowers
+    """
+    from zoo_lightning.data import read_data
+
+    resume, dry, quiet = (options.pop(name) for name in ("resume", "dry_run", "quiet"))
+    options["lr"] = options["lr"] or None
+    images = read_data(data, val=options["val"], seed=options["seed"])
+    for note in images.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
+    )
+    if dry:
+        _explain(model, images.counts(), options)
+        return
+    from zoo_lightning.run import finetune as run
+
+    result = run(images, model=model, out=out, resume=resume, trainer={"enable_progress_bar": not quiet}, **options)
+    click.echo(f"accuracy {result.metrics['accuracy']:.1%} on the validation images")
+    click.echo(f"saved {result.folder}, report {result.report}")
+
+
+def _explain(model: str, counts: dict[str, int], options: dict[str, Any]) -> None:
+    """What a run would do: nothing is fetched, built or written."""
+    import zoo_core as zoo
+
+    for name, count in counts.items():
+        click.echo(f"  {name}: {count}")
+    card = zoo.info(model)
+    click.echo(f"{card.id if hasattr(card, 'id') else model}: a new head of {len(counts)} classes")
+    frozen = ", ".join(options["freeze"]) or "nothing"
+    click.echo(
+        f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"
+    )
+    if not options["epochs"] + options["head_epochs"]:
+        raise ZooError("there is no epoch to train", hint="--epochs 5")

@@ -1,0 +1,65 @@
+"""The head alone, on cached features: many epochs for about one pass of the backbone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import zoo_core as zoo
+from zoo_core.errors import NotSupported
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch.utils.data import Dataset
+
+    from zoo_lightning.module import FineTune
+
+
+def train_head(
+    module: FineTune, dataset: Dataset[Any], *, epochs: int, batch_size: int, workers: int, folder: Path, device: str
+) -> list[float]:
+    """Train the head of a frozen backbone on features that are computed once.
+
+    Args:
+        module: Whose head learns, at its ``head_lr``, or ``lr`` where that is None.
+        dataset: Images and targets, without augmentation: each image has one feature.
+        epochs: How often the features are gone through.
+        batch_size: Features of a batch.
+        workers: Processes that decode images in the one pass.
+        folder: Where the features are kept.
+        device: Where the backbone and the head run.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        NotSupported: Something of the backbone is trainable, and its features would change.
+    """
+    backbone, head = zoo.split(module.model)
+    if any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise NotSupported(
+            "features can be cached of a frozen backbone only",
+            cause="parameters of the backbone are trainable",
+            hint="freeze it: --freeze backbone, or zoo.freeze(model, 'backbone')",
+        )
+    features = zoo.cached_features(
+        backbone.to(device), dataset, folder=folder, batch_size=batch_size, num_workers=workers, device=device
+    )
+    parameters = [parameter for parameter in head.to(device).parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=module.head_lr or module.lr, weight_decay=module.weight_decay)
+    batches = features.batches(batch_size, device=device, shuffle=True, seed=module.seed)
+    torch.manual_seed(module.seed)  # for dropout in the head
+    losses = []
+    head.train()
+    for _ in range(epochs):
+        total = 0.0
+        for inputs, targets in batches:
+            optimizer.zero_grad(set_to_none=True)
+            loss = module.loss(head(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types there
+            optimizer.step()
+            total += loss.item() * len(inputs)
+        losses.append(total / len(features))
+    return losses

@@ -1,0 +1,160 @@
+"""Samples as tensors: augmented by preset, the same whatever the number of workers and wherever a run is resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+import zoo_core as zoo
+from zoo_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import nn
+
+    from zoo_lightning.data import ImageData, Sample
+
+AUGMENT = ("none", "light", "standard", "strong")
+"""The presets of augmentation, from none to strong."""
+
+
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images and targets; an index counts on through the epochs, so that it alone decides what is drawn at random.
+
+    Args:
+        samples: What is in it.
+        transform: Makes a tensor of an image.
+        num_classes: Length of a multi-label target; 0 for a class index.
+        seed: Of everything drawn at random.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], transform: Callable[[Any], Tensor], num_classes: int = 0, seed: int = 0
+    ) -> None:
+        self.samples, self.transform, self.num_classes, self.seed = samples, transform, num_classes, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[index % len(self.samples)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.seed, index))
+            return self.transform(sample.image()), self._target(sample)
+
+    def _target(self, sample: Sample) -> Tensor:
+        if not self.num_classes:
+            return torch.tensor(sample.labels[0])
+        target = torch.zeros(self.num_classes)
+        target[list(sample.labels)] = 1.0
+        return target
+
+
+class EpochSampler(Sampler[int]):
+    """The samples of one process: all of them once an epoch, over all processes, in an order that the epoch decides.
+
+    Batches of several processes hold together what one process would see in a batch as large as theirs together.
+
+    Args:
+        length: Samples of the dataset.
+        seed: Decides the order; None keeps it, for validation.
+
+    Example:
+        >>> sampler = EpochSampler(4, seed=0)
+        >>> first = list(sampler)
+        >>> sampler.set_epoch(1)
+        >>> sorted(first), sorted(sampler)
+        ([0, 1, 2, 3], [4, 5, 6, 7])
+    """
+
+    def __init__(self, length: int, seed: int | None) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; Lightning does."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._places())
+
+    def __iter__(self) -> Iterator[int]:
+        places = self._places()
+        if self.seed is None:
+            yield from places
+            return
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        yield from (self.epoch * self.length + order[place % self.length] for place in places)
+
+    def _places(self) -> range:
+        """Every world-size-th place; all processes have equally many in training, which the first samples fill up."""
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
+        end = self.length if self.seed is None else -(-self.length // world) * world
+        return range(rank, end, world)
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """A seed of its own for each number, far from its neighbours' (the finalizer of SplitMix64).
+
+    Example:
+        >>> mixed_seed(0, 1) != mixed_seed(1, 0)
+        True
+    """
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + number + 0x9E3779B97F4A7C15) & mask
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return (value ^ (value >> 31)) >> 1
+
+
+def transform_for(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
+    """The preprocessing of the model's weights, after the augmentations of a preset.
+
+    Args:
+        model: A model from ``zoo.get``.
+        augment: ``"none"``; ``"light"``: shifts by up to a tenth and small turns, for images whose sides matter, such
+            as digits; ``"standard"``: crops and flips as torchvision's reference trains; ``"strong"``: those after
+            RandAugment.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    if augment not in AUGMENT:
+        raise UsageError(f"there is no augmentation {augment!r}", expected=", ".join(AUGMENT))
+    if augment in ("none", "light"):
+        plain = zoo.transforms(model)
+        return v2.Compose([v2.RandomAffine(8, translate=(0.1, 0.1)), plain]) if augment == "light" else plain
+    standard = zoo.transforms(model, train=True)
+    return v2.Compose([v2.RandAugment(), standard]) if augment == "strong" else standard
+
+
+def loaders(
+    data: ImageData, model: nn.Module, *, augment: str, batch_size: int, workers: int, seed: int
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """The batches to train on, and those to validate with.
+
+    Args:
+        data: From :func:`zoo_lightning.read_data`.
+        model: Whose preprocessing is used.
+        augment: The preset for training.
+        batch_size: Images of a batch, on each process.
+        workers: Processes that decode images.
+        seed: Of the order and of the augmentations.
+    """
+    width = len(data.class_names) if data.multi_label else 0
+    train = ImageDataset(data.train, transform_for(model, augment), width, seed)
+    val = ImageDataset(data.val, transform_for(model, "none"), width, seed)
+    shared: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0}
+    return (
+        DataLoader(train, sampler=EpochSampler(len(train), seed), **shared),
+        DataLoader(val, sampler=EpochSampler(len(val), None), **shared),
+    )

@@ -1,0 +1,173 @@
+"""``FineTune``: a pretrained model in training, as an ordinary ``LightningModule``."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+from torchvision.transforms import v2
+
+import zoo_core as zoo
+from zoo_core.errors import NotSupported, UsageError
+from zoo_lightning.loading import mixed_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torchmetrics import Metric
+
+METRIC = "val_score"
+"""Accuracy, or mean average precision where an image has several classes."""
+
+
+class FineTune(LightningModule):
+    """A model in training: AdamW on the groups of :func:`zoo_core.param_groups`, warm-up and cosine decay.
+
+    Subclass it for another loss (:meth:`loss`) or another optimizer (``configure_optimizers``).
+
+    Args:
+        model: A classifier from ``zoo.get``, with as many outputs as there are classes.
+        lr: Learning rate of the backbone.
+        head_lr: Learning rate of the head; None for that of the backbone.
+        layer_decay: Factor on the learning rate for each stage away from the head; None for none.
+        weight_decay: Of weights, not of biases and norms.
+        label_smoothing: From 0 to 1.
+        class_weights: A factor for the loss of each class.
+        mixup: Strength of MixUp (https://arxiv.org/abs/1710.09412); 0 for none.
+        multi_label: Whether an image has any number of classes.
+        warmup: Share of all steps over which the learning rate rises.
+        unfreeze_at: Stage or part to epoch: what is frozen at first becomes trainable when that epoch begins.
+        seed: Of everything drawn at random in training.
+
+    Raises:
+        UsageError: The number of class weights is not that of the classes.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> module = FineTune(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"), lr=1e-3)
+        >>> module(torch.zeros(2, 1, 32, 32)).shape
+        torch.Size([2, 9])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float = 1e-3,
+        head_lr: float | None = None,
+        layer_decay: float | None = None,
+        weight_decay: float = 0.05,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        mixup: float = 0.0,
+        multi_label: bool = False,
+        warmup: float = 0.05,
+        unfreeze_at: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.lr, self.head_lr, self.layer_decay, self.weight_decay = lr, head_lr, layer_decay, weight_decay
+        self.label_smoothing, self.multi_label, self.warmup, self.seed = label_smoothing, multi_label, warmup, seed
+        self.unfreeze_at = dict(unfreeze_at or {})
+        main = zoo.anatomy(model).main
+        if main is None:
+            raise NotSupported("a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)")
+        if class_weights is not None and len(class_weights) != main.num_classes:
+            raise UsageError(f"{len(class_weights)} class weights for {main.num_classes} classes")
+        weights = torch.tensor(class_weights) if class_weights is not None else None
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup and not multi_label else None
+        self.score: Metric = (
+            MultilabelAveragePrecision(main.num_classes)
+            if multi_label
+            else MulticlassAccuracy(main.num_classes, average="micro")
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores ``[N, num_classes]`` of images ``[N, C, H, W]``."""
+        scores = zoo.anatomy(self.model).scores_in(self.model(images))
+        assert isinstance(scores, Tensor)  # noqa: S101 - what scores_in promises
+        return scores
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, or binary cross-entropy where an image has several classes."""
+        weights: Any = self.class_weights
+        if self.multi_label:
+            return functional.binary_cross_entropy_with_logits(scores, targets, pos_weight=weights)
+        return functional.cross_entropy(scores, targets, weight=weights, label_smoothing=self.label_smoothing)
+
+    def on_fit_start(self) -> None:
+        """Refuse what several processes would do wrongly without an error."""
+        if self.unfreeze_at and self.trainer.world_size > 1:
+            raise NotSupported(
+                "unfreezing on a schedule needs a single process",
+                cause="DistributedDataParallel averages gradients only of what was trainable at first",
+                hint="train the head first, and then everything in a second run",
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Unfreeze what is due."""
+        if due := [name for name, epoch in self.unfreeze_at.items() if epoch <= self.current_epoch]:
+            zoo.unfreeze(self.model, *due)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401, ARG002 - Lightning's signature
+        """Seed, so that a resumed run draws what an uninterrupted one draws, whatever else took random numbers."""
+        place = (self.current_epoch << 32) + batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(mixed_seed(self.seed, place))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """One batch."""
+        images, targets = self.mix(*batch) if self.mix else batch
+        loss = self.loss(self(images), targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """One batch."""
+        images, targets = batch
+        scores = self(images)
+        self.score(scores, targets.int())
+        self.log("val_loss", self.loss(scores, targets), sync_dist=True, batch_size=len(images), prog_bar=True)
+        self.log(METRIC, self.score, prog_bar=True, batch_size=len(images))
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of the many forms that Lightning takes
+        """AdamW and a schedule. What is frozen is in the groups too: without a gradient it is passed over."""
+        with _trainable(self.model):
+            groups = zoo.param_groups(
+                self.model,
+                lr=self.lr,
+                head_lr=self.head_lr,
+                layer_decay=self.layer_decay,
+                weight_decay=self.weight_decay,
+            )
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        rises = max(1, round(self.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < rises:
+                return (step + 1) / rises
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rises) / max(1, steps - rises))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def _trainable(model: nn.Module) -> Iterator[None]:
+    """Every parameter with gradients inside the block, so that one that is unfrozen later has its group already."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature

@@ -1,0 +1,291 @@
+"""``finetune``: from images to a saved model, in one call that can be killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.tuner.tuning import Tuner
+
+import zoo_core as zoo
+from zoo_core.errors import UsageError
+from zoo_lightning.data import ImageData, read_data
+from zoo_lightning.evaluate import evaluate
+from zoo_lightning.head_first import train_head
+from zoo_lightning.loading import ImageDataset, loaders, transform_for
+from zoo_lightning.module import METRIC, FineTune
+from zoo_lightning.report import write_report
+from zoo_lightning.resume import History, ResumePoint
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+    from torch.utils.data import Dataset
+
+REPORT, METRICS = "report.html", "metrics.json"
+RUN = "run"
+"""The ending of the folder of a run that is not finished, beside the one it writes to."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is trained; every one is a keyword of :func:`finetune`.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: Images of a batch, on each process.
+        lr: Learning rate of the backbone; None finds one.
+        head_lr: Learning rate of the head; None for that of the backbone.
+        layer_decay: Factor on the learning rate for each stage away from the head.
+        weight_decay: Of weights, not of biases and norms.
+        freeze: Parts that stay as they are: ``"backbone"``, stages, patterns.
+        unfreeze_at: Part to epoch: when a frozen part begins to train.
+        head_epochs: Epochs of the head alone on cached features, before all else; the backbone is frozen meanwhile.
+        augment: ``"none"``, ``"light"``, ``"standard"`` or ``"strong"``.
+        mixup: Strength of MixUp; 0 for none.
+        label_smoothing: From 0 to 1.
+        balance: Weigh classes by the inverse of how many images they have.
+        patience: Epochs without a better score after which training stops; None for never.
+        ema: Decay of an exponential moving average of the weights; None for none.
+        precision: As ``lightning.Trainer`` takes it: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"``.
+        accumulate: Batches whose gradients are added up before a step.
+        workers: Processes that decode images.
+        val: Share of the images to validate with, where the data has no split of its own.
+        seed: Of the new head, the split, the order and the augmentations.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float | None = 1e-3
+    head_lr: float | None = None
+    layer_decay: float | None = None
+    weight_decay: float = 0.05
+    freeze: tuple[str, ...] = ()
+    unfreeze_at: Mapping[str, int] | None = None
+    head_epochs: int = 0
+    augment: str = "standard"
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
+    balance: bool = False
+    patience: int | None = None
+    ema: float | None = None
+    precision: str = "32-true"
+    accumulate: int = 1
+    workers: int = 0
+    val: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What finishing a run needs."""
+
+    module: FineTune
+    data: ImageData
+    val: Dataset[Any]
+    options: Options
+    target: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        folder: The saved model, for ``zoo.load``.
+        metrics: The last ones by name, and ``accuracy`` on the validation images.
+        report: The page about the run.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+    report: Path
+
+
+def finetune(
+    data: str | os.PathLike[str] | ImageData,
+    *,
+    model: str | nn.Module,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    trainer: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401 - the fields of Options
+) -> Result:
+    """Fine-tune a model on images, and save it with its class names, its preprocessing, its metrics and a report.
+
+    Args:
+        data: What :func:`zoo_lightning.read_data` reads, or what it gave.
+        model: A name, as ``zoo.get`` takes it, or a model with as many outputs as there are classes.
+        out: The folder to save to.
+        resume: Go on with a run to this folder that was interrupted. On the CPU the weights are then those of a run
+            without the interruption, bit for bit.
+        trainer: Arguments of ``lightning.pytorch.Trainer``, such as ``{"devices": 2, "strategy": "ddp"}``.
+        **options: The fields of :class:`Options`.
+
+    Returns:
+        Where the model is, and how good.
+
+    Raises:
+        UsageError: An option is unknown or impossible, or there is nothing to resume.
+        ZooError: The data or the model are not to be had.
+
+    Example:
+        >>> finetune("flowers/", model="resnet18", out="my-flowers", epochs=5)  # doctest: +SKIP
+        Result(folder=PosixPath('my-flowers'), metrics={...}, report=PosixPath('my-flowers/report.html'))
+    """
+    chosen = _options(options)
+    target = Path(out).expanduser()
+    images = data if isinstance(data, ImageData) else read_data(data, val=chosen.val, seed=chosen.seed)
+    module = _module(images, model, chosen)
+    work = target.with_name(f"{target.name}.{RUN}")
+    point = work / "last.ckpt"
+    if resume and not point.is_file():
+        raise UsageError(f"there is no run to resume in {work}", hint="leave --resume out to begin one")
+    work.mkdir(parents=True, exist_ok=True)
+    if chosen.head_epochs and not resume:
+        _head_first(module, images, chosen, work)
+    history = History()
+    engine = _trainer(chosen, work, [*_callbacks(chosen, work), history, ResumePoint(point)], dict(trainer or {}))
+    train, val = loaders(
+        images,
+        module.model,
+        augment=chosen.augment,
+        batch_size=chosen.batch_size,
+        workers=chosen.workers,
+        seed=chosen.seed,
+    )
+    if chosen.lr is None and not resume:
+        _find_lr(engine, module, train, val)
+    engine.fit(module, train, val, ckpt_path=str(point) if resume else None, weights_only=True if resume else None)
+    result = _finish(engine, _Run(module, images, val.dataset, chosen, target), history)
+    engine.strategy.barrier()  # every process has read the best weights
+    if engine.is_global_zero:
+        shutil.rmtree(work)
+    return result
+
+
+def _options(options: Mapping[str, Any]) -> Options:
+    known = Options.__dataclass_fields__
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
+    chosen = Options(**options)
+    if chosen.epochs < 0 or chosen.head_epochs < 0 or not chosen.epochs + chosen.head_epochs:
+        raise UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
+    return chosen
+
+
+def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTune:
+    count = len(data.class_names)
+    built = zoo.get(model, num_classes=count, seed=options.seed) if isinstance(model, str) else model
+    main = zoo.anatomy(built).main
+    if main is not None and main.num_classes != count:
+        raise UsageError(
+            f"the model has {main.num_classes} outputs, and the data {count} classes",
+            hint=f"zoo.swap_head(model, {count})",
+        )
+    if options.freeze:
+        zoo.freeze(built, *options.freeze)
+    counts = data.counts()
+    weights = [len(data.train) / (count * each) for each in counts.values()] if options.balance else None
+    return FineTune(
+        built,
+        lr=options.lr or 1e-3,
+        head_lr=options.head_lr,
+        layer_decay=options.layer_decay,
+        weight_decay=options.weight_decay,
+        label_smoothing=options.label_smoothing,
+        class_weights=weights,
+        mixup=options.mixup,
+        multi_label=data.multi_label,
+        unfreeze_at=options.unfreeze_at,
+        seed=options.seed,
+    )
+
+
+def _head_first(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
+    """Freeze the whole backbone while the head learns; afterwards what was trainable is so again."""
+    before = {name: parameter.requires_grad for name, parameter in module.model.named_parameters()}
+    zoo.freeze(module.model, "backbone")
+    width = len(data.class_names) if data.multi_label else 0
+    dataset = ImageDataset(data.train, transform_for(module.model, "none"), width, options.seed)
+    train_head(
+        module,
+        dataset,
+        epochs=options.head_epochs,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        folder=work / "features",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    if thawed := [name for name, trains in before.items() if trains]:
+        zoo.unfreeze(module.model, *thawed)
+
+
+def _callbacks(options: Options, work: Path) -> list[Callback]:
+    found: list[Callback] = [
+        ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False)
+    ]
+    if options.patience is not None:
+        found.append(EarlyStopping(METRIC, mode="max", patience=options.patience))
+    if options.ema is not None:
+        found.append(EMAWeightAveraging(decay=options.ema))
+    return found
+
+
+def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:
+    settings: dict[str, Any] = {
+        "max_epochs": options.epochs,
+        "precision": options.precision,
+        "accumulate_grad_batches": options.accumulate,
+        "default_root_dir": work,
+        "callbacks": [*callbacks, *arguments.pop("callbacks", ())],
+        "logger": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # ours knows the processes, and keeps its order
+        "log_every_n_steps": 1,
+        **arguments,
+    }
+    return Trainer(**settings)
+
+
+def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
+    found = Tuner(engine).lr_find(module, train, val)
+    suggestion = found.suggestion() if found else None
+    module.lr = suggestion or module.lr
+
+
+def _finish(engine: Trainer, run: _Run, history: History) -> Result:
+    """Save the best weights, and beside them the metrics and the report; the first process alone writes."""
+    metrics = {name: float(value) for name, value in engine.callback_metrics.items()}
+    if best := getattr(engine.checkpoint_callback, "best_model_path", ""):
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        run.module.load_state_dict(state)
+    report = run.target / REPORT
+    if not engine.is_global_zero:
+        return Result(run.target, metrics, report)
+    options = run.options
+    evaluation = evaluate(run.module, run.val, batch_size=options.batch_size, workers=options.workers)
+    metrics["accuracy"] = evaluation.accuracy
+    zoo.save(run.module.model, run.target, class_names=run.data.class_names)
+    settings = asdict(options)
+    summary = {"metrics": metrics, "settings": settings, "notes": run.data.notes}
+    (run.target / METRICS).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    page = write_report(
+        title=run.target.name,
+        data=run.data,
+        model=run.module.model,
+        history=history.rows,
+        evaluation=evaluation,
+        settings=settings,
+    )
+    report.write_text(page, encoding="utf-8")
+    return Result(run.target, metrics, report)
