@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo_core.errors import ZooError
+from zoo_core import errors
 
 
 def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -116,4 +116,4 @@ def _explain(model: str, counts: dict[str, int], options: dict[str, Any]) -> Non
         f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"
     )
     if not options["epochs"] + options["head_epochs"]:
-        raise ZooError("there is no epoch to train", hint="--epochs 5")
+        raise errors.ZooError("there is no epoch to train", hint="--epochs 5")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
-from zoo_core.errors import UsageError, ZooError
+from zoo_core import errors
 
 if TYPE_CHECKING:
     import os
@@ -110,7 +110,7 @@ def read_data(
     """
     path = Path(source).expanduser()
     if not 0 < val < 1:
-        raise UsageError(f"val cannot be {val!r}", expected="a share between 0 and 1, such as 0.2")
+        raise errors.UsageError(f"val cannot be {val!r}", expected="a share between 0 and 1, such as 0.2")
     if path.is_file() and path.suffix.lower() == ".csv":
         parts = _from_csv(path)
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -118,7 +118,7 @@ def read_data(
     elif path.is_dir():
         parts = _from_folder(path)
     else:
-        raise UsageError(
+        raise errors.UsageError(
             f"there is no data at {source}",
             expected="a folder of class folders, a .csv of paths and labels, or a dataset of Hugging Face on disk",
         )
@@ -156,7 +156,7 @@ def _from_csv(path: Path) -> _Parts:
     columns = tuple(rows[0]) if rows else ()
     where, what, split = (_column(columns, names) for names in (_PATHS, _LABELS, _SPLITS))
     if where is None or what is None:
-        raise UsageError(
+        raise errors.UsageError(
             f"{path} does not say which image has which label",
             expected="a first line with the columns path and label",
             got=", ".join(columns) or "no rows",
@@ -180,7 +180,7 @@ def _from_hugging_face(path: Path) -> _Parts:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise ZooError(
+        raise errors.ZooError(
             "a dataset of Hugging Face needs the package datasets", hint="pip install 'zoo-lightning[huggingface]'"
         ) from error
     loaded: Any = datasets.load_from_disk(str(path))
@@ -190,7 +190,7 @@ def _from_hugging_face(path: Path) -> _Parts:
         image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
         label = next((key for key, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)), None)
         if image is None or label is None:
-            raise UsageError(
+            raise errors.UsageError(
                 f"the dataset {path} has no images with classes",
                 expected="a column of datasets.Image and one of datasets.ClassLabel",
                 got=", ".join(f"{key}: {kind}" for key, kind in split.features.items()),
@@ -206,7 +206,7 @@ def _from_hugging_face(path: Path) -> _Parts:
 def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int) -> ImageData:
     class_names = tuple(sorted({label for _, labels, _, _ in parts.rows for label in labels}))
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
-        raise UsageError(
+        raise errors.UsageError(
             f"{path} has images of {len(class_names)} classes",
             expected="at least two",
             got=", ".join(class_names) or "no image",
@@ -223,7 +223,7 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     train, held_out = (tuple(sample for sample, side in sides if (side == "val") == wants) for wants in (False, True))
     data = ImageData(train, held_out, class_names, parts.multi_label, tuple(parts.notes))
     if missing := [name for name, count in data.counts().items() if not count]:
-        raise UsageError(
+        raise errors.UsageError(
             f"no image to train on is left of {', '.join(missing)}",
             cause="; ".join(parts.notes) or "every image of it is in the validation split",
             hint="give each class at least two images that can be read",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported
+from zoo_core import errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def train_head(
     """
     backbone, head = zoo.split(module.model)
     if any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise NotSupported(
+        raise errors.NotSupported(
             "features can be cached of a frozen backbone only",
             cause="parameters of the backbone are trainable",
             hint="freeze it: --freeze backbone, or zoo.freeze(model, 'backbone')",

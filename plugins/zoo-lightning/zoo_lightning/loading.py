@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 import zoo_core as zoo
-from zoo_core.errors import UsageError
+from zoo_core import errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -129,7 +129,7 @@ def transform_for(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
         UsageError: There is no such preset.
     """
     if augment not in AUGMENT:
-        raise UsageError(f"there is no augmentation {augment!r}", expected=", ".join(AUGMENT))
+        raise errors.UsageError(f"there is no augmentation {augment!r}", expected=", ".join(AUGMENT))
     if augment in ("none", "light"):
         plain = zoo.transforms(model)
         return v2.Compose([v2.RandomAffine(8, translate=(0.1, 0.1)), plain]) if augment == "light" else plain

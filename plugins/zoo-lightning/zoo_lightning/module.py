@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePre
 from torchvision.transforms import v2
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core import errors
 from zoo_lightning.loading import mixed_seed
 
 if TYPE_CHECKING:
@@ -78,9 +78,11 @@ class FineTune(LightningModule):
         self.unfreeze_at = dict(unfreeze_at or {})
         main = zoo.anatomy(model).main
         if main is None:
-            raise NotSupported("a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)")
+            raise errors.NotSupported(
+                "a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)"
+            )
         if class_weights is not None and len(class_weights) != main.num_classes:
-            raise UsageError(f"{len(class_weights)} class weights for {main.num_classes} classes")
+            raise errors.UsageError(f"{len(class_weights)} class weights for {main.num_classes} classes")
         weights = torch.tensor(class_weights) if class_weights is not None else None
         self.register_buffer("class_weights", weights, persistent=False)
         self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup and not multi_label else None
@@ -106,7 +108,7 @@ class FineTune(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what several processes would do wrongly without an error."""
         if self.unfreeze_at and self.trainer.world_size > 1:
-            raise NotSupported(
+            raise errors.NotSupported(
                 "unfreezing on a schedule needs a single process",
                 cause="DistributedDataParallel averages gradients only of what was trainable at first",
                 hint="train the head first, and then everything in a second run",

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.tuner.tuning import Tuner
 
 import zoo_core as zoo
-from zoo_core.errors import UsageError
+from zoo_core import errors
 from zoo_lightning.data import ImageData, read_data
 from zoo_lightning.evaluate import evaluate
 from zoo_lightning.head_first import train_head
@@ -148,7 +148,7 @@ def finetune(
     work = target.with_name(f"{target.name}.{RUN}")
     point = work / "last.ckpt"
     if resume and not point.is_file():
-        raise UsageError(f"there is no run to resume in {work}", hint="leave --resume out to begin one")
+        raise errors.UsageError(f"there is no run to resume in {work}", hint="leave --resume out to begin one")
     work.mkdir(parents=True, exist_ok=True)
     if chosen.head_epochs and not resume:
         _head_first(module, images, chosen, work)
@@ -175,10 +175,10 @@ def finetune(
 def _options(options: Mapping[str, Any]) -> Options:
     known = Options.__dataclass_fields__
     if unknown := sorted(set(options) - set(known)):
-        raise UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
+        raise errors.UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
     chosen = Options(**options)
     if chosen.epochs < 0 or chosen.head_epochs < 0 or not chosen.epochs + chosen.head_epochs:
-        raise UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
+        raise errors.UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
     return chosen
 
 
@@ -187,7 +187,7 @@ def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTu
     built = zoo.get(model, num_classes=count, seed=options.seed) if isinstance(model, str) else model
     main = zoo.anatomy(built).main
     if main is not None and main.num_classes != count:
-        raise UsageError(
+        raise errors.UsageError(
             f"the model has {main.num_classes} outputs, and the data {count} classes",
             hint=f"zoo.swap_head(model, {count})",
         )
