@@ -38,11 +38,12 @@ from .surgery.fine_tuning.param_groups import param_groups as param_groups
 from .surgery.head.keypoints import swap_keypoints as swap_keypoints
 from .surgery.head.mlp import mlp_head as mlp_head
 from .surgery.head.swap import swap_head as swap_head
-from .surgery.metadata import adopt as adopt
 from .surgery.metadata import anatomy as anatomy
 from .surgery.metadata import class_names as class_names
 from .surgery.metadata import receipt as receipt
 from .surgery.receipt import Receipt as Receipt
 from .surgery.stem.adapt import adapt_stem as adapt_stem
+from .tracing.adopt import adopt as adopt
+from .tracing.trace import trace as trace
 
 __version__: str

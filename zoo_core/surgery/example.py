@@ -37,7 +37,9 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
         UsageError: ``size`` is not a row of positive numbers.
     """
     bare = unwrap(model)
-    card = knowledge_of(model).card
+    card, kept = knowledge_of(model).card, knowledge_of(model).example
+    if kept is not None and size is None and side is None:
+        return _of_example(bare, kept)
     chosen = tuple(size or (card.input_size if card else (3, _SIDE, _SIDE)))
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
@@ -48,6 +50,21 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     like = next((p for p in bare.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
     # said to be on the CPU, where its generator is: torch's default device may be another
     noise = torch.randn(1, *chosen, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+def _of_example(model: nn.Module, kept: object) -> Tensor:
+    """Noise of the shape of the example that a module was traced with; one of integers as it is."""
+    if not isinstance(kept, torch.Tensor):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot be tried with an image",
+            cause=f"its forward takes a {type(kept).__name__} of several values",
+            hint="zoo.features(model, x, at=[...]) takes what forward takes",
+        )
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    if not kept.is_floating_point():
+        return kept.to(like.device)
+    noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(device=like.device, dtype=like.dtype)
 
 
@@ -73,6 +90,8 @@ def channels_told(model: nn.Module) -> int:
     """How many channels the pictures of ``model`` have by all that is written down."""
     known = knowledge_of(model)
     edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
+    if known.example is not None and not edits:
+        return int(known.example.shape[1]) if isinstance(known.example, torch.Tensor) else 3
     return int(edits[-1]) if edits else known.card.input_size[0] if known.card else 3
 
 

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from zoo_core.errors import NotAZooModel, UsageError
-from zoo_core.registry.zoo import current_zoo
+from zoo_core.errors import NotAZooModel
 from zoo_core.surgery.head.describe import describe_all
-from zoo_core.surgery.receipt import Receipt
-from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
+from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.card import Card, Preprocessing, Weights
-    from zoo_core.surgery.receipt import Outcome
+    from zoo_core.surgery.receipt import Outcome, Receipt
 
 ATTRIBUTE = "_zoo"
 """Name of the attribute in which a model carries what zoo knows of it."""
@@ -58,6 +56,7 @@ class Knowledge:
         names: What the classes are called, when the user said it.
         origin: The tag, source and digest of its first weights, for a model that was saved since.
         pictures: What a picture goes through on its way in, for a model that was saved since.
+        example: One sample of what forward takes, for a module that was traced.
     """
 
     anatomy: Anatomy
@@ -70,6 +69,7 @@ class Knowledge:
     names: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
     pictures: Preprocessing | None = None
+    example: Any = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -116,57 +116,11 @@ def knowledge_of(model: nn.Module) -> Knowledge:
         raise NotAZooModel(
             f"zoo knows nothing about this {type(model).__name__}",
             expected="a model from zoo.get, or one given to zoo.adopt",
-            hint=getattr(model, WAY_BACK, 'zoo.adopt(model, family="torchvision") says which library it is from'),
+            hint=getattr(
+                model, WAY_BACK, "zoo.adopt(model, example=x), with x what forward takes, finds where its parts are"
+            ),
         )
     return found
-
-
-@strict_arguments
-def adopt(
-    model: nn.Module,
-    *,
-    family: str,
-    name: str | None = None,
-    weights: str | None = None,
-    options: Mapping[str, object] | None = None,
-) -> nn.Module:
-    """Tell zoo about a model that was built with its library directly, so that all surgery works on it.
-
-    Args:
-        model: Any model of the family; changed only by an attribute that forward never sees.
-        family: Name of the family it belongs to, such as ``"torchvision"``.
-        name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again.
-        weights: The tag of the weights that it has, where they are published ones; :func:`zoo_core.transforms` and
-            :func:`zoo_core.class_names` need it.
-        options: What its constructor was given, where that is more than the model's card says.
-
-    Returns:
-        The same model.
-
-    Raises:
-        UnknownFamily: No plugin contributes that family.
-        UnknownModel: The family has no model of that name.
-        UnknownTag: The model has no such weights.
-        UsageError: ``weights`` is given without ``name``.
-        AnatomyError: The family does not know models of this class.
-
-    Example:
-        >>> import torchvision, zoo_core as zoo
-        >>> model = zoo.adopt(torchvision.models.resnet18(), family="torchvision")
-        >>> zoo.anatomy(model).main.path
-        'fc'
-    """
-    bare = unwrap(model)
-    anatomy = current_zoo().member(family).anatomy(bare)
-    card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
-    if weights is not None and card is None:
-        raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
-    entry = card.find(weights) if card and weights is not None else None
-    tensors = dict.fromkeys(bare.state_dict(), "loaded")
-    receipt = Receipt(card.id if card else type(bare).__name__, weights, tensors=cast("Any", tensors))
-    own = {**(card.options if card else {}), **(entry.options if entry else {}), **(options or {})}
-    attach(bare, Knowledge(anatomy, receipt, card, entry, options=own))
-    return model
 
 
 @strict_arguments_of("anatomy")

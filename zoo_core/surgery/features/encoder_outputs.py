@@ -14,7 +14,7 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.cut import whole_forward
 from zoo_core.surgery.features.extract import asked_names, hooked, module_path
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_core.surgery.features.extract import Hook
+
+
+_SIGNAL = 3
+"""Axes of a batch of signals, ``[N, C, L]``."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,13 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         UnknownPart: There is no such stage or module; the message lists the stages.
         NotSupported: A module did not run, or gives no map.
     """
-    stages = anatomy_of(model).stages
+    stages, example = anatomy_of(model).stages, knowledge_of(model).example
+    if example is not None and not (isinstance(example, torch.Tensor) and example.dim() > _SIGNAL):
+        raise NotSupported(
+            "an encoder of this model cannot be made",
+            cause="its forward takes no image, so its stages give no maps of rows and columns",
+            hint="zoo.features(model, x) gives what each of its stages gives",
+        )
     found = {
         stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth, stage.read)
         for depth, stage in enumerate(stages, 1)

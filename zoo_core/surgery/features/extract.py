@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.surgery.features.forward import run_on
 from zoo_core.surgery.features.split import Absent, replaced, twin_of
 from zoo_core.surgery.gone import copies_of, cut_of
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
-        x: What the model takes, such as ``[N, C, H, W]``.
+        x: What the model takes, such as ``[N, C, H, W]``; a tuple or a dict for a module that was traced with one.
         at: Names of stages and paths of modules; None for every stage.
 
     Returns:
@@ -59,7 +60,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
     names = tuple(stages) if at is None else asked_names(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
     body = tapped(unwrap(model), paths.values())
-    body(x)
+    run_on(body, x, knowledge_of(model).example)
     return dict(zip(paths, taken(body, list(paths.values())), strict=True))
 
 

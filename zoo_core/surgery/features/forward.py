@@ -85,3 +85,10 @@ def library_forward(model: nn.Module) -> Any:  # noqa: ANN401 - whatever the lib
     """The forward that the library bound to this one instance; None where the class has it."""
     now = model.__dict__.get("forward")
     return now.__self__.before if now is not None and is_recomposed(model) else now
+
+
+def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What ``model`` returns for ``x``: several arguments or arguments by name, where its example was such."""
+    if isinstance(example, dict) and isinstance(x, dict):
+        return model(**x)
+    return model(*x) if type(example) is tuple and isinstance(x, tuple) else model(x)

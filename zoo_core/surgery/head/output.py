@@ -44,7 +44,10 @@ class Behind:
 def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
     """Paths of the modules that a piece of a forward pass calls; None for a function, which may call any."""
     whole = piece.whole if isinstance(piece, Behind) else piece
-    return [step for step in whole.steps if isinstance(step, str)] if isinstance(whole, Chain) else None
+    if isinstance(whole, Chain):
+        return [step for step in whole.steps if isinstance(step, str)]
+    paths: list[str] | None = getattr(whole, "paths", None)  # as recorded pieces have them
+    return paths
 
 
 def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:

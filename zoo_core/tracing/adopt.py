@@ -1,0 +1,139 @@
+"""``zoo.adopt``: telling zoo about a module that it did not build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.metadata import Knowledge, attach, unwrap
+from zoo_core.surgery.receipt import Receipt
+from zoo_core.tracing.passes import batch_of
+from zoo_core.tracing.trace import trace
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.card import Card
+
+
+@strict_arguments
+def adopt(
+    model: nn.Module,
+    *,
+    family: str | None = None,
+    name: str | None = None,
+    weights: str | None = None,
+    options: Mapping[str, object] | None = None,
+    example: Any = None,  # noqa: ANN401 - whatever forward takes
+    head: str | None = None,
+    stages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    anatomy: Anatomy | None = None,
+) -> nn.Module:
+    """Tell zoo about a model that you built, so that all surgery works on it.
+
+    With ``family`` it is a model of an installed library. With ``example`` it is any module: its head, stem, stages and
+    split are found by running it (see :func:`zoo_core.trace`), proven, and left out where they cannot be; a verb that
+    needs what was left out says why it was.
+
+    Args:
+        model: Changed only by an attribute that forward never sees.
+        family: Name of the family it belongs to, such as ``"torchvision"``.
+        name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again.
+        weights: The tag of the weights that it has, where they are published ones; :func:`zoo_core.transforms` and
+            :func:`zoo_core.class_names` need it.
+        options: What its constructor was given, where that is more than the model's card says.
+        example: What forward takes: one value, a tuple of several arguments, or a dict of them by name.
+        head: Path of the main head site, where tracing finds several or none.
+        stages: Paths of the modules that end the stages; or names to the paths of each stage's modules.
+        anatomy: Where its parts are, instead of tracing it.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnknownFamily: No plugin contributes that family.
+        UnknownModel: The family has no model of that name.
+        UnknownTag: The model has no such weights.
+        UsageError: ``weights`` is given without ``name``, or neither ``family`` nor ``example`` nor ``anatomy`` is.
+        AnatomyError: The family does not know models of this class, the model does not run on the example, or what you
+            named of it cannot be proven.
+
+    Example:
+        >>> import torch, torchvision, zoo_core as zoo
+        >>> model = zoo.adopt(torchvision.models.resnet18(), family="torchvision")
+        >>> zoo.anatomy(model).main.path
+        'fc'
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(2400, 10))
+        >>> zoo.swap_head(zoo.adopt(net, example=torch.zeros(1, 1, 24, 24)), 3)[3]
+        Linear(in_features=2400, out_features=3, bias=True)
+    """
+    bare = unwrap(model)
+    if family is None and example is None and anatomy is None:
+        raise UsageError(
+            f"nothing says what this {type(bare).__name__} is",
+            expected='family="torchvision" for a model of an installed library, or example= for any module',
+            hint="zoo.adopt(model, example=x), with x what forward takes, such as torch.zeros(1, 3, 224, 224)",
+        )
+    if name is not None and family is None:
+        raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
+    found = _anatomy(bare, family, example, head, stages, anatomy)
+    card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
+    if weights is not None and card is None:
+        raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
+    attach(bare, replace(_knowledge(bare, found, card, weights, options), example=_kept(example)))
+    return model
+
+
+def _anatomy(
+    model: nn.Module,
+    family: str | None,
+    example: object,
+    head: str | None,
+    stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    anatomy: Anatomy | None,
+) -> Anatomy:
+    if anatomy is not None:
+        _check_paths(model, anatomy)
+        return anatomy
+    if example is not None:
+        return trace(model, example, head=head, stages=stages).anatomy
+    if head is not None or stages is not None:
+        raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
+    return current_zoo().member(str(family)).anatomy(model)
+
+
+def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
+    known = dict(model.named_modules())
+    paths = [head.path for head in anatomy.heads] + [path for stage in anatomy.stages for path in stage.modules]
+    for path in (*paths, *anatomy.stem):
+        if path not in known:
+            nearest = did_you_mean(close_matches(path, known), "print(model) shows the path of every module")
+            raise AnatomyError(f"anatomy: a {type(model).__name__} has no module {path!r}", hint=nearest)
+
+
+def _knowledge(
+    model: nn.Module,
+    anatomy: Anatomy,
+    card: Card | None,
+    weights: str | None,
+    options: Mapping[str, object] | None,
+) -> Knowledge:
+    entry = card.find(weights) if card and weights is not None else None
+    tensors = dict.fromkeys(model.state_dict(), "loaded")
+    receipt = Receipt(card.id if card else type(model).__name__, weights, tensors=cast("Any", tensors))
+    own = {**(card.options if card else {}), **(entry.options if entry else {}), **(options or {})}
+    return Knowledge(anatomy, receipt, card, entry, options=own)
+
+
+def _kept(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+    """One sample of the example, on the CPU, for verbs that have to run the model."""
+    first = batch_of(example, 1)
+    return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, first)

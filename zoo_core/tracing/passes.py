@@ -1,0 +1,169 @@
+"""The passes that a model is recorded in: without values where that works, on two batches, and in train mode too."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from zoo_core.errors import AnatomyError
+from zoo_core.surgery.head.sites import evaluating
+from zoo_core.tracing.dataflow import Dataflow
+from zoo_core.tracing.program import arguments, run
+from zoo_core.tracing.recording import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SIGNAL = 3
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The recorded passes of one model.
+
+    Attributes:
+        model: What ran: a copy without values, or one with them.
+        x: What it was given, a batch of two.
+        evaluated: In eval mode.
+        other: The same on a batch of three, of larger images where it takes such.
+        trained: In train mode; None where the model did not run in it.
+        larger: On images twice as high and wide, as far as it came.
+    """
+
+    model: nn.Module
+    x: Any
+    evaluated: Dataflow
+    other: Dataflow
+    trained: Dataflow | None
+    larger: Dataflow
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images twice as high and wide."""
+        return self.other is self.larger
+
+    @property
+    def flows(self) -> list[Dataflow]:
+        """All of them."""
+        return [self.evaluated, self.other, *([self.trained] if self.trained else [])]
+
+
+def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - whatever forward takes
+    """Record a model; it is not changed, nor is the random state.
+
+    Args:
+        model: Any module.
+        example: What forward takes: one value, a tuple of several, or a dict of arguments by name.
+
+    Raises:
+        AnatomyError: It does not run on this example.
+    """
+    x = batch_of(example, 2)
+    with torch.random.fork_rng(devices=[]):
+        for copied in (_without_values, copy.deepcopy):
+            try:
+                twin = copied(model)
+                given = _placed(x, twin)
+                flow = _recorded(twin, given)
+            except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
+                failure = error
+            else:
+                return _more(twin, given, flow)
+    raise AnatomyError(
+        f"this {type(model).__name__} does not run on the example",
+        expected="what forward takes: a tensor, a tuple of several arguments, or a dict of them by name",
+        got=f"{type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}",
+        cause="it is tried with a batch of two, made of the example",
+        hint="zoo.adopt(model, example=(x, y)) gives forward two arguments",
+    ) from failure
+
+
+def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
+    other = _like(flow, model, batch_of(x, 3)) or flow
+    larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
+    if len(larger.recording.ops) == len(flow.recording.ops) and larger.recording.root.end >= 0 and _alike(flow, larger):
+        other = larger
+    try:
+        trained = _recorded(model, x, train=True)
+    except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
+        trained = None
+    return Passes(model, x, flow, other, trained, larger)
+
+
+def _like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
+    """The pass on another input; None where it fails, or where something else runs."""
+    try:
+        found = _recorded(model, x)
+    except Exception:  # noqa: BLE001 - the model's own code, which may take one batch size only
+        return None
+    return found if len(found.recording.ops) == len(flow.recording.ops) and _alike(flow, found) else None
+
+
+def _alike(flow: Dataflow, other: Dataflow) -> bool:
+    """Whether the same ops ran in both passes, as far as the shorter one came."""
+    pairs = zip(flow.recording.ops, other.recording.ops, strict=False)
+    return all(one.name == two.name and one.outputs == two.outputs for one, two in pairs)
+
+
+def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:  # noqa: ANN401 - whatever forward takes
+    with evaluating(model):
+        model.train(train)
+        return Dataflow(record(model, *arguments(x), as_far=as_far))
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """A copy on torch's meta device: shapes only, and no memory."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        empty = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
+    return copy.deepcopy(model, memo)
+
+
+def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
+    like = next(model.parameters(), None)
+    return x if like is None else tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, x)
+
+
+def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
+    """An example as a batch of another size, made of its first sample."""
+
+    def widen(each: object) -> object:
+        if not isinstance(each, Tensor) or not each.dim():
+            return each
+        return each[:1].expand(size, *each.shape[1:]).clone()
+
+    return tree_map(widen, x)
+
+
+def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+    def enlarge(each: object) -> object:
+        if not isinstance(each, Tensor) or each.dim() < _SIGNAL:
+            return each
+        sides = min(each.dim() - 2, 2)
+        return each.repeat(*[1] * (each.dim() - sides), *[2] * sides)
+
+    return tree_map(enlarge, x)
+
+
+def output_of(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What the model gives in eval mode, without gradients; its buffers are as before afterwards."""
+    with torch.no_grad(), evaluating(model), _same_buffers(model):
+        return run(model, x)
+
+
+@contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)

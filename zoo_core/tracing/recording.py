@@ -1,0 +1,260 @@
+"""One forward pass as data: every torch function that ran, what it was given, and in which module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_iter, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor that the pass made or was given, by its number in ``Recording.shapes``."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter or buffer of the model, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A tensor from outside the pass that is no parameter, or an object that is no plain value."""
+
+    kind: str
+
+
+@dataclass
+class Op:
+    """One torch function that ran.
+
+    Attributes:
+        function: What ran; None for a module whose inside torch does not show, such as a scripted one.
+        args: What it was given; tensors are a :class:`Ref`, :class:`Parameter` or :class:`Unknown`.
+        kwargs: The same by name.
+        outputs: Numbers of the tensors that came out.
+        modules: Paths of the modules that were running, outermost first.
+        output: What came out, with a :class:`Ref` for each tensor.
+    """
+
+    function: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    modules: tuple[str, ...]
+    output: Any
+
+    @property
+    def name(self) -> str:
+        """Name of the function without the underscores of its variants, such as ``"relu"`` for ``torch.relu_``."""
+        return getattr(self.function, "__name__", "").strip("_")
+
+    @cached_property
+    def inputs(self) -> list[int]:
+        """Numbers of the tensors that went in."""
+        return [each.value for each in tree_iter((self.args, self.kwargs)) if isinstance(each, Ref)]
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Names of the parameters and buffers that went in."""
+        return [each.name for each in tree_iter((self.args, self.kwargs)) if isinstance(each, Parameter)]
+
+
+@dataclass
+class Call:
+    """One call of a module: the ops from ``start`` up to ``end`` ran in it."""
+
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    start: int
+    end: int = -1
+    output: Any = None
+    children: list[Call | int] = field(default_factory=list)
+
+    @cached_property
+    def outputs(self) -> list[int]:
+        """Numbers of the tensors that came out."""
+        return [each.value for each in tree_iter(self.output) if isinstance(each, Ref)]
+
+
+@dataclass
+class Recording:
+    """One forward pass.
+
+    Attributes:
+        ops: What ran, in order.
+        root: The call of the model itself; calls of its parts hang on it as a tree, with the numbers of ops.
+        shapes: Shape of each tensor.
+        producer: Number of a tensor to the number of the op that made it; inputs of the model have none.
+        inputs: Numbers of the tensors that the model was given.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    root: Call = field(default_factory=lambda: Call("", (), {}, 0))
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    producer: dict[int, int] = field(default_factory=dict)
+    inputs: list[int] = field(default_factory=list)
+
+    def calls(self) -> Iterator[Call]:
+        """Every call of a part of the model, parents first, in the order they began."""
+        stack: list[Call] = [self.root]
+        while stack:
+            call = stack.pop()
+            if call is not self.root:
+                yield call
+            stack += [child for child in reversed(call.children) if isinstance(child, Call)]
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes what runs while it is active."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self._names: dict[int, str] = {}
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            self._names.setdefault(id(tensor), name)
+        self._values: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self.stack: list[Call] = [self.recording.root]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401 - whatever torch gives
+        kwargs = kwargs or {}
+        noted = self.noted((args, kwargs))  # before it runs, since it may work in place
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        made = args[0] if name == "__setitem__" else result
+        if any(isinstance(each, Tensor) for each in tree_iter(made)):
+            self.note(func, noted, made)
+        return result
+
+    def note(self, func: Callable[..., Any] | None, noted: tuple[Any, Any], made: object) -> None:
+        """Add an op with new numbers for the tensors that came out of it."""
+        number = len(self.recording.ops)
+        new = []
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._names:
+                new.append(self.new(tensor))
+                self.recording.producer[new[-1]] = number
+        modules = tuple(call.path for call in self.stack)
+        self.recording.ops.append(Op(func, noted[0], noted[1], tuple(new), modules, self.noted(made)))
+        self.stack[-1].children.append(number)
+
+    def new(self, tensor: Tensor) -> int:
+        """A new number for a tensor, which stays alive so that no other one gets its id."""
+        self._alive.append(tensor)
+        self._values[id(tensor)] = len(self.recording.shapes)
+        self.recording.shapes.append(tuple(tensor.shape))
+        return self._values[id(tensor)]
+
+    def noted(self, value: Any) -> Any:  # noqa: ANN401 - any nest of values
+        """``value`` with records in the place of tensors and of objects that are no plain values."""
+        return tree_map(self._noted_one, plain_fields(value))
+
+    def _noted_one(self, value: object) -> object:
+        if isinstance(value, Tensor):
+            if id(value) in self._names:
+                return Parameter(self._names[id(value)])
+            if id(value) in self._values:
+                return Ref(self._values[id(value)])
+            return Unknown("a tensor")
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        plain = (int, float, str, bool, complex, slice, torch.dtype, torch.device, torch.memory_format, torch.layout)
+        return value if value is None or value is ... or isinstance(value, plain) else Unknown(type(value).__name__)
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module begins to run."""
+        args, kwargs = self.noted((args, kwargs))
+        call = Call(path, args, kwargs, len(self.recording.ops))
+        self.stack[-1].children.append(call)
+        self.stack.append(call)
+
+    def leave(self, output: object) -> None:
+        """The module has run. What torch did not show of it counts as one op."""
+        call = self.stack[-1]
+        hidden = [
+            tensor
+            for tensor in tree_iter(plain_fields(output))
+            if isinstance(tensor, Tensor) and id(tensor) not in self._values and id(tensor) not in self._names
+        ]
+        if hidden:
+            self.note(None, (call.args, call.kwargs), hidden)
+        call.end, call.output = len(self.recording.ops), self.noted(output)
+        self.stack.pop()
+
+
+def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any output object
+    """An output object, such as those of transformers, as a dict of its fields; any other value as it is."""
+    if isinstance(value, Mapping) and type(value) is not dict:
+        return dict(value)
+    if not isinstance(value, type) and hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return value
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, as_far: bool = False) -> Recording:
+    """Run ``model`` once, without gradients, and note what ran.
+
+    Args:
+        model: In the mode it is to run in.
+        args: What forward takes.
+        kwargs: The same by name.
+        as_far: Whether a pass that fails counts as far as it came.
+    """
+    recorder = _Recorder(model)
+    for tensor in tree_iter((args, kwargs)):
+        if isinstance(tensor, Tensor):
+            recorder.recording.inputs.append(recorder.new(tensor))
+    root = recorder.recording.root
+    root.args, root.kwargs = recorder.noted(args), recorder.noted(kwargs)
+    with torch.no_grad(), _noting_calls(model, recorder), recorder:
+        try:
+            output = model(*args, **kwargs)
+        except Exception:
+            if not as_far:
+                raise
+            return recorder.recording
+    root.end, root.output = len(recorder.recording.ops), recorder.noted(output)
+    return recorder.recording
+
+
+@contextmanager
+def _noting_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Inside the block, the recorder sees which part of ``model`` runs."""
+    handles: list[Any] = []
+    for path, module in model.named_modules():
+        if not path:
+            continue
+
+        def enter(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:  # noqa: ANN401 - what hooks are given
+            recorder.enter(path, args, kwargs)
+
+        def leave(_: nn.Module, _args: object, output: object) -> None:
+            recorder.leave(output)
+
+        with suppress(RuntimeError):  # a scripted module takes no hooks; what it gives counts as one op
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,222 @@
+"""How forward splits: features, pool and classify, and the proof that together they are the model bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from zoo_core.contract.chain import Chain
+from zoo_core.surgery.features.split import Backbone
+from zoo_core.tracing.passes import batch_of, output_of
+from zoo_core.tracing.pieces import Untraceable, piece
+from zoo_core.tracing.program import Item, RunTo
+from zoo_core.tracing.recording import Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.tracing.dataflow import Dataflow
+    from zoo_core.tracing.head_sites import Layers
+    from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Call
+    from zoo_core.tracing.stage_finder import Grid
+
+    Piece = Callable[[Any, Any], Any]
+
+
+def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> Anatomy:
+    """The anatomy with the split that was recorded; not proven yet.
+
+    Args:
+        passes: The recorded model.
+        anatomy: Its heads and stages.
+        main: The output that the main head gives.
+        grid: Reads its feature maps.
+    """
+    scores = Item(main.key) if main.key else None
+    anatomy = replace(anatomy, scores=scores)
+    sites = [head for head in anatomy.heads if head.role != "aux"]
+    try:
+        starts = [_given(flow, sites) for flow in passes.flows]
+        ends = [_scores(flow, main, passes) for flow in passes.flows]
+        classify: Any = piece(passes.flows, starts, ends, expand=_around(sites))
+    except Untraceable as error:
+        return replace(anatomy, indivisible=f"what follows its head cannot be written down: {error}")
+    if len(starts[0]) > 1:
+        return replace(anatomy, indivisible="its heads are given different tensors")
+    if classify == Chain(sites[0].path):
+        classify = None
+    features, pool = _front(passes, anatomy, grid, starts)
+    if features is None and classify is not None:
+        features, pool = RunTo(sites[0].path, before=True), Chain()
+    return replace(anatomy, features=features, pool=pool, classify=classify)
+
+
+def _given(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
+    """The tensors that the head sites are given, each once."""
+    calls = {call.path: call for call in flow.recording.calls()}
+    found = []
+    for site in sites:
+        if site.path not in calls:
+            raise Untraceable(f"{site.path} does not run in train mode")
+        args = calls[site.path].args
+        if len(args) != 1 or not isinstance(args[0], Ref) or calls[site.path].kwargs:
+            raise Untraceable(f"{site.path} is given more than one tensor")
+        found.append(args[0].value)
+    return list(dict.fromkeys(found))
+
+
+def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref:
+    """The main output of a pass; of one in train mode the first that comes from the same layers."""
+    output: Any = flow.recording.root.output
+    if flow is not passes.trained:
+        for step in main.key:
+            output = output[step]
+    elif not isinstance(output, Ref):
+        from zoo_core.tracing.head_sites import last_layers
+
+        same = [each.value for each in last_layers(passes.model, flow) if {*each.ops} == {*main.ops}]
+        output = Ref(same[0]) if same else None
+    if not isinstance(output, Ref):
+        raise Untraceable("in train mode forward returns something else")
+    return output
+
+
+def _around(sites: Sequence[Head]) -> set[str]:
+    return {site.path[:end] for site in sites for end in range(len(site.path)) if site.path[end] == "."}
+
+
+def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]) -> tuple[Piece | None, Piece | None]:
+    """Features up to the last map that all passes through, and the pool after it."""
+    flow = passes.evaluated
+    expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
+    expand |= _around(anatomy.heads)
+    for value in reversed(flow.cuts([starts[0][0]])):
+        if grid.map_of(value) is None or value in flow.recording.inputs:
+            continue
+        places = [_same_place(flow, other, value) for other in passes.flows]
+        if any(place is None for place in places):
+            continue
+        cut: list[int] = [place for place in places if place is not None]
+        try:
+            pool = piece(passes.flows, [[each] for each in cut], [Ref(start[0]) for start in starts], expand)
+            features = _features(passes, cut, expand)
+        except Untraceable:
+            continue
+        if features is not None:
+            return features, pool
+    return None, None
+
+
+def _dots(path: str) -> list[int]:
+    return [index for index, letter in enumerate(path) if letter == "."]
+
+
+def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
+    if all(len(flow.recording.inputs) == 1 and not flow.recording.root.kwargs for flow in passes.flows):
+        try:
+            inputs = [flow.recording.inputs for flow in passes.flows]
+            found = piece(passes.flows, inputs, [Ref(value) for value in cut], expand)
+        except Untraceable:
+            found = None
+        if isinstance(found, Chain):
+            return found
+    path = next((call.path for call in _makers(passes.evaluated, cut[0])), None)
+    return RunTo(path) if path else None
+
+
+def _makers(flow: Dataflow, value: int) -> list[Call]:
+    """The calls that give just this tensor, of modules that run once; the outermost first."""
+    calls = [*flow.recording.calls()]
+    often = [call.path for call in calls]
+    return [call for call in calls if call.outputs == [value] and often.count(call.path) == 1]
+
+
+def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
+    """The tensor of another pass that is made where ``value`` is: by the same module, or the same op."""
+    if other is flow:
+        return value
+    calls = {call.path: call for call in other.recording.calls()}
+    for call in _makers(flow, value):
+        if call.path in calls and len(calls[call.path].outputs) == 1:
+            return calls[call.path].outputs[0]
+    same = len(other.recording.shapes) == len(flow.recording.shapes)
+    return value if same else None
+
+
+def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa: ANN401 - whatever forward takes
+    """The anatomy with its split as far as it gives what forward gives, bit for bit, on noise.
+
+    Args:
+        model: With its values; one on the meta device proves shapes only.
+        anatomy: What was recorded.
+        example: What forward takes.
+    """
+    x = batch_of(noise_like(example), 2)
+    simple = replace(anatomy, features=None, pool=None)
+    tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]
+    for each in tried:
+        if _equal(model, each, x):
+            return each
+    again = [output_of(model, x) for _ in range(2)]
+    cause = (
+        "its parts, run one after another, do not give what its forward gives"
+        if same(*again)
+        else "it gives something else each time it runs, so no split can be proven"
+    )
+    return replace(simple, classify=None, indivisible=anatomy.indivisible or cause)
+
+
+def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 - whatever forward takes
+    if anatomy.indivisible or anatomy.main is None:
+        return False
+    path = anatomy.main.path
+
+    def parts(_: nn.Module, given: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+        backbone = Backbone(model, anatomy)
+        head = anatomy.classify or Chain(path)
+        return head(model, backbone(given))
+
+    try:
+        whole = anatomy.scores_in(output_of(model, x))
+        return same(_in_eval(model, parts, x), whole)
+    except Exception:  # noqa: BLE001 - the model's own code; what fails is not proven
+        return False
+
+
+def _in_eval(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    from zoo_core.surgery.head.sites import evaluating
+
+    with torch.no_grad(), evaluating(model):
+        return run(model, x)
+
+
+def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+    """Whether two outputs are equal bit for bit; of tensors without values, whether their shapes are."""
+    pairs = list(zip(tree_leaves(one), tree_leaves(other), strict=False))
+    return len(tree_leaves(one)) == len(tree_leaves(other)) and all(_same(a, b) for a, b in pairs)
+
+
+def _same(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return bool(a == b)
+    if a.is_meta or b.is_meta:
+        return a.shape == b.shape
+    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
+
+
+def noise_like(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+    """An example with noise in the place of its floating-point tensors: zeros would hide what they multiply."""
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(each: object) -> object:
+        if not isinstance(each, Tensor) or not each.is_floating_point() or each.is_meta:
+            return each
+        return torch.randn(each.shape, generator=generator, device="cpu").to(each)
+
+    return tree_map(fill, example)

@@ -1,0 +1,250 @@
+"""Stages: the modules between changes of the resolution or of the token grid, with channels, strides and layout."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+from torch.utils._pytree import tree_iter
+
+from zoo_core.contract.anatomy import Stage
+from zoo_core.tracing.recording import Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from zoo_core.tracing.dataflow import Dataflow
+    from zoo_core.tracing.recording import Call
+
+Layout = Literal["NCHW", "NHWC", "NLC"]
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a tensor is, if it is a feature map.
+
+    Attributes:
+        stride: Pixels of the input for one step, whole.
+        channels: How many.
+        layout: How it lies.
+    """
+
+    stride: int
+    channels: int
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module that belongs to one stage as a whole."""
+
+    path: str
+    map: Map | None
+    value: int | None
+    layers: int
+    composite: bool
+
+
+class Grid:
+    """Reads feature maps off shapes: of one pass, and of another on a larger input as far as that came.
+
+    Args:
+        flow: The pass.
+        larger: The other one.
+    """
+
+    def __init__(self, flow: Dataflow, larger: Dataflow) -> None:
+        self.flow = flow
+        self.larger = larger.recording.shapes
+        self.batch = next((flow.recording.shapes[value][:1] for value in flow.recording.inputs), ())
+        self.side = self._side(flow)
+        self.larger_side = self._side(larger)
+        pairs = zip(flow.recording.ops, larger.recording.ops, strict=False)
+        differ = (one for one, two in pairs if (one.name, one.outputs) != (two.name, two.outputs) and one.outputs)
+        self.until = next((op.outputs[0] for op in differ), len(self.larger))
+        self._known: dict[int, Map | None] = {}
+
+    @staticmethod
+    def _side(flow: Dataflow) -> tuple[int, ...]:
+        shapes = [flow.recording.shapes[value] for value in flow.recording.inputs]
+        image = next((shape[-2:] for shape in shapes if len(shape) in {4, 5}), ())
+        return tuple(image or next((shape[-1:] for shape in shapes if len(shape) == 3), ()))  # noqa: PLR2004 - N, C, L
+
+    def map_of(self, value: int) -> Map | None:
+        """The feature map that a tensor is; None where it is none."""
+        if value not in self._known:
+            self._known[value] = self._read(value) if self.side and value in self.flow.from_input else None
+        return self._known[value]
+
+    def deepest(self, ops: Iterable[int]) -> int:
+        """The last of the tensors of lowest resolution that some ops give."""
+        made = [value for number in sorted(ops) for value in self.flow.recording.ops[number].outputs]
+        maps = [(found.stride, index) for index, value in enumerate(made) if (found := self.map_of(value))]
+        return made[max(maps)[1]] if maps else -1
+
+    def _read(self, value: int) -> Map | None:
+        shape = self.flow.recording.shapes[value]
+        other = self.larger[value] if value < self.until else None
+        if other is not None and len(other) != len(shape):
+            return None
+        if shape[:1] != self.batch:
+            return None
+        if len(self.side) == 1:
+            if len(shape) != 3:  # noqa: PLR2004 - N, C, L
+                return None
+            stride = self._stride(0, shape[-1], other[-1] if other else None)
+            return Map(_whole(stride), shape[1], "NCHW") if stride else None
+        if len(shape) == 3:  # noqa: PLR2004 - N, L, C
+            return self._tokens(shape, other)
+        return self._image(shape, other) if len(shape) in {4, 5} else None
+
+    def _image(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
+        layouts: tuple[tuple[Layout, tuple[int, int], int], ...] = (("NCHW", (-2, -1), 1), ("NHWC", (-3, -2), -1))
+        for layout, at, axis in layouts:
+            strides = [self._stride(i, shape[place], other[place] if other else None) for i, place in enumerate(at)]
+            same = other is None or shape[axis] == other[axis]
+            if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35):
+                return Map(_whole(min(strides)), shape[axis], layout)
+        return None
+
+    def _stride(self, axis: int, steps: int, more: int | None) -> float:
+        if more is not None:
+            added = more - steps
+            return (self.larger_side[axis] - self.side[axis]) / added if added > 0 else 0
+        return self.side[axis] / steps if 1 < steps <= self.side[axis] else 0
+
+    def _tokens(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
+        area = self.side[0] * self.side[1]
+        if other is not None:
+            added = other[1] - shape[1]
+            more = self.larger_side[0] * self.larger_side[1] - area
+            return Map(_whole(math.sqrt(more / added)), shape[2], "NLC") if added > 0 and shape[2] == other[2] else None
+        return Map(_whole(math.sqrt(area / shape[1])), shape[2], "NLC") if shape[1] > 1 else None
+
+
+def _whole(stride: float) -> int:
+    """The nearest integer; where it is near a power of two, that: layers without padding cut the border off."""
+    power = 2 ** round(math.log2(max(stride, 1)))
+    return power if math.isclose(power, stride, rel_tol=0.2) else max(round(stride), 1)
+
+
+def find_stages(
+    model: nn.Module, grid: Grid, cuts: Sequence[int], stem: Sequence[str], end: int
+) -> tuple[tuple[Stage, ...], Layout]:
+    """The stages of a recorded model.
+
+    Args:
+        model: What was recorded.
+        grid: Reads its feature maps.
+        cuts: The tensors through which everything passes.
+        stem: Paths of the stem.
+        end: Number of the op at which the trunk ends.
+
+    Returns:
+        The stages, first to last, and how their maps lie.
+    """
+    units = _units(model, grid, {*cuts}, end)
+    groups: list[list[Unit]] = []
+    for unit in units:
+        if groups and unit.map and groups[-1][-1].map and unit.map.stride == groups[-1][-1].map.stride:
+            groups[-1].append(unit)
+        elif unit.map:
+            groups.append([unit])
+    groups = [group for group in (_trimmed(group, stem) for group in groups) if group]
+    groups = _isotropic(model, grid, {*cuts}, groups)
+    layouts = Counter(group[-1].map.layout for group in groups if group[-1].map)
+    layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
+    names = _names(groups)
+    stages = []
+    for name, group in zip(names, groups, strict=True):
+        found = group[-1].map
+        if found is not None:
+            stages.append(Stage(name, tuple(unit.path for unit in group), found.channels, found.stride))
+    return tuple(stages), layout
+
+
+def _units(model: nn.Module, grid: Grid, cuts: set[int], end: int) -> list[Unit]:
+    found: list[Unit] = []
+    seen: set[str] = set()
+
+    def visit(call: Call) -> None:
+        for child in call.children:
+            if isinstance(child, int) or child.start >= end:
+                continue
+            values = [value for value in child.outputs if value in cuts]
+            if _spans(grid, child, cuts, end) or not values or child.end > end:
+                visit(child)
+            elif child.path not in seen:
+                seen.add(child.path)
+                found.append(_unit(model.get_submodule(child.path), child.path, grid, values[-1]))
+
+    visit(grid.flow.recording.root)
+    return found
+
+
+def _spans(grid: Grid, call: Call, cuts: set[int], end: int) -> bool:
+    """Whether the resolution changes inside a call other than once at its beginning."""
+    recording = grid.flow.recording
+    if call.end > end:
+        return True
+    taken = next((grid.map_of(value) for value in _taken(call)), None)
+    made = [value for number in range(call.start, call.end) for value in recording.ops[number].outputs if value in cuts]
+    strides = [found.stride for value in made if (found := grid.map_of(value))]
+    while strides and taken and strides[0] == taken.stride:
+        strides.pop(0)
+    return len({*strides}) > 1
+
+
+def _taken(call: Call) -> list[int]:
+    return [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
+
+
+def _trimmed(group: list[Unit], stem: Sequence[str]) -> list[Unit]:
+    """A group without the stem at its front, and without the single layers behind its last block."""
+
+    def in_stem(unit: Unit) -> bool:
+        return any(path == unit.path or path.startswith(f"{unit.path}.") for path in stem)
+
+    start = next((i + 1 for i in reversed(range(len(group))) if in_stem(group[i])), 0)
+    rest = group[start:]
+    while rest and not rest[0].layers:
+        rest = rest[1:]
+    if any(unit.composite for unit in rest):
+        while not rest[-1].composite:
+            rest = rest[:-1]
+    return rest
+
+
+def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[Unit]]) -> list[list[Unit]]:
+    """Where the resolution never changes, each of the blocks that run one after another is a stage of its own."""
+    if len(groups) != 1:
+        return groups
+    best: list[Unit] = []
+    for call in (grid.flow.recording.root, *grid.flow.recording.calls()):
+        blocks: dict[type[nn.Module], list[Unit]] = {}
+        for child in call.children:
+            if not isinstance(child, int) and (made := [value for value in child.outputs if value in cuts]):
+                module = model.get_submodule(child.path)
+                unit = _unit(module, child.path, grid, made[-1])
+                if unit.layers and unit.composite and unit.map:
+                    blocks.setdefault(type(module), []).append(unit)
+        best = max([best, *blocks.values()], key=len)
+    return [[unit] for unit in best] if len(best) > 1 else groups
+
+
+def _unit(module: nn.Module, path: str, grid: Grid, value: int) -> Unit:
+    layers = sum(isinstance(each, nn.Linear | nn.modules.conv._ConvNd) for each in module.modules())  # noqa: SLF001 - the base of all
+    return Unit(path, grid.map_of(value), value, layers, any(True for _ in module.children()))
+
+
+def _names(groups: list[list[Unit]]) -> list[str]:
+    single = all(len(group) == 1 for group in groups)
+    names = [group[0].path for group in groups]
+    if single and len({*(name.rpartition(".")[2] for name in names)}) == len(names):
+        short = [name.rpartition(".")[2] for name in names]
+        if not any(name.isdigit() for name in short):
+            return short
+    return [f"stage{number}" for number in range(1, len(groups) + 1)]

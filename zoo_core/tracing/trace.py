@@ -1,0 +1,187 @@
+"""``zoo.trace``: the anatomy of any module, found by running it and proven; and what could not be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from zoo_core.contract.anatomy import Anatomy, Stage
+from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
+from zoo_core.surgery.metadata import unwrap
+from zoo_core.tracing.head_finder import NoHead, find_heads
+from zoo_core.tracing.head_sites import Layers, owner
+from zoo_core.tracing.passes import record_passes
+from zoo_core.tracing.split_finder import proven, with_split
+from zoo_core.tracing.stage_finder import Grid, find_stages
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zoo_core.tracing.passes import Passes
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run of a module shows of it.
+
+    Attributes:
+        anatomy: All that was proven.
+        missing: What was not, ``"head"``, ``"stages"`` or ``"split"``, and why.
+        candidates: Paths of the layers that may be the head, where none was proven.
+        norms: Paths of the normalization layers.
+        any_size: Whether it takes images twice as large.
+    """
+
+    anatomy: Anatomy
+    missing: Mapping[str, str] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    any_size: bool = False
+
+
+@strict_arguments
+def trace(
+    model: nn.Module,
+    example: Any,  # noqa: ANN401 - whatever forward takes
+    *,
+    head: str | None = None,
+    stages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+) -> Trace:
+    """Find the anatomy of a module that no plugin declared, from a few passes without values; no name is consulted.
+
+    The model is not changed. What is found is proven before it is believed: the head by replacing it, the split by
+    running its parts and comparing bit for bit.
+
+    Args:
+        model: Any module.
+        example: What forward takes: one value, a tuple of several arguments, or a dict of them by name. The first axis
+            of a tensor is the batch.
+        head: Path of the main head site, where the model has several or none is found.
+        stages: Paths of the modules that end the stages; or names to the paths of each stage's modules.
+
+    Returns:
+        The anatomy, and what could not be proven.
+
+    Raises:
+        AnatomyError: The model does not run on the example, or what you named cannot be proven.
+        UsageError: There is no example.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(600, 10))
+        >>> found = zoo.trace(net, torch.zeros(1, 1, 24, 24))
+        >>> found.anatomy.main.path, found.anatomy.stem, found.missing
+        ('4', ('0',), {})
+    """
+    if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
+        raise UsageError(
+            "there is nothing to run the model on",
+            expected="example= to hold what forward takes, such as torch.zeros(1, 3, 224, 224)",
+        )
+    bare = unwrap(model)
+    passes = record_passes(bare, example)
+    grid = Grid(passes.evaluated, passes.larger)
+    missing: dict[str, str] = {}
+    candidates: tuple[str, ...] = ()
+    try:
+        heads, main = find_heads(passes, head)
+    except NoHead as error:
+        if head is not None:
+            raise _refused(bare, head, error) from None
+        missing["head"], candidates = error.why, tuple(error.candidates)
+        heads, main = (), Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
+    anatomy = Anatomy(heads, stem=stem_of(passes), headless=_headless(missing.get("head"), candidates))
+    anatomy = _with_stages(passes, anatomy, main, grid, stages)
+    if heads:
+        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
+        if anatomy.indivisible:
+            missing["split"] = anatomy.indivisible
+    if not anatomy.stages:
+        missing["stages"] = "no module ends with a map or tokens before the resolution changes"
+    norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
+    return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
+
+
+def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
+    return AnatomyError(
+        f"{head!r} is not proven to be a head of this {type(model).__name__}",
+        got=error.why,
+        hint=f"head= may be {' or '.join(map(repr, error.candidates[:4]))}"
+        if error.candidates
+        else "give anatomy=zoo.Anatomy(...) to say by hand where its parts are",
+    )
+
+
+def _headless(why: str | None, candidates: Sequence[str]) -> str | None:
+    if why is None:
+        return None
+    named = f"; head= may be {' or '.join(map(repr, candidates[:4]))}" if candidates else ""
+    return f"no head site was proven when it was traced: {why}{named}"
+
+
+def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:  # noqa: ANN401 - as in trace
+    if chosen is not None:
+        stages, layout = _declared(passes, grid, chosen)
+        return replace(anatomy, stages=stages, layout=layout)
+    flow = passes.evaluated
+    deepest = grid.deepest(flow.ancestors([main.value]))
+    end = flow.recording.producer.get(deepest, -1) + 1
+    cuts = flow.cuts([deepest])
+    stages, layout = find_stages(passes.model, grid, cuts, anatomy.stem, end)
+    return replace(anatomy, stages=stages, layout=layout)
+
+
+def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
+    named = chosen if hasattr(chosen, "items") else {path.rpartition(".")[2]: (path,) for path in chosen}
+    if len(named) < len(chosen):
+        named = {path: (path,) for path in chosen}
+    calls = {call.path: call for call in passes.evaluated.recording.calls()}
+    stages, layouts = [], []
+    for name, paths in named.items():
+        for path in paths:
+            if path not in calls:
+                nearest = did_you_mean(close_matches(path, calls), "print(model) shows the path of every module")
+                raise AnatomyError(f"stages: {path!r} is no module that ran", hint=nearest)
+        found = next((found for value in calls[paths[-1]].outputs if (found := grid.map_of(value))), None)
+        if found is None:
+            shapes = [passes.evaluated.recording.shapes[value] for value in calls[paths[-1]].outputs]
+            raise AnatomyError(f"stages: {paths[-1]!r} gives no feature map", got=f"tensors of the shapes {shapes}")
+        stages.append(Stage(name, tuple(paths), found.channels, found.stride))
+        layouts.append(found.layout)
+    return tuple(stages), layouts[-1] if layouts else "NCHW"
+
+
+def stem_of(passes: Passes) -> tuple[str, ...]:
+    """Paths of the first parametric layers that see the input.
+
+    Args:
+        passes: The recorded model.
+    """
+    flow = passes.evaluated
+    seen, found = {*flow.recording.inputs}, dict[str, None]()
+    for op in flow.recording.ops:
+        if not any(value in seen for value in op.inputs):
+            continue
+        parameters = flow.parameters_of(op)
+        if parameters:
+            found[owner(op, parameters)] = None
+        elif flow.passes(op):
+            seen.update(op.outputs)
+    return tuple(path for path in found if path)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # noqa: SLF001 - the base of all
+    return isinstance(module, norms)
+
+
+def _where(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
+    """The example on the device of the model."""
+    like = next(model.parameters(), torch.empty(0, device="cpu"))
+    return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)
