@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import warnings
+import zlib
 from doctest import ELLIPSIS
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +54,8 @@ def _cudnn(**flags):
 
 def pytest_collection_modifyitems(config, items):
     """Skip, visibly, what needs a GPU where there is none; and in a sweep, build each model once for all its tests."""
-    if config.option.markexpr == "full" or config.option.markexpr.startswith("gpu"):
+    _take_part(config, items)
+    if config.option.markexpr in ("full", "sweep") or config.option.markexpr.startswith("gpu"):
         items.sort(key=lambda item: str(item.callspec.params.get("name", "")) if hasattr(item, "callspec") else "")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
@@ -66,6 +68,23 @@ def pytest_collection_modifyitems(config, items):
         for item in gpu:
             if not ("device" in item.fixturenames and os.environ.get("ZOO_TEST_DEVICE")):  # see tests/gpu
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _take_part(config, items):
+    """Keep one part of the tests, as ``ZOO_TEST_PART=3/8`` says: all those of a model are in the same part."""
+    part, _, parts = os.environ.get("ZOO_TEST_PART", "").partition("/")
+    if not parts:
+        return
+    of = [zlib.crc32(_model_of(item).encode()) % int(parts) + 1 for item in items]
+    config.hook.pytest_deselected(items=[item for item, own in zip(items, of, strict=True) if own != int(part)])
+    items[:] = [item for item, own in zip(items, of, strict=True) if own == int(part)]
+
+
+def _model_of(item):
+    """The model that a test is about, or else the test itself."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    card = parameters.get("card")
+    return str(parameters.get("name") or getattr(card, "id", None) or item.nodeid)
 
 
 class FileServer:

@@ -1,4 +1,4 @@
-"""Every installed family keeps its promises: some of its models quickly, and with ``-m full`` one of each kind.
+"""Every installed family keeps its promises: some of its models quickly, and with ``-m sweep`` one of each kind.
 
 Those have their values where they fit into the memory of two test processes. ``zoo check`` looks at every model, and
 ``docs/MODELS.md`` says what it found, with values for all of these.
@@ -31,25 +31,25 @@ class OneOfEachKind(Conformance):
     shapes_above = 60_000_000
 
 
-@pytest.mark.full
+@pytest.mark.sweep
 class TestKindsOfTorchvision(OneOfEachKind):
     family = "torchvision"
     models = of_each_kind(family)
 
 
-@pytest.mark.full
+@pytest.mark.sweep
 class TestKindsOfTimm(OneOfEachKind):
     family = "timm"
     models = of_each_kind(family)
 
 
-@pytest.mark.full
+@pytest.mark.sweep
 class TestKindsOfEfficientNet(OneOfEachKind):
     family = "efficientnet_pytorch"
     models = of_each_kind(family)
 
 
-@pytest.mark.full
+@pytest.mark.sweep
 class TestKindsOfPretrainedmodels(OneOfEachKind):
     family = "pretrainedmodels"
     models = of_each_kind(family)

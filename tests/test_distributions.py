@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 
-from zoo_core import Family, hookimpl, hooks
+from zoo_core.contract import hooks
+from zoo_core.plugin import Family, hookimpl
 from zoo_core.registry.entry_points import is_installed, plugin_entries
 from zoo_core.registry.plugins import load_plugin, load_plugins
 

@@ -1,4 +1,4 @@
-"""One model of each architecture of the installed families, for tests that must hold for any; the rest with -m full.
+"""Models for tests that must hold for any: a few usually, one of each architecture with -m sweep, all with -m full.
 
 Of timm's 1371 models the conformance kit goes through all; here they are a few, with heads of different shapes, and the
 very small ones that timm has for tests.
@@ -13,6 +13,23 @@ from functools import lru_cache
 import pytest
 
 import zoo_core as zoo
+
+USUAL = {
+    "efficientnet_pytorch/efficientnet-b0",
+    "pretrainedmodels/squeezenet1_1",
+    "timm/crossvit_tiny_240",
+    "timm/levit_128s",
+    "timm/test_convnext",
+    "timm/test_efficientnet",
+    "timm/test_resnet",
+    "timm/test_vit",
+    "tiny/glyphnet",
+    "torchvision/mobilenet_v3_small",
+    "torchvision/regnet_y_400mf",
+    "torchvision/resnet18",
+    "torchvision/squeezenet1_1",
+}
+"""Small ones of every family, with every layout of features and every shape of head sites that the others have."""
 
 ONE_OF_EACH = {
     "torchvision/alexnet",
@@ -58,8 +75,10 @@ _TOO_SMALL = (RuntimeError, ValueError, AssertionError)
 
 def _names():
     for name in zoo.list(task="classification"):
-        if name in ONE_OF_EACH:
+        if name in USUAL:
             yield name
+        elif name in ONE_OF_EACH:
+            yield pytest.param(name, marks=pytest.mark.sweep)
         elif not name.startswith(("timm/", "torchvision/quantized")) or name.startswith("timm/test_"):
             yield pytest.param(name, marks=pytest.mark.full)
 
