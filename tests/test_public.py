@@ -26,7 +26,8 @@ def test_what_authors_import_can_be_imported_from_their_module_and_from_the_pack
 
 
 def test_no_module_hides_a_public_name():
-    modules = {path.stem for path in Path(zoo_core.__file__).parent.iterdir()}
+    parent = Path(zoo_core.__file__).parent
+    modules = {path.stem for path in parent.glob("*.py")} | {path.parent.name for path in parent.glob("*/__init__.py")}
     assert not modules & set(NAMES)
 
 
