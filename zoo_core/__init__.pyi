@@ -19,6 +19,9 @@ from .images.numbers import preprocessing as preprocessing
 from .images.numbers import set_preprocessing as set_preprocessing
 from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats
+from .prediction.predict import predict as predict
+from .prediction.results import Detections as Detections
+from .prediction.results import Segmentation as Segmentation
 from .recipe.load import load as load
 from .recipe.save import save as save
 from .registry.zoo import Zoo as Zoo

@@ -17,6 +17,7 @@ Each also *is* the builtin a caller would expect, so ``except KeyError`` around 
     │   ├── FamilyUnavailable (ImportError)  the family is known, but its library or plugin does not load
     │   ├── CatalogError (ValueError)        a catalogue record is malformed
     │   └── AnatomyError (ValueError)        an anatomy that does not fit the model it describes
+    ├── ImageError (ValueError)              an image cannot be read, or is none
     └── WeightsError (OSError)               the weights could not be had, trusted or used
         ├── FetchError (ConnectionError)     every source failed
         ├── Offline                          ZOO_OFFLINE is set and the file is not in the cache
@@ -143,6 +144,10 @@ class AnatomyError(PluginError, ValueError):
         zoo_core.errors.AnatomyError: Linear is not a model of acme
           next step: write an Anatomy for it
     """
+
+
+class ImageError(ZooError, ValueError):
+    """An image cannot be read, or is none. Attributes: ``name``."""
 
 
 class WeightsError(ZooError, OSError):

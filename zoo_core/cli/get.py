@@ -48,7 +48,7 @@ def get(
         in_channels=in_channels,
         weights=None if weights.lower() == "none" else weights,
         freeze=freeze or None,
-        device=_device(device),
+        device=device_of(device),
         dtype=_dtype(dtype),
         seed=seed,
         trust=trust,
@@ -61,7 +61,8 @@ def get(
         _print(facts)
 
 
-def _device(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, and torch is not imported here
+def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, and torch is not imported here
+    """The device of that name; None for none."""
     import torch
 
     try:

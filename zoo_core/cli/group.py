@@ -22,6 +22,7 @@ COMMANDS = {
     "list": _Command("zoo_core.cli.models:list_", "List the models that match a pattern."),
     "info": _Command("zoo_core.cli.models:info", "Show what a model is and which weights it has."),
     "get": _Command("zoo_core.cli.get:get", "Fetch, verify and build a model."),
+    "predict": _Command("zoo_core.cli.predict:predict", "Say what a model sees in images."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),

@@ -1,0 +1,413 @@
+"""``zoo.predict``: from images of any kind to named results."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import zoo_core as zoo
+from zoo_core.cli.group import zoo as group
+from zoo_core.errors import ImageError, NotSupported, UnknownModel, UsageError, ZooWarning
+from zoo_core.images.loading import Loaded
+from zoo_core.prediction.outputs import Reading
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+GREY = PIXELS[:, :, 0]
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    return zoo.get("tiny/glyphnet").eval()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def by_hand(model, image, top=5):
+    """What torch says, written out."""
+    with torch.no_grad():
+        chances = model(zoo.transforms(model)(image)[None]).softmax(1)[0]
+    names = zoo.class_names(model)
+    return [(names[i], chances[i].item()) for i in chances.topk(top).indices.tolist()]
+
+
+# What an image can be
+
+
+def test_a_result_is_that_of_torch_written_out(glyphs, photo):
+    assert zoo.predict(glyphs, photo) == by_hand(glyphs, Image.open(photo))
+    assert len(zoo.predict(glyphs, photo, top=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        str,
+        lambda path: path.read_bytes(),
+        lambda path: io.BytesIO(path.read_bytes()),
+        Image.open,
+        lambda _: PIXELS,
+        lambda _: PIXELS[:, ::-1][:, ::-1],
+    ],
+    ids=["path", "bytes", "open file", "PIL", "array", "strided array"],
+)
+def test_one_image_of_any_kind_gives_one_result(kind, glyphs, photo):
+    assert zoo.predict(glyphs, kind(photo)) == zoo.predict(glyphs, photo)
+
+
+def test_a_tensor_of_uint8_and_one_of_floats_are_one_image(glyphs):
+    tensor = torch.from_numpy(PIXELS[:32, :32]).permute(2, 0, 1)  # of the model's size: nothing is resampled
+    expected = dict(zoo.predict(glyphs, tensor, top=114))
+    assert dict(zoo.predict(glyphs, tensor / 255, top=114)) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("many", ["list", "folder", "glob", "batch", "arrays", "generator"])
+def test_many_images_give_a_list_of_results(many, glyphs, photo):
+    Image.fromarray(PIXELS).save(photo.with_name("second.png"))
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    images = {
+        "list": [photo, PIXELS],
+        "folder": photo.parent,
+        "glob": str(photo.parent / "*.png"),
+        "batch": torch.stack([tensor, tensor]),
+        "arrays": np.stack([PIXELS, PIXELS]),
+        "generator": (each for each in [photo, photo]),
+    }[many]
+    results = zoo.predict(glyphs, images, batch_size=1)
+    assert len(results) == 2
+    assert results[0] == results[1]
+    if many != "batch":
+        assert results[0] == zoo.predict(glyphs, photo)
+
+
+def test_a_folder_is_read_with_the_folders_inside_it_in_order(glyphs, tmp_path):
+    for name in ("b/2.png", "a/1.png", "b/.hidden.png", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(GREY).save(tmp_path / name, format="PNG")
+    (tmp_path / "a" / "circle").symlink_to(tmp_path)
+    from zoo_core.images.sources import sources_of
+
+    sources, several = sources_of(tmp_path)
+    assert several
+    assert [source.name for source in sources] == [str(tmp_path / "a/1.png"), str(tmp_path / "b/2.png")]
+
+
+# Images that are not plain
+
+
+def test_an_image_is_turned_upright_as_its_exif_data_says(glyphs, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(PIXELS)).save(tmp_path / "turned.png", exif=exif)
+    assert zoo.predict(glyphs, tmp_path / "turned.png") == zoo.predict(glyphs, PIXELS)
+
+
+def test_sixteen_bits_are_kept(glyphs, tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    deep, plain = (dict(zoo.predict(glyphs, image)) for image in (tmp_path / "deep.png", GREY))
+    assert deep == pytest.approx(plain, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "P", "LA", "RGBA", "1"])
+def test_an_image_of_any_mode_is_read(mode, glyphs, tmp_path):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.fromarray(PIXELS).convert(mode).save(path)
+    assert len(zoo.predict(glyphs, path)) == 5
+
+
+def test_the_first_frame_of_an_animation_is_taken(glyphs, tmp_path):
+    frames = [Image.fromarray(GREY), Image.fromarray(GREY[::-1])]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert zoo.predict(glyphs, tmp_path / "moving.gif") == zoo.predict(glyphs, frames[0])
+
+
+def bad_files(folder, photo):
+    data = photo.read_bytes()
+    for name, content in {"cut.png": data[: len(data) // 2], "empty.png": b"", "text.png": b"hello"}.items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("cut.png", "damaged or cut off"), ("empty.png", "empty"), ("text.png", "no image"), ("none.png", "no such file")],
+)
+def test_one_image_that_cannot_be_read_is_an_error_that_names_it(name, problem, glyphs, photo):
+    bad_files(photo.parent, photo)
+    with pytest.raises(ImageError, match=f"{name}: .*{problem}"):
+        zoo.predict(glyphs, photo.with_name(name))
+
+
+def test_one_bad_image_of_many_is_named_and_the_others_are_done(glyphs, photo):
+    bad_files(photo.parent, photo)
+    with pytest.warns(ZooWarning, match=r"3 of 4 images(.|\n)*cut\.png"):
+        results = zoo.predict(glyphs, photo.parent)
+    assert [isinstance(each, ImageError) for each in results] == [True, True, False, True]
+    with pytest.warns(ZooWarning, match="1 of 2"):
+        assert zoo.predict(glyphs, [photo, photo.parent / "nowhere*.png"])[0] == zoo.predict(glyphs, photo)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.full((3, 8, 8), 2.0),
+        torch.full((3, 8, 8), -1.0),
+        torch.zeros(3, 8, 8, dtype=torch.int64),
+        torch.zeros(8),
+        np.zeros((3, 64, 64), dtype=np.uint8),
+        np.zeros((8, 8, 7), dtype=np.uint8),
+        object(),
+        "https://example.org/cat.jpg",
+    ],
+    ids=["to 255", "normalized", "integers", "a vector", "channels first", "seven channels", "no image", "url"],
+)
+def test_what_is_no_image_is_refused(wrong, glyphs):
+    with pytest.raises(ImageError):
+        zoo.predict(glyphs, wrong)
+
+
+def test_a_folder_without_images_is_an_error(glyphs, tmp_path):
+    with pytest.raises(ImageError, match="no images in this folder"):
+        zoo.predict(glyphs, tmp_path)
+
+
+# Models
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm/test_resnet", "pretrainedmodels/squeezenet1_1"])
+def test_a_model_of_any_family_predicts(name, photo):
+    model = zoo.set_preprocessing(zoo.get(name, weights=None, num_classes=3, seed=0), name)
+    found = zoo.predict(model, photo, class_names=["a", "b", "c"])
+    with torch.no_grad():
+        chances = model.eval()(zoo.transforms(model)(Image.open(photo))[None]).flatten(1).softmax(1)[0]
+    assert dict(found) == pytest.approx(dict(zip("abc", chances.tolist(), strict=True)), abs=1e-6)
+
+
+def test_a_name_a_saved_folder_and_a_checkpoint_predict_alike(glyphs, photo, tmp_path):
+    expected = zoo.predict(glyphs, photo)
+    assert zoo.predict("tiny/glyphnet", photo) == expected
+    assert zoo.predict(str(zoo.save(glyphs, tmp_path / "saved")), photo) == expected
+    torch.save({"state_dict": glyphs.state_dict()}, tmp_path / "last.ckpt")
+    own = zoo.predict("tiny/glyphnet", photo, weights=str(tmp_path / "last.ckpt"))
+    assert [chance for _, chance in own] == [chance for _, chance in expected]
+
+
+def test_neither_a_name_nor_a_folder_is_an_error(photo):
+    with pytest.raises(UnknownModel):
+        zoo.predict("glyphnett", photo)
+
+
+def test_a_model_is_in_the_mode_it_was_in(photo):
+    model = zoo.get("tiny/glyphnet")
+    zoo.freeze(model, "layer1")
+    before = [module.training for module in model.modules()]
+    zoo.predict(model, photo)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_threads_predict_with_one_model_in_train_mode(photo):
+    model, results = zoo.get("tiny/glyphnet").train(), []
+    before = model.stem[1].running_mean.clone()
+    threads = [threading.Thread(target=lambda: results.append(zoo.predict(model, [photo] * 8))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(each == results[0] for each in results)
+    assert model.training
+    assert torch.equal(model.stem[1].running_mean, before)
+
+
+def test_a_model_without_preprocessing_says_how_to_give_it_one(photo):
+    model = zoo.get("resnet18", weights=None)
+    with pytest.raises(NotSupported, match=r"zoo\.set_preprocessing\(model, \"torchvision/resnet18\"\)"):
+        zoo.predict(model, photo)
+
+
+def test_several_labels_are_those_above_the_threshold(glyphs, photo):
+    found = zoo.predict(glyphs, photo, threshold=0.5)
+    with torch.no_grad():
+        chances = glyphs(zoo.transforms(glyphs)(Image.open(photo))[None]).sigmoid()[0]
+    expected = {name for name, chance in zip(zoo.class_names(glyphs), chances, strict=True) if chance >= 0.5}
+    assert {name for name, _ in found} == expected
+    assert [chance for _, chance in found] == sorted((chance for _, chance in found), reverse=True)
+
+
+def test_several_heads_give_a_result_each(photo):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet"), {"colour": 3, "shape": 5})
+    found = zoo.predict(model, [photo, photo], top=9)
+    assert {name: len(each) for name, each in found[0].items()} == {"colour": 3, "shape": 5}
+    assert [name for name, _ in found[0]["colour"]] != []
+
+
+def test_other_numbers_of_names_and_scores_are_refused(photo):
+    model = zoo.get("tiny/glyphnet")
+    model.fc = torch.nn.Linear(64, 9)
+    with pytest.raises(UsageError, match=r"class names for 9 scores(.|\n)*class_names="):
+        zoo.predict(model, photo)
+
+
+def test_nan_is_not_a_result(photo):
+    model = zoo.get("tiny/glyphnet")
+    with torch.no_grad():
+        model.fc.bias.fill_(torch.nan)
+    with pytest.raises(ImageError, match="nan"):
+        zoo.predict(model, photo)
+
+
+def test_optical_flow_has_no_names(photo):
+    with pytest.raises(NotSupported, match="optical flow"):
+        zoo.predict(zoo.get("raft_small", weights=None, device="meta"), photo)
+
+
+@pytest.mark.parametrize(
+    "options", [{"top": 0}, {"batch_size": 0}, {"threshold": 2}, {"class_names": "abc"}, {"num_workers": -1}]
+)
+def test_impossible_arguments_are_refused(options, glyphs, photo):
+    with pytest.raises(UsageError):
+        zoo.predict(glyphs, photo, **options)
+
+
+# Segmentation, detection and video
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    model = zoo.get("lraspp_mobilenet_v3_large", weights=None, num_classes=3, seed=0).eval()
+    return zoo.set_preprocessing(model, "lraspp_mobilenet_v3_large")
+
+
+def test_segmentation_labels_each_pixel_of_the_image(segmenter, photo, tmp_path):
+    found = zoo.predict(segmenter, photo, size=64, class_names=["cat", "dog"])
+    with torch.no_grad():
+        maps = segmenter(zoo.transforms(segmenter, size=64)(Image.open(photo))[None])["out"]
+    expected = torch.nn.functional.interpolate(maps, size=(40, 60), mode="bilinear").argmax(1)[0]
+    assert torch.equal(found.mask, expected)
+    assert found.names == ("background", "cat", "dog")
+    assert sum(share for _, share, _ in found.legend) == pytest.approx(1)
+    with Image.open(found.save(tmp_path / "mask.png")) as image:
+        assert image.size == (60, 40 + 16 * len(found.legend))
+    assert found.draw(Image.open(photo)).width == 60
+
+
+def test_a_segmenter_with_a_crop_labels_what_the_crop_would_cut_off(segmenter, photo):
+    model = zoo.set_preprocessing(segmenter, zoo.Preprocessing(crop=(32, 32), resize=(48,)))
+    assert zoo.predict(model, photo).mask.shape == (40, 60)
+
+
+def test_detections_are_those_of_torchvision_in_pixels_of_the_image(photo):
+    model = zoo.get("ssdlite320_mobilenet_v3_large", weights=None, num_classes=3, seed=0).eval()
+    zoo.set_preprocessing(model, "ssdlite320_mobilenet_v3_large")
+    found = zoo.predict(model, photo, threshold=0.0, class_names=["cat", "dog"])
+    with torch.no_grad():
+        expected = model([zoo.transforms(model)(Image.open(photo))])[0]
+    assert torch.equal(found.boxes, expected["boxes"])
+    assert torch.equal(found.scores, expected["scores"])
+    assert found.names == tuple(["background", "cat", "dog"][i] for i in expected["labels"])
+    assert len(found) == len(expected["scores"]) > 0
+    assert found[0].box == tuple(found.boxes[0].tolist())
+    assert found.draw(Image.open(photo)).size == (60, 40)
+
+
+def test_masks_and_keypoints_are_read_and_drawn():
+    output = {
+        "boxes": torch.tensor([[1.0, 1.0, 5.0, 5.0], [0.0, 0.0, 2.0, 2.0]]),
+        "scores": torch.tensor([0.9, 0.2]),
+        "labels": torch.tensor([2, 1]),
+        "masks": torch.ones(2, 1, 10, 10),
+        "keypoints": torch.tensor([[[2.0, 3.0, 1.0]], [[0.0, 0.0, 0.0]]]),
+    }
+    image = Loaded("image", torch.zeros(3, 10, 10), size=(20, 20))
+    (found,) = Reading(("background", "cat", "dog"), 5, None).results([output], [image])
+    assert [(each.name, each.box) for each in found] == [("dog", (2.0, 2.0, 10.0, 10.0))]
+    assert found.masks.shape == (1, 20, 20)
+    assert found.keypoints.tolist() == [[[4.0, 6.0, 1.0]]]
+    assert found.draw(torch.zeros(3, 20, 20)).getpixel((15, 15)) != (0, 0, 0)
+
+
+def test_a_clip_is_named_by_a_video_model():
+    model = zoo.set_preprocessing(zoo.get("r3d_18", weights=None, num_classes=2, seed=0), "r3d_18")
+    clip = torch.randint(0, 256, (4, 3, 40, 60), dtype=torch.uint8)
+    found = zoo.predict(model, clip, class_names=["run", "jump"], size=32)
+    assert {name for name, _ in found} == {"run", "jump"}
+    with pytest.raises(ImageError, match="no clip"):
+        zoo.predict(model, clip[0])
+
+
+# The command
+
+
+def command(*args):
+    return CliRunner().invoke(group, ["predict", *map(str, args)])
+
+
+def test_the_command_names_what_fails_and_finishes_the_rest(photo, glyphs):
+    bad_files(photo.parent, photo)
+    answer = command("tiny/glyphnet", photo.parent, "nowhere.png", "--json")
+    records = [json.loads(line) for line in answer.stdout.splitlines()]
+    done = {record["image"]: record for record in records if "result" in record}
+    assert answer.exit_code == 1
+    assert [tuple(pair) for pair in done[str(photo)]["result"]] == zoo.predict(glyphs, photo)
+    assert len(records) - len(done) == 4
+    assert "cut.png: the file is damaged or cut off" in answer.stderr
+    assert answer.stderr.splitlines()[-1] == "5 images, 4 failed"
+
+
+def test_the_command_takes_names_from_a_file(photo):
+    names = photo.with_name("names.txt")
+    names.write_text("one\ntwo\n")
+    answer = command("tiny/glyphnet", photo, "--class-names", names)
+    assert isinstance(answer.exception, UsageError)
+    names.write_text("\n".join(f"class {i}" for i in range(zoo.info("tiny/glyphnet").num_classes)))
+    assert command("tiny/glyphnet", photo, "--class-names", names, "--top", 1).stdout.startswith(f"{photo}: class ")
+
+
+def test_the_command_draws_files_of_one_name_beside_one_another(photo, segmenter, tmp_path):
+    saved = zoo.save(segmenter, tmp_path / "saved", preprocessing=zoo.Preprocessing(crop=None, resize=(32,)))
+    (photo.parent / "other").mkdir()
+    Image.fromarray(GREY).save(photo.parent / "other" / "photo.png")
+    drawn = tmp_path / "drawn"
+    answer = command(saved, photo, photo.parent / "other", "--draw", drawn)
+    assert answer.exit_code == 0, answer.output
+    assert sorted(path.name for path in drawn.iterdir()) == ["photo-2.png", "photo.png"]
+
+
+def test_no_warning_is_given_where_all_is_well(glyphs, photo):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zoo.predict(glyphs, [photo, photo])
+
+
+# With PyAV
+
+
+@pytest.mark.extra
+def test_a_video_file_is_a_clip_of_frames_spread_over_it(tmp_path):
+    import av
+
+    from zoo_core.images.video import read_clip
+
+    with av.open(str(tmp_path / "video.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 12 * i, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip = read_clip(tmp_path / "video.mp4", "video", 4).image
+    assert clip.shape == (4, 3, 48, 64)
+    assert [round(frame.float().mean().item() / 12) for frame in clip] == [2, 7, 12, 17]
+    (tmp_path / "text.mp4").write_text("hello")
+    with pytest.raises(ImageError, match="text: no video"):
+        read_clip(tmp_path / "text.mp4", "text", 4)

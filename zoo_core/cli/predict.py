@@ -1,0 +1,164 @@
+"""``zoo predict``: named results of images, a line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo_core.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoo_core.errors import ZooError
+    from zoo_core.prediction.predict import Prediction
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
+@click.option("--top", default=5, show_default=True, help="How many classes of a classifier.")
+@click.option("--threshold", type=float, help="Several labels: each class this probable. Detectors: the least score.")
+@click.option("--class-names", type=click.Path(path_type=Path), help="A file with the name of a class on each line.")
+@click.option("--preprocessing", metavar="NAME", help="Prepare images as for the model NAME.")
+@click.option("--size", type=int, help="Height and width that the model sees.")
+@click.option("--draw", type=click.Path(path_type=Path, file_okay=False), help="Write drawn images to this folder.")
+@click.option("--batch-size", default=16, show_default=True, help="Images in one pass.")
+@click.option("--workers", type=click.IntRange(min=0), help="Threads that read images; one a core unless given.")
+@click.option("--device", help="Where the model runs, such as cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON record a line.")
+def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    r"""Say what MODEL sees in each IMAGE: files, folders and globs; videos for a video model.
+
+    MODEL is a name, or a folder that zoo.save wrote. An image that cannot be read is named, the others are done, and
+    the exit code is 1.
+
+    \b
+    zoo predict resnet50 cat.jpg photos/ 'more/**/*.png'
+    zoo predict flowers/ photos/ --json > results.jsonl
+    zoo predict resnet18 photos/ --weights runs/last.ckpt --class-names classes.txt
+    zoo predict maskrcnn_resnet50_fpn street.jpg --draw drawn/
+    """
+    runner = _predictor(model, options, keep=draw is not None)
+    total = failed = noted = 0
+    for found in _with_progress(runner.run(_sources(images, video=runner.task == "video"))):
+        total += 1
+        failed += found.error is not None
+        noted += bool(found.note)
+        if found.error is None and draw is not None:
+            _draw(found, draw)
+        _print(found, as_json=as_json)
+    click.echo(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""), err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # noqa: ANN401 - torch is not imported here
+    from zoo_core.cli.get import device_of
+    from zoo_core.prediction.predict import Predictor
+    from zoo_core.recipe.opened import open_model
+
+    opened = open_model(
+        model,
+        weights=options["weights"],
+        preprocessing=options["preprocessing"],
+        device=device_of(options["device"]),
+    )
+    return Predictor.of(
+        opened.eval(),
+        top=options["top"],
+        threshold=options["threshold"],
+        class_names=_names(options["class_names"]),
+        size=options["size"],
+        batch_size=options["batch_size"],
+        num_workers=options["workers"],
+        keep=keep,
+    )
+
+
+def _names(path: Path | None) -> list[str] | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--class-names") from error
+
+
+def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
+    """The images of all arguments; an argument without any is one that fails."""
+    from zoo_core.images.sources import Source, sources_of
+
+    for argument in images:
+        try:
+            yield from sources_of(argument, video=video)[0]
+        except ImageError as error:
+            yield Source(argument, error)
+
+
+def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+    """The same, counted on a terminal."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    shown = console.is_terminal and not sys.stdout.isatty()  # results that scroll by are progress enough
+    columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) if shown else nullcontext() as bar:
+        task = None if bar is None else bar.add_task("images", total=None)
+        for found in predictions:
+            yield found
+            if bar is not None and task is not None:
+                bar.advance(task)
+
+
+def _print(found: Prediction, *, as_json: bool) -> None:
+    from zoo_core.prediction.results import to_line, to_record
+
+    if found.error is not None:
+        line = one_line(found.error)
+        click.echo(f"zoo: {line}", err=True)
+        if as_json:
+            click.echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
+        return
+    if found.note:
+        click.echo(f"zoo: {found.name}: {found.note}", err=True)
+    if as_json:
+        record = {"image": found.name, "result": to_record(found.result)}
+        click.echo(json.dumps(record | ({"note": found.note} if found.note else {}), ensure_ascii=False))
+    else:
+        click.echo(f"{found.name}: {to_line(found.result)}")
+
+
+def one_line(error: ZooError) -> str:
+    """What an error says, in a line: what happened, why, and what to do.
+
+    Example:
+        >>> one_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
+        'cat.jpg: the file is damaged; next step: replace it'
+    """
+    return "; ".join(line.strip() for line in error.message.splitlines() if line.strip())
+
+
+def _draw(found: Prediction, folder: Path) -> None:
+    """Write the drawn image under the name of its file, and under a number more where that is taken."""
+    results = found.result.values() if isinstance(found.result, dict) else [found.result]
+    for result in results:
+        if not hasattr(result, "draw"):
+            raise click.UsageError("--draw is for detectors and segmentation: a classifier has nothing to draw")
+        folder.mkdir(parents=True, exist_ok=True)
+        stem, number = Path(found.name).stem, 1
+        path = folder / f"{stem}.png"
+        while path in _drawn:
+            number += 1
+            path = folder / f"{stem}-{number}.png"
+        _drawn.add(path)
+        result.draw(found.original).save(path)
+
+
+_drawn: set[Path] = set()
+"""What this process has drawn: files of one name in several folders must not replace one another."""

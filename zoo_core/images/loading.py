@@ -1,0 +1,120 @@
+"""Images read and prepared by a pool of threads, a few ahead of the model that takes them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import ImageError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+    from torch import Tensor
+
+    from zoo_core.images.read import ReadImage
+    from zoo_core.images.sources import Source
+
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image ready for a model, or the reason why there is none.
+
+    Attributes:
+        name: What it is called.
+        tensor: As the model takes it; None where it could not be read.
+        size: Height and width before it was prepared.
+        note: What was done to it that its user may not expect.
+        error: Why it could not be read.
+        original: The image as it was read, where it was to be kept.
+    """
+
+    name: str
+    tensor: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    note: str = ""
+    error: ZooError | None = None
+    original: Any = None
+
+
+def load_images(
+    sources: Iterable[Source],
+    reader: Callable[[Any, str], ReadImage],
+    prepare: Callable[[Any], Tensor],
+    *,
+    num_workers: int | None = None,
+    ahead: int = 32,
+    keep: bool = False,
+) -> Iterator[Loaded]:
+    """Images in their order, read by threads: decoding and resizing leave Python's lock to others.
+
+    Args:
+        sources: What to read.
+        reader: Item and name to a read image.
+        prepare: A read image to a tensor.
+        num_workers: Threads; None for one a core, up to 8, and 0 for none.
+        ahead: How many images are in memory at most before they are taken.
+        keep: Whether the image as it was read is kept with it.
+    """
+
+    def load(source: Source) -> Loaded:
+        try:
+            found = reader(source.item, source.name)
+            tensor = prepare(found.image)
+        except ImageError as error:
+            return Loaded(source.name, error=error)
+        except ZooError as error:  # such as the wrong number of channels
+            named = ImageError(
+                f"{source.name}: {error.summary}", cause=error.message.partition("\n")[2].strip() or None
+            )
+            return Loaded(source.name, error=named)
+        return Loaded(source.name, tensor, found.size, found.note, original=found.image if keep else None)
+
+    count = min(os.cpu_count() or 1, _MOST_WORKERS) if num_workers is None else num_workers
+    if not count:
+        yield from map(load, sources)
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="zoo-images") as pool:
+        waiting: deque[Future[Loaded]] = deque()
+        try:
+            for source in sources:
+                waiting.append(pool.submit(load, source))
+                if len(waiting) >= max(ahead, count):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_batches(loaded: Iterable[Loaded], size: int, *, any_shape: bool = False) -> Iterator[list[Loaded]]:
+    """Images of one shape together, at most ``size`` of them, in their order; those without a tensor go along.
+
+    Args:
+        loaded: Images.
+        size: Of a batch.
+        any_shape: Whether images of several shapes may be in one batch.
+
+    Example:
+        >>> import torch
+        >>> images = [Loaded(str(i), torch.zeros(3, side, side)) for i, side in enumerate([8, 8, 8, 4])]
+        >>> [[image.name for image in batch] for batch in in_batches(images, 2)]
+        [['0', '1'], ['2'], ['3']]
+    """
+    batch: list[Loaded] = []
+    shape = None
+    for each in loaded:
+        own = None if each.tensor is None or any_shape else each.tensor.shape
+        if batch and (len(batch) == size or (own is not None and shape is not None and own != shape)):
+            yield batch
+            batch, shape = [], None
+        batch.append(each)
+        shape = own if own is not None else shape
+    if batch:
+        yield batch

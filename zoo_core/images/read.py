@@ -1,0 +1,209 @@
+"""An image file, array or tensor as the transforms take it: upright, of one frame, and with all its bits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo_core.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+_DEEP_MODES = ("I", "F")
+"""What the modes of PIL images with more than 8 bits begin with."""
+_SIXTEEN_BITS = 65_535
+_EIGHT_BITS = 255
+_PIL_CHANNELS = (1, 3, 4)
+_MAP, _IMAGE, _BATCH = 2, 3, 4
+
+
+class ReadImage(NamedTuple):
+    """An image that was read, and what was done to it that its user may not expect."""
+
+    image: Any
+    note: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if _is_pil(self.image):
+            width, height = self.image.size
+            return height, width
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+def read(item: object, name: str) -> ReadImage:
+    """An image as the transforms take it: a PIL image, or a tensor ``[C, H, W]`` of floats from 0 to 1 or uint8.
+
+    Files and PIL images are turned upright as their EXIF data says. 16 bits are kept, as floats. Of an animated image
+    the first frame is taken, which the note says.
+
+    Args:
+        item: A path, bytes of a file, an open file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor
+            ``[H, W]`` or ``[C, H, W]``.
+        name: What to call it in an error.
+
+    Raises:
+        ImageError: It cannot be read; the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> read(np.zeros((4, 6, 3), dtype=np.uint8), "array").size
+        (4, 6)
+    """
+    import torch
+
+    if isinstance(item, ImageError):
+        raise item
+    if isinstance(item, str | Path):
+        return _read_file(Path(item), name)
+    if isinstance(item, bytes | bytearray | memoryview):
+        return _read_file(io.BytesIO(item), name)
+    if isinstance(item, torch.Tensor):
+        return ReadImage(_checked_tensor(item, name))
+    if _is_pil(item):
+        return _decoded(item, name)
+    if hasattr(item, "__array__"):
+        return ReadImage(_of_array(item, name))
+    if hasattr(item, "read"):
+        return _read_file(item, name)
+    raise ImageError(
+        f"{name}: a {type(item).__name__} is no image",
+        expected="a path, glob or folder, bytes, a PIL image, an array [H, W, C], or a tensor [C, H, W]",
+        name=name,
+    )
+
+
+def _is_pil(item: object) -> bool:
+    return type(item).__module__.startswith("PIL.")
+
+
+def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or an open file
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            return _decoded(image, name)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        what = "the file is empty" if _is_empty(file) else "no image that Pillow can read"
+        raise ImageError(f"{name}: {what}", hint="leave it out, or save it as PNG or JPEG", name=name) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: too large to be read as one image",
+            cause=str(error),
+            hint="zoo.sliding_window(model, path, size=...) reads it window by window",
+            name=name,
+        ) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file or folder", hint="check the path", name=name) from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, zlib.error and others at bad data
+        raise ImageError(
+            f"{name}: the file is damaged or cut off",
+            cause=f"{type(error).__name__}: {error}",
+            hint="replace it by a whole copy, or leave it out",
+            name=name,
+        ) from error
+
+
+def _is_empty(file: Any) -> bool:  # noqa: ANN401 - as above
+    return file.stat().st_size == 0 if isinstance(file, Path) else file.seek(0, io.SEEK_END) == 0
+
+
+def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
+    from PIL import ImageOps
+
+    frames = getattr(image, "n_frames", 1)
+    note = f"animated: the first of {frames} frames" if frames > 1 and getattr(image, "is_animated", True) else ""
+    image.load()
+    upright: Image = ImageOps.exif_transpose(image)
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
+    return ReadImage(_all_bits(upright, name) if upright.mode.startswith(_DEEP_MODES) else upright, note)
+
+
+def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
+    """A grey image of more than 8 bits as floats ``[1, H, W]`` from 0 to 1."""
+    import numpy as np
+
+    values = np.asarray(image)
+    if image.mode.startswith("F"):
+        return _checked_tensor(_to_torch(values.astype(np.float32)), name)
+    if values.min(initial=0) < 0 or values.max(initial=0) > _SIXTEEN_BITS:
+        raise ImageError(
+            f"{name}: its values go from {values.min()} to {values.max()}",
+            expected=f"0 to {_SIXTEEN_BITS}, as images of 16 bits have",
+            hint="scale the values to floats from 0 to 1, and give them as a tensor [1, H, W]",
+            name=name,
+        )
+    return _to_torch(values.astype(np.float32) / _SIXTEEN_BITS)[None]
+
+
+def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PIL image or a tensor
+    import numpy as np
+    from PIL import Image
+
+    array: np.ndarray[Any, Any] = np.asarray(item)
+    channels = array.shape[2] if array.ndim == _IMAGE else 1
+    if array.ndim not in (_MAP, _IMAGE) or not array.size:
+        raise _not_an_image(array.shape, "array", "[H, W] or [H, W, C]", name)
+    if channels > min(array.shape[:2]) and array.shape[0] in _PIL_CHANNELS:
+        raise ImageError(
+            f"{name}: an array of the shape {list(array.shape)} has its channels first",
+            expected="[H, W, C]",
+            hint="torch.from_numpy(array), for a tensor is [C, H, W]",
+            name=name,
+        )
+    if array.dtype == np.uint8 and channels in _PIL_CHANNELS:
+        return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
+    tensor = _to_torch(array)
+    return _checked_tensor(tensor.permute(2, 0, 1) if array.ndim == _IMAGE else tensor, name)
+
+
+def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
+    import numpy as np
+    import torch
+
+    # of this machine's byte order, with positive strides, and writable: torch takes no other
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", copy=True))
+
+
+def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
+    import torch
+
+    if tensor.ndim not in (_MAP, _IMAGE) or not tensor.numel():
+        raise _not_an_image(tensor.shape, "tensor", "[H, W] or [C, H, W]", name)
+    tensor = tensor.detach().cpu()
+    tensor = tensor[None] if tensor.ndim == _MAP else tensor
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.uint8) * _EIGHT_BITS
+    if tensor.dtype == torch.uint16:
+        return tensor.float() / _SIXTEEN_BITS
+    if not tensor.is_floating_point():
+        raise ImageError(
+            f"{name}: an image of {str(tensor.dtype).removeprefix('torch.')}",
+            expected="uint8, uint16, or floats from 0 to 1",
+            hint="say what white is: image.to(torch.uint8) where it is 255",
+            name=name,
+        )
+    low, high = tensor.aminmax()
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise ImageError(
+            f"{name}: floats from {low.item():.4g} to {high.item():.4g}",
+            expected="floats from 0 to 1",
+            cause="the image is normalized already, or counts to 255",
+            hint="give it as it was before, or run model(x) on what is prepared; images to 255 as uint8",
+            name=name,
+        )
+    return tensor.float()
+
+
+def _not_an_image(shape: Any, what: str, expected: str, name: str) -> ImageError:  # noqa: ANN401 - any shape
+    return ImageError(f"{name}: {what} of the shape {list(shape)} is no image", expected=expected, name=name)

@@ -1,0 +1,84 @@
+"""A clip of a video file, as frames that are evenly spread over it; needs PyAV."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from zoo_core.errors import ImageError, ZooError
+from zoo_core.images.read import ReadImage
+
+_CLIP_AXES = 4
+
+
+def read_clip(item: object, name: str, frames: int) -> ReadImage:
+    """``[T, C, H, W]``: a tensor as it is, or frames that are evenly spread over a video file.
+
+    Args:
+        item: A path, bytes, an open file, or a tensor.
+        name: What to call it in an error.
+        frames: How many frames of a file.
+
+    Raises:
+        ImageError: It cannot be read; the message names it.
+        ZooError: PyAV is not installed.
+
+    Example:
+        >>> import torch
+        >>> read_clip(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), "clip", 4).size
+        (8, 8)
+    """
+    import torch
+
+    if isinstance(item, ImageError):
+        raise item
+    if isinstance(item, torch.Tensor):
+        if item.ndim != _CLIP_AXES:
+            raise ImageError(f"{name}: {list(item.shape)} is no clip", expected="[T, C, H, W]", name=name)
+        return ReadImage(item)
+    if isinstance(item, bytes | bytearray | memoryview):
+        item = io.BytesIO(item)
+    if not (isinstance(item, str | os.PathLike) or hasattr(item, "read")):
+        raise ImageError(
+            f"{name}: a {type(item).__name__} is no video", expected="a path, bytes, or [T, C, H, W]", name=name
+        )
+    return ReadImage(_decoded(item, name, frames))
+
+
+def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path or an open file, and a tensor
+    import torch
+
+    try:
+        import av
+    except ImportError as error:
+        raise ZooError(
+            "videos are read by PyAV, which is not installed", hint="pip install 'zoo-core[video]'"
+        ) from error
+    try:
+        # twice through the file, since few say how many frames they have: what is held is the clip, and not the video
+        total = sum(1 for _ in _frames_of(av, item))
+        chosen = [(2 * i + 1) * total // (2 * frames) for i in range(frames)] if total else []
+        kept = {
+            i: torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            for i, frame in enumerate(_frames_of(av, item))
+            if i in chosen
+        }
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file", hint="check the path", name=name) from error
+    except (OSError, ValueError) as error:  # PyAV's errors are these too
+        raise ImageError(
+            f"{name}: no video that can be read", cause=f"{type(error).__name__}: {error}", name=name
+        ) from error
+    if not kept:
+        raise ImageError(
+            f"{name}: no frames in this video", hint="replace it by a whole copy, or leave it out", name=name
+        )
+    return torch.stack([kept[i] for i in chosen]).permute(0, 3, 1, 2)
+
+
+def _frames_of(av: Any, item: Any) -> Any:  # noqa: ANN401 - the module, an open file, and frames
+    if hasattr(item, "seek"):
+        item.seek(0)
+    with av.open(os.fspath(item) if isinstance(item, os.PathLike) else item) as container:
+        yield from container.decode(video=0)

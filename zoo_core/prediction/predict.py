@@ -1,0 +1,261 @@
+"""``zoo.predict``: from images of any kind to named results, with any model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError, ZooWarning
+from zoo_core.images.loading import in_batches, load_images
+from zoo_core.images.numbers import numbers_of, resized
+from zoo_core.images.read import read
+from zoo_core.images.sources import sources_of
+from zoo_core.images.video import read_clip
+from zoo_core.prediction.outputs import Reading
+from zoo_core.recipe.opened import open_model
+from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.eval_mode import inferring
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from zoo_core.images.loading import Loaded
+
+_WHOLE = {"detection", "keypoints"}
+"""Tasks whose models take a list of images of any size."""
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one image.
+
+    Attributes:
+        name: Its path, or its number.
+        result: As :func:`predict` gives it; None where there is an error.
+        note: What was done to the image that its user may not expect.
+        error: Why there is no result.
+        original: The image as it was read, where it was to be kept.
+    """
+
+    name: str
+    result: Any = None
+    note: str = ""
+    error: ZooError | None = None
+    original: Any = None
+
+
+@strict_arguments
+def predict(
+    model: nn.Module | str | os.PathLike[str],
+    image: Any,  # noqa: ANN401 - whatever people call an image
+    *,
+    top: int = 5,
+    threshold: float | None = None,
+    class_names: Sequence[str] | None = None,
+    size: int | Sequence[int] | None = None,
+    weights: str | os.PathLike[str] | None = "default",
+    device: str | torch.device | None = None,
+    batch_size: int = 16,
+    num_workers: int | None = None,
+) -> Any:  # noqa: ANN401 - by the kind of model
+    """What ``model`` says of an image, or of many, by name.
+
+    The image is prepared as :func:`transforms` says, after it was turned upright by its EXIF data. The model runs in
+    eval mode and without gradients, and is afterwards in the mode it was in.
+
+    Args:
+        model: A model, its name, or the folder of a save.
+        image: A path, glob or folder; bytes; a PIL image; an array ``[H, W, C]``; a tensor ``[C, H, W]`` of uint8 or of
+            floats from 0 to 1, not normalized; or many: a batch, or an iterable of any of these. For a video model a
+            clip: the path of a video, or ``[T, C, H, W]``.
+        top: How many classes of a classifier, the most probable first.
+        threshold: Of a classifier with several labels: every class of at least this probability, each by itself. Of a
+            detector: the least score, 0.5 unless given.
+        class_names: What the classes are called, instead of what the model knows.
+        size: Height and width that the model sees, instead of those of its weights.
+        weights: As for :func:`get`, where ``model`` is a name.
+        device: Where the model goes when it is named or saved.
+        batch_size: Images in one pass, where they have one shape.
+        num_workers: Threads that read images; None for one a core.
+
+    Returns:
+        For a classifier a list of ``(name, probability)``; for a detector :class:`Detections`, with ``.boxes``,
+        ``.names``, ``.scores``, and ``.masks`` or ``.keypoints``; for segmentation a :class:`Segmentation`, with
+        ``.mask``, ``.legend`` and ``.save(path)``; for several heads a dict of these. For many images a list of those,
+        in which an :class:`ImageError` is in the place of each that could not be read. Classes without a name are
+        called by their number. Class 0 of detectors and segmentation is the background.
+
+    Raises:
+        ImageError: The one image cannot be read; or a folder or glob has none.
+        NotSupported: Nothing says how images are prepared for the model, or its output has no names.
+        UsageError: An argument is impossible.
+
+    Warns:
+        ZooWarning: Some of many images could not be read; their names are in it.
+
+    Example:
+        >>> import numpy as np, zoo_core as zoo
+        >>> black = np.zeros((32, 32), dtype=np.uint8)
+        >>> [name for name, probability in zoo.predict("tiny/glyphnet", black, top=2)]
+        ['!', '(']
+    """
+    runner = Predictor.of(
+        open_model(model, weights=weights, device=device),
+        top=top,
+        threshold=threshold,
+        class_names=class_names,
+        size=size,
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
+    several, predictions = runner.several(image)
+    if not several:
+        only = next(predictions)
+        if only.error is not None:
+            raise only.error
+        return only.result
+    found = list(predictions)
+    _warn_of([each for each in found if each.error is not None], len(found))
+    return [each.result if each.error is None else each.error for each in found]
+
+
+def _warn_of(failed: Sequence[Prediction], total: int) -> None:
+    if failed:
+        names = ", ".join(each.name for each in failed[:_NAMED_AT_MOST])
+        more = ", ..." if len(failed) > _NAMED_AT_MOST else ""
+        msg = f"{len(failed)} of {total} images have no result, but the error in their place: {names}{more}"
+        warnings.warn(msg, ZooWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to predict, and how."""
+
+    model: nn.Module
+    prepare: Any
+    task: str
+    reading: Reading
+    batch_size: int
+    num_workers: int | None
+    keep: bool = False
+    frames: int = 16
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        top: int = 5,
+        threshold: float | None = None,
+        class_names: Sequence[str] | None = None,
+        size: int | Sequence[int] | None = None,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        keep: bool = False,
+    ) -> Predictor:
+        """Ready to predict with these settings; ``keep`` keeps images to draw on.
+
+        Raises:
+            NotSupported: Nothing says how images are prepared for the model, or its results have no names.
+            UsageError: An argument is impossible.
+        """
+        check_count("top", top)
+        check_count("batch_size", batch_size)
+        if num_workers is not None:
+            check_count("num_workers", num_workers + 1)
+        if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+            raise UsageError(f"threshold cannot be {threshold!r}", expected="a probability from 0 to 1")
+        if isinstance(class_names, str):
+            raise UsageError(f"class_names cannot be {class_names!r}", expected="a string for each class")
+        card = knowledge_of(model).card
+        task = card.task if card else "classification"
+        if task == "optical_flow":
+            raise NotSupported(
+                "optical flow has no classes to name", hint="model(first, second) on two images from zoo.transforms"
+            )
+        names = class_names_of(model) if class_names is None else tuple(class_names)
+        return cls(
+            model,
+            _pipeline(model, size),
+            task,
+            Reading(names, top, threshold),
+            batch_size,
+            num_workers,
+            keep,
+            frames=card.input_size[1] if card and task == "video" else 16,
+        )
+
+    def several(self, images: object) -> tuple[bool, Iterator[Prediction]]:
+        """Whether these are several images by their kind, and what the model says of each, as they are taken.
+
+        Raises:
+            ImageError: A folder or a glob has no images.
+        """
+        sources, several = sources_of(images, video=self.task == "video")
+        return several, self.run(sources)
+
+    def run(self, sources: Iterable[Any]) -> Iterator[Prediction]:
+        """What the model says of each image, in order; an image that cannot be read is one with an error."""
+        reader = (lambda item, name: read_clip(item, name, self.frames)) if self.task == "video" else read
+        loaded = load_images(
+            sources,
+            reader,
+            self.prepare,
+            num_workers=self.num_workers,
+            ahead=2 * self.batch_size,
+            keep=self.keep,
+        )
+        for batch in in_batches(loaded, self.batch_size, any_shape=self.task in _WHOLE):
+            yield from self._batch(batch)
+
+    def _batch(self, batch: list[Loaded]) -> Iterator[Prediction]:
+        good = [each for each in batch if each.tensor is not None]
+        results = iter(self._results(good))
+        for each in batch:
+            found = None if each.tensor is None else next(results)
+            error = found if isinstance(found, ImageError) else each.error
+            result = None if error is not None else found
+            yield Prediction(each.name, result, each.note, error, each.original)
+
+    def _results(self, batch: list[Loaded]) -> list[Any]:
+        if not batch:
+            return []
+        try:
+            with inferring(unwrap(self.model)):
+                output = anatomy_of(self.model).scores_in(self.model(self._input(batch)))
+                return list(self.reading.results(output, batch))
+        except ZooError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:  # of the model, at a size that it cannot take
+            if len(batch) > 1:  # one of them may be to blame
+                return [result for each in batch for result in self._results([each])]
+            name, reason = batch[0].name, str(error).partition("\n")[0]
+            return [
+                ImageError(f"{name}: no result: {reason}", cause=f"a {type(error).__name__} of the model", name=name)
+            ]
+
+    def _input(self, batch: list[Loaded]) -> Any:  # noqa: ANN401 - a tensor, or a list of them
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
+        tensors: list[Tensor] = [each.tensor.to(like.device, like.dtype) for each in batch if each.tensor is not None]
+        return tensors if self.task in _WHOLE else torch.stack(tensors)
+
+
+def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
+    from zoo_core.images.pipeline import compose
+    from zoo_core.images.transforms import transforms
+
+    numbers = numbers_of(model)
+    if numbers.task != "segmentation" or not numbers.preprocessing.crop:
+        return transforms(model, size=size)
+    found = resized(numbers, size)  # every pixel gets a label, so nothing is cut off
+    sides = found.resize if found.fit == "squash" else found.crop or ()
+    whole = replace(found, crop=None, resize=sides, fit="squash")
+    return compose(whole, numbers.task, train=False)

@@ -1,0 +1,181 @@
+"""What a prediction is: named probabilities, objects with boxes, or a map of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    import os
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+Named = list[tuple[str, float]]
+"""Names and probabilities, the most probable first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """One object that a detector sees.
+
+    Attributes:
+        name: What it is.
+        score: How sure the detector is, from 0 to 1.
+        box: Left, top, right and bottom, in pixels of the image.
+        mask: ``[H, W]``, how probably each pixel belongs to it; None where the model gives no masks.
+        keypoints: ``[K, 3]``: x, y and whether it is visible; None where the model gives none.
+    """
+
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    mask: Tensor | None = None
+    keypoints: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(Sequence[Detection]):
+    """The objects in one image, the surest first; each item is a :class:`Detection`.
+
+    Attributes:
+        boxes: ``[N, 4]``: left, top, right and bottom, in pixels of the image.
+        names: What each object is.
+        scores: ``[N]``, how sure the detector is, from 0 to 1.
+        labels: ``[N]``, the numbers of the classes; 0 is the background.
+        masks: ``[N, H, W]``, or None.
+        keypoints: ``[N, K, 3]``, or None.
+
+    Example:
+        >>> import torch
+        >>> box = torch.tensor([[1.0, 2.0, 30.0, 40.0]])
+        >>> Detections(box, names=("cat",), scores=torch.tensor([0.9]), labels=torch.tensor([17]))
+        Detections(cat 0.90 at [1, 2, 30, 40])
+    """
+
+    boxes: Tensor
+    names: tuple[str, ...]
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Detection]: ...
+    def __getitem__(self, index: int | slice) -> Detection | list[Detection]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        left, top, right, bottom = self.boxes[index].tolist()
+        return Detection(
+            self.names[index],
+            self.scores[index].item(),
+            (left, top, right, bottom),
+            None if self.masks is None else self.masks[index],
+            None if self.keypoints is None else self.keypoints[index],
+        )
+
+    def __repr__(self) -> str:
+        seen = ", ".join(f"{each.name} {each.score:.2f} at {[round(side) for side in each.box]}" for each in self)
+        return f"Detections({seen})"
+
+    def draw(self, image: Any) -> Image:  # noqa: ANN401 - a PIL image or a tensor
+        """The image with boxes, names, masks and keypoints drawn on it."""
+        from zoo_core.prediction.draw import draw_detections
+
+        return draw_detections(self, image)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What each pixel of an image belongs to.
+
+    Attributes:
+        mask: ``[H, W]``, the number of each pixel's class; 0 is the background.
+        names: What the classes are called.
+
+    Example:
+        >>> import torch
+        >>> found = Segmentation(torch.tensor([[0, 0], [0, 1]]), names=("background", "cat"))
+        >>> found, [name for name, share, colour in found.legend]
+        (Segmentation(2x2: background 75.0%, cat 25.0%), ['background', 'cat'])
+    """
+
+    mask: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def legend(self) -> list[tuple[str, float, tuple[int, int, int]]]:
+        """Name, share of the image and colour of each class in it, the largest first."""
+        from zoo_core.prediction.draw import colour_of
+
+        labels, counts = self.mask.unique(return_counts=True)  # type: ignore[no-untyped-call]  # torch's
+        rows = [
+            (self.names[label], count / self.mask.numel(), colour_of(label))
+            for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+        ]
+        return sorted(rows, key=lambda row: -row[1])
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"Segmentation({height}x{width}: {', '.join(f'{name} {share:.1%}' for name, share, _ in self.legend)})"
+
+    def draw(self, image: Any = None) -> Image:  # noqa: ANN401 - a PIL image or a tensor
+        """The mask in colours with its legend, over the image where there is one."""
+        from zoo_core.prediction.draw import draw_segmentation
+
+        return draw_segmentation(self, image)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the coloured mask and its legend to an image file."""
+        self.draw().save(path)
+        return Path(path)
+
+
+Result = Named | Detections | Segmentation
+"""What one output of a model says of one image."""
+
+
+def to_record(result: Any) -> Any:  # noqa: ANN401 - a result, or several by name
+    """A result as JSON can write it; masks are left out.
+
+    Example:
+        >>> to_record([("cat", 0.75)])
+        [['cat', 0.75]]
+    """
+    if isinstance(result, dict):
+        return {name: to_record(each) for name, each in result.items()}
+    if isinstance(result, Segmentation):
+        return [{"name": name, "share": share} for name, share, _ in result.legend]
+    if isinstance(result, Detections):
+        return [_detection(each) for each in result]
+    return [[name, probability] for name, probability in result]
+
+
+def _detection(found: Detection) -> dict[str, Any]:
+    record: dict[str, Any] = {"name": found.name, "score": found.score, "box": list(found.box)}
+    if found.keypoints is not None:
+        record["keypoints"] = found.keypoints.tolist()
+    return record
+
+
+def to_line(result: Any) -> str:  # noqa: ANN401 - a result, or several by name
+    """A result in a line for people.
+
+    Example:
+        >>> to_line([("cat", 0.75), ("dog", 0.2)])
+        'cat 0.750, dog 0.200'
+    """
+    if isinstance(result, dict):
+        return "; ".join(f"{name}: {to_line(each)}" for name, each in result.items())
+    if isinstance(result, Segmentation):
+        return ", ".join(f"{name} {share:.1%}" for name, share, _ in result.legend)
+    if isinstance(result, Detections):
+        return ", ".join(f"{each.name} {each.score:.2f}" for each in result) or "nothing"
+    return ", ".join(f"{name} {probability:.3f}" for name, probability in result) or "nothing above the threshold"

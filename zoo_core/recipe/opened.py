@@ -1,0 +1,71 @@
+"""A model by whatever a user calls it by: itself, a name, or the folder of a save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from zoo_core.build.get import get
+from zoo_core.errors import UsageError
+from zoo_core.images.numbers import set_preprocessing
+from zoo_core.recipe.load import load
+from zoo_core.recipe.record import FILE
+from zoo_core.surgery.metadata import knowledge_of
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+_PATHS = ("./", "../", "/", "~/")
+
+
+def open_model(
+    model: nn.Module | str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = "default",
+    preprocessing: str | None = None,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """The model that a name, a folder of :func:`zoo_core.save`, or a module stands for.
+
+    A model that is named and has no published weights is prepared for as its name's default weights are.
+
+    Args:
+        model: A module, which is returned as it is; a name; or a folder.
+        weights: As for :func:`zoo_core.get`, for a name.
+        preprocessing: The name of a model that images are prepared for alike; None for that of the model.
+        device: Where a model goes that is named or saved.
+
+    Raises:
+        UsageError: ``weights``, ``preprocessing`` or ``device`` is given for a module, or ``weights`` for a folder.
+        UnknownModel: There is neither a folder nor a model of that name.
+
+    Example:
+        >>> knowledge_of(open_model("tiny/glyphnet")).card.id
+        'tiny/glyphnet'
+    """
+    chosen = None if weights == "default" else weights
+    if isinstance(model, nn.Module):
+        said = {"weights": chosen, "preprocessing": preprocessing, "device": device}
+        if wrong := [name for name, value in said.items() if value is not None]:
+            raise UsageError(f"{wrong[0]} is for a model that is named", hint="leave it out: the model has its own")
+        return model
+    if is_save(model):
+        if chosen is not None:
+            raise UsageError(f"{model} is a saved model, which has its own weights", hint="leave weights out")
+        opened = load(Path(model).expanduser(), device=device)
+    else:
+        opened = get(str(model), weights=weights, device=device)
+    known = knowledge_of(opened)
+    if preprocessing is None and known.preprocessing is None and known.card and known.card.default:
+        preprocessing = known.card.id
+    return set_preprocessing(opened, preprocessing) if preprocessing is not None else opened
+
+
+def is_save(model: str | os.PathLike[str]) -> bool:
+    """Whether something is the folder of a save, or is written as a path and not as a name."""
+    is_path = not isinstance(model, str) or model.startswith(_PATHS) or model.endswith("/")
+    return is_path or (Path(model) / FILE).is_file()
