@@ -22,6 +22,8 @@ from .inspect.activations import activation_stats as activation_stats
 from .prediction.predict import predict as predict
 from .prediction.results import Detections as Detections
 from .prediction.results import Segmentation as Segmentation
+from .prediction.sliding_window import WindowScores as WindowScores
+from .prediction.sliding_window import sliding_window as sliding_window
 from .recipe.load import load as load
 from .recipe.save import save as save
 from .registry.zoo import Zoo as Zoo

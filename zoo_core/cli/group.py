@@ -23,6 +23,7 @@ COMMANDS = {
     "info": _Command("zoo_core.cli.models:info", "Show what a model is and which weights it has."),
     "get": _Command("zoo_core.cli.get:get", "Fetch, verify and build a model."),
     "predict": _Command("zoo_core.cli.predict:predict", "Say what a model sees in images."),
+    "sliding-window": _Command("zoo_core.cli.sliding_window:sliding_window", "Run a model over a large image."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),

@@ -152,7 +152,7 @@ def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PI
     channels = array.shape[2] if array.ndim == _IMAGE else 1
     if array.ndim not in (_MAP, _IMAGE) or not array.size:
         raise _not_an_image(array.shape, "array", "[H, W] or [H, W, C]", name)
-    if channels > min(array.shape[:2]) and array.shape[0] in _PIL_CHANNELS:
+    if channels > max(_PIL_CHANNELS) and array.shape[0] in _PIL_CHANNELS:
         raise ImageError(
             f"{name}: an array of the shape {list(array.shape)} has its channels first",
             expected="[H, W, C]",

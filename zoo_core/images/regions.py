@@ -1,0 +1,180 @@
+"""Images read row by row, so that one of any height takes the memory of a band of it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import torch
+
+from zoo_core.errors import ImageError
+from zoo_core.images.read import read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TIFF_SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".scn"}
+_SIXTEEN_BITS = 65_535
+_RGB = 3
+
+
+class Rows(Protocol):
+    """An image whose rows can be read apart.
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+    """
+
+    height: int
+    width: int
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        """Rows from ``top`` to before ``bottom``, ``[C, rows, width]``: uint8, or floats from 0 to 1."""
+
+    def close(self) -> None:
+        """Close the file, where there is one."""
+
+
+def open_rows(item: Any, name: str) -> Rows:  # noqa: ANN401 - anything that read() takes
+    """An image by its rows: a TIFF and an array on disk (``numpy.memmap``) are never in memory whole.
+
+    Raises:
+        ImageError: It cannot be read; the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = open_rows(np.zeros((40, 60, 3), dtype=np.uint8), "array")
+        >>> rows.height, rows.width, rows.band(8, 16).shape
+        (40, 60, torch.Size([3, 8, 60]))
+    """
+    is_path = isinstance(item, str | os.PathLike)
+    if is_path and Path(item).suffix.lower() in _TIFF_SUFFIXES and Path(item).is_file():
+        tiff = _tiff(Path(item), name)
+        if tiff is not None:
+            return tiff
+    is_loaded = isinstance(item, torch.Tensor) or type(item).__module__.startswith("PIL.")
+    if hasattr(item, "__array__") and not is_loaded:
+        return _ArrayRows(item, name)
+    return _WholeRows(read(item, name).image)
+
+
+class _WholeRows:
+    """An image that is in memory already, or has to be."""
+
+    def __init__(self, image: Any) -> None:  # noqa: ANN401 - a PIL image or a tensor
+        from torchvision.transforms.v2 import functional
+
+        if not isinstance(image, torch.Tensor):
+            plain = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
+            image = functional.pil_to_tensor(plain)
+            image = image[:_RGB] if plain.mode == "RGBA" else image
+        self._image: Tensor = image
+        self.height, self.width = image.shape[-2:]
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        return self._image[:, top:bottom]
+
+    def close(self) -> None:
+        """There is no file."""
+
+
+class _ArrayRows:
+    """An array ``[H, W]`` or ``[H, W, C]``, which may be on disk."""
+
+    def __init__(self, array: Any, name: str) -> None:  # noqa: ANN401 - numpy's
+        self._array, self._name = array, name
+        read(array[:1], name)  # refuses what is no image
+        self.height, self.width = array.shape[:2]
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        return _WholeRows(read(self._array[top:bottom], self._name).image).band(0, bottom - top)
+
+    def close(self) -> None:
+        """The file, where there is one, belongs to the caller."""
+
+
+def _tiff(path: Path, name: str) -> _TiffRows | None:
+    """A TIFF by its strips or tiles; None where Pillow has to read it."""
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    try:
+        file = path.open("rb")
+        rows = _TiffRows(tifffile.TiffFile(file), file, name)
+    except (tifffile.TiffFileError, OSError, IndexError, struct.error) as error:
+        file.close()
+        raise ImageError(
+            f"{name}: no TIFF that can be read", cause=f"{type(error).__name__}: {error}", name=name
+        ) from error
+    if rows.is_plain:
+        return rows
+    rows.close()
+    return None
+
+
+class _TiffRows:
+    """The first page of a TIFF, of which only the strips or tiles of a band are decoded."""
+
+    def __init__(self, tiff: Any, file: BinaryIO, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+        page = tiff.pages.first
+        self._tiff, self._file, self._page, self._name = tiff, file, page, name
+        self.height, self.width = int(page.imagelength), int(page.imagewidth)
+        self.is_plain = (
+            page.photometric.name in ("RGB", "MINISBLACK", "YCBCR")
+            and page.imagedepth == 1
+            and page.dtype is not None
+            and page.dtype.name in ("uint8", "uint16", "float32")
+            and page.tags.valueof("Orientation", 1) == 1
+        )
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        import numpy as np
+
+        page = self._page
+        rows = page.tilelength if page.is_tiled else page.rowsperstrip
+        across = -(-self.width // page.tilewidth) if page.is_tiled else 1
+        down = -(-self.height // rows)
+        samples, planes = page.samplesperpixel, (page.samplesperpixel if page.planarconfig == 2 else 1)  # noqa: PLR2004 - TIFF's number for separate planes
+        found = np.zeros((bottom - top, self.width, samples), dtype=page.dtype)
+        for plane in range(planes):
+            first, last = top // rows, -(-bottom // rows)
+            for index in range(plane * across * down + first * across, plane * across * down + last * across):
+                self._place(found, index, top)
+        return self._scaled(found[:, :, :_RGB] if samples > _RGB else found)
+
+    def close(self) -> None:
+        self._tiff.close()
+        self._file.close()
+
+    def _place(self, found: Any, index: int, top: int) -> None:  # noqa: ANN401 - an array
+        page, handle = self._page, self._tiff.filehandle
+        try:
+            handle.seek(page.dataoffsets[index])
+            data = handle.read(page.databytecounts[index])
+            segment, at, shape = page.decode(data, index, jpegtables=page.jpegtables)
+        except Exception as error:  # codecs raise what they like at bad data
+            raise ImageError(
+                f"{self._name}: a part of the TIFF cannot be decoded",
+                cause=f"{type(error).__name__}: {error}",
+                hint="replace the file by a whole copy; pip install imagecodecs reads more compressions",
+                name=self._name,
+            ) from error
+        if segment is None:  # left out by its writer: all zeros
+            return
+        plane, _, y, x, _ = at
+        height, width = min(shape[1], self.height - y), min(shape[2], self.width - x)
+        begin, end = max(y, top), min(y + height, top + len(found))
+        part = segment[0, begin - y : end - y, :width]
+        channels = slice(None) if self._page.planarconfig != 2 else slice(plane, plane + 1)  # noqa: PLR2004 - as above
+        found[begin - top : end - top, x : x + width, channels] = part
+
+    def _scaled(self, found: Any) -> Tensor:  # noqa: ANN401 - an array
+        import numpy as np
+
+        if found.dtype == np.uint16:
+            found = found.astype(np.float32) / _SIXTEEN_BITS
+        return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)

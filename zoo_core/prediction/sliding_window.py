@@ -1,0 +1,292 @@
+"""``zoo.sliding_window``: a model run over a large image, window by window."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.images.numbers import numbers_of
+from zoo_core.images.regions import Rows, open_rows
+from zoo_core.prediction.windows import Blend, Blender, covering_starts, importance, inner_starts
+from zoo_core.recipe.opened import open_model
+from zoo_core.surgery.features.vectors import Vectors
+from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.eval_mode import inferring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import nn
+
+_VECTORS, _BATCH, _MAPS, _SIDES = 2, 4, 4, 2
+_TASKS = ("classification", "segmentation")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowScores:
+    """What a model gives for the windows of an image.
+
+    Attributes:
+        scores: ``[N, classes, rows, columns]``: one column a window for a classifier or embeddings, and one a pixel for
+            segmentation. As the model gives them, without a softmax.
+        size: Height and width of a window.
+        stride: Rows and columns from one window to the next.
+        names: What the classes are called; empty when that is not known.
+
+    Example:
+        >>> WindowScores(torch.zeros(1, 2, 3, 4), size=(32, 32), stride=(16, 16), names=("cat", "dog"))
+        WindowScores(1 image, 2 classes, 3 rows, 4 columns)
+    """
+
+    scores: Tensor
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        count, classes, rows, columns = self.scores.shape
+        return (
+            f"WindowScores({count} image{'' if count == 1 else 's'}, {classes} classes, {rows} rows, {columns} columns)"
+        )
+
+
+@strict_arguments
+def sliding_window(
+    model: nn.Module | str | os.PathLike[str],
+    image: Any,  # noqa: ANN401 - whatever people call an image
+    *,
+    size: int | Sequence[int] | None = None,
+    stride: int | Sequence[int] | None = None,
+    blend: Blend = "constant",
+    outputs: Literal["scores", "embeddings"] = "scores",
+    batch_size: int = 16,
+    out: str | os.PathLike[str] | None = None,
+) -> WindowScores:
+    """Run ``model`` over an image window by window: a map of scores, or blended logits for segmentation.
+
+    A classifier and embeddings give one vector a window, for the windows that ``nn.Unfold`` has: what remains at the
+    right and the bottom, less than a stride, is left out. Segmentation gives a vector a pixel, the weighted mean of
+    the windows that see it; windows at the edge are moved back, so that everything is covered, as in MONAI's inferer.
+
+    The image is read by rows of windows, so memory does not grow with its height: TIFF files through tifffile
+    (``zoo-core[tiff]``), ``numpy.memmap`` and tensors. Other files are decoded whole.
+
+    Args:
+        model: A classifier or a model for segmentation, its name, or the folder of a save.
+        image: A path, a PIL image or an array, of which each window is normalized as :func:`transforms` does, and not
+            resized; or a tensor of floats, ``[C, H, W]`` or ``[N, C, H, W]``, which the model is given as it is.
+        size: Height and width of a window, or one number for both; None for what the model's weights were trained with.
+        stride: From one window to the next; None for ``size``.
+        blend: How windows count that overlap, for segmentation: ``"constant"`` all alike, ``"gaussian"`` most in their
+            middle.
+        outputs: ``"embeddings"`` for what the head is given in place of what it gives.
+        batch_size: Windows in one pass.
+        out: A ``.npy`` file to write the scores to, instead of keeping them in memory; it is there when it is whole.
+
+    Raises:
+        ImageError: The image cannot be read.
+        NotSupported: The model gives neither scores nor maps.
+        UsageError: The image is smaller than a window, or an argument is impossible.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> found = zoo.sliding_window("tiny/glyphnet", torch.zeros(1, 64, 96), size=32, stride=16)
+        >>> found.scores.shape
+        torch.Size([1, 114, 3, 5])
+    """
+    opened = open_model(model)
+    card = knowledge_of(opened).card
+    if card is not None and card.task not in _TASKS:
+        raise NotSupported(
+            f"a model for {card.task} has no scores for windows", expected=f"one for {' or '.join(_TASKS)}"
+        )
+    for name, said, known in (("blend", blend, get_args(Blend)), ("outputs", outputs, ("scores", "embeddings"))):
+        if said not in known:
+            raise UsageError(f"{name} cannot be {said!r}", expected=" or ".join(known))
+    check_count("batch_size", batch_size)
+    sides = _sides("size", size) or _trained_size(opened)
+    steps = _sides("stride", stride) or sides
+    if outputs == "embeddings":
+        runner: nn.Module = Vectors(opened)
+        read: Callable[[Any], Any] = lambda output: output  # noqa: E731 - beside its other case
+    else:
+        runner, read = opened, anatomy_of(opened).scores_in
+    run = _Run(runner, read, sides, steps, blend, batch_size, out)
+    layers = _layers(opened, image)
+    try:
+        with inferring(unwrap(runner)):
+            scores = run.over(layers)
+    finally:
+        for layer in layers:
+            layer.rows.close()
+    return WindowScores(scores, sides, steps, class_names_of(opened) if outputs == "scores" else ())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One image of a batch, by its rows, and what is done to them."""
+
+    rows: Rows
+    prepare: Callable[[Tensor], Tensor]
+
+
+class _TensorRows:
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self.height, self.width = tensor.shape[-2:]
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        return self._tensor[:, top:bottom]
+
+    def close(self) -> None:
+        """There is no file."""
+
+
+def _layers(model: nn.Module, image: Any) -> list[_Layer]:  # noqa: ANN401 - as the public function takes it
+    if isinstance(image, Tensor) and image.is_floating_point():
+        batch = image if image.ndim == _BATCH else image[None]
+        if batch.ndim != _BATCH or not len(batch):
+            raise UsageError(f"a tensor of the shape {list(image.shape)}", expected="[C, H, W] or [N, C, H, W]")
+        return [_Layer(_TensorRows(each), lambda x: x) for each in batch]
+    from zoo_core.images.pipeline import compose
+
+    numbers = numbers_of(model)
+    untouched = replace(numbers.preprocessing, crop=None, resize=(), fit="squash")
+    name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
+    return [_Layer(open_rows(image, name), compose(untouched, numbers.task, train=False))]
+
+
+class _Run:
+    """One run over the images of a batch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        read: Callable[[Any], Any],
+        size: tuple[int, int],
+        stride: tuple[int, int],
+        blend: Blend,
+        batch_size: int,
+        out: str | os.PathLike[str] | None,
+    ) -> None:
+        self.model, self.read, self.size, self.stride = model, read, size, stride
+        self.blend, self.batch_size, self.out = blend, batch_size, None if out is None else Path(out)
+        like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+        self.device, self.dtype = like.device, like.dtype
+
+    def over(self, layers: list[_Layer]) -> Tensor:
+        """The scores of all layers, ``[N, classes, rows, columns]``."""
+        for layer in layers:
+            self._check(layer.rows)
+        _, first = next(self._row(layers[0], 0, [0]))
+        if first.ndim == _VECTORS:
+            fill, counts = self._fill_map, [len(self._inner(layers[0].rows, axis)) for axis in range(_SIDES)]
+        elif first.ndim == _MAPS and tuple(first.shape[2:]) == self.size:
+            fill, counts = self._fill_blended, [layers[0].rows.height, layers[0].rows.width]
+        else:
+            raise NotSupported(
+                f"no scores for windows in an output of the shape {list(first.shape)}",
+                expected=f"[N, classes], or [N, classes, {self.size[0]}, {self.size[1]}]",
+            )
+        shape = (len(layers), first.shape[1], *counts)
+        if self.out is None:
+            scores = torch.empty(shape, device="cpu")
+            for layer, target in zip(layers, scores, strict=True):
+                fill(layer, target)
+            return scores
+        return self._written(self.out, layers, fill, shape)
+
+    def _written(
+        self, out: Path, layers: list[_Layer], fill: Callable[[_Layer, Tensor], None], shape: tuple[int, ...]
+    ) -> Tensor:
+        import numpy as np
+
+        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+        try:
+            mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+            for layer, target in zip(layers, torch.from_numpy(mapped), strict=True):
+                fill(layer, target)
+            mapped.flush()
+            partial.replace(out)
+        except OSError as error:
+            raise UsageError(f"{out} cannot be written", cause=str(error), hint="another file for out=") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return torch.from_numpy(mapped)
+
+    def _fill_map(self, layer: _Layer, target: Tensor) -> None:
+        columns = self._inner(layer.rows, 1)
+        for i, top in enumerate(self._inner(layer.rows, 0)):
+            for at, scores in self._row(layer, top, columns):
+                target[:, i, at : at + len(scores)] = scores.T
+
+    def _fill_blended(self, layer: _Layer, target: Tensor) -> None:
+        blender = Blender(target, importance(self.size, self.blend))
+        if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
+            raise UsageError(
+                f"a stride of {self.stride} leaves pixels out between windows of {self.size}",
+                expected="a stride of at most the size, so that every pixel gets scores",
+            )
+        columns = covering_starts(layer.rows.width, self.size[1], self.stride[1])
+        for top in covering_starts(layer.rows.height, self.size[0], self.stride[0]):
+            blender.advance(top)
+            for at, scores in self._row(layer, top, columns):
+                for left, window in zip(columns[at:], scores, strict=False):
+                    blender.add(left, window)
+        blender.finish()
+
+    def _row(self, layer: _Layer, top: int, columns: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """Where a batch of one row of windows begins among its columns, and what the model gives for it."""
+        band = layer.prepare(layer.rows.band(top, top + self.size[0]))
+        for at in range(0, len(columns), self.batch_size):
+            chosen = columns[at : at + self.batch_size]
+            yield at, self._forward(torch.stack([band[..., left : left + self.size[1]] for left in chosen]))
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        output = self.read(self.model(windows.to(self.device, self.dtype)))
+        if isinstance(output, dict) and isinstance(output.get("out"), Tensor):  # torchvision's segmentation
+            output = output["out"]
+        if not isinstance(output, Tensor):
+            raise NotSupported(
+                f"no scores for windows in a {type(output).__name__}",
+                cause="the model has several heads, or gives something else than scores",
+                hint="zoo.swap_head(model, 9) gives it one head",
+            )
+        if output.ndim == _MAPS and output.shape[2:].numel() == 1:
+            output = output.flatten(1)
+        return output.float().cpu()
+
+    def _inner(self, rows: Rows, axis: int) -> list[int]:
+        return inner_starts((rows.height, rows.width)[axis], self.size[axis], self.stride[axis])
+
+    def _check(self, rows: Rows) -> None:
+        if rows.height < self.size[0] or rows.width < self.size[1]:
+            raise UsageError(
+                f"an image of {rows.height}x{rows.width} is smaller than a window of {self.size[0]}x{self.size[1]}",
+                hint="a smaller size=, or zoo.predict(model, image) for the whole image",
+            )
+
+
+def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != _SIDES or any(type(side) is not int or side < 1 for side in sides):
+        raise UsageError(
+            f"{name} cannot be {value!r}", expected="pixels, or height and width, such as 224 or (224, 320)"
+        )
+    return sides[0], sides[1]
+
+
+def _trained_size(model: nn.Module) -> tuple[int, int]:
+    card = knowledge_of(model).card
+    if card is None:
+        raise UsageError("the size of a window is not known", hint="size=224, or what the model was trained with")
+    return card.input_size[-2], card.input_size[-1]
