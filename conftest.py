@@ -152,7 +152,7 @@ def served_resnet18(file_server, tmp_path):
     own = zoo.Zoo()
     card = own.resolve("torchvision/resnet18")[0]
     weights = replace(card.find(), urls=(f"{file_server(tmp_path).url}/resnet18.pth",), sha256=digest)
-    own.member("torchvision").cards["resnet18"] = replace(card, weights=(weights,))
+    own.add(replace(card, weights=(weights,)))
     with zoo.use(own):
         yield
 

@@ -119,7 +119,7 @@ def with_zoo(name: str, folder: Path, device: torch.device) -> Load:
         absent=(),
         options={},
     )
-    own.member(card.family).cards[card.name] = replace(card, weights=(entry,), default=entry.tag)
+    own.add(replace(card, weights=(entry,), default=entry.tag))
 
     def load() -> nn.Module:
         with zoo.use(own):

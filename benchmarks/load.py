@@ -147,7 +147,7 @@ def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
         options={},
         digests={},
     )
-    own.member(card.family).cards[card.name] = replace(card, weights=(weights,), default=weights.tag)
+    own.add(replace(card, weights=(weights,), default=weights.tag))
 
     def load() -> nn.Module:
         with zoo.use(own):

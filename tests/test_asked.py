@@ -92,7 +92,7 @@ def test_a_published_file_that_is_given_by_path_gets_the_options_of_its_entry(tm
     own = zoo.Zoo()
     card = own.resolve("torchvision/googlenet")[0]
     entry = replace(card.find(), urls=(f"https://example.org/{path.name}",), sha256=digest[:8])
-    own.member("torchvision").cards["googlenet"] = replace(card, weights=(entry,))
+    own.add(replace(card, weights=(entry,)))
     with zoo.use(own):
         model = zoo.get("googlenet", weights=path)
     assert model.transform_input
@@ -104,6 +104,6 @@ def test_a_library_that_breaks_when_it_is_imported_is_an_error_with_a_remedy(tmp
     monkeypatch.syspath_prepend(str(tmp_path))
     own = zoo.Zoo()
     card = own.resolve("torchvision/resnet18")[0]
-    own.member("torchvision").cards["resnet18"] = replace(card, build="broken_library:resnet18")
+    own.add(replace(card, build="broken_library:resnet18"))
     with zoo.use(own), pytest.raises(errors.FamilyUnavailable, match=r"nms does not exist(.|\n)*pip install -U"):
         zoo.get("resnet18", weights=None)

@@ -39,7 +39,7 @@ def served_resnet18(url: str, sha256: str):
     own = Zoo()
     card = own.resolve("torchvision/resnet18")[0]
     weights = replace(card.find(), urls=(url,), sha256=sha256, size=None)
-    own.member("torchvision").cards["resnet18"] = replace(card, weights=(weights,))
+    own.add(replace(card, weights=(weights,)))
     return zoo.use(own)
 
 

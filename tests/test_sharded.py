@@ -203,7 +203,7 @@ def published(folder):
     card = own.resolve("torchvision/vit_b_16")[0]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = replace(card.find(), urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size)
-    own.member("torchvision").cards["vit_b_16"] = replace(card, weights=(entry,), default=entry.tag)
+    own.add(replace(card, weights=(entry,), default=entry.tag))
     return own
 
 

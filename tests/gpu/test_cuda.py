@@ -29,7 +29,7 @@ own = zoo.Zoo()
 card = own.resolve(name)[0]
 digest = hashlib.sha256(path.read_bytes()).hexdigest()
 entry = replace(card.find(), urls=(path.as_uri(),), sha256=digest, size=path.stat().st_size)
-own.member(card.family).cards[card.name] = replace(card, weights=(entry,), default=entry.tag)
+own.add(replace(card, weights=(entry,), default=entry.tag))
 with zoo.use(own):
     zoo.get(name)                                             # into the cache
     zoo.get("tiny/glyphnet", device=device, **asked)          # what is imported and woken up once is not the model's

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from zoo_core.plugin import Card
+
 
 def lenet_sequential():
     return nn.Sequential(
@@ -156,3 +158,8 @@ CASES = {
     "resnet1d": (ResNet1d, torch.zeros(1, 2, 128)),
     "siamese": (Siamese, (torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 28, 28))),
 }
+
+
+def cards():
+    """The catalogue of a family that leaves its anatomy to tracing."""
+    return [Card("acme", "net", build="own_models:LeNetDict", input_size=(1, 28, 28), num_classes=10)]

@@ -334,14 +334,16 @@ def test_a_model_from_a_copy_is_bit_for_bit_that_from_the_object(tmp_path, monke
     own = zoo.Zoo()
     card = own.resolve("tiny/glyphnet")[0]
     weights = Weights("V1", (path.as_uri(),), sha256(path.read_bytes()), num_classes=card.num_classes)
-    own.member("tiny").cards["glyphnet"] = Card(
-        "tiny",
-        "glyphnet",
-        card.build,
-        num_classes=card.num_classes,
-        options=card.options,
-        weights=(weights,),
-        default="V1",
+    own.add(
+        Card(
+            "tiny",
+            "glyphnet",
+            card.build,
+            num_classes=card.num_classes,
+            options=card.options,
+            weights=(weights,),
+            default="V1",
+        )
     )
     x = torch.randn(2, 1, 32, 32)
     with zoo.use(own), torch.no_grad():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.metadata import attach
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.tracing.of_card import knowledge_for
 from zoo_core.build.skip_init import without_values
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def construct(
         needed = needed or ("" if values else "its constructor fails without them")
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
-    attach(model, Knowledge(member.anatomy(model), receipt, card, options=options))
+    attach(model, knowledge_for(member, card, model, receipt, options))
     return model
 
 
 def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:
     """The model with uninitialised parameters; None when its constructor fails, for whatever reason."""
     try:
-        constructor = resolve_name(card.build)
+        constructor = current_zoo().member(card.family).builder(card)
         with without_values():
             return cast("nn.Module", constructor(**options))
     except Exception:  # noqa: BLE001 - the ordinary way comes next, and says what is wrong if something is
@@ -63,7 +63,7 @@ def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | No
 
 def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
     try:
-        constructor = resolve_name(card.build)
+        constructor = current_zoo().member(card.family).builder(card)
     except Exception as error:
         requires = current_zoo().member(card.family).family.requires
         raise FamilyUnavailable(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from zoo_core.errors import DuplicatePlugin, PluginError, close_matches, did_you_mean
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from zoo_core.registry.plugins import Plugin
@@ -116,5 +116,35 @@ def _no_command(name: str, plugin: Plugin, got: str) -> PluginError:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zoo-core", prog_name="zoo")
-def zoo() -> None:
+@click.option(
+    "--models", multiple=True, metavar="FILE", help="Run a Python file, or import a module, that registers models."
+)
+def zoo(models: tuple[str, ...]) -> None:
     """Pretrained networks of every installed family: verified, and with one set of surgery tools."""
+    for each in models:
+        _run_models(each)
+
+
+def _run_models(where: str) -> None:
+    """Run a file or import a module in which ``zoo.register`` stands."""
+    import sys
+    from importlib import import_module
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    path = Path(where)
+    spec = spec_from_file_location(path.stem, path) if where.endswith(".py") and path.is_file() else None
+    if where.endswith(".py") and spec is None:
+        raise click.UsageError(f"--models {where}: no such file")
+    try:
+        if spec is None or spec.loader is None:
+            import_module(where)
+            return
+        module = sys.modules[path.stem] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ZooError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"--models {where} does not run", got=f"{type(error).__name__}: {error}", hint=f"python {where} shows where"
+        ) from error

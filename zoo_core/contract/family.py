@@ -14,7 +14,8 @@ class Family:
         catalog: ``"package.module:function"`` that takes nothing and returns the cards. Importing that module must not
             import torch.
         anatomy: ``"package.module:function"`` that takes a built model and returns its :class:`~zoo_core.Anatomy`, or
-            raises :class:`~zoo_core.AnatomyError` for a model of another library.
+            raises :class:`~zoo_core.AnatomyError` for a model of another library; None has it traced, as
+            :func:`zoo_core.adopt` does, on images of the card's ``input_size``.
         requires: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them.
         index: ``"package.module:function"`` that takes nothing and returns the cards of the version of the library that
             is installed. It is called once, in a process of its own, where that is not the version in ``indexed``.
@@ -32,7 +33,7 @@ class Family:
 
     name: str
     catalog: str
-    anatomy: str
+    anatomy: str | None = None
     requires: str = ""
     index: str = ""
     indexed: str = ""

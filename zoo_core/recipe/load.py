@@ -13,7 +13,7 @@ from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
-from zoo_core.recipe.rebuild import rebuild
+from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.recipe.versions import warn_of_others
 from zoo_core.surgery.loading import load_state
@@ -75,6 +75,7 @@ def load(
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)
     tensors = read_tensors(source, recipe)
+    card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
     model = rebuild(recipe, heads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import zoo_core
 from zoo_core.build.construct import construct
-from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
+from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import Custom, Layers
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
     from zoo_core.surgery.metadata import Edit
 
@@ -42,7 +43,7 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
         Unreadable: The recipe holds something that this zoo does not know.
         UsageError: A head has to be given and is not.
     """
-    card, _ = current_zoo().resolve(recipe.id)
+    card = card_of(recipe)
     try:
         with on_the_cpu(), seeded(0):
             options = from_plain(recipe.options)
@@ -58,6 +59,28 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
             cause="it was changed by hand, or the library here is of another version",
         ) from error
     return model
+
+
+def card_of(recipe: Recipe) -> Card:
+    """The card of the model.
+
+    Raises:
+        UnknownModel: No family has it; for a registered one the message says what has to be registered.
+    """
+    try:
+        return current_zoo().resolve(recipe.id)[0]
+    except (UnknownFamily, UnknownModel) as error:
+        if not recipe.registered:
+            raise
+        raise UnknownModel(
+            f"{recipe.id} is not registered here",
+            expected=f"@zoo.register({recipe.id!r}) to have run, which was over {recipe.registered} when it was saved",
+            cause="it is a model of your own, and zoo imports nothing because a file says so",
+            hint=f"import {recipe.registered.partition(':')[0]}, or register the same class or function again; on the "
+            "command line, zoo --models FILE imports it",
+            name=recipe.id,
+            matches=(),
+        ) from error
 
 
 def edit_to_plain(edit: Edit) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Recipe:
         dtype: Of the floating-point tensors; empty when they differ.
         channels_last: Whether filters lie with their channels last.
         training: Whether the model was in train mode.
+        registered: What ``zoo.register`` was put over, such as ``"my_models:LeNet"``, for people to read: nothing is
+            imported because of it. Empty for a model of a plugin.
         format: Of this file.
     """
 
@@ -60,6 +62,7 @@ class Recipe:
     dtype: str = "float32"
     channels_last: bool = False
     training: bool = True
+    registered: str = ""
     format: int = FORMAT
 
     @property

@@ -16,6 +16,7 @@ from zoo_core.recipe.rebuild import edit_to_plain
 from zoo_core.recipe.record import Recipe
 from zoo_core.recipe.together import whole
 from zoo_core.recipe.versions import versions_for
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
@@ -110,6 +111,7 @@ def _save(
         dtype=state.dtype_of(bare),
         channels_last=is_channels_last(bare),
         training=bare.training,
+        registered=card.build if card.name in current_zoo().member(card.family).own else "",
     )
     prove(bare, known, recipe, custom=custom_heads)
     write(target, recipe, tensors)
@@ -132,7 +134,8 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
         raise NotSupported(
             f"zoo does not know how this {type(model).__name__} is built",
             cause="it was adopted without a name",
-            hint='zoo.adopt(model, family="torchvision", name="resnet18") says it, before any surgery',
+            hint='zoo.adopt(model, family="torchvision", name="resnet18") says it, before any surgery; '
+            '@zoo.register("mine/net") over a class or function of your own gives it a name',
         )
     return known.card
 

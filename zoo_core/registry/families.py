@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card_file import CardFile
 from zoo_core.errors import AnatomyError, CatalogError
@@ -14,21 +14,52 @@ from zoo_core.registry.entry_points import is_installed, version_of
 from zoo_core.registry.plugins import go_without
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
     from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.contract.family import Family
     from zoo_core.registry.plugins import Plugin
 
 
+@dataclass(frozen=True)
+class Own:
+    """What a card cannot hold of a model that was registered in this process.
+
+    Attributes:
+        build: What makes it.
+        class_names: What its classes are called.
+        preprocessing: What an image goes through on its way in.
+        example: What forward takes; None for an image of the card's ``input_size``.
+        head: Path of the main head site, where tracing finds several or none.
+        stages: Where its stages end, instead of tracing them.
+        anatomy: Where its parts are, instead of tracing it.
+    """
+
+    build: Callable[..., Any]
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    example: Any = None
+    head: str | None = None
+    stages: Any = None
+    anatomy: Anatomy | None = None
+
+
 @dataclass
 class Member:
-    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once asked for."""
+    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once asked for.
+
+    Attributes:
+        family: What the plugin says of it.
+        plugin: Who contributes it.
+        own: What was registered in this process, by the name of the model.
+    """
 
     family: Family
     plugin: Plugin
+    own: dict[str, Own] = field(default_factory=dict)
 
     @cached_property
     def problem(self) -> str | None:
@@ -59,6 +90,8 @@ class Member:
     def _catalogue(self) -> Sequence[object]:
         """What the plugin ships or, where its library has another version and can be indexed, what that has."""
         family = self.family
+        if not family.catalog:  # all its models were registered in this process
+            return ()
         installed = version_of(family.requires) if family.index and family.indexed else None
         if installed and _public(installed) != _public(resolve_name(family.indexed)()):
             from zoo_core.registry.reindex import remembered
@@ -68,14 +101,27 @@ class Member:
         cards: Sequence[object] = resolve_name(family.catalog)()
         return cards
 
+    def builder(self, card: Card) -> Callable[..., Any]:
+        """What constructs the model of a card: what was registered, or what its ``build`` names."""
+        if card.name in self.own:
+            return self.own[card.name].build
+        found: Callable[..., Any] = resolve_name(card.build)
+        return found
+
     def anatomy(self, model: nn.Module) -> Anatomy:
         """Where the parts of ``model`` are, as the plugin says.
 
         Raises:
-            AnatomyError: The plugin's function raises, or returns something else.
+            AnatomyError: The plugin's function raises, or returns something else, or the plugin says nothing.
         """
         from zoo_core.contract.anatomy import Anatomy
 
+        if self.family.anatomy is None:
+            raise AnatomyError(
+                f"family {self.family.name!r} does not say where the parts of a {type(model).__name__} are",
+                hint="zoo.adopt(model, example=x), with x what forward takes, finds them",
+                plugin=self.plugin.name,
+            )
         try:
             found = resolve_name(self.family.anatomy)(model)
         except (Exception, SystemExit) as error:  # a plugin's own code, as above

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin]) -> UnknownFamily:
     """No plugin contributes ``family``; ``known`` are those that there are."""
     matches = close_matches(family, known)
+    registered = "zoo plugins lists those installed; a model of your own needs its zoo.register first"
     return UnknownFamily(
         f"no such family: {family!r}",
         expected=f"one of {', '.join(known)}" if known else None,
         cause=_cause(plugins),
-        hint=did_you_mean(matches, f"pip install zoo-{family}, if there is such a plugin"),
+        hint=did_you_mean(matches, registered if known else f"pip install zoo-torchvision, for one; {registered}"),
         family=family,
         matches=matches,
     )

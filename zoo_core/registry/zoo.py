@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
+from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
-from zoo_core.registry.families import Member
+from zoo_core.registry.families import Member, Own
 from zoo_core.registry.info import Info
 from zoo_core.registry.lookup_errors import unknown_family, unknown_model, unknown_task
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
@@ -94,6 +95,39 @@ class Zoo:
                 family=family,
             )
         raise unknown_family(family, self.order, self.plugins)
+
+    def add(self, card: Card, *, own: Own | None = None) -> None:
+        """Add a model to a family, or replace it, in this zoo; a family of a new name is made for it.
+
+        Args:
+            card: What it is, such as ``replace(card, weights=(...))`` of one that is there.
+            own: What ``zoo.register`` knows beside it.
+
+        Raises:
+            UsageError: It is no card.
+            DuplicatePlugin: Two plugins contribute the family.
+
+        Example:
+            >>> from zoo_core.plugin import Card
+            >>> zoo = Zoo(plugins=())
+            >>> zoo.add(Card(family="mine", name="net", build="torch.nn:Identity"))
+            >>> zoo.list()
+            ['mine/net']
+        """
+        if not hasattr(card, "family") or not hasattr(card, "build"):
+            raise UsageError(
+                f"{card!r:.80} cannot be added", expected="a zoo_core.Card", got=f"a {type(card).__name__}"
+            )
+        if card.family not in self.claims:
+            family = Family(card.family, catalog="")
+            plugin = Plugin(card.family, "registered in this process", families=(family,))
+            self.claims[card.family] = (Member(family, plugin),)
+            self.__dict__.pop("order", None)
+        member = self.member(card.family)
+        member.cards[card.name] = card
+        member.own.pop(card.name, None)
+        if own is not None:
+            member.own[card.name] = own
 
     def list(self, pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
         """The qualified names of the models that match, in family order and then in the library's own.

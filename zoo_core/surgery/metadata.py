@@ -184,7 +184,8 @@ def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterabl
     anatomy = replace(known.anatomy, heads=heads)
     held = frozenset(path for path in known.held if not any(f"{path}.".startswith(f"{head.path}.") for head in heads))
     receipt = known.receipt.with_new(removed, added)
-    attach(unwrap(model), replace(known, anatomy=anatomy, held=held, receipt=receipt))
+    names = known.names if anatomy.main is None or len(known.names) == anatomy.main.num_classes else ()
+    attach(unwrap(model), replace(known, anatomy=anatomy, held=held, receipt=receipt, names=names))
 
 
 def record_new_stem(model: nn.Module, names: Iterable[str], *, drawn: bool) -> None:

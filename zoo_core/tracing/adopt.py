@@ -12,6 +12,7 @@ from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mea
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Knowledge, attach, unwrap
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.tracing.of_card import anatomy_for
 from zoo_core.tracing.passes import batch_of
 from zoo_core.tracing.trace import trace
 from zoo_core.utils.arguments import strict_arguments
@@ -84,8 +85,8 @@ def adopt(
         )
     if name is not None and family is None:
         raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
-    found = _anatomy(bare, family, example, head, stages, anatomy)
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
+    found = _anatomy(bare, family, card, example, head, stages, anatomy)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
     attach(bare, replace(_knowledge(bare, found, card, weights, options), example=_kept(example)))
@@ -95,6 +96,7 @@ def adopt(
 def _anatomy(
     model: nn.Module,
     family: str | None,
+    card: Card | None,
     example: object,
     head: str | None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
@@ -107,7 +109,7 @@ def _anatomy(
         return trace(model, example, head=head, stages=stages).anatomy
     if head is not None or stages is not None:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
-    return current_zoo().member(str(family)).anatomy(model)
+    return anatomy_for(current_zoo().member(str(family)), card, model)
 
 
 def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:

@@ -201,7 +201,7 @@ def published(tmp_path, monkeypatch):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path = path.rename(tmp_path / f"efficientnet-b0-{digest[:8]}.pth")
     weights = tuple(replace(item, urls=(path.as_uri(),), sha256=digest[:8]) for item in card.weights)
-    own.member(card.family).cards[card.name] = replace(card, weights=weights)
+    own.add(replace(card, weights=weights))
     with zoo.use(own):
         yield path
 
@@ -251,7 +251,7 @@ def test_a_served_file_is_loaded_from_any_container_and_accounted_for(container,
     digest = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
     card, own = CARDS["efficientnet-b0"], Zoo()
     entry = replace(card.find("advprop"), urls=(f"{file_server(tmp_path).url}/net.pth",), sha256=digest)
-    own.member(card.family).cards[card.name] = replace(card, weights=(entry,), default="advprop")
+    own.add(replace(card, weights=(entry,), default="advprop"))
     with zoo.use(own):
         model = zoo.get("efficientnet_pytorch/efficientnet-b0")
     assert zoo.receipt(model).tensors == dict.fromkeys(state, "loaded")

@@ -30,7 +30,7 @@ def publish(tmp_path, file_server):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         urls = (f"{server.url}/{path.name}",)
         weights = tuple(replace(item, urls=urls, sha256=digest) for item in CARDS[name].weights)
-        own.member("pretrainedmodels").cards[name] = replace(CARDS[name], weights=weights)
+        own.add(replace(CARDS[name], weights=weights))
 
     with zoo.use(own):
         yield as_file

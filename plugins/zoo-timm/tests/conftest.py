@@ -52,7 +52,7 @@ def url(server, tmp_path):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8] if "sha256" not in changes else ""
         changes = {"urls": (server.put(f"/{path.name}", path.read_bytes()),), "sha256": digest, **changes}
         weights = tuple(replace(file, **changes) if each.tag == tag else each for each in card.weights)
-        own.member("timm").cards[card.name] = replace(card, weights=weights)
+        own.add(replace(card, weights=weights))
         return path
 
     with zoo.use(own):

@@ -80,7 +80,7 @@ def test_the_other_file_is_loaded_where_the_hub_has_none(server, url, monkeypatc
     monkeypatch.setenv("HF_ENDPOINT", server.url(""))
     server.always[hub_url.removeprefix("https://huggingface.co")] = status(404)
     weights = replace(served, urls=(hub_url, *served.urls), sha256="", digests={path.name: served.sha256})
-    current_zoo().member("timm").cards["convnext_atto"] = replace(card, weights=(weights,))
+    current_zoo().add(replace(card, weights=(weights,)))
     model = zoo.get(name)
     assert_same(model, by_timm("convnext_atto", "d2_in1k", path))
     assert (zoo.receipt(model).strength, zoo.receipt(model).source) == ("weak", server.url(f"/{path.name}"))

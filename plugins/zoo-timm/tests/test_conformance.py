@@ -18,7 +18,7 @@ def test_layers_that_are_by_chance_as_wide_as_the_head_are_not_taken_for_heads()
     own = zoo.Zoo()
     card = own.resolve("timm/test_vit")[0]
     wide = replace(card, num_classes=64, options={**card.options, "num_classes": 64}, weights=(), default=None)
-    own.member("timm").cards["test_vit"] = wide
+    own.add(wide)
     with zoo.use(own):
         model = zoo.get("timm/test_vit", weights=None)
         assert model.blocks[0].attn.proj.out_features == zoo.anatomy(model).main.num_classes

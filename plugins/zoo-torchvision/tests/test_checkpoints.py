@@ -29,7 +29,7 @@ def publish(tmp_path, file_server):
         sha256 = hashlib.sha256((folder / "file.pth").read_bytes()).hexdigest()
         path = (folder / "file.pth").rename(folder / f"{name}-{sha256[:8]}.pth")
         entry = replace(CARDS[name].find(tag), urls=(f"{server.url}/{path.name}",), sha256=sha256)
-        own.member("torchvision").cards[name] = replace(CARDS[name], weights=(entry,), default=tag)
+        own.add(replace(CARDS[name], weights=(entry,), default=tag))
         return f"torchvision/{name}@{tag}"
 
     with zoo.use(own):

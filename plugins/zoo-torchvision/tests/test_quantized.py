@@ -80,7 +80,7 @@ def publish(tmp_path, file_server):
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         served = replace(entry, urls=(f"{server.url}/{entry.file_name}",), sha256=sha256, size=path.stat().st_size)
         own = zoo.Zoo()
-        own.member("torchvision").cards[name] = replace(card, weights=(served,), default=tag)
+        own.add(replace(card, weights=(served,), default=tag))
         return zoo.use(own)
 
     return publish

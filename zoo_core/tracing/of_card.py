@@ -1,0 +1,64 @@
+"""What zoo knows of a model that it has just built: its anatomy as the family says, or traced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.surgery.metadata import Knowledge
+from zoo_core.tracing.trace import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.card import Card
+    from zoo_core.registry.families import Member
+    from zoo_core.surgery.receipt import Receipt
+
+
+def knowledge_for(
+    member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
+) -> Knowledge:
+    """What zoo knows of a new model.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+        receipt: What happened to its tensors.
+        options: What the constructor was given.
+
+    Raises:
+        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
+    """
+    known = Knowledge(anatomy_for(member, card, model), receipt, card, options=options)
+    own = member.own.get(card.name)
+    if own is None:
+        return known
+    return replace(known, names=own.class_names, pictures=own.preprocessing, example=own.example)
+
+
+def anatomy_for(member: Member, card: Card | None, model: nn.Module) -> Anatomy:
+    """Where the parts of a model are: as it was registered, as its family says, or traced.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+
+    Raises:
+        AnatomyError: As above.
+    """
+    own = member.own.get(card.name) if card else None
+    if own is not None and own.anatomy is not None:
+        return own.anatomy
+    if member.family.anatomy is not None or card is None:
+        return member.anatomy(model)
+    example: Any = own.example if own else None
+    if example is None:
+        example = torch.zeros(1, *card.input_size, device="cpu")
+    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy
