@@ -22,7 +22,7 @@ FLOORS = [
     {"recipe"},
     {"inspect", "prediction", "embedding"},
     {"testing", "plugin"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 """The rooms from the ground up: a module imports from its own floor and from those below, in functions too."""
 

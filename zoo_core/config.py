@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def files() -> tuple[Path, ...]:
     if chosen is not None:
         if chosen.lower() in _FALSE:
             return ()
-        path = Path(chosen).expanduser().absolute()
+        path = expand(chosen).absolute()
         if not path.is_file():
             raise UsageError(f"ZOO_CONFIG has {chosen!r}, which is not a file", hint="0 means none", path=path)
         return (path,)
@@ -106,7 +107,8 @@ def files() -> tuple[Path, ...]:
     # os.path, which is several times as fast as Path: this is asked for on every use.
     project = next((found for folder in folders if os.path.isfile(found := os.path.join(folder, NAME))), "")  # noqa: PTH113, PTH118
     user = os.path.join(_user_folder(), NAME)  # noqa: PTH118
-    return tuple(Path(found) for found in dict.fromkeys((project, user)) if os.path.isfile(found))  # noqa: PTH113
+    paths = dict.fromkeys((project, user if os.path.isabs(user) else ""))  # noqa: PTH117 - without a home, "~" stays
+    return tuple(Path(path) for path in paths if os.path.isfile(path))  # noqa: PTH113
 
 
 def _user_folder() -> str:
@@ -189,7 +191,7 @@ def _flag_in_file(value: object, _folder: Path) -> bool:
 def _path_in_file(value: object, folder: Path) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError
-    return str(folder / Path(value).expanduser())
+    return str(folder / expand(value))
 
 
 def _lock(text: str) -> str:

@@ -67,6 +67,11 @@ def test_what_cannot_fit_is_refused_before_it_is_downloaded(server, url, small_d
     assert "ZOO_CACHE" in str(caught.value)
 
 
+def test_a_file_system_that_reports_no_size_at_all_is_tried(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: (0, 0, 0))  # as those over a bucket do
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA)).read_bytes() == DATA
+
+
 def test_a_disk_that_fills_up_on_the_way_is_a_clear_error_and_gets_its_space_back(server, url, small_disk, policy):
     server.always[PATH] = lambda handler, data: (
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + data),

@@ -135,9 +135,11 @@ def test_a_handshake_that_never_ends_is_given_up(tmp_path):
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path):
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path, connection):
     def drip(handler, data):
         handler.send_response(200)
+        handler.send_header("Connection", connection)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         for index in range(200):
@@ -148,7 +150,7 @@ def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path):
     secure.always["/net.pth"] = drip
     started = time.monotonic()
     with pytest.raises(FetchError, match="less than"):
-        fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _s: None))
+        fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.25, sleep=lambda _s: None))
     assert time.monotonic() - started < 10
 
 

@@ -217,7 +217,7 @@ def test_a_server_that_gives_one_byte_a_time_and_drops_is_given_up(server, url, 
     assert len(server.asked) <= 2 * policy.attempts
 
 
-QUICK = Policy(timeout=0.5, sleep=lambda _seconds: None)
+QUICK = Policy(timeout=0.25, sleep=lambda _seconds: None)
 CALM = Policy(timeout=2, sleep=lambda _seconds: None)
 """For what must succeed, also on a machine that is busy with other tests."""
 
@@ -228,6 +228,32 @@ def drip(handler, data):
     handler.end_headers()
     for index in range(200):
         handler.wfile.write(data[index : index + 1])
+        time.sleep(0.05)
+
+
+def drip_and_close(handler, data):
+    """The client's connection has given its socket away by the time the body is read."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    for index in range(200):
+        handler.wfile.write(data[index : index + 1])
+        time.sleep(0.05)
+
+
+def drip_without_length(handler, data):
+    handler.close_connection = True
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for index in range(200):
+        handler.wfile.write(data[index : index + 1])
+        time.sleep(0.05)
+
+
+def drip_in_chunks(handler, data):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+    for index in range(200):
+        handler.wfile.write(b"1\r\n" + data[index : index + 1] + b"\r\n")
         time.sleep(0.05)
 
 
@@ -260,7 +286,20 @@ def stall(handler, data):
     time.sleep(5)
 
 
-@pytest.mark.parametrize("fault", [silence, drip, drip_headers, drip_chunk_length, endless_interim, stall])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        silence,
+        drip,
+        drip_and_close,
+        drip_without_length,
+        drip_in_chunks,
+        drip_headers,
+        drip_chunk_length,
+        endless_interim,
+        stall,
+    ],
+)
 def test_a_server_that_only_pretends_to_answer_is_given_up(server, url, tmp_path, fault):
     server.always[PATH] = fault
     started = time.monotonic()

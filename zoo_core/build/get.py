@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -21,6 +20,7 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
+from zoo_core.weights.digest import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +157,8 @@ def _fetch(
     if chosen is None:
         return None, None
     if isinstance(chosen, Path):
-        return obtain_file(chosen), _entry_of(card, chosen)
+        own = obtain_file(chosen)
+        return own, _entry_of(card, own.path)
     return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
 
 
@@ -167,8 +168,10 @@ def _entry_of(card: Card, path: Path) -> Weights | None:
     named = [(entry, file.sha256) for entry, file in files if file.sha256 and file.file_name == path.name]
     if not named:
         return None
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    try:
+        digest = sha256_of(path)
+    except OSError:  # the reader says why
+        return None
     return next((entry for entry, known in named if digest.startswith(known)), None)
 
 

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from typing import Any
 
 from zoo_core.cli.listing import list_plainly
+from zoo_core.cli.streams import discard_output, open_streams
 from zoo_core.errors import UsageError, ZooError, ZooWarning
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C has ended, as shells give it."""
 
 
 def main() -> None:
-    """Run ``zoo``; an error is a few lines on stderr, and exit code 2 for wrong usage or 1 for failure."""
+    """Run ``zoo``; an error is a few lines on stderr.
+
+    The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
+    Ctrl-C.
+    """
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as *rest
+    open_streams()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+        discard_output()
+        code = 1
+    except OSError as error:  # those of our own are ZooErrors: this one is of the output
+        discard_output()
+        sys.stderr.write(f"zoo: the output could not be written: {error.strerror or error}\n")
+        code = 1
+    sys.exit(code)
+
+
+def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
+    """Run the command, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
             from zoo_core.cli.group import zoo
@@ -21,12 +44,13 @@ def main() -> None:
             zoo.main(standalone_mode=True, prog_name="zoo")
     except ZooError as error:
         sys.stderr.write(f"zoo: {error}\n")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        sys.exit("Aborted!")
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
-        sys.exit(1)
+        sys.stderr.write("Aborted!\n")
+        return INTERRUPTED
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 _usual_showwarning = warnings.showwarning

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from zoo_core.cli import INTERRUPTED
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, close_matches, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ class LazyGroup(click.Group):
             hint = did_you_mean(close_matches(args[0], self.list_commands(ctx)), "zoo --help lists them")
             ctx.fail(f"no such command: {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command; Ctrl-C ends it with the exit code that shells expect."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\nAborted!", err=True)
+            ctx.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

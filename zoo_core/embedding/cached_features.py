@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from zoo_core.embedding.rows import WHOLE, Rows, folder_of, read_rows, refuse_un
 from zoo_core.errors import UsageError
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.care import FEATURES
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
@@ -24,6 +24,7 @@ from zoo_core.weights.download.disk import disk_errors
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 
 class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
@@ -181,7 +182,7 @@ def cached_features(
     total = _length(dataset)
     for name, count in {"batch_size": batch_size, "num_workers": num_workers + 1}.items():
         check_count(name, count)
-    root = Path(folder) if folder is not None else Cache().root / FEATURES
+    root = expand(folder) if folder is not None else Cache().root / FEATURES
     facts = {"data": data, "samples": digest_of_samples(dataset, total), "backbone": digest_of_module(backbone)}
     place = folder_of(root, facts)
     if read_rows(place) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +20,12 @@ from zoo_core.surgery.metadata import attach, knowledge_of
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ def load(
         >>> torch.equal(zoo.load(zoo.save(model, tempfile.mkdtemp()))(x), model(x))
         True
     """
-    source = Path(folder)
+    source = expand(folder)
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)
     tensors = read_tensors(source, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.records import preprocessing_to_record
@@ -20,10 +19,12 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -78,7 +79,7 @@ def save(
         >>> zoo.class_names(zoo.load(folder))
         ('cat', 'dog')
     """
-    known, target = knowledge_of(model), Path(folder)
+    known, target = knowledge_of(model), expand(folder)
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
     with whole(unwrap(model)) as bare:

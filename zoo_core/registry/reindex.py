@@ -38,10 +38,11 @@ def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
     Warns:
         ZooWarning: The library cannot be indexed.
     """
-    path = _folder() / f"{quote(f'{family.name} {version} {plugin}', safe=' ')}.jsonl"
-    if path.exists():
-        return CardFile(path)
-    problem = _problem(family, path)
+    try:
+        path = _folder() / f"{quote(f'{family.name} {version} {plugin}', safe=' ')}.jsonl"
+        problem = "" if path.exists() else _problem(family, path)
+    except RuntimeError as error:  # this user has no home folder
+        problem = str(error)
     if not problem:
         return CardFile(path)
     warnings.warn(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.request import Artefact, Wanted
 from zoo_core.weights.transport.policy import Policy
@@ -33,7 +33,7 @@ def obtain_file(path: str | os.PathLike[str]) -> Artefact:
         ...     obtain_file(file.name).strength
         'local'
     """
-    file = Path(path).expanduser().absolute()
+    file = expand(path).absolute()
     try:
         size = file.stat().st_size
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
+from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.download.from_sources import Order, bring_after
@@ -100,7 +101,7 @@ def _tidied(final: Path) -> Path:
 
 def _folder(dest: str | os.PathLike[str]) -> Path:
     try:
-        folder = Path(dest).absolute()
+        folder = expand(dest).absolute()
     except TypeError as error:
         raise UsageError(f"not a folder: {dest!r}", expected="a path", cause=str(error), dest=dest) from error
     try:

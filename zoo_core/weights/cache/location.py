@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from zoo_core import settings
+from zoo_core.errors import CacheError
+from zoo_core.utils.paths import expand
 
 FOLDER = "weights_cache"
 TAG = "CACHEDIR.TAG"
@@ -21,6 +24,9 @@ def cache_folder(start: Path | None = None) -> Path:
     Args:
         start: Where to begin to look; the current folder when None.
 
+    Raises:
+        CacheError: There is none of these, since this user has no home folder.
+
     Example:
         >>> import os, tempfile
         >>> os.environ["ZOO_CACHE"] = tempfile.mkdtemp()
@@ -28,13 +34,22 @@ def cache_folder(start: Path | None = None) -> Path:
         True
     """
     if chosen := settings.cache_dir():
-        return Path(chosen).expanduser().absolute()
+        return expand(chosen).absolute()
     for folder in _from(start):
         if _is_tagged(folder / FOLDER):
             return folder / FOLDER
     from platformdirs import user_cache_path
 
-    return user_cache_path("zoo") / FOLDER
+    with contextlib.suppress(RuntimeError):  # of a container whose user is only a number
+        folder = user_cache_path("zoo") / FOLDER
+        if folder.is_absolute():
+            return folder
+    raise CacheError(
+        "there is no folder for the weights cache",
+        cause="HOME is not set, and this user has no entry in the password file",
+        hint="set ZOO_CACHE to a folder that can be written",
+        path=None,
+    )
 
 
 def _from(start: Path | None) -> tuple[Path, ...]:

@@ -18,20 +18,24 @@ _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.
 
 
 def torch_hub_folder() -> Path:
-    """Where ``torch.hub`` keeps checkpoints."""
+    """Where ``torch.hub`` keeps checkpoints. Without a home folder it is relative, and nothing is there."""
     hub = getattr(sys.modules.get("torch"), "hub", None)
     if hub is not None:  # a program may have moved it with torch.hub.set_dir
         return Path(hub.get_dir()) / "checkpoints"
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    return _expand(home) / "hub" / "checkpoints"
 
 
 def hugging_face_folder() -> Path:
-    """Where ``huggingface_hub`` keeps repositories."""
+    """Where ``huggingface_hub`` keeps repositories. Without a home folder it is relative, and nothing is there."""
     if chosen := os.environ.get("HF_HUB_CACHE"):
-        return Path(chosen).expanduser()
+        return _expand(chosen)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+    return _expand(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
+
+
+def _expand(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - a leading "~" stays where there is no home folder
 
 
 def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[Path, str] | None:

@@ -40,14 +40,14 @@ def refuse_odd(path: Path) -> None:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what cannot fit.
+    """Refuse to begin what cannot fit. A file system that has no size, as those over a bucket, says nothing of it.
 
     Raises:
         CacheError: The file system has less than ``needed`` bytes left.
     """
     with disk_errors(folder):
-        free = shutil.disk_usage(folder).free
-    if free < needed:
+        total, _, free = shutil.disk_usage(folder)
+    if total and free < needed:
         raise CacheError(
             f"no room for {needed:,} bytes in {folder}",
             got=f"{free:,} bytes free",

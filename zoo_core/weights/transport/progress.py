@@ -1,41 +1,94 @@
-"""A progress bar for people, and none for logs."""
+"""How far a download is: a bar on a terminal, and a line every half minute in a log."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, TextIO
 
 from zoo_core import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_EVERY = 30.0
+"""Seconds between two lines: services that run jobs end one that has been silent for some minutes."""
+
 
 @contextlib.contextmanager
-def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Callable[[int, int | None], None]]:  # noqa: FBT001 - as the public doors call it
+def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Callable[[int, int | None], None]]:  # noqa: FBT001 - as the public functions take it
     """Give a function that takes the bytes so far and the total.
 
     Args:
         name: What is being fetched.
         size: Its length in bytes, when known.
-        show: True or False; None asks ``ZOO_PROGRESS``, and else shows it where standard error is a terminal.
+        show: True or False; None asks ``ZOO_PROGRESS``. Without an answer, downloads that take long are reported.
     """
     if show is None:
         show = settings.progress()
-    if not (sys.stderr.isatty() if show is None else show):
+    if show is False or not _is_writable(sys.stderr):
         yield lambda _done, _total: None
-        return
+    elif not _is_terminal(sys.stderr):
+        yield _Lines(name, size, sys.stderr, at_once=bool(show))
+    else:
+        with _bar(name, size) as advance:
+            yield advance
+
+
+def _is_writable(stream: TextIO | None) -> bool:
+    """Whether there is such a stream: a program without a console may have none, or a closed one."""
+    return stream is not None and not getattr(stream, "closed", False)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, OSError, ValueError):  # a logger that takes the place of stderr
+        return False
+
+
+class _Lines:
+    """Writes a line now and then.
+
+    Args:
+        name: What is being fetched.
+        size: Its length in bytes, when known.
+        stream: Where to write.
+        at_once: Whether the first line is due at the beginning.
+    """
+
+    def __init__(self, name: str, size: int | None, stream: TextIO, *, at_once: bool) -> None:
+        self._name = name
+        self._stream = stream
+        self._due = time.monotonic() + _EVERY
+        if at_once:
+            self._write(0, size)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _EVERY
+            self._write(done, total)
+
+    def _write(self, done: int, total: int | None) -> None:
+        length = f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a download is worth more than its log
+            self._stream.write(f"{self._name}: {length}\n")
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _bar(name: str, size: int | None) -> Iterator[Callable[[int, int | None], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=size)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -37,7 +37,7 @@ class _FinalResponse(http.client.HTTPResponse):
 
 
 class _Watched:
-    """A connection that says when it is about to be made, and before each request on it: a kept one serves many."""
+    """A connection that reports before and after it is made, and before each request on it: a kept one serves many."""
 
     response_class = _FinalResponse
     used: Callable[[HTTPConnection], None]
@@ -45,6 +45,7 @@ class _Watched:
     def connect(self) -> None:
         self.used(self)  # type: ignore[arg-type]  # it is mixed into connections only
         super().connect()  # type: ignore[misc]
+        self.used(self)  # type: ignore[arg-type]
 
     def request(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - what urllib3 passes
         self.used(self)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ class Watchdog:
         self._policy = policy
         self._received = 0
         self._connections: list[HTTPConnection] = []
+        self._sockets: list[socket.socket] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zoo-watchdog", daemon=True)
 
@@ -50,9 +51,15 @@ class Watchdog:
         self._over.set()
 
     def follow(self, connection: HTTPConnection) -> None:
-        """Hang up on this connection too when the attempt is too slow."""
+        """Hang up on this connection too when the attempt is too slow.
+
+        Called before and after it is made: an answer that ends with the connection, as in HTTP/1.0 or after
+        ``Connection: close``, takes the socket away from it before its body is read.
+        """
         if connection not in self._connections:
             self._connections.append(connection)
+        if (line := _socket_of(connection)) and line not in self._sockets:
+            self._sockets.append(line)
 
     def feed(self, count: int) -> None:
         """Count bytes that have arrived."""
@@ -71,8 +78,13 @@ class Watchdog:
     def _hang_up(self) -> None:
         deadline = time.monotonic() + self._policy.timeout
         while not self._over.wait(0.1) and time.monotonic() < deadline:
-            for connection in self._connections:
-                if isinstance(connection.sock, socket.socket):
-                    with contextlib.suppress(OSError):
-                        # Not the method of an SSL socket: that one also forgets its session, under the reader's feet.
-                        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            for line in (*self._sockets, *filter(None, map(_socket_of, self._connections))):
+                with contextlib.suppress(OSError):
+                    # Not the method of an SSL socket: that one also forgets its session, under the reader's feet.
+                    socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+
+def _socket_of(connection: HTTPConnection) -> socket.socket | None:
+    """The socket of a connection; that of the proxy's TLS where one TLS goes through another."""
+    line = getattr(connection.sock, "socket", connection.sock)
+    return line if isinstance(line, socket.socket) else None

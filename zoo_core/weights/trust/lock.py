@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import LockError
+from zoo_core.utils.paths import expand
 from zoo_core.weights.trust.locked import Locked, entry_of, table_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def find_lock(start: Path | None = None) -> Path | None:
     """
     chosen = settings.lock_file()
     if chosen is not None:
-        return Path(chosen).expanduser().absolute() if chosen else None
+        return expand(chosen).absolute() if chosen else None
     try:
         here = (start or Path.cwd()).absolute()
     except OSError:  # the current folder has been removed

@@ -1,0 +1,45 @@
+"""A user without a home folder, and paths that begin in one."""
+
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core.errors import CacheError, UsageError
+from zoo_core.weights.cache.location import cache_folder
+from zoo_core.weights.cache.reuse import find_elsewhere
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """As in a container whose user is a number without an entry in the password file."""
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "ZOO_CACHE", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_the_error_says_to_name_a_cache():
+    with pytest.raises(CacheError, match="set ZOO_CACHE"):
+        cache_folder()
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_other_caches_are_passed_over():
+    assert find_elsewhere(("https://huggingface.co/org/repo/resolve/main/net.pth",), "0" * 64, None) is None
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_path_in_a_home_folder_that_is_not_known_is_refused():
+    with pytest.raises(UsageError, match="give the whole path"):
+        zoo.get("tiny/glyphnet", weights="~/net.pth")
+
+
+def test_a_leading_tilde_is_the_home_folder_at_every_door(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = zoo.get("tiny/glyphnet", weights=None)
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    assert zoo.receipt(zoo.get("tiny/glyphnet", weights="~/own.pth")).counts["loaded"]
+    zoo.save(model, "~/saved")
+    assert (tmp_path / "saved" / "recipe.json").exists()
+    assert zoo.load("~/saved") is not None

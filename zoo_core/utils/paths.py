@@ -1,0 +1,32 @@
+"""Paths as people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder in place of a leading ``~``.
+
+    Raises:
+        UsageError: The user has no home folder that the system knows.
+
+    Example:
+        >>> expand("runs/last.ckpt").as_posix()
+        'runs/last.ckpt'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a container whose user is only a number
+        raise UsageError(
+            f"{path} begins in a home folder that is not known",
+            cause="HOME is not set, and this user has no entry in the password file",
+            hint="set HOME, or give the whole path",
+            path=path,
+        ) from error
