@@ -122,9 +122,26 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
 
 
 @click.command()
+@click.argument("name", nargs=-1)
+@click.option("--outputs", is_flag=True, help="Run models, and compare what they give with what is expected.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(*, as_json: bool) -> None:
-    """Hash every file in the cache again; bad ones are moved aside, and the exit code is 1."""
+def verify(name: tuple[str, ...], *, outputs: bool, as_json: bool) -> None:
+    r"""Hash every file in the cache again; bad ones are moved aside, and the exit code is 1.
+
+    With --outputs the models NAME, or else those of zoo.lock, are run on a generated image: a change of library, kernel
+    or preprocessing shows, which no digest of a file does. `zoo lock --outputs NAME` writes down what is expected.
+
+    \b
+    zoo verify
+    zoo verify --outputs tiny/glyphnet
+    """
+    if outputs:
+        from zoo_core.cli.verify_outputs import verify_outputs
+
+        verify_outputs(name, as_json=as_json)
+        return
+    if name:
+        raise click.UsageError("NAME goes with --outputs: without it, every file in the cache is hashed")
     results = list(care.verify(Cache()))
     bad = [file for file, good in results if not good]
     if as_json:

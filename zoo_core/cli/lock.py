@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--update", is_flag=True, help="Accept a digest that differs from the locked one.")
 @click.option("--trust", type=click.Choice(["first-use"]), help="Lock what comes first where nothing vouches for it.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
-def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *, update: bool) -> None:
+@click.option("--outputs", is_flag=True, help="Run each model too, and lock what it gives for a generated image.")
+def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *, update: bool, outputs: bool) -> None:
     """Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it."""
     from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights import obtain
@@ -38,7 +40,12 @@ def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *,
     for card, weights in chosen:
         artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
         entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
-        _require_same(entries.get(entry.name), entry, update=update)
+        before = entries.get(entry.name)
+        _require_same(before, entry, update=update)
+        if outputs:
+            entry = replace(entry, outputs=_outputs(entry.name))
+        elif before is not None and before.sha256 == entry.sha256:
+            entry = replace(entry, outputs=before.outputs)
         entries[entry.name] = entry
         click.echo(f"{entry.name}  {entry.sha256}  {artefact.strength}")
     write_lock(path, entries.values())
@@ -67,6 +74,13 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
         licenses=weights.licenses,
         preprocessing=weights.preprocessing,
     )
+
+
+def _outputs(name: str) -> tuple[float, ...]:
+    from zoo_core.build.get import get
+    from zoo_core.prediction.fingerprint import fingerprint
+
+    return fingerprint(get(name, device="cpu"))
 
 
 def _require_whole(old: Lock, renewed: set[str]) -> None:

@@ -111,6 +111,8 @@ class Weights:
         absent: Glob patterns of tensors that are in the model but need not be in the file: they start as the
             constructor makes them.
         docs: Where the weights are described.
+        outputs: Eight numbers of what the model gives for a generated image, by the type of device, as ``zoo lock
+            --outputs`` measures them: ``zoo verify --outputs`` compares.
 
     Example:
         >>> weights = Weights("V1", urls=("https://example.org/net-5c106cde.pth",), sha256="5c106cde", num_classes=10)
@@ -126,6 +128,7 @@ class Weights:
         ...     ignore=("optimizer.*",),
         ...     absent=("head.norm.*",),
         ...     docs="https://huggingface.co/acme/net",
+        ...     outputs={"cpu": (0.31, -0.2, 0.14, 0.05, 0.6, -0.72, 0.11, 0.9)},
         ... )
 
     Raises:
@@ -148,6 +151,7 @@ class Weights:
     ignore: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     docs: str | None = None
+    outputs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for digest in (self.sha256, *self.digests.values()):

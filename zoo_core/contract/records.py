@@ -115,6 +115,7 @@ _WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
     "ignore": list,
     "absent": list,
     "docs": (str, type(None)),
+    "outputs": dict,
 }
 _PREPROCESSING_TYPES: dict[str, type | tuple[type, ...]] = {
     "crop": (list, type(None)),
@@ -148,7 +149,16 @@ def _weights(record: dict[str, Any]) -> Weights:
         values["preprocessing"] = _preprocessing(record["preprocessing"])
     if "licenses" in record:
         values["licenses"] = Licenses(**record["licenses"])
+    if "outputs" in record:
+        values["outputs"] = {device: _numbers(device, numbers) for device, numbers in record["outputs"].items()}
     return Weights(**values)
+
+
+def _numbers(name: str, numbers: object) -> tuple[float, ...]:
+    if not isinstance(numbers, list) or not all(isinstance(each, int | float) for each in numbers):
+        msg = f"{name} must be a list of numbers"
+        raise TypeError(msg)
+    return tuple(numbers)
 
 
 def _preprocessing(record: dict[str, Any]) -> Preprocessing:

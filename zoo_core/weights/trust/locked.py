@@ -28,7 +28,8 @@ class Locked:
         plugin: The plugin that described it, with its version.
         library: The library that builds the model, with its version; ``""`` when the plugin does.
         licenses: Of code, weights and data.
-        preprocessing: What a picture goes through on its way in.
+        preprocessing: What an image goes through on its way in.
+        outputs: What the model gives on the CPU for a generated image, where that was measured.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Locked:
     library: str = ""
     licenses: Licenses = field(default_factory=Licenses)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    outputs: tuple[float, ...] = ()
 
     @property
     def tag(self) -> str:
@@ -77,7 +79,9 @@ def entry_of(table: dict[str, Any]) -> Locked:
         msg = "licenses must be texts"
         raise TypeError(msg)
     return Locked(
-        **{**values, "urls": tuple(values["urls"])}, licenses=licenses, preprocessing=Preprocessing(**preprocessing)
+        **{**values, "urls": tuple(values["urls"]), "outputs": tuple(values.get("outputs", ()))},
+        licenses=licenses,
+        preprocessing=Preprocessing(**preprocessing),
     )
 
 
@@ -97,6 +101,10 @@ def _check_values(values: dict[str, Any]) -> None:
         raise ValueError(msg)
     for url in urls:
         urlsplit(url)
+    outputs = values.get("outputs", [])
+    if not isinstance(outputs, list) or not all(isinstance(each, int | float) for each in outputs):
+        msg = "outputs must be a list of numbers"
+        raise ValueError(msg)
 
 
 def _tupled(value: Any) -> Any:  # noqa: ANN401 - any value of TOML
@@ -110,7 +118,7 @@ def table_of(entry: Locked) -> str:
         value = getattr(entry, item.name)
         if item.name == "urls":
             lines += ["urls = [", *(f"    {_value(url)}," for url in value), "]"]
-        elif value != "" or item.name not in ("plugin", "library"):
+        elif value not in ("", ()) or item.name not in ("plugin", "library", "outputs"):
             lines.append(f"{item.name} = {_value(value)}")
     return "\n".join(lines) + "\n"
 
