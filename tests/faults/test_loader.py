@@ -56,10 +56,24 @@ def test_nothing_in_a_file_is_run(tmp_path, what, how):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_whole_module_is_refused(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
-    with pytest.raises(Unreadable, match="nothing in it was run"):
-        read_state_dict(tmp_path / "net.pth")
+class Wakes(torch.nn.Linear):
+    """A module that runs a command when an unpickler that trusts it sets its state."""
+
+    def __setstate__(self, state):
+        os.system("touch pwned")
+
+
+def test_a_whole_module_gives_its_tensors_and_does_not_wake(tmp_path):
+    torch.save(Wakes(2, 2), tmp_path / "net.pth")
+    assert list(read_state_dict(tmp_path / "net.pth")) == ["weight", "bias"]
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("what", PAYLOADS)
+def test_code_beside_a_state_dict_is_left_alone(tmp_path, what):
+    torch.save({"model": {"fc.weight": torch.ones(2)}, "args": PAYLOADS[what]}, tmp_path / "net.pth")
+    assert torch.equal(read_state_dict(tmp_path / "net.pth")["fc.weight"], torch.ones(2))
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_a_scripted_module_is_refused(tmp_path):

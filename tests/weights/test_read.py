@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo_core.errors import Unreadable, ZooWarning
+from zoo_core.errors import Unreadable
 from zoo_core.weights import read_state_dict
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.zeros(3), "n": torch.tensor(7)}
@@ -142,20 +142,6 @@ def test_reading_works_in_a_fresh_process_with_warnings_as_errors(file):
     torch.save(STATE, file)
     code = f"from zoo_core.weights import read_state_dict; assert len(read_state_dict({str(file)!r})) == 3"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-
-
-def test_an_old_torch_is_warned_of_and_the_hole_named(file, monkeypatch):
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
-    torch.save(STATE, file, _use_new_zipfile_serialization=False)
-    with pytest.warns(ZooWarning, match="CVE-2026-24747"):
-        read_state_dict(file)
-
-
-@pytest.mark.parametrize("save", [save_file, torch.save])
-def test_an_old_torch_is_no_matter_for_what_it_does_not_read(file, monkeypatch, save):
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
-    save(STATE, file)
-    assert len(read_state_dict(file)) == 3
 
 
 @pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema"])

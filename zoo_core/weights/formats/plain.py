@@ -1,40 +1,50 @@
-"""A checkpoint of tensors and plain data, as ``torch.save`` writes nearly all of them, in about half of torch's time.
+"""A checkpoint as ``torch.save`` writes it today: a zip archive of one pickle and the numbers of each storage.
 
-``torch.load(weights_only=True)`` takes longer to make sense of the list of tensors than all else that loading a ResNet
-needs. What holds anything but tensors and plain data is left to it all the same.
+Read here as data, in about half of torch's time. What a member may be is known from the directory before anything of
+it is read.
 """
 
 from __future__ import annotations
 
 import sys
+import zlib
 from typing import TYPE_CHECKING, BinaryIO
-from zipfile import ZIP_STORED
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import torch
 
-from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Storage, Unpickler, require
-from zoo_core.weights.formats.storages import DTYPES
+from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
+from zoo_core.weights.formats.storages import Storage, storage_id
 
 if TYPE_CHECKING:
     import zipfile
     from pathlib import Path
 
-    from torch import Tensor
-
 _LOCAL_HEADER = 30
 """Bytes before each member of a zip archive, up to its name and whatever else is said of it there."""
 _ENCRYPTED = 1
+_WORD = 16
+"""Bytes of the longest name of a byte order, and some more."""
+_FREE = 32 << 20
+"""Bytes that a compressed member of any archive may unpack to."""
+_RATIO = 16
+"""How much smaller than its tensors a compressed checkpoint may be beyond that: weights hardly shrink at all."""
+_TAIL = 65_536 + 22
+_BLOCK = 1 << 20
+_ELSEWHERE = 0xFFFFFFFF
+"""What stands for a number that is in the larger record of a large archive."""
 
 
-def read_plain(file: Path, archive: zipfile.ZipFile) -> object:
-    """What a checkpoint of tensors and plain data holds, mapped from the file.
+def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
+    """What a checkpoint holds, and whether its tensors are mapped from the file: those of a compressed one are not.
 
     Args:
         file: It was written by ``torch.save``.
         archive: The same, opened.
 
     Raises:
-        NotPlain: It holds something else, or is compressed, broken, or of a machine with another byte order.
+        NotPlain: It is broken, or more than data; the message says what, where that is known.
 
     Example:
         >>> import tempfile, pathlib, zipfile
@@ -42,79 +52,113 @@ def read_plain(file: Path, archive: zipfile.ZipFile) -> object:
         >>> torch.save({"fc.bias": torch.zeros(2), "epoch": 3}, path)
         >>> with zipfile.ZipFile(path) as archive:
         ...     read_plain(path, archive)
-        {'fc.bias': tensor([0., 0.]), 'epoch': 3}
+        ({'fc.bias': tensor([0., 0.]), 'epoch': 3}, True)
     """
     try:
         with file.open("rb", buffering=0) as opened:
-            tensors = _Tensors(file, archive, opened)
-            return Unpickler(tensors.outline, tensors.storage, tensors.tensor).load()
-    except Exception as error:  # whatever is wrong with it, torch.load knows how to say
+            storages = _Storages(file, archive, opened)
+            reader = Unpickler(
+                storages.outline,
+                calls=CALLS,
+                constants=CONSTANTS,
+                persistent=storages.of,
+                budget=storages.size,
+            )
+            return reader.load(), storages.mapped
+    except NotPlain:
+        raise
+    except Exception as error:  # a broken file can make Python raise anything
         raise NotPlain from error
 
 
-class _Tensors:
-    """The tensors in the file, each storage mapped once, however many tensors share it."""
+def require_small_directory(file: Path) -> None:
+    """Refuse a zip archive whose directory would take much memory to read.
+
+    Raises:
+        NotPlain: It would.
+        OSError: The file cannot be read.
+    """
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - _TAIL))
+        tail = opened.read()
+    end = tail.rfind(b"PK\x05\x06")
+    require(end >= 0, "the end of the archive is missing: the file was cut off")
+    length = int.from_bytes(tail[end + 12 : end + 16], "little")
+    start = tail.rfind(b"PK\x06\x06", 0, end)
+    if start >= 0:  # the directory of an archive of more than 4 GB
+        length = max(length if length != _ELSEWHERE else 0, int.from_bytes(tail[start + 40 : start + 48], "little"))
+    require(length * 12 <= max(_FREE, size), "the directory of the archive is larger than its content")
+
+
+class _Storages:
+    """The storages in the file, each mapped once, however many tensors share it."""
 
     def __init__(self, file: Path, archive: zipfile.ZipFile, opened: BinaryIO) -> None:
         self._archive, self._opened = archive, opened
         self._root = archive.namelist()[0].partition("/")[0]
-        self._size = file.stat().st_size
-        self._bytes = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=self._size)
+        self.size = file.stat().st_size
+        self.mapped = True
+        self._unpacked = _FREE + _RATIO * self.size
+        self._bytes = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=self.size)
         self._known: dict[str, torch.UntypedStorage] = {}
 
     @property
     def outline(self) -> bytes:
         """The pickle: all that the file holds, but for the numbers in the tensors."""
         order = f"{self._root}/byteorder"
-        require(order not in self._archive.namelist() or self._archive.read(order).decode() == sys.byteorder)
+        if order in self._archive.namelist():
+            require(self._archive.getinfo(order).file_size <= _WORD)
+            written = self._archive.read(order).decode()
+            require(written == sys.byteorder, f"it was written on a machine with another byte order: {written!r}")
         outline = self._archive.getinfo(f"{self._root}/data.pkl")
-        require(outline.compress_type == ZIP_STORED)
+        if outline.compress_type != ZIP_STORED:
+            return self._unpack(outline)
+        require(outline.file_size <= self.size)
         return self._archive.read(outline)
 
-    def storage(self, word: str, kind: str, key: str, place: str, count: int) -> Storage:
-        """The numbers that a persistent id tells of; where they were when they were saved does not matter."""
-        del place
-        require(word == "storage" and type(kind) is Name and type(key) is str and _is_count(count))
-        module, _, name = kind.rpartition(".")
-        require(module == "torch" and name.endswith("Storage"))
-        dtype = DTYPES[name.removesuffix("Storage")]
-        length = count * dtype.itemsize
+    def of(self, said: object) -> Storage:
+        """The storage that a persistent id tells of; where it was when it was saved does not matter."""
+        key, dtype, length, view = storage_id(said)
+        require(view is None)
         if key not in self._known:
-            start = self._start_of(f"{self._root}/data/{key}", length)
-            self._known[key] = self._bytes[start : start + length]
-        require(self._known[key].nbytes() == length)
-        return Storage(self._known[key], dtype, count)
+            member = self._archive.getinfo(f"{self._root}/data/{key}")
+            require(member.file_size == length and not member.flag_bits & _ENCRYPTED)
+            self._known[key] = self._numbers(member, length)
+        numbers = self._known[key]
+        require(numbers.nbytes() == length)
+        return Storage(numbers, dtype)
 
-    def tensor(
-        self,
-        storage: Storage,
-        offset: int,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        requires_grad: bool,  # noqa: FBT001 - torch's arguments, by their places
-        hooks: object,
-        metadata: object = None,
-    ) -> Tensor:
-        """What ``torch._utils._rebuild_tensor_v2`` makes of these."""
-        require(type(storage) is Storage and not requires_grad and not hooks and not metadata)
-        require(type(size) is tuple and type(stride) is tuple and all(map(_is_count, (offset, *size, *stride))))
-        last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-        require(0 in size or last < storage.length)  # or it would show what lies behind
-        empty = torch.empty(0, dtype=storage.dtype, device="cpu")
-        return empty.set_(storage.numbers, offset, size, stride)
+    def _numbers(self, member: zipfile.ZipInfo, length: int) -> torch.UntypedStorage:
+        if member.compress_type == ZIP_STORED:
+            start = self._start_of(member, length)
+            found: torch.UntypedStorage = self._bytes[start : start + length]
+            return found
+        self.mapped = False
+        data = bytearray(self._unpack(member))
+        return (
+            torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+            if data
+            else torch.empty(0, dtype=torch.uint8, device="cpu").untyped_storage()
+        )
 
-    def _start_of(self, name: str, length: int) -> int:
+    def _unpack(self, member: zipfile.ZipInfo) -> bytes:
+        """What is in a compressed member, read through once before it is kept: a broken one takes no memory."""
+        require(member.compress_type == ZIP_DEFLATED, "a member of the archive is compressed in an unusual way")
+        self._unpacked -= member.file_size
+        require(self._unpacked >= 0, "it unpacks to far more than its size")
+        checksum = length = 0
+        with self._archive.open(member) as opened:
+            while block := opened.read(_BLOCK):
+                checksum, length = zlib.crc32(block, checksum), length + len(block)
+        require(checksum == member.CRC and length == member.file_size)
+        return self._archive.read(member)
+
+    def _start_of(self, member: zipfile.ZipInfo, length: int) -> int:
         """Where the bytes of a member begin."""
-        member = self._archive.getinfo(name)
-        require(member.compress_type == ZIP_STORED and not member.flag_bits & _ENCRYPTED)
-        require(member.file_size == length)
         self._opened.seek(member.header_offset)
         header = self._opened.read(_LOCAL_HEADER)
         more = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         start = member.header_offset + _LOCAL_HEADER + more
-        require(len(header) == _LOCAL_HEADER and start + length <= self._size)
+        require(len(header) == _LOCAL_HEADER and start + length <= self.size)
         return start
-
-
-def _is_count(number: object) -> bool:
-    return type(number) is int and number >= 0

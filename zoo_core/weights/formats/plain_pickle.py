@@ -1,199 +1,385 @@
-"""The part of the pickle language that state dicts are written in, read as data.
+"""The pickle language read as data, in protocols 2 to 5.
 
-Here is no way to import or to call anything, nor to set an attribute but the metadata of a state dict: the two names
-that a pickle of tensors has to have called are known, and one that asks for another is refused. The opcodes are those
-that ``torch.save`` writes for dicts, lists, tuples, texts, numbers and tensors; the standard library's ``pickletools``
-says what each does.
+Here is no way to import or to call anything. What a pickle would have imported is its name, a :class:`Name`; what it
+would have built by calling that is a :class:`Foreign` with what it would have been given. The functions that make
+tensors are known by name and come from :mod:`zoo_core.weights.formats.rebuild`. The standard library's ``pickletools``
+says what each opcode does.
+
+Everything is limited before the work: keys are strings, numbers and short tuples of them, so that no hash recurses;
+nesting is bounded; and the memory that the objects take is charged for while they are made.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-_DICT: Final = "collections.OrderedDict"
-_TENSOR: Final = "torch._utils._rebuild_tensor_v2"
+_STOP: Final = 0x2E
+_PROTOCOLS: Final = range(6)
+_DEEPEST: Final = 200
+_LONGEST_NUMBER: Final = 255
+"""Bytes of an integer; Python takes quadratic time to print more."""
+_FREE: Final = 40 << 20
+"""Bytes that the objects of any file may take."""
+_COST: Final = 64
+"""Bytes that an opcode takes at most, as a rule; dearer ones are charged for by themselves."""
+_ATOMS: Final = (str, int, float, bool, bytes, type(None))
 _METADATA: Final = {"_metadata"}
 """The attributes of a state dict: the versions of the modules that it is of."""
-_STOP: Final = 0x2E
 
 
 class NotPlain(Exception):
-    """Something else than tensors and plain data."""
+    """A pickle that is no data: broken, with opcodes that data does not need, or beyond a limit."""
 
 
 class Name(str):
-    """What a pickle wants to be imported, such as ``"torch.FloatStorage"``; nobody does."""
+    """What a pickle wants to be imported, such as ``"torch.FloatStorage"``; it never is."""
 
     __slots__ = ()
 
 
-class Storage(NamedTuple):
-    """Numbers in the file, of which tensors are views."""
+class Foreign:
+    """What a pickle would have built by running code: inert, with all that the code would have been given.
 
-    numbers: Any
-    dtype: Any
-    length: int
+    Attributes:
+        name: Dotted path of the class or function.
+        arguments: What it would have been called with.
+        state: What would have been put into its attributes.
+        items: What would have been put into it by key, as into a dict.
+        elements: What would have been appended to it, as to a list.
+
+    Example:
+        >>> import argparse, pickle
+        >>> read = Unpickler(pickle.dumps(argparse.Namespace(lr=0.1), protocol=2)).load()
+        >>> read, read.state
+        (<argparse.Namespace>, {'lr': 0.1})
+    """
+
+    __slots__ = ("arguments", "elements", "items", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
+        self.elements: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.name:.80}>"
+
+    def parts(self) -> Iterator[Any]:
+        """All that it holds."""
+        yield from (self.arguments, self.state, self.items, self.elements)
 
 
-class _Asking(tuple[object, ...]):
-    """A tuple with one of these in it: part of the description of a tensor, and no plain data."""
-
-    __slots__ = ()
-
-
-_NOT_DATA: Final = frozenset({Name, Storage, _Asking})
+_HASHED: Final = (*_ATOMS, Foreign)
 
 
 class Unpickler:
     """Reads one pickle.
 
     Args:
-        data: Its bytes.
-        storage: Given what a persistent id holds: a word, a :class:`Name`, a key, a place and a number.
-        tensor: Given the arguments of ``torch._utils._rebuild_tensor_v2``, of which the first came from ``storage``.
+        data: The bytes that it is in.
+        at: Where it begins.
+        calls: Functions that may be called, by the names that a pickle has for them.
+        constants: Values that a name stands for, such as dtypes.
+        persistent: Given what a persistent id holds; None where there can be none.
+        budget: Bytes that the objects may take, beyond what is free for any file.
 
     Example:
         >>> import pickle
-        >>> Unpickler(pickle.dumps({"epoch": 3, "lr": [0.1, None]}, protocol=2), print, print).load()
+        >>> Unpickler(pickle.dumps({"epoch": 3, "lr": [0.1, None]}, protocol=2)).load()
         {'epoch': 3, 'lr': [0.1, None]}
-        >>> Unpickler(pickle.dumps({"now": print}, protocol=2), print, print).load()
-        Traceback (most recent call last):
-        zoo_core.weights.formats.plain_pickle.NotPlain
+        >>> Unpickler(pickle.dumps({"now": print}, protocol=4)).load()
+        {'now': 'builtins.print'}
     """
 
-    def __init__(self, data: bytes, storage: Callable[..., Storage], tensor: Callable[..., object]) -> None:
-        self._data, self._storage, self._tensor = data, storage, tensor
-        self._at = 0
+    def __init__(
+        self,
+        data: Any,  # noqa: ANN401 - bytes, or a mapped file, which have no common type
+        at: int = 0,
+        *,
+        calls: Mapping[str, Callable[..., object]] | None = None,
+        constants: Mapping[str, object] | None = None,
+        persistent: Callable[[object], object] | None = None,
+        budget: int = 0,
+    ) -> None:
+        self._data, self.at = data, at
+        self._calls = {**_CALLS, **(calls or {})}
+        self._constants, self._persistent = constants or {}, persistent
+        self._left = _FREE + budget
         self._memo: dict[int, Any] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
         """How high the stack was at each mark."""
 
     def load(self) -> Any:  # noqa: ANN401 - whatever was written
-        """The content.
+        """The content; :attr:`at` is behind it then.
 
         Raises:
-            NotPlain: It has opcodes or calls that plain data has not.
-            Exception: It makes no sense; any that Python raises for wrong types, places and texts.
+            NotPlain: It is no data, or beyond a limit.
+            Exception: It makes no sense; any that Python raises for wrong types, places and strings.
         """
         data, steps = self._data, self._steps()
-        while (opcode := data[self._at]) != _STOP:
-            self._at += 1
-            step = steps.get(opcode)
-            if step is None:
-                raise NotPlain
+        end = len(data)
+        while (opcode := data[self.at] if self.at < end else None) != _STOP:
+            self.at += 1
+            self._left -= _COST
+            step = steps.get(opcode) if opcode is not None else None
+            if step is None or self._left < 0:
+                raise NotPlain(_beyond(opcode) if step is None else _TOO_MANY)
             step()
-        (content,) = self._plain(self._stack)
+        self.at += 1
+        (content,) = self._stack
         require(not self._marks)
+        require(_is_shallow(content), f"it is nested in itself, or more than {_DEEPEST} deep")
         return content
 
     def _steps(self) -> Mapping[int, Callable[[], object]]:
         """What each opcode does."""
-        stack, memo, push, number = self._stack, self._memo, self._stack.append, self._number
+        stack, memo, push, number, take = self._stack, self._memo, self._stack.append, self._number, self._take
         return {
-            0x80: lambda: self._take(1),  # PROTO
+            0x80: self._protocol,  # PROTO
+            0x95: lambda: take(8),  # FRAME
             0x71: lambda: memo.update({number(1): stack[-1]}),  # BINPUT
             0x72: lambda: memo.update({number(4): stack[-1]}),  # LONG_BINPUT
+            0x94: lambda: memo.update({len(memo): stack[-1]}),  # MEMOIZE
             0x68: lambda: push(memo[number(1)]),  # BINGET
             0x6A: lambda: push(memo[number(4)]),  # LONG_BINGET
             0x28: lambda: self._marks.append(len(stack)),  # MARK
+            0x30: lambda: self._top(1),  # POP
+            0x31: self._to_mark,  # POP_MARK
+            0x32: lambda: push(stack[-1]),  # DUP
             0x29: lambda: push(()),  # EMPTY_TUPLE
             0x5D: lambda: push([]),  # EMPTY_LIST
             0x7D: lambda: push({}),  # EMPTY_DICT
+            0x8F: lambda: push(set()),  # EMPTY_SET
             0x4E: lambda: push(None),  # NONE
             0x88: lambda: stack.append(True),  # NEWTRUE
             0x89: lambda: stack.append(False),  # NEWFALSE
             0x4B: lambda: push(number(1)),  # BININT1
             0x4D: lambda: push(number(2)),  # BININT2
-            0x4A: lambda: push(int.from_bytes(self._take(4), "little", signed=True)),  # BININT
-            0x8A: lambda: push(int.from_bytes(self._take(number(1)), "little", signed=True)),  # LONG1
-            0x47: lambda: push(struct.unpack(">d", self._take(8))[0]),  # BINFLOAT
-            0x58: lambda: push(self._take(number(4)).decode("utf-8", "surrogatepass")),  # BINUNICODE
-            0x63: lambda: push(Name(f"{self._line()}.{self._line()}")),  # GLOBAL
-            0x85: lambda: self._tuple(self._top(1)),  # TUPLE1
-            0x86: lambda: self._tuple(self._top(2)),  # TUPLE2
-            0x87: lambda: self._tuple(self._top(3)),  # TUPLE3
-            0x74: lambda: self._tuple(self._to_mark()),  # TUPLE
+            0x4A: lambda: push(int.from_bytes(take(4), "little", signed=True)),  # BININT
+            0x8A: lambda: self._long(number(1)),  # LONG1
+            0x8B: lambda: self._long(number(4)),  # LONG4
+            0x47: lambda: push(struct.unpack(">d", take(8))[0]),  # BINFLOAT
+            0x8C: lambda: push(self._text(number(1))),  # SHORT_BINUNICODE
+            0x58: lambda: push(self._text(number(4))),  # BINUNICODE
+            0x8D: lambda: push(self._text(number(8))),  # BINUNICODE8
+            0x55: lambda: push(take(number(1)).decode("latin-1")),  # SHORT_BINSTRING, of Python 2
+            0x54: lambda: push(take(number(4)).decode("latin-1")),  # BINSTRING, of Python 2
+            0x43: lambda: push(take(number(1))),  # SHORT_BINBYTES
+            0x42: lambda: push(take(number(4))),  # BINBYTES
+            0x8E: lambda: push(take(number(8))),  # BINBYTES8
+            0x96: lambda: push(take(number(8))),  # BYTEARRAY8
+            0x63: lambda: self._global(self._line(), self._line()),  # GLOBAL
+            0x93: lambda: self._global(*self._top(2)),  # STACK_GLOBAL
+            0x85: lambda: push(tuple(self._top(1))),  # TUPLE1
+            0x86: lambda: push(tuple(self._top(2))),  # TUPLE2
+            0x87: lambda: push(tuple(self._top(3))),  # TUPLE3
+            0x74: lambda: push(tuple(self._to_mark())),  # TUPLE
+            0x91: lambda: push(frozenset(map(as_key, self._to_mark()))),  # FROZENSET
             0x73: lambda: self._insert(self._top(2)),  # SETITEM
             0x75: lambda: self._insert(self._to_mark()),  # SETITEMS
             0x61: lambda: self._append(self._top(1)),  # APPEND
             0x65: lambda: self._append(self._to_mark()),  # APPENDS
-            0x52: self._reduce,  # REDUCE
+            0x90: self._add,  # ADDITEMS
+            0x52: lambda: self._call(*self._top(2)),  # REDUCE
+            0x81: lambda: self._call(*self._top(2)),  # NEWOBJ
+            0x92: self._call_with_keywords,  # NEWOBJ_EX
             0x62: self._build,  # BUILD
-            0x51: lambda: push(self._storage(*self._asking(stack.pop()))),  # BINPERSID
+            0x51: self._refer,  # BINPERSID
         }
+
+    def _protocol(self) -> None:
+        number = self._number(1)
+        require(number in _PROTOCOLS, f"it is a pickle of protocol {number}")
 
     def _take(self, count: int) -> bytes:
         """The next bytes. Beyond the end there are none, and no next opcode either."""
-        at = self._at
-        self._at = at + count
-        return self._data[at : self._at]
+        at = self.at
+        self.at = at + count
+        self._left -= min(count, len(self._data))
+        require(self._left >= 0, _TOO_MANY)
+        found: bytes = self._data[at : self.at]
+        return found
 
     def _number(self, count: int) -> int:
-        return int.from_bytes(self._take(count), "little")
+        at = self.at
+        self.at = at + count
+        return int.from_bytes(self._data[at : self.at], "little")
+
+    def _long(self, count: int) -> None:
+        require(count <= _LONGEST_NUMBER, "it holds an integer of many digits")
+        self._stack.append(int.from_bytes(self._take(count), "little", signed=True))
+
+    def _text(self, count: int) -> str:
+        return self._take(count).decode("utf-8", "surrogatepass")
 
     def _line(self) -> str:
-        end = self._data.index(b"\n", self._at)
-        line = self._data[self._at : end].decode("ascii")
-        self._at = end + 1
+        end = self._data.find(b"\n", self.at, self.at + 1000)
+        require(end >= 0)
+        line: str = self._data[self.at : end].decode("utf-8")
+        self.at = end + 1
         return line
 
+    def _global(self, module: object, name: object) -> None:
+        require(isinstance(module, str) and isinstance(name, str))
+        path = f"{module}.{name}"
+        self._stack.append(self._constants[path] if path in self._constants else Name(path))
+
     def _to_mark(self) -> list[Any]:
-        """What lies on the last mark, which is taken off the stack."""
+        """What is on the last mark, which is taken off the stack."""
         return self._top(len(self._stack) - self._marks.pop())
 
     def _top(self, count: int) -> list[Any]:
-        """What lies on top, which is taken off."""
+        """What is on top, which is taken off."""
         start = len(self._stack) - count
         require(start >= 0)
         items = self._stack[start:]
         del self._stack[start:]
         return items
 
-    def _tuple(self, items: list[Any]) -> None:
-        self._stack.append(tuple(items) if _NOT_DATA.isdisjoint(map(type, items)) else _Asking(items))
-
     def _insert(self, pairs: list[Any]) -> None:
-        require(type(self._stack[-1]) in (dict, OrderedDict))
-        self._stack[-1].update(zip(pairs[::2], self._plain(pairs)[1::2], strict=True))
+        target = self._stack[-1]
+        target = target.items if type(target) is Foreign else target
+        require(type(target) in (dict, OrderedDict))
+        self._left -= _COST * len(pairs)
+        target.update(zip(map(as_key, pairs[::2]), pairs[1::2], strict=True))
 
     def _append(self, items: list[Any]) -> None:
-        require(type(self._stack[-1]) is list)
-        self._stack[-1].extend(self._plain(items))
+        target = self._stack[-1]
+        target = target.elements if type(target) is Foreign else target
+        require(type(target) is list)
+        target.extend(items)
 
-    @staticmethod
-    def _plain(items: list[Any]) -> list[Any]:
-        """The same, in which nothing is asked for."""
-        require(_NOT_DATA.isdisjoint(map(type, items)))
-        return items
+    def _add(self) -> None:
+        items, target = self._to_mark(), self._stack[-1]
+        require(type(target) is set)
+        self._left -= _COST * len(items)
+        target.update(map(as_key, items))
 
-    @staticmethod
-    def _asking(items: object) -> _Asking:
-        """The same, which tell of a tensor."""
-        require(type(items) is _Asking)
-        return cast("_Asking", items)
+    def _call(self, called: object, arguments: object) -> None:
+        require(type(arguments) is tuple)
+        self._left -= 4 * _COST
+        name = called if type(called) is Name else getattr(called, "name", repr(called)[:80])
+        known = self._calls.get(name) if type(called) is Name else None
+        self._stack.append(known(*arguments) if known else Foreign(name, arguments))  # type: ignore[misc,arg-type]  # a tuple, as just required
 
-    def _reduce(self) -> None:
-        called, given = self._top(2)
-        require(type(called) is Name)
-        if called == _DICT and given == ():
-            self._stack.append(OrderedDict())
-        else:
-            require(called == _TENSOR)
-            self._stack.append(self._tensor(*self._asking(given)))
+    def _call_with_keywords(self) -> None:
+        called, arguments, keywords = self._top(3)
+        self._call(called, (*arguments, keywords))
 
     def _build(self) -> None:
-        state, target = self._stack.pop(), self._stack[-1]
-        require(type(target) is OrderedDict and type(state) is dict and state.keys() == _METADATA)
-        vars(target).update(state)
+        state = self._stack.pop()
+        target = self._stack[-1]
+        if type(target) is Foreign:
+            target.state = state
+        elif type(target) is OrderedDict and type(state) is dict and state.keys() == _METADATA:
+            vars(target).update(state)
+        else:  # the attributes of a dict of some class, or of a tensor: nothing that is looked at
+            require(type(target) not in (Name, str, tuple))
+
+    def _refer(self) -> None:
+        require(self._persistent is not None)
+        self._stack.append(self._persistent(self._stack.pop()))  # type: ignore[misc]  # as just required
 
 
-def require(plain: bool) -> None:  # noqa: FBT001 - it is the subject of the sentence
+def require(plain: bool, reason: str = "") -> None:  # noqa: FBT001 - it is the subject of the sentence
     """Raise :class:`NotPlain` unless it is."""
     if not plain:
-        raise NotPlain
+        raise NotPlain(reason)
+
+
+def as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
+    """The same, when its hash takes no time to speak of.
+
+    Raises:
+        NotPlain: It is neither a string nor a number, a placeholder or a short tuple of these.
+    """
+    is_flat = type(key) is tuple and len(key) <= _DEEPEST and all(isinstance(each, _ATOMS) for each in key)
+    require(isinstance(key, _HASHED) or is_flat, f"a key in it is a {type(key).__name__}")
+    return key
+
+
+def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:  # noqa: ANN401 - nothing, or one list of pairs
+    require(len(pairs) <= 1 and all(type(each) in (list, dict) for each in pairs))
+    items = [item for each in pairs for item in (each.items() if type(each) is dict else each)]
+    require(all(type(item) in (list, tuple) and len(item) == 2 for item in items))  # noqa: PLR2004 - a pair
+    return OrderedDict((as_key(key), value) for key, value in items)
+
+
+def _defaults(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _set(*items: Any) -> set[Any]:  # noqa: ANN401 - nothing, or one list
+    require(all(type(each) is list for each in items))
+    return {as_key(each) for some in items for each in some}
+
+
+def _encode(text: object, encoding: object = "latin1") -> object:
+    """Bytes, as Python 3 writes them in protocol 2."""
+    require(isinstance(text, str) and encoding == "latin1")
+    return str(text).encode("latin1")
+
+
+_CALLS: Final[dict[str, Callable[..., object]]] = {
+    "collections.OrderedDict": _ordered,
+    "collections.defaultdict": _defaults,
+    "__builtin__.set": _set,
+    "builtins.set": _set,
+    "_codecs.encode": _encode,
+}
+"""What makes plain data."""
+
+
+_TOO_MANY: Final = "it holds more objects than a file of its size may"
+
+
+def _beyond(opcode: int | None) -> str:
+    return (
+        "it ends in the middle: the file was cut off"
+        if opcode is None
+        else f"it has the opcode {opcode:#04x}, which plain data does not need"
+    )
+
+
+def parts_of(value: object) -> Iterator[Any]:
+    """What a container holds directly; nothing for all else."""
+    if isinstance(value, dict):
+        yield from value.values()
+        yield from (key for key in value if type(key) is Foreign)
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+    elif type(value) is Foreign:
+        yield from value.parts()
+
+
+def _is_shallow(content: object) -> bool:
+    """Whether nothing is nested deeper than is allowed, or within itself; looked at without recursion, each once."""
+    depth: dict[int, int] = {}
+    trail: list[tuple[object, Iterator[Any], int]] = [(content, parts_of(content), 0)]
+    on_trail = {id(content)}
+    while trail:
+        value, rest, deep = trail[-1]
+        child = next((each for each in rest if isinstance(each, dict | list | tuple | set | frozenset | Foreign)), None)
+        if child is None:
+            trail.pop()
+            on_trail.discard(id(value))
+            depth[id(value)] = deep
+            if trail:
+                owner, others, known = trail.pop()
+                trail.append((owner, others, max(known, deep + 1)))
+            continue
+        if id(child) in on_trail or len(trail) > _DEEPEST or len(trail) + depth.get(id(child), 0) > _DEEPEST:
+            return False
+        if id(child) in depth:
+            trail[-1] = (value, rest, max(deep, depth[id(child)] + 1))
+        else:
+            trail.append((child, parts_of(child), 0))
+            on_trail.add(id(child))
+    return True

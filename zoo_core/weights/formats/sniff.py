@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -23,7 +28,13 @@ def describe(head: bytes) -> str:
 def _structured(head: bytes) -> str | None:
     if is_tar(head):
         return "a tar archive"
-    return "a safetensors file" if is_safetensors(head) else None
+    if is_safetensors(head):
+        return "a safetensors file"
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model"
+    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a"):  # a message of protocol buffers, version first
+        return "a TensorFlow SavedModel" if head[1] == 1 else "an ONNX model"
+    return None
 
 
 def _textual(head: bytes) -> str | None:
@@ -42,6 +53,40 @@ _TEXTS = (
     (b"{", "a JSON document"),
     (b"[", "a JSON document"),
 )
+NEXT_STEPS = {
+    "a TorchScript archive": "where you trust it, torch.save(torch.jit.load(FILE).state_dict(), NEW)",
+    "an archive of torch.export": "where you trust it, torch.save(torch.export.load(FILE).state_dict, NEW)",
+    "a Keras archive": "read it with Keras, and save its arrays with numpy.savez",
+    "an HDF5 (Keras) file": "read it with h5py or Keras, and save its arrays with numpy.savez",
+    "a TensorFlow SavedModel": "read it with TensorFlow, and save its arrays with numpy.savez",
+    "a TensorFlow checkpoint": "tf.train.load_checkpoint reads its arrays; save them with numpy.savez",
+    "a TensorFlow Lite model": "take the weights that it was converted from",
+    "an ONNX model": "take the checkpoint that it was exported from, or read its initializers with onnx.numpy_helper",
+    "a GGUF file": "it is for llama.cpp: take the safetensors that it was made from",
+    "a git-lfs pointer, not the file it points to": "git lfs pull fetches the file itself",
+    "an HTML page": "a download page was saved instead of the file: use the link of the file itself",
+}
+"""What to do about a file of that kind."""
+_TF_PARTS = (".index", ".data-00000-of-00001")
+
+
+def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
+    r"""What a file is, by its first bytes, its name where they leave it open, and what an archive has in it.
+
+    Example:
+        >>> describe_file(b"PK\x03\x04", "net.pt", ["net/data.pkl", "net/constants.pkl", "net/code/__torch__.py"])
+        'a TorchScript archive'
+    """
+    inner = {member.partition("/")[2] for member in members}
+    if any(each.startswith("code/") for each in inner):
+        return "a TorchScript archive"
+    if inner & {"archive_format", "serialized_exported_program.json"} or "serialized_exported_program.json" in members:
+        return "an archive of torch.export"
+    if "model.weights.h5" in members:
+        return "a Keras archive"
+    return "a TensorFlow checkpoint" if name.endswith(_TF_PARTS) else describe(head)
+
+
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive"),
     (b"PK\x05\x06", "an empty zip archive"),

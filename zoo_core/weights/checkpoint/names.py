@@ -1,0 +1,100 @@
+"""The names of the tensors in a file, and how they map onto those of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+Value = TypeVar("Value")
+
+TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+"""Parts of names that ``torch.compile``, FSDP and activation checkpointing add, anywhere in a name."""
+PARALLEL = "module"
+"""What data-parallel training adds, around a model or around a part of it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the names of a file map onto those of a model.
+
+    Attributes:
+        prefix: What is before the names of the model in those of the file; ``""`` where nothing is.
+        count: How many names of the file are names of the model then.
+    """
+
+    prefix: str
+    count: int
+
+
+def without_wrappers(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The same under names without the parts that wrappers add; as it was, where two names would be one.
+
+    Example:
+        >>> without_wrappers({"_orig_mod.layer1._checkpoint_wrapped_module.0.weight": 1})
+        {'layer1.0.weight': 1}
+    """
+    return _without(state, TRANSPARENT)
+
+
+def without_parallel(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The same without ``module`` anywhere in a name, as where a part of a model is data-parallel.
+
+    Example:
+        >>> without_parallel({"features.module.0.weight": 1})
+        {'features.0.weight': 1}
+    """
+    return _without(state, {PARALLEL})
+
+
+def _without(state: Mapping[str, Value], parts: Collection[str]) -> dict[str, Value]:
+    if not any(part in name for part in parts for name in state):
+        return dict(state)
+    short = {".".join(part for part in name.split(".") if part not in parts): value for name, value in state.items()}
+    return short if len(short) == len(state) else dict(state)
+
+
+def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
+    """Every prefix under which names of a file are names of a model, the best first.
+
+    Args:
+        names: Of the tensors in the file.
+        own: Of the tensors in the model.
+
+    Example:
+        >>> fits(["model.fc.weight", "model.fc.bias", "loss.weight"], {"fc.weight", "fc.bias"})
+        [Fit(prefix='model.', count=2)]
+    """
+    counts: Counter[str] = Counter()
+    for name in names:
+        start = 0
+        while start >= 0:
+            if name[start:] in own:
+                counts[name[:start]] += 1
+            at = name.find(".", start)
+            start = at + 1 if at >= 0 else -1
+    return [Fit(prefix, count) for prefix, count in sorted(counts.items(), key=lambda item: (-item[1], len(item[0])))]
+
+
+def common_prefix(names: Collection[str]) -> str:
+    """The parts that every name begins with, as long as one remains behind them.
+
+    Example:
+        >>> common_prefix(["model.net.fc.weight", "model.net.conv.weight"])
+        'model.net.'
+    """
+    if not names:
+        return ""
+    first, last = min(names).split("."), max(names).split(".")
+    same = 0
+    while same < min(len(first), len(last)) - 1 and first[same] == last[same]:
+        same += 1
+    return "".join(f"{part}." for part in first[:same])
+
+
+def under(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """What is under a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

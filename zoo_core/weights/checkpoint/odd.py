@@ -1,0 +1,71 @@
+"""Tensors that a model cannot take as they are, named for what they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo_core.errors import Unreadable
+from zoo_core.weights.formats.plain_pickle import Foreign
+from zoo_core.weights.formats.rebuild import OddTensor
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+_NEXT_STEPS = {
+    "sparse": "save it as a dense tensor: tensor.to_dense()",
+    "quantised": "save it as plain numbers: tensor.dequantize()",
+    "meta": "save the state dict of a model whose values are there",
+    "DTensor": "gather the shards before saving: torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True))",
+    "nested": "save it as a padded tensor: tensor.to_padded_tensor(0)",
+}
+
+
+def kind_of(value: object) -> str:
+    """What a tensor is that is no dense tensor of plain numbers; ``""`` for one that is.
+
+    Example:
+        >>> kind_of(torch.zeros(2).to_sparse()), kind_of(torch.zeros(2))
+        ('sparse tensor', '')
+    """
+    if isinstance(value, OddTensor):
+        return value.kind
+    if isinstance(value, Foreign):
+        return f"call of {value.name:.80}, which is not run"
+    return _kind_of_tensor(value) if isinstance(value, Tensor) else ""
+
+
+def _kind_of_tensor(tensor: Tensor) -> str:
+    kinds = {
+        "DTensor, one process's shard of a tensor": type(tensor).__name__ == "DTensor",
+        "quantised tensor": tensor.is_quantized,
+        "nested tensor": tensor.is_nested,
+        "sparse tensor": tensor.layout is not torch.strided,
+        "meta tensor, which has a shape and no numbers": tensor.is_meta,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), "")
+
+
+def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[str]) -> None:
+    """Raise Unreadable if a value in a state dict is not a dense tensor of plain numbers.
+
+    Raises:
+        Unreadable: One is; the message names it, and says what to do.
+    """
+    odd = {name: kind for name, value in state.items() if (kind := kind_of(value))}
+    if not odd:
+        return
+    name, kind = next(iter(odd.items()))
+    more = f", and {len(odd) - 1} more are odd too" if len(odd) > 1 else ""
+    raise Unreadable(
+        f"{name!r} in {source} is a {kind}{more}",
+        expected="dense tensors of plain numbers",
+        done="nothing in it was run" if "not run" in kind else None,
+        hint=next((step for word, step in _NEXT_STEPS.items() if word in kind), "save a state dict without it"),
+        path=source,
+        names=tuple(odd),
+    )

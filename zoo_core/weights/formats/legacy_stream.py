@@ -1,0 +1,129 @@
+"""Checkpoints as torch wrote them before 1.6, and still does on request: pickles one after another, then the numbers.
+
+The layout is that of ``_legacy_load`` in torch/serialization.py: a magic number, the version of the format, the machine
+that wrote it, what was saved, the keys of its storages, and the numbers of each behind their count.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
+from zoo_core.weights.formats.storages import Storage, StorageId, storage_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_VERSION = 1001
+_COUNT = 8
+"""Bytes of the count before the numbers of a storage."""
+
+
+def read_stream(file: Path) -> object:
+    """What a checkpoint of the old kind holds, its tensors on the CPU.
+
+    Args:
+        file: It was written by ``torch.save``.
+
+    Raises:
+        NotPlain: It is broken, or more than data.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "net.pth")
+        >>> torch.save({"fc.bias": torch.zeros(2), "epoch": 3}, path, _use_new_zipfile_serialization=False)
+        >>> read_stream(path)
+        {'fc.bias': tensor([0., 0.]), 'epoch': 3}
+    """
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read(data)
+    except NotPlain:
+        raise
+    except Exception as error:  # a broken file can make Python raise anything
+        raise NotPlain from error
+
+
+def _read(data: mmap.mmap) -> object:
+    magic, at = _pickle(data, 0)
+    if magic != _MAGIC:  # a pickle alone, with no tensors in it
+        require(at == len(data))
+        return magic
+    version, at = _pickle(data, at)
+    require(version == _VERSION, f"it has the version {version!r:.20} of the format")
+    machine, at = _pickle(data, at)
+    require(isinstance(machine, dict) and machine.get("little_endian", True) is True, "it has another byte order")
+    seen: dict[str, StorageId] = {}
+
+    def note(said: object) -> object:
+        if _is_module(said):
+            return _class_of(said)
+        each = storage_id(said)
+        require(seen.setdefault(each.key, each)[:3] == each[:3])
+        return Storage(_NOTHING, each.dtype)
+
+    # read through once without tensors, to see where the numbers begin and how many there must be
+    _, behind = _pickle(data, at, persistent=note, calls=_WITHOUT_TENSORS)
+    keys, behind = _pickle(data, behind)
+    storages = _numbers(data, behind, keys, seen)
+
+    def resolve(said: object) -> object:
+        return _class_of(said) if _is_module(said) else _viewed(storages, storage_id(said))
+
+    content, _ = _pickle(data, at, persistent=resolve, calls=CALLS)
+    return content
+
+
+def _is_module(said: object) -> bool:
+    """Whether a persistent id is of a class of modules, which old files have with its source code."""
+    return isinstance(said, tuple) and len(said) == 4 and said[0] == "module"  # noqa: PLR2004 - class, file and source
+
+
+def _class_of(said: object) -> Name:
+    require(isinstance(said, tuple) and type(said[1]) is Name)
+    return Name(said[1])  # type: ignore[index]  # a tuple, as just required
+
+
+_NOTHING = torch.empty(0, dtype=torch.uint8, device="cpu").untyped_storage()
+_WITHOUT_TENSORS: dict[str, Callable[..., object]] = {
+    name: (call if name == "torch.Size" else lambda *_: None) for name, call in CALLS.items()
+}
+
+
+def _pickle(data: mmap.mmap, at: int, **reading: Any) -> tuple[Any, int]:  # noqa: ANN401 - as Unpickler takes them
+    reader = Unpickler(data, at, constants=CONSTANTS, budget=len(data), **reading)
+    return reader.load(), reader.at
+
+
+def _numbers(data: mmap.mmap, at: int, keys: object, seen: dict[str, StorageId]) -> dict[str, Storage]:
+    """The storages by key."""
+    require(type(keys) is list and {*keys} == {*seen})
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:  # type: ignore[attr-defined]  # a list, as just required
+        length = seen[key].length
+        require(int.from_bytes(data[at : at + _COUNT], "little") * seen[key].dtype.itemsize == length)
+        places[key] = (at + _COUNT, length)
+        at += _COUNT + length
+    require(at <= len(data), "it ends before its last tensor: the file was cut off")
+    return {key: Storage(_copied(data[at : at + length]), seen[key].dtype) for key, (at, length) in places.items()}
+
+
+def _copied(numbers: bytes) -> torch.UntypedStorage:
+    return torch.frombuffer(bytearray(numbers), dtype=torch.uint8).untyped_storage() if numbers else _NOTHING
+
+
+def _viewed(storages: dict[str, Storage], each: StorageId) -> Storage:
+    """A storage, or the part of it that is a storage of its own in files from before torch 0.4."""
+    whole = storages[each.key]
+    if each.view is None:
+        return whole
+    _, first, count = each.view
+    start, size = first * each.dtype.itemsize, count * each.dtype.itemsize
+    require(start >= 0 and size >= 0 and start + size <= whole.numbers.nbytes())
+    return Storage(whole.numbers[start : start + size], whole.dtype)

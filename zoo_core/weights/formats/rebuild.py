@@ -1,0 +1,155 @@
+"""The functions by which torch's files say how tensors are made of their storages, as data and with every view checked.
+
+The names are those of ``torch/_utils.py``. A tensor that is none of plain numbers comes back as an :class:`OddTensor`,
+so that an error can name it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.weights.formats.plain_pickle import Name, require
+from zoo_core.weights.formats.storages import Storage, is_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+Untrusted = Any
+"""A value from a file: of any type until it has been checked."""
+
+
+class OddTensor:
+    """A tensor that is not plain numbers in a file, such as a shard of one.
+
+    Attributes:
+        kind: What it is, in words.
+    """
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untrusted, stride: Untrusted) -> Tensor:
+    """A tensor over some of a storage."""
+    require(type(storage) is Storage and type(size) is tuple and type(stride) is tuple)
+    require(all(map(is_count, (offset, *size, *stride))) and len(size) == len(stride))
+    numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
+    last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
+    require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what is behind
+    return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
+
+
+def _tensor(
+    storage: Untrusted,
+    offset: Untrusted,
+    size: Untrusted,
+    stride: Untrusted,
+    requires_grad: Untrusted = False,  # noqa: ARG001, FBT002 - torch's arguments, by their places
+    hooks: Untrusted = None,
+    metadata: Untrusted = None,
+) -> Tensor:
+    require(type(storage) is Storage and not hooks and not metadata)
+    return _view(storage, storage.dtype, offset, size, stride)
+
+
+def _tensor_of_dtype(
+    storage: Untrusted,
+    offset: Untrusted,
+    size: Untrusted,
+    stride: Untrusted,
+    requires_grad: Untrusted,  # noqa: ARG001
+    hooks: Untrusted,
+    dtype: Untrusted,
+    metadata: Untrusted = None,
+) -> Tensor:
+    require(isinstance(dtype, torch.dtype) and not hooks and not metadata)
+    return _view(storage, dtype, offset, size, stride)
+
+
+def _parameter(data: Untrusted, *_: Untrusted) -> object:
+    return data
+
+
+def _quantized(
+    storage: Untrusted, offset: Untrusted, size: Untrusted, stride: Untrusted, quantizer: Untrusted, *_: Untrusted
+) -> object:
+    require(type(storage) is Storage and type(quantizer) is tuple and len(quantizer) > 1)
+    same_size = torch.int32 if storage.dtype.itemsize == torch.int32.itemsize else torch.int8
+    _view(storage, same_size, offset, size, stride)  # it has to lie in its storage
+    scheme, *numbers_of = quantizer
+    rebuild: Any = torch._utils._rebuild_qtensor  # noqa: SLF001 - what torch.load calls
+    per_tensor = scheme == torch.per_tensor_affine
+    require(per_tensor or scheme in (torch.per_channel_affine, torch.per_channel_affine_float_qparams))
+    kinds = (float, int) if per_tensor else (torch.Tensor, torch.Tensor, int)
+    require(len(numbers_of) == len(kinds) and all(map(isinstance, numbers_of, kinds)))
+    kind: Any = torch.storage.TypedStorage
+    typed = kind(wrap_storage=storage.numbers, dtype=storage.dtype, _internal=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch is about to give them up, which is no news of this file
+        return rebuild(typed, offset, size, stride, quantizer, False, None)  # noqa: FBT003 - torch's argument
+
+
+def _subclass(function: Untrusted, kind: Untrusted, arguments: Untrusted, state: Untrusted) -> object:
+    """A tensor of a class of its own: what it is made of, where the class is torch's parameter or buffer."""
+    known = CALLS.get(function) if type(function) is Name else None
+    if known is None or type(arguments) is not tuple or str(kind) not in _PLAIN_CLASSES:
+        return OddTensor(_word(kind))
+    del state
+    return known(*arguments)
+
+
+def _odd(kind: str) -> Callable[..., OddTensor]:
+    return lambda *_: OddTensor(kind)
+
+
+def _wrapped(kind: Untrusted, *_: Untrusted) -> OddTensor:
+    return OddTensor(_word(kind))
+
+
+def _word(kind: Untrusted) -> str:
+    name = kind if isinstance(kind, str) else getattr(kind, "name", "")
+    short = str(name).rpartition(".")[2]
+    return "DTensor, one process's shard of a tensor" if short == "DTensor" else f"tensor of the class {name!s:.80}"
+
+
+def _size(values: Untrusted = ()) -> tuple[Any, ...]:
+    require(type(values) in (tuple, list) and all(map(is_count, values)))
+    return tuple(values)
+
+
+_PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
+_UTILS = "torch._utils."
+CALLS: dict[str, Callable[..., object]] = {
+    f"{_UTILS}_rebuild_tensor": _tensor,
+    f"{_UTILS}_rebuild_tensor_v2": _tensor,
+    f"{_UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
+    f"{_UTILS}_rebuild_parameter": _parameter,
+    f"{_UTILS}_rebuild_parameter_with_state": _parameter,
+    f"{_UTILS}_rebuild_qtensor": _quantized,
+    f"{_UTILS}_rebuild_sparse_tensor": _odd("sparse tensor"),
+    f"{_UTILS}_rebuild_sparse_csr_tensor": _odd("sparse tensor"),
+    f"{_UTILS}_rebuild_nested_tensor": _odd("nested tensor"),
+    f"{_UTILS}_rebuild_meta_tensor_no_storage": _odd("meta tensor, which has a shape and no numbers"),
+    f"{_UTILS}_rebuild_wrapper_subclass": _wrapped,
+    f"{_UTILS}_rebuild_device_tensor_from_numpy": _odd("tensor of another device"),
+    f"{_UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _subclass,
+    "torch.Size": _size,
+}
+"""What makes tensors."""
+CONSTANTS: dict[str, object] = {
+    f"torch.{name}": value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype | torch.qscheme | torch.layout)
+}
+"""Names that stand for values of torch."""
