@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from zoo_core.build.request import Asked
 from zoo_core.build.construct import construct
 from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.errors import UsageError
-from zoo_core.build.load import fill, fill_with_nothing, operate
+from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
+from zoo_core.build.own_file import build_own
 from zoo_core.utils.gc import no_collection
 from zoo_core.build.place import place
 from zoo_core.registry.zoo import current_zoo
@@ -21,6 +24,8 @@ from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
 from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.checkpoint.open import open_checkpoint
+from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.head.sites import HeadLike
     from zoo_core.weights import Artefact
 
-_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".npz", ".safetensors")
+_FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz", ".pkl", ".safetensors")
 
 
 @strict_arguments
@@ -52,6 +57,8 @@ def get(
     trust: str | None = None,
     licenses: Sequence[str] | None = None,
     progress: bool | None = None,
+    ema: bool | None = None,
+    prefix: str | None = None,
 ) -> nn.Module:
     """Any model of any installed family: fetched, verified, built, loaded, and given the head that you need.
 
@@ -68,7 +75,9 @@ def get(
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         num_keypoints: Keypoints of an object, for a keypoint detector.
         weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model. A file whose name
-            and digest are those of a published one is loaded as that one.
+            and digest are those of a published one is loaded as that one. Any other is built as it is, whatever a
+            trainer put around it: with the options of the default weights, and with its own classes, channels,
+            keypoints, image size and head, as far as names and shapes tell; then it gets those that you ask for.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
         device: Where the model goes, as torch spells it: straight from the mapped file, tensor by tensor. None for
@@ -80,6 +89,10 @@ def get(
         trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
         licenses: The licences that are acceptable; anything else is refused before it is downloaded.
         progress: Whether to show a progress bar while downloading; None shows one on a terminal.
+        ema: Which weights of a file of your own to take: True for averaged ones only, False for none of those. None
+            takes averaged ones where they are complete.
+        prefix: What is before the names of the model in a file of your own, such as ``"student."``; found by itself
+            where it is None.
 
     Raises:
         UnknownModel: No family has it; close matches are listed.
@@ -107,6 +120,8 @@ def get(
         channels_last=channels_last,
         seed=seed,
         options=options,
+        ema=ema,
+        prefix=prefix,
     )
     card, tag = current_zoo().resolve(name)
     current_zoo().available(card)
@@ -114,16 +129,39 @@ def get(
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
     home = asked.device or default_device()
     with on_the_cpu(), seeded(asked.seed), no_collection():
-        is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
-        values = bool(entry and entry.absent) if artefact else not is_virtual
-        model = construct(card, _options(card, entry, options), own=options, values=values)
-        if artefact is not None:
-            fill(model, entry, artefact, asked)
-        elif not values:
-            fill_with_nothing(model)
-        operate(model, asked)
+        model = _made(card, artefact, entry, asked, home)
         _freeze(model, asked.freeze)
         return place(model, home, asked.dtype, channels_last=asked.channels_last)
+
+
+def _made(
+    card: Card, artefact: Artefact | None, entry: Weights | None, asked: Asked, home: torch.device | None
+) -> nn.Module:
+    """The model with its weights, and with the stem, head and keypoints that were asked for."""
+    if artefact is not None and entry is None:
+        model, has_head = _own(card, artefact, asked)
+        operate(model, asked, has_head=has_head)
+        return model
+    is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
+    values = bool(entry and entry.absent) if artefact else not is_virtual
+    model = construct(card, _options(card, entry, asked.options), own=asked.options, values=values)
+    if artefact is not None and entry is not None:
+        fill(model, entry, artefact, asked)
+    elif not values:
+        fill_with_nothing(model)
+    operate(model, asked)
+    return model
+
+
+def _own(card: Card, artefact: Artefact, asked: Asked) -> tuple[nn.Module, bool]:
+    """A model from a file of the user's own, and whether it has the head that was asked for already."""
+    default = next((each for each in card.weights if each.tag == card.default), None)
+    options = _options(card, default, asked.options)
+    if options.get("quantize"):
+        model = construct(card, options, own=asked.options, values=False)
+        fill_packed(model, artefact)
+        return model, False
+    return build_own(card, open_checkpoint(artefact.path), artefact, asked)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:
@@ -141,8 +179,27 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
         return Path(weights)
     if not isinstance(weights, str) or not weights:
         raise UsageError(f"weights cannot be {weights!r}", expected="'default', a tag, a path or None")
-    is_path = weights not in card.tags and (os.sep in weights or weights.endswith(_FILE_SUFFIXES))
-    return Path(weights) if is_path else card.find(tag if weights.lower() == "default" else weights)
+    if weights in card.tags or weights.lower() == "default":
+        return card.find(tag if weights.lower() == "default" else weights)
+    return _own_path(weights) or card.find(weights)
+
+
+def _own_path(weights: str) -> Path | None:
+    """The file of the user's own that is meant; None for what can only be a tag.
+
+    Raises:
+        UsageError: It is a url.
+    """
+    if weights.startswith("file://"):
+        return Path(url2pathname(urlsplit(weights).path))
+    if "://" in weights:
+        raise UsageError(
+            f"weights cannot be a url: {shown(weights)!r}",
+            expected="'default', a tag, the path of a file, or None",
+            hint="zoo_core.weights.fetch(url, folder, sha256=...) downloads and proves it; give weights= its path",
+        )
+    is_path = os.sep in weights or weights.lower().endswith(_FILE_SUFFIXES) or Path(weights).expanduser().exists()
+    return Path(weights) if is_path else None
 
 
 def _fetch(

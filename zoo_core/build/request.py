@@ -37,6 +37,8 @@ class Asked:
     channels_last: bool = False
     seed: int | None = None
     options: Mapping[str, object] | None = None
+    ema: bool | None = None
+    prefix: str | None = None
 
     @classmethod
     def of(cls, **given: Any) -> Self:  # noqa: ANN401 - what users pass, before it is checked
@@ -59,6 +61,8 @@ class Asked:
             "channels_last": _channels_last,
             "seed": _seed,
             "options": _options,
+            "ema": _ema,
+            "prefix": _prefix,
         }
         return cls(**{name: checks.get(name, _as_it_is)(value) for name, value in given.items() if value is not None})
 
@@ -96,6 +100,18 @@ def _channels_last(channels_last: object) -> bool:
     if not isinstance(channels_last, bool):
         raise UsageError(f"channels_last cannot be {channels_last!r}", expected="True or False")
     return channels_last
+
+
+def _ema(ema: object) -> bool:
+    if not isinstance(ema, bool):
+        raise UsageError(f"ema cannot be {ema!r}", expected="True for averaged weights only, False for none of them")
+    return ema
+
+
+def _prefix(prefix: object) -> str:
+    if not isinstance(prefix, str):
+        raise UsageError(f"prefix cannot be {prefix!r}", expected="what is before each name, such as 'model.'")
+    return prefix
 
 
 def _seed(seed: object) -> int:

@@ -23,6 +23,8 @@ class Family:
             ``catalog`` is of.
         tested: The versions of that distribution which the plugin was tested with, as pip spells them, such as
             ``">=1.0.20,<1.1"``. ``zoo plugins`` notes another one; it is used all the same.
+        image_size: The constructor's option that says for which images position tables are made, such as
+            ``"img_size"``; ``""`` when there is none. A file of other tables is built with what it needs.
         exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
             globs to the reasons.
 
@@ -38,4 +40,5 @@ class Family:
     index: str = ""
     indexed: str = ""
     tested: str = ""
+    image_size: str = ""
     exceptions: str = ""

@@ -28,6 +28,8 @@ class Receipt:
         strength: ``"proven"`` by a full digest, ``"weak"`` by a prefix or first use, ``"none"``.
         tensors: Tensor name to what happened to it.
         notes: Tensor name to a remark, such as why it was kept or which tensor of a file it came from.
+        taken: What of a file of the user's own was taken, such as averaged weights or the prefix of names; ``""`` where
+            there was nothing to choose.
         needed_values: Why the constructor drew all values although a file replaced them; ``""`` when it did not.
 
     Example:
@@ -47,6 +49,7 @@ class Receipt:
     tensors: Mapping[str, Outcome] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     needed_values: str = ""
+    taken: str = ""
 
     def names(self, outcome: Outcome) -> tuple[str, ...]:
         """The names of the tensors with that outcome, in the model's order."""
@@ -71,8 +74,9 @@ class Receipt:
         rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "kept", "ignored")
         parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
         weights = f"@{self.tag}" if self.tag else ""
+        taken = f"; {self.taken}" if self.taken else ""
         slowly = f"; built with values: {self.needed_values}" if self.needed_values else ""
-        return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}{slowly}"
+        return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}{taken}{slowly}"
 
 
 def _shortened(names: tuple[str, ...], most: int = 4) -> str:

@@ -15,6 +15,7 @@ def zoo_families() -> list[Family]:
             catalog="zoo_timm.catalog:cards",
             anatomy="zoo_timm.anatomy:anatomy",
             tested="==1.0.31",  # the third number of timm is where models come and change
+            image_size="img_size",
             exceptions="zoo_timm.expected:EXPECTED",
             index="zoo_timm.index:cards",
             indexed="zoo_timm.catalog:version",

@@ -15,6 +15,7 @@ def zoo_families() -> list[Family]:
             catalog="zoo_torchvision.catalog:cards",
             anatomy="zoo_torchvision.anatomy:anatomy",
             tested=">=0.29,<0.30",
+            image_size="image_size",
             exceptions="zoo_torchvision.expected:EXPECTED",
             index="zoo_torchvision.index:cards",
             indexed="zoo_torchvision.catalog:version",

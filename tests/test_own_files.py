@@ -1,0 +1,332 @@
+"""Files of the user's own: whatever a trainer wrote around a state dict, the model comes back as it was trained."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zoo_core as zoo
+from zoo_core.errors import LoadMismatch, Unreadable, UsageError, ZooWarning
+
+NAME = "tiny/glyphnet"
+
+
+@pytest.fixture(scope="module")
+def net():
+    return zoo.get(NAME, weights=None, num_classes=9, seed=1).eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "last.ckpt"
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def moved(state):
+    """Another state dict of the same model."""
+    return {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def same(model, state):
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[name], state[name]) for name in own)
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+PREFIXES = [
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "_fsdp_wrapped_module.",
+    "model.",
+    "model._orig_mod.",
+    "net.module.",
+    "backbone.",
+    "student.",
+    "module.model.net.",
+    "algorithm.trunk.0.",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}], ids=["bare", "wrapped"])
+def test_a_constant_prefix_is_taken_off(net, path, prefix, wrap):
+    torch.save(wrap(prefixed(state_of(net), prefix)), path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+def test_wrappers_of_parts_are_looked_through(net, path):
+    state = {name.replace("stem.", "stem._checkpoint_wrapped_module."): t for name, t in state_of(net).items()}
+    torch.save(state, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+def test_a_part_that_was_data_parallel_is_looked_through(net, path):
+    state = {name.replace("stem.", "stem.module."): tensor for name, tensor in state_of(net).items()}
+    torch.save(state, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+ONE = torch.tensor(1)
+AVERAGED = {
+    "timm": lambda raw, ema: {"state_dict": raw, "state_dict_ema": ema},
+    "torchvision": lambda raw, ema: {
+        "model": raw,
+        "model_ema": {"n_averaged": torch.tensor(3), **prefixed(ema, "module.")},
+    },
+    "RT-DETR": lambda raw, ema: {"model": raw, "ema": {"module": ema, "updates": 7}},
+    "BasicSR": lambda raw, ema: {"params": raw, "params_ema": ema},
+    "one state dict": lambda raw, ema: {
+        "state_dict": {**prefixed(raw, "model."), **prefixed(ema, "ema_model.module.")}
+    },
+    "DINO": lambda raw, ema: {"student": prefixed(raw, "module.backbone."), "teacher": prefixed(ema, "backbone.")},
+    "Lightning's callback": lambda raw, ema: {"current_model_state": raw, "state_dict": ema},
+    "the averaged first": lambda raw, ema: {"ema": ema, "model": raw},
+}
+
+
+@pytest.mark.parametrize("layout", AVERAGED.values(), ids=list(AVERAGED))
+def test_averaged_weights_are_taken_and_said(net, path, layout):
+    raw, ema = state_of(net), moved(state_of(net))
+    torch.save(layout(raw, ema), path)
+    model = zoo.get(NAME, weights=path)
+    assert same(model, ema)
+    assert "averaged weights" in str(zoo.receipt(model))
+    assert same(zoo.get(NAME, weights=path, ema=False), raw)
+    assert same(zoo.get(NAME, weights=path, ema=True), ema)
+
+
+def test_averages_of_parameters_take_the_buffers_of_the_others(net, path):
+    raw = state_of(net)
+    ema = {name: raw[name] + 1 for name, _ in net.named_parameters()}
+    torch.save({"model": raw, "ema": ema}, path)
+    model = zoo.get(NAME, weights=path)
+    assert same(model, {**raw, **ema})
+    assert "buffers from the weights that were averaged" in zoo.receipt(model).taken
+
+
+def test_ema_of_a_file_without_averages_is_an_error_that_says_what_there_is(net, path):
+    torch.save({"state_dict": prefixed(state_of(net), "model.")}, path)
+    with pytest.raises(UsageError, match=r"state_dict\.model\."):
+        zoo.get(NAME, weights=path, ema=True)
+
+
+def test_the_prefix_can_be_chosen(net, path):
+    student, teacher = state_of(net), moved(state_of(net))
+    torch.save({"state_dict": {**prefixed(student, "student."), **prefixed(teacher, "teacher.")}}, path)
+    assert same(zoo.get(NAME, weights=path), teacher)
+    assert same(zoo.get(NAME, weights=path, prefix="student."), student)
+    with pytest.raises(UsageError, match=r"state_dict\.teacher"):
+        zoo.get(NAME, weights=path, prefix="assistant")
+
+
+def test_a_larger_teacher_is_not_taken_for_an_average(path):
+    student = zoo.get("torchvision/resnet18", weights=None, num_classes=9)
+    teacher = zoo.get("torchvision/resnet34", weights=None, num_classes=9)
+    state = {**prefixed(student.state_dict(), "student."), **prefixed(teacher.state_dict(), "teacher.")}
+    torch.save({"state_dict": state}, path)
+    model = zoo.get("torchvision/resnet18", weights=path)
+    assert same(model, student.state_dict())
+
+
+def test_what_only_training_needs_is_left_alone(net, path):
+    content = {
+        "epoch": 3,
+        "args": torch.device("cpu"),
+        "best": np.float64(0.9),
+        "date": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+        "state_dict": state_of(net),
+        "callbacks": {"Checkpoint": {"best": torch.tensor(0.9)}},
+    }
+    torch.save(content, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+def test_a_tensor_outside_the_model_is_named(net, path):
+    torch.save({"state_dict": {**prefixed(state_of(net), "net."), "loss.weight": torch.ones(9)}}, path)
+    with pytest.warns(ZooWarning, match=r"loss\.weight"):
+        model = zoo.get(NAME, weights=path)
+    assert same(model, state_of(net))
+    assert zoo.receipt(model).names("ignored") == ("loss.weight",)
+
+
+def test_a_tensor_too_much_under_the_model_is_an_error(net, path):
+    torch.save({**state_of(net), "extra.weight": torch.ones(9)}, path)
+    with pytest.raises(LoadMismatch, match=r"extra\.weight"):
+        zoo.get(NAME, weights=path)
+
+
+def test_a_whole_pickled_model_gives_its_weights(net, path):
+    torch.save({"model": copy.deepcopy(net), "epoch": 3}, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+HEADS = {
+    "classes": 5,
+    "one": 1,
+    "dropout": nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 9)),
+    "hidden": zoo.mlp_head(9, hidden=(16,), batch_norm=True, dropout=0.2),
+    "several": {"colour": 3, "shape": 5},
+    "no bias": nn.Linear(64, 9, bias=False),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=list(HEADS))
+@pytest.mark.filterwarnings("ignore:.*ReLU is taken")
+def test_the_head_of_the_file_comes_back(path, head):
+    trained = zoo.get(NAME, weights=None, head=head, seed=1).eval()
+    torch.save(trained.state_dict(), path)
+    model = zoo.get(NAME, weights=path).eval()
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), trained(x))
+    assert zoo.receipt(model).names("initialised") == ()
+
+
+@pytest.mark.parametrize("classes", [1000, 9, 37])
+def test_another_number_of_classes_than_the_file_has_is_put_on_it(path, classes):
+    trained = zoo.get("torchvision/squeezenet1_1", weights=None, num_classes=37, seed=1)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get("torchvision/squeezenet1_1", weights=path, num_classes=classes)
+    assert zoo.anatomy(model).main.num_classes == classes
+    assert torch.equal(model.features[0].weight, trained.features[0].weight)
+    assert torch.equal(model.classifier[1].weight[:1], trained.classifier[1].weight[:1]) == (classes == 37)
+
+
+def test_a_nonlinearity_that_the_file_does_not_tell_is_said(path):
+    torch.save(zoo.get(NAME, weights=None, head=zoo.mlp_head(9, hidden=(16,))).state_dict(), path)
+    with pytest.warns(ZooWarning, match="ReLU is taken"):
+        zoo.get(NAME, weights=path, num_classes=9)
+
+
+def test_a_file_without_a_head_gets_a_new_one(net, path):
+    torch.save({name: tensor for name, tensor in state_of(net).items() if not name.startswith("fc.")}, path)
+    model = zoo.get(NAME, weights=path, num_classes=7)
+    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    with pytest.raises(LoadMismatch, match=r"no head at 'fc'[\s\S]*num_classes=N"):
+        zoo.get(NAME, weights=path)
+
+
+def test_a_head_of_ones_own_that_is_given_is_filled_where_it_fits(path):
+    trained = zoo.get(NAME, weights=None, head=zoo.mlp_head(9, hidden=(16,)), seed=1)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get(NAME, weights=path, head=zoo.mlp_head(5, hidden=(16,)))
+    assert torch.equal(model.fc[0].weight, trained.fc[0].weight)
+    assert zoo.receipt(model).names("initialised") == ("fc.2.weight", "fc.2.bias")
+
+
+class Own(nn.Module):
+    """A head that only its own code can build."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(64)
+        self.last = nn.Linear(64, 9)
+
+    def forward(self, x):
+        return self.last(self.norm(x))
+
+
+def test_a_head_that_only_code_can_build_is_named_and_then_given(path):
+    trained = zoo.get(NAME, weights=None, head=Own())
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=r"fc\.norm\.weight[\s\S]*head="):
+        zoo.get(NAME, weights=path)
+    with pytest.warns(ZooWarning, match="left behind"):
+        zoo.get(NAME, weights=path, num_classes=9)
+    assert same(zoo.get(NAME, weights=path, head=Own()), trained.state_dict())
+
+
+@pytest.mark.parametrize("channels", [None, 2, 4])
+def test_the_channels_of_the_file_are_found(path, channels):
+    trained = zoo.get(NAME, weights=None, in_channels=4, num_classes=9)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get(NAME, weights=path, in_channels=channels)
+    assert model.stem[0].in_channels == (channels or 4)
+    assert channels == 2 or same(model, trained.state_dict())
+
+
+def test_the_options_of_the_default_weights_are_those_of_the_file(path):
+    options = zoo.info("torchvision/googlenet").find().options
+    trained = zoo.get("torchvision/googlenet", weights=None, options={**options, "init_weights": False}, num_classes=9)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get("torchvision/googlenet", weights=path)
+    assert model.transform_input
+    assert same(model, trained.state_dict())
+
+
+def test_names_that_only_other_options_explain_are_followed(path):
+    trained = zoo.get("torchvision/googlenet", weights=None, options={"init_weights": False}, num_classes=9)
+    torch.save(trained.state_dict(), path)
+    assert same(zoo.get("torchvision/googlenet", weights=path), trained.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("timm/test_vit", {"img_size": 96}), ("timm/test_vit", {"img_size": 256})],
+)
+def test_the_image_size_of_the_file_is_found(path, name, options):
+    trained = zoo.get(name, weights=None, num_classes=9, options=options)
+    torch.save(trained.state_dict(), path)
+    assert same(zoo.get(name, weights=path), trained.state_dict())
+
+
+def test_a_scalar_of_one_axis_is_a_scalar(net, path):
+    state = {name: tensor.reshape(1) if tensor.dim() == 0 else tensor for name, tensor in state_of(net).items()}
+    torch.save(state, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+def test_complex_numbers_are_named(net, path):
+    torch.save({**state_of(net), "fc.weight": state_of(net)["fc.weight"].to(torch.complex64)}, path)
+    with pytest.raises(Unreadable, match=r"'fc\.weight' .* complex"):
+        zoo.get(NAME, weights=path)
+
+
+def test_half_precision_is_loaded_as_the_model_is(net, path):
+    torch.save(
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state_of(net).items()}, path
+    )
+    assert zoo.get(NAME, weights=path).fc.weight.dtype == torch.float32
+
+
+def test_a_file_of_another_model_says_how_much_of_it_fits(net, path):
+    torch.save(zoo.get("torchvision/squeezenet1_1", weights=None).state_dict(), path)
+    with pytest.raises(LoadMismatch, match="no name in the file is one of this model"):
+        zoo.get(NAME, weights=path)
+
+
+def test_a_file_of_a_part_says_which_part(path):
+    net = zoo.get("torchvision/resnet18", weights=None)
+    torch.save(net.layer2.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=r"30 of 30 names fit under 'layer2'"):
+        zoo.get("torchvision/resnet18", weights=path)
+
+
+@pytest.mark.parametrize("name", ["last", "LAST.PTH", "last.pkl", "./last.ckpt"])
+def test_a_name_that_is_a_file_here_is_that_file(net, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state_of(net), name)
+    assert same(zoo.get(NAME, weights=name), state_of(net))
+    assert same(zoo.get(NAME, weights=(tmp_path / name).as_uri()), state_of(net))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.org/net.pth", "s3://bucket/net.pth", "hf://org/repo/model.safetensors"]
+)
+def test_a_url_is_called_a_url(url):
+    with pytest.raises(UsageError, match="cannot be a url"):
+        zoo.get(NAME, weights=url)

@@ -1,0 +1,192 @@
+"""Which tensors of a checkpoint are those of a model: which state dict, under which prefix, averaged or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import UsageError
+from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged
+from zoo_core.weights.checkpoint.names import common_prefix, fits, under, without_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Shapes = Mapping[str, tuple[int, ...]]
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""What averages of parameters leave out."""
+_MOST = 8
+"""Prefixes of one state dict that are looked at: names that end alike by chance make some."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tensors of a checkpoint that are for a model, under the names that they have there.
+
+    Attributes:
+        state: Name to tensor, without the prefix.
+        keys: The keys in the file that lead to them.
+        prefix: What was before each name.
+        averaged: Whether they are averages over training.
+        fitting: How many have a name and a shape of the model.
+        filled: Names of buffers that the averages lack, taken from the weights that were averaged.
+        others: What else in the file fits, in words that ``prefix=`` and ``ema=`` take.
+        left: Names of tensors in the same state dict that are not under the prefix, and belong to no other copy.
+    """
+
+    state: Mapping[str, Any]
+    keys: tuple[str, ...] = ()
+    prefix: str = ""
+    averaged: bool = False
+    fitting: int = 0
+    filled: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What was taken, in words; ``""`` where there was nothing to choose."""
+        parts = []
+        if self.averaged:
+            parts.append("averaged weights")
+        if self.keys:
+            parts.append(f"from {'.'.join(self.keys)!r}")
+        if self.prefix:
+            parts.append(f"without the prefix {self.prefix!r}")
+        if self.filled:
+            parts.append(f"{len(self.filled)} buffers from the weights that were averaged")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Option:
+    candidate: Candidate
+    tensors: Mapping[str, Any]
+    prefix: str
+    fitting: int
+    parameters: int
+    extra: int
+    """Names that are under the prefix and not in the model."""
+    named: int
+    """Names of the model, whatever the shapes."""
+
+    @property
+    def averaged(self) -> bool:
+        return self.candidate.averaged or is_averaged(self.prefix)
+
+    @property
+    def label(self) -> str:
+        """All that is before a name, the keys in the file included."""
+        return "".join(f"{key}." for key in self.candidate.keys) + self.prefix
+
+
+def choose(found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, prefix: str | None = None) -> Choice:
+    """The tensors that fit a model best.
+
+    Averaged weights are taken where they have a tensor for every parameter that any others have one for.
+
+    Args:
+        found: The state dicts in the file, at least one.
+        own: Name to shape of the model's tensors.
+        ema: True takes averaged weights only, False none.
+        prefix: Take what is under this prefix of names, or under these keys of the file.
+
+    Raises:
+        UsageError: Nothing is left after ``ema`` and ``prefix``; the message says what there is.
+
+    Example:
+        >>> import torch
+        >>> raw, ema = {"fc.bias": torch.zeros(2)}, {"fc.bias": torch.ones(2)}
+        >>> chosen = choose([Candidate(("model",), raw), Candidate(("ema",), ema, averaged=True)], {"fc.bias": (2,)})
+        >>> chosen.words, chosen.state
+        ("averaged weights, from 'ema'", {'fc.bias': tensor([1., 1.])})
+    """
+    options = [option for candidate in found for option in _options(candidate, own)]
+    usable = options or [_unfitting(candidate, own) for candidate in found]
+    if prefix is not None:
+        usable = _under_prefix(usable, found, own, prefix)
+    if ema is not None:
+        usable = _by_ema(usable, averaged=ema)
+    best = max(usable, key=_merit)
+    most = max(best.parameters, 1)
+    averages = [each for each in usable if each.averaged and each.parameters >= most and each.extra <= best.extra]
+    chosen = max(averages, key=_merit, default=best)
+    return _choice(chosen, best, options, own)
+
+
+def _options(candidate: Candidate, own: Shapes) -> Iterator[_Option]:
+    plain = candidate.tensors
+    variants = [plain, *([short] if (short := without_parallel(plain)) != plain else [])]
+    for tensors in variants:
+        for fit in fits(tensors, own)[:_MOST]:
+            yield _option(candidate, tensors, fit.prefix, own)
+
+
+def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: Shapes) -> _Option:
+    state = under(tensors, prefix)
+    named = [name for name in state if name in own]
+    fitting = [name for name in named if tuple(getattr(state[name], "shape", ())) == own[name]]
+    parameters = sum(not name.endswith(_BUFFERS) for name in fitting)
+    return _Option(candidate, tensors, prefix, len(fitting), parameters, len(state) - len(named), len(named))
+
+
+def _merit(option: _Option) -> tuple[int, int]:
+    """What makes one better than another: shapes that fit and names that are not too many, and then names alone."""
+    return option.fitting - option.extra, option.named
+
+
+def _unfitting(candidate: Candidate, own: Shapes) -> _Option:
+    return _option(candidate, candidate.tensors, "", own)
+
+
+def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes, prefix: str) -> list[_Option]:
+    wanted = f"{prefix.rstrip('.')}." if prefix else ""
+    named = [option for option in usable if wanted in (option.prefix, option.label)]
+    if named:
+        return named
+    forced = [_option(each, each.tensors, wanted, own) for each in found if under(each.tensors, wanted)]
+    if not forced:
+        raise UsageError(
+            f"nothing in the file is under the prefix {prefix!r}",
+            expected=f"one of {', '.join(repr(each) for each in _prefixes(usable))}",
+            hint="leave prefix out to have it found",
+        )
+    return forced
+
+
+def _prefixes(usable: list[_Option]) -> list[str]:
+    return sorted({option.label or common_prefix(option.tensors) for option in usable})
+
+
+def _by_ema(usable: list[_Option], *, averaged: bool) -> list[_Option]:
+    kept = [option for option in usable if option.averaged == averaged]
+    if not kept:
+        raise UsageError(
+            f"the file has {'no averaged weights' if averaged else 'averaged weights only'}",
+            got=f"tensors under {', '.join(repr(each) for each in _prefixes(usable))}",
+            hint=f"leave ema={averaged} out",
+        )
+    return kept
+
+
+def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes) -> Choice:
+    state = under(chosen.tensors, chosen.prefix)
+    filled: tuple[str, ...] = ()
+    if chosen is not best and chosen.averaged:
+        raw = under(best.tensors, best.prefix)
+        filled = tuple(name for name in raw if name in own and name not in state and name.endswith(_BUFFERS))
+        state.update({name: raw[name] for name in filled})
+    others = [option for option in options if option.fitting > chosen.fitting / 2 and option is not chosen]
+    copies = [option.prefix for option in others if option.candidate is chosen.candidate]
+    left = [name for name in chosen.tensors if not name.startswith((chosen.prefix, *copies))]
+    return Choice(
+        state=state,
+        keys=chosen.candidate.keys,
+        prefix=chosen.prefix,
+        averaged=chosen.averaged,
+        fitting=chosen.fitting,
+        filled=filled,
+        others=tuple(dict.fromkeys(option.label for option in others if option.label != chosen.label)),
+        left=tuple(left),
+    )
