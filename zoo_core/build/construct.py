@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.tracing.of_card import knowledge_for
-from zoo_core.build.skip_init import without_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

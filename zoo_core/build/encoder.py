@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
 from zoo_core.errors import UsageError
-from zoo_core.utils.arguments import strict_arguments
 from zoo_core.surgery.features.encoder import Encoder
+from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     import os

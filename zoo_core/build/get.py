@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from zoo_core.build.request import Asked
 from zoo_core.build.construct import construct
-from zoo_core.utils.device import default_device, on_the_cpu
-from zoo_core.errors import UsageError
 from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
 from zoo_core.build.own_file import build_own
-from zoo_core.utils.gc import no_collection
 from zoo_core.build.place import place
+from zoo_core.build.request import Asked
+from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.utils.arguments import strict_arguments
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.device import default_device, on_the_cpu
+from zoo_core.utils.gc import no_collection
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
-from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.checkpoint.open import open_checkpoint
+from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.head.keypoints import keypoint_site, swap_keypoints
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.packed import is_packed, load_packed, packed_state_in
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.stem.adapt import adapt_stem
-from zoo_core.weights.formats.read import may_hold_more, read_whole
 from zoo_core.weights.cache.converted import state_dict_of
+from zoo_core.weights.formats.read import may_hold_more, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +71,9 @@ def fill_packed(model: nn.Module, artefact: Artefact) -> None:
     state = packed_state_in(read_whole(artefact.path)[0], artefact.path)
     outcomes = load_packed(model, state, source=artefact.path.name)
     known = knowledge_of(model)
-    receipt = replace(known.receipt, tensors=outcomes, source=artefact.source, path=str(artefact.path), strength="local")
+    receipt = replace(
+        known.receipt, tensors=outcomes, source=artefact.source, path=str(artefact.path), strength="local"
+    )
     attach(model, replace(known, receipt=receipt, weights=None))
 
 

@@ -1,0 +1,1 @@
+"""``zoo.get``: request, construct, load, edit, place."""

@@ -1,0 +1,90 @@
+"""Why a file does not fit a model, computed from the names and shapes on both sides."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import LoadMismatch
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.weights.checkpoint.names import fits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from zoo_core.weights.checkpoint.choose import Choice
+    from zoo_core.weights.checkpoint.open import Checkpoint
+
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\b")
+_FLAT = "_flat_param"
+
+
+def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint: Checkpoint) -> LoadMismatch:
+    """The same error with the cause that the file itself shows, and the step that follows from it."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
+    cause, hint = _cause(own, model, choice, checkpoint)
+    return LoadMismatch(
+        error.summary,
+        expected=f"every tensor of {type(model).__name__}, and no other",
+        got=_got(error),
+        done="nothing was loaded",
+        cause=cause,
+        hint=hint,
+        missing=error.missing,  # type: ignore[attr-defined]  # as the class says
+        unexpected=error.unexpected,  # type: ignore[attr-defined]
+        misshaped=error.misshaped,  # type: ignore[attr-defined]
+    )
+
+
+def _got(error: LoadMismatch) -> str | None:
+    lines = [line.strip() for line in error.message.splitlines()]
+    return next((line.removeprefix("got: ") for line in lines if line.startswith("got: ")), None)
+
+
+def _cause(
+    own: Mapping[str, tuple[int, ...]], model: nn.Module, choice: Choice, checkpoint: Checkpoint
+) -> tuple[str, str]:
+    inspect = f"zoo inspect {checkpoint.path.name} says what the file is, and which models it fits"
+    state, names = choice.state, len(choice.state)
+    shard = _SHARD.search(checkpoint.path.name)
+    if shard:
+        return (
+            f"the file is one of {int(shard[2])} shards",
+            f"give the folder that they are in: {checkpoint.path.parent}",
+        )
+    if any(_FLAT in name for name in state):
+        return "FSDP has flattened the parameters", "save it with StateDictOptions(full_state_dict=True)"
+    whole = next((each.tensors for each in checkpoint.candidates if each.keys == choice.keys), state)
+    reverse = [fit for fit in fits(own, {*whole}) if fit.prefix]
+    if reverse and reverse[0].count > max(choice.fitting, len(whole) // 2):
+        part = reverse[0].prefix.rstrip(".")
+        return (
+            f"the file is of a part of the model: {reverse[0].count} of {len(whole)} names fit under {part!r}",
+            f"zoo.load_partial(model.get_submodule({part!r}), path) loads that part",
+        )
+    head = _head_cause(model, state)
+    if choice.fitting and head and choice.fitting >= names // 2:
+        return head
+    if choice.prefix or choice.fitting:
+        without = f" without the prefix {choice.prefix!r}" if choice.prefix else ""
+        return f"{choice.fitting} of {names} names and shapes fit{without}", inspect
+    return "no name in the file is one of this model: it is of another architecture, or of another library", inspect
+
+
+def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is to be said of the head, when that is all that does not fit."""
+    site = anatomy_of(model).main
+    if site is None:
+        return None
+    inside = [name for name in state if name.startswith(f"{site.path}.")]
+    own = {name for name in model.state_dict() if name.startswith(f"{site.path}.")}
+    if not inside:
+        return f"the file has no head at {site.path!r}", "num_classes=N puts a new one there"
+    if {*inside} != own:
+        return (
+            f"the head in the file is another: {', '.join(inside[:4])}",
+            "give the module that it is as head=, and the file fills it",
+        )
+    return None

@@ -1,0 +1,341 @@
+"""A model from a file of the user's own: built as the file is, loaded whole, and left for ``get`` to edit.
+
+The constructor is given what the road of such a file implies: the options of the card's default weights, because that
+is what people fine-tune. Where names or shapes say otherwise, the other options of the card are tried.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zoo_core.build.construct import construct
+from zoo_core.build.file_head import guesses, head_in_file, tensors_at
+from zoo_core.build.file_shape import image_sizes_in_file, meet_keypoints, meet_stem
+from zoo_core.build.load import loses_head
+from zoo_core.build.misfit import explained
+from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.head.sites import fitted
+from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.receipt import Receipt
+from zoo_core.utils.random_state import seeded
+from zoo_core.weights.checkpoint.choose import Choice, choose
+from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+
+    from zoo_core.build.request import Asked
+    from zoo_core.contract.card import Card, Weights
+    from zoo_core.surgery.receipt import Outcome
+    from zoo_core.weights import Artefact
+    from zoo_core.weights.checkpoint.open import Checkpoint
+
+_MOST_ROADS = 6
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A model as its constructor made it, and what of the file is for it."""
+
+    model: nn.Module
+    choice: Choice
+    options: Mapping[str, object]
+    wrong: int
+    """How many tensors, heads and first layers apart, are missing, too many or of another shape."""
+
+
+def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Asked) -> tuple[nn.Module, bool]:
+    """The model that a file of the user's own is of, loaded.
+
+    Args:
+        card: What the user says it is.
+        checkpoint: What is in the file.
+        artefact: The file.
+        asked: What the model is to become afterwards, and which tensors to take.
+
+    Returns:
+        The model, and whether it has the head that was asked for already.
+
+    Raises:
+        LoadMismatch: A tensor of the file has no place, or the model needs one that the file lacks.
+        Unreadable: A tensor is not of plain numbers.
+
+    Warns:
+        ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left behind.
+    """
+    built = _at_its_size(card, _best(card, checkpoint, asked), checkpoint, asked)
+    if built.wrong:
+        built = min((built, *_converted(card, built)), key=lambda each: each.wrong)
+    model, choice, source = built.model, built.choice, artefact.path.name
+    refuse_odd_tensors(choice.state, artefact.path)
+    state = _settled(model, choice.state, artefact.path)
+    notes: dict[str, str] = {}
+    try:
+        meet_keypoints(model, state)
+        meet_stem(model, state)
+        fresh = _meet_head(model, state, asked, source, notes)
+        outcomes = load_state(
+            model,
+            state,
+            absent=[f"{path}.*" for path in fresh],
+            source=source,
+            assign=artefact.strength != "local",
+        )
+    except LoadMismatch as error:
+        raise explained(error, model, choice, checkpoint) from error
+    _record(built, artefact, outcomes, notes)
+    return model, bool(fresh)
+
+
+def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The tensors with scalars as the model has them: some libraries write ``[1]`` for ``[]``, and back.
+
+    Raises:
+        Unreadable: One holds complex numbers where the model has real ones.
+    """
+    own = model.state_dict()
+    found = dict(state)
+    for name, tensor in state.items():
+        mine = own.get(name)
+        if not isinstance(mine, Tensor):
+            continue
+        if tensor.is_complex() and not mine.is_complex():
+            raise Unreadable(
+                f"{name!r} in {path} is a complex tensor",
+                expected=f"real numbers, as {type(model).__name__} has there",
+                hint="save its real part, tensor.real, if the other is zero",
+                path=path,
+                names=(name,),
+            )
+        if tensor.numel() == mine.numel() == 1:
+            found[name] = tensor.reshape(mine.shape)
+    return found
+
+
+def _best(card: Card, checkpoint: Checkpoint, asked: Asked) -> _Built:
+    """The model built with the options that the file fits best, those of the default weights first."""
+    best: _Built | None = None
+    for options in _roads(card, asked.options):
+        try:
+            built = _built(card, options, checkpoint, asked)
+        except ZooError:
+            if best is None:
+                raise
+            continue
+        if best is None or built.wrong < best.wrong:
+            best = built
+        if not best.wrong:
+            break
+    assert best is not None  # noqa: S101 - there is always a road: that of the default weights
+    return best
+
+
+def _roads(card: Card, own: Mapping[str, object] | None) -> Iterator[dict[str, object]]:
+    """What the constructor may have been given, the likeliest first, each once."""
+    default = next((each for each in card.weights if each.tag == card.default), None)
+    entries: list[Weights | None] = [default, None, *card.weights]
+    seen: list[dict[str, object]] = []
+    for entry in entries:
+        options = {**card.options, **(entry.options if entry else {}), **(own or {})}
+        if options not in seen and len(seen) < _MOST_ROADS:
+            seen.append(options)
+            yield options
+
+
+def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, asked: Asked) -> _Built:
+    model = construct(card, options, own=asked.options, values=False)
+    own = shapes_of(model)
+    choice = choose(checkpoint.candidates, own, ema=asked.ema, prefix=asked.prefix)
+    return _Built(model, choice, options, _wrong(model, own, choice.state))
+
+
+def _wrong(model: nn.Module, own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> int:
+    anatomy = anatomy_of(model)
+    heads = (*(site.path for site in anatomy.heads if site.role == "main"), anatomy.keypoints or "?")
+    apart = tuple(f"{path}." for path in heads)
+    counted = {
+        name for name in {*own, *state} if not name.startswith(apart) and not name.endswith("num_batches_tracked")
+    }
+    stem = {f"{path}.weight" for path in anatomy.stem}
+    return sum(
+        name not in own or name not in state or (tuple(state[name].shape) != own[name] and name not in stem)
+        for name in counted
+        if not (name in state and not hasattr(state[name], "shape"))
+    )
+
+
+def _converted(card: Card, best: _Built) -> Iterator[_Built]:
+    """The same with older names of tensors brought up to date, as for published weights."""
+    for convert in dict.fromkeys(entry.convert for entry in card.weights if entry.convert):
+        with suppress(Exception):  # a family's function for its own files: these may be anything
+            state = resolve_name(convert)(dict(best.choice.state), best.model)
+            if isinstance(state, Mapping) and state:
+                choice = replace(best.choice, state=dict(state))
+                yield replace(best, choice=choice, wrong=_wrong(best.model, shapes_of(best.model), state))
+                return
+
+
+def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, asked: Asked) -> _Built:
+    """The model built for images of the size that position tables in the file are for."""
+    option = current_zoo().member(card.family).family.image_size
+    if not built.wrong or not option or option in (asked.options or {}):
+        return built
+    size = built.options.get(option, card.input_size[-1])
+    sizes = image_sizes_in_file(int(str(size)), shapes_of(built.model), built.choice.state)
+    for found in sizes:
+        with suppress(ZooError):
+            other = _built(card, {**built.options, option: found}, checkpoint, asked)
+            if other.wrong < built.wrong:
+                return other
+    return built
+
+
+def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: str, notes: dict[str, str]) -> list[str]:
+    """Give ``model`` the head of the file, or the one that is asked for where the file has none.
+
+    Returns:
+        Paths of heads that have values already, so that the file may lack them.
+    """
+    site = anatomy_of(model).main
+    if site is None:
+        return []
+    inside = tensors_at(state, site)
+    if asked.head is not None and _shares(inside, model, asked.head):
+        swap_head(model, asked.head)
+        _drop_misshaped(model, state, site.path, notes)
+        return [each.path for each in anatomy_of(model).heads]
+    own = {
+        name.removeprefix(f"{site.path}."): shape
+        for name, shape in shapes_of(model).items()
+        if name.startswith(f"{site.path}.")
+    }
+    if {name: tuple(tensor.shape) for name, tensor in inside.items()} == own:
+        return []
+    found = head_in_file(inside, site) if inside else None
+    if found is not None:
+        with suppress(ZooError):
+            _swap(model, found, inside, site.path)
+            if guesses(found) and not loses_head(model, asked):
+                _say_guess(site.path, source)
+            return []
+    if not inside:
+        return _put_fresh(model, asked)
+    # without a request the load says what does not fit
+    is_replaced = asked.head is not None or asked.num_classes is not None
+    return _replaced(model, state, inside, site.path, asked, source, notes) if is_replaced else []
+
+
+def _say_guess(path: str, source: str) -> None:
+    warnings.warn(
+        f"{source} does not say which nonlinearity is in its head at {path!r}: ReLU is taken. "
+        f"head=zoo.mlp_head(..., nonlinearity=...) or a module of your own says another",
+        ZooWarning,
+        stacklevel=2,
+    )
+
+
+def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:  # noqa: ANN401 - a head of any kind
+    site = anatomy_of(model).main
+    width = inside["weight"].shape[1] if "weight" in inside else None
+    # the hidden layers before the head are gone, where its input is what they were given
+    keep = not (site and width is not None and width != site.in_features and path)
+    swap_head(model, found, keep_hidden=keep)
+
+
+def _put_fresh(model: nn.Module, asked: Asked) -> list[str]:
+    wanted = asked.head if asked.head is not None else asked.num_classes
+    if wanted is None:
+        return []
+    swap_head(model, wanted)
+    return [site.path for site in anatomy_of(model).heads]
+
+
+def _replaced(
+    model: nn.Module,
+    state: dict[str, Any],
+    inside: Mapping[str, Any],
+    path: str,
+    asked: Asked,
+    source: str,
+    notes: dict[str, str],
+) -> list[str]:
+    """Leave a head behind that only the user's own code could build, with a word."""
+    for name in inside:
+        del state[f"{path}.{name}"]
+    warnings.warn(
+        f"the head in {source} is left behind for the one that was asked for: its form is not known, "
+        f"{', '.join([*inside][:4])}. Give it as head=, and it is filled",
+        ZooWarning,
+        stacklevel=2,
+    )
+    fresh = _put_fresh(model, asked)
+    left = f"the head in {source} was left behind"
+    notes.update(dict.fromkeys((name for name in shapes_of(model) if name.startswith(f"{path}.")), left))
+    return fresh
+
+
+def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # noqa: ANN401 - a head of any kind
+    """Whether a head that is asked for has a tensor in the file."""
+    site = anatomy_of(model).main
+    if site is None or not inside:
+        return False
+    with seeded(0, model):  # what is drawn here is thrown away
+        wanted = fitted(model, site, head).state_dict()
+    return any(
+        name in inside and inside[name].shape == tensor.shape for name, tensor in wanted.items() if tensor.dim() > 1
+    )
+
+
+def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: dict[str, str]) -> None:
+    """Leave out what the file has at the head in other shapes than the one that was asked for, with a note."""
+    own = shapes_of(model)
+    for name in [name for name in state if name.startswith(f"{path}.")]:
+        shape = tuple(state[name].shape)
+        if own.get(name) != shape:
+            notes[name] = f"of shape {list(shape)} in the file, which the head that was asked for has no place for"
+            del state[name]
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name to shape of all tensors in the state of ``model``."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
+
+
+def _record(built: _Built, artefact: Artefact, outcomes: Mapping[str, Outcome], notes: Mapping[str, str]) -> None:
+    choice, known = built.choice, knowledge_of(built.model)
+    label = "".join(f"{key}." for key in choice.keys)
+    left: dict[str, Outcome] = {f"{label}{name}" if name in outcomes else name: "ignored" for name in choice.left}
+    all_notes = {**dict.fromkeys(left, "not under the prefix of the model"), **notes}
+    receipt = Receipt(
+        known.receipt.model,
+        None,
+        artefact.source,
+        str(artefact.path),
+        artefact.sha256,
+        artefact.strength,
+        {**outcomes, **left},
+        notes=all_notes,
+        needed_values=known.receipt.needed_values,
+        taken=choice.words,
+    )
+    attach(built.model, replace(known, receipt=receipt, weights=None))
+    if left:
+        warnings.warn(
+            f"{artefact.path.name} holds {len(left)} more tensors, which this model has no place for: "
+            f"{', '.join([*left][:5])}{', ...' if len(left) > 5 else ''}",  # noqa: PLR2004 - as many as are shown
+            ZooWarning,
+            stacklevel=2,
+        )
