@@ -25,7 +25,7 @@ from zoo_core.recipe import folder as folders
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin
-from zoo_core.surgery.fine_tuning.freeze import is_held
+from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import knowledge_of
 
 

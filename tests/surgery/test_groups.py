@@ -134,6 +134,12 @@ def test_head_lr_replaces_the_rate_of_the_head_under_layer_decay(vit):
     assert {g["lr"] for g in groups if g["name"].startswith("neck")} == {1e-3}
 
 
+def names_in(model, groups):
+    """Names of the parameters in these groups."""
+    chosen = {id(parameter) for group in groups for parameter in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
+
+
 def test_each_group_says_what_it_is_and_what_is_in_it(model):
     groups = param_groups(model, lr=1e-3, head_lr=1e-2, bias_lr_scale=2)
     assert [group["name"] for group in groups] == [
@@ -143,9 +149,7 @@ def test_each_group_says_what_it_is_and_what_is_in_it(model):
         "head",
         "head, biases, no decay",
     ]
-    by_name = dict(model.named_parameters())
-    for group in groups:
-        assert all(by_name[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))
+    assert [names_in(model, [group]) for group in groups[-2:]] == [{"fc.weight"}, {"fc.bias"}]
 
 
 def test_the_optimizers_own_decay_stands_unless_told_otherwise(model):
@@ -166,7 +170,7 @@ def test_every_optimizer_takes_the_groups_and_gives_back_its_state(model, optimi
     second = optimizer(param_groups(model, lr=5.0, head_lr=1.0))
     second.load_state_dict(first.state_dict())
     assert [group["lr"] for group in second.param_groups] == [1e-3, 1e-3, 1e-2, 1e-2]
-    assert [group["param_names"] for group in second.param_groups] == [g["param_names"] for g in first.param_groups]
+    assert [group["name"] for group in second.param_groups] == [group["name"] for group in first.param_groups]
 
 
 def test_schedulers_scale_the_rates_of_all_groups(model):
@@ -179,12 +183,7 @@ def test_schedulers_scale_the_rates_of_all_groups(model):
 
 def test_what_the_library_declares_is_not_decayed(model):
     model.no_weight_decay = lambda: {"layer1.conv1.weight", "layer2.*"}
-    decayed = {
-        name
-        for group in param_groups(model, lr=1.0)
-        if "no decay" not in group["name"]
-        for name in group["param_names"]
-    }
+    decayed = names_in(model, [group for group in param_groups(model, lr=1.0) if "no decay" not in group["name"]])
     assert decayed == {"stem.0.weight", "layer1.conv2.weight", "layer3.conv1.weight", "layer3.conv2.weight"} | {
         "layer3.shortcut.0.weight",
         "fc.weight",
@@ -193,13 +192,13 @@ def test_what_the_library_declares_is_not_decayed(model):
 
 def test_no_decay_speaks_the_language_of_freezing(model):
     groups = param_groups(model, lr=1.0, weight_decay=0.1, no_decay=("head", "layer1.*"))
-    kept = {name for group in groups if group["weight_decay"] == 0 for name in group["param_names"]}
+    kept = names_in(model, [group for group in groups if group["weight_decay"] == 0])
     assert kept == {name for name, _ in model.named_parameters() if name.startswith(("fc.", "layer1."))}
 
 
 def test_names_are_those_of_the_model_inside_a_wrapper(model):
     plain, wrapped = param_groups(model, lr=1.0), param_groups(torch.compile(model, backend="eager"), lr=1.0)
-    assert [group["param_names"] for group in wrapped] == [group["param_names"] for group in plain]
+    assert [names_in(model, [group]) for group in wrapped] == [names_in(model, [group]) for group in plain]
     assert settings_of(wrapped) == settings_of(plain)
 
 
@@ -297,3 +296,48 @@ SHARED = zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=0)
 def test_what_is_not_decayed_has_to_be_named(wrong):
     with pytest.raises(errors.UsageError, match="no_decay cannot be"):
         zoo.param_groups(zoo.get("tiny/glyphnet", weights=None), lr=0.1, no_decay=wrong)
+
+
+def test_an_optimizer_takes_plain_groups_beside_ours(model):
+    zoo.freeze(model)
+    optimizer = torch.optim.SGD(param_groups(model, lr=0.1))
+    zoo.unfreeze(model, "layer3")
+    optimizer.add_param_group({"params": list(model.layer3.parameters()), "lr": 1e-3})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 1e-3]
+
+
+def test_unfreezing_gives_the_optimizer_what_it_lacks_at_its_own_rate_and_decay(model):
+    plan = {"lr": 0.1, "head_lr": 1.0, "weight_decay": 0.05, "layer_decay": 0.5}
+    optimizer = torch.optim.SGD(param_groups(zoo.freeze(model), **plan))
+    zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    zoo.unfreeze(model, "layer2", "layer1", optimizer=optimizer)
+    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    zoo.freeze(model, "stem")
+    assert found == {group["name"]: (group["lr"], group["weight_decay"]) for group in param_groups(model, **plan)}
+    assert names_in(model, optimizer.param_groups) == {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+
+
+def test_what_a_scheduler_made_of_the_rates_holds_for_new_parameters(model):
+    optimizer = torch.optim.SGD(param_groups(zoo.freeze(model), lr=0.1, layer_decay=0.5))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1)
+    optimizer.step()
+    scheduler.step()
+    zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups}["layer3"] == pytest.approx(0.005)
+
+
+def test_an_optimizer_with_one_rate_gets_what_it_lacks_at_that(model):
+    optimizer = torch.optim.SGD(zoo.freeze(model).fc.parameters(), lr=0.3, weight_decay=0.01)
+    zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.3, 0.01)] * 2
+
+
+def test_an_optimizer_with_rates_of_its_own_is_told_how_to_take_more(model):
+    fc = zoo.freeze(model).fc
+    optimizer = torch.optim.SGD([{"params": [fc.weight], "lr": 0.1}, {"params": [fc.bias], "lr": 0.2}])
+    with pytest.raises(zoo.ZooError, match="the groups of this optimizer differ") as error:
+        zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    assert "optimizer.add_param_group" in str(error.value)
+    optimizer.add_param_group({"params": list(model.layer3.parameters())})  # what it says

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.fine_tuning.freeze import freeze, is_held
+from zoo_core.surgery.hold import hold, is_held, stateful
+from zoo_core.surgery.metadata import attach, knowledge_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -86,8 +88,8 @@ def frozen_in(model: nn.Module) -> list[str]:
 
 def held_in(model: nn.Module) -> list[str]:
     """The norms that stay in eval mode, as the shortest list of modules in which all do."""
-    norms = {path: module for path, module in model.named_modules() if hasattr(module, "running_mean")}
-    return covering({path for path, norm in norms.items() if is_held(norm)}, set(norms))
+    modules = dict(stateful(model))
+    return covering({path for path, module in modules.items() if is_held(module)}, set(modules))
 
 
 def switched_in(model: nn.Module) -> list[str]:
@@ -120,12 +122,12 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
 def restore(model: nn.Module, recipe: Recipe) -> None:
     """Freeze exactly the parameters, and hold exactly the norms, that the recipe says, and set every mode."""
     model.train(recipe.training)
-    norms = [path for path, module in model.named_modules() if hasattr(module, "running_mean")]
-    chosen = [path for path in norms if any(_inside(path, prefix) for prefix in recipe.held)]
-    if chosen:
-        freeze(model, *chosen)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(not any(_inside(name, prefix) for prefix in recipe.frozen))
+    chosen = [(path, each) for path, each in stateful(model) if any(_inside(path, prefix) for prefix in recipe.held)]
+    for _, module in chosen:
+        hold(module)
+    attach(model, replace(knowledge_of(model), held=frozenset(path for path, _ in chosen)))
     modules = dict(model.named_modules())
     for path, module in modules.items():
         if path and not is_held(module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +21,6 @@ def tensor_names(model: nn.Module) -> list[str]:
         if tensor is not None
     ]
     return list(dict.fromkeys(names))
-
-
-def under(name: str, path: str) -> bool:
-    """Whether the tensor ``name`` lies in the module ``path``, or is it."""
-    return name == path or name.startswith(f"{path}.")
 
 
 def depths(model: nn.Module) -> dict[str, int]:

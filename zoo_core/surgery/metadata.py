@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,15 +11,19 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from zoo_core.errors import NotAZooModel
-from zoo_core.surgery.head.describe import describe_all
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.features.forward import is_recomposed
+from zoo_core.surgery.head.describe import describe, describe_all
+from zoo_core.surgery.structure import reread, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card, Preprocessing, Weights
     from zoo_core.surgery.receipt import Outcome, Receipt
+    from zoo_core.surgery.structure import Structure
 
 ATTRIBUTE = "_zoo"
 """Name of the attribute in which a model carries what zoo knows of it."""
@@ -52,11 +58,14 @@ class Knowledge:
         weights: What was loaded into it; None when nothing was, or a file of the user's own.
         options: What the constructor was given.
         edits: The acts of surgery since it was built, first to last.
-        held: Paths of the norms that ``zoo.freeze`` holds in eval mode.
+        held: Paths of the norms, and of other modules with statistics, that ``zoo.freeze`` holds in eval mode.
+        moving: Paths of the norms in frozen parts whose statistics may move, because ``zoo.freeze`` was told so.
         names: What the classes are called, when the user said it.
         origin: The tag, source and digest of its first weights, for a model that was saved since.
         pictures: What a picture goes through on its way in, for a model that was saved since.
         example: One sample of what forward takes, for a module that was traced.
+        family: Name of the family whose plugin reads the anatomy; empty where that was traced.
+        structure: Names and shapes of the tensors that the anatomy was read from.
     """
 
     anatomy: Anatomy
@@ -66,10 +75,13 @@ class Knowledge:
     options: Mapping[str, object] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
     held: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
     pictures: Preprocessing | None = None
     example: Any = None
+    family: str = ""
+    structure: Structure | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -85,19 +97,41 @@ class Knowledge:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DDP, DataParallel or ``torch.compile``; any other module is itself."""
-    while True:
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = cast("nn.Module", model._orig_mod)  # noqa: SLF001 - the name torch.compile gives it, and the only one
-        else:
-            return model
+    """The model that zoo knows inside wrappers of any library, or inside a module of the user's.
+
+    DDP, DataParallel and ``torch.compile`` are looked through in any case. Any other module around a model that zoo
+    knows, such as an ``AveragedModel``, a ``PeftModel`` or a ``LightningModule`` with a ``self.model``, stands for it
+    as long as it holds a single one. A module in which zoo knows nothing is itself.
+    """
+    while ATTRIBUTE not in model.__dict__:
+        inner = _inner(model)
+        if inner is None:
+            found = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
+            return found[0] if len(found) == 1 else model
+        model = inner
+    return model
+
+
+def _inner(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, DistributedDataParallel | DataParallel):
+        return cast("nn.Module", model.module)
+    compiled = getattr(model, "_orig_mod", None)  # the name torch.compile gives it, and the only one
+    return compiled if isinstance(compiled, nn.Module) else None
+
+
+def known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    """The outermost modules inside ``model`` that zoo knows, by path."""
+    if getattr(type(model), WAY_BACK, None):
+        return {}  # a part of a model, which says itself what to do
+    found: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        found |= {prefix + name: child} if ATTRIBUTE in child.__dict__ else known_inside(child, f"{prefix}{name}.")
+    return found
 
 
 def attach(model: nn.Module, knowledge: Knowledge) -> None:
-    """Make ``model`` carry this knowledge."""
-    model.__dict__[ATTRIBUTE] = knowledge
+    """Make ``model`` carry this knowledge, which is true of it as it is now."""
+    model.__dict__[ATTRIBUTE] = replace(knowledge, structure=structure_of(model))
 
 
 def is_known(model: nn.Module) -> bool:
@@ -106,21 +140,74 @@ def is_known(model: nn.Module) -> bool:
 
 
 def knowledge_of(model: nn.Module) -> Knowledge:
-    """What zoo knows of ``model``.
+    """What zoo knows of ``model``; what was changed by hand since zoo last looked is read again.
 
     Raises:
         NotAZooModel: It came neither from ``zoo.get`` nor through ``zoo.adopt``.
+        AnatomyError: It was changed by hand, and its parts cannot be found again.
     """
-    found: Any = unwrap(model).__dict__.get(ATTRIBUTE) if isinstance(model, nn.Module) else None
-    if not isinstance(found, Knowledge):
-        raise NotAZooModel(
-            f"zoo knows nothing about this {type(model).__name__}",
-            expected="a model from zoo.get, or one given to zoo.adopt",
-            hint=getattr(
-                model, WAY_BACK, "zoo.adopt(model, example=x), with x what forward takes, finds where its parts are"
-            ),
-        )
+    bare = unwrap(model) if isinstance(model, nn.Module) else None
+    found: object = bare.__dict__.get(ATTRIBUTE) if bare is not None else None
+    if bare is None or not isinstance(found, Knowledge):
+        raise _not_known(model)
+    if id(bare) in _edited.get():
+        return found
+    now = structure_of(bare)
+    if found.structure is not None and now.shapes != found.structure.shapes:
+        found = _changed_by_hand(bare, found, now.changed_since(found.structure))
+        attach(bare, found)
     return found
+
+
+_edited: ContextVar[frozenset[int]] = ContextVar("_edited", default=frozenset())
+"""Ids of the models that a verb is changing: what is known of them is true again when it is done."""
+
+
+@contextmanager
+def being_edited(model: nn.Module) -> Iterator[None]:
+    """Leave what is known of ``model`` alone inside the block, although its tensors change."""
+    token = _edited.set(_edited.get() | {id(model)})
+    try:
+        yield
+    finally:
+        _edited.reset(token)
+
+
+def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
+    """What is known of a model after the user, or another library, changed it."""
+    family = known.family or (known.card.family if known.card else "")
+    read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
+    anatomy = reread(model, known.anatomy, changed, read)
+    new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
+    names = [name for name in changed if name in structure_of(model).shapes]
+    in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
+    tensors: dict[str, Outcome] = {name: what for name, what in known.receipt.tensors.items() if name not in changed}
+    tensors |= {name: "initialised" if name in in_head else "adapted" for name in sorted(names)}
+    notes = {**known.receipt.notes, **dict.fromkeys(names, "changed by hand")}
+    receipt = replace(known.receipt, tensors=tensors, notes={name: notes[name] for name in notes if name in tensors})
+    known = replace(known, anatomy=anatomy, receipt=receipt)
+    main = next((head for head in new_sites if head.role == "main"), None)
+    if main is None:
+        return known
+    edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))})
+    return replace(known, edits=(*known.edits, edit), names=())
+
+
+def _not_known(model: object) -> NotAZooModel:
+    several = known_inside(model) if isinstance(model, nn.Module) else {}
+    if several:
+        return NotAZooModel(
+            f"this {type(model).__name__} holds {len(several)} models that zoo knows",
+            expected="one of them",
+            hint=f"give zoo one of {', '.join(f'module.{path}' for path in several)}",
+        )
+    return NotAZooModel(
+        f"zoo knows nothing about this {type(model).__name__}",
+        expected="a model from zoo.get, or one given to zoo.adopt",
+        hint=getattr(
+            model, WAY_BACK, "zoo.adopt(model, example=x), with x what forward takes, finds where its parts are"
+        ),
+    )
 
 
 @strict_arguments_of("anatomy")
@@ -176,27 +263,6 @@ def class_names_of(model: nn.Module) -> tuple[str, ...]:
         ('A', 'B', 'C')
     """
     return knowledge_of(model).class_names
-
-
-def record_new_heads(model: nn.Module, heads: tuple[Head, ...], removed: Iterable[str], added: Iterable[str]) -> None:
-    """Bring the knowledge of ``model`` up to date after its head sites were replaced."""
-    known = knowledge_of(model)
-    anatomy = replace(known.anatomy, heads=heads)
-    held = frozenset(path for path in known.held if not any(f"{path}.".startswith(f"{head.path}.") for head in heads))
-    receipt = known.receipt.with_new(removed, added)
-    names = known.names if anatomy.main is None or len(known.names) == anatomy.main.num_classes else ()
-    attach(unwrap(model), replace(known, anatomy=anatomy, held=held, receipt=receipt, names=names))
-
-
-def record_new_stem(model: nn.Module, names: Iterable[str], *, drawn: bool) -> None:
-    """Bring the knowledge of ``model`` up to date after tensors of its stem changed; ``drawn`` says at random."""
-    known = knowledge_of(model)
-    before = known.receipt.tensors
-    now: dict[str, Outcome] = {
-        name: "initialised" if drawn or before.get(name) == "initialised" else "adapted" for name in names
-    }
-    receipt = replace(known.receipt, tensors={**before, **now})
-    attach(unwrap(model), replace(known, anatomy=replace(known.anatomy, scaling=None), receipt=receipt))
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given

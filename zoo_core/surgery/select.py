@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
-from zoo_core.surgery.depth import depths, tensor_names, under
+from zoo_core.surgery.depth import depths, tensor_names
 from zoo_core.surgery.gone import copies_of, cut_of
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
     from torch import nn

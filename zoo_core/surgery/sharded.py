@@ -57,24 +57,31 @@ def _fsdp_modules(model: nn.Module) -> list[Any]:
 
 
 def before_sharding(verb: Callable[P, R]) -> Callable[P, R]:
-    """Make a verb that puts new tensors into a model refuse one that is sharded.
-
-    What it added would lie whole on every process, drawn differently on each, and nothing would average its gradients.
-    """
+    """Make a verb that puts new tensors into a model refuse one that is sharded."""
 
     @wraps(verb)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         model = args[0] if args else kwargs.get("model", kwargs.get("module"))
-        if isinstance(model, nn.Module) and is_sharded(model):
-            raise NotSupported(
-                f"zoo.{verb.__name__} cannot change a model that is sharded",
-                cause="what it puts in would lie whole on every process, and nothing would average its gradients",
-                done="nothing was changed",
-                hint=f"zoo.{verb.__name__}(model, ...) first, then fully_shard(model)",
-            )
+        if isinstance(model, nn.Module):
+            refuse_sharded(model, verb.__name__)
         return verb(*args, **kwargs)
 
     return checked
+
+
+def refuse_sharded(model: nn.Module, verb: str) -> None:
+    """Raise NotSupported where several processes hold the tensors of ``model`` together.
+
+    What a verb adds would lie whole on every process, drawn differently on each, and nothing would average its
+    gradients.
+    """
+    if is_sharded(model):
+        raise NotSupported(
+            f"zoo.{verb} cannot change a model that is sharded",
+            cause="what it puts in would lie whole on every process, and nothing would average its gradients",
+            done="nothing was changed",
+            hint=f"zoo.{verb}(model, ...) first, then fully_shard(model)",
+        )
 
 
 def gathered(model: nn.Module, *, keep: bool) -> nn.Module:

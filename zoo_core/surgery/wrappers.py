@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -17,26 +18,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def renews_ddp(verb: Callable[P, R]) -> Callable[P, R]:
-    """Make a verb of surgery leave a DDP around its model as if the model had been wrapped afterwards.
+@contextmanager
+def renewing(model: object, verb: str) -> Iterator[None]:
+    """Leave a DDP around a model that changes inside the block as if the model had been wrapped afterwards.
 
     DDP lists the parameters that require a gradient once, when it is made. What a verb adds or unfreezes later would
     never be averaged over the processes, and what it removes or freezes would be waited for. As when DDP is made, every
     process has to take part, and the parameters of rank 0 go to all: new ones are drawn differently everywhere.
     """
+    wrappers = [*_ddps(model)]
+    for wrapper in wrappers:
+        _check(wrapper, verb)
+    yield
+    for wrapper in wrappers:
+        _renew(wrapper)
+
+
+def renews_ddp(verb: Callable[P, R]) -> Callable[P, R]:
+    """:func:`renewing` for the whole of a verb, whose first argument is the model."""
 
     @wraps(verb)
-    def renewing(*args: P.args, **kwargs: P.kwargs) -> R:
-        # the model is what every verb takes first
-        wrappers = [*_ddps(args[0] if args else kwargs.get("model", kwargs.get("module")))]
-        for wrapper in wrappers:
-            _check(wrapper, verb.__name__)
-        result = verb(*args, **kwargs)
-        for wrapper in wrappers:
-            _renew(wrapper)
-        return result
+    def renewed(*args: P.args, **kwargs: P.kwargs) -> R:
+        with renewing(args[0] if args else kwargs.get("model", kwargs.get("module")), verb.__name__):
+            return verb(*args, **kwargs)
 
-    return renewing
+    return renewed
 
 
 def _ddps(model: object) -> Iterator[DistributedDataParallel]:

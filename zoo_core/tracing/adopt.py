@@ -89,7 +89,9 @@ def adopt(
     found = _anatomy(bare, family, card, example, head, stages, anatomy)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
-    attach(bare, replace(_knowledge(bare, found, card, weights, options), example=_kept(example)))
+    known = _knowledge(bare, found, card, weights, options)
+    is_declared = anatomy is None and example is None
+    attach(bare, replace(known, example=_kept(example), family=str(family) if is_declared else ""))
     return model
 
 

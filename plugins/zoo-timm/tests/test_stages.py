@@ -122,11 +122,12 @@ def test_each_stage_has_the_channels_and_the_stride_that_a_forward_pass_shows(na
 @every_model
 def test_layers_run_in_the_order_of_their_depth(name):
     model = build(name)
-    rates = {
-        tensor: group["lr"]
+    rate_of = {
+        id(parameter): group["lr"]
         for group in zoo.param_groups(model, lr=1.0, layer_decay=0.9)
-        for tensor in group["param_names"]
+        for parameter in group["params"]
     }
+    rates = {tensor: rate_of[id(parameter)] for tensor, parameter in model.named_parameters()}
     now = 0.0
     for path in run_order(model):
         own = [rates[f"{path}.{tensor}"] for tensor, _ in model.get_submodule(path).named_parameters()]

@@ -16,10 +16,10 @@ from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.features.extract import stage_index, stop_at, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
-from zoo_core.surgery.fine_tuning.freeze import held_norms
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output import behind, paths_of, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
+from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.sharded import before_sharding
 from zoo_core.surgery.wrappers import renews_ddp
@@ -118,7 +118,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
     tensors = _outcomes(bare, main.path, known.receipt.tensors)
     receipt = replace(known.receipt, tensors=tensors)
-    attach(bare, replace(known, anatomy=anatomy, held=held_norms(bare), receipt=receipt))
+    attach(bare, replace(known, anatomy=anatomy, held=held_paths(bare), receipt=receipt))
     record_edit(bare, "branch", at=at, heads=heads)
     return model
 
@@ -151,7 +151,7 @@ def _branch(
     else:  # a function may use anything behind the cut
         body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
     body = copy.deepcopy(body)
-    body.set_submodule(site, head.requires_grad_())
+    body.set_submodule(site, head)
     return Branch(body, stages, pool, classify).train(model.training)
 
 

@@ -11,12 +11,13 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.depth import depths, under
+from zoo_core.surgery.depth import depths
 from zoo_core.surgery.features.extract import AtStage, taken, tapped
 from zoo_core.surgery.features.forward import is_recomposed, library_forward
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.errors import UsageError, ZooWarning
-from zoo_core.surgery.fine_tuning.freeze import is_held
+from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import is_known, knowledge_of
 from zoo_core.surgery.sharded import in_shards
 from zoo_core.utils.arguments import strict_arguments
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
     """Which frozen tensors of ``model`` are no longer what they were, and by how much.
 
-    Frozen are the parameters without gradients, and the running statistics of the norms that :func:`freeze` holds. An
-    optimizer that moves them, a norm that somebody put back into train mode, or an average of weights that includes
-    them all show up here. So does a norm that took the place of a frozen one, as ``SyncBatchNorm`` conversion puts it:
-    nothing holds it, and a :class:`ZooWarning` says so even before it has moved.
+    Frozen are the parameters without gradients, and the buffers of the modules they belong to: running statistics,
+    vectors of spectral norm, codebooks. An optimizer that moves them, a norm that was put back into train mode, or an
+    average of weights all show up here. So does a norm that took the place of a frozen one, as ``SyncBatchNorm``
+    conversion puts it: nothing holds it, and a :class:`ZooWarning` says so even before it has moved.
 
     Args:
         model: Any module; DDP and ``torch.compile`` wrappers are looked through.
@@ -58,8 +58,6 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             stacklevel=3,  # past strict_arguments
         )
     frozen = frozen_tensors(bare)
-    for path, norm in loose.items():
-        frozen |= _buffers(path, norm)
     compared = {name: tensor for name, tensor in frozen.items() if name in before}
     if not compared:
         raise UsageError(
@@ -78,20 +76,32 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters without gradients and the running statistics of held norms, by name."""
+    """Parameters without gradients, and buffers of modules in frozen parts, by name."""
+    known = knowledge_of(model) if is_known(model) else None
+    held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
     found: dict[str, Tensor] = {
         name: parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if not parameter.requires_grad
     }
     for path, module in model.named_modules():
-        if is_held(module):
+        if is_held(module) or path in held or (path not in moving and _is_frozen(model, path, module)):
             found |= _buffers(path, module)
     return found
 
 
+def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Whether the parameters of a module, or of the innermost one around it that has some, need no gradient."""
+    while True:
+        parameters = [each.requires_grad for each in module.parameters()]
+        if parameters or not path:
+            return bool(parameters) and not any(parameters)
+        path = path.rpartition(".")[0]
+        module = model.get_submodule(path)
+
+
 def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Norms in the places of those that were frozen, which nobody holds."""
+    """Norms in the places of those that were frozen, which nothing holds."""
     held = knowledge_of(model).held if is_known(model) else frozenset()
     return {
         path: module
@@ -100,8 +110,8 @@ def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _buffers(path: str, norm: nn.Module) -> dict[str, Tensor]:
-    return {f"{path}.{name}" if path else name: tensor for name, tensor in norm.named_buffers()}
+def _buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers(recurse=False)}
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from torch import nn
 
 from zoo_core.errors import UsageError
-from zoo_core.surgery.metadata import attach, knowledge_of
+from zoo_core.surgery.editing import editing
+from zoo_core.surgery.fine_tuning.param_groups import add_to_optimizer
+from zoo_core.surgery.hold import hold, release, stateful
 from zoo_core.surgery.select import select
 from zoo_core.surgery.sharded import in_shards
-from zoo_core.surgery.wrappers import renews_ddp
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch.optim import Optimizer
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class _StayInEval:
-    """Stands in for ``train`` on one frozen norm: whoever calls it, the norm stays in eval mode.
-
-    An instance attribute, so that the norm keeps its class and its state-dict keys; a class and not a closure, so that
-    deepcopy and pickle follow the norm they belong to.
-    """
-
-    def __init__(self, norm: nn.Module) -> None:
-        self.norm = norm
-
-    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002, FBT001, FBT002 - the signature of nn.Module.train
-        return nn.Module.train(self.norm, mode=False)
-
-
 @strict_arguments
-@renews_ddp
 def freeze(
     model: Model,
     *what: str | Sequence[str],
@@ -47,10 +34,12 @@ def freeze(
 ) -> Model:
     """Stop training parts of ``model``: no gradients, and norms inside that keep their running statistics.
 
-    Frozen norms stay in eval mode even after ``model.train()``, so their statistics do not drift. Classes and
-    state-dict keys do not change, and :func:`unfreeze` undoes all of it. What is already frozen stays frozen. Whoever
-    puts other modules in the place of frozen norms, such as ``SyncBatchNorm.convert_sync_batchnorm``, does so before
-    freezing, or freezes again; :func:`drift` says when a norm that was frozen is no longer held.
+    Frozen norms, and other modules that change buffers in train mode, such as spectral norm and codebooks, stay in eval
+    mode even after ``model.train()``; what recalibrates norms, such as ``update_bn`` and stochastic weight averaging,
+    leaves theirs alone. Classes and state-dict keys do not change, and :func:`unfreeze` undoes all of it, as does a
+    callback of another library that gives the parameters of a norm their gradients back. What is already frozen stays
+    frozen. ``SyncBatchNorm.convert_sync_batchnorm`` puts other modules in the place of frozen norms: convert before
+    freezing, or freeze again; :func:`drift` says when a norm that was frozen is no longer held.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
@@ -81,22 +70,24 @@ def freeze(
     if norm not in {"eval", "train"}:
         raise UsageError(f"norm cannot be {norm!r}", expected="'eval' or 'train'")
     names = select(model, what, default="backbone", until=until, stages=stages, first=first, last=last)
-    bare = in_shards(model)
-    for name, parameter in bare.named_parameters(remove_duplicate=False):
-        if name in names:
-            parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
-    for module in _norms(bare, names).values():
-        if norm == "eval":
-            module.__dict__["train"] = _StayInEval(module)
-            module.eval()
-        else:
-            _release(module, bare)
-    _remember(bare, names)
+    with editing(model, "freeze", adds_tensors=False) as edit:
+        bare = in_shards(edit.model)
+        for name, parameter in bare.named_parameters(remove_duplicate=False):
+            if name in names:
+                parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
+        parts = _stateful(bare, names)
+        for module in parts.values():
+            if norm == "eval":
+                hold(module)
+            else:
+                _release(module, bare)
+        moving = edit.moving - parts.keys()
+        edit.update(moving=moving if norm == "eval" else moving | parts.keys())
+        edit.released |= parts.keys()
     return model
 
 
 @strict_arguments
-@renews_ddp
 def unfreeze(
     model: Model,
     *what: str | Sequence[str],
@@ -104,6 +95,7 @@ def unfreeze(
     stages: int | None = None,
     first: int | None = None,
     last: int | None = None,
+    optimizer: Optimizer | None = None,
 ) -> Model:
     """Train parts of ``model`` again: gradients, and norms inside that follow ``train()`` as before.
 
@@ -114,13 +106,16 @@ def unfreeze(
         stages: Unfreeze the stem and that many stages.
         first: Of what is named, or of the whole model, only this many layers, counted from the input.
         last: As ``first``, but counted from the output: ``unfreeze(model, "fc", last=2)`` is the end of a deep head.
+        optimizer: Gets what it lacks of the trainable parameters, at the rate and decay that
+            :func:`zoo_core.param_groups` gave to such parts, or at its own where it has a single rate.
 
     Returns:
         The same model.
 
     Raises:
         UnknownPart: A name matches nothing; the message lists the stages.
-        UsageError: A number is impossible, or nothing is left to unfreeze.
+        UsageError: A number is impossible, nothing is left to unfreeze, or the optimizer has several rates and was not
+            made from ``zoo.param_groups``.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -131,44 +126,35 @@ def unfreeze(
         (True, False)
     """
     names = select(model, what, default="all", until=until, stages=stages, first=first, last=last)
-    bare = in_shards(model)
-    for name, parameter in bare.named_parameters(remove_duplicate=False):
-        if name in names:
-            parameter.requires_grad_()
-    for module in _norms(bare, names).values():
-        _release(module, bare)
-    _remember(bare, names)
+    with editing(model, "unfreeze", adds_tensors=False) as edit:
+        bare = in_shards(edit.model)
+        for name, parameter in bare.named_parameters(remove_duplicate=False):
+            if name in names:
+                parameter.requires_grad_()
+        parts = _stateful(bare, names)
+        for module in parts.values():
+            _release(module, bare)
+        edit.update(moving=edit.moving - parts.keys())
+        edit.released |= parts.keys()
+    if optimizer is not None:
+        add_to_optimizer(model, optimizer)
     return model
 
 
-def is_held(norm: nn.Module) -> bool:
-    """Whether this norm is frozen, so that ``train()`` leaves it in eval mode."""
-    return isinstance(norm.__dict__.get("train"), _StayInEval)
+def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
+    """Modules that may change their own buffers in train mode, where those buffers are among the named tensors.
+
+    One around other parts, which may train, is not among them.
+    """
+    found = {}
+    for path, module in stateful(model):
+        own = {f"{path}.{name}" for name, _ in module.named_buffers(recurse=False)}
+        inside = {f"{path}.{name}" for name, _ in module.named_parameters()}
+        if (own & names and inside <= names | own) or (own & names and not list(module.children())):
+            found[path] = module
+    return found
 
 
-def held_norms(model: nn.Module) -> frozenset[str]:
-    """Paths of the norms of ``model`` that are held in eval mode now."""
-    return frozenset(path for path, module in model.named_modules() if is_held(module))
-
-
-def _norms(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
-    """Modules with running statistics among the named tensors: batch norm of any dimension, synchronised or not."""
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if getattr(module, "running_mean", None) is not None
-        and (f"{path}.running_mean" if path else "running_mean") in names
-    }
-
-
-def _remember(model: nn.Module, names: set[str]) -> None:
-    """Write down which norms are held, so that one that somebody puts another module in the place of is missed."""
-    known = knowledge_of(model)
-    untouched = known.held - _norms(model, names).keys()
-    attach(model, replace(known, held=untouched | held_norms(model)))
-
-
-def _release(norm: nn.Module, model: nn.Module) -> None:
-    if is_held(norm):
-        del norm.__dict__["train"]
-    norm.train(model.training)
+def _release(module: nn.Module, model: nn.Module) -> None:
+    release(module)
+    module.train(model.training)

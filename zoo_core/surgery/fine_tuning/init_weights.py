@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,16 +12,15 @@ from torch import nn
 
 from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.depth import tensor_names
+from zoo_core.surgery.editing import editing
 from zoo_core.surgery.layers import is_bias, is_norm, own_tensors
-from zoo_core.surgery.metadata import attach, is_known, knowledge_of, receipt_of, unwrap
+from zoo_core.surgery.metadata import receipt_of, unwrap
 from zoo_core.surgery.select import select
-from zoo_core.surgery.sharded import before_sharding
-from zoo_core.surgery.wrappers import renews_ddp
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -79,8 +77,6 @@ _OF_NORMS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0
 
 
 @strict_arguments
-@before_sharding
-@renews_ddp
 def init_weights(
     module: Model,
     scheme: Scheme,
@@ -131,14 +127,12 @@ def init_weights(
     bare = unwrap(module)
     names = _where(bare, (where,) if isinstance(where, str) else tuple(where))
     done: dict[str, Tensor] = {}
-    try:
-        with seeded(seed, bare), torch.no_grad():
-            for name, layer, tensor in _tensors(bare):
-                is_shared = any(tensor is other for other in done.values())
-                if name in names and not is_shared and _initialise(layer, name, tensor, rule, bias):
-                    done[name] = tensor
-    finally:
-        _record(bare, done)  # the receipt stays true even when a scheme fails half-way
+    with editing(module, "init_weights") as edit, seeded(seed, bare), torch.no_grad():
+        for name, layer, tensor in _tensors(bare):
+            is_shared = any(tensor is other for other in done.values())
+            if name in names and not is_shared and _initialise(layer, name, tensor, rule, bias):
+                done[name] = tensor
+                edit.outcomes[name] = "initialised"
     if not done:
         raise UsageError(
             f"no layer of this {type(bare).__name__} was initialised",
@@ -263,12 +257,3 @@ def _fill(scheme: object, options: Mapping[str, object]) -> Fill:
     if scheme == "constant" and "val" not in options:
         raise UsageError("the scheme 'constant' needs a value", hint='options={"val": 0.5}')
     return partial(function, **options) if options else function
-
-
-def _record(module: nn.Module, done: Iterable[str]) -> None:
-    """Keep the receipt true, where there is one."""
-    if not is_known(module):
-        return
-    known = knowledge_of(module)
-    changed = [name for name in done if name in known.receipt.tensors]
-    attach(module, replace(known, receipt=known.receipt.with_new((), changed)))

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal, cast
 from torch import nn
 
 from zoo_core.errors import LoadMismatch, UnknownPart, UsageError
-from zoo_core.surgery.depth import under
 from zoo_core.surgery.loading import load_whole
 from zoo_core.surgery.metadata import anatomy_of, attach, is_known, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file, read_state_dict
 from zoo_core.weights.formats.read import state_dict_in

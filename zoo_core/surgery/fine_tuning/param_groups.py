@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.depth import depths, under
+from zoo_core.errors import NotSupported, UsageError, ZooWarning
+from zoo_core.surgery.depth import depths
 from zoo_core.surgery.layers import is_bias, is_norm
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.surgery.select import patterns_in, select
 from zoo_core.surgery.sharded import in_shards
+from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import nn
+    from torch.optim import Optimizer
 
 NO_DECAY = ("vector", "position", "declared")
 """What is not decayed unless told otherwise: timm's rule, made the same in every family."""
@@ -85,7 +88,8 @@ def param_groups(
 
     Returns:
         Groups for the optimizer, from the input to the output. Beside ``params`` and ``lr``, each has a ``name`` such
-        as ``"layer3, no decay"`` and the ``param_names``, which torch keeps in the optimizer's state.
+        as ``"layer3, no decay"``, and under ``plan`` what this function was given: ``zoo.unfreeze(..., optimizer=...)``
+        puts new parameters where they belong by it. An optimizer takes further plain groups beside them.
 
     Raises:
         UsageError: Nothing is trainable, ``head_lr`` has nothing to act on, or a number is impossible.
@@ -106,23 +110,90 @@ def param_groups(
         >>> optimizer = torch.optim.AdamW(groups)
     """
     _check(lr=lr, head_lr=head_lr, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay, layer_decay=layer_decay)
+    words = patterns_in("no_decay", no_decay)
     plan = _Plan(lr, head_lr, bias_lr_scale, weight_decay, layer_decay)
     bare = in_shards(model)
+    _warn_of_others(model, bare)
     trainable = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise UsageError(
             f"there is nothing to train: every parameter of this {type(bare).__name__} is frozen",
             hint='zoo.unfreeze(model, "head") trains the head, zoo.unfreeze(model) everything',
         )
-    kept_whole = _not_decayed(model, patterns_in("no_decay", no_decay))
+    kept_whole = _not_decayed(model, words)
     part_of = _parts(model, plan, trainable)
     groups: dict[str, dict[str, Any]] = {}
     for name in sorted(trainable, key=lambda name: part_of[name].place):
         new = _group(name, part_of[name], plan, decays=name not in kept_whole)
-        group = groups.setdefault(new["name"], new)
-        group["params"].append(trainable[name])
-        group["param_names"].append(name)
-    return list(groups.values())
+        groups.setdefault(new["name"], new)["params"].append(trainable[name])
+    return [{**group, "plan": {**asdict(plan), "no_decay": words}} for group in groups.values()]
+
+
+def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    """Give an optimizer the trainable parameters of ``model`` that it lacks, at the rates of its other groups.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        optimizer: One made from :func:`param_groups`, whose groups say how rates and decay were chosen, also after a
+            scheduler has changed them; or one with a single rate and decay, which go to all.
+
+    Raises:
+        UsageError: The optimizer has several rates, and nothing says which is right.
+    """
+    present = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    lacking = [each for each in in_shards(model).parameters() if each.requires_grad and id(each) not in present]
+    if not lacking:
+        return
+    planned = next((group for group in optimizer.param_groups if "plan" in group), None)
+    if planned is None:
+        optimizer.add_param_group({**_shared_settings(optimizer), "params": lacking})
+        return
+    # what a scheduler has made of a rate since holds for the others too
+    factor = planned["lr"] / _first_rate(planned) if _first_rate(planned) else 1.0
+    by_name = {group.get("name"): group for group in optimizer.param_groups}
+    ids = {id(each) for each in lacking}
+    for group in param_groups(model, **planned["plan"]):
+        new = [each for each in group["params"] if id(each) in ids]
+        if new and group["name"] in by_name:
+            by_name[group["name"]]["params"].extend(new)
+        elif new:
+            started = {"initial_lr": group["lr"]} if "initial_lr" in planned else {}
+            optimizer.add_param_group({**group, **started, "params": new, "lr": group["lr"] * factor})
+
+
+def _first_rate(group: Mapping[str, Any]) -> float:
+    """The rate that a group began with: schedulers note it beside the present one."""
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
+    """The settings that all groups of an optimizer have in common.
+
+    Raises:
+        UsageError: They differ.
+    """
+    every = [{name: each for name, each in group.items() if name != "params"} for group in optimizer.param_groups]
+    if any(each != every[0] for each in every):
+        raise UsageError(
+            "the groups of this optimizer differ, and nothing says which settings new parameters get",
+            got=f"rates {', '.join(str(each['lr']) for each in every)}",
+            hint="make the optimizer of zoo.param_groups(model, ...), or leave optimizer= out and call "
+            "optimizer.add_param_group yourself",
+        )
+    return every[0]
+
+
+def _warn_of_others(model: nn.Module, bare: nn.Module) -> None:
+    """Say which trainable parameters of a module around the model are in no group."""
+    inside = {id(each) for each in bare.parameters()}
+    others = [name for name, each in model.named_parameters() if each.requires_grad and id(each) not in inside]
+    if others:
+        warnings.warn(
+            f"{len(others)} trainable parameters outside of the {type(bare).__name__} are in no group, such as "
+            f"{others[0]!r}: give the optimizer a group of their own for them",
+            ZooWarning,
+            stacklevel=4,  # past strict_arguments
+        )
 
 
 def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Part]:
@@ -165,7 +236,7 @@ def _group(name: str, part: _Part, plan: _Plan, *, decays: bool) -> dict[str, An
     is_scaled = plan.bias_lr_scale != 1 and is_bias(name)
     title = part.name + (", biases" if is_scaled else "") + ("" if decays else ", no decay")
     lr = part.lr * plan.bias_lr_scale if is_scaled else part.lr
-    group = {"params": [], "lr": lr, "name": title, "param_names": []}
+    group = {"params": [], "lr": lr, "name": title}
     decay = plan.weight_decay if decays else 0.0
     return group if decay is None else {**group, "weight_decay": decay}
 

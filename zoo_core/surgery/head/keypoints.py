@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
-from zoo_core.surgery.sharded import before_sharding
-from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.surgery.editing import editing
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
@@ -20,8 +18,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @strict_arguments
-@before_sharding
-@renews_ddp
 def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None) -> Model:
     """Replace the layer that draws a map for each keypoint; everything else keeps its weights.
 
@@ -45,23 +41,20 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
     """
     check_count("num_keypoints", num_keypoints)
     path = keypoint_site(model)
-    bare = unwrap(model)
-    old = bare.get_submodule(path)
-    if not isinstance(old, nn.ConvTranspose2d):
-        raise NotSupported(f"{path!r} is a {type(old).__name__}, and zoo replaces transposed convolutions only")
-    with on_the_cpu(), seeded(seed, bare):
-        new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1)
-        # as torchvision's KeypointRCNNPredictor begins
-        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is asked not to be
-    new.to(old.weight)
-    if follows(old, bare):
-        lay_last(new)
-    bare.set_submodule(path, new.train(old.training))
-    known = knowledge_of(bare)
-    names = [name for name in bare.state_dict() if name.startswith(f"{path}.")]
-    attach(bare, replace(known, receipt=known.receipt.with_new(names, names)))
-    record_edit(bare, "swap_keypoints", num_keypoints=num_keypoints)
+    with editing(model, "swap_keypoints", record={"num_keypoints": num_keypoints}) as edit:
+        bare = edit.model
+        old = bare.get_submodule(path)
+        if not isinstance(old, nn.ConvTranspose2d):
+            raise NotSupported(f"{path!r} is a {type(old).__name__}, and zoo replaces transposed convolutions only")
+        with on_the_cpu(), seeded(seed, bare):
+            new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1)
+            # as torchvision's KeypointRCNNPredictor begins
+            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is asked not to be
+        new.to(old.weight)
+        if follows(old, bare):
+            lay_last(new)
+        bare.set_submodule(path, new.train(old.training))
     return model
 
 

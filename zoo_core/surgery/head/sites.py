@@ -14,6 +14,7 @@ from torch import nn
 from zoo_core.errors import HeadMismatch, UsageError
 from zoo_core.surgery.head.mlp import MLPHead, Squeeze
 from zoo_core.surgery.head.multi_head import Heads, check_names
+from zoo_core.surgery.hold import hold_frozen_parts
 from zoo_core.utils.arguments import check_num_classes
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
@@ -43,6 +44,7 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
             new = replace(head, num_classes=scores).build(site)
         return _settle(new, model, site)
     if isinstance(head, nn.Module):
+        hold_frozen_parts(head)
         return _settle(head, model, site)
     if isinstance(head, Mapping):
         check_names(head)
@@ -140,7 +142,8 @@ def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
         new = new.to(device=reference.device, dtype=reference.dtype)
     if follows(old, model):
         lay_last(new)
-    return new.train(old.training)
+    is_frozen = next(new.parameters(), None) is not None and not any(each.requires_grad for each in new.parameters())
+    return new if is_frozen else new.train(old.training)  # a frozen head keeps the modes that its owner gave it
 
 
 def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:

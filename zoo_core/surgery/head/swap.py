@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.head.hidden_layers import between, without_hidden
 from zoo_core.surgery.head.multi_head import check_names, check_sites, check_unbranched, classify_each, one_head
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, record_new_heads, unwrap
-from zoo_core.surgery.sharded import before_sharding
-from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.random_state import seeded
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.surgery.metadata import Knowledge
 
 __all__ = ["seeded", "swap_head"]
 
@@ -34,8 +34,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @strict_arguments
-@before_sharding
-@renews_ddp
 def swap_head(
     model: Model,
     head: HeadLike,
@@ -87,34 +85,52 @@ def swap_head(
     """
     if at not in {None, "features"}:
         raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
-    bare = unwrap(model)
-    sites, anatomy = _sites(model), anatomy_of(model)
-    check_unbranched(knowledge_of(model), sites[0].path)
-    if isinstance(head, Mapping):
-        check_names(head)
-        check_sites(sites)
-    gone: dict[str, nn.Module] = {}
-    shape: Sequence[int] | None = None
-    if at == "features":
-        refuse_auxiliary(model, 'swap_head(..., at="features")')
-        anatomy, shape, gone = _on_the_map(bare, input_size)
-        sites = anatomy.heads
-    elif not keep_hidden:
-        main, gone = without_hidden(bare, anatomy, sites[0])
-        sites = (main, *sites[1:])
-    after = _after(anatomy, sites, head)
-    at_site = head if after is None else scores_only(head)
-    with seeded(seed, bare):
-        new = [fitted(bare, sites[0], at_site)]
-        counts = count_scores(new[0], sites[0], shape)
-        new += [_follow(bare, site, counts, at_site) for site in sites[1:]]
-    num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
-    heads = tuple(replace(site, num_classes=num_classes) for site in sites)
-    stays_on_map = anatomy.pool is None and is_recomposed(bare)
-    own = at == "features" or stays_on_map or after is not one_head(anatomy)
-    _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
-    record_edit(bare, "swap_head", head=head, at=at, keep_hidden=keep_hidden, input_size=input_size)
+    record = {"head": head, "at": at, "keep_hidden": keep_hidden, "input_size": input_size}
+    with editing(model, "swap_head", record=record) as edit:
+        bare, anatomy, sites = edit.model, edit.anatomy, _sites(model)
+        check_unbranched(knowledge_of(model), sites[0].path)
+        if isinstance(head, Mapping):
+            check_names(head)
+            check_sites(sites)
+        gone: dict[str, nn.Module] = {}
+        shape: Sequence[int] | None = None
+        if at == "features":
+            refuse_auxiliary(model, 'swap_head(..., at="features")')
+            anatomy, shape, gone = _on_the_map(bare, input_size)
+            sites = anatomy.heads
+        elif not keep_hidden:
+            main, gone = without_hidden(bare, anatomy, sites[0])
+            sites = (main, *sites[1:])
+        after = _after(anatomy, sites, head)
+        new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
+        num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
+        names = _names_kept(knowledge_of(bare), bare, new[0], num_classes)
+        heads = tuple(replace(site, num_classes=num_classes) for site in sites)
+        stays_on_map = anatomy.pool is None and is_recomposed(bare)
+        own = at == "features" or stays_on_map or after is not one_head(anatomy)
+        edit.anatomy = _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
+        edit.update(names=names)
     return model
+
+
+def _new_heads(
+    model: nn.Module, sites: tuple[Head, ...], head: HeadLike, shape: Sequence[int] | None, seed: int | None
+) -> tuple[list[nn.Module], int | dict[str, int]]:
+    """The module for each site, and how many classes the main one scores."""
+    with seeded(seed, model):
+        new = [fitted(model, sites[0], head)]
+        counts = count_scores(new[0], sites[0], shape)
+        return [*new, *(_follow(model, site, counts, head) for site in sites[1:])], counts
+
+
+def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes: those it had where the old head is part of the new one, or as many as the user said."""
+    main = known.anatomy.main
+    old = model.get_submodule(main.path) if main else None
+    is_inside = any(module is old for module in new.modules())
+    if is_inside and main and num_classes == main.num_classes:
+        return known.class_names
+    return known.names if len(known.names) == num_classes else ()
 
 
 def _sites(model: nn.Module) -> tuple[Head, ...]:
@@ -187,23 +203,21 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
 
 def _install(
     model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
-) -> None:
-    sites, replaced = anatomy.heads, tuple(f"{path}." for path in (*gone, *(site.path for site in anatomy.heads)))
+) -> Anatomy:
+    """Put the new heads in, and make the model run with them.
+
+    Returns:
+        The anatomy of the model from now on.
+    """
     for path, place in gone.items():
         model.set_submodule(path, place)
-    for site, module in zip(sites, new, strict=True):
-        model.set_submodule(site.path, module.requires_grad_())
+    for site, module in zip(anatomy.heads, new, strict=True):
+        model.set_submodule(site.path, module)
         for path in site.attributes:
             set_attribute(model, path, site.num_classes)
     scores = library_scores(model, anatomy)
     anatomy = replace(anatomy, scores=None if own else scores)
-    attach(model, replace(knowledge_of(model), anatomy=anatomy))
     restore_forward(model)
     if own:
         recompose(model, anatomy, scores)
-    record_new_heads(
-        model,
-        sites,
-        removed=[name for name in knowledge_of(model).receipt.tensors if name.startswith(replaced)],
-        added=[f"{site.path}.{name}" for site in sites for name in model.get_submodule(site.path).state_dict()],
-    )
+    return anatomy

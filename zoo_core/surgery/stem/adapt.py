@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -9,19 +10,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import channels_told
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, record_edit, record_new_stem, unwrap
-from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.surgery.stem.in_channels import Order, inputs_of, order_of
-from zoo_core.surgery.wrappers import renews_ddp
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.memory_format import follows, with_channels_last
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import InputScaling
+    from zoo_core.contract.anatomy import Anatomy, InputScaling
     from zoo_core.surgery.stem.filters import ChannelMap, Plan, Policy
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,8 +31,6 @@ _SIDE = 224
 
 
 @strict_arguments
-@before_sharding
-@renews_ddp
 def adapt_stem(
     model: Model,
     in_channels: int,
@@ -99,25 +97,44 @@ def adapt_stem(
     if plan.silent(old_count):
         for layer in layers.values():
             _check_can_be_silent(layer)
-    scaling = anatomy_of(model).scaling
-    folds = scaling is not None and bool(get_attribute(bare, scaling.switch))
-    with torch.no_grad(), seeded(seed, bare):
+    with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
+        changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
+        before = knowledge_of(bare).receipt.tensors
+        is_new = plan.policy == "random"
+        edit.outcomes.update(
+            {name: "initialised" if is_new or before.get(name) == "initialised" else "adapted" for name in changed}
+        )
+        edit.anatomy = replace(edit.anatomy, scaling=None)
+    return model
+
+
+def _adapt(
+    model: nn.Module,
+    anatomy: Anatomy,
+    layers: dict[str, nn.Module],
+    orders: dict[str, Order],
+    plan: Plan,
+    seed: int | None,
+) -> list[str]:
+    """Give the first layers their new filters; the names of the tensors that changed."""
+    old_count = next(iter(orders.values())).channels
+    scaling = anatomy.scaling
+    folds = scaling is not None and bool(get_attribute(model, scaling.switch))
+    with torch.no_grad(), seeded(seed, model):
         new = {
             path: _new_weight(layer, orders[path], plan, scaling if folds else None) for path, layer in layers.items()
         }
-        changed = _fold(bare, scaling, layers) if scaling and folds and plan.policy != "random" else []
+        changed = _fold(model, scaling, layers) if scaling and folds and plan.policy != "random" else []
         for path, layer in layers.items():
-            weight = with_channels_last(new[path]) if follows(layer, bare) else new[path]
-            _install(bare, path, layer, weight, old_count, in_channels)
+            weight = with_channels_last(new[path]) if follows(layer, model) else new[path]
+            _install(model, path, layer, weight, old_count, plan.count)
     if scaling:
-        set_attribute(bare, scaling.switch, value=False)
-    for path in anatomy_of(model).per_channel:
-        set_attribute(bare, path, plan.numbers(get_attribute(bare, path)))
-    for path in anatomy_of(model).channel_attributes:
-        set_attribute(bare, path, in_channels)
-    record_edit(bare, "adapt_stem", in_channels=in_channels, policy=policy, map=map)
-    record_new_stem(bare, [*(f"{path}.weight" for path in layers), *changed], drawn=plan.policy == "random")
-    return model
+        set_attribute(model, scaling.switch, value=False)
+    for path in anatomy.per_channel:
+        set_attribute(model, path, plan.numbers(get_attribute(model, path)))
+    for path in anatomy.channel_attributes:
+        set_attribute(model, path, plan.count)
+    return [*(f"{path}.weight" for path in layers), *changed]
 
 
 def stem_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,0 +1,129 @@
+"""The one way to edit a model: what every verb of surgery does before and after its own work."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.surgery.head.describe import describe_all
+from zoo_core.surgery.hold import is_held
+from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Knowledge, attach, being_edited, knowledge_of, unwrap
+from zoo_core.surgery.sharded import refuse_sharded
+from zoo_core.surgery.structure import tensors_of
+from zoo_core.surgery.wrappers import renewing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.surgery.receipt import Outcome
+
+
+@dataclass
+class Editing:
+    """An edit that is going on.
+
+    Attributes:
+        model: The model without wrappers.
+        outcomes: What happened to tensors, by name, where it is not that they are new and initialised: the verb adds
+            to it, and names values here that it changed in place.
+        released: Paths of modules that nothing holds any more because the verb says so.
+    """
+
+    model: nn.Module
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+
+    @property
+    def known(self) -> Knowledge | None:
+        """What is known of the model; None for a module that zoo does not know."""
+        return self.model.__dict__.get(ATTRIBUTE)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Where the parts of the model are; the verb sets it where it moves them."""
+        return knowledge_of(self.model).anatomy
+
+    @anatomy.setter
+    def anatomy(self, anatomy: Anatomy) -> None:
+        self.update(anatomy=anatomy)
+
+    @property
+    def moving(self) -> frozenset[str]:
+        """Paths of the norms in frozen parts whose statistics may move."""
+        return knowledge_of(self.model).moving
+
+    def update(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of Knowledge
+        """Change what is known of the model."""
+        self.model.__dict__[ATTRIBUTE] = replace(knowledge_of(self.model), **fields)
+
+
+@contextmanager
+def editing(
+    model: nn.Module, verb: str, *, adds_tensors: bool = True, record: Mapping[str, Any] | None = None
+) -> Iterator[Editing]:
+    """Change a model inside the block, and bring all that is known of it up to date afterwards.
+
+    Wrappers are looked through, and DDP around the model is renewed. What was changed by hand before is read again.
+    Afterwards the receipt names what is new and what is gone, norms that were replaced are no longer held, and the edit
+    is recorded for recipes. Where the block raises, the receipt is true of what was done until then.
+
+    Args:
+        model: A model, wrapped or not; or any module, for verbs that take such.
+        verb: Name of the public function.
+        adds_tensors: Whether the verb puts new tensors in, which a sharded model cannot have.
+        record: What the verb was given, for recipes; None for what a recipe says in another way.
+
+    Raises:
+        NotSupported: The model is sharded, or in a DDP that cannot be renewed. Nothing was changed.
+    """
+    with renewing(model, verb):
+        bare = unwrap(model)
+        if adds_tensors:
+            refuse_sharded(bare, verb)
+        known = knowledge_of(model) if ATTRIBUTE in bare.__dict__ else None
+        edit = Editing(bare)
+        before = dict(tensors_of(bare)) if adds_tensors else {}
+        held = _held(bare, known)
+        with being_edited(bare):
+            try:
+                yield edit
+            finally:
+                if known:
+                    _settle(edit, before, held)
+        if known and record is not None:
+            done = Edit(verb, {name: describe_all(value) for name, value in record.items()})
+            attach(bare, replace(knowledge_of(bare), edits=(*knowledge_of(bare).edits, done)))
+
+
+def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Module, bool]]:
+    """The modules that should be held, and whether they are."""
+    modules = dict(model.named_modules(remove_duplicate=False)) if known and known.held else {}
+    return {path: (modules[path], is_held(modules[path])) for path in (known.held if known else ()) if path in modules}
+
+
+def _settle(edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.Module, bool]]) -> None:
+    """Bring receipt and held modules up to date, by comparing the tensors and modules with those before."""
+    known = knowledge_of(edit.model)
+    now = dict(tensors_of(edit.model)) if before else {}
+    new = {name for name, tensor in now.items() if before.get(name) is not tensor} | edit.outcomes.keys()
+    gone = before.keys() - now.keys()
+    tensors: dict[str, Outcome] = {
+        name: edit.outcomes.get(name, "initialised") if name in new else what
+        for name, what in known.receipt.tensors.items()
+        if name not in gone
+    }
+    tensors |= {name: edit.outcomes.get(name, "initialised") for name in now if name in new and name not in tensors}
+    notes = {name: note for name, note in known.receipt.notes.items() if name in tensors and name not in new}
+    modules = dict(edit.model.named_modules(remove_duplicate=False))
+    kept = {
+        path
+        for path, (module, was_held) in held.items()
+        if modules.get(path) is module and path not in edit.released and not (was_held and not is_held(module))
+    }
+    now_held = {path for path, module in modules.items() if is_held(module)}
+    receipt = replace(known.receipt, tensors=tensors, notes=notes)
+    attach(edit.model, replace(known, receipt=receipt, held=frozenset(kept | now_held)))

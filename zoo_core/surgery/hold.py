@@ -1,0 +1,146 @@
+"""Holding a module of a frozen part: it stays in eval mode and keeps its statistics, whoever trains or resets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_RESETS = ("reset_running_stats", "reset_parameters")
+
+
+class Held:
+    """Stands in for ``train`` on one module of a frozen part: whoever calls it, the module stays in eval mode.
+
+    An instance attribute, so that the module keeps its class and its state-dict keys; a class and not a closure, so
+    that deepcopy and pickle follow the module. Once parameters of the module that were frozen require gradients again,
+    another library has unfrozen it, and it follows ``train`` as before.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.frozen = not any(each.requires_grad for each in module.parameters(recurse=False))
+        self.counts = {name: tensor.clone() for name, tensor in _buffers(module) if not tensor.dim()}
+        self.loading = False
+
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002 - the signature of nn.Module.train
+        """Put what is inside into that mode, and leave the module itself in eval mode."""
+        module = self.module
+        if self.frozen and any(each.requires_grad for each in module.parameters(recurse=False)):
+            release(module)
+            return module.train(mode)
+        for child in module.children():
+            child.train(mode)
+        module.training = False
+        return module
+
+    def keep(self, *_: object, **__: object) -> None:
+        """Stands in for what resets statistics."""
+
+    def begin_load(self, *_: object) -> None:
+        """Let a state dict put other tensors in."""
+        self.loading = True
+
+    def end_load(self, *_: object) -> None:
+        """Keep what a state dict put in."""
+        self.loading = False
+        self.counts = {name: tensor.clone() for name, tensor in _buffers(self.module) if not tensor.dim()}
+
+
+def hold(module: nn.Module) -> None:
+    """Keep ``module`` in eval mode and its buffers as they are, until :func:`release`."""
+    if is_held(module):
+        release(module)
+    held = Held(module)
+    module.__dict__["train"] = held
+    for name in _RESETS:
+        if hasattr(type(module), name):
+            module.__dict__[name] = held.keep
+    module.register_load_state_dict_pre_hook(held.begin_load)  # type: ignore[no-untyped-call]  # torch has not typed them
+    module.register_load_state_dict_post_hook(held.end_load)  # type: ignore[no-untyped-call]
+    module.training = False
+
+
+def release(module: nn.Module) -> None:
+    """Let a held module follow ``train`` again; its mode stays as it is."""
+    if not is_held(module):
+        return
+    held = module.__dict__.pop("train")
+    for name in _RESETS:
+        module.__dict__.pop(name, None)
+    for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):  # noqa: SLF001 - a handle would not survive a deepcopy
+        for key in [key for key, hook in hooks.items() if _owner(hook) is held]:
+            del hooks[key]
+
+
+def is_held(module: nn.Module) -> bool:
+    """Whether this module is frozen, so that ``train()`` leaves it in eval mode."""
+    return isinstance(module.__dict__.get("train"), Held)
+
+
+def held_paths(model: nn.Module) -> frozenset[str]:
+    """Paths of the modules of ``model`` that are held in eval mode now."""
+    return frozenset(path for path, module in model.named_modules() if is_held(module))
+
+
+def stateful(model: nn.Module, *, whole: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of ``model`` that may change buffers of their own as they run in train mode, by path.
+
+    Norms with running statistics, spectral norm and its vectors, codebooks: all that have floating-point buffers which
+    are saved. Tables of indices never change.
+
+    Args:
+        model: Any module.
+        whole: Whether ``model`` itself counts.
+    """
+    for path, module in model.named_modules():
+        kept = module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public name for it
+        if (path or whole) and any(
+            tensor.is_floating_point() and name not in kept for name, tensor in _buffers(module)
+        ):
+            yield path, module
+
+
+def hold_frozen_parts(module: nn.Module) -> None:
+    """Hold what may change buffers inside ``module`` and was frozen by its owner."""
+    for _, each in stateful(module, whole=True):
+        own = [parameter.requires_grad for parameter in each.parameters(recurse=False)]
+        all_frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if (own and not any(own)) or (not own and all_frozen and next(module.parameters(), None) is not None):
+            hold(each)
+
+
+def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return list(module.named_buffers(recurse=False))
+
+
+def _owner(hook: Any) -> object:  # noqa: ANN401 - what torch keeps of a hook
+    inner = getattr(hook, "hook", hook)
+    return getattr(inner, "__self__", None)
+
+
+def _keep_statistics(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
+    """What a buffer of a held module is set to: the values that it has, whatever another library assigns.
+
+    Lightning's ``StochasticWeightAveraging`` puts zeros there, and so loses what the frozen part was trained with.
+    """
+    held = module.__dict__.get("train")
+    if not isinstance(held, Held) or held.loading or value is None:
+        return value
+    current = module._buffers.get(name)  # noqa: SLF001 - the attribute would do, but be slower
+    if current is None or value.is_meta or current.is_meta:
+        return value
+    if name in held.counts and value is current:  # ``module.num_batches_tracked *= 0`` has changed it already
+        with torch.no_grad():
+            current.copy_(held.counts[name])
+        return current
+    same = value.shape == current.shape and torch.equal(value.detach().to(current), current.detach())
+    return value if same else current
+
+
+register_module_buffer_registration_hook(_keep_statistics)  # type: ignore[arg-type]  # what it returns is stored

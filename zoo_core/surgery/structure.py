@@ -1,0 +1,227 @@
+"""Whether the anatomy of a model still holds: names and shapes of its tensors, compared with those it was read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import AnatomyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Anatomy, Head
+
+_WIDTHS = ("in_features", "in_channels")
+_COUNTS = ("out_features", "out_channels")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Names and shapes of the tensors of a model at one time.
+
+    Attributes:
+        shapes: Name of each parameter to its shape, and of each buffer in the state dict to None: some change their
+            shape as the model runs.
+    """
+
+    shapes: Mapping[str, tuple[int, ...] | None]
+
+    def __deepcopy__(self, memo: object) -> Structure:
+        """The very same: it never changes, and copying a model copies what it carries."""
+        return self
+
+    def changed_since(self, before: Structure) -> set[str]:
+        """Names of the tensors that are new, gone or of another shape."""
+        names = {*self.shapes, *before.shapes}
+        return {name for name in names if self.shapes.get(name) != before.shapes.get(name)}
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """Names and shapes of all tensors of ``model``, as they are now.
+
+    Example:
+        >>> structure_of(nn.Linear(3, 2)).shapes
+        {'weight': (2, 3), 'bias': (2,)}
+    """
+    shapes = {name: _shape(tensor) if isinstance(tensor, nn.Parameter) else None for name, tensor in tensors_of(model)}
+    return Structure(shapes)
+
+
+def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each parameter and of each buffer in the state dict; shared ones under each of their names."""
+    # named_parameters would drop what is shared, and takes five times as long
+    for name, parameter in module._parameters.items():  # noqa: SLF001
+        if parameter is not None:
+            yield prefix + name, parameter
+    for name, buffer in module._buffers.items():  # noqa: SLF001
+        if buffer is not None and name not in module._non_persistent_buffers_set:  # noqa: SLF001
+            yield prefix + name, buffer
+    for name, child in module._modules.items():  # noqa: SLF001
+        if child is not None:
+            yield from tensors_of(child, f"{prefix}{name}.")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
+
+
+def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn.Module], Anatomy] | None) -> Anatomy:
+    """The anatomy of a model whose tensors were changed by hand.
+
+    Args:
+        model: As it is now.
+        old: Its anatomy before.
+        changed: Names of the tensors that are new, gone or of another shape.
+        read: Reads the anatomy from the modules, as the family does; None where zoo's own surgery has changed the
+            forward, so that the family would not recognize it.
+
+    Raises:
+        AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
+    """
+    try:
+        fresh = read(model) if read else None
+    except AnatomyError:
+        fresh = None
+    if fresh is None:
+        return _amended(model, old, changed)
+    return _merged(old, _widened(model, fresh, changed), changed)
+
+
+def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
+    """What the family reads now, with what only zoo knows: heads that zoo put in, and strides that it changed."""
+    before = {head.path: head for head in old.heads}
+    heads = tuple(
+        before[head.path] if head.path in before and not _inside(changed, head.path) else head for head in fresh.heads
+    )
+    same_heads = heads == old.heads
+    strides = {stage.name: stage.stride for stage in old.stages}
+    return replace(
+        fresh,
+        heads=heads,
+        stages=tuple(replace(stage, stride=strides.get(stage.name, stage.stride)) for stage in fresh.stages),
+        classify=old.classify if same_heads else fresh.classify,
+        scaling=fresh.scaling if old.scaling else None,
+        headless=fresh.headless if not heads else None,
+    )
+
+
+def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
+    """The main head site as the whole classifier, where all of that was replaced and not its last layer alone."""
+    main = fresh.main
+    parent = main.path.rpartition(".")[0] if main else ""
+    before_head = {name for name in changed if parent and under(name, parent) and main and not under(name, main.path)}
+    is_new = any(_owner_has(model, name) for name in before_head) and all(under(name, parent) for name in changed)
+    if not (is_new and main and isinstance(fresh.pool, Chain) and fresh.classify is None):
+        return fresh
+    return _with_site(model, fresh, main, parent)
+
+
+def _owner_has(model: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return hasattr(model.get_submodule(owner), leaf)
+    except AttributeError:
+        return False
+
+
+def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
+    """The old anatomy with the widths of what is in its places now; a head site may have moved one module out.
+
+    Raises:
+        AnatomyError: Another part is gone.
+    """
+    found = old
+    for head in old.heads:
+        if not _inside(changed, head.path):
+            continue
+        around = _scoring(model, head.path)
+        if around == head.path:
+            heads = tuple(_measured(model, each) if each is head else each for each in found.heads)
+            found = replace(found, heads=heads)
+        elif around and isinstance(found.pool, Chain) and found.classify is None:
+            found = _with_site(model, found, head, around)
+        else:
+            raise _gone(model, head.path)
+    paths = [*found.stem, *(path for stage in found.stages for path in stage.modules)]
+    for path in paths:
+        if _replaced_around(model, path) != path:
+            raise _gone(model, path)
+    return found
+
+
+def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
+    """An anatomy whose head site is a module around the one it was, with all that came before the head in there."""
+    site = _measured(model, replace(head, path=path))
+    heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
+    pool = anatomy.pool
+    if isinstance(pool, Chain):
+        pool = Chain(*(step for step in pool.steps if not (isinstance(step, str) and under(step, path))))
+    return replace(anatomy, heads=heads, pool=pool)
+
+
+def _scoring(model: nn.Module, path: str) -> str:
+    """The path of a head site, or of the innermost module around it that has a layer to score with."""
+    found = _replaced_around(model, path)
+    while found and not _layers(model.get_submodule(found)) and not isinstance(model.get_submodule(found), nn.Identity):
+        found = found.rpartition(".")[0]
+    return found
+
+
+def _replaced_around(model: nn.Module, path: str) -> str:
+    """The path, or that of the innermost module around it that is still there; empty for the model itself."""
+    while path:
+        try:
+            found: Any = model.get_submodule(path)
+        except AttributeError:
+            found = None
+        if isinstance(found, nn.Module):
+            return path
+        path = path.rpartition(".")[0]
+    return ""
+
+
+def _measured(model: nn.Module, head: Head) -> Head:
+    """A head site with the widths of the module that is there now."""
+    layers = _layers(model.get_submodule(head.path))
+    if not layers:  # nothing but the place is left, as timm's reset_classifier(0) leaves it
+        return replace(head, num_classes=0)
+    return replace(
+        head,
+        in_features=_number(layers[0], _WIDTHS),
+        num_classes=_number(layers[-1], _COUNTS) // head.per_class,
+    )
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if _number(layer, _WIDTHS)]
+
+
+def _number(layer: nn.Module, names: Iterable[str]) -> int:
+    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
+
+
+def under(name: str, path: str) -> bool:
+    """Whether the tensor ``name`` lies in the module ``path``, or is it."""
+    return name == path or name.startswith(f"{path}.")
+
+
+def _inside(names: Iterable[str], path: str) -> bool:
+    """Whether one of these tensors is in the module at ``path``, or in a module that was there or around it."""
+    owners = (name.rpartition(".")[0] for name in names)
+    return any(under(name, path) for name in names) or any(owner and under(path, owner) for owner in owners)
+
+
+def _gone(model: nn.Module, path: str) -> AnatomyError:
+    return AnatomyError(
+        f"the module {path!r} of this {type(model).__name__} is gone, and what took its place is unclear",
+        expected="the modules that the model had when zoo last looked, with other widths or layers inside",
+        cause="the model was changed by hand, or by another library",
+        done="nothing was changed",
+        hint="zoo.swap_head and zoo.adapt_stem, on the model as it was, change it in a way that zoo can follow",
+    )
