@@ -27,6 +27,9 @@ class Family:
             ``"img_size"``; ``""`` when there is none. A file of other tables is built with what it needs.
         exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
             globs to the reasons.
+        plain_options: Names of the constructor's arguments that a saved folder may set to a number, a boolean, None or
+            a short word, such as ``("drop_rate", "img_size")``: those that say what the architecture is, and can make
+            the library neither fetch nor open anything. ``zoo.load`` refuses others, unless the card has them.
 
     Example:
         >>> Family(name="acme", requires="acme-models", catalog="zoo_acme:cards", anatomy="zoo_acme:anatomy").name
@@ -42,3 +45,4 @@ class Family:
     tested: str = ""
     image_size: str = ""
     exceptions: str = ""
+    plain_options: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
+from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.disk import sync_folder
@@ -145,6 +146,7 @@ def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
             cause="the folder was copied in part",
             path=path,
         )
+    check_plain_file(path)
     got = sha256_of(path)
     if not agrees(got, recipe.tensors["sha256"]):
         raise DigestMismatch(

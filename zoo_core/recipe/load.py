@@ -12,6 +12,7 @@ from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
+from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.recipe.versions import warn_of_others
@@ -37,16 +38,21 @@ def load(
     folder: str | os.PathLike[str],
     *,
     heads: Mapping[str, nn.Module] | None = None,
+    options: Mapping[str, object] | None = None,
     device: str | torch.device | None = None,
 ) -> nn.Module:
     """A model that :func:`zoo_core.save` saved, as it was: the same class, keys, values, ties, frozen parts and mode.
 
     It is built by its library and cut by zoo as the recipe says, and then every tensor is loaded and checked. Nothing
-    is fetched, nothing is unpickled, and a recipe can call nothing but zoo's own surgery.
+    is fetched, nothing is unpickled, and no file is opened but the folder's own. What a recipe can call, make and set
+    is written in tables: some verbs of surgery, the layers of torch, and those options of a constructor that say what
+    the architecture is. So the folder may come from a stranger.
 
     Args:
         folder: Where it was saved.
         heads: Modules for the heads that only their own code can build, by name; ``"main"`` where there is only one.
+        options: Arguments of the library's constructor that you vouch for, where the recipe has some that a folder may
+            not set.
         device: Where the model goes, as torch spells it; None for torch's default device, which is the CPU unless you
             set another.
 
@@ -79,7 +85,7 @@ def load(
     card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
-    model = rebuild(recipe, heads)
+    model = rebuild(recipe, heads, options=options)
     _fill(model, recipe, tensors, source)
     _restore(model, recipe)
     _tell(model, recipe, source)
@@ -95,7 +101,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
         source=str(source),
         path=str(source / recipe.tensors["file"]),
         sha256=recipe.tensors["sha256"],
-        strength="proven",
+        strength="as saved",  # the digest is the folder's own: it shows damage, and nothing else
         tensors=dict.fromkeys(model.state_dict(), "loaded"),
         needed_values=known.receipt.needed_values,
     )
@@ -109,8 +115,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
-    described = str(recipe.edits)
-    if heads and "zoo_core.surgery.head.describe:Custom" not in described:
+    if heads and not any(holds_custom(edit) for edit in recipe.edits):
         raise UsageError(
             f"{recipe.id} needs no heads, and was given {', '.join(heads)}",
             cause="the recipe says how to build every one",

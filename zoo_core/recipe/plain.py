@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from pkgutil import resolve_name
+from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.errors import Unreadable, UsageError
+from zoo_core.surgery.head.describe import LAYERS, Custom, Layers
+from zoo_core.surgery.head.mlp import MLPHead
 
-_OURS = "zoo_core."
+RECORDS: dict[str, type] = {
+    "custom": Custom,
+    "layers": Layers,
+    "mlp_head": MLPHead,
+    "preprocessing": Preprocessing,
+}
+"""The records that a recipe can hold, by the name that it has for them: nothing else is made because a file says so."""
+
+_DTYPES = {str(each).removeprefix("torch."): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
+_NAMES = {kind: name for name, kind in RECORDS.items()}
+_OLD = re.compile(r"zoo_core\.[\w.]+:(\w+)")
+"""How recipes once named a record: by where it was defined."""
 _TUPLE, _PAIRS, _DTYPE, _LAYER, _RECORD = "$tuple", "$pairs", "$dtype", "$layer", "$record"
 
 
@@ -52,11 +65,11 @@ def _worded(value: object, where: str) -> dict[str, Any]:
     """What is no plain value under the word for it; empty for what has none."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
-    name = value.__name__ if isinstance(value, type) else ""
-    if name and getattr(nn, name, None) is value:
-        return {_LAYER: name}
-    if is_dataclass(value) and type(value).__module__.startswith(_OURS):
-        return {_RECORD: f"{type(value).__module__}:{type(value).__qualname__}", **_fields(value, where)}
+    layer = value.__name__ if isinstance(value, type) else ""
+    if layer and LAYERS.get(layer) is value:
+        return {_LAYER: layer}
+    if name := _NAMES.get(type(value)):
+        return {_RECORD: name, **_fields(value, where)}
     return {}
 
 
@@ -94,21 +107,35 @@ def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
     return read(value) if read else {key: from_plain(each) for key, each in value.items()}
 
 
+def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
+    """Whether something in a recipe is a head that only its own code can build."""
+    if isinstance(value, dict):
+        return _kind(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
+    return isinstance(value, list) and any(holds_custom(each) for each in value)
+
+
 def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
-    path, rest = str(value[_RECORD]), {key: each for key, each in value.items() if key != _RECORD}
+    kind = _kind(value[_RECORD])
+    if kind is None:
+        raise _unknown(value)
     try:
-        # nothing but zoo's own records is ever looked up by what stands in a file
-        kind = resolve_name(path) if path.startswith(_OURS) else None
-        if not (isinstance(kind, type) and is_dataclass(kind)):
-            raise _unknown(value)
-        entries = {key: from_plain(each) for key, each in rest.items()}
+        entries = {key: from_plain(each) for key, each in value.items() if key != _RECORD}
         return kind(**{key: tuple(each) if isinstance(each, list) else each for key, each in entries.items()})
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise _unknown(value) from error
 
 
-def _checked(found: object, kind: type, value: object) -> object:
-    if not isinstance(found, kind):
+def _kind(name: object) -> type | None:
+    """The record of that name, or of that class name, as recipes once had it."""
+    old = _OLD.fullmatch(str(name))
+    if old:
+        return next((kind for kind in _NAMES if kind.__name__ == old[1]), None)
+    return RECORDS.get(str(name))
+
+
+def _listed(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
+    found = table.get(str(value[word]))
+    if found is None:
         raise _unknown(value)
     return found
 
@@ -123,7 +150,7 @@ def _unknown(value: object) -> Unreadable:
 _READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     _TUPLE: lambda value: tuple(from_plain(value[_TUPLE])),
     _PAIRS: lambda value: {from_plain(key): from_plain(each) for key, each in value[_PAIRS]},
-    _DTYPE: lambda value: _checked(getattr(torch, str(value[_DTYPE]), None), torch.dtype, value),
-    _LAYER: lambda value: _checked(getattr(nn, str(value[_LAYER]), None), type, value),
+    _DTYPE: lambda value: _listed(_DTYPES, _DTYPE, value),
+    _LAYER: lambda value: _listed(LAYERS, _LAYER, value),
     _RECORD: _record,
 }

@@ -42,7 +42,7 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
     if heads:
         return  # only whoever has their code can build it
     try:
-        twin = rebuild(recipe)
+        twin = rebuild(recipe, options=known.options)
     except ZooError as error:
         raise NotSupported(
             f"{recipe.id} cannot be built again as it is now",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import zoo_core
 from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
+from zoo_core.recipe.options import allowed_options
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import Custom, Layers
@@ -28,7 +29,12 @@ _VERBS = frozenset({"adapt_stem", "branch", "set_preprocessing", "swap_head", "s
 """What a recipe may replay, and nothing else."""
 
 
-def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
+def rebuild(
+    recipe: Recipe,
+    heads: Mapping[str, nn.Module] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """A model with the parts that the recipe says, on the CPU; its parameters have no values yet.
 
     The global random state stays as it was.
@@ -36,6 +42,7 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
     Args:
         recipe: What a save says of the model.
         heads: Modules that only their own code can build, by the name of their head; ``"main"`` where there is one.
+        options: What the user says of the constructor's options, whatever the recipe says of them.
 
     Raises:
         UnknownModel: No installed family has it.
@@ -44,10 +51,14 @@ def rebuild(recipe: Recipe, heads: Mapping[str, nn.Module] | None = None) -> nn.
         UsageError: A head has to be given and is not.
     """
     card = card_of(recipe)
+    plain = current_zoo().member(card.family).family.plain_options
+    said = from_plain(recipe.options)
+    if not isinstance(said, Mapping):
+        raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
+    chosen = allowed_options(card, said, plain, options or {})
     try:
         with on_the_cpu(), seeded(0):
-            options = from_plain(recipe.options)
-            model = construct(card, options, own=options, values=False)
+            model = construct(card, chosen, own=chosen, values=False)
             for edit in recipe.edits:
                 model = _repeat(model, edit, heads or {})
     except ZooError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import Unreadable
+from zoo_core.recipe.plain_files import check_plain_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,10 @@ FORMAT = 1
 """Of the file; a higher number is a newer one that this zoo does not read."""
 
 FILE = "recipe.json"
+
+_LARGEST = 16 << 20
+_DEEPEST = 64
+"""A head of layers in layers in layers has about ten containers inside each other."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def read_recipe(path: Path) -> Recipe:
         Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
     """
     try:
+        check_plain_file(path, limit=_LARGEST)
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise Unreadable(
@@ -92,15 +98,26 @@ def read_recipe(path: Path) -> Recipe:
             hint="zoo.save(model, folder) makes one",
             path=path.parent,
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(record, Mapping):
         raise _damaged(path, f"a {type(record).__name__} instead of an object")
     _check_format(path, record.get("format"))
-    problem = _problem(record)
+    problem = "nested too deeply" if _depth(record) > _DEEPEST else _problem(record)
     if problem:
         raise _damaged(path, problem)
     return Recipe(**record)
+
+
+def _depth(value: object) -> int:
+    """How many containers are inside each other, found without recursion: a file can hold a thousand."""
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        each, level = waiting.pop()
+        deepest = max(deepest, level)
+        if isinstance(each, Mapping | list):
+            waiting += [(child, level + 1) for child in (each.values() if isinstance(each, Mapping) else each)]
+    return deepest
 
 
 def _check_format(path: Path, number: object) -> None:

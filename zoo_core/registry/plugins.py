@@ -228,7 +228,10 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
         if not isinstance(family, Family):
             raise PluginError(f"zoo_families must return a list of Family, got {family!r}")
         for part, value in vars(family).items():
-            if not isinstance(value, str) and not (part == "anatomy" and value is None):
+            if part == "anatomy" and value is None:
+                continue
+            is_names = part == "plain_options" and isinstance(value, tuple)
+            if not all(isinstance(each, str) for each in (value if is_names else (value,))):
                 raise PluginError(f"zoo_families returned a Family whose {part} is {value!r:.60}, which is no text")
         if not family.name.strip() or set("/@*?[ ") & set(family.name):
             raise PluginError(f"nobody can ask for a family called {family.name!r}: no '/', '@', space or wildcard")

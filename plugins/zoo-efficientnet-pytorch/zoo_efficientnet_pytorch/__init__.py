@@ -17,5 +17,9 @@ def zoo_families() -> list[Family]:
             tested=">=0.7.1,<0.8",
             index="zoo_efficientnet_pytorch.index:cards",
             indexed="zoo_efficientnet_pytorch.catalog:version",
+            plain_options=(
+                *("batch_norm_epsilon", "batch_norm_momentum", "drop_connect_rate", "dropout_rate", "image_size"),
+                *("in_channels", "num_classes"),
+            ),
         )
     ]

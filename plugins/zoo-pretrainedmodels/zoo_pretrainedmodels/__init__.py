@@ -18,5 +18,6 @@ def zoo_families() -> list[Family]:
             exceptions="zoo_pretrainedmodels.expected:EXPECTED",
             index="zoo_pretrainedmodels.index:cards",
             indexed="zoo_pretrainedmodels.catalog:version",
+            plain_options=("aux_logits", "num_classes"),
         )
     ]

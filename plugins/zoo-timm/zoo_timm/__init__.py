@@ -19,5 +19,13 @@ def zoo_families() -> list[Family]:
             exceptions="zoo_timm.expected:EXPECTED",
             index="zoo_timm.index:cards",
             indexed="zoo_timm.catalog:version",
+            plain_options=(
+                *("act_layer", "attn_drop_rate", "block_size", "class_token", "depth", "depths", "drop_block_rate"),
+                *("drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim", "fc_norm"),
+                *("global_pool", "img_size", "in_chans", "init_values", "mlp_ratio", "no_embed_class", "norm_layer"),
+                *("num_classes", "num_heads", "output_stride", "patch_drop_rate", "patch_size", "pos_drop_rate"),
+                *("pos_embed", "pre_norm", "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens", "strict_img_size"),
+                *("window_size",),
+            ),
         )
     ]

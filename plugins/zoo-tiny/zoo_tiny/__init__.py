@@ -8,4 +8,11 @@ from zoo_core.plugin import Family, hookimpl
 @hookimpl
 def zoo_families() -> list[Family]:
     """The one family of this plugin."""
-    return [Family(name="tiny", catalog="zoo_tiny.catalog:cards", anatomy="zoo_tiny.anatomy:anatomy")]
+    return [
+        Family(
+            name="tiny",
+            catalog="zoo_tiny.catalog:cards",
+            anatomy="zoo_tiny.anatomy:anatomy",
+            plain_options=("in_channels", "num_classes"),
+        )
+    ]

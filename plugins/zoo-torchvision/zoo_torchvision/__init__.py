@@ -19,5 +19,20 @@ def zoo_families() -> list[Family]:
             exceptions="zoo_torchvision.expected:EXPECTED",
             index="zoo_torchvision.index:cards",
             indexed="zoo_torchvision.catalog:version",
+            plain_options=(
+                *("activation_layer", "attention_dropout", "aux_logits", "aux_loss", "dropout", "epsilon", "groups"),
+                *(
+                    "image_size",
+                    "init_weights",
+                    "max_size",
+                    "memory_efficient",
+                    "min_size",
+                    "norm_layer",
+                    "num_classes",
+                ),
+                *("num_classes", "num_keypoints", "progress", "replace_stride_with_dilation", "stochastic_depth_prob"),
+                *("trainable_backbone_layers", "transform_input", "width_mult", "width_per_group"),
+                "zero_init_residual",
+            ),
         )
     ]

@@ -5,15 +5,33 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.head.mlp import Squeeze
 
-_OURS = "zoo_core."
+_TORCHS = """
+    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
+    AlphaDropout AvgPool1d AvgPool2d AvgPool3d BatchNorm1d BatchNorm2d BatchNorm3d Bilinear CELU ConstantPad1d
+    ConstantPad2d ConstantPad3d Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d CosineSimilarity
+    Dropout Dropout1d Dropout2d Dropout3d ELU Embedding FeatureAlphaDropout Flatten GELU GLU GroupNorm Hardshrink
+    Hardsigmoid Hardswish Hardtanh Identity InstanceNorm1d InstanceNorm2d InstanceNorm3d LPPool1d LPPool2d LayerNorm
+    LeakyReLU Linear LocalResponseNorm LogSigmoid LogSoftmax MaxPool1d MaxPool2d MaxPool3d Mish MultiheadAttention PReLU
+    PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 ReflectionPad1d ReflectionPad2d ReplicationPad1d
+    ReplicationPad2d SELU Sequential SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign SyncBatchNorm
+    Tanh Tanhshrink Threshold TransformerEncoderLayer Unflatten Upsample UpsamplingBilinear2d UpsamplingNearest2d
+    ZeroPad1d ZeroPad2d ZeroPad3d
+"""
+LAYERS: dict[str, type[nn.Module]] = {
+    **{name: getattr(nn, name) for name in _TORCHS.split() if hasattr(nn, name)},
+    "Squeeze": Squeeze,
+}
+"""Every class that a description can name. Those of torch compute, and do nothing else when they are made."""
+
+_NAMES = {kind: name for name, kind in LAYERS.items()}
 _PLAIN = bool | int | float | str | None
 
 
@@ -22,7 +40,7 @@ class Layers:
     """A layer of ``torch.nn``, or a ``Sequential`` of them, as it can be built again.
 
     Attributes:
-        kind: Its class in ``torch.nn``, or the dotted path of one of zoo's own.
+        kind: A name of :data:`LAYERS`.
         arguments: What its constructor is given.
         children: What a ``Sequential`` holds, by name.
 
@@ -100,19 +118,18 @@ def _looks(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
 
 
 def _class(kind: str) -> type[nn.Module]:
-    """The class of that name, of torch's layers or of zoo's: nothing else is ever imported for a description."""
-    found = resolve_name(kind) if kind.startswith(_OURS) else getattr(nn, kind, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise TypeError(f"{kind!r} is no layer")
-    return found
+    """The class of that name; descriptions once named zoo's own by where they were defined."""
+    name = kind.rpartition(":")[2] if kind.startswith("zoo_core.") else kind
+    if name not in LAYERS:
+        raise TypeError(f"{kind!r} is no layer that a description can name")
+    return LAYERS[name]
 
 
 def _layers(module: nn.Module) -> Layers | None:
     kind = type(module)
-    name = kind.__name__ if getattr(nn, kind.__name__, None) is kind else f"{kind.__module__}:{kind.__qualname__}"
-    is_known = ":" not in name or name.startswith(_OURS)
+    name = _NAMES.get(kind)
     has_own_ways = "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001
-    if not is_known or has_own_ways:
+    if name is None or has_own_ways:
         return None
     if kind is nn.Sequential:
         children = {path: _layers(child) for path, child in module.named_children()}

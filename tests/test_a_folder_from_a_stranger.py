@@ -1,0 +1,160 @@
+"""A saved folder may come from a stranger: loading it opens no socket, no file but its own, and runs nothing of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core.errors import Unreadable
+from zoo_core.recipe.plain import RECORDS, from_plain, to_plain
+from zoo_core.surgery.head.describe import LAYERS
+
+ONE_OF_EACH_FAMILY = (
+    *("tiny/glyphnet", "timm/test_resnet", "timm/test_vit", "torchvision/squeezenet1_1", "torchvision/googlenet"),
+    *("torchvision/ssdlite320_mobilenet_v3_large", "pretrainedmodels/squeezenet1_1"),
+    "efficientnet_pytorch/efficientnet-b0",
+)
+
+WATCH = """
+import json, sys
+names, events = sys.argv[2:], {}
+now = None
+WATCHED = {"open", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.rename", "os.remove"}
+def look(event, arguments):
+    if now and event in WATCHED:
+        events.setdefault(now, []).append((event, str(arguments[0])))
+sys.addaudithook(look)
+import zoo_core as zoo
+for name in names:
+    zoo.get(name, weights=None)  # what libraries open when they are first used is not the folder's doing
+    now = name
+    zoo.load(f"{sys.argv[1]}/{name}")
+    now = None
+print(json.dumps(events))
+"""
+
+
+def change(folder, **fields):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe.update(fields)
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
+def test_loading_opens_no_socket_and_no_file_but_the_folders_own_and_the_librarys_code(tmp_path):
+    for name in ONE_OF_EACH_FAMILY:
+        zoo.save(zoo.get(name, weights=None), tmp_path / name)
+    command = [sys.executable, "-W", "ignore", "-c", WATCH, str(tmp_path), *ONE_OF_EACH_FAMILY]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    events = json.loads(answer.stdout.splitlines()[-1])
+    assert events.keys() == set(ONE_OF_EACH_FAMILY)
+    code = (sys.prefix, sys.base_prefix, str(Path(zoo.__file__).parent.parent), "/proc/", "/sys/")
+    for name, seen in events.items():
+        assert {event for event, _ in seen} == {"open"}
+        others = [what for _, what in seen if not what.startswith((str(tmp_path / name), *code)) and not what.isdigit()]
+        assert others == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm/test_resnet", {"pretrained": True}),
+        ("timm/test_resnet", {"pretrained_cfg": {"url": "http://127.0.0.1:9/x.pth"}}),
+        ("timm/test_resnet", {"pretrained_cfg": "hf-hub:somebody/something"}),
+        ("timm/test_resnet", {"checkpoint_path": "x.pth"}),
+        ("timm/test_resnet", {"model_name": "hf-hub:somebody/something"}),
+        ("timm/test_resnet", {"act_layer": "os:system"}),
+        ("timm/test_resnet", {"drop_rate": {"url": "x"}}),
+        ("timm/test_resnet", {"img_size": 10**12}),
+        ("torchvision/squeezenet1_1", {"weights": "IMAGENET1K_V1"}),
+        ("torchvision/squeezenet1_1", {"weights": "x.pth"}),
+        ("pretrainedmodels/squeezenet1_1", {"pretrained": "imagenet"}),
+        ("pretrainedmodels/squeezenet1_1", {"name": "resnet18"}),
+        ("efficientnet_pytorch/efficientnet-b0", {"weights_path": "x.pth"}),
+        ("tiny/glyphnet", {"anything": 1}),
+    ],
+)
+def test_an_option_that_is_no_plain_architecture_is_refused_before_anything_is_built(name, options, tmp_path):
+    folder = zoo.save(zoo.get(name, weights=None), tmp_path / "save")
+    recipe = json.loads((folder / "recipe.json").read_text())
+    change(folder, options={**recipe["options"], **options})
+    with pytest.raises(Unreadable, match="an option that a folder may not set"):
+        zoo.load(folder)
+
+
+def test_an_option_that_is_refused_can_be_vouched_for_as_the_error_says(tmp_path):
+    model = zoo.get("timm/test_resnet", weights=None, options={"stem_type": "deep", "stem_width": 8})
+    folder = zoo.save(model, tmp_path / "save")
+    with pytest.raises(Unreadable, match=r"zoo.load\(folder, options=\{'stem_type': ...\}\)"):
+        zoo.load(folder)
+    loaded = zoo.load(folder, options={"stem_type": "deep", "stem_width": 8})
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_plain_option_comes_back(tmp_path):
+    model = zoo.get("timm/test_resnet", weights=None, options={"drop_rate": 0.25, "global_pool": "max"})
+    assert zoo.load(zoo.save(model, tmp_path / "save")).drop_rate == 0.25
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "model"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_ordinary_file_is_not_opened(name, kind, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    path = next(each for each in folder.iterdir() if each.name.startswith(name))
+    moved = path.rename(tmp_path / path.name)
+    if kind == "link":
+        path.symlink_to(moved)
+    elif kind == "pipe":
+        os.mkfifo(path)  # a read of it would wait for ever
+    else:
+        path.mkdir()
+    with pytest.raises(Unreadable, match="is not read"):
+        zoo.load(folder)
+
+
+def test_the_links_of_the_hugging_face_cache_are_followed(tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "snapshots" / "abc")
+    (tmp_path / "blobs").mkdir()
+    for path in list(folder.iterdir()):
+        path.rename(tmp_path / "blobs" / path.name)
+        path.symlink_to(f"../../blobs/{path.name}")
+    zoo.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 1, "edits": ' + "[" * 90 + "]" * 90 + "}"])
+def test_a_recipe_that_is_nested_without_end_is_refused(text, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    (folder / "recipe.json").write_text(text)
+    with pytest.raises(Unreadable, match="not a recipe that can be read"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["Module", "os:system", "modules.module.Module", "zoo_core.cli:main", "Container"])
+def test_a_layer_that_no_table_names_is_refused(kind, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    change(folder, edits=[{"verb": "swap_head", "head": {"$record": "layers", "kind": kind}}])
+    with pytest.raises((Unreadable, zoo.ZooError), match=r"cannot build a layer|cannot be followed"):
+        zoo.load(folder)
+
+
+def test_every_layer_of_the_table_is_a_class_that_only_computes():
+    assert all(issubclass(layer, torch.nn.Module) for layer in LAYERS.values())
+    assert "ScriptModule" not in LAYERS
+
+
+def test_a_recipe_of_before_names_records_by_where_they_were_and_still_loads():
+    head = zoo.mlp_head(3, hidden=(8,))
+    assert to_plain(head, "head")["$record"] == "mlp_head"
+    assert from_plain({**to_plain(head, "head"), "$record": "zoo_core.surgery.mlp:MLPHead"}) == head
+    old = {"$record": "zoo_core.surgery.described:Layers", "kind": "zoo_core.surgery.mlp:Squeeze"}
+    assert isinstance(from_plain(old).build(), LAYERS["Squeeze"])
+
+
+def test_no_record_is_named_by_a_module():
+    assert all(name.isidentifier() for name in RECORDS)
