@@ -104,7 +104,12 @@ def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
     if not isinstance(value, dict):
         return value
     read = next((read for word, read in _READERS.items() if word in value), None)
-    return read(value) if read else {key: from_plain(each) for key, each in value.items()}
+    if read is None:
+        return {key: from_plain(each) for key, each in value.items()}
+    try:
+        return read(value)
+    except (AttributeError, TypeError, ValueError) as error:  # a word over something that it cannot be said of
+        raise _unknown(value) from error
 
 
 def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
@@ -118,11 +123,8 @@ def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
     kind = _kind(value[_RECORD])
     if kind is None:
         raise _unknown(value)
-    try:
-        entries = {key: from_plain(each) for key, each in value.items() if key != _RECORD}
-        return kind(**{key: tuple(each) if isinstance(each, list) else each for key, each in entries.items()})
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _unknown(value) from error
+    entries = {key: from_plain(each) for key, each in value.items() if key != _RECORD}
+    return kind(**{key: tuple(each) if isinstance(each, list) else each for key, each in entries.items()})
 
 
 def _kind(name: object) -> type | None:
