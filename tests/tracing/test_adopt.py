@@ -154,6 +154,29 @@ def test_a_layer_that_is_no_head_is_refused_with_those_that_are():
         zoo.adopt(TwoTasks(), example=torch.zeros(1, 8), head="trunk")
 
 
+class Distilled(torch.nn.Module):
+    """As DeiT: two heads on two tokens, averaged."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.LayerNorm(8)
+        self.one, self.two = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.norm(self.embed(x).flatten(2).transpose(1, 2))
+        one, two = self.one(x[:, 0]), self.two(x[:, 1])
+        return (one, two) if self.training else (one + two) / 2
+
+
+def test_two_heads_on_two_tokens_are_a_distilled_pair_that_splits():
+    model = zoo.adopt(Distilled().eval(), example=torch.zeros(1, 3, 16, 16))
+    assert [(head.path, head.role) for head in zoo.anatomy(model).heads] == [("one", "main"), ("two", "distilled")]
+    backbone, head = zoo.split(zoo.swap_head(model, 3))
+    x = torch.randn(2, 3, 16, 16)
+    assert model(x).shape == (2, 3)
+    assert torch.equal(head(backbone(x)), model(x))
+
+
 class Auxiliary(torch.nn.Module):
     """As GoogLeNet: a second output that only trains."""
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
     "plugin": _Command("zoo_core.cli.plugin:plugin", "Begin a plugin of your own."),
+    "trace": _Command("zoo_core.cli.trace:trace", "Print the anatomy of a class, found by running it."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
     "verify": _Command("zoo_core.cli.cache:verify", "Hash every file in the cache again."),

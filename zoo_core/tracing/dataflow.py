@@ -30,7 +30,7 @@ _PRODUCTS = frozenset(name for name in HARMLESS if name.lstrip("ri") in {"mul", 
 """Of those, the ones that only a number or a constant may go into beside the scores."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataflow:
     """What depends on what in one recorded pass."""
 

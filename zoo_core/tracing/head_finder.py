@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.head_sites import Layers, last_layers, site
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import plain_fields
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
     from zoo_core.tracing.dataflow import Dataflow
     from zoo_core.tracing.passes import Passes
 
 _MORE = 7
 """Classes that a head is given more of to see what changes."""
+_VECTORS = 2
+"""Axes of ``[N, C]``."""
+_ALIKE = 4
+"""Ops by which the ways to two sites may differ and still be of one depth."""
 _AUXILIARY = 8
 """Parametric ops of its own that the way to the main output has at least, beside one to an auxiliary output."""
 
@@ -51,16 +55,51 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         NoHead: None is proven.
     """
     found = last_layers(passes.model, passes.evaluated)
+    if not chosen and (place := _place(passes, found)):
+        return place, found[0]
     main = _chosen(found, chosen) if chosen else _main(passes.evaluated, found)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
         site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
-        for index, path in enumerate(sorted(paths, key=main.ops.__getitem__))
+        for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
     sites += [] if chosen else _auxiliary(passes, found, main, sites)
     heads = _proven(passes, tuple(sites), main)
     return heads, main
+
+
+def _deepest_first(flow: Dataflow, main: Layers, paths: list[str]) -> list[str]:
+    """The sites of one output: what the most is computed for comes first, then what runs first."""
+
+    def rank(path: str) -> tuple[int, int]:
+        number = main.ops[path]
+        return -(len(flow.ancestors(flow.recording.ops[number].outputs)) // _ALIKE), number
+
+    return sorted(paths, key=rank)
+
+
+def _place(passes: Passes, found: list[Layers]) -> tuple[Head, ...] | None:
+    """A place for a head in a model that gives vectors: the last module through which they go as they are."""
+    recording = passes.evaluated.recording
+    if len(found) != 1 or found[0].key or found[0].ops or len(recording.shapes[found[0].value]) != _VECTORS:
+        return None
+    calls = [call for call in recording.calls() if call.outputs == [found[0].value]]
+    through = [(call.path, type(passes.model.get_submodule(call.path))) for call in calls]
+    last_dropout = max((index for index, (_, kind) in enumerate(through) if kind is nn.Dropout), default=-1)
+    after = [path for path, kind in through[last_dropout + 1 :] if kind is nn.Identity]
+    places = [path for path, kind in through if kind is nn.Identity]
+    places += after[:1] if last_dropout >= 0 else []
+    width = recording.shapes[found[0].value][-1]
+    for path in reversed(places):
+        model = copy.deepcopy(passes.model)
+        like = next(model.parameters(), torch.empty(0, device="cpu"))
+        model.set_submodule(path, nn.Linear(width, width + _MORE, device=like.device, dtype=like.dtype))
+        with torch.no_grad(), evaluating(model):
+            made = run(model, passes.x)
+        if isinstance(made, Tensor) and made.shape[-1] == width + _MORE:
+            return (Head(path, width, 0),)
+    return None
 
 
 def _chosen(found: list[Layers], path: str) -> Layers:

@@ -133,7 +133,9 @@ def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward
 
 
 def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
-    """An example as a batch of another size, made of its first sample."""
+    """An example as a batch of another size, made of its first sample; a list is one of samples."""
+    if isinstance(x, list):
+        return [x[0].clone() if isinstance(x[0], Tensor) else x[0] for _ in range(size)] if x else x
 
     def widen(each: object) -> object:
         if not isinstance(each, Tensor) or not each.dim():

@@ -43,15 +43,16 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     sites = [head for head in anatomy.heads if head.role != "aux"]
     try:
         starts = [_given(flow, sites) for flow in passes.flows]
-        ends = [_scores(flow, main, passes) for flow in passes.flows]
-        classify: Any = piece(passes.flows, starts, ends, expand=_around(sites))
+        ends = {flow: end for flow in passes.flows if (end := _scores(flow, main, passes))}
+        given = [start for flow, start in zip(passes.flows, starts, strict=True) if flow in ends]
+        classify: Any = piece([*ends], given, [*ends.values()], expand=_around(sites))
     except Untraceable as error:
         return replace(anatomy, indivisible=f"what follows its head cannot be written down: {error}")
-    if len(starts[0]) > 1:
-        return replace(anatomy, indivisible="its heads are given different tensors")
     if classify == Chain(sites[0].path):
         classify = None
     features, pool = _front(passes, anatomy, grid, starts)
+    if features is None and len(starts[0]) > 1:
+        return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
     if features is None and classify is not None:
         features, pool = RunTo(sites[0].path, before=True), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
@@ -71,8 +72,8 @@ def _given(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref:
-    """The main output of a pass; of one in train mode the first that comes from the same layers."""
+def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
+    """The main output of a pass; of one in train mode the first that comes from the same layers, if any does."""
     output: Any = flow.recording.root.output
     if flow is not passes.trained:
         for step in main.key:
@@ -81,9 +82,9 @@ def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref:
         from zoo_core.tracing.head_sites import last_layers
 
         same = [each.value for each in last_layers(passes.model, flow) if {*each.ops} == {*main.ops}]
-        output = Ref(same[0]) if same else None
+        return Ref(same[0]) if same else None
     if not isinstance(output, Ref):
-        raise Untraceable("in train mode forward returns something else")
+        raise Untraceable("forward returns no tensor there")
     return output
 
 
@@ -96,7 +97,7 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
     flow = passes.evaluated
     expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
     expand |= _around(anatomy.heads)
-    for value in reversed(flow.cuts([starts[0][0]])):
+    for value in reversed(flow.cuts(starts[0])):
         if grid.map_of(value) is None or value in flow.recording.inputs:
             continue
         places = [_same_place(flow, other, value) for other in passes.flows]
@@ -104,13 +105,17 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
             continue
         cut: list[int] = [place for place in places if place is not None]
         try:
-            pool = piece(passes.flows, [[each] for each in cut], [Ref(start[0]) for start in starts], expand)
+            pool = piece(passes.flows, [[each] for each in cut], [_nest(start) for start in starts], expand)
             features = _features(passes, cut, expand)
         except Untraceable:
             continue
         if features is not None:
             return features, pool
     return None, None
+
+
+def _nest(values: list[int]) -> Ref | tuple[Ref, ...]:
+    return Ref(values[0]) if len(values) == 1 else tuple(Ref(value) for value in values)
 
 
 def _dots(path: str) -> list[int]:

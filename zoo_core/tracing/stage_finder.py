@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -60,6 +61,7 @@ class Grid:
         self.flow = flow
         self.larger = larger.recording.shapes
         self.batch = next((flow.recording.shapes[value][:1] for value in flow.recording.inputs), ())
+        self.axes = max((len(flow.recording.shapes[value]) for value in flow.recording.inputs), default=0)
         self.side = self._side(flow)
         self.larger_side = self._side(larger)
         pairs = zip(flow.recording.ops, larger.recording.ops, strict=False)
@@ -81,9 +83,14 @@ class Grid:
 
     def deepest(self, ops: Iterable[int]) -> int:
         """The last of the tensors of lowest resolution that some ops give."""
-        made = [value for number in sorted(ops) for value in self.flow.recording.ops[number].outputs]
+        made = [v for number in sorted(ops) for v in self.flow.recording.ops[number].outputs if v in self.given_out]
         maps = [(found.stride, index) for index, value in enumerate(made) if (found := self.map_of(value))]
         return made[max(maps)[1]] if maps else -1
+
+    @cached_property
+    def given_out(self) -> frozenset[int]:
+        """The tensors that modules give: between them, tokens and channels may change places."""
+        return frozenset(value for call in self.flow.recording.calls() for value in call.outputs)
 
     def _read(self, value: int) -> Map | None:
         shape = self.flow.recording.shapes[value]
@@ -99,14 +106,14 @@ class Grid:
             return Map(_whole(stride), shape[1], "NCHW") if stride else None
         if len(shape) == 3:  # noqa: PLR2004 - N, L, C
             return self._tokens(shape, other)
-        return self._image(shape, other) if len(shape) in {4, 5} else None
+        return self._image(shape, other) if len(shape) == self.axes else None
 
     def _image(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
         layouts: tuple[tuple[Layout, tuple[int, int], int], ...] = (("NCHW", (-2, -1), 1), ("NHWC", (-3, -2), -1))
         for layout, at, axis in layouts:
             strides = [self._stride(i, shape[place], other[place] if other else None) for i, place in enumerate(at)]
             same = other is None or shape[axis] == other[axis]
-            if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35):
+            if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35 if other else 0.2):
                 return Map(_whole(min(strides)), shape[axis], layout)
         return None
 
@@ -122,13 +129,16 @@ class Grid:
             added = other[1] - shape[1]
             more = self.larger_side[0] * self.larger_side[1] - area
             return Map(_whole(math.sqrt(more / added)), shape[2], "NLC") if added > 0 and shape[2] == other[2] else None
-        return Map(_whole(math.sqrt(area / shape[1])), shape[2], "NLC") if shape[1] > 1 else None
+        return Map(_whole(math.sqrt(area / shape[1]), near=0.015), shape[2], "NLC") if shape[1] > 1 else None
 
 
-def _whole(stride: float) -> int:
-    """The nearest integer; where it is near a power of two, that: layers without padding cut the border off."""
+def _whole(stride: float, near: float = 0.003) -> int:
+    """The nearest integer, or the power of two that is near: layers without padding cut the border off."""
+    nearest = max(round(stride), 1)
     power = 2 ** round(math.log2(max(stride, 1)))
-    return power if math.isclose(power, stride, rel_tol=0.2) else max(round(stride), 1)
+    if math.isclose(nearest, stride, rel_tol=near) or not math.isclose(power, stride, rel_tol=0.2):
+        return int(nearest)
+    return int(power)
 
 
 def find_stages(
@@ -154,6 +164,7 @@ def find_stages(
         elif unit.map:
             groups.append([unit])
     groups = [group for group in (_trimmed(group, stem) for group in groups) if group]
+    groups = _without_stem(groups, stem)
     groups = _isotropic(model, grid, {*cuts}, groups)
     layouts = Counter(group[-1].map.layout for group in groups if group[-1].map)
     layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
@@ -191,8 +202,9 @@ def _spans(grid: Grid, call: Call, cuts: set[int], end: int) -> bool:
     if call.end > end:
         return True
     taken = next((grid.map_of(value) for value in _taken(call)), None)
-    made = [value for number in range(call.start, call.end) for value in recording.ops[number].outputs if value in cuts]
-    strides = [found.stride for value in made if (found := grid.map_of(value))]
+    shown = cuts & grid.given_out
+    made = [value for number in range(call.start, call.end) for value in recording.ops[number].outputs]
+    strides = [found.stride for value in made if value in shown and (found := grid.map_of(value))]
     while strides and taken and strides[0] == taken.stride:
         strides.pop(0)
     return len({*strides}) > 1
@@ -213,9 +225,26 @@ def _trimmed(group: list[Unit], stem: Sequence[str]) -> list[Unit]:
     while rest and not rest[0].layers:
         rest = rest[1:]
     if any(unit.composite for unit in rest):
-        while not rest[-1].composite:
+        while not rest[-1].composite or (
+            len(rest) > 1 and rest[-1].layers == 1 and _parent(rest[-1]) != _parent(rest[-2])
+        ):
             rest = rest[:-1]
     return rest
+
+
+def _parent(unit: Unit) -> str:
+    return unit.path.rpartition(".")[0]
+
+
+def _without_stem(groups: list[list[Unit]], stem: Sequence[str]) -> list[list[Unit]]:
+    """The groups without those that lie in a module around the stem in which no other group lies."""
+    for path in stem:
+        for end in (index for index, letter in enumerate(path) if letter == "."):
+            inside = [all(unit.path.startswith(path[: end + 1]) for unit in group) for group in groups]
+            if 0 < sum(inside) < len(groups) - sum(inside):
+                return [group for group, within in zip(groups, inside, strict=True) if not within]
+    leaves = [not any(unit.composite for unit in group) for group in groups]
+    return groups[1:] if leaves and leaves[0] and not all(leaves) else groups
 
 
 def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[Unit]]) -> list[list[Unit]]:
@@ -237,7 +266,7 @@ def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[U
 
 def _unit(module: nn.Module, path: str, grid: Grid, value: int) -> Unit:
     layers = sum(isinstance(each, nn.Linear | nn.modules.conv._ConvNd) for each in module.modules())  # noqa: SLF001 - the base of all
-    return Unit(path, grid.map_of(value), value, layers, any(True for _ in module.children()))
+    return Unit(path, grid.map_of(value), value, layers, composite=layers > 0 and any(True for _ in module.children()))
 
 
 def _names(groups: list[list[Unit]]) -> list[str]:

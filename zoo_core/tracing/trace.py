@@ -130,7 +130,8 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
         stages, layout = _declared(passes, grid, chosen)
         return replace(anatomy, stages=stages, layout=layout)
     flow = passes.evaluated
-    deepest = grid.deepest(flow.ancestors([main.value]))
+    before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
+    deepest = grid.deepest(flow.ancestors(before or [main.value]))
     end = flow.recording.producer.get(deepest, -1) + 1
     cuts = flow.cuts([deepest])
     stages, layout = find_stages(passes.model, grid, cuts, anatomy.stem, end)
@@ -165,10 +166,11 @@ def stem_of(passes: Passes) -> tuple[str, ...]:
     """
     flow = passes.evaluated
     seen, found = {*flow.recording.inputs}, dict[str, None]()
+    learned = {name for name, _ in passes.model.named_parameters(remove_duplicate=False)}
     for op in flow.recording.ops:
         if not any(value in seen for value in op.inputs):
             continue
-        parameters = flow.parameters_of(op)
+        parameters = [name for name in flow.parameters_of(op) if name in learned or not flow.passes(op)]
         if parameters:
             found[owner(op, parameters)] = None
         elif flow.passes(op):

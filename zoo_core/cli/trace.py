@@ -1,0 +1,103 @@
+"""``zoo trace``: the anatomy of a class or function, printed to paste."""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.tracing.trace import Trace
+
+
+@click.command()
+@click.argument("what")
+@click.option(
+    "--example", "examples", multiple=True, required=True, help="Its input, such as 1x3x64x64; once for each."
+)
+@click.option("--head", help="Path of the main head site, where there are several.")
+def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
+    """Run WHAT, such as package.module:Net, and print its Anatomy to paste into a plugin.
+
+    WHAT is a class or function that builds the model without arguments. What could not be proven is on stderr.
+    """
+    import torch
+
+    from zoo_core.tracing.trace import trace as traced
+
+    inputs = tuple(torch.zeros(_sizes(each), device="cpu") for each in examples)
+    found = traced(_built(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
+    click.echo(as_code(found.anatomy))
+    for line in _missing(found):
+        click.echo(line, err=True)
+
+
+def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named
+    try:
+        return resolve_name(what)()
+    except Exception as error:
+        raise click.UsageError(f"{what} builds no model: {type(error).__name__}: {error}") from error
+
+
+def _sizes(text: str) -> list[int]:
+    parts = text.split("x")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.UsageError(f"--example {text}: sizes such as 1x3x64x64, the batch first")
+    return [int(part) for part in parts]
+
+
+def _missing(found: Trace) -> list[str]:
+    lines = [f"{part}: {why}" for part, why in found.missing.items()]
+    return [*lines, *([f"head= may be {', '.join(found.candidates)}"] if found.candidates else [])]
+
+
+def as_code(anatomy: Anatomy) -> str:
+    """An anatomy as Python that makes it again; pieces of forward that are no chain are named in a comment.
+
+    Args:
+        anatomy: What was traced.
+
+    Example:
+        >>> from zoo_core.plugin import Anatomy, Chain, Head, flatten
+        >>> print(as_code(Anatomy((Head("fc", 8, 2),), ("conv",), features=Chain("conv"), pool=Chain("pool", flatten))))
+        Anatomy(
+            heads=(Head('fc', 8, 2),),
+            stem=('conv',),
+            features=Chain('conv'),
+            pool=Chain('pool', flatten),
+        )
+    """
+    heads = "".join(f"{_head(head)}, " for head in anatomy.heads).rstrip()
+    lines = [f"heads=({heads.removesuffix(',') + ',' if heads else ''}),", f"stem={anatomy.stem!r},"]
+    if anatomy.stages:
+        rows = [
+            f"    Stage({s.name!r}, {s.modules!r}, channels={s.channels}, stride={s.stride})," for s in anatomy.stages
+        ]
+        lines += ["stages=(", *rows, "),"]
+    for name in ("features", "pool", "classify"):
+        if (piece := getattr(anatomy, name)) is not None:
+            lines.append(_piece(name, piece))
+    lines += [f"layout={anatomy.layout!r},"] if anatomy.layout != "NCHW" else []
+    lines += [f"{name}={text!r}," for name in ("headless", "indivisible") if (text := getattr(anatomy, name))]
+    return "\n".join(["Anatomy(", *(f"    {line}" for line in lines), ")"])
+
+
+def _head(head: object) -> str:
+    usual = {"kind": "linear", "role": "main", "attributes": (), "per_class": 1, "prior": None, "tokens": False}
+    values = dict(vars(head))
+    first = [repr(values.pop(name)) for name in ("path", "in_features", "num_classes")]
+    more = [f"{name}={value!r}" for name, value in values.items() if value != usual[name]]
+    return f"Head({', '.join([*first, *more])})"
+
+
+def _piece(name: str, piece: object) -> str:
+    steps = getattr(piece, "steps", None)
+    if steps is None or type(piece).__name__ != "Chain":
+        return f"# {name}: a function (model, x) of your own; it was traced as {type(piece).__name__}"
+    recorded = [step.step for step in steps if hasattr(step, "step")]
+    if any(len(step.args) != 1 or step.kwargs for step in recorded):
+        return f"# {name}: a function (model, x) of your own; its steps are {steps!r}"
+    named = [repr(step) if isinstance(step, str) else getattr(step, "__name__", repr(step)) for step in steps]
+    return f"{name}=Chain({', '.join(named)}),"

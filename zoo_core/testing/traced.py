@@ -1,0 +1,181 @@
+"""Tracing measured against what plugins declare: ``python -m zoo_core.testing.traced NAME... > TRACED.md``.
+
+Each model is built without values, its anatomy is hidden, and what tracing finds is compared with it. NAME is a glob
+over ``family/name``; none means every model. ``ZOO_SHARD=1/4`` takes the first quarter, and ``--values 10`` builds
+models of up to 10 million parameters with values, so that their split is compared bit for bit. ``--rows FILE`` keeps a
+JSON line a model, and leaves out those that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+
+from zoo_core.build.get import get
+from zoo_core.errors import ZooError
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.testing.choosing import shard
+from zoo_core.testing.specimen import DETECTORS
+from zoo_core.tracing.trace import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.contract.card import Card
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """What tracing found of one model.
+
+    Attributes:
+        model: ``family/name``.
+        heads: ``"right"``, ``"refused"``, ``"wrong"`` or ``"error"``.
+        stem: Whether it is the declared one.
+        stages: Whether channels and strides are the declared ones.
+        split: ``"claimed"``, or why it is not.
+        seconds: How long tracing took.
+        note: What differs.
+    """
+
+    model: str
+    heads: str
+    stem: bool
+    stages: bool
+    split: str
+    seconds: float
+    note: str = ""
+
+
+def compared(card: Card, *, values: bool = False) -> Row:
+    """One model traced, and compared with what its plugin declares.
+
+    Args:
+        card: The model.
+        values: Whether it is built with values.
+    """
+    started = time.perf_counter()
+    try:
+        model = get(card.id, weights=None, device=None if values else "meta", seed=0)
+        declared = anatomy_of(model)
+        started = time.perf_counter()
+        found = trace(model, _example(card)).anatomy
+    except (ZooError, RuntimeError) as error:
+        note = str(error).strip().replace("\n", " ")[:200]
+        return Row(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
+    heads = _heads(declared, found)
+    stem = {*declared.stem} == {*found.stem}
+    stages = _steps(declared) == _steps(found)
+    notes = [] if heads == "right" else [found.headless or f"{_paths(found)} instead of {_paths(declared)}"]
+    notes += [] if stem else [f"stem {found.stem} instead of {declared.stem}"]
+    notes += [] if stages else [f"stages {_steps(found)} instead of {_steps(declared)}"]
+    split = found.indivisible or ("claimed" if found.heads else "no head")
+    return Row(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
+
+
+def _example(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
+    image = torch.zeros(1, *card.input_size, device="cpu")
+    if card.task in DETECTORS:
+        return [image[0]]
+    return (image, image.clone()) if card.task == "optical_flow" else image
+
+
+def _heads(declared: Anatomy, found: Anatomy) -> str:
+    if not found.heads:
+        return "refused" if declared.heads else "right"
+    right = _sites(declared) == _sites(found) and declared.main and found.main
+    return "right" if right and declared.main and found.main and declared.main.path == found.main.path else "wrong"
+
+
+def _sites(anatomy: Anatomy) -> set[tuple[str, int, int]]:
+    return {(head.path, head.in_features, head.num_classes) for head in anatomy.heads}
+
+
+def _paths(anatomy: Anatomy) -> list[str]:
+    return [head.path for head in anatomy.heads]
+
+
+def _steps(anatomy: Anatomy) -> list[tuple[int, int]]:
+    return [(stage.channels, stage.stride) for stage in anatomy.stages]
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The rows as Markdown: shares by family, and each model that differs."""
+    lines = ["# Tracing measured against what plugins declare", "", " ".join(_INTRODUCTION.split()), ""]
+    lines += ["| family | models | heads right | refused | wrong | error | stem | stages | split claimed |"]
+    lines += ["|---" * 9 + "|"]
+    families = dict.fromkeys(row.model.partition("/")[0] for row in rows)
+    for family in (*families, "all"):
+        lines.append(_shares(family, [row for row in rows if family in ("all", row.model.partition("/")[0])]))
+    for title, differs in (("Heads", lambda row: row.heads != "right"), ("Stems", lambda row: not row.stem)):
+        lines += ["", f"## {title} that differ", "", "| model | what | why |", "|---|---|---|"]
+        lines += [f"| {row.model} | {row.heads} | {_cell(row.note)} |" for row in rows if differs(row)]
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """
+Every model below was built without values, its anatomy was hidden, and `zoo.trace` looked for it. Heads are right where
+all sites, their widths and the main one are those declared, refused where none was proven. Stages are right where
+channels and strides are the declared ones. `python -m zoo_core.testing.traced` writes this page.
+"""
+
+
+def _shares(family: str, rows: Sequence[Row]) -> str:
+    count = Counter(row.heads for row in rows)
+
+    def share(number: int) -> str:
+        return f"{number} ({100 * number / len(rows):.1f} %)"
+
+    cells = [share(count[each]) for each in ("right", "refused", "wrong", "error")]
+    cells += [share(sum(row.stem for row in rows)), share(sum(row.stages for row in rows))]
+    cells += [share(sum(row.split == "claimed" for row in rows))]
+    return f"| {family} | {len(rows)} | {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")[:160]
+
+
+def measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
+    """A row a model, smallest first; those in the file of rows are taken from there."""
+    kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
+    done = {row.model for row in kept}
+    for card in sorted(cards, key=lambda card: card.parameters or 0):
+        if card.id in done:
+            continue
+        small = (card.parameters or 0) <= values * MILLION or card.task in DETECTORS  # which choose boxes by values
+        with warnings.catch_warnings(action="ignore"):
+            row = compared(card, values=small)
+        kept.append(row)
+        if rows:
+            with rows.open("a") as opened:
+                opened.write(json.dumps(asdict(row)) + "\n")
+    return kept
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--values", default=0.0, help="Millions of parameters up to which models are built with values.")
+@click.option("--rows", type=click.Path(path_type=Path), help="A file that keeps a JSON line a model.")
+def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
+    """Trace the models that NAMES match, and print how that compares with what is declared."""
+    found = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
+    cards = shard([current_zoo().resolve(model)[0] for model in found])
+    sys.stdout.write(page(measured(cards, values, rows)))
+
+
+if __name__ == "__main__":
+    main()
