@@ -271,7 +271,7 @@ def stalled(handler, data):
     [(stalled, FetchError), (serving(b"wrong"), DigestMismatch)],
     ids=["a server that stalls", "wrong bytes"],
 )
-def test_those_who_wait_for_a_failure_give_up_together(server, url, tmp_path, fault, error):
+def test_those_who_waited_in_vain_try_each_source_once(server, url, tmp_path, fault, error):
     held = threading.Event()
 
     def first(handler, data):
@@ -289,7 +289,7 @@ def test_those_who_wait_for_a_failure_give_up_together(server, url, tmp_path, fa
         except WeightsError as problem:
             errors.append(problem)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(4)]
     threads[0].start()
     while not server.asked:
         time.sleep(0.01)
@@ -297,14 +297,10 @@ def test_those_who_wait_for_a_failure_give_up_together(server, url, tmp_path, fa
         thread.start()
     time.sleep(0.5)
     held.set()
-    started = time.monotonic()
     for thread in threads:
         thread.join()
-    assert [type(problem) for problem in errors] == [error] * 8
-    assert time.monotonic() - started < 8
-    assert len(server.asked) <= policy.attempts + 2
-    assert any("two processes tried" in str(problem) for problem in errors)
-    assert all(problem.attempts[0][1] == errors[0].attempts[0][1] for problem in errors)
+    assert [type(problem) for problem in errors] == [error] * 4
+    assert len(server.asked) <= policy.attempts + 3
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
@@ -371,9 +367,9 @@ def test_a_folder_where_the_lock_should_be_costs_bytes_and_nothing_else(server, 
 
 
 def test_a_wait_ends_when_the_file_is_there(tmp_path):
-    with turn(tmp_path / "a.lock", ready=lambda: False, signs=lambda: 0, patience=1):
+    with turn(tmp_path / "a.lock", ready=lambda: False, progress=lambda: 0, patience=1):
         started = time.monotonic()
-        with turn(tmp_path / "a.lock", ready=lambda: True, signs=lambda: 0, patience=60):
+        with turn(tmp_path / "a.lock", ready=lambda: True, progress=lambda: 0, patience=60):
             assert time.monotonic() - started < 1
 
 
@@ -384,5 +380,5 @@ def test_many_processes_that_find_a_bad_file_end_with_a_good_one(server, url, tm
     for process in processes:
         assert process.communicate(timeout=60)[0] == f"{tmp_path / NAME}\n"
     assert (tmp_path / NAME).read_bytes() == DATA
-    assert (tmp_path / f".{NAME}.bad").read_bytes() == bytes(len(DATA))
+    assert not (tmp_path / f".{NAME}.bad").exists()
     assert server.sent <= 1.05 * len(DATA)

@@ -332,14 +332,13 @@ def test_a_source_file_that_shrinks_while_it_is_read_is_an_error_of_ours(tmp_pat
                 os.truncate(source, 10)
                 shrunk.set()
 
-    from zoo_core.weights.download.from_sources import Order, bring
+    from zoo_core.weights.download.from_sources import download
+    from zoo_core.weights.request import Request
 
-    order = Order(
-        label="net", urls=(source.as_uri(),), folder=tmp_path, stem="net", sha256=DIGEST, size=None,
-        place=lambda _digest: tmp_path / "net.pth", policy=policy, advance=Shrinking(),
-    )  # fmt: skip
+    place, url = tmp_path / "net.pth", source.as_uri()
+    request = Request("net", (url,), DIGEST, "proven", None, "net.pth", tmp_path, lambda _digest: place, policy=policy)
     with pytest.raises(WeightsError):
-        bring(order)
+        download(request, Shrinking())
     assert not (tmp_path / "net.pth").exists()
 
 

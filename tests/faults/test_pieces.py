@@ -358,13 +358,16 @@ def test_an_interrupt_leaves_no_line_behind(server, url, tmp_path, policy):
         if done > 500_000:
             raise KeyboardInterrupt
 
-    from zoo_core.weights.download.from_sources import Order, bring
+    from zoo_core.weights.download.from_sources import download
+    from zoo_core.weights.request import Request
 
     server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.01)
     place = tmp_path / NAME
-    order = Order("net", (url,), tmp_path, NAME, DIGEST, len(DATA), lambda _d: place, policy=policy, advance=interrupt)
+    request = Request(
+        "net", (url,), DIGEST, "proven", len(DATA), "net.pth", tmp_path, lambda _digest: place, policy=policy
+    )
     with pytest.raises(KeyboardInterrupt):
-        bring(order)
+        download(request, interrupt)
     deadline = time.monotonic() + 5
     while any(thread.name == "zoo-line" for thread in threading.enumerate()):
         assert time.monotonic() < deadline

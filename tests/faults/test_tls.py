@@ -154,6 +154,17 @@ def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path, connection):
     assert time.monotonic() - started < 10
 
 
+def test_the_authorities_of_ssl_cert_file_are_believed(secure, tmp_path, policy, monkeypatch, certificates):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["localhost"][1]))
+    secure.put("/net.pth", DATA)
+    assert fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with pytest.raises(FetchError, match=r"missing\.pem; SSL_CERT_FILE names it"):
+        fetch(https(secure, "/net.pth"), tmp_path / "b", sha256=DIGEST, policy=policy)
+
+
 def test_a_list_of_authorities_that_is_missing_is_named(secure, tmp_path, policy, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
     with pytest.raises(FetchError, match=r"missing\.pem; REQUESTS_CA_BUNDLE names it"):

@@ -1,13 +1,16 @@
 """Mirrors, the hub's own digests, and stores that fsspec reaches."""
 
 import os
+import re
+import sys
 
 import pytest
-from loopback import sha256, status
+from loopback import Server, good, sha256, status
 
 from zoo_core import Card, Weights
-from zoo_core.errors import DigestMismatch, FetchError, Untrusted
+from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
 from zoo_core.weights import Cache, fetch, obtain
+from zoo_core.weights.cache.adopt import adopt
 
 DATA = os.urandom(50_000)
 DIGEST = sha256(DATA)
@@ -128,3 +131,110 @@ def test_a_hub_that_does_not_answer_is_passed_over_where_a_prefix_is_known(serve
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     urls = (f"https://huggingface.co{HUB}", server.put("/net.pth", DATA))
     assert obtain(*card(*urls, digest=DIGEST[:8]), policy=policy).source == server.url("/net.pth")
+
+
+def hub_cache(folder, digest=DIGEST, data=DATA):
+    """What huggingface_hub leaves: a blob named as the hub declared, and a link to it under its commit."""
+    repository = folder / "hub" / "models--org--repo"
+    for name in ("blobs", "refs", f"snapshots/{'a' * 40}"):
+        (repository / name).mkdir(parents=True)
+    (repository / "blobs" / digest).write_bytes(data)
+    (repository / "refs" / "main").write_text("a" * 40)
+    link = repository / "snapshots" / ("a" * 40) / "model.safetensors"
+    link.symlink_to(repository / "blobs" / digest)
+    return link
+
+
+@pytest.fixture
+def hub_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    return tmp_path
+
+
+def on_the_hub():
+    return card("https://huggingface.co" + HUB)
+
+
+def test_what_the_cache_of_the_hub_has_is_used_offline(hub_home, monkeypatch):
+    hub_cache(hub_home)
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    artefact = obtain(*on_the_hub())
+    assert (artefact.sha256, artefact.strength) == (DIGEST, "declared")
+
+
+def test_what_is_not_as_the_hub_declared_is_not_used(hub_home, monkeypatch):
+    hub_cache(hub_home, data=b"other bytes")
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with pytest.raises(Offline):
+        obtain(*on_the_hub())
+
+
+def test_a_file_of_the_cache_of_the_hub_can_be_taken_in(hub_home, monkeypatch):
+    model, _ = on_the_hub()
+    assert adopt(Cache(), hub_cache(hub_home), [model]).names == ("acme/net@V1",)
+    hub_home.joinpath("hub").rename(hub_home / "gone")
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    assert obtain(*on_the_hub()).strength == "declared"
+
+
+def test_the_hub_is_left_alone_when_its_own_setting_says_so(hub_home, server, monkeypatch):
+    url = like_the_hub(server)
+    monkeypatch.setenv("HF_ENDPOINT", server.url(""))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(Offline, match="HF_HUB_OFFLINE"):
+        obtain(*card(url))
+    assert not server.asked
+
+
+@pytest.mark.parametrize("token", ["", "hf_abc"])
+def test_a_gated_repository_says_where_to_accept_its_licence(server, policy, monkeypatch, token):
+    monkeypatch.setenv("HF_ENDPOINT", server.url(""))
+    monkeypatch.setenv("HF_TOKEN", token)
+    server.always[HUB] = status(401, X_Error_Code="GatedRepo")
+    then = "HF_TOKEN has no access" if token else "set HF_TOKEN"
+    advice = f"accept the licence at {server.url('/org/repo')}; {then}"
+    with pytest.raises(FetchError, match=re.escape(advice)):
+        obtain(*on_the_hub(), policy=policy)
+
+
+def test_the_token_goes_to_the_hub_alone(server, monkeypatch, hub_home):
+    other = Server(files={"/cdn/blob": DATA})
+    server.always[HUB] = status(302, Location=other.url("/cdn/blob"), X_Linked_Etag=f'"{DIGEST}"')
+    monkeypatch.setenv("HF_ENDPOINT", server.url(""))
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    try:
+        assert obtain(*on_the_hub()).path.read_bytes() == DATA
+        assert {asked.headers.get("Authorization") for asked in server.asked} == {"Bearer hf_abc"}
+        assert [asked.headers.get("Authorization") for asked in other.asked] == [None]
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("code", [401, 500])
+def test_a_mirror_that_fails_is_named_with_its_answer(server, policy, monkeypatch, closed_port, code):
+    server.otherwise = status(code)
+    monkeypatch.setenv("ZOO_MIRROR", server.url("/zoo"))
+    with pytest.raises(FetchError, match=rf"{re.escape(server.url('/zoo'))}: status {code}"):
+        obtain(*card(f"http://127.0.0.1:{closed_port}/net-5c106cde.pth", digest=DIGEST[:8]), policy=policy)
+
+
+def test_the_signature_of_a_mirror_stays_at_the_end_of_its_url(server, monkeypatch, closed_port):
+    paths = []
+
+    def signed(handler, data):
+        paths.append(handler.path)
+        good(handler, DATA)
+
+    server.always[f"/zoo/{DIGEST}"] = signed
+    monkeypatch.setenv("ZOO_MIRROR", server.url("/zoo") + "?sig=abc")
+    assert obtain(*card(f"http://127.0.0.1:{closed_port}/net.pth", digest=DIGEST)).path.read_bytes() == DATA
+    assert paths == [f"/zoo/{DIGEST}?sig=abc"]
+
+
+def test_a_proxy_that_speaks_socks_says_what_to_install(monkeypatch, tmp_path, policy):
+    monkeypatch.setitem(sys.modules, "socks", None)
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(FetchError, match=r"pip install 'requests\[socks\]'"):
+        fetch("http://example.invalid/net.pth", tmp_path, sha256=DIGEST, policy=policy)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
+from zoo_core.weights.cache.entry import Entry
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.request import Artefact, Wanted
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock
-from zoo_core.weights.trust.pins import pin_of
+from zoo_core.weights.trust.pins import known_bytes
 from zoo_core.weights.trust.rules import Trust, checked_trust
 
 if TYPE_CHECKING:
@@ -83,10 +84,24 @@ def obtain(
     cache = cache or Cache()
     ref_path = cache.ref_path(card.family, card.name, weights.tag)
     lock = current_lock() if obey_lock else None
-    pin = pin_of(name, weights, ref_path, lock.find(name) if lock else None)
-    wanted = Wanted(name, weights, cache, ref_path, pin)
-    if artefact := wanted.cached():
+    sha256, strength, ref = known_bytes(name, weights, ref_path, lock.find(name) if lock else None)
+    entry = Entry(cache, ref_path, ref)
+    if artefact := entry.find(sha256, strength):
         return artefact
-    from zoo_core.weights.cache_miss import fetch_wanted
+    from zoo_core.weights.cache_miss import fetch_missing
 
-    return fetch_wanted(wanted, progress=progress, trust=cast("Trust | None", trust), policy=policy or Policy())
+    request = Request(
+        name=name,
+        urls=weights.urls,
+        sha256=sha256,
+        strength=strength,
+        size=weights.size,
+        file=weights.file_name,
+        folder=cache.arriving,
+        place=lambda digest: cache.place(digest, weights.file_name),
+        read_only=True,
+        trust=cast("Trust | None", trust),
+        progress=progress,
+        policy=policy or Policy(),
+    )
+    return fetch_missing(entry, weights, request)

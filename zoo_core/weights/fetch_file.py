@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
 from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
-from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_odd
-from zoo_core.weights.download.from_sources import Order, bring_after
-from zoo_core.weights.download.lock import turn
+from zoo_core.weights.download.disk import aside, disk_errors, move_aside, read_error, refuse_odd
+from zoo_core.weights.download.from_sources import fetch_once
 from zoo_core.weights.download.ownership import sweep
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
-from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.urls import file_name, needs_network, shown
 from zoo_core.weights.trust.rules import require_online, require_trust
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SPARE = 86400.0
 """Seconds for which a download of something else into the same folder may lie dead: somebody may yet continue it."""
@@ -35,7 +38,7 @@ def fetch(
     """A proven file in a folder, downloaded unless it is there already.
 
     It is named after the url and the digest, never after what a server says. A second call with a good file there
-    hashes it and opens no socket; a bad file there is moved aside and fetched again.
+    hashes it and opens no socket; a bad file there is moved aside, fetched again, and removed when that is done.
 
     Args:
         url: Where it is: ``https://``, ``http://``, ``file://``, ``package://``, or a scheme that fsspec knows.
@@ -68,34 +71,40 @@ def fetch(
     expected = _checked(url, sha256, size, timeout)
     require_trust((url,), expected)
     folder = _folder(dest)
-    final = folder / _name(url, expected)
+    request = Request(
+        name=shown(url),
+        urls=(url,),
+        sha256=expected,
+        strength="proven" if digests.is_full(expected) else "weak",
+        size=size,
+        file=file_name(url),
+        folder=folder,
+        place=lambda _digest: final,
+        progress=progress,
+        policy=policy or Policy(timeout=timeout),
+    )
+    final = folder / request.stem
     if found := _good(final, expected):
         return _tidied(found)
     if needs_network(url):
         require_online(final.name, (url,))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(final.name, size, progress) as advance:
-        order = Order(
-            label=shown(url),
-            urls=(url,),
-            folder=folder,
-            stem=final.name,
-            sha256=expected,
-            size=size,
-            place=lambda _digest: final,
-            policy=policy or Policy(timeout=timeout),
-            advance=advance,
-        )
-        lock = folder / f".{final.name}.lock"
-        with turn(lock, ready=final.exists, signs=order.signs, patience=order.policy.patience) as failed:
-            path = _good(final, expected) or bring_after(order, failed).path
+    path = fetch_once(request, lambda: _existing(request, final)).path
     return _tidied(path)
 
 
+def _existing(request: Request, final: Path) -> Artefact | None:
+    """The file, if another process has fetched it."""
+    path = _good(final, request.sha256)
+    return Artefact(path, "", path.stat().st_size, "", request.strength, fetched=False) if path else None
+
+
 def _tidied(final: Path) -> Path:
-    """The path, when what dead downloads left beside it has been removed."""
+    """The path, when what dead downloads left beside it has been removed, and a bad file that was in its place."""
     sweep(final.parent, whole=final.name, spare=_SPARE)
+    with contextlib.suppress(OSError):
+        aside(final).unlink(missing_ok=True)
     return final
 
 
@@ -128,12 +137,6 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
         raise UsageError(f"not a size in bytes: {size!r}", expected="a whole number, or None")
     checked_timeout(timeout)
     return digest
-
-
-def _name(url: str, digest: str) -> str:
-    """The url's file name with the start of the digest in it, so that two files of one name do not collide."""
-    path = Path(file_name(url))
-    return f"{path.stem}-{digest[:16]}{path.suffix}"
 
 
 def _good(final: Path, digest: str) -> Path | None:

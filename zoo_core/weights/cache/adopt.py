@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
 from zoo_core.weights import digest as digests
+from zoo_core.weights.cache.entry import Entry
 from zoo_core.weights.cache.refs import pinned
-from zoo_core.weights.cache.store import Cache, fresh_ref
-from zoo_core.weights.digest import Stamp
-from zoo_core.weights.download.disk import disk_errors, read_error
-from zoo_core.weights.download.from_sources import Order, bring
+from zoo_core.weights.cache.reuse import hub_file, hub_origin
+from zoo_core.weights.download.disk import read_error
+from zoo_core.weights.download.from_sources import download
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from zoo_core.contract.card import Card, Weights
+    from zoo_core.contract.card import Card
+    from zoo_core.weights.cache.store import Cache
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Adopted:
 def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     """Take a file into the cache: linked where the file system can, else copied.
 
+    A card without a digest is that of a file in the cache of the Hugging Face hub: the hub declared its digest.
+
     Args:
         cache: The cache.
         path: The file.
@@ -53,12 +57,14 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
         digest = digests.sha256_of(path)
     except OSError as error:
         raise read_error(path, error) from error
+    origin = hub_origin(path, digest)
     found = [
         (card, file)
         for card in cards
         for weights in card.weights
         for file in weights.files
         if digests.agrees(digest, file.sha256)
+        or (origin and not file.sha256 and any(hub_file(url) in origin for url in file.urls))
     ]
     if not found:
         raise Untrusted(
@@ -76,27 +82,22 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     file = file_name(found[0][1].urls[0])
     placed = cache.link(path.resolve(), digest, file) or _copied(cache, path, digest, file)
     for card, weights in found:
-        _note(cache, card, weights, placed, path)
+        entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
+        strength = "declared" if weights.strength == "none" else weights.strength
+        entry.keep(Artefact(placed, digest, placed.stat().st_size, path.absolute().as_uri(), strength, fetched=True))
     return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in found), digest)
 
 
 def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:
-    order = Order(
-        label=path.name,
+    request = Request(
+        name=path.name,
         urls=(path.absolute().as_uri(),),
-        folder=cache.arriving,
-        stem=f"{digest[:16]}-{file}",
         sha256=digest,
+        strength="proven",
         size=None,
+        file=file,
+        folder=cache.arriving,
         place=lambda whole: cache.place(whole, file),
         read_only=True,
     )
-    return bring(order).path
-
-
-def _note(cache: Cache, card: Card, weights: Weights, placed: Path, origin: Path) -> None:
-    stamp = Stamp.of(placed)
-    source = origin.absolute().as_uri()
-    ref = fresh_ref(placed, placed.parent.name, source=source, strength=weights.strength, stamp=stamp)
-    with disk_errors(cache.root):
-        cache.write_ref(cache.ref_path(card.family, card.name, weights.tag), ref)
+    return download(request).path

@@ -14,8 +14,8 @@ from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.bundle import require_proven
 from zoo_core.weights.cache.refs import parse_ref, ref_name
 from zoo_core.weights.download.disk import disk_errors
-from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.sources import source_of
+from zoo_core.weights.transport.urls import below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,14 +40,17 @@ def mirror_path(name: str) -> str:
 
 
 def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
-    """The whole digest that a mirror knows some weights by, or ``""`` when it does not have them.
+    """The whole digest that a mirror knows some weights by, or ``""`` when what it has is no ref.
 
     Args:
         base: The url of the mirror.
         name: ``family/name@tag``.
         policy: How patient to be.
+
+    Raises:
+        Failure: The mirror does not answer, or with an error.
     """
-    url = f"{base}/{quote(mirror_path(name), safe='/@')}"
+    url = below(base, quote(mirror_path(name), safe="/@"))
     try:
         with contextlib.closing(source_of(url, policy, proven=False)) as source, source.read(0, "") as reply:
             text = b""
@@ -56,7 +59,7 @@ def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
                 if len(text) > _LONGEST_REF:
                     return ""
         return parse_ref(text.decode("utf-8"), Path(mirror_path(name))).sha256
-    except (Failure, CacheError, UnicodeDecodeError):
+    except (CacheError, UnicodeDecodeError):
         return ""
 
 

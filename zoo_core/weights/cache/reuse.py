@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -64,11 +65,63 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
     return None
 
 
+def hub_file(url: str) -> tuple[str, str] | None:
+    """The repository and the path of a file on the Hugging Face hub, or None for another url.
+
+    Example:
+        >>> hub_file("https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors")
+        ('timm/resnet18.a1_in1k', 'model.safetensors')
+    """
+    match = _HUB_URL.fullmatch(url)
+    return (match[1], match[3]) if match and ".." not in match[3].split("/") else None
+
+
+def digest_in_hub_cache(urls: Sequence[str]) -> str:
+    """The digest by which the hub's own cache knows a file: it names its blobs as the hub declared; ``""`` if none.
+
+    Args:
+        urls: Where the file is on the network; the revision of one on the hub is looked up in the cache.
+    """
+    for url in urls:
+        if (match := _HUB_URL.fullmatch(url)) and hub_file(url):
+            repository = _repository(match[1])
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                ref = repository / "refs" / match[2]
+                commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else match[2]
+                blob = (repository / "snapshots" / commit / match[3]).resolve(strict=True)
+                if blob.parent == (repository / "blobs").resolve() and digests.is_full(blob.name):
+                    return blob.name
+    return ""
+
+
+def hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
+    """The repository and paths of a file in the hub's own cache whose bytes are those that the hub declared.
+
+    Args:
+        path: The file: a blob, or a link to one.
+        digest: Its digest.
+    """
+    blob = path.resolve()
+    repository = blob.parent.parent
+    if blob.name != digest or blob.parent.name != "blobs" or not repository.name.startswith("models--"):
+        return set()
+    name = repository.name.removeprefix("models--").replace("--", "/", 1)
+    return {
+        (name, link.relative_to(repository / "snapshots").as_posix().partition("/")[2])
+        for link in (repository / "snapshots").glob("*/**/*")
+        if link.is_symlink() and link.resolve() == blob
+    }
+
+
+def _repository(name: str) -> Path:
+    return hugging_face_folder() / f"models--{name.replace('/', '--')}"
+
+
 def _candidates(urls: Sequence[str], sha256: str) -> Iterator[Path]:
     for url in urls:
         yield torch_hub_folder() / file_name(url)
         if match := _HUB_URL.fullmatch(url):
-            repository = hugging_face_folder() / f"models--{match[1].replace('/', '--')}"
+            repository = _repository(match[1])
             if digests.is_full(sha256):
                 yield repository / "blobs" / sha256
             if ".." not in match[3].split("/"):

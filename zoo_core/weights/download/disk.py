@@ -104,6 +104,11 @@ def read_error(path: Path, error: OSError) -> CacheError:
     )
 
 
+def aside(path: Path) -> Path:
+    """Where a bad file goes that was in a path."""
+    return path.with_name(f".{path.name}.bad")
+
+
 def move_aside(path: Path, stamp: Stamp) -> Path | None:
     """Move a bad file out of the way, where a person can look at it; only the last bad one is kept.
 
@@ -114,11 +119,9 @@ def move_aside(path: Path, stamp: Stamp) -> Path | None:
     Returns:
         Where it is now, or None when it was left alone or the folder cannot be written.
     """
-    aside = path.with_name(f".{path.name}.bad")
     try:
         if Stamp.of(path) != stamp:
             return None
-        path.replace(aside)
+        return path.replace(aside(path))
     except OSError:
         return None
-    return aside

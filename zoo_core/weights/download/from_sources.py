@@ -1,95 +1,85 @@
-"""Bring a file from the first source that has the right bytes: partial, digest, rename, in that order, always."""
+"""Fetch a file from the first source that has the right bytes: partial, digest, rename, in that order, always."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import refuse_odd, require_space
-from zoo_core.weights.download.lock import ENOUGH
+from zoo_core.weights.download.lock import turn
 from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.download.partial import Partial, Stolen
 from zoo_core.weights.download.transfer import Transfer
 from zoo_core.weights.formats.sniff import describe
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
-from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import host_of, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from zoo_core.weights.download.last_words import Words
     from zoo_core.weights.transport.reply import Source
+
+Advance = Callable[[int, int | None], None]
 
 _CHANCES = 2
 """How often a source may send the whole file: once, and once again when it was not the right one."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to bring, and how to know it.
+def fetch_once(request: Request, existing: Callable[[], Artefact | None]) -> Artefact:
+    """Fetch a file, unless another process does so first.
 
-    Attributes:
-        label: What to call it in messages.
-        urls: Where it is, in the order to try.
-        folder: Where the partial file goes; on one file system with the place of the final one.
-        stem: What names its partial files and its lock.
-        sha256: The whole digest, a prefix of it, or ``""`` to accept the first bytes that come.
-        size: Its length in bytes, when known.
-        place: The final path for a file of that digest.
-        read_only: Whether the final file may not be written.
-        trusted: Whether the user takes what comes, also over plain http.
-        policy: How patient to be.
-        advance: Told the bytes so far and the total, or None.
+    Who waited in vain for another process, which was as patient as it should be, tries each source once.
+
+    Args:
+        request: What to fetch.
+        existing: The file, when it has arrived.
+
+    Raises:
+        DigestMismatch: Bytes came, but no source had the right ones.
+        FetchError: No source could be read.
+        CacheError: The folder cannot be written.
     """
+    found: list[Artefact] = []
 
-    label: str
-    urls: tuple[str, ...]
-    folder: Path
-    stem: str
-    sha256: str
-    size: int | None
-    place: Callable[[str], Path]
-    read_only: bool = False
-    trusted: bool = False
-    policy: Policy = field(default_factory=Policy)
-    advance: Callable[[int, int | None], None] = lambda _done, _total: None
+    def ready() -> bool:
+        if artefact := existing():
+            found.append(artefact)
+        return bool(found)
 
-    def signs(self) -> object:
-        """What changes while another process is bringing the same file."""
-        seen = []
-        for path in partials(self.folder, self.stem):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
+    lock = request.folder / f".{request.stem}.lock"
+    patience = request.policy.patience
+    with turn(lock, ready=ready, progress=lambda: _progress(request), patience=patience) as in_vain:
+        if found or ready():
+            return found[0]
+        with progress_bar(request.file, request.size, request.progress) as advance:
+            if in_vain():
+                request = replace(request, policy=replace(request.policy, attempts=1))
+            return download(request, advance)
+
+
+def _progress(request: Request) -> object:
+    """What changes while another process fetches the same file."""
+    seen = []
+    for path in partials(request.folder, request.stem):
+        with contextlib.suppress(OSError):
+            status = path.stat()
             seen.append((path.name, status.st_size, status.st_mtime_ns))
-        return seen
+    return seen
 
 
-@dataclass(frozen=True)
-class Brought:
-    """What was brought.
+def download(request: Request, advance: Advance = lambda _done, _total: None) -> Artefact:
+    """Download a file, prove it and publish it.
 
-    Attributes:
-        path: Where it is now, proven.
-        sha256: Its whole digest.
-        size: Its length in bytes.
-        url: Where it came from.
-    """
-
-    path: Path
-    sha256: str
-    size: int
-    url: str
-
-
-def bring(order: Order) -> Brought:
-    """Bring a file, prove it and publish it.
+    Args:
+        request: What to download.
+        advance: Told the bytes so far and the total, or None.
 
     Raises:
         DigestMismatch: Bytes came, but no source had the right ones.
@@ -97,78 +87,60 @@ def bring(order: Order) -> Brought:
         CacheError: The folder cannot be written.
     """
     try:
-        return _bring(order, Partial.open(order.folder, order.stem))
+        return _download(request, Partial.open(request.folder, request.stem), advance)
     except Stolen:
-        return _already(order) or _bring(order, Partial.new(order.folder, order.stem))
+        return _published(request) or _download(request, Partial.new(request.folder, request.stem), advance)
 
 
-def bring_after(order: Order, failed: Sequence[Words]) -> Brought:
-    """Bring a file that other processes, for which we waited, may have tried in vain.
-
-    After one of them, which was as patient as it should be, each source gets a single attempt; after two, none: many
-    processes give up together, and not one after the other.
-
-    Args:
-        order: What to bring.
-        failed: What those processes said of it.
-
-    Raises:
-        DigestMismatch: Bytes came, but no source had the right ones.
-        FetchError: No source could be read.
-        CacheError: The folder cannot be written.
-    """
-    if len(failed) >= ENOUGH:
-        done = "two processes tried, while this one waited for them"
-        attempts, got = failed[-1].attempts, failed[-1].got
-        raise _mismatch(order, attempts, got, done) if got else unreachable(order.label, attempts, done)
-    return bring(replace(order, policy=replace(order.policy, attempts=1)) if failed else order)
-
-
-def _already(order: Order) -> Brought | None:
+def _published(request: Request) -> Artefact | None:
     """What another process published under the name that we were about to use, when it is right."""
-    if not digests.is_full(order.sha256):
+    if not digests.is_full(request.sha256):
         return None
-    final = order.place(order.sha256)
+    final = request.place(request.sha256)
     refuse_odd(final)
     try:
         got, stamp = digests.steady_digest(final)
     except OSError:
         return None
-    return Brought(final, got, stamp.size, order.urls[0]) if got == order.sha256 else None
+    return _artefact(request, final, got, stamp.size, request.urls[0]) if got == request.sha256 else None
 
 
-def _bring(order: Order, arriving: Partial) -> Brought:
+def _artefact(request: Request, path: Path, sha256: str, size: int, url: str) -> Artefact:
+    return Artefact(path, sha256, size, shown(url), request.strength, fetched=True)
+
+
+def _download(request: Request, opened: Partial, advance: Advance) -> Artefact:
     attempts: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
-    with arriving as partial:
-        if order.size is not None:
-            require_space(order.folder, order.size - partial.length)
-        for url in order.urls:
+    with opened as partial:
+        if request.size is not None:
+            require_space(request.folder, request.size - partial.length)
+        for url in request.urls:
             try:
-                if _from_one(url, partial, order, wrong):
+                if _from_one(url, partial, request, wrong, advance):
                     sha256, size = partial.digest, partial.length
-                    return Brought(partial.publish(order.place(sha256), read_only=order.read_only), sha256, size, url)
+                    final = partial.publish(request.place(sha256), read_only=request.read_only)
+                    return _artefact(request, final, sha256, size, url)
                 attempts.append((url, wrong[-1][1]))
             except (Permanent, Transient) as failure:
                 attempts.append((url, str(failure)))
     if wrong:
-        done = "tried each source again from the first byte; nothing was kept"
-        raise _mismatch(order, attempts, wrong[-1][0], done)
+        raise _mismatch(request, attempts, wrong[-1][0])
     done = "what had arrived is kept apart, and the next try continues it" if partial.length else "nothing arrived"
-    raise unreachable(order.label, attempts, done)
+    raise unreachable(request.name, attempts, done)
 
 
-def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, str]]) -> bool:
+def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[str, str]], advance: Advance) -> bool:
     """Whether that source had the right bytes; it has two chances from zero, and one more to continue what is there."""
-    source = source_of(url, order.policy, proven=order.trusted or digests.is_full(order.sha256))
+    source = source_of(url, request.policy, proven=request.proven)
     try:
-        from_zero, chances = 0, min(_CHANCES, order.policy.attempts)
+        from_zero, chances = 0, min(_CHANCES, request.policy.attempts)
         while from_zero < chances:
             from_zero += partial.length == 0
             # What was put together from pieces, and is wrong, is asked for once more over a single line.
-            policy = replace(order.policy, connections=1) if from_zero == _CHANCES else order.policy
+            policy = replace(request.policy, connections=1) if from_zero == _CHANCES else request.policy
             transfer = Transfer(
-                source, partial, sha256=order.sha256, size=order.size, policy=policy, advance=order.advance
+                source, partial, sha256=request.sha256, size=request.size, policy=policy, advance=advance
             )
             try:
                 transfer.run()
@@ -176,7 +148,7 @@ def _from_one(url: str, partial: Partial, order: Order, wrong: list[tuple[str, s
                 wrong.append((partial.digest, str(failure)))
                 from_zero += 0 if failure.again else chances
             else:
-                if not order.sha256 or digests.agrees(partial.digest, order.sha256):
+                if not request.sha256 or digests.agrees(partial.digest, request.sha256):
                     return True
                 wrong.append((partial.digest, _came(partial, source)))
             partial.restart()
@@ -191,15 +163,15 @@ def _came(partial: Partial, source: Source) -> str:
     return f"{what} ({source.route})" if source.route else what
 
 
-def _mismatch(order: Order, attempts: list[tuple[str, str]], got: str, done: str) -> WeightsError:
+def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> WeightsError:
     return DigestMismatch(
-        f"wrong bytes for {order.label}",
-        expected=f"sha256 {order.sha256}" + (f", {order.size:,} bytes" if order.size is not None else ""),
+        f"wrong bytes for {request.name}",
+        expected=f"sha256 {request.sha256}" + (f", {request.size:,} bytes" if request.size is not None else ""),
         got=_listed(attempts),
-        done=done,
+        done="tried each source again from the first byte; nothing was kept",
         cause="the file was replaced upstream, or something on the way changes it (a proxy, a login page)",
         hint="ask whoever serves it; if the new file is right, its new digest belongs in the card or the lock",
-        expected_digest=order.sha256,
+        expected_digest=request.sha256,
         got_digest=got,
         source=attempts[-1][0],
         attempts=tuple(attempts),

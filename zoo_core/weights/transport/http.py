@@ -15,6 +15,7 @@ import urllib3
 from zoo_core.errors import ZooError
 from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient
 from zoo_core.weights.transport.http_failures import failure_of, proxy_for
+from zoo_core.weights.transport.hub import hub_token, refusal
 from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import session_for
 from zoo_core.weights.transport.urls import host_of, is_loopback, shown
@@ -101,7 +102,7 @@ class HttpSource:
             for _ in range(_HOPS):
                 self._at = url
                 self._require_safe(url)
-                response = self._session.head(url, allow_redirects=False, timeout=self._policy.timeout)
+                response = self._ask("HEAD", url)
                 status = response.status_code
                 if status in _TRY_AGAIN or status >= requests.codes.server_error:
                     raise Transient(_status(response))
@@ -123,9 +124,7 @@ class HttpSource:
         for _ in range(_HOPS):
             self._at = url
             self._require_safe(url)
-            response = self._session.get(
-                url, headers=headers, stream=True, allow_redirects=False, timeout=self._policy.timeout
-            )
+            response = self._ask("GET", url, headers=headers, stream=True)
             if response.status_code not in _REDIRECTS:
                 return response
             with contextlib.closing(response):
@@ -134,6 +133,13 @@ class HttpSource:
                 raise Permanent(f"redirects in a circle, back to {shown(url)}")
             seen.append(url)
         raise Permanent(f"more than {_HOPS} redirects")
+
+    def _ask(self, method: str, url: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
+        token = hub_token(url)
+        auth = _Bearer(token) if token else None
+        return self._session.request(
+            method, url, auth=auth, allow_redirects=False, timeout=self._policy.timeout, **options
+        )
 
     def _next(self, url: str, response: requests.Response) -> str:
         location = response.headers.get("Location")
@@ -218,6 +224,17 @@ class HttpSource:
             self._watchdog.follow(connection)
 
 
+class _Bearer(requests.auth.AuthBase):
+    """Sends a token with one request, and not with those that it is redirected to."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
 def _as_utf8(text: str) -> str:
     """A header as its server meant it: http reads headers as Latin-1, and many servers write UTF-8."""
     with contextlib.suppress(UnicodeError):
@@ -226,7 +243,9 @@ def _as_utf8(text: str) -> str:
 
 
 def _status(response: requests.Response) -> str:
-    return f"status {response.status_code} {response.reason or ''}".rstrip()
+    said = f"status {response.status_code} {response.reason or ''}".rstrip()
+    advice = refusal(response.url, response.headers.get("X-Error-Code", ""))
+    return f"{said}; {advice}" if advice else said
 
 
 def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping

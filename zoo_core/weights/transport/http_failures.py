@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import requests
@@ -33,20 +34,35 @@ def proxy_for(url: str) -> str:
 
 
 def _permanent(error: Exception) -> Permanent | None:
+    reason = _of_authorities(error) or _of_proxy(error)
+    if not reason and isinstance(error, ValueError) and not isinstance(error, requests.exceptions.InvalidHeader):
+        reason = f"not a usable url: {_reason(error)}"
+    return Permanent(reason) if reason else None
+
+
+def _of_authorities(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        reason = _reason(error)
-        return Permanent(
-            f"its certificate is not trusted: {reason}; REQUESTS_CA_BUNDLE can name a company's own authority"
-        )
+        advice = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE can name a company's own authority"
+        return f"its certificate is not trusted: {_reason(error)}; {advice}"
     if type(error) is OSError and "CA certificate" in str(error):  # requests itself, of a path that is not there
-        return Permanent(f"{error}; REQUESTS_CA_BUNDLE names it")
+        return f"{error}; {_authorities()} names it"
     if "[X509" in str(error):
-        return Permanent(f"the authorities that REQUESTS_CA_BUNDLE names cannot be read: {_reason(error)}")
+        return f"the authorities that {_authorities()} names cannot be read: {_reason(error)}"
+    return ""
+
+
+def _of_proxy(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
-        return Permanent(f"the proxy refuses: {_reason(error)}")
-    if isinstance(error, ValueError) and not isinstance(error, requests.exceptions.InvalidHeader):
-        return Permanent(f"not a usable url: {_reason(error)}")
-    return None
+        return f"the proxy refuses: {_reason(error)}"
+    if "Missing dependencies for SOCKS" in str(error):
+        return "the proxy speaks SOCKS, which needs a library: pip install 'requests[socks]'"
+    return ""
+
+
+def _authorities() -> str:
+    """The variable that names the authorities which are believed."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return next((name for name in names if os.environ.get(name)), names[0])
 
 
 def _transient(error: Exception) -> Transient:

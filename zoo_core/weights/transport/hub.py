@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.failures import Transient
+from zoo_core.weights.transport.urls import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from zoo_core.weights.transport.policy import Policy
 
-_FILE = re.compile(r"https?://[^/]+/[^/]+/[^/]+/resolve/[^/]+/.+")
+_HUB = "https://huggingface.co"
+_FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 
 
 def looks_like_hub(url: str) -> bool:
@@ -25,6 +28,39 @@ def looks_like_hub(url: str) -> bool:
         True
     """
     return _FILE.fullmatch(url) is not None
+
+
+def is_hub(url: str) -> bool:
+    """Whether a url is on the hub itself, or on what ``HF_ENDPOINT`` names in its place."""
+    endpoint = os.environ.get("HF_ENDPOINT") or _HUB
+    return any(url.startswith(f"{base.rstrip('/')}/") for base in (_HUB, endpoint))
+
+
+def hub_is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` is set, which forbids to ask the hub, and it alone."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def hub_token(url: str) -> str:
+    """The token to send with a request: ``HF_TOKEN`` to the hub itself, over a protected line, and else none."""
+    safe = url.startswith("https://") or is_loopback(url)
+    return os.environ.get("HF_TOKEN", "").strip() if safe and is_hub(url) else ""
+
+
+def refusal(url: str, code: str) -> str:
+    """What to do about a file that the hub does not give to us; ``""`` where nothing is known.
+
+    Args:
+        url: The file.
+        code: What the hub says in ``X-Error-Code``.
+    """
+    match = _FILE.fullmatch(url)
+    if code == "GatedRepo" and match:
+        token = "HF_TOKEN has no access yet" if hub_token(url) else "set HF_TOKEN to a token of yours"
+        return f"its repository is gated: accept the licence at {match[1]}; {token}"
+    if code == "RepoNotFound":
+        return "there is no such repository, or it is private: set HF_TOKEN to a token that may read it"
+    return ""
 
 
 def declared_digest(url: str, policy: Policy) -> str:

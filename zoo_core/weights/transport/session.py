@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -84,6 +85,8 @@ def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
     adapter = _Adapter(_pools(used))
     session.mount("http://", adapter)
     session.mount("https://", adapter)
+    # Where REQUESTS_CA_BUNDLE says nothing, which requests reads itself.
+    session.verify = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or True
     session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"zoo-core/{__version__}"})
     return session
 

@@ -34,6 +34,17 @@ def host_of(url: str) -> str:
     return parts.netloc.rpartition("@")[2] or f"{parts.scheme}://"
 
 
+def below(base: str, path: str) -> str:
+    """The url of a path below another url, whose query, such as a signature, is kept.
+
+    Example:
+        >>> below("https://example.org/zoo?sig=abc", "refs/a@b")
+        'https://example.org/zoo/refs/a@b?sig=abc'
+    """
+    parts = urlsplit(base)
+    return urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/{path}", parts.query, ""))
+
+
 def is_loopback(url: str) -> bool:
     """Whether the url names this machine itself, so that its bytes never cross a network.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
@@ -16,27 +15,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.trust.locked import Locked
 
 
-@dataclass(frozen=True)
-class Pin:
-    """What the bytes must be.
-
-    Attributes:
-        sha256: The whole digest, a prefix of it, or ``""`` when nobody knows.
-        strength: How much that proves, as in :class:`~zoo_core.weights.Artefact`.
-        ref: The ref of the last time, when it agrees.
-    """
-
-    sha256: str
-    strength: str
-    ref: Ref | None
-
-    @property
-    def strength_if_declared(self) -> str:
-        """The strength when a server says the rest of the digest."""
-        return "weak" if self.sha256 else "declared"
-
-
-def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -> Pin:
+def known_bytes(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -> tuple[str, str, Ref | None]:
     """What the bytes of some weights must be.
 
     The lock decides, and the card must agree with it; without a lock, the card; and what the card leaves open, the ref
@@ -47,6 +26,10 @@ def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -
         weights: What the card says.
         ref_path: The ref of the last time.
         locked: The entry of the lock.
+
+    Returns:
+        The whole digest, a prefix of it, or ``""`` when nothing says it; how much that proves, as in
+        :class:`~zoo_core.weights.Artefact`; and the ref of the last time, when it agrees.
 
     Raises:
         DigestMismatch: The card and the lock disagree.
@@ -76,12 +59,7 @@ def pin_of(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -
     strength: str = "proven" if locked else weights.strength
     if strength == "none":
         strength = ref.strength if ref else "first-use"
-    return Pin(ref.sha256 if ref else known, strength, ref)
-
-
-def pin_of_file(weights: Weights) -> Pin:
-    """What the bytes of one file must be, of which no lock and no ref says anything."""
-    return Pin(weights.sha256, "first-use" if weights.strength == "none" else weights.strength, None)
+    return ref.sha256 if ref else known, strength, ref
 
 
 def _one_of(weights: Weights, digest: str) -> bool:
