@@ -1,0 +1,201 @@
+"""``zoo.embed``: images to vectors, in memory and in a file that a killed run goes on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import zoo_core as zoo
+from zoo_core.cli.group import zoo as group
+from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    return zoo.get("tiny/glyphnet").eval()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six images in two class folders, of two brightnesses."""
+    for i in range(6):
+        path = tmp_path / "photos" / ("dark" if i < 3 else "light") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        low = 0 if i < 3 else 128
+        Image.fromarray(RNG.integers(low, low + 127, (32, 40), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def test_vectors_are_what_the_head_is_given(glyphs, photos):
+    found = zoo.embed(glyphs, photos)
+    backbone, _ = zoo.split(glyphs)
+    prepare = zoo.transforms(glyphs)
+    with torch.no_grad():
+        expected = backbone(torch.stack([prepare(Image.open(name)) for name in found.names]))
+    torch.testing.assert_close(found.vectors, expected, rtol=0, atol=1e-5)
+    assert found.labels == ("dark",) * 3 + ("light",) * 3
+    assert found.sizes == ((32, 40),) * 6
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm/test_vit", "pretrainedmodels/squeezenet1_1"])
+def test_maps_and_tokens_of_any_family_become_one_vector(name, photos):
+    model = zoo.set_preprocessing(zoo.get(name, weights=None, num_classes=3, seed=0), name)
+    assert zoo.embed(model, photos / "dark").vectors.ndim == 2
+
+
+def test_a_model_without_a_head_has_no_vectors(photos):
+    with pytest.raises(NotSupported):
+        zoo.embed(zoo.get("raft_small", weights=None, device="meta"), photos)
+
+
+def test_a_bad_image_is_named_and_the_others_have_vectors(glyphs, photos):
+    (photos / "bad.png").write_text("hello")
+    with pytest.warns(ZooWarning, match=r"1 of 7 images(.|\n)*bad\.png"):
+        found = zoo.embed(glyphs, photos)
+    assert [*found.failed] == [str(photos / "bad.png")]
+    with pytest.raises(ImageError, match=r"bad\.png"):
+        zoo.embed(glyphs, photos / "bad.png")
+
+
+def test_an_image_is_the_one_most_like_itself(glyphs, photos):
+    found = zoo.embed(glyphs, photos)
+    (name, similarity), *_ = found.nearest(photos / "light" / "4.png", 3)
+    assert (name, similarity) == (str(photos / "light" / "4.png"), pytest.approx(1))
+    with pytest.raises(UsageError, match="no model"):
+        zoo.Embeddings(found.names, found.vectors).nearest(photos / "light" / "4.png")
+    with pytest.raises(UsageError, match="a vector of 3"):
+        found.nearest(torch.zeros(3))
+
+
+def test_near_duplicates_and_outliers_are_those_of_the_cosines():
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.3], [-1.0, 0.2]])
+    found = zoo.Embeddings(tuple("abcd"), vectors)
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    assert found.duplicates(0.99) == [("a", "b", pytest.approx((unit[0] @ unit[1]).item()))]
+    assert found.outliers(1, k=2)[0][0] == "d"
+
+
+def test_a_probe_tells_classes_that_are_apart_and_not_noise(glyphs, photos):
+    assert zoo.probe(zoo.embed(glyphs, photos)).classes == 2
+    noise = zoo.Embeddings(tuple(map(str, range(200))), torch.randn(200, 8), ("a", "b") * 100)
+    assert zoo.probe(noise).linear < 0.8
+    with pytest.raises(UsageError, match="cannot be told apart"):
+        zoo.probe(zoo.embed(glyphs, photos / "dark"))
+
+
+# With pyarrow and usearch
+
+
+@pytest.mark.extra
+def test_a_file_has_a_row_for_each_image_and_takes_in_new_ones(glyphs, photos, tmp_path):
+    out = tmp_path / "features.parquet"
+    expected = zoo.embed(glyphs, photos)
+    found = zoo.embed(glyphs, photos, out=out)
+    assert (found.names, found.labels, found.sizes) == (expected.names, expected.labels, expected.sizes)
+    assert torch.equal(found.vectors, expected.vectors)
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(photos / "new.png")
+    again = zoo.embed(glyphs, photos, out=out)
+    assert sorted(again.names) == sorted([*expected.names, str(photos / "new.png")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.parquet", "photos"]
+    loaded = zoo.Embeddings.load(out)
+    assert zoo.Embeddings.load(loaded.save(tmp_path / "copy.parquet")).names == loaded.names
+
+
+@pytest.mark.extra
+def test_a_file_of_another_model_is_left_alone(glyphs, photos, tmp_path):
+    out = tmp_path / "features.parquet"
+    zoo.embed(glyphs, photos, out=out)
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match="another backbone"):
+        zoo.embed(
+            zoo.set_preprocessing(zoo.get("tiny/glyphnet", weights=None, seed=1), "tiny/glyphnet"), photos, out=out
+        )
+    with pytest.raises(UsageError, match="another transforms"):
+        zoo.embed(glyphs, photos, out=out, size=16)
+    assert out.read_bytes() == before
+    out.write_text("hello")
+    with pytest.raises(UsageError, match="holds no embeddings"):
+        zoo.embed(glyphs, photos, out=out)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("crash", ["between parts", "before the merge", "after the merge"])
+def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monkeypatch):
+    from zoo_core.embedding import parquet
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Killed
+
+    out = tmp_path / "features.parquet"
+    monkeypatch.setattr(parquet, "PART", 2)
+    with monkeypatch.context() as patched:
+        if crash == "between parts":
+            write, count = parquet._write_part, iter(range(9))
+            patched.setattr(parquet, "_write_part", lambda *args: write(*args) if next(count) < 1 else die())
+        else:
+            patched.setattr(*((parquet, "_merge") if crash == "before the merge" else (parquet.shutil, "rmtree")), die)
+        with pytest.raises(Killed):
+            zoo.embed(glyphs, photos, out=out)
+    assert (tmp_path / "features.parquet.parts").exists()
+    found = zoo.embed(glyphs, photos, out=out)
+    assert sorted(found.names) == sorted(zoo.embed(glyphs, photos).names)
+    assert not (tmp_path / "features.parquet.parts").exists()
+
+
+_SLOW = """
+import sys, time
+from zoo_core.embedding import parquet
+import zoo_core as zoo
+parquet.PART, write = 2, parquet._write_part
+def slowly(*args):
+    write(*args)
+    time.sleep(0.2)
+parquet._write_part = slowly
+zoo.embed("tiny/glyphnet", sys.argv[1], out=sys.argv[2], batch_size=1)
+"""
+
+
+@pytest.mark.extra
+def test_kill_9_loses_no_row_and_writes_none_twice(glyphs, photos, tmp_path):
+    out = tmp_path / "features.parquet"
+    child = subprocess.Popen([sys.executable, "-c", _SLOW, str(photos), str(out)])
+    while child.poll() is None and not [*tmp_path.glob("features.parquet.parts/*.parquet")]:
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not out.exists()
+    found = zoo.embed(glyphs, photos, out=out)
+    assert sorted(found.names) == sorted(zoo.embed(glyphs, photos).names)
+
+
+@pytest.mark.extra
+def test_an_index_finds_what_comparing_all_finds():
+    vectors = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    found = zoo.Embeddings(tuple(map(str, range(500))), vectors)
+    exact, index = found.nearest(vectors[7], 3, exact=True), found.nearest(vectors[7], 3, exact=False)
+    assert [name for name, _ in exact] == [name for name, _ in index]
+    assert [value for _, value in exact] == pytest.approx([value for _, value in index], abs=1e-4)
+
+
+@pytest.mark.extra
+def test_the_commands_write_search_and_probe(photos, tmp_path):
+    out = str(tmp_path / "features.parquet")
+    query = str(photos / "dark" / "1.png")
+    answer = CliRunner().invoke(group, ["embed", "tiny/glyphnet", str(photos), "--out", out, "--nearest", query])
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.splitlines()[:2] == [f"{out}: 6 vectors of 64, 0 failed", f"1.0000  {query}"]
+    assert "of 2 images held out, after 4 of 2 classes" in CliRunner().invoke(group, ["probe", out]).stdout

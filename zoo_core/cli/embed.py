@@ -1,0 +1,85 @@
+"""``zoo embed`` and ``zoo probe``: vectors of images in a file, and what can be told from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
+@click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
+@click.option("--size", type=int, help="Height and width that the model sees.")
+@click.option("--batch-size", default=32, show_default=True, help="Images in one pass.")
+@click.option("--workers", type=click.IntRange(min=0), help="Threads that read images; one a core unless given.")
+@click.option("--device", help="Where the model runs, such as cuda.")
+@click.option("--nearest", metavar="IMAGE", help="Then print the images most like this one.")
+@click.option("--duplicates", type=float, metavar="SIMILARITY", help="Then print pairs at least this similar.")
+@click.option("--outliers", type=int, metavar="COUNT", help="Then print the images least like all others.")
+def embed(
+    model: str,
+    images: str,
+    out: Path,
+    weights: str,
+    size: int | None,
+    batch_size: int,
+    workers: int | None,
+    device: str | None,
+    nearest: str | None,
+    duplicates: float | None,
+    outliers: int | None,
+) -> None:
+    r"""Write a vector for each of IMAGES, a file, folder or glob, to a Parquet file: path, label, size, vector.
+
+    A run that was killed goes on where it was. The folder of an image inside IMAGES is its label.
+
+    \b
+    zoo embed resnet50 photos/ --out features.parquet
+    zoo embed resnet50 photos/ --out features.parquet --nearest cat.jpg
+    zoo probe features.parquet
+    """
+    from zoo_core.cli.get import device_of
+    from zoo_core.embedding.embed import embed as run
+
+    found = run(
+        model,
+        images,
+        out=out,
+        weights=weights,
+        size=size,
+        batch_size=batch_size,
+        num_workers=workers,
+        device=device_of(device),
+    )
+    for reason in found.failed.values():
+        click.echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
+    click.echo(f"{out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}, {len(found.failed)} failed")
+    if nearest is not None:
+        for name, similarity in found.nearest(nearest):
+            click.echo(f"{similarity:.4f}  {name}")
+    if duplicates is not None:
+        for first, second, similarity in found.duplicates(duplicates):
+            click.echo(f"{similarity:.4f}  {first}  {second}")
+    if outliers is not None:
+        for name, similarity in found.outliers(outliers):
+            click.echo(f"{similarity:.4f}  {name}")
+    if found.failed:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("features", type=click.Path(path_type=Path))
+@click.option("-k", "k", default=5, show_default=True, help="Neighbours that vote.")
+@click.option("--seed", default=0, show_default=True, help="Which images are held out.")
+def probe(features: Path, k: int, seed: int) -> None:
+    r"""Say how well the labels in FEATURES, which zoo embed wrote, can be told from the vectors.
+
+    \b
+    zoo probe features.parquet
+    """
+    from zoo_core.embedding.probe import probe as run
+
+    click.echo(str(run(features, k=k, seed=seed)))

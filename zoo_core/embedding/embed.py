@@ -1,0 +1,200 @@
+"""``zoo.embed``: images of any kind to vectors, in memory or in a Parquet file that a run goes on with."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.embedding.embeddings import Embeddings
+from zoo_core.embedding.fingerprint import digest_of_module
+from zoo_core.errors import ImageError, ZooWarning
+from zoo_core.images.loading import Loaded, in_batches, load_images
+from zoo_core.images.read import read
+from zoo_core.images.sources import Source, sources_of
+from zoo_core.images.transforms import transforms
+from zoo_core.recipe.opened import open_model
+from zoo_core.surgery.features.vectors import Vectors
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.eval_mode import inferring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor, nn
+
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image: its name, vector, label and size; or the reason why it has none."""
+
+    name: str
+    vector: Tensor | None
+    label: str = ""
+    size: tuple[int, int] = (0, 0)
+    error: str = ""
+
+
+@strict_arguments
+def embed(
+    model: nn.Module | str | os.PathLike[str],
+    images: Any,  # noqa: ANN401 - whatever people call images
+    *,
+    out: str | os.PathLike[str] | None = None,
+    size: int | Sequence[int] | None = None,
+    weights: str | os.PathLike[str] | None = "default",
+    device: str | torch.device | None = None,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+) -> Embeddings:
+    """Vectors of images: what the head of ``model`` is given, maps and tokens averaged.
+
+    Args:
+        model: A model with a head, its name, or the folder of a save.
+        images: As for :func:`zoo_core.predict`: a path, a glob, a folder, arrays, tensors, or many of these. The folder
+            of an image inside the folder that is searched is its label.
+        out: A Parquet file to write to as the run goes (``zoo-core[embed]``). A run that was killed goes on: images
+            that are in it or in its parts already are not read again.
+        size: Height and width that the model sees, instead of those of its weights.
+        weights: As for :func:`zoo_core.get`, where ``model`` is a name.
+        device: Where the model goes when it is named or saved.
+        batch_size: Images in one pass.
+        num_workers: Threads that read images; None for one a core.
+
+    Returns:
+        The vectors with the names of their images; images that could not be read are in ``.failed``.
+
+    Raises:
+        ImageError: A folder or glob has no images, or none could be read.
+        NotSupported: The model has no head, or nothing says how images are prepared.
+        UsageError: ``out`` was made by another model, or an argument is impossible.
+
+    Warns:
+        ZooWarning: Some images could not be read.
+
+    Example:
+        >>> import numpy as np, zoo_core as zoo
+        >>> images = [np.zeros((32, 32), dtype=np.uint8), np.full((32, 32), 255, dtype=np.uint8)]
+        >>> zoo.embed("tiny/glyphnet", images)
+        Embeddings(2 vectors of 64)
+    """
+    embedder = Embedder.of(
+        open_model(model, weights=weights, device=device), size=size, batch_size=batch_size, num_workers=num_workers
+    )
+    if out is not None:
+        from zoo_core.embedding.parquet import read_embeddings, resume
+
+        failed = dict(resume(Path(out), embedder, labelled_sources(images)))
+        found = read_embeddings(Path(out), model=embedder.model, failed=failed)
+    else:
+        found = _in_memory(embedder, labelled_sources(images))
+    if found.failed and not len(found):
+        name, reason = next(iter(found.failed.items()))
+        raise ImageError(reason, name=name)
+    if found.failed:
+        names = ", ".join([*found.failed][:_NAMED_AT_MOST]) + (", ..." if len(found.failed) > _NAMED_AT_MOST else "")
+        msg = f"{len(found.failed)} of {len(found) + len(found.failed)} images have no vector: {names}"
+        warnings.warn(msg, ZooWarning, stacklevel=3)
+    return found
+
+
+def _in_memory(embedder: Embedder, sources: Iterable[tuple[Source, str]]) -> Embeddings:
+    rows = list(embedder.run(sources))
+    good = [row for row in rows if row.vector is not None]
+    vectors = [row.vector for row in good if row.vector is not None]
+    return Embeddings(
+        tuple(row.name for row in good),
+        torch.stack(vectors) if vectors else torch.empty(0, 0),
+        tuple(row.label for row in good),
+        tuple(row.size for row in good),
+        {row.name: row.error for row in rows if row.vector is None},
+        embedder.model,
+    )
+
+
+def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN401 - whatever people call images
+    """Images with their labels: the folder of each inside the folder that is searched.
+
+    Raises:
+        ImageError: A folder or a glob has no images.
+    """
+    root = Path(images) if isinstance(images, str | os.PathLike) and Path(images).is_dir() else None
+    for source in sources_of(images)[0]:
+        inside = Path(source.name).parent.relative_to(root) if root is not None else Path()
+        yield source, "" if inside == Path() else inside.as_posix()
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model that is ready to embed, and how."""
+
+    model: nn.Module
+    vectors: Vectors
+    prepare: nn.Module
+    batch_size: int
+    num_workers: int | None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        size: int | Sequence[int] | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> Embedder:
+        """Ready to embed with these settings.
+
+        Raises:
+            NotSupported: The model has no head, or nothing says how images are prepared.
+            UsageError: An argument is impossible.
+        """
+        check_count("batch_size", batch_size)
+        if num_workers is not None:
+            check_count("num_workers", num_workers + 1)
+        return cls(model, Vectors(model), transforms(model, size=size), batch_size, num_workers)
+
+    def facts(self) -> dict[str, str]:
+        """What the vectors depend on besides the images."""
+        return {"backbone": digest_of_module(self.vectors), "transforms": str(self.prepare)}
+
+    def run(self, sources: Iterable[tuple[Source, str]]) -> Iterator[Row]:
+        """A row for each image, in order."""
+        labels: dict[str, str] = {}
+
+        def named() -> Iterator[Source]:
+            for source, label in sources:
+                labels[source.name] = label
+                yield source
+
+        loaded = load_images(named(), read, self.prepare, num_workers=self.num_workers, ahead=2 * self.batch_size)
+        for batch in in_batches(loaded, self.batch_size):
+            good = [each for each in batch if each.tensor is not None]
+            vectors = iter(self._vectors(good))
+            for each in batch:
+                found = each.error if each.tensor is None else next(vectors)
+                label = labels.pop(each.name, "")
+                if isinstance(found, Exception):
+                    yield Row(each.name, None, label, error=str(found))
+                else:
+                    yield Row(each.name, found, label, each.size)
+
+    def _vectors(self, batch: list[Loaded]) -> list[Any]:
+        tensors = [each.tensor for each in batch if each.tensor is not None]
+        if not tensors:
+            return []
+        like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+        try:
+            with inferring(self.vectors):
+                found = self.vectors(torch.stack(tensors).to(like.device, like.dtype)).float().cpu()
+        except RuntimeError as error:  # of the model, at a size that it cannot take
+            if len(batch) > 1:
+                return [vector for each in batch for vector in self._vectors([each])]
+            return [ImageError(f"{batch[0].name}: no vector: {str(error).partition(chr(10))[0]}", name=batch[0].name)]
+        return list(found.clone())
