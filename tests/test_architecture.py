@@ -20,7 +20,7 @@ FLOORS = [
     {"surgery"},
     {"tracing", "images", "build"},
     {"recipe"},
-    {"inspect", "prediction", "embedding"},
+    {"inspect", "prediction", "embedding", "export"},
     {"testing", "plugin"},
     {"cli", "__main__"},
 ]

@@ -27,6 +27,7 @@ COMMANDS = {
     "sliding-window": _Command("zoo_core.cli.sliding_window:sliding_window", "Run a model over a large image."),
     "embed": _Command("zoo_core.cli.embed:embed", "Write a vector for each image to a file."),
     "probe": _Command("zoo_core.cli.embed:probe", "Say how well classes can be told from vectors."),
+    "export": _Command("zoo_core.cli.export:export", "Write a model for another runtime."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),

@@ -1,0 +1,109 @@
+"""``zoo.export``: a model for another runtime, compared with itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import zoo_core as zoo
+from zoo_core.cli.group import zoo as group
+from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.export import export as module
+from zoo_core.export.formats import FORMATS
+
+PORTABLE = ["pt2", "torchscript"]
+ALL = [*PORTABLE, pytest.param("onnx", marks=pytest.mark.extra)]
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    return zoo.get("tiny/glyphnet").eval()
+
+
+@pytest.mark.parametrize("to", ALL)
+def test_the_file_gives_what_the_model_gives_for_a_batch_of_any_length(to, glyphs, tmp_path):
+    found = zoo.export(glyphs, tmp_path / "model.bin", to=to)
+    x = torch.randn(5, 1, 32, 32)
+    (scores,) = FORMATS[to].open(found.path)(x)
+    with torch.no_grad():
+        torch.testing.assert_close(scores, glyphs(x), rtol=0, atol=1e-4)
+    assert found.difference < 1e-4 < found.largest
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+
+
+@pytest.mark.parametrize("to", ALL)
+def test_class_names_and_preprocessing_are_in_the_metadata(to, glyphs, tmp_path):
+    path = zoo.export(glyphs, tmp_path / "model.bin", to=to, softmax=True).path
+    found = json.loads(FORMATS[to].metadata(path))
+    assert tuple(found["class_names"]) == zoo.class_names(glyphs)
+    assert found["preprocessing"]["mean"] == [0.5]
+    assert found["input"] == {"name": "image", "shape": [1, 32, 32]}
+    assert (found["model"], found["tag"], found["softmax"]) == ("tiny/glyphnet", "GLYPHS_V1", True)
+    (chances,) = FORMATS[to].open(path)(torch.randn(3, 1, 32, 32))
+    torch.testing.assert_close(chances.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("to", ALL)
+def test_several_heads_are_named_outputs(to, tmp_path):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet"), {"colour": 3, "shape": 5})
+    found = zoo.export(model, tmp_path / "model.bin", to=to)
+    assert found.outputs == ("colour", "shape")
+    assert [tuple(each.shape) for each in FORMATS[to].open(found.path)(torch.randn(4, 1, 32, 32))] == [(4, 3), (4, 5)]
+    assert model.training
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("to", ALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t", "googlenet", "lraspp_mobilenet_v3_large", "r3d_18"),
+        *("timm/test_vit", "timm/test_convnext", "timm/test_efficientnet"),
+        *("efficientnet_pytorch/efficientnet-b0", "pretrainedmodels/squeezenet1_1"),
+    ],
+)
+def test_a_representative_of_each_kind_is_exported(name, to, tmp_path):
+    model = zoo.get(name, weights=None, num_classes=7, seed=0)
+    assert zoo.export(model, tmp_path / "model.bin", to=to).path.exists()
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "raft_small"])
+def test_what_takes_no_batch_of_images_is_refused_with_the_reason(name, tmp_path):
+    with pytest.raises(NotSupported, match=r"it takes (a list of|two) images"):
+        zoo.export(zoo.get(name, weights=None, device="meta"), tmp_path / "model.onnx")
+
+
+def test_what_the_exporter_cannot_do_is_refused_with_its_reason(glyphs, tmp_path):
+    class Asks(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    model = zoo.get("tiny/glyphnet")
+    model.stem.append(Asks())
+    with pytest.raises(NotSupported, match=r"cannot be exported so(.|\n)*likely cause: \w+(.|\n)*dynamic=False"):
+        zoo.export(model, tmp_path / "model.pt2", to="pt2")
+    assert not [*tmp_path.glob("*.pt2")]
+
+
+def test_a_file_that_gives_something_else_is_not_there(glyphs, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_compare", lambda *_, **__: (0.5, 2.0))
+    with pytest.raises(ZooError, match=r"other outputs than the model(.|\n)*no file was written"):
+        zoo.export(glyphs, tmp_path / "model.pt2", to="pt2")
+    assert not [*tmp_path.glob("*.pt2")]
+
+
+def test_wrong_arguments_are_refused(glyphs, tmp_path):
+    with pytest.raises(UsageError, match="to cannot be"):
+        zoo.export(glyphs, tmp_path / "model", to="tflite")
+    with pytest.raises(UsageError, match="cannot be written"):
+        zoo.export(glyphs, tmp_path / "nowhere" / "model.pt2", to="torchscript")
+
+
+def test_the_command_prints_the_largest_difference(tmp_path):
+    out = tmp_path / "model.ts"
+    answer = CliRunner().invoke(group, ["export", "tiny/glyphnet", "--to", "torchscript", "--out", str(out)])
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.startswith(f"{out}: outputs scores; largest difference ")

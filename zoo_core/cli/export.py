@@ -1,0 +1,38 @@
+"""``zoo export``: a model for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", type=click.Choice([*_SUFFIXES]), default="onnx", show_default=True, help="The format.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; the model's name here unless given.")
+@click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
+@click.option("--size", type=int, help="Height and width of the images.")
+@click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
+@click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
+def export(
+    model: str, to: str, out: Path | None, weights: str, size: int | None, *, softmax: bool, static: bool
+) -> None:
+    r"""Write MODEL, a name or a saved folder, for another runtime, with class names and preprocessing in its metadata.
+
+    The outputs of the file are compared with the model's before it is there.
+
+    \b
+    zoo export resnet18 --to onnx
+    zoo export flowers/ --to pt2 --out flowers.pt2 --softmax
+    """
+    from zoo_core.export.export import export as run
+
+    target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to])
+    found = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
+    click.echo(
+        f"{found.path}: outputs {', '.join(found.outputs)}; largest difference {found.difference:.3g}, "
+        f"where the largest output is {found.largest:.3g}"
+    )
