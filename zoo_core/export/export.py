@@ -104,6 +104,7 @@ def export(
         wrapped = NamedOutputs(opened, names, softmax=softmax).eval()
         partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or '.' + to}")
         try:
+            partial.touch()  # where nothing can be written is known before a minute of tracing
             _write(
                 FORMATS[to], wrapped, x, partial, _metadata(opened, x, names, size, softmax=softmax), dynamic=dynamic
             )
