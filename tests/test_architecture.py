@@ -20,7 +20,7 @@ FLOORS = [
     {"surgery"},
     {"tracing", "images", "build"},
     {"recipe"},
-    {"inspect", "prediction", "embedding", "export"},
+    {"inspect", "prediction", "embedding", "exporting"},
     {"testing", "plugin"},
     {"cli", "__main__"},
 ]

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.export import export as module
-from zoo_core.export.formats import FORMATS
+from zoo_core.exporting import export as module
+from zoo_core.exporting.formats import FORMATS
 
 PORTABLE = ["pt2", "torchscript"]
 ALL = [*PORTABLE, pytest.param("onnx", marks=pytest.mark.extra)]

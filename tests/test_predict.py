@@ -252,10 +252,14 @@ def test_several_heads_give_a_result_each(photo):
 
 
 def test_other_numbers_of_names_and_scores_are_refused(photo):
+    with pytest.raises(UsageError, match=r"2 class names for 114 scores(.|\n)*class_names="):
+        zoo.predict("tiny/glyphnet", photo, class_names=["cat", "dog"])
+
+
+def test_a_head_that_was_changed_by_hand_has_no_names_of_the_old_one(photo):
     model = zoo.get("tiny/glyphnet")
     model.fc = torch.nn.Linear(64, 9)
-    with pytest.raises(UsageError, match=r"class names for 9 scores(.|\n)*class_names="):
-        zoo.predict(model, photo)
+    assert {name for name, _ in zoo.predict(model, photo, top=9)} == set("012345678")
 
 
 def test_nan_is_not_a_result(photo):

@@ -18,7 +18,7 @@ from .embedding.probe import probe as probe
 from .errors import AnatomyError as AnatomyError
 from .errors import ZooError as ZooError
 from .errors import ZooWarning as ZooWarning
-from .export.export import export as export
+from .exporting.export import export as export
 from .images.numbers import preprocessing as preprocessing
 from .images.numbers import set_preprocessing as set_preprocessing
 from .images.transforms import transforms as transforms

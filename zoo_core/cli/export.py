@@ -28,7 +28,7 @@ def export(
     zoo export resnet18 --to onnx
     zoo export flowers/ --to pt2 --out flowers.pt2 --softmax
     """
-    from zoo_core.export.export import export as run
+    from zoo_core.exporting.export import export as run
 
     target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to])
     found = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)

@@ -12,8 +12,8 @@ import torch
 
 from zoo_core.contract.records import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.export.formats import FORMATS
-from zoo_core.export.named_outputs import NamedOutputs, names_in
+from zoo_core.exporting.formats import FORMATS
+from zoo_core.exporting.named_outputs import NamedOutputs, names_in
 from zoo_core.images.numbers import numbers_of, resized
 from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.example import example_input
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.export.formats import Format
+    from zoo_core.exporting.formats import Format
 
 _LISTS = {"detection": "it takes a list of images", "keypoints": "it takes a list of images"}
 _REFUSED = {**_LISTS, "optical_flow": "it takes two images"}
