@@ -25,7 +25,7 @@ from zoo_core.registry.zoo import Zoo
 from zoo_core.testing.__main__ import main as put_together
 from zoo_core.testing.matrix import page, to_markdown
 from zoo_core.testing.reports import Report, from_json, merged, to_json
-from zoo_core.testing.specimen import _specimen
+from zoo_core.testing.under_test import _model_under_test
 from zoo_core.testing.verdicts import Verdict, judge
 
 WRONG = replace(MUTANTS["aux head left behind"].of(), name="wrong")
@@ -35,9 +35,9 @@ QUICK = ("--check", "card", "--check", "paths", "--check", "swap")
 
 @pytest.fixture(autouse=True)
 def _no_specimen_of_another_test():
-    _specimen.cache_clear()
+    _model_under_test.cache_clear()
     yield
-    _specimen.cache_clear()
+    _model_under_test.cache_clear()
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_model_that_fails_does_not_stop_the_run(family):
 
 def test_no_model_is_kept_once_it_has_been_checked(family):
     run("toy", *QUICK)
-    assert _specimen.cache_info().currsize == 0
+    assert _model_under_test.cache_info().currsize == 0
 
 
 def test_an_expected_failure_is_counted_as_one_and_is_no_failure(family):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.checks import CHECKS, DEAR_CHECKS, short_name
+from zoo_core.testing.all_checks import CHECKS, DEAR_CHECKS, short_name
 from zoo_core.testing.family import FAMILY_CHECKS
 from zoo_core.testing.matrix import page
 

@@ -110,7 +110,7 @@ def _built(name):
     raise AssertionError(name)
 
 
-def specimen(name):
+def model_under_test(name):
     """An untrained model of that name without auxiliary heads, in eval mode, and a small picture that it takes."""
     gc.collect()  # models whose forward was put together anew hold themselves, and large ones fill the memory
     model, x = _built(name)

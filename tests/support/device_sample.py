@@ -69,7 +69,7 @@ def _built(name):
     raise AssertionError(name)
 
 
-def specimen(name):
+def model_under_test(name):
     """An untrained model of that name in eval mode, and the arguments of its forward: a batch of two, and small."""
     model, x = _built(name)
     return copy.deepcopy(model), copy.deepcopy(x)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILE = Path(__file__).parent.parent / "surface.txt"
-KIT = ("CHECKS", "Conformance", "NonConformance", "example", "specimen")
+KIT = ("CHECKS", "Conformance", "NonConformance", "example", "model_under_test")
 """What plugins use of the conformance kit, beside the checks themselves."""
 NAMES = sorted({*zoo_core.__all__, *zoo_core.plugin.__all__} - {"errors", "plugin"})
 HEADER = """\

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -80,7 +80,7 @@ LARGE = 200_000_000
 
 @every_architecture_that_combines_heads
 def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     with torch.no_grad():
         before = model(x)
         with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
@@ -90,7 +90,7 @@ def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
 
 @every_architecture_with_one_head
 def test_on_any_family_a_branch_with_the_old_head_is_the_old_model(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     anatomy = zoo.anatomy(model)
     if not anatomy.stages:
         pytest.skip("no stages")
@@ -139,7 +139,7 @@ def test_it_compiles_without_a_graph_break():
 
 def test_a_trunk_that_is_no_chain_of_modules_is_tapped():
     torch._dynamo.reset()
-    model, x = specimen("torchvision/vit_b_32")
+    model, x = model_under_test("torchvision/vit_b_32")
     front = zoo.features(model, x, at="encoder_layer_5")["encoder_layer_5"]
     zoo.branch(model, at="encoder_layer_6", heads=HEADS)
     assert torch.equal(zoo.anatomy(model).features(model, x), front)
@@ -197,14 +197,14 @@ def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
 
 def test_a_model_that_tells_its_blocks_how_deep_they_are_is_refused_with_one_that_can_branch():
     with pytest.raises(errors.NotSupported, match="torchvision/efficientnet_b0"):
-        zoo.branch(specimen("efficientnet_pytorch/efficientnet-b0")[0], at="reduction_5", heads=HEADS)
+        zoo.branch(model_under_test("efficientnet_pytorch/efficientnet-b0")[0], at="reduction_5", heads=HEADS)
 
 
 @pytest.mark.parametrize(
     "name", ["densenet121", "efficientnet_b0", "mobilenet_v3_large", "convnext_tiny", "swin_t", "resnet18"]
 )
 def test_every_model_that_the_refusal_names_can_branch(name):
-    model, x = specimen(f"torchvision/{name}")
+    model, x = model_under_test(f"torchvision/{name}")
     zoo.branch(model, at=zoo.anatomy(model).stages[-1].name, heads=HEADS)
     assert {each: scores.shape[1] for each, scores in model(x).items()} == HEADS
 

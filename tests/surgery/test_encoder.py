@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture, model_under_test
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
@@ -83,7 +83,7 @@ def test_the_maps_are_those_of_the_same_stages_whatever_the_output_stride(output
     ],
 )
 def test_every_output_of_the_original_is_among_those_of_the_dilated_network(name, output_stride):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     plain = zoo.encoder(model)
     dilated = zoo.encoder(model, output_stride=output_stride, at=plain.names)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_every_output_of_the_original_is_among_those_of_the_dilated_network(name
 
 @pytest.mark.parametrize("name", ["torchvision/efficientnet_b0", "efficientnet_pytorch/efficientnet-b0"])
 def test_squeeze_and_excitation_does_not_hinder_dilation(name):
-    model, _ = specimen(name)
+    model, _ = model_under_test(name)
     with torch.no_grad():
         maps = zoo.encoder(model, output_stride=16)(torch.randn(1, 3, 224, 224))
     assert maps[-1].shape[-2:] == (14, 14)
@@ -102,7 +102,7 @@ def test_squeeze_and_excitation_does_not_hinder_dilation(name):
 
 @every_architecture
 def test_on_any_family_channels_and_strides_are_those_of_the_maps(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     if not zoo.anatomy(model).stages:
         pytest.skip("no stages")
     enc = zoo.encoder(model)
@@ -118,7 +118,7 @@ def test_on_any_family_channels_and_strides_are_those_of_the_maps(name):
 
 @every_architecture
 def test_on_any_family_an_output_stride_is_kept_or_refused_with_the_reason(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     if not zoo.anatomy(model).stages:
         pytest.skip("no stages")
     try:
@@ -165,7 +165,7 @@ def test_an_encoder_of_something_else_than_names_is_refused(at):
 
 
 def test_tokens_come_as_maps():
-    model, x = specimen("torchvision/vit_b_32")
+    model, x = model_under_test("torchvision/vit_b_32")
     enc = zoo.encoder(model, at=["encoder_layer_2", "encoder_layer_11"])
     found, tokens = enc(x), zoo.features(model, x, at="encoder_layer_2")["encoder_layer_2"]
     assert [tuple(f.shape) for f in found] == [(1, 768, 7, 7)] * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_sample import scores, specimen
+from device_sample import model_under_test, scores
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported
@@ -37,7 +37,7 @@ def name(request):
 @pytest.fixture
 def model_and_x(name):
     """An untrained model, and the arguments of its forward."""
-    return specimen(name)
+    return model_under_test(name)
 
 
 def seen(model, x):
@@ -93,6 +93,6 @@ def test_every_channel_is_heard(model_and_x, policy):
 
 def test_frequencies_of_colours_take_no_other_channels():
     pytest.importorskip("timm")
-    model, _ = specimen("timm/csatv2")
+    model, _ = model_under_test("timm/csatv2")
     with pytest.raises(NotSupported):
         zoo.adapt_stem(model, CHANNELS)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -44,7 +44,7 @@ def test_it_equals_the_recipe_by_hand():
 
 @every_architecture
 def test_on_any_family_every_stage_is_there(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     stages = zoo.anatomy(model).stages
     with torch.no_grad():
         expected, found = by_hooks(model, x, [stage.output for stage in stages]), zoo.features(model, x)

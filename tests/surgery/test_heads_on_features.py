@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -54,7 +54,7 @@ def test_the_class_and_the_keys_outside_the_head_stay():
 
 @every_architecture_that_combines_heads
 def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     with torch.no_grad():
         before = model(x)
         with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
@@ -64,7 +64,7 @@ def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
 
 @every_architecture_with_one_head
 def test_on_any_family_the_head_is_given_the_features(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     anatomy = zoo.anatomy(model)
     with torch.no_grad():
         features = anatomy.features(model, x)
@@ -77,7 +77,7 @@ def test_on_any_family_the_head_is_given_the_features(name):
 
 @every_architecture_with_one_head
 def test_on_any_family_no_parameter_is_left_without_a_gradient(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     zoo.swap_head(model, 3, at="features").train()
     model(torch.cat([x, x])).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -43,7 +43,7 @@ def test_dropped_it_equals_the_recipe_by_hand(name, width):
 
 @every_architecture
 def test_on_any_family_a_model_that_runs_without_them_or_a_reason_comes_out(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     try:
         zoo.swap_head(model, 9, keep_hidden=False)
     except errors.NotSupported as error:

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -138,7 +138,7 @@ def assert_equal(ours, by_hand, behind):
 
 @every_architecture
 def test_on_any_family_an_activation_stands_behind_the_output(name):
-    plain, x = specimen(name)
+    plain, x = model_under_test(name)
     ours, several = copy.deepcopy(plain), copy.deepcopy(plain)
     zoo.swap_head(plain, zoo.mlp_head(1), seed=3)
     head = zoo.mlp_head(1, activation="sigmoid", squeeze=True)

@@ -16,7 +16,7 @@ import zoo_core as zoo
 from zoo_core import Anatomy, Card, Chain, Family, Head, Stage, flatten
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
-from zoo_core.testing import CHECKS
+from zoo_core.testing import CHECKS, model_under_test
 
 
 @dataclass
@@ -183,9 +183,7 @@ def test_a_saved_model_comes_back_with_its_object(model, tmp_path):
 @pytest.mark.parametrize("build", ["Wordy", "Paired"])
 @pytest.mark.parametrize("anatomy", [by_head, by_chain], ids=["by_head", "by_chain"])
 def test_the_conformance_kit_takes_it(anatomy, build, check):
-    from zoo_core.testing import specimen
-
     own = family(anatomy, build)
     with zoo.use(own):
-        specimen.__globals__["_specimen"].cache_clear()
+        model_under_test.__globals__["_model_under_test"].cache_clear()
         check(own.resolve("wordy/net")[0])

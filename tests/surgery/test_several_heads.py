@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, specimen
+from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -57,7 +57,7 @@ def swapped_or_refused(model, heads):
 
 @every_architecture_that_combines_heads
 def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     with torch.no_grad():
         before = model(x)
         with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
@@ -67,7 +67,7 @@ def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
 
 @every_architecture_with_one_head
 def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     site = zoo.anatomy(model).main
     with torch.no_grad():
         alone = model(x)
@@ -84,7 +84,7 @@ def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
 
 @every_architecture_with_one_head
 def test_on_any_family_one_head_can_follow_several(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     before = {key: tensor.shape for key, tensor in model.state_dict().items()}
     classes = zoo.anatomy(model).main.num_classes
     if not swapped_or_refused(model, {"a": 2, "b": 3}):

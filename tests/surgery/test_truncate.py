@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, specimen
+from architectures import every_architecture, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -47,7 +47,7 @@ def test_the_class_and_the_keys_stay_as_far_as_it_goes():
 
 @every_architecture
 def test_on_any_family_the_front_gives_the_feature_map_of_the_stage(name):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     stages = zoo.anatomy(model).stages
     if not stages:
         pytest.skip("no stages")
@@ -76,7 +76,7 @@ def test_the_front_has_no_head_and_says_why():
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
 def test_it_compiles_without_a_graph_break(name):
     torch._dynamo.reset()
-    model, x = specimen(f"torchvision/{name}")
+    model, x = model_under_test(f"torchvision/{name}")
     front = zoo.truncate(model, after=zoo.anatomy(model).stages[1].name)
     assert torch.equal(torch.compile(front, fullgraph=True, backend="eager")(x), front(x))
 

@@ -1,14 +1,14 @@
-"""What the tests of the kit share: no specimen of another test."""
+"""What the tests of the kit share: no model of another test."""
 
 from __future__ import annotations
 
 import pytest
 
-from zoo_core.testing.specimen import _specimen
+from zoo_core.testing.under_test import _model_under_test
 
 
 @pytest.fixture(autouse=True)
 def _no_specimen_of_another_test():
-    _specimen.cache_clear()
+    _model_under_test.cache_clear()
     yield
-    _specimen.cache_clear()
+    _model_under_test.cache_clear()

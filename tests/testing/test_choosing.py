@@ -10,7 +10,7 @@ import toys
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError
-from zoo_core.testing import CHECKS, NotChecked, check_freeze, check_in_channels, judge, shapes_above, specimen
+from zoo_core.testing import CHECKS, NotChecked, check_freeze, check_in_channels, judge, model_under_test, shapes_above
 from zoo_core.testing.choosing import cards_named, sampled, shard
 
 CARDS = [replace(toys.CARD, name=f"toy{index}") for index in range(10)]
@@ -77,7 +77,7 @@ def test_models_are_named_by_globs_and_a_name_that_is_none_is_refused_with_close
 def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
     card = replace(toys.CARD, parameters=sum(p.numel() for p in toys.Toy().parameters()))
     with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
-        assert specimen(card).conv1.weight.is_meta
+        assert model_under_test(card).conv1.weight.is_meta
         verdict = judge(check, card)
     needs_values = check.__name__ in {"check_norms", "check_save", "check_values"}
     assert verdict.outcome == ("skipped" if needs_values else "passed"), verdict.reason
@@ -108,7 +108,7 @@ def zoo_testing_norms(card):
 def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
     card = replace(toys.CARD, build="odd_toys:Detector", task="detection", parameters=10**6)
     with zoo.use(toys.zoo_of(odd_toys.detector(), card)), shapes_above(0):
-        assert not specimen(card).conv1.weight.is_meta
+        assert not model_under_test(card).conv1.weight.is_meta
         assert judge(check_freeze, card).outcome == "passed"
 
 

@@ -9,7 +9,7 @@ import toys
 
 import zoo_core as zoo
 from zoo_core.testing import check_compile
-from zoo_core.testing.specimen import NonConformance
+from zoo_core.testing.under_test import NonConformance
 
 
 def check(kind):

@@ -84,7 +84,7 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
 
 def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
     """Make the checks, and write and print what was found even where Ctrl-C ends them."""
-    from zoo_core.testing.specimen import shapes_above
+    from zoo_core.testing.under_test import shapes_above
 
     reports = [run.report for run in runs]
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.specimen import forget, shapes_above, specimen
+from zoo_core.testing.under_test import forget, model_under_test, shapes_above
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -98,7 +98,7 @@ def _kind(card: Card) -> object:
     """The task, the class of the model, and the shapes of its head sites."""
     from zoo_core.surgery.metadata import anatomy_of
 
-    model = specimen(card)
+    model = model_under_test(card)
     return card.task, type(model), frozenset(_shape_of(model, site) for site in anatomy_of(model).heads)
 
 

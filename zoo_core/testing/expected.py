@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.checks import CHECKS, DEAR_CHECKS, short_name
-from zoo_core.testing.specimen import NonConformance, require
+from zoo_core.testing.all_checks import CHECKS, DEAR_CHECKS, short_name
+from zoo_core.testing.under_test import NonConformance, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def check_globs(expected: Mapping[str, str], models: Iterable[str]) -> None:
         >>> check_globs({"swop:net": "why"}, ["net"])
         Traceback (most recent call last):
         ...
-        zoo_core.testing.specimen.NonConformance: the expected failure 'swop:net' names no check; did you mean 'swap'?
+        zoo_core.testing.under_test.NonConformance: the expected failure 'swop:net' names no check; did you mean 'swap'?
     """
     names = [short_name(check) for check in (*CHECKS, *DEAR_CHECKS)]
     known = [*models]

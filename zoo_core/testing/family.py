@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.specimen import NonConformance, require
+from zoo_core.testing.under_test import NonConformance, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable

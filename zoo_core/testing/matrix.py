@@ -84,7 +84,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _checks(reports: Iterable[Report]) -> Iterator[str]:
-    from zoo_core.testing.checks import CHECKS, DEAR_CHECKS, short_name
+    from zoo_core.testing.all_checks import CHECKS, DEAR_CHECKS, short_name
     from zoo_core.testing.family import FAMILY_CHECKS
 
     made = {verdict.check for report in reports for verdict in report.verdicts}

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.measure import tensors
-from zoo_core.testing.specimen import only_shapes
+from zoo_core.testing.under_test import only_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

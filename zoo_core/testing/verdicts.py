@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
 from zoo_core.errors import NotSupported, ZooError
-from zoo_core.testing.checks import short_name
+from zoo_core.testing.all_checks import short_name
 from zoo_core.testing.expected import reason_for
-from zoo_core.testing.lean import Lean
-from zoo_core.testing.specimen import NonConformance, by_shapes, values_missed
+from zoo_core.testing.meta_shapes import MetaShapes
+from zoo_core.testing.under_test import NonConformance, by_shapes, values_missed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,7 +64,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
     """
     name = short_name(check)
     started = time.perf_counter()
-    with Lean() if by_shapes(card) else nullcontext(), values_missed() as missed:
+    with MetaShapes() if by_shapes(card) else nullcontext(), values_missed() as missed:
         outcome, reason = _outcome(lambda: check(card))
     known = reason_for(name, card.name, expected or {})
     if known is not None and outcome == "failed":

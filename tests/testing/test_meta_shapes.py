@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from zoo_core.testing.lean import Lean
+from zoo_core.testing.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_a_layer_gives_the_shape_that_torch_gives(layer: str) -> None:
     run, shape = GOOD[layer]
     with torch.no_grad():
         theirs = run(_numbers(*shape))
-        with Lean():
+        with MetaShapes():
             ours = run(_numbers(*shape))
     assert (ours.shape, ours.dtype, ours.is_meta) == (theirs.shape, theirs.dtype, True)
 
@@ -65,18 +65,18 @@ def test_a_layer_refuses_what_torch_refuses(layer: str) -> None:
     with torch.no_grad():
         with pytest.raises((RuntimeError, ValueError)):
             run(_numbers(*shape))
-        with Lean(), pytest.raises(RuntimeError):
+        with MetaShapes(), pytest.raises(RuntimeError):
             run(_numbers(*shape))
 
 
 def test_values_are_left_to_torch() -> None:
     x = torch.tensor([-1.0, 2.0])
-    with torch.no_grad(), Lean():
+    with torch.no_grad(), MetaShapes():
         assert F.relu(x).tolist() == [0.0, 2.0]
 
 
 def test_what_is_frozen_is_as_fast() -> None:
-    with Lean():
+    with MetaShapes():
         found = F.linear(_numbers(*TOKENS), _numbers(9, 6))
     assert found.shape == (2, 7, 9)
     assert not found.requires_grad
@@ -84,6 +84,6 @@ def test_what_is_frozen_is_as_fast() -> None:
 
 def test_gradients_are_left_to_torch() -> None:
     layer: Any = nn.Linear(6, 9, device="meta")
-    with Lean():
+    with MetaShapes():
         layer(_numbers(*TOKENS)).sum().backward()
     assert layer.weight.grad.shape == (9, 6)

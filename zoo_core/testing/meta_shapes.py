@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _HEADS_APART = 4
 
 
-class Lean(TorchFunctionMode):
+class MetaShapes(TorchFunctionMode):
     """Inside the block, frequent layers on the meta device give their shapes at once, where no gradient is asked for.
 
     Example:
-        >>> with torch.no_grad(), Lean():
+        >>> with torch.no_grad(), MetaShapes():
         ...     torch.nn.BatchNorm2d(3, device="meta").eval()(torch.empty(2, 3, 8, 8, device="meta")).shape
         torch.Size([2, 3, 8, 8])
     """

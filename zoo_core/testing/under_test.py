@@ -62,7 +62,7 @@ def shapes_above(parameters: int) -> Iterator[None]:
     Example:
         >>> import zoo_core as zoo
         >>> with shapes_above(0):
-        ...     specimen(zoo.info("tiny/glyphnet")).fc.weight.is_meta
+        ...     model_under_test(zoo.info("tiny/glyphnet")).fc.weight.is_meta
         True
     """
     token = _shapes_above.set(parameters)
@@ -116,7 +116,7 @@ def need_values(card: Card) -> None:
         raise NotChecked(f"{card.id} is looked at by its shapes alone, as all models of more than {limit}")
 
 
-def specimen(card: Card) -> nn.Module:
+def model_under_test(card: Card) -> nn.Module:
     """An untrained model of this card in eval mode, always with the same parameters. Copy it before changing it.
 
     Args:
@@ -126,17 +126,17 @@ def specimen(card: Card) -> nn.Module:
         NonConformance: Building it needs a network.
         FamilyUnavailable: Its library is missing, or its constructor fails.
     """
-    return _specimen(card.id, shapes=by_shapes(card))
+    return _model_under_test(card.id, shapes=by_shapes(card))
 
 
 def forget() -> None:
-    """Give back the memory of the last specimen."""
-    _specimen.cache_clear()
+    """Give back the memory of the last model."""
+    _model_under_test.cache_clear()
     gc.collect()  # a frozen or adapted copy holds itself in a cycle, and the next model may need its memory
 
 
 @lru_cache(maxsize=1)
-def _specimen(name: str, *, shapes: bool) -> nn.Module:
+def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
     with without_network() as attempts, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
         try:

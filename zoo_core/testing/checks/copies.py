@@ -17,18 +17,18 @@ from zoo_core.recipe.save import save
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.given import given
-from zoo_core.testing.operations import NUM_CLASSES
+from zoo_core.testing.checks.surgery import NUM_CLASSES
+from zoo_core.testing.inputs import inputs_of
 from zoo_core.testing.running import same, scores_of
-from zoo_core.testing.specimen import (
+from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,
     NotChecked,
     by_shapes,
+    model_under_test,
     need_values,
     only_shapes,
     require,
-    specimen,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def check_twins(card: Card) -> None:
     """Copies by deepcopy and pickle keep the outputs, and what zoo knows."""
-    model = specimen(card)
+    model = model_under_test(card)
     for how, copied in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
         try:
             twin = copied(model)
@@ -64,7 +64,7 @@ def _alike(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
     if by_shapes(card):
         only_shapes("outputs")
         return True
-    x = given(card, batch=1)
+    x = inputs_of(card, batch=1)
     with torch.no_grad():
         return same(scores_of(ours, *x), scores_of(theirs, *x))
 
@@ -72,7 +72,7 @@ def _alike(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
 def check_save(card: Card) -> None:
     """``zoo.save`` and ``zoo.load`` bring back a model with another head and a frozen backbone, bit for bit."""
     need_values(card)
-    model = copy.deepcopy(specimen(card))
+    model = copy.deepcopy(model_under_test(card))
     if anatomy_of(model).heads:
         freeze(swap_head(model, NUM_CLASSES, seed=0), "backbone")
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def check_compile(card: Card) -> None:
     need_values(card)
     if card.task in DETECTORS:
         raise NotChecked(f"{card.id} is a detector: torch.compile leaves its choice of boxes to Python")
-    x, model = given(card), copy.deepcopy(specimen(card))
+    x, model = inputs_of(card), copy.deepcopy(model_under_test(card))
     if anatomy_of(model).heads:
         swap_head(model, NUM_CLASSES, seed=0)
     own = resolve_name(card.build)(**card.options).eval()

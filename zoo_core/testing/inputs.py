@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.specimen import DETECTORS, by_shapes, specimen
+from zoo_core.testing.under_test import DETECTORS, by_shapes, model_under_test
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def arguments(card: Card, pictures: Tensor, *, train: bool = False) -> tuple[Any
     return (pictures,)
 
 
-def given(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, ...]:
+def inputs_of(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, ...]:
     """What to call a model with: :func:`arguments` for its :func:`example`."""
     return arguments(card, example(card, batch), train=train)
 
@@ -80,9 +80,9 @@ def _target(card: Card, picture: Tensor) -> dict[str, Tensor]:
     mask = torch.zeros(1, *picture.shape[-2:], dtype=torch.uint8)
     mask[:, int(top) : int(bottom), int(left) : int(right)] = 1
     target = {"boxes": torch.tensor([_BOX]), "labels": torch.tensor([_LABEL]), "masks": mask}
-    path = anatomy_of(specimen(card)).keypoints
+    path = anatomy_of(model_under_test(card)).keypoints
     if path:
-        count = cast("nn.ConvTranspose2d", specimen(card).get_submodule(path)).out_channels
+        count = cast("nn.ConvTranspose2d", model_under_test(card).get_submodule(path)).out_channels
         target["keypoints"] = torch.tensor([(left + right) / 2, (top + bottom) / 2, 1]).expand(1, count, 3).clone()
     return target
 
@@ -92,7 +92,7 @@ _sizes: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDicti
 
 def _takes(card: Card, x: Tensor) -> bool:
     """Whether a model runs on pictures of this size, found by running it once."""
-    model, size = specimen(card), tuple(x.shape[1:])
+    model, size = model_under_test(card), tuple(x.shape[1:])
     known = _sizes.setdefault(model, {})
     if size not in known:
         try:

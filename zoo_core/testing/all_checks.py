@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
-from zoo_core.testing.copies import check_compile, check_save, check_twins
-from zoo_core.testing.entries import check_card, check_state
-from zoo_core.testing.operations import check_freeze, check_in_channels, check_norms, check_split, check_swap
-from zoo_core.testing.stages import check_stages
-from zoo_core.testing.structure import check_builds, check_in_features, check_paths, check_stem
-from zoo_core.testing.values import check_values
+from zoo_core.testing.checks.copies import check_compile, check_save, check_twins
+from zoo_core.testing.checks.stages import check_stages
+from zoo_core.testing.checks.structure import check_builds, check_in_features, check_paths, check_stem
+from zoo_core.testing.checks.surgery import check_freeze, check_in_channels, check_norms, check_split, check_swap
+from zoo_core.testing.checks.values import check_values
+from zoo_core.testing.checks.weights_entries import check_card, check_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,9 +12,9 @@ from zoo_core.build.construct import construct
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import knowledge_of
 from zoo_core.surgery.packed import is_packed
-from zoo_core.testing.given import given
+from zoo_core.testing.inputs import inputs_of
 from zoo_core.testing.running import same, scores_of
-from zoo_core.testing.specimen import NonConformance, NotChecked, need_values, specimen
+from zoo_core.testing.under_test import NonConformance, NotChecked, model_under_test, need_values
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def check_values(card: Card) -> None:
     need_values(card)
     if card.needs_values:
         raise NotChecked(f"{card.id} is always built with its values: {card.needs_values}")
-    ordinary = specimen(card)
+    ordinary = model_under_test(card)
     if is_packed(ordinary):
         raise NotChecked(f"{card.id} is quantised: its layers pack their values while they load them")
     quick = _without_values(card)
     if quick is None:
         return  # it fails without them, and zoo draws them then
     load_state(quick, {name: tensor.clone() for name, tensor in ordinary.state_dict().items()}, assign=True)
-    x = given(card)
+    x = inputs_of(card)
     with torch.no_grad():  # first, since a model may keep in its buffers what it has computed for the last picture
         right = same(scores_of(quick, *x), scores_of(ordinary, *x))
     _compare(card, "parameter", ordinary, quick, nn.Module.named_parameters)
@@ -58,7 +58,7 @@ def check_values(card: Card) -> None:
 
 def _without_values(card: Card) -> nn.Module | None:
     """The model as zoo builds it for a file, in eval mode; None where its constructor fails without values."""
-    options = knowledge_of(specimen(card)).options
+    options = knowledge_of(model_under_test(card)).options
     with seeded(0), _visibly_empty():
         model = construct(card, options, values=False)
     if knowledge_of(model).receipt.needed_values:  # it may be the number that stands for none that it cannot bear

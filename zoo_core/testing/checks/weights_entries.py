@@ -15,7 +15,7 @@ from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.measure import inside
-from zoo_core.testing.specimen import NonConformance, by_shapes, require, specimen
+from zoo_core.testing.under_test import NonConformance, by_shapes, model_under_test, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
 
@@ -144,7 +144,7 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:
     if not weights.options:
-        return specimen(card)
+        return model_under_test(card)
     model = construct(card, {**card.options, **weights.options}, own=weights.options, values=not by_shapes(card))
     return model.to("meta") if by_shapes(card) else model
 

@@ -10,9 +10,9 @@ from torch.nn.functional import pad
 
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
-from zoo_core.testing.given import arguments, example
+from zoo_core.testing.inputs import arguments, example
 from zoo_core.testing.measure import tensors
-from zoo_core.testing.specimen import DETECTORS, require, specimen
+from zoo_core.testing.under_test import DETECTORS, model_under_test, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class Look(NamedTuple):
 
 def check_stages(card: Card) -> None:
     """There are stages, and they run in their order and apart; channels and strides are true, measured as it runs."""
-    model, anatomy = specimen(card), anatomy_of(specimen(card))
+    model, anatomy = model_under_test(card), anatomy_of(model_under_test(card))
     require(
         bool(anatomy.stages),
         f"{card.id}: the anatomy names no stages: freezing by depth, layer decay and zoo.encoder have nothing to "

@@ -15,20 +15,20 @@ from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
-from zoo_core.testing.given import arguments, example, given
+from zoo_core.testing.checks.structure import main_of
+from zoo_core.testing.inputs import arguments, example, inputs_of
 from zoo_core.testing.measure import difference, inside, left_behind, tensors, width_of
 from zoo_core.testing.running import class_counts, same, scores_of
-from zoo_core.testing.specimen import (
+from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,
     NotChecked,
     by_shapes,
+    model_under_test,
     need_values,
     only_shapes,
     require,
-    specimen,
 )
-from zoo_core.testing.structure import main_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +44,8 @@ _CHANNELS = (1, 4)
 
 def check_split(card: Card) -> None:
     """``head(pool(features(x)))`` equals ``model(x)`` bit for bit in eval mode."""
-    main_of(card, specimen(card))
-    if not (_splits(card, specimen(card)) or _splits(card, _awake(card))):
+    main_of(card, model_under_test(card))
+    if not (_splits(card, model_under_test(card)) or _splits(card, _awake(card))):
         raise NotChecked(f"{card.id} gives the same scores for two pictures, and those prove nothing of its split")
 
 
@@ -69,7 +69,7 @@ def _splits(card: Card, model: nn.Module) -> bool:
 
 def _awake(card: Card) -> nn.Module:
     """A copy whose norms know what they are given: the signal of an untrained GoogLeNet dies on its way to the head."""
-    model = copy.deepcopy(specimen(card))
+    model = copy.deepcopy(model_under_test(card))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the class of those of any dimension
             module.reset_running_stats()
@@ -93,7 +93,7 @@ def _step(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:
 
 def check_swap(card: Card) -> None:
     """A swap to 9 classes changes head keys only, aux heads and repeated class counts included."""
-    model = copy.deepcopy(specimen(card))
+    model = copy.deepcopy(model_under_test(card))
     main_of(card, model)
     sites = [head.path for head in anatomy_of(model).heads]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -110,7 +110,7 @@ def check_swap(card: Card) -> None:
         not stale, f"{card.id}: still {card.num_classes} after the swap: {', '.join(stale)}; name it in Head.attributes"
     )
     with torch.no_grad():
-        scores = scores_of(model, *given(card))
+        scores = scores_of(model, *inputs_of(card))
     shape = tuple(scores.shape)
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
@@ -132,7 +132,7 @@ def _of_classes(card: Card, model: nn.Module, paths: list[str]) -> list[str]:
 def check_in_channels(card: Card) -> None:
     """With 1 and 4 channels it runs, and hears every channel; or it refuses, with a reason."""
     x = example(card)
-    before = {name: tensor.shape for name, tensor in specimen(card).state_dict().items()}
+    before = {name: tensor.shape for name, tensor in model_under_test(card).state_dict().items()}
     for channels in _CHANNELS:
         model = _adapted(card, channels)
         layers = stem_layers(model)
@@ -147,9 +147,9 @@ def check_in_channels(card: Card) -> None:
 
 
 def _adapted(card: Card, channels: int) -> nn.Module:
-    """A copy of the specimen with another number of channels."""
+    """A copy of the model with another number of channels."""
     try:
-        return adapt_stem(copy.deepcopy(specimen(card)), channels, seed=0)
+        return adapt_stem(copy.deepcopy(model_under_test(card)), channels, seed=0)
     except NotSupported:
         if not by_shapes(card):
             raise
@@ -182,7 +182,7 @@ def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], pictures:
 
 def check_freeze(card: Card) -> None:
     """With another head and a frozen backbone gradients reach the head alone, and all scores are of its classes."""
-    model = copy.deepcopy(specimen(card))
+    model = copy.deepcopy(model_under_test(card))
     main_of(card, model)
     swap_head(model, NUM_CLASSES, seed=0)
     sites = [head.path for head in anatomy_of(model).heads]
@@ -198,7 +198,7 @@ def check_freeze(card: Card) -> None:
 
 def _trained_on(card: Card, model: nn.Module) -> object:
     """What a model gives in train mode; an output object is a mapping of tensors, or one that says where they are."""
-    made: object = model(*given(card, train=True))
+    made: object = model(*inputs_of(card, train=True))
     return made if next(tensors(made), None) is not None else anatomy_of(model).scores_in(made)
 
 
@@ -215,12 +215,13 @@ def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
 def check_norms(card: Card) -> None:
     """Frozen norms stay as they are through ``train()`` and a forward pass: no running statistic moves."""
     need_values(card)
-    model = freeze(copy.deepcopy(specimen(card)), "backbone" if anatomy_of(specimen(card)).heads else "all")
+    model = copy.deepcopy(model_under_test(card))
+    freeze(model, "backbone" if anatomy_of(model).heads else "all")
     model.train()
     modules = dict(model.named_modules())
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        model(*given(card, train=True))
+        model(*inputs_of(card, train=True))
     moved = [name for name, buffer in model.named_buffers() if not torch.equal(before[name], buffer)]
     if moved:
         norm = modules[moved[0].rpartition(".")[0]]

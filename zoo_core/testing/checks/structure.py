@@ -12,10 +12,10 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, close_matches, did_you_mean
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
-from zoo_core.testing.given import given
+from zoo_core.testing.inputs import inputs_of
 from zoo_core.testing.measure import calls_of
 from zoo_core.testing.running import layers_in_order, scores_of
-from zoo_core.testing.specimen import DETECTORS, NonConformance, require, specimen
+from zoo_core.testing.under_test import DETECTORS, NonConformance, model_under_test, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def check_builds(card: Card) -> None:
     """It builds untrained and without a network, with the parameters and the classes that the card tells of."""
-    model = specimen(card)
+    model = model_under_test(card)
     counts = {_parameters(model)}
     if card.parameters not in (None, *counts) and card.default:
         # libraries publish the number for the model that the weights are for, which may be of another size
@@ -45,7 +45,7 @@ def check_builds(card: Card) -> None:
     if card.task in DETECTORS:  # they give boxes, as many as they find
         return
     with torch.no_grad():
-        shape = tuple(scores_of(model, *given(card)).shape)
+        shape = tuple(scores_of(model, *inputs_of(card)).shape)
     right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
     require(right, f"{classes}, and two pictures give scores of the shape {shape}")
 
@@ -56,7 +56,7 @@ def _parameters(model: nn.Module) -> int:
 
 def check_paths(card: Card) -> None:
     """Every path of the anatomy is a module of the model, and every attribute of a head site is there."""
-    model = specimen(card)
+    model = model_under_test(card)
     anatomy = anatomy_of(model)
     known = dict(model.named_modules())
     named = [("head site", head.path) for head in anatomy.heads]
@@ -88,9 +88,9 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
 
 def check_stem(card: Card) -> None:
     """The stem is the layers that see the picture first, and all of those."""
-    model = specimen(card)
+    model = model_under_test(card)
     stem = stem_layers(model)
-    order = layers_in_order(model, given(card))
+    order = layers_in_order(model, inputs_of(card))
     for path in stem:
         require(path in order, f"{card.id}: stem {path!r} is never called")
     first = next(iter(order))
@@ -101,14 +101,14 @@ def check_stem(card: Card) -> None:
 
 def check_in_features(card: Card) -> None:
     """Every head site is given as many features and gives as many scores as the anatomy says, measured as it runs."""
-    model = specimen(card)
+    model = model_under_test(card)
     main = main_of(card, model)
     heads = anatomy_of(model).heads
     paths = [head.path for head in heads]
-    seen = calls_of(model, paths, given(card))
+    seen = calls_of(model, paths, inputs_of(card))
     require(main.path in seen, f"{card.id}: head site {main.path!r} is never called in eval mode")
     if len(seen) < len(paths):
-        seen = {**calls_of(copy.deepcopy(model).train(), paths, given(card, train=True)), **seen}
+        seen = {**calls_of(copy.deepcopy(model).train(), paths, inputs_of(card, train=True)), **seen}
     for head in heads:
         called = f"{card.id}: head site {head.path!r} is never called, neither in eval mode nor while it trains"
         require(head.path in seen, called)

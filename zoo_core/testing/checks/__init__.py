@@ -1,0 +1,1 @@
+"""The checks, one file a subject; ``all_checks`` has them all in order."""
