@@ -14,6 +14,7 @@ from zoo_core.weights.trust.lock import find_lock
 
 ALL = """
 cache = "weights"
+cache_shared = "team"
 offline = true
 verify = "always"
 convert = false
@@ -52,6 +53,7 @@ def test_every_setting_can_be_in_a_file(project):
     assert settings.verify() == "always"
     assert not settings.convert()
     assert settings.mirrors() == ("https://a.example/x", "s3://bucket")
+    assert settings.shared_cache() == str(project / "team")
     assert settings.rewrites() == (("http://old/", "https://new/?a=b"),)
     assert settings.licenses() == ("mit", "data:unknown")
     assert settings.connections() == 3

@@ -173,6 +173,16 @@ def test_tensors_that_were_one_are_one_again(tmp_path):
     }
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a umask")
+def test_saved_tensors_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()} == {0o640}
+
+
 def test_views_of_one_memory_are_saved_each_for_itself(tmp_path):
     model = glyphnet(num_classes=2)
     memory = torch.randn(4, 64)

@@ -118,3 +118,9 @@ def test_a_log_can_be_spared_the_lines(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Log())
     report(False, seconds=31)
     assert sys.stderr.text == ""
+
+
+def test_a_shell_completes_names_of_models():
+    typed = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": "zoo get tiny/gly", "COMP_CWORD": "2"}
+    answer = zoo(env={**os.environ, **typed}, capture_output=True)
+    assert answer.stdout.split() == ["plain,tiny/glyphnet"]

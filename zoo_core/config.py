@@ -263,6 +263,7 @@ _WHEN = Kind("'auto' or 'always'", "'auto' or 'always'", _when, _when_in_file)
 
 SETTINGS = (
     Setting("cache", "ZOO_CACHE", _PATH, "the folder of the weights cache"),
+    Setting("cache_shared", "ZOO_CACHE_SHARED", _PATH, "a second cache, which is only read"),
     Setting("offline", "ZOO_OFFLINE", _FLAG, "open no socket"),
     Setting("verify", "ZOO_VERIFY", _WHEN, "when a file in the cache is hashed again"),
     Setting("convert", "ZOO_CONVERT", _FLAG, "keep copies that can be mapped"),

@@ -5,6 +5,7 @@ environment comes first. ``zoo config`` shows what is in force, and where that i
 
 ===================  ===============  ==================================================================================
 ``ZOO_CACHE``        ``cache``        the folder of the weights cache
+``ZOO_CACHE_SHARED`` ``cache_shared`` a second cache, such as a team's: used below one's own, and only read
 ``ZOO_OFFLINE``      ``offline``      ``1``: open no socket; what is not in the cache is an error
 ``ZOO_VERIFY``       ``verify``       ``always``: hash every file on every use; ``auto``: when it may have changed
 ``ZOO_CONVERT``      ``convert``      ``0``: keep no copies, which can be mapped, of weights whose own files cannot
@@ -42,6 +43,11 @@ from zoo_core.config import SETTINGS, find
 def cache_dir() -> str | None:
     """``ZOO_CACHE``: the folder of the weights cache, or None to look for one."""
     return cast("str | None", _value("cache"))
+
+
+def shared_cache() -> str | None:
+    """``ZOO_CACHE_SHARED``: the folder of a second cache, which is only read, or None for none."""
+    return cast("str | None", _value("cache_shared"))
 
 
 def offline() -> bool:

@@ -6,7 +6,7 @@ import pytest
 from loopback import sha256
 
 from zoo_core import Card, Weights
-from zoo_core.errors import CacheError, DigestMismatch, Untrusted, UsageError
+from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError
 from zoo_core.weights import Cache, obtain
 from zoo_core.weights.cache import care
 from zoo_core.weights.cache.adopt import adopt
@@ -284,3 +284,41 @@ def test_a_bundle_holds_files_only(tmp_path, kind):
         archive.addfile(info)
     with pytest.raises(CacheError, match="does not belong"):
         import_bundle(Cache(), tmp_path / "bundle.tar")
+
+
+@pytest.fixture
+def shared(cache, monkeypatch, tmp_path):
+    """The cache of a team, below an empty one of one's own."""
+    monkeypatch.setenv("ZOO_CACHE_SHARED", str(cache.root))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    return cache
+
+
+@pytest.mark.parametrize("digest", [sha256(ONE), sha256(ONE)[:8], ""], ids=["whole", "prefix", "none"])
+def test_what_the_shared_cache_has_is_used_where_it_is(shared, digest):
+    made = card("one", "https://example.invalid/one.pth", digest=digest)
+    for _ in range(2):
+        artefact = obtain(made, made.find())
+        assert artefact.path.is_relative_to(shared.root)
+        assert artefact.path.read_bytes() == ONE
+
+
+def test_a_bad_file_in_the_shared_cache_is_not_used_and_not_touched(shared):
+    path = shared.find(sha256(ONE))
+    path.chmod(0o644)
+    path.write_bytes(bytes(len(ONE)))
+    made = card("one", "https://example.invalid/one.pth")
+    with pytest.raises(Offline):
+        obtain(made, made.find())
+    assert path.read_bytes() == bytes(len(ONE))
+
+
+def test_what_is_looked_after_is_ones_own_cache(shared):
+    made = card("one", "https://example.invalid/one.pth")
+    obtain(made, made.find())
+    own = Cache()
+    assert [item.present for item in care.contents(own)[0]] == [True]
+    assert list(care.verify(own)) == []
+    care.remove(own, care.contents(own)[0])
+    assert shared.find(sha256(ONE)) is not None

@@ -52,6 +52,18 @@ def test_lock_again_changes_nothing(tiny, tmp_path):
     assert (tmp_path / "zoo.lock").read_text() == before
 
 
+def test_what_lock_and_sync_did_is_json_where_it_is_asked_for(tiny):
+    locked = json.loads(run("lock", "--json"))["weights"]
+    assert [entry["name"] for entry in locked] == [tiny]
+    assert json.loads(run("sync", "--json")) == [{"name": tiny, "sha256": locked[0]["sha256"], "fetched": False}]
+
+
+def test_what_prune_and_rm_did_is_json_where_it_is_asked_for(tiny):
+    assert json.loads(run("cache", "prune", "--json", "--dry-run")) == {"files": [], "names": [], "freed": 0}
+    size = care.contents(Cache())[0][0].ref.size
+    assert json.loads(run("cache", "rm", tiny, "--json")) == {"removed": [tiny], "freed": size}
+
+
 def test_lock_without_names_or_entries_is_a_usage_error():
     with pytest.raises(ZooError, match="nothing to lock"):
         run("lock")

@@ -60,20 +60,29 @@ def _facts(item: care.Kept) -> dict[str, Any]:
 
 @cache.command("rm")
 @click.argument("pattern", nargs=-1, required=True)
-def rm(pattern: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """Remove the weights whose names match PATTERN, with or without the tag."""
     kept, _ = care.contents(Cache(), pattern)
     freed = care.remove(Cache(), kept)
-    click.echo(f"removed {_count(kept, 'name')}, freed {human(freed)}")
+    if as_json:
+        click.echo(json.dumps({"removed": [item.name for item in kept], "freed": freed}, indent=2))
+    else:
+        click.echo(f"removed {_count(kept, 'name')}, freed {human(freed)}")
 
 
 @cache.command("prune")
 @click.option("--unused", type=click.FloatRange(min=0), metavar="DAYS", help="Also what was not used for DAYS days.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def prune(unused: float | None, *, dry_run: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
     """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
-    if dry_run:
-        found, old = care.leftovers(Cache(), unused_days=unused)
+    found, old = care.leftovers(Cache(), unused_days=unused)
+    if as_json:
+        files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in found]
+        freed = 0 if dry_run else care.prune(Cache(), unused_days=unused)
+        click.echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
+    elif dry_run:
         for item in found:
             click.echo(f"{human(item.size):>9}  {item.path}  ({item.reason})")
         for kept in old:

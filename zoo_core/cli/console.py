@@ -16,3 +16,11 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNBROKEN)
+
+
+def complete_model(_context: object, _parameter: object, incomplete: str) -> list[str]:
+    """The names of models that begin as what was typed, for the completion of a shell."""
+    from zoo_core.registry.zoo import current_zoo
+
+    names = current_zoo().list(f"{incomplete}*")
+    return [*names, *(name.partition("/")[2] for name in names if "/" not in incomplete)]

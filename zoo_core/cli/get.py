@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import terminal
+from zoo_core.cli.console import complete_model, terminal
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--num-classes", type=int, help="Scores of the new head.")
 @click.option("--in-channels", type=int, help="Channels of the pictures, if not those of the model.")
 @click.option("--weights", default="default", show_default=True, help="A tag, the path of a file, or 'none'.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 @click.option("--trust", type=click.Choice(["first-use"]), help="Lock what comes first where nothing vouches for it.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
 @click.option("--outputs", is_flag=True, help="Run each model too, and lock what it gives for a generated image.")
-def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *, update: bool, outputs: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lock(
+    name: tuple[str, ...],
+    trust: str | None,
+    licenses: tuple[str, ...],
+    *,
+    update: bool,
+    outputs: bool,
+    as_json: bool,
+) -> None:
     """Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it."""
     from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights import obtain
@@ -36,7 +46,7 @@ def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *,
     resolved = [zoo.resolve(item) for item in name or old.entries]
     chosen = [(card, card.find(tag)) for card, tag in resolved]
     _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen})
-    entries = dict(old.entries)
+    entries, written = dict(old.entries), []
     for card, weights in chosen:
         artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
         entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
@@ -47,9 +57,11 @@ def lock(name: tuple[str, ...], trust: str | None, licenses: tuple[str, ...], *,
         elif before is not None and before.sha256 == entry.sha256:
             entry = replace(entry, outputs=before.outputs)
         entries[entry.name] = entry
-        click.echo(f"{entry.name}  {entry.sha256}  {artefact.strength}")
+        written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
+        if not as_json:
+            click.echo("  ".join(written[-1].values()))
     write_lock(path, entries.values())
-    click.echo(f"wrote {path}")
+    click.echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
@@ -107,7 +119,8 @@ def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:
 @click.command()
 @click.option("--frozen", is_flag=True, help="Believe the lock alone: no plugin is asked.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
-def sync(licenses: tuple[str, ...], *, frozen: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sync(licenses: tuple[str, ...], *, frozen: bool, as_json: bool) -> None:
     """Fetch exactly the weights that zoo.lock names."""
     path = find_lock()
     if path is None:
@@ -115,9 +128,14 @@ def sync(licenses: tuple[str, ...], *, frozen: bool) -> None:
     locked = read_lock(path)
     if locked.problems:
         raise locked.problems[0]
+    done = []
     for entry in locked.entries.values():
         fetched = _sync_one(entry, licenses, frozen=frozen)
-        click.echo(f"{entry.name}  {'fetched' if fetched else 'is here'}")
+        done.append({"name": entry.name, "sha256": entry.sha256, "fetched": fetched})
+        if not as_json:
+            click.echo(f"{entry.name}  {'fetched' if fetched else 'is here'}")
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
 
 
 def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:

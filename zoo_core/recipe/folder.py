@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,10 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
     from safetensors.torch import save_file
 
     with _partial(folder) as partial:
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)  # of the umask: safetensors renames a private file over it
         save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(mode)
         digest, size = sha256_of(partial), partial.stat().st_size
         name = f"model-{digest[:_SHOWN]}.safetensors"
         _settle(partial, folder / name)

@@ -83,7 +83,9 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
     if found := find_elsewhere(request.urls, request.sha256, request.size):
         return _adopted(entry, request, *found)
     failed: Attempts = []
-    declared = _with_declared_digest(request, failed)
+    declared = _with_declared_digest(entry, request, failed)
+    if declared is not request and (artefact := entry.find(declared.sha256, declared.strength)):
+        return artefact
     if declared is not request and (found := find_elsewhere(request.urls, declared.sha256, request.size)):
         return _adopted(entry, declared, *found)
     request = replace(declared, urls=_reachable(declared), place=_place(entry, request))
@@ -134,16 +136,20 @@ def _rewritten(url: str) -> str:
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
-def _with_declared_digest(request: Request, failed: Attempts) -> Request:
-    """With the whole digest that a mirror or the Hugging Face hub declares, where nothing else says it.
+def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
+    """With the whole digest that the shared cache, a mirror or the Hugging Face hub has, where nothing else says it.
 
     Args:
+        entry: Its place in the cache.
         request: What is to be fetched.
         failed: Mirrors that did not answer are added to it.
     """
     if digests.is_full(request.sha256):
         return request
-    digest = _declared_by_mirror(request, failed) or _declared_by_hub(request)
+    digest = entry.shared_digest()
+    if not digest.startswith(request.sha256):  # it has another version, which is no reason to refuse this one
+        digest = ""
+    digest = digest or _declared_by_mirror(request, failed) or _declared_by_hub(request)
     if not digest:
         return request
     if not digest.startswith(request.sha256):

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
 from zoo_core.weights.cache.converted import Copy, copies
+from zoo_core.weights.cache.entry import shared_object
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.download.ownership import sweep
@@ -76,7 +77,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
             ref = read_ref(path)
             if ref:
                 used = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                found.append(Kept(_name(path), ref, path, cache.place(ref.sha256, ref.file), used))
+                found.append(Kept(_name(path), ref, path, _path(cache, ref), used))
         except CacheError as error:
             problems.append(error)
         except OSError:  # it has just been removed
@@ -88,6 +89,12 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
     return [kept for kept in found if not patterns or any(_matches(kept.name, item) for item in patterns)], problems
 
 
+def _path(cache: Cache, ref: Ref) -> Path:
+    """Where the file is: one that is not in this cache may be in the shared one."""
+    path = cache.place(ref.sha256, ref.file)
+    return path if path.exists() else shared_object(ref.sha256) or path
+
+
 def _name(path: Path) -> str:
     model, _, tag = path.name.partition("@")
     return f"{unquote(path.parent.name)}/{unquote(model)}@{unquote(tag)}"
@@ -95,6 +102,10 @@ def _name(path: Path) -> str:
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition("@")[0], pattern)
+
+
+def _is_own(cache: Cache, item: Kept) -> bool:
+    return item.path.is_relative_to(cache.root)
 
 
 def objects(cache: Cache) -> Iterator[Path]:
@@ -117,7 +128,7 @@ def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
         except CacheError:  # a link or a folder, or it cannot be read: the others are looked at all the same
             good = False
         yield path, good
-    missing = {item.path for item in contents(cache)[0]} - set(found)
+    missing = {item.path for item in contents(cache)[0] if _is_own(cache, item)} - set(found)
     yield from ((path, False) for path in sorted(missing))
     for copy in copies(cache):
         if ref := copy.ref():
@@ -142,7 +153,7 @@ def remove(cache: Cache, kept: Iterable[Kept]) -> int:
         for item in gone:
             item.ref_path.unlink(missing_ok=True)
         needed = _needed(cache)
-        paths = dict.fromkeys(item.path for item in gone if item.ref.sha256 not in needed)
+        paths = dict.fromkeys(item.path for item in gone if _is_own(cache, item) and item.ref.sha256 not in needed)
         sources = {item.ref.sha256 for item in gone} - needed
         return sum(map(_remove, paths)) + sum(Copy(cache, source).remove() for source in sources)
 

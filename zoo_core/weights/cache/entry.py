@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from zoo_core import settings
 from zoo_core.errors import CacheError
+from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
@@ -47,6 +50,8 @@ class Entry:
         if path is None or not path.exists():
             path = self.cache.find(sha256)
         stamp = self.cache.prove(path, sha256, ref.stamp if ref else None) if path else None
+        if stamp is None and (path := shared_object(sha256)):
+            stamp = _shared_stamp(path, sha256, ref.stamp if ref else None)
         if path is None or stamp is None:
             return None
         artefact = Artefact(path, sha256, stamp.size, ref.source if ref else "", strength, fetched=False)
@@ -65,6 +70,16 @@ class Entry:
         artefact = replace(self, ref=ref).find(ref.sha256, request.strength)
         return replace(artefact, fetched=True) if artefact else None
 
+    def shared_digest(self) -> str:
+        """The digest that the shared cache has under the same name, or ``""``."""
+        folder = settings.shared_cache()
+        if not folder:
+            return ""
+        with contextlib.suppress(CacheError):
+            ref = read_ref(expand(folder).absolute() / self.ref_path.relative_to(self.cache.root))
+            return ref.sha256 if ref else ""
+        return ""
+
     def keep(self, artefact: Artefact) -> Artefact:
         """Write down what an object is that has just been proven.
 
@@ -82,3 +97,21 @@ class Entry:
     def _write(self, artefact: Artefact, stamp: Stamp) -> None:
         ref = fresh_ref(artefact.path, artefact.sha256, source=artefact.source, strength=artefact.strength, stamp=stamp)
         self.cache.write_ref(self.ref_path, ref)
+
+
+def shared_object(sha256: str) -> Path | None:
+    """The object of a digest in the shared cache, if there is one; it has not been checked."""
+    folder = settings.shared_cache()
+    return Cache(expand(folder).absolute()).find(sha256) if folder else None
+
+
+def _shared_stamp(path: Path, sha256: str, stamp: Stamp | None) -> Stamp | None:
+    """The stamp of a good file of the shared cache: what others noted is not believed, and nothing is moved there."""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        if Stamp.of(path) == stamp and settings.verify() == "auto":
+            return stamp
+        digest, steady = digests.steady_digest(path)
+        return steady if digest == sha256 else None
+    return None

@@ -44,7 +44,8 @@ class Policy:
         connections: How many lines may bring one file at once, if it is long and its server sends parts of it.
         split_from: How many bytes must be missing for that to be done.
         split_below: Bytes a second below which it is done: over a faster line, one costs less than many.
-        piece: About how many bytes a line asks for at once.
+        piece: About how many bytes a line asks for at once. They are few, since what has arrived of the pieces that are
+            being fetched is lost with the process; each costs a round trip.
         sleep: How to wait; tests pass their own.
         jitter: A random factor for each pause, so that many clients do not come back at once.
     """
@@ -59,7 +60,7 @@ class Policy:
     connections: int = field(default_factory=settings.connections)
     split_from: int = 32 << 20
     split_below: float = 50e6
-    piece: int = 8 << 20
+    piece: int = 2 << 20
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25)  # noqa: S311 - a pause needs no secret
 
