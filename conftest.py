@@ -159,6 +159,6 @@ def served_resnet18(file_server, tmp_path):
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)],
-    patterns=["README.md", "docs/*.md", "plugins/*/README.md"],
+    patterns=["README.md", "docs/*.md", "docs/tutorials/*.md", "plugins/*/README.md"],
     fixtures=["served_resnet18"],
 ).pytest()
