@@ -121,6 +121,20 @@ def test_a_line_that_becomes_slow_gets_help(server, url, tmp_path, policy):
     assert len(asked_for(server)) > 10
 
 
+def test_a_line_that_drips_gives_its_piece_to_the_others(server, url, tmp_path):
+    def drip(handler, data):
+        start, end = wanted(handler)
+        handler.close_connection = True
+        head(handler, start, end, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
+        for at in range(start, min(end, start + 100)):
+            handler.wfile.write(data[at : at + 1])
+            time.sleep(0.05)
+
+    once(server, drip, later)
+    policy = Policy(timeout=0.5, sleep=lambda _seconds: None, **LINES)
+    assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
+
+
 def test_every_piece_must_be_of_the_same_file(server, url, tmp_path, policy):
     fetch(url, tmp_path, sha256=DIGEST, policy=policy)
     assert {asked.headers.get("If-Range") for asked in server.asked[1:]} == {f'"{DIGEST[:16]}"'}

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Behind:
-    """Does something with each stretch of a file, in order, some way behind whoever writes it.
+class Background:
+    """Does something with each stretch of a file, in order, some way after it was written.
 
     Args:
         act: Called with where a stretch begins and where it ends.
@@ -23,7 +23,7 @@ class Behind:
         self._step = step
         self._begun = 0
         self._work: Future[None] | None = None
-        self._pool = ThreadPoolExecutor(1, "zoo-behind") if apart else None
+        self._pool = ThreadPoolExecutor(1, "zoo-background") if apart else None
 
     def follow(self, length: int) -> None:
         """Begin with what the file has grown by, when that is enough and nothing is being done.

@@ -182,7 +182,7 @@ def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing
     """The error for a file that no source gave.
 
     Args:
-        name: What was wanted.
+        name: What was requested.
         attempts: Each url and what was wrong with it.
         done: What became of it.
     """

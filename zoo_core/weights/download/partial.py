@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
-from zoo_core.weights.download.background import Behind
+from zoo_core.weights.download.background import Background
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
 from zoo_core.weights.download.ownership import (
     FLAGS,
@@ -151,8 +151,8 @@ class Partial:
     def _follow(self) -> None:
         """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
         self._hasher = hashlib.sha256()
-        self._hashing = Behind(self._hash, step=_HASH_FROM, apart=hasattr(os, "pread"))  # Windows cannot
-        self._flushing = Behind(self._flush, step=_FLUSH_FROM)
+        self._hashing = Background(self._hash, step=_HASH_FROM, apart=hasattr(os, "pread"))  # Windows cannot
+        self._flushing = Background(self._flush, step=_FLUSH_FROM)
 
     def _unfollow(self) -> None:
         self._hashing.close()

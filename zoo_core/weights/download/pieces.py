@@ -51,7 +51,7 @@ class Pieces:
 
     Args:
         source: Where the file is; each line is another source like it.
-        start: The first byte that is wanted.
+        start: The first byte to fetch.
         total: The length of the whole file.
         etag: Its strong ETag: every piece must have it.
         policy: How many lines, and how large a piece.
@@ -178,7 +178,7 @@ class Pieces:
                     count += len(block)
                     if piece.got + count > piece.end:
                         held.clear()
-                        raise StaleRange("sends more than the piece that was asked for")
+                        raise StaleRange("sends more than the piece that was requested")
                     if count >= _HANDFUL or time.monotonic() - since > _TICK / 5:
                         self._hand_over(piece, held)
                         count, since = 0, time.monotonic()

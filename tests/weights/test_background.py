@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from zoo_core.weights.download.background import Behind
+from zoo_core.weights.download.background import Background
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def behind():
     made = []
 
     def make(act, **options):
-        made.append(Behind(act, **options))
+        made.append(Background(act, **options))
         return made[-1]
 
     yield make
