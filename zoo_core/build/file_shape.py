@@ -41,7 +41,10 @@ def meet_stem(model: nn.Module, state: Tensors) -> int | None:
     """
     channels = channels_in_file(model, state)
     if channels is not None:
-        adapt_stem(model, channels)
+        try:
+            adapt_stem(model, channels)
+        except NotSupported:  # its responses cannot be kept, and need not be: the file has filters of its own
+            adapt_stem(model, channels, policy="random")
     return channels
 
 

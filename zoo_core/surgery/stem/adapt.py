@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
-from zoo_core.surgery.stem.in_channels import Order, inputs_of, order_of
+from zoo_core.surgery.stem.in_channels import Order, order_of
+from zoo_core.surgery.stem.response import check_response, computes_filters, effective_filters, fit_gain
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.memory_format import follows, with_channels_last
@@ -77,7 +77,8 @@ def adapt_stem(
 
     Raises:
         UsageError: An argument is impossible; the message says what is possible.
-        NotSupported: The first layers are not convolutions or linear layers with a weight of their own.
+        NotSupported: The first layers are not convolutions or linear layers with a weight of their own, or they
+            standardize it and have no gain that could keep their responses; ``"random"`` works for those.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -94,9 +95,8 @@ def adapt_stem(
     if policy is None and map is None and in_channels == old_count:
         return model
     plan = plan_channels(in_channels, old_count, policy, map)
-    if plan.silent(old_count):
-        for layer in layers.values():
-            _check_can_be_silent(layer)
+    for layer in layers.values():
+        check_response(layer, plan, old_count)
     with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
         changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
         before = knowledge_of(bare).receipt.tensors
@@ -125,9 +125,13 @@ def _adapt(
             path: _new_weight(layer, orders[path], plan, scaling if folds else None) for path, layer in layers.items()
         }
         changed = _fold(model, scaling, layers) if scaling and folds and plan.policy != "random" else []
+        standardizing = {path: plan.policy != "random" and computes_filters(layer) for path, layer in layers.items()}
         for path, layer in layers.items():
             weight = with_channels_last(new[path]) if follows(layer, model) else new[path]
             _install(model, path, layer, weight, old_count, plan.count)
+            if standardizing[path]:
+                fit_gain(layer, new[path])
+                changed.append(f"{path}.gain")
     if scaling:
         set_attribute(model, scaling.switch, value=False)
     for path in anatomy.per_channel:
@@ -172,7 +176,7 @@ def _size(model: nn.Module) -> tuple[int, int]:
 
 
 def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
-    old = _dense(layer)
+    old = effective_filters(layer) if plan.policy != "random" and computes_filters(layer) else _dense(layer)
     wide = order.by_channel(old if old.dtype.itemsize >= 4 else old.float())  # noqa: PLR2004 - halves round too early
     if scaling:
         factors = torch.tensor(scaling.scale, device=wide.device, dtype=wide.dtype)
@@ -192,31 +196,6 @@ def _dense(layer: nn.Module) -> Tensor:
         rows = slice(group * per_group, (group + 1) * per_group)
         dense[rows, group * width : (group + 1) * width] = weight[rows]
     return dense
-
-
-def _check_can_be_silent(layer: nn.Module) -> None:
-    """Refuse a layer that computes its filters from its weight, as one does that standardises them.
-
-    Raises:
-        NotSupported: The layer hears a channel whose weights are zero.
-    """
-    # ones, because whoever is about to load values may not have drawn any
-    state = {name: torch.ones_like(tensor) for name, tensor in layer.named_parameters()}
-    weight = state["weight"].detach()
-    if weight.is_meta:
-        return
-    weight[:, 0] = 0
-    reach = [k * cast("tuple[int, ...]", layer.dilation)[i] for i, k in enumerate(weight.shape[2:])]
-    quiet = weight.new_zeros(1, inputs_of(layer), *reach)
-    loud = quiet.clone()
-    loud[:, 0] = 1
-    answers = [functional_call(layer, {**state, "weight": weight}, (x,)) for x in (quiet, loud)]
-    if not torch.equal(*answers):
-        raise NotSupported(
-            f"no channel can start silent in {layer}",
-            cause="it computes its filters from its weight, so that a weight of zero is not a filter of zero",
-            hint='policy="mean" or policy="repeat"',
-        )
 
 
 def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old: int, new: int) -> None:
