@@ -119,7 +119,8 @@ def test_where_the_order_parts_it_stops_and_says_where(model, trained):
         if name == "b.block.conv1.weight":
             other["b.block.gate"] = torch.zeros(7)
         other[name] = tensor
-    receipt = load_partial(model, other, match="order")
+    with pytest.warns(zoo.ZooWarning, match="18 of 54 tensors"):
+        receipt = load_partial(model, other, match="order")
     assert "layer2.conv1.weight" not in receipt.names("loaded")
     assert receipt.names("loaded")[-1] == "layer1.bn2.num_batches_tracked"
     assert "against b.block.gate of shape [7]" in receipt.notes["layer2.conv1.weight"]
@@ -211,3 +212,84 @@ def test_a_mnasnet_takes_what_does_not_say_for_which_version_it_is():
     model = zoo.get("mnasnet0_5", weights=None, num_classes=9)
     zoo.load_partial(model, dict(state))
     assert torch.equal(model.layers[0].weight, state["layers.0.weight"])
+
+
+class Frozen(nn.Module):
+    """A norm whose tensors are all buffers and that counts nothing, as torchvision's FrozenBatchNorm2d."""
+
+    def __init__(self, width):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.zeros(width))
+
+
+def test_by_order_counters_of_the_file_are_not_in_the_way_of_norms_that_count_nothing():
+    file = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).state_dict()
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Frozen(4), nn.Conv2d(4, 4, 1), Frozen(4))
+    receipt = load_partial(model, file, match="order", skip=())
+    assert receipt.counts == {"loaded": 12, "ignored": 2}
+    assert torch.equal(model[3].running_var, file["3.running_var"])
+
+
+def test_by_order_counters_follow_the_norm_they_belong_to():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Frozen(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    file = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).state_dict()
+    file["1.num_batches_tracked"].fill_(1)
+    file["3.num_batches_tracked"].fill_(3)
+    assert load_partial(model, file, match="order", skip=()).counts == {"loaded": 13, "ignored": 1}
+    assert model[3].num_batches_tracked == 3
+
+
+LOSSY = {
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "codes": lambda tensor: tensor.to(torch.int8),
+}
+
+
+@pytest.mark.parametrize("match", ["name", "order"])
+@pytest.mark.parametrize("kind", LOSSY)
+def test_what_a_conversion_would_lose_is_kept_out_and_named(model, trained, kind, match):
+    before = model.stem[0].weight.detach().clone()
+    receipt = load_partial(model, {**trained, "stem.0.weight": LOSSY[kind](trained["stem.0.weight"])}, match=match)
+    assert torch.equal(model.stem[0].weight, before)
+    assert receipt.tensors["stem.0.weight"] == "kept"
+    assert kind.partition(" ")[0] in receipt.notes["stem.0.weight"]
+    assert torch.equal(model.layer1.conv1.weight, trained["layer1.conv1.weight"])
+
+
+def test_halves_and_doubles_are_loaded_as_ever(model, trained):
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in trained.items()}
+    assert load_partial(model, halves).counts == {"loaded": 54, "kept": 2}
+
+
+def test_where_one_tensor_fails_none_is_loaded_and_the_receipt_is_as_it_was(model, trained):
+    class Picky(nn.Linear):
+        def _load_from_state_dict(self, state, prefix, *rest):
+            super()._load_from_state_dict(state, prefix, *rest)
+            if f"{prefix}bias" in state and (state[f"{prefix}bias"] == 7).any():
+                raise RuntimeError("sevens")
+
+    model.fc = Picky(64, 9)
+    before, receipt = copy.deepcopy(model.state_dict()), zoo.receipt(model)
+    sevens = {**trained, "fc.weight": torch.zeros(9, 64), "fc.bias": torch.full((9,), 7.0)}
+    with pytest.raises(zoo.ZooError, match="cannot be copied") as error:
+        load_partial(model, sevens)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert zoo.receipt(model).tensors == receipt.tensors
+    assert "skip=" in str(error.value)
+    assert load_partial(model, sevens, skip="fc").counts["loaded"] == 54  # what it says
+
+
+def test_a_small_share_warns_and_says_which_prefix_is_in_the_way(model, trained):
+    state = {f"module.{name}": tensor for name, tensor in trained.items()} | {"fc.bias": torch.zeros(9)}
+    with pytest.warns(zoo.ZooWarning, match=r"1 of 56 tensors .* take the prefix 'module.' off .*: 54 of 56"):
+        load_partial(model, state)
+    receipt = load_partial(model, {name.removeprefix("module."): tensor for name, tensor in state.items()})
+    assert receipt.counts["loaded"] >= 54
+
+
+def test_a_small_share_warns_and_says_that_the_order_fits(model, trained):
+    state = {**renamed(trained), "fc.bias": torch.zeros(9)}
+    with pytest.warns(zoo.ZooWarning, match='match="order"'):
+        load_partial(model, state)
+    assert load_partial(model, state, match="order").counts["loaded"] == 54

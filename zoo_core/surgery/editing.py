@@ -30,11 +30,13 @@ class Editing:
         model: The model without wrappers.
         outcomes: What happened to tensors, by name, where it is not that they are new and initialised: the verb adds
             to it, and names values here that it changed in place.
+        notes: Remarks on tensors for the receipt, by name.
         released: Paths of modules that nothing holds any more because the verb says so.
     """
 
     model: nn.Module
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
 
     @property
@@ -118,6 +120,7 @@ def _settle(edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.M
     }
     tensors |= {name: edit.outcomes.get(name, "initialised") for name in now if name in new and name not in tensors}
     notes = {name: note for name, note in known.receipt.notes.items() if name in tensors and name not in new}
+    notes |= {name: note for name, note in edit.notes.items() if name in tensors}
     modules = dict(edit.model.named_modules(remove_duplicate=False))
     kept = {
         path

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, cast
 
+import torch
 from torch import nn
 
-from zoo_core.errors import LoadMismatch, UnknownPart, UsageError
+from zoo_core.errors import LoadMismatch, UnknownPart, UsageError, ZooWarning
+from zoo_core.surgery.editing import editing
 from zoo_core.surgery.loading import load_whole
-from zoo_core.surgery.metadata import anatomy_of, attach, is_known, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, is_known, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
-from zoo_core.surgery.sharded import before_sharding
+from zoo_core.surgery.sharded import refuse_sharded
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file, read_state_dict
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     State = Mapping[str, Tensor]
 
 _COUNTER = "num_batches_tracked"
+_ENOUGH = 0.5
+"""Share of the model's tensors below which a load warns."""
+_PREFIXES = 20
+"""How many prefixes are tried, the shortest first, to say what would fit better."""
 _ROLES = {"weight", "bias", "running_mean", "running_var", _COUNTER}
 """Last parts of names that say what a tensor is for; a pair in which they contradict each other is none."""
 
@@ -44,7 +51,6 @@ class _Match:
 
 
 @strict_arguments
-@before_sharding
 def load_partial(
     model: nn.Module,
     state_or_path: Mapping[str, object] | str | os.PathLike[str],
@@ -60,7 +66,8 @@ def load_partial(
         state_or_path: A state dict, a checkpoint around one, or the path of a file with either.
         match: ``"name"`` loads tensors that have one name and one shape on both sides. ``"order"`` is for the same
             architecture under other names: it goes through both sides in step, and pairs tensors as long as shapes and
-            roles, weight or bias say, agree. Where they no longer do it stops, and the receipt says where.
+            roles, weight or bias say, agree. Where they no longer do it stops, and the receipt says where. Complex
+            numbers for real ones, integers for fractions and sparse or quantized tensors are kept out by both.
         skip: What to leave out: parts of the model, in the language of :func:`freeze`, or paths and patterns of names
             in the file. None skips nothing by name, and the head by order; ``()`` skips nothing.
 
@@ -68,8 +75,12 @@ def load_partial(
         The receipt of this load: ``loaded``, ``kept`` and ``ignored`` tensors, with the reasons in its ``notes``. The
         model's own receipt, ``zoo.receipt(model)``, is brought up to date too.
 
+    Warns:
+        ZooWarning: Less than half of the tensors of the model, of those that are not skipped, were loaded; the warning
+            says what would fit better.
+
     Raises:
-        LoadMismatch: Nothing at all fits. The model is as it was.
+        LoadMismatch: Nothing at all fits, or a tensor cannot be copied. The model is as it was.
         Unreadable: There are no tensors in what was given.
         UnknownPart: An entry of ``skip`` is neither in the model nor in the file.
         UsageError: ``match`` is neither of the two.
@@ -83,6 +94,7 @@ def load_partial(
     """
     if match not in {"name", "order"}:
         raise UsageError(f"match cannot be {match!r}", expected="'name' or 'order'")
+    refuse_sharded(model, "load_partial")
     state, source, path = _read(state_or_path)
     bare = unwrap(model)
     own: State = bare.state_dict()
@@ -93,12 +105,30 @@ def load_partial(
     found = _by_name(candidates, offered, source) if match == "name" else _by_order(candidates, offered, source)
     if not found.pairs:
         raise _nothing_fits(bare, own, state, source, match)
-    load_whole(bare, {name: state[theirs] for name, theirs in found.pairs.items()})
+    with editing(model, "load_partial") as edit:
+        _write(bare, own, {name: state[theirs] for name, theirs in found.pairs.items()})
+        edit.outcomes.update(dict.fromkeys(found.pairs, "loaded"))
+        edit.notes.update({name: f"{theirs} of {source}" for name, theirs in found.pairs.items()})
     found.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
     receipt = _receipt(model, own, state, found, left_behind)
     receipt = replace(receipt, source=source, path=path, strength="local" if path else "none")
-    _record(bare, found, source)
+    _warn_of_few(candidates, offered, found, source, match)
     return receipt
+
+
+def _write(model: nn.Module, own: State, given: State) -> None:
+    """Load all of these tensors or, where one fails, none."""
+    before = {name: own[name].detach().clone() for name in given}
+    try:
+        load_whole(model, given)
+    except Exception as error:
+        load_whole(model, before)
+        raise LoadMismatch(
+            f"a tensor cannot be copied into this {type(model).__name__}",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}",
+            done="nothing was loaded: every tensor is as it was",
+            hint="skip=... leaves tensors out, by the names that the model has for them",
+        ) from error
 
 
 def _read(state_or_path: object) -> tuple[State, str, str | None]:
@@ -138,17 +168,18 @@ def _by_name(own: State, given: State, source: str) -> _Match:
         elif given[name].shape != tensor.shape:
             shapes = f"of shape {list(given[name].shape)} in {source}, {list(tensor.shape)} in the model"
             found.notes[name] = shapes
+        elif loss := _loss(tensor, given[name]):
+            found.notes[name] = f"{loss} in {source}"
         else:
             found.pairs[name] = name
     return found
 
 
 def _by_order(own: State, given: State, source: str) -> _Match:
+    """Pairs of tensors in step; counters of norms, which not all norms have, follow the norm that they belong to."""
     found = _Match()
-    if not (_has_counters(own) and _has_counters(given)):
-        found.notes = {name: f"there are no counters in {source}" for name in own if name.endswith(_COUNTER)}
-    ours = [name for name in own if name not in found.notes]
-    theirs = [name for name in given if not (found.notes and name.endswith(_COUNTER))]
+    ours = [name for name in own if not _is_counter(name)]
+    theirs = [name for name in given if not _is_counter(name)]
     for place, (name, other) in enumerate(zip_longest(ours, theirs)):
         if name is None:
             break
@@ -157,14 +188,39 @@ def _by_order(own: State, given: State, source: str) -> _Match:
             found.notes[name] = f"the order parts here: against {was} stood one of shape {list(own[name].shape)}"
             found.notes.update(dict.fromkeys(ours[place + 1 :], f"comes after {name}, where the order parts"))
             break
+        if loss := _loss(own[name], given[other]):
+            found.notes[name] = f"{loss} in {source}"
+            continue
         found.pairs[name] = other
-        if name != other:
-            found.notes[name] = f"from {other}"
+    for name in filter(_is_counter, own):
+        norm = found.pairs.get(f"{name.removesuffix(_COUNTER)}running_var", "")
+        counter = f"{norm.removesuffix('running_var')}{_COUNTER}"
+        if norm and counter in given:
+            found.pairs[name] = counter
+        else:
+            found.notes[name] = f"there is no such counter in {source}"
+    found.notes.update({name: f"from {other}" for name, other in found.pairs.items() if name != other})
     return found
 
 
-def _has_counters(state: State) -> bool:
-    return any(name.endswith(_COUNTER) for name in state)
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == _COUNTER
+
+
+def _loss(own: Tensor, given: Tensor) -> str:
+    """Why the values of a tensor would not survive in the place of another; empty where they would."""
+    if given.is_meta:
+        return "without values"
+    if given.is_quantized or given.layout != torch.strided:
+        return "quantized" if given.is_quantized else f"sparse ({given.layout})"
+    if given.is_complex() and not own.is_complex():
+        return "complex"
+    kinds = (own.is_floating_point() or own.is_complex(), given.is_floating_point() or given.is_complex())
+    if kinds == (True, False):
+        return f"integers ({given.dtype}), which are codes and no values,"
+    if kinds == (False, True) and bool((given != given.round()).any()):
+        return "fractions, where the model has integers,"
+    return ""
 
 
 def _agree(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
@@ -188,25 +244,45 @@ def _receipt(model: nn.Module, own: State, state: State, found: _Match, left_beh
     return Receipt(title, tensors=tensors, notes=notes)
 
 
-def _record(model: nn.Module, found: _Match, source: str) -> None:
-    """Keep the model's own receipt true: what is loaded now is no longer what it was."""
-    if not is_known(model):
+def _warn_of_few(own: State, given: State, found: _Match, source: str, match: str) -> None:
+    """Say so where less than half of the model was loaded, and what would fit better."""
+    if len(found.pairs) >= _ENOUGH * len(own):
         return
-    known = knowledge_of(model)
-    loaded: dict[str, Outcome] = dict.fromkeys(found.pairs, "loaded")
-    notes = {name: f"{theirs} of {source}" for name, theirs in found.pairs.items()}
-    receipt = known.receipt
-    new = replace(receipt, tensors={**receipt.tensors, **loaded}, notes={**receipt.notes, **notes})
-    attach(model, replace(known, receipt=new))
+    better = _better(own, given, source, match, len(found.pairs))
+    warnings.warn(
+        f"{len(found.pairs)} of {len(own)} tensors of the model were loaded from {source} by {match}"
+        + (f"; {better}" if better else "; the notes of the receipt say why not the others"),
+        ZooWarning,
+        stacklevel=4,  # past strict_arguments
+    )
+
+
+def _better(own: State, given: State, source: str, match: str, least: int) -> str:
+    """What pairs more tensors than were paired: another prefix, or another way to match; empty where nothing does."""
+    prefixes = {name[: end + 1] for name in given for end, letter in enumerate(name) if letter == "."}
+    renamed = {
+        f"take the prefix {prefix!r} off the names in it": {
+            name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)
+        }
+        for prefix in sorted(prefixes, key=len)[:_PREFIXES]
+    }
+    inside = {name[: end + 1] for name in own for end, letter in enumerate(name) if letter == "."}
+    renamed |= {
+        f"put the prefix {prefix!r} before the names in it": {f"{prefix}{name}": each for name, each in given.items()}
+        for prefix in sorted(inside, key=len)[:_PREFIXES]
+    }
+    counts = {advice: len(_by_name(own, state, source).pairs) for advice, state in renamed.items()}
+    if match == "order":
+        counts['match="name" pairs them by name'] = len(_by_name(own, given, source).pairs)
+    else:
+        counts['match="order" pairs tensors by order and shape'] = len(_by_order(own, given, source).pairs)
+    best = max(counts, key=counts.__getitem__)
+    return f"{best}: {counts[best]} of {len(own)} then fit" if counts[best] > least else ""
 
 
 def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match: str) -> LoadMismatch:
-    prefixes = {f"{name.partition('.')[0]}." for name in state if "." in name}
-    fits = {prefix: sum(name.removeprefix(prefix) in own for name in state) for prefix in prefixes}
-    best = max(fits, key=fits.__getitem__, default="")
-    hint = 'match="order" pairs tensors by order and shape' if match == "name" else 'match="name" pairs them by name'
-    if match == "name" and fits.get(best, 0):
-        hint = f"take the prefix {best!r} off the names in it: {fits[best]} of them then fit"
+    other = 'match="order" pairs tensors by order and shape' if match == "name" else 'match="name" pairs them by name'
+    hint = _better(own, state, source, match, 0) or other
     cause = "a safetensors file keeps tensors by name and not in the order of layers" if match == "order" else None
     return LoadMismatch(
         f"nothing in {source} fits this {type(model).__name__} by {match}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
 
 def _reach(layer: nn.Module) -> list[int]:
     sides = cast("Tensor", layer.weight).shape[2:]
-    dilation = cast("Any", layer).dilation
+    dilation = getattr(layer, "dilation", 1)
     return [side * (dilation[axis] if isinstance(dilation, tuple) else 1) for axis, side in enumerate(sides)]
 
 
