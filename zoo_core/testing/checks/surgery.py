@@ -152,7 +152,7 @@ def _adapted(card: Card, channels: int) -> nn.Module:
         return adapt_stem(copy.deepcopy(model_under_test(card)), channels, seed=0)
     except NotSupported:
         if not by_shapes(card):  # a stem that cannot keep its responses takes fresh filters
-            return adapt_stem(copy.deepcopy(specimen(card)), channels, policy="random", seed=0)
+            return adapt_stem(copy.deepcopy(model_under_test(card)), channels, policy="random", seed=0)
     # It has to be run as far as its stem to see which input comes from which channel. The rest of its memory stays
     # untouched, whatever size it has.
     model = construct(card, card.options, values=False).eval()
