@@ -35,6 +35,7 @@ from .registry.zoo import Zoo as Zoo
 from .registry.zoo import info as info
 from .registry.zoo import list as list  # noqa: A004 - zoo.list is the field's word for it
 from .registry.zoo import use as use
+from .sharing.push import push as push
 from .surgery.features.branch import branch as branch
 from .surgery.features.extract import features as features
 from .surgery.features.split import split as split

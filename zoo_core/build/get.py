@@ -21,10 +21,12 @@ from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.utils.gc import no_collection
+from zoo_core.utils.paths import is_written_as_path
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
 from zoo_core.weights.checkpoint.open import open_checkpoint
 from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.hub_folder import is_hub_name
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def get(
     train mode as its library makes it.
 
     Args:
-        name: ``family/name@tag``, with family and tag optional.
+        name: ``family/name@tag``, with family and tag optional. Also a save, as :func:`zoo_core.load` takes it, written
+            as a path such as ``"./flowers"`` or as ``"hf://me/flowers"``: it keeps its own weights.
         num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None.
         head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``; or a dict
             of these and of numbers, for a model that returns a dict of scores. A file of your own that holds just such
@@ -123,6 +126,8 @@ def get(
         ema=ema,
         prefix=prefix,
     )
+    if is_hub_name(name) or is_written_as_path(name):
+        return _saved(name, weights, asked)
     card, tag = current_zoo().resolve(name)
     current_zoo().available(card)
     chosen = _choose(card, tag, weights)
@@ -162,6 +167,21 @@ def _own(card: Card, artefact: Artefact, asked: Asked) -> tuple[nn.Module, bool]
         fill_packed(model, artefact)
         return model, False
     return build_own(card, open_checkpoint(artefact.path), artefact, asked)
+
+
+def _saved(name: str, weights: object, asked: Asked) -> nn.Module:
+    """A save, with what is asked for done to it."""
+    import zoo_core
+
+    if weights != "default" or asked.options:
+        wrong = "options" if weights == "default" else "weights"
+        raise UsageError(f"{name} is a save, which has its own weights and options", hint=f"leave {wrong}= out")
+    home = asked.device or default_device()
+    model = zoo_core.load(name, device="cpu")
+    with on_the_cpu(), seeded(asked.seed), no_collection():
+        operate(model, asked)
+        _freeze(model, asked.freeze)
+        return place(model, home, asked.dtype, channels_last=asked.channels_last)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:

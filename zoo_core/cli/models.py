@@ -32,7 +32,12 @@ def list_(pattern: str, family: str | None, task: str | None, *, as_json: bool) 
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 def info(name: str, *, as_json: bool) -> None:
-    """Show what the model NAME is and which weights it has."""
+    """Show what the model NAME is and which weights it has; or what is in a saved folder, such as ./flowers."""
+    from zoo_core.recipe.saved import is_save, outline_of
+
+    if is_save(name):
+        click.echo(outline_of(name, as_json=as_json))
+        return
     zoo = current_zoo()
     card, _ = zoo.resolve(name)
     others = Info.of(card).others

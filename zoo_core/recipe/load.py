@@ -22,6 +22,7 @@ from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
 from zoo_core.utils.paths import expand
+from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
     import os
@@ -49,7 +50,8 @@ def load(
     the architecture is. So the folder may come from a stranger.
 
     Args:
-        folder: Where it was saved.
+        folder: Where it was saved; or ``hf://owner/name@revision`` for one that was shared on the Hugging Face hub
+            (``zoo-core[hub]``), which alone makes this fetch something.
         heads: Modules for the heads that only their own code can build, by name; ``"main"`` where there is only one.
         options: Arguments of the library's constructor that you vouch for, where the recipe has some that a folder may
             not set.
@@ -78,7 +80,7 @@ def load(
         >>> torch.equal(zoo.load(zoo.save(model, tempfile.mkdtemp()))(x), model(x))
         True
     """
-    source = expand(folder)
+    source = fetch_folder(str(folder)) if is_hub_name(folder) else expand(folder)
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)
     tensors = read_tensors(source, recipe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,15 +10,13 @@ from zoo_core.build.get import get
 from zoo_core.errors import UsageError
 from zoo_core.images.numbers import set_preprocessing
 from zoo_core.recipe.load import load
-from zoo_core.recipe.record import FILE
+from zoo_core.recipe.saved import is_save
 from zoo_core.surgery.metadata import knowledge_of
 
 if TYPE_CHECKING:
     import os
 
     import torch
-
-_PATHS = ("./", "../", "/", "~/")
 
 
 def open_model(
@@ -56,16 +53,10 @@ def open_model(
     if is_save(model):
         if chosen is not None:
             raise UsageError(f"{model} is a saved model, which has its own weights", hint="leave weights out")
-        opened = load(Path(model).expanduser(), device=device)
+        opened = load(model, device=device)
     else:
         opened = get(str(model), weights=weights, device=device)
     known = knowledge_of(opened)
     if preprocessing is None and known.preprocessing is None and known.card and known.card.default:
         preprocessing = known.card.id
     return set_preprocessing(opened, preprocessing) if preprocessing is not None else opened
-
-
-def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something is the folder of a save, or is written as a path and not as a name."""
-    is_path = not isinstance(model, str) or model.startswith(_PATHS) or model.endswith("/")
-    return is_path or (Path(model) / FILE).is_file()

@@ -30,3 +30,15 @@ def expand(path: str | os.PathLike[str]) -> Path:
             hint="set HOME, or give the whole path",
             path=path,
         ) from error
+
+
+def is_written_as_path(name: object) -> bool:
+    """Whether something is a path, or a string that no name of a model can be.
+
+    Example:
+        >>> is_written_as_path("./flowers"), is_written_as_path("flowers/"), is_written_as_path("timm/resnet18")
+        (True, True, False)
+    """
+    if isinstance(name, str):
+        return name.startswith(("./", "../", "/", "~/")) or name.endswith("/")
+    return isinstance(name, Path)

@@ -1,0 +1,60 @@
+"""The README of a shared model, written from its recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import UsageError
+from zoo_core.registry.zoo import current_zoo
+
+if TYPE_CHECKING:
+    from zoo_core.recipe.record import Recipe
+
+_NAMED_AT_MOST = 50
+
+
+def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None) -> str:
+    """Markdown with the metadata that the hub reads: base model and its licence, classes, preprocessing, how to load.
+
+    Args:
+        recipe: Of the save.
+        repo: ``owner/name`` on the hub.
+        metrics: What a training run wrote down.
+    """
+    head = ["---", "library_name: zoo", f"tags: [zoo, {recipe.family}]", f"license: {_license(recipe)}", "---", ""]
+    tag = recipe.weights.get("tag")
+    origin = f"the weights {tag}" if tag else "no published weights"
+    lines = [
+        f"# {repo.rpartition('/')[2]}",
+        "",
+        f"A `{recipe.id}` that began with {origin}, saved by zoo.",
+        "",
+        "```python",
+        "import zoo_core as zoo",
+        "",
+        f'model = zoo.load("hf://{repo}")',
+        'zoo.predict(model, "image.jpg")',
+        "```",
+        "",
+        f"Licence of the base weights: {_license(recipe)}.",
+        "",
+    ]
+    if names := recipe.class_names:
+        more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+        lines += ["## Classes", "", ", ".join(names[:_NAMED_AT_MOST]) + more, ""]
+    if metrics:
+        lines += ["## Metrics", "", *(f"- {name}: {value}" for name, value in metrics.items()), ""]
+    if recipe.preprocessing:
+        lines += ["## Preprocessing", "", "```json", json.dumps(recipe.preprocessing, indent=2), "```", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in recipe.versions.items())
+    return "\n".join([*head, *lines, f"Saved with {versions}.", ""])
+
+
+def _license(recipe: Recipe) -> str:
+    """The licence of the weights that the model began with, where that is known."""
+    try:
+        card = current_zoo().resolve(recipe.id)[0]
+        return card.find(recipe.weights["tag"]).licenses.weights
+    except (UsageError, KeyError):
+        return "unknown"

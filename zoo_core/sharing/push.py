@@ -1,0 +1,95 @@
+"""``zoo.push``: a saved folder to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core import settings
+from zoo_core.errors import FetchError, Offline, UsageError
+from zoo_core.recipe.record import FILE, read_recipe
+from zoo_core.sharing.model_card import model_card
+from zoo_core.utils.arguments import strict_arguments
+from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.hub_folder import SCHEME, client, parse
+
+if TYPE_CHECKING:
+    import os
+
+_TENSORS = "model.safetensors"
+
+
+@strict_arguments
+def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None) -> str:
+    """Share the folder of a save on the Hugging Face hub (``zoo-core[hub]``).
+
+    The repository gets ``model.safetensors``, ``recipe.json``, and a model card written from the recipe: base model and
+    its licence, classes, preprocessing, how to load. It is made when it is not there. ``HF_TOKEN`` says who you are.
+
+    Args:
+        folder: Where :func:`zoo_core.save` saved a model.
+        to: ``hf://owner/name``, or ``hf://owner/name@branch``.
+        private: Whether a new repository is private; None for what your account says.
+
+    Returns:
+        ``hf://owner/name@commit``, which :func:`zoo_core.load` takes.
+
+    Raises:
+        Unreadable: The folder is no save.
+        UsageError: ``to`` is no name on the hub, or the tensors are not those that were saved.
+        Offline: ``ZOO_OFFLINE`` is set.
+        FetchError: The hub does not take it.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.push("flowers/", "me/flowers")
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.UsageError: 'me/flowers' is no name on the hub
+          expected: hf://owner/name, or hf://owner/name@revision
+    """
+    repo, branch = parse(to)
+    source = Path(folder)
+    recipe = read_recipe(source / FILE)
+    tensors = source / Path(recipe.tensors["file"]).name
+    if not tensors.is_file() or sha256_of(tensors) != recipe.tensors["sha256"]:
+        raise UsageError(f"{tensors} is not what was saved", done="nothing was sent", hint="save the model again")
+    if settings.offline():
+        raise Offline("nothing is sent while ZOO_OFFLINE is set", hint="unset it")
+    api = client()
+    with tempfile.TemporaryDirectory() as staging:
+        shutil.copyfile(tensors, Path(staging, _TENSORS))
+        shared = replace(recipe, tensors={**recipe.tensors, "file": _TENSORS})
+        Path(staging, FILE).write_text(shared.text(), encoding="utf-8")
+        Path(staging, "README.md").write_text(model_card(shared, repo, _metrics(source)), encoding="utf-8")
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            info = api.upload_folder(
+                repo_id=repo, folder_path=staging, revision=branch, commit_message=f"Share {recipe.id} from zoo"
+            )
+        except Exception as error:  # the client raises its own errors, and those of its transport
+            reason = str(error).strip().partition("\n")[0]
+            raise FetchError(
+                f"{to} does not take it",
+                cause=f"{type(error).__name__}: {reason}",
+                hint="HF_TOKEN has to be a token that may write there",
+                attempts=((to, reason),),
+            ) from error
+    return f"{SCHEME}{repo}@{info.oid}"
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """What a training run wrote down beside the save."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: value for name, value in found.items() if isinstance(value, int | float | str)}
+        if isinstance(found, dict)
+        else {}
+    )
