@@ -251,6 +251,41 @@ def two_names():
     return ("cat", "dog")
 
 
+def moving(model):
+    if not model.bn1.running_mean.is_meta:
+        model.bn1.running_mean += 1
+    return toys.anatomy(model)
+
+
+def switching(model):
+    model.layer1.train(mode=not model.layer1.training)
+    model.layer2.train()
+    return toys.anatomy(model)
+
+
+_asked = []
+
+
+def counting(model):
+    _asked.append(model)
+    right = toys.anatomy(model)
+    return replace(right, stages=(right.stages[0], replace(right.stages[1], channels=len(_asked))))
+
+
+class Frozen(toys.Toy):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(requires_grad=False)
+
+
+_cache = []
+
+
+def cached():
+    _cache[:] = _cache or [toys.Toy()]
+    return _cache[0]
+
+
 def build(function):
     return {"build": f"mutants:{function.__name__}"}
 
@@ -442,6 +477,12 @@ MUTANTS = {
     "number computed from initial values": Mutant(
         "values", "it gives other outputs from the same parameters and buffers", card=build(Measured)
     ),
+    # side effects
+    "anatomy that moves a buffer": Mutant("builds", "anatomy changes bn1.running_mean", moving),
+    "anatomy that switches to train mode": Mutant("builds", "changes the mode of a module", switching),
+    "anatomy that counts": Mutant("builds", "twice gives other stages", counting),
+    "build of one cached model": Mutant("builds", "shares parameters with the one before", card=build(cached)),
+    "build that is frozen": Mutant("builds", "its constructor freezes every parameter", card=build(Frozen)),
     # training, copies and saves
     "norm that thaws": Mutant(
         "norms",

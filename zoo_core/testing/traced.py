@@ -115,6 +115,7 @@ def _steps(anatomy: Anatomy) -> list[tuple[int, int]]:
 def page(rows: Sequence[Row]) -> str:
     """The rows as Markdown: shares by family, and each model that differs."""
     lines = ["# Tracing measured against what plugins declare", "", " ".join(_INTRODUCTION.split()), ""]
+    lines += [f"{len(rows)} models were measured, the smallest of each share first.", ""]
     lines += ["| family | models | heads right | refused | wrong | error | stem | stages | split claimed |"]
     lines += ["|---" * 9 + "|"]
     families = dict.fromkeys(row.model.partition("/")[0] for row in rows)

@@ -12,6 +12,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, close_matches, did_you_mean
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
+from zoo_core.testing.checks.side_effects import check_side_effects
 from zoo_core.testing.inputs import inputs_of
 from zoo_core.testing.measure import calls_of
 from zoo_core.testing.running import layers_in_order, scores_of
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def check_builds(card: Card) -> None:
-    """It builds untrained and without a network, with the parameters and the classes that the card tells of."""
+    """It builds untrained, without a network or side effects, with the parameters and classes of its card."""
     model = model_under_test(card)
+    check_side_effects(card)
     counts = {_parameters(model)}
     if card.parameters not in (None, *counts) and card.default:
         # libraries publish the number for the model that the weights are for, which may be of another size
