@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "zoo_core"
 
 FLOORS = [
+    {"text"},
     {"errors"},
     {"contract", "settings", "config", "utils"},
     {"registry"},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError, close_matches, did_you_mean
 from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import believed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,10 +106,11 @@ def files() -> tuple[Path, ...]:
     else:
         folders = [str(here), *map(str, here.parents)]
     # os.path, which is several times as fast as Path: this is asked for on every use.
-    project = next((found for folder in folders if os.path.isfile(found := os.path.join(folder, NAME))), "")  # noqa: PTH113, PTH118
+    paths = (os.path.join(folder, NAME) for folder in folders)  # noqa: PTH118
+    project = next((path for path in paths if os.path.isfile(path) and believed(path, "ZOO_CONFIG")), "")  # noqa: PTH113
     user = os.path.join(_user_folder(), NAME)  # noqa: PTH118
-    paths = dict.fromkeys((project, user if os.path.isabs(user) else ""))  # noqa: PTH117 - without a home, "~" stays
-    return tuple(Path(path) for path in paths if os.path.isfile(path))  # noqa: PTH113
+    chosen_files = dict.fromkeys((project, user if os.path.isabs(user) else ""))  # noqa: PTH117 - without a home, "~" stays
+    return tuple(Path(path) for path in chosen_files if os.path.isfile(path))  # noqa: PTH113
 
 
 def _user_folder() -> str:

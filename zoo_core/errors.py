@@ -37,6 +37,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo_core.text import presentable, redacted, visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -71,11 +73,12 @@ class ZooError(Exception):
         **values: object,
     ) -> None:
         lines = {"expected": expected, "got": got, "done": done, "likely cause": cause, "next step": hint}
-        self.summary = summary
-        self.message = "\n".join([summary, *(f"  {label}: {text}" for label, text in lines.items() if text)])
+        self.summary = visible(redacted(summary))
+        whole = "\n".join([summary, *(f"  {label}: {text}" for label, text in lines.items() if text)])
+        self.message = visible(redacted(whole))
         super().__init__(self.message)
         for name, value in values.items():
-            setattr(self, name, value)
+            setattr(self, name, presentable(value))
 
     def __str__(self) -> str:
         # KeyError would print the repr of its argument, and OSError would look for an errno.
@@ -202,6 +205,9 @@ class ZooWarning(UserWarning):
         ...
         zoo_core.errors.ZooWarning: family 'acme' is passed over
     """
+
+    def __str__(self) -> str:
+        return visible(redacted(super().__str__()))
 
 
 def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ def test_weights_of_a_dead_plain_http_host_come_from_any_mirror_that_has_the_byt
     assert obtain(*card("http://dead.invalid/cadene/models/net-5c106cde.pth", digest=DIGEST[:8]), policy=policy).fetched
 
 
-def test_a_store_that_fsspec_knows_is_a_source(tmp_path):
+def test_a_store_that_fsspec_knows_is_a_source(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo_core.weights.transport.sources._STORES", ("memory",))  # fsspec's own, for tests
     fsspec = pytest.importorskip("fsspec")
     with fsspec.open("memory://bucket/net.pth", "wb") as file:
         file.write(DATA)
@@ -115,7 +116,16 @@ def test_a_store_without_its_library_names_it(tmp_path, policy):
         fetch("s3://bucket/net.pth", tmp_path, sha256=DIGEST, policy=policy)
 
 
-def test_a_missing_object_in_a_store_is_an_error_of_ours(tmp_path, policy):
+@pytest.mark.parametrize("url", ["reference::file:///x", "simplecache::s3://b/x", "memory://b/x", "ftp://h/x"])
+def test_a_scheme_that_is_not_listed_and_a_chain_never_reach_fsspec(url, tmp_path, policy, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *_, **__: pytest.fail("fsspec was handed the url"))
+    with pytest.raises(FetchError):
+        fetch(url, tmp_path, sha256=DIGEST, policy=policy)
+
+
+def test_a_missing_object_in_a_store_is_an_error_of_ours(tmp_path, policy, monkeypatch):
+    monkeypatch.setattr("zoo_core.weights.transport.sources._STORES", ("memory",))
     pytest.importorskip("fsspec")
     with pytest.raises(FetchError):
         fetch("memory://bucket/none.pth", tmp_path, sha256=DIGEST, policy=policy)

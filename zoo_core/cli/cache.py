@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import care
 from zoo_core.weights.cache.converted import FOLDER, Copy, copies
@@ -28,19 +29,19 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """List the weights in the cache, or those whose names match PATTERN."""
     kept, problems = care.contents(Cache(), pattern)
     for problem in problems:
-        click.echo(f"zoo: {problem}", err=True)
+        echo(f"zoo: {problem}", err=True)
     if as_json:
-        click.echo(json.dumps([_facts(item) for item in kept], indent=2))
+        echo(json.dumps([_facts(item) for item in kept], indent=2))
         return
     for item in kept:
         state = "" if item.present else "  MISSING"
-        click.echo(f"{human(item.ref.size):>9}  {item.used:%Y-%m-%d}  {item.ref.strength:<9}  {item.name}{state}")
+        echo(f"{human(item.ref.size):>9}  {item.used:%Y-%m-%d}  {item.ref.strength:<9}  {item.name}{state}")
     files = {item.path: item.ref.size for item in kept if item.present}
-    click.echo(f"{human(sum(files.values())):>9}  in {len(files)} files under {Cache().root}")
+    echo(f"{human(sum(files.values())):>9}  in {len(files)} files under {Cache().root}")
     digests = {item.ref.sha256 for item in kept}
     if converted := [copy for copy in copies(Cache()) if copy.source in digests]:
         size = human(sum(copy.size for copy in converted))
-        click.echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
+        echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
 
 
 def _facts(item: care.Kept) -> dict[str, Any]:
@@ -66,9 +67,9 @@ def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
     kept, _ = care.contents(Cache(), pattern)
     freed = care.remove(Cache(), kept)
     if as_json:
-        click.echo(json.dumps({"removed": [item.name for item in kept], "freed": freed}, indent=2))
+        echo(json.dumps({"removed": [item.name for item in kept], "freed": freed}, indent=2))
     else:
-        click.echo(f"removed {_count(kept, 'name')}, freed {human(freed)}")
+        echo(f"removed {_count(kept, 'name')}, freed {human(freed)}")
 
 
 @cache.command("prune")
@@ -81,14 +82,14 @@ def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in found]
         freed = 0 if dry_run else care.prune(Cache(), unused_days=unused)
-        click.echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
+        echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
     elif dry_run:
         for item in found:
-            click.echo(f"{human(item.size):>9}  {item.path}  ({item.reason})")
+            echo(f"{human(item.size):>9}  {item.path}  ({item.reason})")
         for kept in old:
-            click.echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
+            echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
     else:
-        click.echo(f"freed {human(care.prune(Cache(), unused_days=unused))}")
+        echo(f"freed {human(care.prune(Cache(), unused_days=unused))}")
 
 
 @cache.command("path")
@@ -96,10 +97,10 @@ def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
 def path(name: str | None) -> None:
     """Print where the cache is, or where the file of the weights NAME is."""
     if name is None:
-        click.echo(Cache().root)
+        echo(Cache().root)
         return
     for item in care.contents(Cache(), (name,))[0]:
-        click.echo(item.path)
+        echo(item.path)
 
 
 @cache.command("import")
@@ -125,9 +126,9 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
         except Untrusted:
             if item in file:
                 raise
-            click.echo(f"passed over {item.name}: no installed model has weights like it", err=True)
+            echo(f"passed over {item.name}: no installed model has weights like it", err=True)
         else:
-            click.echo(f"{item.name}: {', '.join(adopted.names)}")
+            echo(f"{item.name}: {', '.join(adopted.names)}")
 
 
 @click.command()
@@ -154,11 +155,11 @@ def verify(name: tuple[str, ...], *, outputs: bool, as_json: bool) -> None:
     results = list(care.verify(Cache()))
     bad = [file for file, good in results if not good]
     if as_json:
-        click.echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
+        echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
     else:
         for file in bad:
-            click.echo(f"BAD  {file}: {_fate(file)}")
-        click.echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
+            echo(f"BAD  {file}: {_fate(file)}")
+        echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
     if bad:
         raise SystemExit(1)
 

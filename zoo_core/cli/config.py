@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from zoo_core import config as configuration
+from zoo_core.cli.console import echo
 from zoo_core.weights.transport.urls import shown
 
 
@@ -17,13 +18,13 @@ def config(*, as_json: bool) -> None:
     """Show every setting, its value, and whether the environment or which zoo.toml says so."""
     rows = [_facts(setting) for setting in configuration.SETTINGS]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     for row in rows:
         if row["from"] is None:
-            click.echo(f"{row['key']:12}-  (not set: {row['meaning']})")
+            echo(f"{row['key']:12}-  (not set: {row['meaning']})")
         else:
-            click.echo(f"{row['key']:12}{_plainly(row['value'])}  ({row['from']})")
+            echo(f"{row['key']:12}{_plainly(row['value'])}  ({row['from']})")
 
 
 def _facts(setting: configuration.Setting) -> dict[str, Any]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import click
+
+from zoo_core.text import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,3 +28,8 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
 
     names = current_zoo().list(f"{incomplete}*")
     return [*names, *(name.partition("/")[2] for name in names if "/" not in incomplete)]
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line in which names, sources and keys may be a stranger's: control characters are shown as escapes."""
+    click.echo(visible(str(text)), err=err)

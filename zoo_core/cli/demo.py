@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.errors import ZooError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: 
     _check_needs(output)
     figures = _run(epochs, seed, output, quiet=as_json)
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        echo(json.dumps(figures, indent=2))
     else:
         _report(figures)
 
@@ -141,4 +142,4 @@ def _report(figures: dict[str, Any]) -> None:
         f"picture     {figures['picture']}, after {figures['seconds']:.1f} s",
     )
     for line in lines:
-        click.echo(line)
+        echo(line)

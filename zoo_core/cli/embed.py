@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo_core.cli.console import echo
+
 
 @click.command()
 @click.argument("model")
@@ -55,17 +57,17 @@ def embed(
         device=device_of(device),
     )
     for reason in found.failed.values():
-        click.echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
-    click.echo(f"{out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}, {len(found.failed)} failed")
+        echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
+    echo(f"{out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}, {len(found.failed)} failed")
     if nearest is not None:
         for name, similarity in found.nearest(nearest):
-            click.echo(f"{similarity:.4f}  {name}")
+            echo(f"{similarity:.4f}  {name}")
     if duplicates is not None:
         for first, second, similarity in found.duplicates(duplicates):
-            click.echo(f"{similarity:.4f}  {first}  {second}")
+            echo(f"{similarity:.4f}  {first}  {second}")
     if outliers is not None:
         for name, similarity in found.outliers(outliers):
-            click.echo(f"{similarity:.4f}  {name}")
+            echo(f"{similarity:.4f}  {name}")
     if found.failed:
         raise SystemExit(1)
 
@@ -82,4 +84,4 @@ def probe(features: Path, k: int, seed: int) -> None:
     """
     from zoo_core.embedding.probe import probe as run
 
-    click.echo(str(run(features, k=k, seed=seed)))
+    echo(str(run(features, k=k, seed=seed)))

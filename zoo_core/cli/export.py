@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo_core.cli.console import echo
+
 _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
 
 
@@ -32,7 +34,7 @@ def export(
 
     target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to])
     found = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
-    click.echo(
+    echo(
         f"{found.path}: outputs {', '.join(found.outputs)}; largest difference {found.difference:.3g}, "
         f"where the largest output is {found.largest:.3g}"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_model, terminal
+from zoo_core.cli.console import complete_model, echo, terminal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ def get(
     )
     facts = _facts(model)
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
     else:
         _print(facts)
 

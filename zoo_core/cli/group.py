@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from zoo_core.cli import INTERRUPTED
+from zoo_core.cli.console import echo
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, close_matches, did_you_mean
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("\nAborted!", err=True)
+            echo("\nAborted!", err=True)
             ctx.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.weights.trust.lock import LOCK, Lock, find_lock, read_lock, write_lock
 from zoo_core.weights.trust.locked import Locked
@@ -59,9 +60,9 @@ def lock(
         entries[entry.name] = entry
         written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
         if not as_json:
-            click.echo("  ".join(written[-1].values()))
+            echo("  ".join(written[-1].values()))
     write_lock(path, entries.values())
-    click.echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
+    echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
@@ -133,9 +134,9 @@ def sync(licenses: tuple[str, ...], *, frozen: bool, as_json: bool) -> None:
         fetched = _sync_one(entry, licenses, frozen=frozen)
         done.append({"name": entry.name, "sha256": entry.sha256, "fetched": fetched})
         if not as_json:
-            click.echo(f"{entry.name}  {'fetched' if fetched else 'is here'}")
+            echo(f"{entry.name}  {'fetched' if fetched else 'is here'}")
     if as_json:
-        click.echo(json.dumps(done, indent=2))
+        echo(json.dumps(done, indent=2))
 
 
 def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import care
 
@@ -27,7 +28,7 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
 
     kept, _ = care.contents(Cache(), pattern)
     count = mirrors.export_mirror(Cache(), kept, folder)
-    click.echo(f"{count} files in {folder}; serve it, and set ZOO_MIRROR to its url")
+    echo(f"{count} files in {folder}; serve it, and set ZOO_MIRROR to its url")
 
 
 @click.group()
@@ -44,7 +45,7 @@ def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
 
     kept, _ = care.contents(Cache(), pattern)
     count = bundles.export_bundle(Cache(), kept, file)
-    click.echo(f"{count} names in {file}; `zoo bundle import {file.name}` takes them in elsewhere")
+    echo(f"{count} names in {file}; `zoo bundle import {file.name}` takes them in elsewhere")
 
 
 @bundle.command("import")
@@ -54,4 +55,4 @@ def import_bundle(file: Path) -> None:
     from zoo_core.weights.cache import bundle as bundles
 
     for name in bundles.import_bundle(Cache(), file):
-        click.echo(name)
+        echo(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import terminal
+from zoo_core.cli.console import echo, terminal
 from zoo_core.cli.listing import print_models
 from zoo_core.registry.info import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
@@ -36,7 +36,7 @@ def info(name: str, *, as_json: bool) -> None:
     from zoo_core.recipe.saved import is_save, outline_of
 
     if is_save(name):
-        click.echo(outline_of(name, as_json=as_json))
+        echo(outline_of(name, as_json=as_json))
         return
     zoo = current_zoo()
     card, _ = zoo.resolve(name)
@@ -46,7 +46,7 @@ def info(name: str, *, as_json: bool) -> None:
         from zoo_core.contract.records import card_to_record
 
         also = {other.id: [*differences(card, other)] for other in others}
-        click.echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))
+        echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))
     else:
         _print(card, others, problem)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.errors import UsageError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
@@ -46,9 +47,9 @@ def new(name: str, library: str, directory: Path | None) -> None:
     It holds a toy model, passes the conformance kit, ruff and mypy as it is, and says what to replace.
     """
     folder = write_plugin(name, library=library, directory=directory or Path())
-    click.echo(f"{folder} is a working plugin with a toy model. Next:")
-    click.echo(f"  cd {folder} && pip install -e . pytest && pytest")
-    click.echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+    echo(f"{folder} is a working plugin with a toy model. Next:")
+    echo(f"  cd {folder} && pip install -e . pytest && pytest")
+    echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
 
 
 def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.errors import ZooError
 from zoo_core.registry.plugins import SLOW, go_without
@@ -35,14 +36,14 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
     zoo = current_zoo()
     rows = [_facts(zoo, plugin, try_it=try_it) for plugin in zoo.plugins]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo("no plugins; pip install zoo-torchvision, for one")
+        echo("no plugins; pip install zoo-torchvision, for one")
     for row in rows:
         _print(row, verbose=verbose)
     if rows and not try_it:
-        click.echo("no model was built; zoo plugins --try builds a small one of each family")
+        echo("no model was built; zoo plugins --try builds a small one of each family")
 
 
 def _facts(zoo: Zoo, plugin: Plugin, *, try_it: bool) -> dict[str, Any]:
@@ -142,10 +143,10 @@ def _on_one_line(error: BaseException, member: Member) -> str:
 
 def _print(row: dict[str, Any], *, verbose: bool) -> None:
     what = ", ".join([*row["families"], *(f"command {name}" for name in row["commands"])]) or "nothing"
-    click.echo(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}")
+    echo(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}")
     for problem in row["problems"]:
-        click.echo(f"       {problem}")
+        echo(f"       {problem}")
     for note in row["notes"]:
-        click.echo(f"       note: {note}")
+        echo(f"       note: {note}")
     if verbose and row["traceback"]:
-        click.echo(row["traceback"])
+        echo(row["traceback"])

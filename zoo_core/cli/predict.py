@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.errors import ImageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
         if found.error is None and draw is not None:
             _draw(found, draw)
         _print(found, as_json=as_json)
-    click.echo(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""), err=True)
+    echo(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""), err=True)
     if failed:
         raise SystemExit(1)
 
@@ -121,17 +122,17 @@ def _print(found: Prediction, *, as_json: bool) -> None:
 
     if found.error is not None:
         line = one_line(found.error)
-        click.echo(f"zoo: {line}", err=True)
+        echo(f"zoo: {line}", err=True)
         if as_json:
-            click.echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
+            echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
         return
     if found.note:
-        click.echo(f"zoo: {found.name}: {found.note}", err=True)
+        echo(f"zoo: {found.name}: {found.note}", err=True)
     if as_json:
         record = {"image": found.name, "result": to_record(found.result)}
-        click.echo(json.dumps(record | ({"note": found.note} if found.note else {}), ensure_ascii=False))
+        echo(json.dumps(record | ({"note": found.note} if found.note else {}), ensure_ascii=False))
     else:
-        click.echo(f"{found.name}: {to_line(found.result)}")
+        echo(f"{found.name}: {to_line(found.result)}")
 
 
 def one_line(error: ZooError) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo_core.cli.console import echo
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -19,4 +21,4 @@ def push(folder: Path, to: str, *, private: bool | None) -> None:
     """
     from zoo_core.sharing.push import push as run
 
-    click.echo(run(folder, to, private=private))
+    echo(run(folder, to, private=private))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo_core.cli.console import echo
+
 
 @click.command("sliding-window")
 @click.argument("model")
@@ -39,4 +41,4 @@ def sliding_window(
         batch_size=batch_size,
         out=out,
     )
-    click.echo(f"{out}: {' x '.join(str(side) for side in found.scores.shape)}")
+    echo(f"{out}: {' x '.join(str(side) for side in found.scores.shape)}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.console import echo
+
 if TYPE_CHECKING:
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.trace import Trace
@@ -29,9 +31,9 @@ def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
 
     inputs = tuple(torch.zeros(_sizes(each), device="cpu") for each in examples)
     found = traced(_built(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
-    click.echo(as_code(found.anatomy))
+    echo(as_code(found.anatomy))
     for line in _missing(found):
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named

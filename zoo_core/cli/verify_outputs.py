@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import click
-
+from zoo_core.cli.console import echo
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ def verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
         changed += not good
         records.append({"name": name, "good": good, "expected": expected, "got": found})
         if not as_json:
-            click.echo(f"{name}: as expected" if good else _difference(name, expected, found))
+            echo(f"{name}: as expected" if good else _difference(name, expected, found))
     if as_json:
-        click.echo(json.dumps(records, indent=2))
+        echo(json.dumps(records, indent=2))
     if changed:
         raise SystemExit(1)
 

@@ -93,7 +93,7 @@ def _problem(family: Family, path: Path) -> str:
 def _indexing(cards: str, path: Path) -> str:
     """Have the plugin's own command index the library in another process, which finds what this one finds."""
     done = subprocess.run(  # noqa: S603 - this python, and what the plugin says of itself
-        [sys.executable, "-c", _COMMAND, cards, str(path)],
+        [sys.executable, "-P", "-c", _COMMAND, cards, str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         check=False,

@@ -44,7 +44,7 @@ def check_light(family: str) -> None:
     """
     catalog = current_zoo().member(family).family.catalog
     code = _WATCH.format(path=sys.path, heavy=_HEAVY, catalog=catalog)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - ours
     said = [line for line in done.stdout.splitlines() if line.startswith(("HEAVY ", "CARDS "))]
     if not said:
         raise NonConformance(

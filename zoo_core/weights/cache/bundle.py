@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import tarfile
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
+from zoo_core.utils.private_files import new_beside
 from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
@@ -43,9 +43,8 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
         CacheError: The file cannot be written.
     """
     chosen = sorted(kept, key=lambda item: item.name)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with disk_errors(file.parent), tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+    with disk_errors(file.parent), new_beside(file) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
             for item in {item.ref.sha256: item for item in chosen}.values():
                 require_proven(cache, item)
                 with item.path.open("rb") as data:
@@ -53,11 +52,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
             for item in chosen:
                 text = str(item.ref).encode()
                 _add(archive, item.ref_path.relative_to(cache.root).as_posix(), len(text), io.BytesIO(text))
-        with disk_errors(file.parent):
-            temporary.replace(file)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.replace(file)
     return len(chosen)
 
 

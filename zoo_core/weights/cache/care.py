@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from zoo_core.errors import CacheError, UsageError, close_matches, did_you_mean
+from zoo_core.errors import CacheError, UsageError, ZooWarning, close_matches, did_you_mean
+from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies
 from zoo_core.weights.cache.entry import shared_object
 from zoo_core.weights.cache.refs import Ref, read_ref
@@ -110,7 +114,22 @@ def _is_own(cache: Cache, item: Kept) -> bool:
 
 def objects(cache: Cache) -> Iterator[Path]:
     """Every file under ``objects/`` that is in use under its final name."""
-    return (path for path in sorted((cache.root / "objects").glob("*/*")) if not path.name.startswith("."))
+    return (path for path in _inside(cache.root / "objects") if not path.name.startswith("."))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The files in the folders of a folder of the cache; a link in the place of a folder is not entered."""
+    with contextlib.suppress(OSError):
+        homes = [] if folder.is_symlink() else [home for home in folder.iterdir() if not home.is_symlink()]
+        return sorted(path for home in homes if home.is_dir() for path in home.iterdir())
+    return []
+
+
+def _links(folder: Path) -> Iterator[Leftover]:
+    """The links in the places of folders: they go, and what they lead to stays."""
+    with contextlib.suppress(OSError):
+        homes = [folder] if folder.is_symlink() else sorted(folder.iterdir())
+        yield from (Leftover(home, home.lstat().st_size, "a link") for home in homes if home.is_symlink())
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
@@ -182,25 +201,42 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
     """
     kept, _ = contents(cache)
     limit = None if unused_days is None else time.time() - unused_days * 86400
+    if limit is not None and _is_shared(cache):
+        warnings.warn(
+            f"{cache.root} can be written by others, whose use of its files leaves no trace: none is removed as unused",
+            ZooWarning,
+            stacklevel=3,
+        )
+        limit = None
     old = [item for item in kept if limit is not None and item.used.timestamp() < limit]
     needed = _needed(cache)
     found = []
-    for path in sorted((cache.root / "objects").glob("*/*")):
+    for path in _inside(cache.root / "objects"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             if path.name.startswith("."):
                 found.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
                 found.append(Leftover(path, status.st_size, "no name stands for it"))
+    for name in ("objects", CONVERTED, FEATURES):
+        found += _links(cache.root / name)
     found += [item for copy in copies(cache) if copy.source not in needed or not copy.ref() for item in _left(copy)]
     if limit is not None:
         found += _unused_features(cache, limit)
     return found, old
 
 
+def _is_shared(cache: Cache) -> bool:
+    """Whether other users may be among those who use a cache, so that the time of its last use is not known."""
+    with contextlib.suppress(OSError):
+        return os.name != "nt" and bool(cache.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    return False
+
+
 def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
-    for folder in sorted((cache.root / FEATURES).glob("*/")):
-        files = [(path, path.lstat()) for path in sorted(folder.iterdir())]
+    paths = _inside(cache.root / FEATURES)
+    for folder in dict.fromkeys(path.parent for path in paths):
+        files = [(path, path.lstat()) for path in paths if path.parent == folder]
         if max((status.st_mtime for _, status in files), default=limit) < limit:
             yield from (Leftover(path, status.st_size, "cached features, unused") for path, status in files)
 
@@ -241,6 +277,8 @@ def _remove(path: Path) -> int:
     try:
         size = path.lstat().st_size
     except OSError:
+        return 0
+    if path.parent.is_symlink():  # a file of another folder
         return 0
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty yet

@@ -208,7 +208,11 @@ class Copy:
 def copies(cache: Cache) -> list[Copy]:
     """Every converted copy in a cache, whole or not."""
     with contextlib.suppress(OSError):
-        return [Copy(cache, path.name) for path in sorted((cache.root / FOLDER).iterdir()) if path.is_dir()]
+        return [
+            Copy(cache, path.name)
+            for path in sorted((cache.root / FOLDER).iterdir())
+            if path.is_dir() and not path.is_symlink()
+        ]
     return []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoo_core import settings
 from zoo_core.errors import CacheError
 from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import believed
 
 FOLDER = "weights_cache"
 TAG = "CACHEDIR.TAG"
@@ -36,7 +37,7 @@ def cache_folder(start: Path | None = None) -> Path:
     if chosen := settings.cache_dir():
         return expand(chosen).absolute()
     for folder in _from(start):
-        if _is_tagged(folder / FOLDER):
+        if _is_tagged(folder / FOLDER) and believed(str(folder / FOLDER), "ZOO_CACHE"):
             return folder / FOLDER
     from platformdirs import user_cache_path
 

@@ -86,6 +86,16 @@ def read_ref(path: Path) -> Ref | None:
         return None
     except NotADirectoryError:
         return None
+    except PermissionError as error:
+        raise CacheError(
+            f"{path} may not be read",
+            got=error.strerror,
+            cause="another user of this cache wrote it for themselves alone",
+            hint=f"ask for `chmod -R a+rX {path.parent.parent.parent}`, or use a cache of your own with ZOO_CACHE",
+            path=path,
+            file=str(path),
+            line=0,
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _malformed(path, 1, str(error)) from error
     return parse_ref(text, path)

@@ -121,7 +121,12 @@ def claim(path: Path) -> FileIO | None:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
     status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
+    is_ours = status.st_nlink == 1 and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
+    if (
+        is_ours
+        and stat.S_ISREG(status.st_mode)
+        and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file))
+    ):
         return file
     file.close()
     return None

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
+from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.download.background import Background
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
 from zoo_core.weights.download.ownership import (
@@ -209,7 +210,7 @@ class Partial:
     def origin(self, origin: tuple[str, str]) -> None:
         if self.origin != origin:
             with disk_errors(self.path.parent):
-                self._origin_path.write_text("\n".join(origin), encoding="utf-8")
+                write_anew(self._origin_path, "\n".join(origin))
 
     @property
     def _origin_path(self) -> Path:

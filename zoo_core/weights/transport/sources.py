@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from zoo_core.weights.transport.policy import Policy
 
 _BLOCK = 1 << 20
+_STORES = ("hf", "s3", "gs", "gcs", "az", "abfs")
+"""The schemes that are handed to fsspec, which has others that run what a url names."""
 
 
 def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
     """The source that a url names.
 
     Args:
-        url: ``https://``, ``http://``, ``file://``, ``package://name.of.package/path/in/it``, or anything that fsspec
-            knows, such as ``s3://`` and ``gs://``.
+        url: ``https://``, ``http://``, ``file://``, ``package://name.of.package/path/in/it``, or that of a store:
+            ``hf``, ``s3``, ``gs``, ``gcs``, ``az`` or ``abfs``, through fsspec.
         policy: How patient to be.
         proven: Whether a whole digest is known, so that the bytes may cross the network in the clear.
 
     Raises:
         Permanent: The url is not usable, or its scheme needs a library that is not installed.
     """
+    if "::" in url.partition("?")[0].replace("[::", "[", 1):
+        raise Permanent(f"{shown(url)} is a chain of urls, in which one can choose what reads the next")
     try:
         scheme = urlsplit(url).scheme.lower()
     except ValueError as error:
@@ -43,6 +47,8 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
         return HttpSource(url, policy, proven=proven)
     if scheme in ("file", "package"):
         return LocalSource(url)
+    if scheme not in _STORES:
+        raise Permanent(f"{scheme}:// is not read: https, http, file, package and {', '.join(_STORES)} are")
     from zoo_core.weights.transport.remote import RemoteSource
 
     return RemoteSource(url)
@@ -94,9 +100,9 @@ class LocalSource:
             return Path(path)
         steps = [step for step in path.split("/") if step]
         if ".." in steps or not steps:
-            raise Permanent(f"{self.url} names no file inside the package {parts.netloc!r}")
+            raise Permanent(f"{shown(self.url)} names no file inside the package")
         if not all(step.isidentifier() for step in parts.netloc.split(".")):
-            raise Permanent(f"{parts.netloc!r} is not the name of a package")
+            raise Permanent(f"{shown(self.url)} begins with what is not the name of a package")
         return files(parts.netloc).joinpath(*steps)
 
 

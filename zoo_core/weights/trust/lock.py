@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import settings
 from zoo_core.errors import LockError
 from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import believed, write_anew
 from zoo_core.weights.trust.locked import Locked, entry_of, table_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LOCK = "zoo.lock"
 VERSION = 1
 _TABLE = re.compile(r"\s*\[\[\s*weights\s*\]\]\s*(#.*)?")
+_MARKER = re.compile(r"<{7} |={7}$|>{7} |\|{7} ")
 _HEADER = f"# The exact weights that this project depends on. Written by `zoo lock`.\nversion = {VERSION}\n"
 
 
@@ -65,7 +67,8 @@ def find_lock(start: Path | None = None) -> Path | None:
         here = (start or Path.cwd()).absolute()
     except OSError:  # the current folder has been removed
         return None
-    return next((folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file()), None)
+    found = (folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file())
+    return next((path for path in found if believed(str(path), "ZOO_LOCK")), None)
 
 
 def current_lock() -> Lock | None:
@@ -95,6 +98,7 @@ def read_lock(path: Path) -> Lock:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockError(f"{path} cannot be read", cause=str(error), file=str(path), line=0) from error
+    _refuse_conflict(text, path)
     tables, problems = _tables(text, path)
     entries: dict[str, Locked] = {}
     twice = set()
@@ -110,6 +114,20 @@ def read_lock(path: Path) -> Lock:
         entries[entry.name] = entry
     good = {name: entry for name, entry in entries.items() if name not in twice}
     return Lock(path, good, tuple(problems))
+
+
+def _refuse_conflict(text: str, path: Path) -> None:
+    """Name a merge conflict as one: the markers of git are no TOML, and an entry between them may be either side's."""
+    markers = [number for number, line in enumerate(text.split("\n"), start=1) if _MARKER.match(line)]
+    if markers:
+        raise LockError(
+            f"{path}, line {markers[0]}: a merge conflict that is not resolved",
+            got=f"markers on lines {', '.join(map(str, markers[:12]))}",
+            cause="two branches locked different weights",
+            hint="remove the lines of the markers and keep the entries of both sides, one of each name",
+            file=str(path),
+            line=markers[0],
+        )
 
 
 def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
@@ -207,9 +225,7 @@ def write_lock(path: Path, entries: Iterable[Locked]) -> None:
         LockError: The folder cannot be written.
     """
     tables = [table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text("\n".join([_HEADER, *tables]), encoding="utf-8")
-        temporary.replace(path)
+        write_anew(path.resolve(), "\n".join([_HEADER, *tables]))  # of a linked lock, what the link stands for
     except OSError as error:
         raise LockError(f"{path} cannot be written", got=error.strerror, file=str(path), line=0) from error

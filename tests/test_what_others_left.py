@@ -1,0 +1,85 @@
+"""Folders that others may have filled: links, settings of theirs, and text that a terminal would obey."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from zoo_core.errors import LockError, WeightsError, ZooError, ZooWarning
+from zoo_core.utils.private_files import believed, write_anew
+from zoo_core.weights.cache.care import leftovers, prune
+from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.trust.lock import read_lock, write_lock
+
+
+@pytest.fixture
+def cache(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    cache.make()
+    return cache
+
+
+@pytest.mark.parametrize("folder", ["objects", "converted", "features"])
+def test_prune_removes_a_link_and_never_enters_it(folder, cache, tmp_path):
+    outside = tmp_path / "thesis"
+    outside.mkdir()
+    (outside / "chapter.tex").write_text("text")
+    os.utime(outside / "chapter.tex", (time.time() - 10**6,) * 2)
+    (cache.root / folder).mkdir()
+    link = cache.root / folder / ("ab" * 32)
+    link.symlink_to(outside)
+    prune(cache, unused_days=0)
+    assert not link.is_symlink()
+    assert (outside / "chapter.tex").exists()
+
+
+def test_a_text_is_written_in_the_place_of_a_link_and_not_through_it(tmp_path):
+    (tmp_path / "notes").write_text("years of work")
+    (tmp_path / "SHA256SUMS").symlink_to(tmp_path / "notes")
+    write_anew(tmp_path / "SHA256SUMS", "new")
+    assert (tmp_path / "notes").read_text() == "years of work"
+    assert (tmp_path / "SHA256SUMS").read_text() == "new"
+
+
+def test_a_linked_lock_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    path = tmp_path / "zoo.lock"
+    path.symlink_to(tmp_path / "real" / "zoo.lock")
+    write_lock(path, [])
+    assert path.is_symlink()
+    assert (tmp_path / "real" / "zoo.lock").is_file()
+
+
+def test_a_merge_conflict_is_named_and_its_advice_works(tmp_path):
+    path = tmp_path / "zoo.lock"
+    path.write_text("version = 1\n<<<<<<< HEAD\n=======\n>>>>>>> feature\n")
+    with pytest.raises(LockError, match="merge conflict"):
+        read_lock(path)
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line[0] not in "<=>"))
+    assert read_lock(path).entries == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the owners of POSIX")
+def test_what_everybody_may_write_is_passed_over_with_the_way_to_trust_it(tmp_path):
+    path = tmp_path / "zoo.toml"
+    path.write_text("")
+    assert believed(str(path), "ZOO_CONFIG")
+    path.chmod(0o666)
+    with pytest.warns(ZooWarning, match=f"ZOO_CONFIG={path}"):
+        assert not believed(str(path), "ZOO_CONFIG")
+
+
+def test_nothing_is_called_unused_in_a_cache_that_others_write(cache):
+    cache.root.chmod(0o775)
+    with pytest.warns(ZooWarning, match="leaves no trace"):
+        assert leftovers(cache, unused_days=0) == ([], [])
+
+
+def test_an_error_shows_no_control_character_and_no_secret():
+    url = "https://me:secret@example.org/net.pth?token=abc"
+    error = WeightsError(f"\x1b]0;owned\x07 at {url}", got=url, urls=(url,))
+    assert "\x1b" not in str(error)
+    assert not {"secret", "token"} & {word for word in ("secret", "token") if word in f"{error} {vars(error)}"}
+    assert isinstance(error, ZooError)

@@ -1,0 +1,40 @@
+"""Text that somebody else chose, made fit to be shown: no control characters, and no secrets."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
+_QUERY = re.compile(r"(\w://[^\s?'\"<>()]+)\?[^\s'\"<>()]*")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with control characters, which a terminal would obey, written as escapes; lines and tabs stay.
+
+    Example:
+        >>> print(visible("net\x1b]0;owned\x07"))
+        net\x1b]0;owned\x07
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def redacted(text: str) -> str:
+    """``text`` without what stands before the ``@`` of a URL, and without queries, which may hold a key.
+
+    Example:
+        >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")
+        'cannot reach https://example.org/net.pth: refused'
+    """
+    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
+
+
+def presentable(value: object) -> object:
+    """A value with each text in it redacted: texts, and tuples and lists of them; anything else as it is."""
+    if type(value) is str:
+        return redacted(value)
+    if type(value) is tuple:
+        return tuple(presentable(each) for each in value)
+    if type(value) is list:
+        return [presentable(each) for each in value]
+    return value
