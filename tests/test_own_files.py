@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from torch import nn
 
 import zoo_core as zoo
@@ -330,3 +334,41 @@ def test_a_name_that_is_a_file_here_is_that_file(net, tmp_path, monkeypatch, nam
 def test_a_url_is_called_a_url(url):
     with pytest.raises(UsageError, match="cannot be a url"):
         zoo.get(NAME, weights=url)
+
+
+def sharded(folder, state, save, suffix):
+    """Two shards and their index, as transformers and accelerate write them."""
+    names = list(state)
+    places = {}
+    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+        shard = f"model-{number:05}-of-00002{suffix}"
+        save({name: state[name] for name in part}, folder / shard)
+        places.update(dict.fromkeys(part, shard))
+    index = folder / f"model{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize(("save", "suffix"), [(save_file, ".safetensors"), (torch.save, ".bin")])
+def test_shards_come_together_by_their_index(net, tmp_path, save, suffix):
+    index = sharded(tmp_path, state_of(net), save, suffix)
+    assert same(zoo.get(NAME, weights=tmp_path), state_of(net))
+    assert same(zoo.get(NAME, weights=index), state_of(net))
+    with pytest.raises(LoadMismatch, match=r"one of 2 shards[\s\S]*give the folder"):
+        zoo.get(NAME, weights=tmp_path / f"model-00001-of-00002{suffix}")
+    (tmp_path / f"model-00002-of-00002{suffix}").unlink()
+    with pytest.raises(Unreadable, match="1 of them are not there"):
+        zoo.get(NAME, weights=tmp_path)
+
+
+def test_a_folder_of_distributed_checkpoint_is_put_together(net, tmp_path):
+    content = {"model": state_of(net), "optimizer": {"lr": 0.1, "moment": torch.ones(3)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is one process only
+        dcp.save(content, checkpoint_id=tmp_path / "step", no_dist=True)
+    assert same(zoo.get(NAME, weights=tmp_path / "step"), state_of(net))
+
+
+def test_a_folder_without_weights_says_so(tmp_path):
+    with pytest.raises(Unreadable, match="no file of weights"):
+        zoo.get(NAME, weights=tmp_path)

@@ -24,6 +24,7 @@ from zoo_core.utils.gc import no_collection
 from zoo_core.utils.paths import is_written_as_path
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
+from zoo_core.weights.checkpoint.folder import file_in
 from zoo_core.weights.checkpoint.open import open_checkpoint
 from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.hub_folder import is_hub_name
@@ -77,9 +78,9 @@ def get(
         in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         num_keypoints: Keypoints of an object, for a keypoint detector.
-        weights: ``"default"``, a tag, the path of a file of your own, or None for an untrained model. A file whose name
-            and digest are those of a published one is loaded as that one. Any other is built as it is, whatever a
-            trainer put around it: with the options of the default weights, and with its own classes, channels,
+        weights: ``"default"``, a tag, the path of a file or folder of your own, or None for an untrained model. A file
+            whose name and digest are those of a published one is loaded as that one. Any other is built as it is,
+            whatever a trainer put around it: with the options of the default weights, its own classes, channels,
             keypoints, image size and head, as far as names and shapes tell; then it gets those that you ask for.
         freeze: What :func:`zoo_core.freeze` is to freeze: ``"backbone"``, a list of names and patterns, or a mapping of
             its arguments such as ``{"until": "layer4"}``.
@@ -234,7 +235,7 @@ def _fetch(
     if chosen is None:
         return None, None
     if isinstance(chosen, Path):
-        own = obtain_file(chosen)
+        own = obtain_file(file_in(chosen.expanduser()))
         return own, _entry_of(card, own.path)
     return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "probe": _Command("zoo_core.cli.embed:probe", "Say how well classes can be told from vectors."),
     "export": _Command("zoo_core.cli.export:export", "Write a model for another runtime."),
     "push": _Command("zoo_core.cli.push:push", "Share a saved model on the Hugging Face hub."),
+    "inspect": _Command("zoo_core.cli.inspect:inspect", "Say what a checkpoint is, and which models it is of."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),

@@ -52,6 +52,28 @@ def new(name: str, library: str, directory: Path | None) -> None:
     echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
 
 
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def signatures(family: str, file: Path) -> None:
+    """Write to FILE what the state dicts of all models of FAMILY look like, for `zoo inspect`.
+
+    Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
+    """
+    from zoo_core.build.signatures import signature_of
+    from zoo_core.errors import ZooError
+    from zoo_core.weights.checkpoint.signatures import write_signatures
+
+    made = []
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made.append(signature_of(card))
+        except ZooError as error:
+            click.echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_bytes(write_signatures(made))
+    click.echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
 def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
     """Write a plugin distribution.
 

@@ -25,6 +25,8 @@ class Family:
             ``">=1.0.20,<1.1"``. ``zoo plugins`` notes another one; it is used all the same.
         image_size: The constructor's option that says for which images position tables are made, such as
             ``"img_size"``; ``""`` when there is none. A file of other tables is built with what it needs.
+        signatures: ``"package:file"`` of what the state dicts of its models look like, as ``zoo plugin signatures``
+            writes it; ``zoo inspect`` tells by it which model a file is of.
         exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
             globs to the reasons.
         plain_options: Names of the constructor's arguments that a saved folder may set to a number, a boolean, None or
@@ -44,5 +46,6 @@ class Family:
     indexed: str = ""
     tested: str = ""
     image_size: str = ""
+    signatures: str = ""
     exceptions: str = ""
     plain_options: tuple[str, ...] = ()

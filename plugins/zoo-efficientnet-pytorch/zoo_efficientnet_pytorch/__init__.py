@@ -13,6 +13,7 @@ def zoo_families() -> list[Family]:
             name="efficientnet_pytorch",
             requires="efficientnet-pytorch",
             catalog="zoo_efficientnet_pytorch.catalog:cards",
+            signatures="zoo_efficientnet_pytorch:signatures.json.gz",
             anatomy="zoo_efficientnet_pytorch.anatomy:anatomy",
             tested=">=0.7.1,<0.8",
             index="zoo_efficientnet_pytorch.index:cards",

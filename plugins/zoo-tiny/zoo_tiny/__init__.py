@@ -14,5 +14,6 @@ def zoo_families() -> list[Family]:
             catalog="zoo_tiny.catalog:cards",
             anatomy="zoo_tiny.anatomy:anatomy",
             plain_options=("in_channels", "num_classes"),
+            signatures="zoo_tiny:signatures.json.gz",
         )
     ]

@@ -63,6 +63,11 @@ def is_averaged(words: str) -> bool:
     return _AVERAGED.search(words) is not None
 
 
+def is_training(key: str) -> bool:
+    """Whether what is under a key is only for training, as an optimizer's state is."""
+    return _TRAINING.search(key.lower()) is not None and not is_averaged(key)
+
+
 def candidates(content: object) -> list[Candidate]:
     """Every state dict in what was read, those in the usual places first.
 
@@ -98,7 +103,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if direct and (len(direct) == len(content) or _mostly_tensors(content)):
         yield _candidate(keys, direct)
     for key, value in content.items():
-        if isinstance(key, str) and not (_TRAINING.search(key.lower()) and not _AVERAGED.search(key)):
+        if isinstance(key, str) and not is_training(key):
             yield from _within(value, (*keys, key), seen)
 
 

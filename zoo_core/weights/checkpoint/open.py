@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.weights.checkpoint.candidates import Candidate, candidates, no_state_dict
+from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
+from zoo_core.weights.checkpoint.folder import INDEX, METADATA, file_in, read_distributed, read_shards
 from zoo_core.weights.formats.read import read_whole
 
 if TYPE_CHECKING:
@@ -32,14 +33,24 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """What a checkpoint holds.
 
     Args:
-        path: Of a file.
+        path: Of a file, of an index of shards, or of a folder with one.
 
     Raises:
         Unreadable: It cannot be read, or holds no tensors by name.
     """
-    file = Path(path)
-    content, _ = read_whole(file)
+    file = file_in(Path(path).expanduser())
+    content = _content(file)
     found = candidates(content)
     if not found:
         raise no_state_dict(content, file)
     return Checkpoint(file, content, tuple(found))
+
+
+def _content(file: Path) -> object:
+    if file.name.endswith(INDEX):
+        return read_shards(file)
+    if file.name == METADATA:
+        every = read_distributed(file)
+        # an optimizer's state is beside the model's, by names that begin with its key
+        return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}
+    return read_whole(file)[0]

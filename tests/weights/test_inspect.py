@@ -1,0 +1,69 @@
+"""``zoo inspect``: what a checkpoint is, told by names and shapes alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import zoo_core as zoo
+from zoo_core.cli.group import zoo as commands
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.weights.checkpoint.describe import all_signatures
+from zoo_core.weights.checkpoint.signatures import match, sign, write_signatures
+
+NAME = "tiny/glyphnet"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "last.ckpt"
+
+
+def inspect(path):
+    answer = CliRunner().invoke(commands, ["inspect", str(path), "--json"], catch_exceptions=False)
+    return json.loads(answer.output)["state_dicts"]
+
+
+def test_a_file_is_told_by_its_names_and_shapes_and_loaded_by_the_line_that_is_shown(path):
+    net = zoo.get(NAME, weights=None, num_classes=9, in_channels=4, seed=1)
+    torch.save({"state_dict": {f"model._orig_mod.{name}": each for name, each in net.state_dict().items()}}, path)
+    (found,) = inspect(path)
+    assert (found["keys"], found["prefix"], found["classes"], found["channels"]) == (["state_dict"], "model.", 9, 4)
+    assert found["matches"][0] == {"name": NAME, "score": 1.0}
+    model = eval(found["load"], {"zoo": zoo})
+    assert all(torch.equal(model.state_dict()[name], each) for name, each in net.state_dict().items())
+
+
+def test_averaged_weights_come_first_and_the_others_have_a_line_of_their_own(path):
+    raw = zoo.get(NAME, weights=None, num_classes=9, seed=1).state_dict()
+    torch.save({"model": raw, "model_ema": {name: each + 1 for name, each in raw.items()}}, path)
+    averaged, other = inspect(path)
+    assert averaged["averaged"]
+    model = eval(other["load"], {"zoo": zoo})
+    assert torch.equal(model.fc.bias, raw["fc.bias"])
+
+
+def test_odd_tensors_are_named(path):
+    torch.save({"fc.weight": torch.eye(2).to_sparse(), "conv.weight": torch.ones(2)}, path)
+    (found,) = inspect(path)
+    assert found["odd"] == {"fc.weight": "sparse tensor"}
+    assert found["load"] is None
+
+
+def test_a_larger_model_is_not_taken_for_the_smaller_one_in_it():
+    small = {f"layer{n}.weight": (8, 8) for n in range(20)}
+    large = {f"layer{n}.weight": (8, 8) for n in range(40)}
+    known = [sign("small", small), sign("large", large)]
+    assert match(large, known)[0].name == "large"
+    assert match(small, known)[0].name == "small"
+
+
+def test_signatures_are_small_and_of_models_that_there_are():
+    names = [each.name for each in all_signatures()]
+    assert "tiny/glyphnet" in names
+    assert len({*names}) == len(names)
+    assert all(current_zoo().resolve(name)[0].id == name for name in names)
+    assert len(write_signatures(all_signatures())) < 1 << 20

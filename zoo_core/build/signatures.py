@@ -1,0 +1,52 @@
+"""The signatures of a family's models, made from the models themselves on the meta device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo_core.build.construct import construct
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.weights.checkpoint.signatures import Signature, sign
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoo_core.contract.card import Card
+
+
+def signature_of(card: Card) -> Signature:
+    """The signature of a model as its default weights have it.
+
+    Args:
+        card: Of the model.
+
+    Raises:
+        ZooError: It cannot be built here.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> signature_of(zoo.info("tiny/glyphnet").card).count
+        38
+    """
+    entry = next((each for each in card.weights if each.tag == card.default), None)
+    options = {**card.options, **(entry.options if entry else {})}
+    return signature_of_model(card.id, _built(card, options))
+
+
+def signature_of_model(name: str, model: nn.Module) -> Signature:
+    """The signature of a model that zoo knows, under a name."""
+    anatomy = anatomy_of(model)
+    apart = {*(site.path for site in anatomy.heads), *(f"{path}.weight" for path in anatomy.stem)}
+    apart |= {anatomy.keypoints} if anatomy.keypoints else set()
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if hasattr(value, "shape")}
+    return sign(name, shapes, apart)
+
+
+def _built(card: Card, options: dict[str, object]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return construct(card, options, values=True)
+    except Exception:  # noqa: BLE001 - some constructors compute with numbers, which the meta device has not
+        return construct(card, options, values=False)

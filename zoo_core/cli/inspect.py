@@ -1,0 +1,67 @@
+"""``zoo inspect``: what a checkpoint is, and which models it is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from zoo_core.weights.checkpoint.describe import StateDict
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def inspect(file: str, *, as_json: bool) -> None:
+    """Say what FILE is: its state dicts, their prefixes and dtypes, and the models that they fit.
+
+    Nothing in the file is run, and no model is built.
+    """
+    from zoo_core.weights.checkpoint.describe import describe
+    from zoo_core.weights.checkpoint.open import open_checkpoint
+
+    checkpoint = open_checkpoint(file)
+    found = describe(checkpoint)
+    averaged = any(each.averaged for each in found)
+    lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in found]
+    if as_json:
+        records = [{**asdict(each), "load": line} for each, line in zip(found, lines, strict=True)]
+        click.echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{file}: {len(found)} state dict{'s' if len(found) > 1 else ''}")
+    for each, line in zip(found, lines, strict=True):
+        _print(each, line)
+
+
+def loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | None:
+    """The line that loads a state dict as the model that it looks like most; None where it looks like none.
+
+    Args:
+        found: The state dict.
+        file: Where it is.
+        raw: Whether there are averaged weights beside it, which would be taken first.
+    """
+    if not found.matches:
+        return None
+    return f"zoo.get({found.matches[0].name!r}, weights={file!r}{', ema=False' if raw else ''})"
+
+
+def _print(found: StateDict, line: str | None) -> None:
+    where = ".".join(found.keys) or "the file itself"
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in found.dtypes.items())
+    click.echo(f"{where}{' (averaged)' if found.averaged else ''}: {found.tensors} tensors, {found.parameters} numbers")
+    rows = {
+        "prefix": repr(found.prefix) if found.prefix else "",
+        "dtypes": kinds,
+        "classes": str(found.classes or ""),
+        "channels": str(found.channels or ""),
+        "odd": ", ".join(f"{name}: {kind}" for name, kind in [*found.odd.items()][:3]),
+        "looks like": ", ".join(f"{each.name} {each.score:.0%}" for each in found.matches) or "no model that is known",
+        "load": line or "",
+    }
+    for title, text in rows.items():
+        if text:
+            click.echo(f"  {title}: {text}")

@@ -1,0 +1,129 @@
+"""What a checkpoint is, in words and numbers, without building anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
+from zoo_core.weights.checkpoint.odd import kind_of
+from zoo_core.weights.checkpoint.signatures import Match, Signature, match, read_signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from zoo_core.weights.checkpoint.candidates import Candidate
+    from zoo_core.weights.checkpoint.open import Checkpoint
+
+_HEAD_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """One state dict in a checkpoint.
+
+    Attributes:
+        keys: The keys that lead to it.
+        prefix: What is before every name, or before those of the model that it fits.
+        averaged: Whether it holds averaged weights.
+        tensors: How many tensors there are.
+        parameters: How many numbers they have.
+        dtypes: Of those, with how many tensors have each.
+        classes: What the last layer has for outputs, as far as names and shapes tell.
+        channels: What the first convolution takes, as far as names and shapes tell.
+        odd: Names of tensors that are none of plain numbers, and what they are.
+        matches: Models that it looks like, the best first.
+    """
+
+    keys: tuple[str, ...]
+    prefix: str
+    averaged: bool
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+    classes: int | None
+    channels: int | None
+    odd: dict[str, str]
+    matches: tuple[Match, ...]
+
+
+def describe(checkpoint: Checkpoint) -> list[StateDict]:
+    """What each state dict in a checkpoint is, averaged ones first.
+
+    Args:
+        checkpoint: It is open.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from zoo_core.weights.checkpoint.open import open_checkpoint
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save({"model": {"module.fc.bias": torch.zeros(2)}}, file.name)
+        ...     found = describe(open_checkpoint(file.name))
+        >>> found[0].keys, found[0].prefix
+        (('model',), 'module.')
+    """
+    known = [*all_signatures()]
+    return [_described(each, known) for each in sorted(checkpoint.candidates, key=lambda each: not each.averaged)]
+
+
+def all_signatures() -> Iterator[Signature]:
+    """Those of every family that ships some, in the order in which names are resolved."""
+    zoo = current_zoo()
+    for name in zoo.order:
+        where = zoo.member(name).family.signatures
+        if where:
+            yield from read_signatures(where)
+
+
+def _described(candidate: Candidate, known: list[Signature]) -> StateDict:
+    tensors = candidate.tensors
+    prefix, matches = _best(tensors, known)
+    state = under(tensors, prefix)
+    plain = {name: tensor for name, tensor in state.items() if not kind_of(tensor)}
+    classes, channels = _ends(plain)
+    return StateDict(
+        keys=candidate.keys,
+        prefix=prefix,
+        averaged=candidate.averaged,
+        tensors=len(state),
+        parameters=sum(tensor.numel() for tensor in plain.values()),
+        dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in plain.values())),
+        classes=classes,
+        channels=channels,
+        odd={name: kind for name, tensor in state.items() if (kind := kind_of(tensor))},
+        matches=tuple(matches),
+    )
+
+
+def _best(tensors: Mapping[str, Any], known: list[Signature]) -> tuple[str, list[Match]]:
+    """The prefix without which a state dict looks most like a model, and what it looks like then."""
+    best: tuple[str, list[Match]] = (common_prefix(tensors), [])
+    for prefix in _prefixes(tensors):
+        for state in (under(tensors, prefix), without_parallel(under(tensors, prefix))):
+            found = match({name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}, known)
+            if found and (not best[1] or found[0].score > best[1][0].score):
+                best = (prefix, found)
+    return best
+
+
+def _prefixes(names: Mapping[str, Any]) -> list[str]:
+    """What may be before the names of a model: nothing, what all names begin with, and what many do."""
+    whole = common_prefix(names).split(".")[:-1]
+    found = ["".join(f"{part}." for part in whole[:depth]) for depth in range(len(whole) + 1)]
+    base = found[-1]
+    first = Counter(name.removeprefix(base).partition(".")[0] for name in names)
+    frequent = [part for part, count in first.most_common(3) if count > len(names) / 4]
+    second = Counter(".".join(name.removeprefix(base).split(".")[:2]) for name in names)
+    frequent += [part for part, count in second.most_common(2) if count > len(names) / 4]
+    return [*found, *(f"{base}{part}." for part in frequent)]
+
+
+def _ends(state: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Outputs of the last layer and inputs of the first, by the order in which they were saved."""
+    matrices = [tensor for name, tensor in state.items() if name.endswith("weight") and tensor.dim() > 1]
+    if not matrices:
+        return None, None
+    first = next((tensor for tensor in matrices if tensor.dim() > 3), None)  # noqa: PLR2004 - out, in and a kernel
+    return int(matrices[-1].shape[0]), int(first.shape[1]) if first is not None else None
