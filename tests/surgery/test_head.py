@@ -160,3 +160,12 @@ def test_it_works_through_a_compiled_wrapper():
 def test_the_new_head_is_born_on_the_gpu(dtype):
     model = zoo.swap_head(zoo.get("resnet18", weights=None, device="cuda", dtype=dtype), 9)
     assert (model.fc.weight.device.type, model.fc.weight.dtype) == ("cuda", dtype)
+
+
+def test_a_function_of_the_width_makes_the_head(tmp_path):
+    model = zoo.get("tiny/glyphnet", weights=None, seed=0)
+    zoo.swap_head(model, lambda width: nn.Linear(width, 3), seed=0)
+    assert (model.fc.in_features, model.fc.out_features) == (64, 3)
+    assert zoo.load(zoo.save(model, tmp_path / "save")).fc.out_features == 3
+    zoo.swap_head(model, {"a": lambda width: nn.Linear(width, 2), "b": 3})
+    assert (model.fc.a.out_features, model.fc.b.out_features) == (2, 3)

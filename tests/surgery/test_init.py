@@ -301,3 +301,15 @@ def test_parts_of_a_module_that_zoo_does_not_know_need_adopting():
 def test_every_usual_scheme_has_a_name():
     kinds = ["xavier", "kaiming", "uniform", "normal", "constant", "identity", "orthogonal", "sparse"]
     assert all(any(kind in name for name in SCHEMES) for kind in kinds)
+
+
+@pytest.mark.parametrize(("scheme", "value"), [("zeros", 0.0), ("ones", 1.0)])
+def test_zeros_and_ones_fill_every_layer(scheme, value):
+    layer = zoo.init_weights(nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 3)), scheme)
+    assert all((each.weight == value).all() for each in layer)
+
+
+def test_eye_is_for_linear_layers_and_dirac_for_convolutions():
+    assert torch.equal(zoo.init_weights(nn.Linear(3, 3), "eye").weight, torch.eye(3))
+    expected = nn.init.dirac_(torch.empty(3, 3, 3, 3))
+    assert torch.equal(zoo.init_weights(nn.Conv2d(3, 3, 3), "dirac").weight, expected)

@@ -54,7 +54,11 @@ SCHEMES: Mapping[str, Callable[..., object]] = {
     "uniform": nn.init.uniform_,
     "normal": nn.init.normal_,
     "constant": nn.init.constant_,
+    "zeros": nn.init.zeros_,
+    "ones": nn.init.ones_,
     "identity": identity_,
+    "eye": nn.init.eye_,
+    "dirac": nn.init.dirac_,
     "orthogonal": nn.init.orthogonal_,
     "sparse": sparse_,
 }
@@ -97,8 +101,9 @@ def init_weights(
     Args:
         module: A model or any other module; changed in place.
         scheme: ``"xavier_uniform"``, ``"xavier_normal"``, ``"kaiming_uniform"``, ``"kaiming_normal"``,
-            ``"trunc_normal"``, ``"uniform"``, ``"normal"``, ``"constant"``, ``"identity"``, ``"orthogonal"``,
-            ``"sparse"``; a function that fills a tensor in place; or a mapping from classes of layers to either, which
+            ``"trunc_normal"``, ``"uniform"``, ``"normal"``, ``"constant"``, ``"zeros"``, ``"ones"``, ``"identity"``,
+            ``"eye"`` and ``"dirac"`` (its two halves, as torch has them), ``"orthogonal"``, ``"sparse"``; a function
+            that fills a tensor in place; or a mapping from classes of layers to either, which
             leaves layers of other classes alone. A norm is given a scheme only by such a mapping.
         where: ``"all"``; ``"new"`` for what the receipt calls initialised, such as a new head; or what :func:`freeze`
             understands.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,24 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Head
 
-HeadLike = int | nn.Module | MLPHead | Mapping[str, int | nn.Module | MLPHead]
-"""What a head can be said to be: a number of classes, a description, a module, or several of them by name."""
+OneHead = int | nn.Module | MLPHead | Callable[[int], nn.Module]
+HeadLike = OneHead | Mapping[str, OneHead]
+"""What a head can be said to be: a number of classes, a description, a module, a function of the number of features
+that makes one, or several of them by name."""
 
 _PROBE_BATCH = 2
 _PROBE_SIDE = 7
 _SPATIAL = {"linear": 0, "conv": 2, "conv3d": 3}
+
+
+def made_for(site: Head, head: Any) -> Any:  # noqa: ANN401 - any kind of head
+    """``head``, with each function in it called with the number of features that the site gives."""
+    if isinstance(head, Mapping):
+        return {name: made_for(site, each) for name, each in head.items()}
+    if callable(head) and not isinstance(head, nn.Module | MLPHead):
+        with on_the_cpu():
+            return head(site.in_features)
+    return head
 
 
 def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:

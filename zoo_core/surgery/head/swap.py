@@ -16,7 +16,7 @@ from zoo_core.surgery.features.forward import is_recomposed, library_scores, rec
 from zoo_core.surgery.head.hidden_layers import between, without_hidden
 from zoo_core.surgery.head.multi_head import check_names, check_sites, check_unbranched, classify_each, one_head
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
-from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
+from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted, made_for
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.attributes import set_attribute
@@ -55,7 +55,8 @@ def swap_head(
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
         head: The number of classes, for a layer like the one that is there; a description from ``zoo.mlp_head``; a
             module that takes what the site gives, ``[N, in_features]`` or ``[N, in_features, H, W]``, and returns
-            scores, ``[N, num_classes, ...]``; or a dict of these, and the model then returns a dict of scores.
+            scores, ``[N, num_classes, ...]``; a function that makes one from ``in_features``; or a dict of these, and
+            the model then returns a dict of scores.
         at: ``"features"`` gives the head the last feature map, ``[N, C, H, W]`` or tokens ``[N, L, C]``, instead of
             what is pooled from it. Pooling and hidden layers are then left out. A number and ``zoo.mlp_head`` score
             every place of the map.
@@ -101,6 +102,8 @@ def swap_head(
         elif not keep_hidden:
             main, gone = without_hidden(bare, anatomy, sites[0])
             sites = (main, *sites[1:])
+        with seeded(seed, bare):
+            record["head"] = head = made_for(sites[0], head)
         after = _after(anatomy, sites, head)
         new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
         num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
