@@ -1,5 +1,7 @@
 """A user without a home folder, and paths that begin in one."""
 
+import sys
+
 import pytest
 import torch
 
@@ -43,3 +45,13 @@ def test_a_leading_tilde_is_the_home_folder_at_every_door(monkeypatch, tmp_path)
     zoo.save(model, "~/saved")
     assert (tmp_path / "saved" / "recipe.json").exists()
     assert zoo.load("~/saved") is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes as a name")
+def test_a_folder_whose_name_is_no_utf_8_is_a_folder(tmp_path):
+    folder = tmp_path / "\udcff\udcfe"
+    model = zoo.get("tiny/glyphnet", weights=None)
+    zoo.save(model, tmp_path / "plain")
+    (tmp_path / "plain").rename(folder)
+    own = next(folder.glob("*.safetensors"))
+    assert zoo.receipt(zoo.get("tiny/glyphnet", weights=own)).counts["loaded"]

@@ -117,10 +117,19 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as opened:
+        # safetensors takes names in UTF-8 only; a file of another name is read by its number.
+        with file.open("rb") as numbered, safe_open(_in_utf8(file, numbered.fileno()), framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
+
+
+def _in_utf8(file: Path, number: int) -> Path:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return Path(f"/dev/fd/{number}")
+    return file
 
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:

@@ -41,7 +41,10 @@ def below(base: str, path: str) -> str:
         >>> below("https://example.org/zoo?sig=abc", "refs/a@b")
         'https://example.org/zoo/refs/a@b?sig=abc'
     """
-    parts = urlsplit(base)
+    try:
+        parts = urlsplit(base)
+    except ValueError:  # who reads it says so
+        return f"{base}/{path}"
     return urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/{path}", parts.query, ""))
 
 
