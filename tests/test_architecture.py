@@ -27,15 +27,8 @@ FLOORS = [
 ]
 """The rooms from the ground up: a module imports from its own floor and from those below, in functions too."""
 
-PUBLIC_NAMES = {
-    "zoo_core.build.get",
-    "zoo_core.recipe.rebuild",
-    "zoo_core.cli.demo",
-    "zoo_core.cli._demo_transfer",
-    "zoo_core.plugin",
-}
-"""May import ``zoo_core`` itself: get takes what load does, a recipe is replayed with public verbs, and the demo is
-written as users write."""
+PUBLIC_NAMES = {"zoo_core.build.get", "zoo_core.recipe.rebuild", "zoo_core.plugin"}
+"""May import ``zoo_core`` itself: get takes what load does, and a recipe is replayed with public verbs."""
 
 
 def room(module: str) -> str:

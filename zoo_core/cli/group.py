@@ -42,7 +42,6 @@ COMMANDS = {
     "cache": _Command("zoo_core.cli.cache:cache", "Look after the weights on this machine."),
     "mirror": _Command("zoo_core.cli.mirror:mirror", "Serve weights to other machines."),
     "bundle": _Command("zoo_core.cli.mirror:bundle", "Carry weights to a machine without a network."),
-    "demo": _Command("zoo_core.cli.demo:demo", "Transfer a small network to handwritten digits."),
 }
 """The commands of zoo itself. Their help stands here, so that ``zoo --help`` imports none of them."""
 
@@ -81,9 +80,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        rows = [
-            (name, COMMANDS[name].help if name in COMMANDS else "From a plugin.") for name in self.list_commands(ctx)
-        ]
+        others = {name: f"From {claimants[0].origin}." for name, claimants in plugin_commands().items()}
+        rows = [(name, COMMANDS[name].help if name in COMMANDS else others[name]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

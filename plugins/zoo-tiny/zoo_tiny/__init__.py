@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zoo_core.plugin import Family, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @hookimpl
@@ -17,3 +22,9 @@ def zoo_families() -> list[Family]:
             signatures="zoo_tiny:signatures.json.gz",
         )
     ]
+
+
+@hookimpl
+def zoo_commands() -> Mapping[str, str]:
+    """``zoo demo``, through the door that every plugin uses."""
+    return {"demo": "zoo_tiny.demo.command:demo"}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from zoo_tiny.demo import command as module
+from zoo_tiny.demo.command import MODEL, demo
 
 import zoo_core as zoo
-from zoo_core.cli import demo as module
-from zoo_core.cli.demo import MODEL, demo
 from zoo_core.errors import ZooError
 
 

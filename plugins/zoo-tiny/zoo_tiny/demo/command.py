@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo
-from zoo_core.errors import ZooError
+from zoo_core.plugin import ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.cli._demo_transfer import Outcome
+    from zoo_tiny.demo.transfer import Outcome
 
 MODEL = "tiny/glyphnet"
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "zoo-tiny"}
@@ -44,7 +43,7 @@ def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: 
     _check_needs(output)
     figures = _run(epochs, seed, output, quiet=as_json)
     if as_json:
-        echo(json.dumps(figures, indent=2))
+        click.echo(json.dumps(figures, indent=2))
     else:
         _report(figures)
 
@@ -78,27 +77,25 @@ def _writing(output: Path) -> Iterator[None]:
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
     """Get, freeze and train both models, draw the picture, and return the figures."""
     import zoo_core as zoo
-    from zoo_core.cli import _demo_picture, _demo_transfer
+    from zoo_tiny.demo import figure, transfer
 
     started = time.perf_counter()
-    digits = _demo_transfer.load_digits(seed)
-    pictures = _demo_transfer.as_input(digits.scans, zoo.info(MODEL))
-    classes = len(_demo_transfer.DIGITS)
+    digits = transfer.load_digits(seed)
+    pictures = transfer.as_input(digits.scans, zoo.info(MODEL))
+    classes = len(transfer.DIGITS)
     trained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed)
     untrained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed, weights=None)
     outcomes: list[Outcome] = []
-    with _demo_transfer.one_thread(), _progress(quiet=quiet) as progress:
+    with transfer.one_thread(), _progress(quiet=quiet) as progress:
         for name, model in (("pretrained", trained), ("random", untrained)):
             task = progress.add_task(name, total=epochs, accuracy=0.0)
 
             def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
                 progress.update(task, advance=1, accuracy=accuracy)
 
-            outcomes.append(
-                _demo_transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch)
-            )
+            outcomes.append(transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
     with _writing(output):
-        _demo_picture.draw(output, MODEL, digits, *outcomes)
+        figure.draw(output, MODEL, digits, *outcomes)
     receipt = zoo.receipt(trained)
     return {
         "model": MODEL,
@@ -142,4 +139,4 @@ def _report(figures: dict[str, Any]) -> None:
         f"picture     {figures['picture']}, after {figures['seconds']:.1f} s",
     )
     for line in lines:
-        echo(line)
+        click.echo(line)
