@@ -13,6 +13,7 @@ def zoo_families() -> list[Family]:
             name="torchvision",
             requires="torchvision",
             catalog="zoo_torchvision.catalog:cards",
+            signatures="zoo_torchvision:signatures.json.gz",
             anatomy="zoo_torchvision.anatomy:anatomy",
             tested=">=0.29,<0.30",
             image_size="image_size",
