@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -265,3 +266,21 @@ def test_a_random_model_is_not_split():
     model = zoo.adopt(Random(), example=torch.zeros(1, 8))
     with pytest.raises(NotSupported, match="something else each time"):
         zoo.split(model)
+
+
+@pytest.mark.parametrize("name", WITH_HEAD)
+def test_a_model_and_its_parts_can_be_pickled(name):
+    model, x = adopted(name)
+    backbone, head = zoo.split(pickle.loads(pickle.dumps(model)))
+    assert torch.equal(head(backbone(x)), run(model, x))
+
+
+def test_a_forward_of_its_own_runs_on_a_model_that_is_no_chain():
+    model, x = adopted("unet")
+    assert zoo.swap_head(model, 3, at="features")(x).shape == (2, 3, 32, 32)
+
+
+def test_several_heads_on_several_inputs_are_refused():
+    model, _ = adopted("siamese")
+    with pytest.raises(NotSupported, match="takes several values"):
+        zoo.swap_head(model, {"a": 2, "b": 3})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
 
 from zoo_core.contract.chain import Chain, flatten
-from zoo_core.tracing.program import Apply, Own, Program, Size, Step, Training, Value
+from zoo_core.tracing.program import Apply, Functional, Own, Program, Size, Step, Training, Value
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
 if TYPE_CHECKING:
@@ -96,7 +97,11 @@ def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) 
 def _of_op(op: Op) -> Step:
     if op.function is None:
         raise Untraceable(f"what {op.modules[-1] or 'the model'} computes is hidden from torch")
-    return Step(op.function, op.args, op.kwargs, op.output)
+    name = getattr(op.function, "__name__", "")
+    local = "<locals>" in getattr(op.function, "__qualname__", "")
+    if local and not hasattr(functional, name):
+        raise Untraceable(f"{name or 'a function'} was made inside another function")
+    return Step(Functional(name) if local else op.function, op.args, op.kwargs, op.output)
 
 
 def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], last_use: dict[int, int]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch.nn import functional
 from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
+from zoo_core.surgery.features.forward import restore_forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,17 @@ class Step:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
+
+
+@dataclass(frozen=True)
+class Functional:
+    """A function of ``torch.nn.functional`` that pickle cannot find by itself, such as ``max_pool2d``."""
+
+    __name__: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the function takes and gives
+        """Run it."""
+        return getattr(functional, self.__name__)(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -202,6 +215,7 @@ class RunTo:
     def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
         """Run the model as far as the module."""
         body = hooked(model, {self.path: _pass_on})
+        restore_forward(body)  # one that was put together from the anatomy would come here again
         module = body.get_submodule(self.path)
         if self.before:
             module.register_forward_pre_hook(_stop_before)

@@ -111,6 +111,8 @@ def swap_head(
         heads = tuple(replace(site, num_classes=num_classes) for site in sites)
         stays_on_map = anatomy.pool is None and is_recomposed(bare)
         own = at == "features" or stays_on_map or after is not one_head(anatomy)
+        if own:
+            _check_one_input(bare)
         edit.anatomy = _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
         edit.update(names=names)
     return model
@@ -202,6 +204,16 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
         given = head if isinstance(head, Mapping) else {}
         return fitted(model, site, {name: plain_like(given.get(name), count) for name, count in counts.items()})
     return fitted(model, site, plain_like(head, counts))
+
+
+def _check_one_input(model: nn.Module) -> None:
+    """Raise NotSupported where forward takes several values: one that is put together anew would take one."""
+    if isinstance(knowledge_of(model).example, tuple | dict):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot have a head of that kind",
+            cause="its forward takes several values, and would have to be put together anew for this head",
+            hint="give the number of classes, a zoo.mlp_head(...) without activation, or a module",
+        )
 
 
 def _install(
