@@ -11,10 +11,13 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
+from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.trust.lock import LOCK, Lock, find_lock, read_lock, write_lock
 from zoo_core.weights.trust.locked import Locked
 
 if TYPE_CHECKING:
+    import filelock
+
     from zoo_core.contract.card import Card, Weights
     from zoo_core.registry.zoo import Zoo
 
@@ -61,8 +64,22 @@ def lock(
         written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
         if not as_json:
             echo("  ".join(written[-1].values()))
-    write_lock(path, entries.values())
+    renewed = [f"{card.id}@{weights.tag}" for card, weights in chosen]
+    with _turn(path):  # another `zoo lock` may have written since, and its entries stay
+        now = read_lock(path).entries if path.exists() else {}
+        write_lock(path, {**now, **{name: entries[name] for name in renewed}}.values())
     echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
+
+
+def _turn(path: Path) -> filelock.BaseFileLock:
+    """A lock for those who write one lock file, kept in the cache and not beside it."""
+    import hashlib
+
+    import filelock
+
+    cache = Cache()
+    cache.make()
+    return filelock.FileLock(cache.arriving / f"{hashlib.sha256(bytes(path.resolve())).hexdigest()[:16]}-zoo.lock")
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
