@@ -55,3 +55,4 @@ def test_a_folder_whose_name_is_no_utf_8_is_a_folder(tmp_path):
     (tmp_path / "plain").rename(folder)
     own = next(folder.glob("*.safetensors"))
     assert zoo.receipt(zoo.get("tiny/glyphnet", weights=own)).counts["loaded"]
+    assert zoo.load(folder) is not None

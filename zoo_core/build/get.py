@@ -21,7 +21,7 @@ from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.utils.gc import no_collection
-from zoo_core.utils.paths import is_written_as_path
+from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
 from zoo_core.weights.checkpoint.folder import file_in
@@ -219,7 +219,7 @@ def _own_path(weights: str) -> Path | None:
             expected="'default', a tag, the path of a file, or None",
             hint="zoo_core.weights.fetch(url, folder, sha256=...) downloads and proves it; give weights= its path",
         )
-    is_path = os.sep in weights or weights.lower().endswith(_FILE_SUFFIXES) or Path(weights).expanduser().exists()
+    is_path = os.sep in weights or weights.lower().endswith(_FILE_SUFFIXES) or expand(weights).exists()
     return Path(weights) if is_path else None
 
 
@@ -235,7 +235,7 @@ def _fetch(
     if chosen is None:
         return None, None
     if isinstance(chosen, Path):
-        own = obtain_file(file_in(chosen.expanduser()))
+        own = obtain_file(file_in(expand(chosen)))
         return own, _entry_of(card, own.path)
     return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
 

@@ -16,6 +16,7 @@ from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.disk import sync_folder
+from zoo_core.weights.formats.read import read_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,14 +164,4 @@ def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
             got_digest=got,
             source=str(path),
         )
-    return _safetensors(path)
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise Unreadable(f"{path} is a broken safetensors file", cause=str(error), path=path) from error
+    return read_safetensors(path)[0]

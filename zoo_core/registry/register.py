@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo_core.contract.card import Card, Preprocessing, Weights
@@ -12,6 +11,7 @@ from zoo_core.errors import UsageError
 from zoo_core.registry.families import Own
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
@@ -109,7 +109,7 @@ def _weights(
 ) -> tuple[Weights, ...]:
     url = str(where)
     if "://" not in url:
-        path = Path(where).expanduser().resolve()
+        path = expand(where).resolve()
         if not path.is_file():
             raise UsageError(f"there are no weights at {path}", hint="give the path of the file, or its URL")
         with path.open("rb") as opened:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.utils.paths import expand
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
 from zoo_core.weights.checkpoint.folder import INDEX, METADATA, file_in, read_distributed, read_shards
 from zoo_core.weights.formats.read import read_whole
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         Unreadable: It cannot be read, or holds no tensors by name.
     """
-    file = file_in(Path(path).expanduser())
+    file = file_in(expand(path))
     content = _content(file)
     found = candidates(content)
     if not found:
