@@ -69,7 +69,7 @@ def test_the_class_and_the_keys_of_the_trunk_stay():
     model, before = resnet18(), resnet18().state_dict()
     kind = type(model)
     zoo.branch(model, at="layer4", heads=HEADS)
-    assert type(model) is kind
+    assert isinstance(model, kind)
     trunk = [name for name in before if not name.startswith(("layer4.", "fc."))]
     assert [name for name in model.state_dict() if not name.startswith("fc.")] == trunk
     assert "fc.colour.body.layer4.0.conv1.weight" in model.state_dict()

@@ -40,7 +40,7 @@ def test_front_and_model_share_their_parameters_and_the_model_stays_whole():
 def test_the_class_and_the_keys_stay_as_far_as_it_goes():
     model = resnet18()
     front = zoo.truncate(model, after="layer3")
-    assert type(front) is type(model)
+    assert isinstance(front, type(model))
     assert list(front.state_dict()) == [name for name in model.state_dict() if not name.startswith(("layer4.", "fc."))]
     assert list(zoo.receipt(front).tensors) == list(front.state_dict())
 

@@ -13,9 +13,10 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
-from zoo_core.surgery.features.extract import stage_index, stop_at, tapped
+from zoo_core.surgery.features.extract import stage_index
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
+from zoo_core.surgery.features.tap import tap_in_place, tapped
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output import behind, paths_of, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
@@ -64,7 +65,8 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     """Split the end of ``model`` into branches that share the trunk: each owns the stages from ``at`` on, and a head.
 
     The trunk runs once. Each branch begins as a deep copy of the stages, with the trained values and what is frozen,
-    and ends with a new head. The model keeps its class and the keys of its trunk; the branches lie where its head was,
+    and ends with a new head. The model's class becomes a subclass
+    of the same name, and the keys of its trunk stay; the branches lie where its head was,
     such as ``fc.colour.body.layer4.0.conv1.weight``, so that ``zoo.freeze(model, "backbone")`` leaves them trainable.
 
     Args:
@@ -159,7 +161,7 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
     """Channels of the feature map that comes out of the trunk."""
     if isinstance(run, Chain) and not run.steps:
         raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
-    body = tapped(model, (), last=needs_tap(run))
+    body = tapped(model, needs_tap(run))
     with torch.no_grad(), evaluating(body):
         found = run(body, x)
     if kept:
@@ -171,9 +173,8 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
     for path, place in gone.items():
         model.set_submodule(path, place)
     model.set_submodule(anatomy.heads[0].path, branches)
-    edge = needs_tap(anatomy.features)
-    if edge is not None:
-        stop_at(model.get_submodule(edge))
+    for edge in needs_tap(anatomy.features):
+        tap_in_place(model, edge)
     recompose(model, anatomy)
 
 

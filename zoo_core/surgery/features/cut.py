@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +11,10 @@ from torch import nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.depth import depths
-from zoo_core.surgery.features.extract import AtStage, taken, tapped
+from zoo_core.surgery.features.extract import AtStage
 from zoo_core.surgery.features.forward import is_recomposed, library_forward
 from zoo_core.surgery.features.split import Absent
+from zoo_core.surgery.features.tap import recorded, tapped
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.surgery.structure import under
@@ -58,7 +58,7 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
 def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
     """``(model, x)`` to the feature map after so many stages.
 
-    A chain is cut off there. Any other ``features`` runs on a model whose last stage is tapped, and stops in the tap:
+    A chain is cut off there. Any other ``features`` runs on a model whose last stage is tapped, with nothing after it:
     see :func:`needs_tap`.
     """
     anatomy = anatomy_of(model)
@@ -72,9 +72,9 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
     return AtStage(anatomy.stages[stages - 1].output, anatomy.features or whole_forward)
 
 
-def needs_tap(run: Callable[[Any, Any], Any] | None) -> str | None:
-    """Path of the module that has to be tapped for this front to work; None for a chain."""
-    return run.path if isinstance(run, AtStage) else None
+def needs_tap(run: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
+    """Paths of the modules that have to be tapped for this front to work; none for a chain."""
+    return (run.path,) if isinstance(run, AtStage) else ()
 
 
 def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
@@ -140,9 +140,9 @@ def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Ch
     body = _with_noise(tapped(unwrap(model), [edge]))
     x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating(body):
-        whole = run(body, x)
+        whole, (start,) = recorded(run, body, x, [edge], whole=True)
         try:
-            ours = chain(body, taken(body, [edge])[0])
+            ours = chain(body, start)
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a layer was given what it does not take
             return False
     return isinstance(ours, torch.Tensor) and isinstance(whole, torch.Tensor) and torch.equal(ours, whole)
@@ -166,10 +166,7 @@ def _with_noise(body: nn.Module) -> nn.Module:
 
 def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
     """What stands in for ``Anatomy.features`` where a family does not give it: the forward of the library."""
-    own = library_forward(model)
-    if own is None and is_recomposed(model):  # its forward is what calls this
-        own = MethodType(type(model).forward, model)
-    return (own or model)(x)
+    return library_forward(model)(x) if is_recomposed(model) else model(x)
 
 
 def _no_chain(model: nn.Module, cause: str) -> NotSupported:

@@ -11,8 +11,8 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.cut import absent, whole_forward
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.encoder_outputs import places
-from zoo_core.surgery.features.extract import run_to_tap, taken, tapped
 from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.tap import recorded, tapped
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class Encoder(nn.Module):
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         twin = replaced(bare, convolutions)
         chosen = places(bare, twin, at, most)
-        deepest, last = max(place.depth for place in chosen), max(chosen, key=lambda place: place.order)
+        deepest = max(place.depth for place in chosen)
         body = replaced(twin, absent(model, lambda depth: depth > deepest))
-        self.body = tapped(body, {place.path for place in chosen}, last=last.path)
+        self.body = tapped(body, {place.path for place in chosen})
         self.names = tuple(place.name for place in chosen)
         self.channels = tuple(place.channels for place in chosen)
         self.strides = tuple(place.stride for place in chosen)
@@ -70,8 +70,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
-        run_to_tap(self._run, self.body, x)
-        outputs = taken(self.body, self._paths)
+        _, outputs = recorded(self._run, self.body, x, self._paths)
         found = [read(self.body, each) if read else each for read, each in zip(self._reads, outputs, strict=True)]
         return [_as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
 

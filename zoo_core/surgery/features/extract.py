@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.features.forward import run_on
 from zoo_core.surgery.features.split import Absent, replaced, twin_of
+from zoo_core.surgery.features.tap import recorded, tapped
 from zoo_core.surgery.gone import copies_of, cut_of
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
@@ -19,16 +18,16 @@ from zoo_core.utils.arguments import strict_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor, nn
+
     from zoo_core.contract.anatomy import Stage
     from zoo_core.surgery.features.split import Module
 
     Hook = Callable[[nn.Module, Any, Any], None]
 
-_KEPT = "_zoo_kept"
-
 
 @strict_arguments
-def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None) -> dict[str, Any]:
+def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None, *, return_output: bool = False) -> Any:  # noqa: ANN401 - a dict, or the output and a dict
     """What several layers of ``model`` give for one input, from one forward pass.
 
     Gradients, train mode and running statistics are as in ``model(x)``. What a later layer does in place to a feature
@@ -38,9 +37,12 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
         model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
         x: What the model takes, such as ``[N, C, H, W]``; a tuple or a dict for a module that was traced with one.
         at: Names of stages and paths of modules; None for every stage.
+        return_output: Also return what the model gives, from the same pass: the features are in its graph, so that
+            ``torch.autograd.grad(scores[:, 7].sum(), maps["layer4"])`` is what Grad-CAM needs.
 
     Returns:
-        Name to tensor, in the order that was asked for, each as the module gives it: ``[N, C, H, W]`` for a
+        Name to tensor (with ``return_output``, a tuple of the output and that), in the order that was asked for, each
+        as the module gives it: ``[N, C, H, W]`` for a
         convolution, ``[N, L, C]`` for tokens. :func:`zoo_core.encoder` gives all of them as maps.
 
     Raises:
@@ -59,9 +61,11 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None)
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
     names = tuple(stages) if at is None else asked_names(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
+    example = knowledge_of(model).example
     body = tapped(unwrap(model), paths.values())
-    run_on(body, x, knowledge_of(model).example)
-    return dict(zip(paths, taken(body, list(paths.values())), strict=True))
+    output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
+    found = dict(zip(paths, maps, strict=True))
+    return (output, found) if return_output else found
 
 
 def asked_names(at: str | Sequence[str]) -> tuple[str, ...]:
@@ -115,63 +119,12 @@ def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
     )
 
 
-def tapped(model: Module, paths: Iterable[str], last: str | None = None) -> Module:
-    """A twin of ``model`` in which the modules at these paths keep what they give until it is :func:`taken`.
-
-    Args:
-        model: Any module; not changed.
-        paths: The modules.
-        last: One more, which also ends the forward pass: see :func:`run_to_tap`.
-    """
-    return hooked(model, {**dict.fromkeys(paths, keep), **({last: keep_and_stop} if last else {})})
-
-
-def taken(body: nn.Module, paths: Sequence[str]) -> list[Any]:
-    """What the tapped modules gave in the last forward pass; they forget it.
-
-    Raises:
-        NotSupported: One of them did not run.
-    """
-    found = []
-    for path in paths:
-        module = body.get_submodule(path)
-        kept = getattr(module, _KEPT, None)
-        if kept is None:
-            raise NotSupported(
-                f"the module {path!r} did not run, so there is nothing to take from it",
-                hint="an auxiliary head runs in train mode only",
-            )
-        found.append(kept)
-    for path in paths:
-        setattr(body.get_submodule(path), _KEPT, None)
-    return found
-
-
-def keep(module: nn.Module, _given: object, output: Any) -> None:  # noqa: ANN401 - tokens may come as a tuple
-    """The forward hook of a tap.
-
-    It keeps the output on the module, and not in a store that the hook holds, so that replicas, copies and pickles each
-    have their own; and a copy of it, because the next layer may be a ReLU that works in place.
-    """
-    setattr(module, _KEPT, output.clone() if isinstance(output, Tensor) else output)
-
-
-class Reached(Exception):
-    """Raised by the last tap of a front; ``torch.compile`` traces through it."""
-
-
-def keep_and_stop(module: nn.Module, given: object, output: Any) -> None:  # noqa: ANN401 - as for keep
-    """The forward hook of the last tap: what comes after it never runs."""
-    keep(module, given, output)
-    raise Reached
-
-
 @dataclass(frozen=True)
 class AtStage:
     """``(model, x)`` to what one tapped module gives while ``run`` runs: the front of a model that is no chain.
 
     Attributes:
-        path: The module, tapped by :func:`stop_at`.
+        path: The module, which has to be tapped.
         run: ``(model, x)`` to anything.
     """
 
@@ -179,29 +132,13 @@ class AtStage:
     run: Callable[[Any, Any], Any]
 
     def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - as the module gives it
-        """Run the model as far as the module."""
-        run_to_tap(self.run, model, x)
-        return taken(model, [self.path])[0]
-
-
-def run_to_tap(run: Callable[[Any, Any], Any], model: nn.Module, x: Tensor) -> None:
-    """Run ``model`` until the last of its taps has what it wants."""
-    try:
-        run(model, x)
-    except Reached:
-        return
-
-
-def stop_at(module: nn.Module) -> None:
-    """Make a module keep what it gives and end the forward pass; for a module that no other model shares."""
-    module.__dict__[_KEPT] = None
-    module.register_forward_hook(keep_and_stop)
+        """Run the model, and take what the module gives."""
+        return recorded(self.run, model, x, [self.path])[1][0]
 
 
 def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
     twin = twin_of(module)
     twin.__dict__["_forward_hooks"] = OrderedDict(module._forward_hooks)  # noqa: SLF001 - the twin must not share its hooks
-    twin.__dict__[_KEPT] = None
     twin.register_forward_hook(hook)
     return twin
 

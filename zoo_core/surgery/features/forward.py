@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from zoo_core.surgery.features.variant import Variant, library_class, variant, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,41 +16,39 @@ if TYPE_CHECKING:
     from zoo_core.contract.anatomy import Anatomy
 
 
-class Recomposed:
-    """Stands in for ``forward`` on one model: features, pool and head, as its anatomy says.
+_PLAN, _LIBRARYS = "_zoo_plan", "_zoo_library_forward"
 
-    The bound method lies in the model's own attributes, so that the model keeps its class and its state-dict keys. It
-    belongs to a class of this module and not to a closure, so that deepcopy and pickle follow the model, and it is a
-    method and not a callable object, so that ``torch.export`` finds its signature.
 
-    Args:
-        model: Whose forward it is.
+@dataclass(frozen=True)
+class Plan:
+    """What the forward of one model is put together from.
+
+    Attributes:
         anatomy: Its parts; ``features`` must be there, while ``pool``, ``classify`` and heads may be missing, and
             ``scores`` is None, since nothing but scores is returned.
         scores: ``Anatomy.scores`` for the library's own forward.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], Any] | None) -> None:
-        self.model = model
-        self.anatomy = anatomy
-        self.head = anatomy.main.path if anatomy.main else None
-        self.before = library_forward(model)
-        self.scores = scores
+    anatomy: Anatomy
+    scores: str | Callable[[Any], Any] | None
+
+
+class Recomposed(Variant):
+    """Put before the class of a model whose forward is features, pool and head, as its plan says.
+
+    A class and not an attribute of the instance, so that FX, quantization, replicas and copies run this forward too; of
+    the same name, and a subclass of the library's.
+    """
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a dict of tensors where there are several heads
         """Images to what the head gives, or to the features of a model without one; never to an output object."""
-        found = self.anatomy.features(self.model, x) if self.anatomy.features else x
-        if self.anatomy.pool:
-            found = self.anatomy.pool(self.model, found)
-        if self.anatomy.classify:
-            return self.anatomy.classify(self.model, found)
-        return found if self.head is None else self.model.get_submodule(self.head)(found)
-
-    def on(self, twin: nn.Module) -> MethodType:
-        """The same forward for a twin of the model."""
-        other = Recomposed.__new__(Recomposed)
-        other.__dict__.update(self.__dict__, model=twin)
-        return MethodType(Recomposed.forward, other)
+        plan: Plan = self.__dict__[_PLAN]
+        anatomy, model = plan.anatomy, cast("nn.Module", self)
+        features = anatomy.features(model, x) if anatomy.features else x
+        pooled = anatomy.pool(model, features) if anatomy.pool else features
+        if anatomy.classify:
+            return anatomy.classify(model, pooled)
+        return pooled if anatomy.main is None else model.get_submodule(anatomy.main.path)(pooled)
 
 
 def recompose(model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], Any] | None = None) -> None:
@@ -58,33 +59,37 @@ def recompose(model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], 
         anatomy: Its parts from now on.
         scores: Where the library's own forward has its scores, for the day it is restored.
     """
-    model.__dict__["forward"] = MethodType(Recomposed.forward, Recomposed(model, anatomy, scores))
+    restore_forward(model)
+    if "forward" in model.__dict__:  # some libraries bind it to each instance
+        model.__dict__[_LIBRARYS] = model.__dict__.pop("forward")
+    model.__dict__[_PLAN] = Plan(anatomy, scores)
+    model.__class__ = variant(type(model), Recomposed, ())
 
 
 def restore_forward(model: nn.Module) -> None:
     """Make ``model`` run as its library made it; nothing happens where it does already."""
     if is_recomposed(model):
-        before = library_forward(model)
-        del model.__dict__["forward"]
-        if before is not None:
-            model.__dict__["forward"] = before
+        model.__class__ = without(type(model), Recomposed)
+        del model.__dict__[_PLAN]
+        if _LIBRARYS in model.__dict__:
+            model.__dict__["forward"] = model.__dict__.pop(_LIBRARYS)
 
 
 def is_recomposed(model: nn.Module) -> bool:
     """Whether the forward of ``model`` was put together here."""
-    return isinstance(getattr(model.__dict__.get("forward"), "__self__", None), Recomposed)
+    return isinstance(model, Recomposed)
 
 
 def library_scores(model: nn.Module, anatomy: Anatomy) -> str | Callable[[Any], Any] | None:
     """Where the scores are in what the library's own forward returns, whatever stands in for it now."""
     scores: str | Callable[[Any], Any] | None = anatomy.scores
-    return model.__dict__["forward"].__self__.scores if is_recomposed(model) else scores
+    return model.__dict__[_PLAN].scores if is_recomposed(model) else scores
 
 
-def library_forward(model: nn.Module) -> Any:  # noqa: ANN401 - whatever the library put there
-    """The forward that the library bound to this one instance; None where the class has it."""
-    now = model.__dict__.get("forward")
-    return now.__self__.before if now is not None and is_recomposed(model) else now
+def library_forward(model: nn.Module) -> Callable[..., Any]:
+    """The forward of the library, whatever is in its place."""
+    own: Callable[..., Any] | None = model.__dict__.get(_LIBRARYS)
+    return own or MethodType(library_class(type(model)).forward, model)
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.output import parameters_of, paths_of
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.contract.anatomy import Anatomy, Head
 
@@ -72,7 +71,11 @@ class Classifier(nn.Module):
 
 
 class Absent(nn.Module):
-    """Where a module was that a cut took out: what comes in goes out."""
+    """Where a module was that a cut took out: what comes in goes out, and a walk through it is empty."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Nothing, as checkpointing walks through the layers of a stage."""
+        return iter(())
 
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
         """``x`` as it is."""
@@ -173,8 +176,6 @@ def twin_of(model: Module) -> Module:
         # some libraries bind forward to each instance; the twin's must run on the twin
         own = isinstance(value, MethodType) and value.__self__ is model
         twin.__dict__[name] = MethodType(value.__func__, twin) if own else value
-    if is_recomposed(model):
-        twin.__dict__["forward"] = model.__dict__["forward"].__self__.on(twin)
     twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
     twin.__dict__.pop(ATTRIBUTE, None)
     return twin

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.features.cut import absent, front, needs_tap
-from zoo_core.surgery.features.extract import stage_index, tapped
+from zoo_core.surgery.features.extract import stage_index
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.tap import tapped
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 def truncate(model: nn.Module, *, after: str) -> nn.Module:
     """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing behind it.
 
-    The front shares its parameters with the model, which stays whole. It is of the same class, and its state-dict keys
-    are those of the model as far as it goes. All surgery that needs no head works on it.
+    The front shares its parameters with the model, which stays whole. Its class is a subclass
+    of the model's, of the same name, and its state-dict keys are
+    those of the model as far as it goes. All surgery that needs no head works on it.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
@@ -52,7 +54,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
     bare = unwrap(model)
     run = front(bare, kept)
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
-    twin = tapped(twin, (), last=needs_tap(run))
+    twin = tapped(twin, needs_tap(run))
     only_front(bare, twin, kept, run)
     record_edit(twin, "truncate", after=after)
     return twin

@@ -37,7 +37,7 @@ class Behind:
 
     def _finish(self, scores: Tensor) -> Tensor:
         for module in self.output:
-            scores = module(scores)
+            scores = module.forward(scores)  # no call: FX takes only calls of modules that the model holds
         return scores
 
 

@@ -1,0 +1,54 @@
+"""What surgery made is reentrant, and what tracers, replicas and copies see."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+import zoo_core as zoo
+
+X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def squeezenet():
+    return zoo.get("torchvision/squeezenet1_1", weights=None, seed=0).eval()
+
+
+def test_an_encoder_in_threads_gives_each_the_maps_of_its_own_images():
+    encoder, images = zoo.encoder(squeezenet()), [X * i for i in range(4)] * 4
+    with torch.no_grad():
+        expected = [encoder(x) for x in images]
+    with ThreadPoolExecutor(4) as pool, torch.no_grad():
+        results = list(pool.map(torch.no_grad()(encoder), images))
+    for maps, right in zip(results, expected, strict=True):
+        for found, one in zip(maps, right, strict=True):
+            torch.testing.assert_close(found, one)
+
+
+def test_an_encoder_exports_as_torch_does_by_default():
+    encoder = zoo.encoder(squeezenet())
+    exported = torch.export.export(encoder, (X,)).module()
+    assert all(torch.allclose(f, g, atol=1e-5) for f, g in zip(exported(X), encoder(X), strict=True))
+
+
+def test_fx_sees_the_forward_that_surgery_made():
+    front = zoo.truncate(squeezenet(), after=zoo.anatomy(squeezenet()).stages[0].name)
+    assert torch.equal(torch.fx.symbolic_trace(front)(X), front(X))
+
+
+def test_copies_and_pickles_run_the_forward_that_surgery_made():
+    front = zoo.truncate(squeezenet(), after=zoo.anatomy(squeezenet()).stages[0].name)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(front)))
+    assert torch.equal(again(X), front(X))
+    assert (type(again), type(again).__name__) == (type(front), "SqueezeNet")
+
+
+def test_scores_depend_on_the_maps_of_their_own_pass():
+    model = squeezenet()
+    stage = zoo.anatomy(model).stages[-1].name
+    scores, maps = zoo.features(model, X, at=stage, return_output=True)
+    assert torch.equal(scores, model(X))
+    assert torch.autograd.grad(scores[:, 7].sum(), maps[stage])[0].abs().sum() > 0
