@@ -123,9 +123,8 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
 def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
     if anatomy.classify is None:
         return model.get_submodule(main.path)
-    heads = [*(head.path for head in anatomy.heads), *parameters_of(anatomy.classify)]
-    paths = paths_of(anatomy.classify) or heads
-    head = Classifier(model, anatomy.classify, paths)
+    modules = paths_of(anatomy.classify) or [head.path for head in anatomy.heads]
+    head = Classifier(model, anatomy.classify, [*modules, *parameters_of(anatomy.classify)])
     head.training = model.training
     return head
 
