@@ -67,3 +67,18 @@ def test_signatures_are_small_and_of_models_that_there_are():
     assert len({*names}) == len(names)
     assert all(current_zoo().resolve(name)[0].id == name for name in names)
     assert len(write_signatures(all_signatures())) < 1 << 20
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "pretrainedmodels/squeezenet1_1", "torchvision/squeezenet1_1"])
+def test_a_model_of_every_library_is_named_by_a_file_with_other_classes(path, name):
+    net = zoo.get(name, weights=None, num_classes=9)
+    torch.save({"model": {f"module.{key}": each for key, each in net.state_dict().items()}}, path)
+    (found,) = inspect(path)
+    assert found["matches"][0] == {"name": name, "score": 1.0}
+
+
+def test_every_family_of_ours_ships_the_signatures_of_its_models():
+    known = {each.name for each in all_signatures()}
+    ours = ("timm", "torchvision", "pretrainedmodels", "efficientnet_pytorch", "tiny")
+    cards = [card for name in ours for card in current_zoo().member(name).cards.values()]
+    assert [card.id for card in cards if card.id not in known] == []

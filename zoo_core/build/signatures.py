@@ -30,9 +30,30 @@ def signature_of(card: Card) -> Signature:
         >>> signature_of(zoo.info("tiny/glyphnet").card).count
         38
     """
+    return signature_of_model(card.id, as_published(card))
+
+
+def as_published(card: Card) -> nn.Module:
+    """The model as its default weights have it, without values.
+
+    Args:
+        card: Of the model.
+
+    Raises:
+        ZooError: It cannot be built here.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> as_published(zoo.info("tiny/glyphnet").card).fc.weight.device.type
+        'meta'
+    """
     entry = next((each for each in card.weights if each.tag == card.default), None)
     options = {**card.options, **(entry.options if entry else {})}
-    return signature_of_model(card.id, _built(card, options))
+    try:
+        with torch.device("meta"):
+            return construct(card, options, values=True)
+    except Exception:  # noqa: BLE001 - some constructors compute with numbers, which the meta device has not
+        return construct(card, options, values=False)
 
 
 def signature_of_model(name: str, model: nn.Module) -> Signature:
@@ -42,11 +63,3 @@ def signature_of_model(name: str, model: nn.Module) -> Signature:
     apart |= {anatomy.keypoints} if anatomy.keypoints else set()
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if hasattr(value, "shape")}
     return sign(name, shapes, apart)
-
-
-def _built(card: Card, options: dict[str, object]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return construct(card, options, values=True)
-    except Exception:  # noqa: BLE001 - some constructors compute with numbers, which the meta device has not
-        return construct(card, options, values=False)

@@ -13,6 +13,7 @@ def zoo_families() -> list[Family]:
             name="timm",
             requires="timm",
             catalog="zoo_timm.catalog:cards",
+            signatures="zoo_timm:signatures.json.gz",
             anatomy="zoo_timm.anatomy:anatomy",
             tested="==1.0.31",  # the third number of timm is where models come and change
             image_size="img_size",
