@@ -6,7 +6,7 @@ import re
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
-_QUERY = re.compile(r"(\w://[^\s?'\"<>()]+)\?[^\s'\"<>()]*")
+_QUERY = re.compile(r"(\w://[^\s?'\"<>()]+)\?[^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
 
 
 def visible(text: str) -> str:

@@ -59,7 +59,7 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
         >>> import tempfile, torch
         >>> from zoo_core.weights.checkpoint.open import open_checkpoint
         >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        ...     torch.save({"model": {"module.fc.bias": torch.zeros(2)}}, file.name)
+        ...     torch.save({"model": {"module.a.bias": torch.zeros(2), "module.b.bias": torch.zeros(2)}}, file.name)
         ...     found = describe(open_checkpoint(file.name))
         >>> found[0].keys, found[0].prefix
         (('model',), 'module.')
