@@ -61,6 +61,18 @@ def test_a_larger_model_is_not_taken_for_the_smaller_one_in_it():
     assert match(small, known)[0].name == "small"
 
 
+def test_patches_and_heads_tell_models_that_are_the_same_in_all_else():
+    def shapes(patch, classes, channels=3):
+        return {"stem.weight": (8, channels, patch, patch), "body.weight": (8, 8), "fc.weight": (classes, 8)}
+
+    made = {name: shapes(*sizes) for name, sizes in {"p16": (16, 9), "p14": (14, 9), "p14_512": (14, 512)}.items()}
+    known = [sign(name, each, ["stem.weight", "fc"]) for name, each in made.items()]
+    assert [match(each, known)[0].name for each in made.values()] == [*made]
+    trained = match(shapes(16, 7, channels=4), known)[0]
+    assert (trained.name, trained.score) == ("p16", 1.0)
+    assert {each.name for each in match(shapes(14, 7), known) if each.score == 1.0} == {"p14", "p14_512"}
+
+
 def test_signatures_are_small_and_of_models_that_there_are():
     names = [each.name for each in all_signatures()]
     assert "tiny/glyphnet" in names

@@ -26,9 +26,9 @@ def signature_of(card: Card) -> Signature:
         ZooError: It cannot be built here.
 
     Example:
-        >>> import zoo_core as zoo
-        >>> signature_of(zoo.info("tiny/glyphnet").card).count
-        38
+        >>> from zoo_core.registry.zoo import current_zoo
+        >>> signature_of(current_zoo().resolve("tiny/glyphnet")[0]).count
+        47
     """
     return signature_of_model(card.id, as_published(card))
 
@@ -43,8 +43,8 @@ def as_published(card: Card) -> nn.Module:
         ZooError: It cannot be built here.
 
     Example:
-        >>> import zoo_core as zoo
-        >>> as_published(zoo.info("tiny/glyphnet").card).fc.weight.device.type
+        >>> from zoo_core.registry.zoo import current_zoo
+        >>> as_published(current_zoo().resolve("tiny/glyphnet")[0]).fc.weight.device.type
         'meta'
     """
     entry = next((each for each in card.weights if each.tag == card.default), None)

@@ -1,8 +1,8 @@
 """What the state dicts of a family's models look like, by hashes of names and shapes: to tell a file's architecture.
 
 A signature is small: how many tensors there are, the smallest hashes of some of them, and the sum of the hashes of all
-but heads and first layers, which fine-tuning changes. A plugin ships those of its family, made on the meta device by
-``zoo plugin signatures``. Nothing here needs torch.
+but what fine-tuning changes: heads, and the channels of first layers. A plugin ships those of its family, made on the
+meta device by ``zoo plugin signatures``. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ class Signature:
     Attributes:
         name: ``family/name``.
         count: How many tensors it has, counters of batch norm apart.
-        body: The sum of the hashes of all tensors outside ``apart``.
-        sketch: The smallest hashes of those.
+        body: The sum of the hashes of all tensors outside ``apart``, and of first layers for any channels.
+        whole: The sum of the hashes of all tensors.
+        sketch: The smallest hashes of those outside ``apart``.
         apart: Paths of heads and first layers.
     """
 
     name: str
     count: int
     body: int
+    whole: int
     sketch: tuple[int, ...]
     apart: tuple[str, ...]
 
@@ -71,17 +73,25 @@ def sign(name: str, shapes: Shapes, apart: Iterable[str] = ()) -> Signature:
     """
     kept = tuple(sorted({*apart}))
     hashes = _hashes(shapes)
-    body = [value for each, value in hashes.items() if not _is_apart(each, kept)]
-    sketch = tuple(sorted({value >> 32 for value in body})[:_SKETCH])
-    return Signature(name, len(hashes), sum(body) & _MASK, sketch, kept)
+    outside = [value for each, value in hashes.items() if not _is_apart(each, kept)]
+    sketch = tuple(sorted({value >> 32 for value in outside})[:_SKETCH])
+    return Signature(name, len(hashes), _body(shapes, hashes, kept), sum(hashes.values()) & _MASK, sketch, kept)
 
 
 def _hashes(shapes: Shapes) -> dict[str, int]:
-    return {
-        name: int.from_bytes(blake2b(f"{name} {tuple(shape)}".encode(errors="replace"), digest_size=8).digest(), "big")
-        for name, shape in shapes.items()
-        if not name.endswith(_COUNTER)
-    }
+    return {name: _hash(name, tuple(shape)) for name, shape in shapes.items() if not name.endswith(_COUNTER)}
+
+
+def _hash(name: str, shape: tuple[int, ...]) -> int:
+    return int.from_bytes(blake2b(f"{name} {shape}".encode(errors="replace"), digest_size=8).digest(), "big")
+
+
+def _body(shapes: Shapes, hashes: Mapping[str, int], apart: tuple[str, ...]) -> int:
+    outside = sum(value for name, value in hashes.items() if not _is_apart(name, apart))
+    first = [(name, tuple(shapes[name])) for name in apart if name in hashes]
+    # the patches of a first layer tell models apart that are the same in all else
+    kernels = sum(_hash(name, (shape[0], *shape[2:])) for name, shape in first if len(shape) > 2)  # noqa: PLR2004 - out, in and a kernel
+    return (outside + kernels) & _MASK
 
 
 def _is_apart(name: str, apart: tuple[str, ...]) -> bool:
@@ -89,7 +99,7 @@ def _is_apart(name: str, apart: tuple[str, ...]) -> bool:
 
 
 def match(shapes: Shapes, known: Iterable[Signature], *, most: int = 5) -> list[Match]:
-    """The models that a state dict looks like, the best first; those that are alike in all in the order they came in.
+    """The models that a state dict looks like, the best first; of equals, those with the same heads and first layers.
 
     Args:
         shapes: Tensor name to shape, without prefixes.
@@ -105,15 +115,16 @@ def match(shapes: Shapes, known: Iterable[Signature], *, most: int = 5) -> list[
             sizes = sorted((each.count, len(hashes)))
             scored.append((near * sizes[0] / max(sizes[1], 1), each))
     scored.sort(key=lambda item: -item[0])
-    found = [Match(each.name, round(_exact(each, hashes, score), 4)) for score, each in scored[: 40 + most]]
-    found.sort(key=lambda item: -item.score)
+    near_ones = [(round(_exact(each, shapes, hashes, score), 4), each) for score, each in scored[: 40 + most]]
+    whole = sum(hashes.values()) & _MASK
+    near_ones.sort(key=lambda item: (-item[0], item[1].whole != whole))
+    found = [Match(each.name, score) for score, each in near_ones]
     return [each for place, each in enumerate(found) if place < most or each.score == found[0].score]
 
 
-def _exact(each: Signature, hashes: Mapping[str, int], score: float) -> float:
+def _exact(each: Signature, shapes: Shapes, hashes: Mapping[str, int], score: float) -> float:
     """1.0 where everything that should be the same is; otherwise less, however near it looks."""
-    body = sum(value for name, value in hashes.items() if not _is_apart(name, each.apart)) & _MASK
-    if body != each.body:
+    if _body(shapes, hashes, each.apart) != each.body:
         return min(score, 0.99)
     # between models that differ in the head alone, the one that has as many tensors
     return 1.0 if len(hashes) == each.count else 0.995
@@ -127,14 +138,19 @@ def read_signatures(where: str) -> Iterator[Signature]:
     """
     package, _, name = where.partition(":")
     content = json.loads(gzip.decompress(files(package).joinpath(name).read_bytes()))
-    for model, count, body, sketch, apart in content:
-        yield Signature(model, count, int(body, 16), tuple(int(value, 16) for value in sketch.split()), tuple(apart))
+    for model, count, body, whole, sketch, apart in content:
+        hashes = tuple(int(value, 16) for value in sketch.split())
+        yield Signature(model, count, int(body, 16), int(whole, 16), hashes, tuple(apart))
 
 
 def write_signatures(signatures: Iterable[Signature]) -> bytes:
     """The bytes of the file that :func:`read_signatures` reads; the same for the same signatures."""
     rows = [
-        [each.name, each.count, f"{each.body:x}", " ".join(f"{value:x}" for value in each.sketch), list(each.apart)]
+        [*(each.name, each.count, f"{each.body:x}", f"{each.whole:x}"), _hexadecimal(each.sketch), list(each.apart)]
         for each in signatures
     ]
     return gzip.compress(json.dumps(rows, separators=(",", ":")).encode(), mtime=0)
+
+
+def _hexadecimal(values: Iterable[int]) -> str:
+    return " ".join(f"{value:x}" for value in values)
