@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import warnings
 import zlib
@@ -28,6 +29,20 @@ def _own_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CONFIG", "0")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+@pytest.fixture(autouse=True)
+def _own_registrations():
+    """What a test or an example registers is gone after it."""
+    yield
+    registry = sys.modules.get("zoo_core.registry.zoo")  # not imported for this, since torch may not be either
+    if registry and "claims" in vars(registry.current_zoo()):
+        claims = registry.current_zoo().claims
+        for family in [
+            name for name, (member, *_) in claims.items() if member.plugin.source == "registered in this process"
+        ]:
+            del claims[family]
+            vars(registry.current_zoo()).pop("order", None)
 
 
 @pytest.fixture(autouse=True)

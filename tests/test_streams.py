@@ -53,6 +53,7 @@ def test_letters_that_the_encoding_of_the_output_lacks_are_escaped():
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_ctrl_c_ends_with_the_exit_code_of_shells():
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background ignores it
         "import sys, time; from zoo_core.cli import group, main; import click\n"
         "group.zoo.add_command(click.Command('wait', callback=lambda: (print('here', flush=True), time.sleep(60))))\n"
         "group.COMMANDS['wait'] = group._Command('__main__:wait', ''); wait = group.zoo.commands['wait']\n"

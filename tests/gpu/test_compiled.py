@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from device_sample import need_a_device, specimen
+from device_sample import need_a_device, model_under_test
 
 import zoo_core as zoo
 
@@ -32,7 +32,7 @@ every_surgery = pytest.mark.parametrize("name", [name for name in SURGERY if nam
 @pytest.fixture
 def changed(name, device):
     """A model after surgery on the device, its backbone frozen and itself in train mode, and pictures."""
-    model, (x,) = specimen(name)
+    model, (x,) = model_under_test(name)
     model = zoo.freeze(SURGERY[name](model.to(device)), "backbone").train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from device_sample import models_of, need_a_device, scores, specimen, tensors, to
+from device_sample import models_of, need_a_device, scores, model_under_test, tensors, to
 from torch import nn
 
 import zoo_core as zoo
@@ -35,7 +35,7 @@ two_dtypes = pytest.mark.parametrize(
 @pytest.fixture
 def on_cpu(name):
     """An untrained model with a 9-way head, and the arguments of its forward."""
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     return zoo.swap_head(model, 9, seed=0), x
 
 
@@ -76,7 +76,7 @@ def unless_not_supported():
 @lru_cache(maxsize=1)
 def by_the_cpu(name):
     """Scores in float32."""
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     with torch.no_grad():
         return scores(model, x)
 
@@ -84,7 +84,7 @@ def by_the_cpu(name):
 @every_dtype
 @every_architecture
 def test_a_file_arrives_value_for_value_and_gives_the_scores_of_the_cpu(name, device, dtype, folder):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     torch.save(model.state_dict(), folder / "weights.pth")
     found = zoo.get(name, weights=folder / "weights.pth", device=device, dtype=dtype).eval()
     assert placed(found) == ({device.type}, {dtype})

@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from device_sample import models_of, need_a_device, specimen, tensors, to
+from device_sample import models_of, need_a_device, model_under_test, tensors, to
 
 import zoo_core as zoo
 
@@ -67,7 +67,7 @@ def loss(model, x):
 
 @every_model
 def test_a_file_arrives_value_for_value_and_gives_what_the_cpu_gives(name, device, folder):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     torch.save(model.state_dict(), folder / "weights.pth")
     found = zoo.get(name, weights=folder / "weights.pth", device=device).eval()
     assert placed(found) == ({device.type}, {torch.float32})
@@ -91,7 +91,7 @@ def test_get_places_it_in_half_precision_with_its_layout(name, device, dtype):
 @halves
 @every_model_with_a_head
 def test_new_heads_are_born_where_the_old_ones_were(name, device, dtype):
-    model, _ = specimen(name)
+    model, _ = model_under_test(name)
     zoo.swap_head(model.to(device, dtype), 9)
     assert placed(model) == ({device.type}, {dtype})
     assert zoo.anatomy(model).main.num_classes == 9
@@ -99,7 +99,7 @@ def test_new_heads_are_born_where_the_old_ones_were(name, device, dtype):
 
 @every_model_with_a_head
 def test_only_the_new_heads_train_when_the_rest_is_frozen(name, device):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     model = zoo.freeze(zoo.swap_head(model.to(device), 9), "backbone").train()
     before = copy.deepcopy(model.state_dict())
     loss(model, to(x, device)).backward()
@@ -112,7 +112,7 @@ def test_only_the_new_heads_train_when_the_rest_is_frozen(name, device):
 
 @every_model
 def test_a_save_comes_back_on_the_device_bit_for_bit(name, device, folder):
-    model, _ = specimen(name)
+    model, _ = model_under_test(name)
     model.to(device)
     back = zoo.load(zoo.save(model, folder / "saved"), device=device)
     assert placed(back) == ({device.type}, {torch.float32})
@@ -122,7 +122,7 @@ def test_a_save_comes_back_on_the_device_bit_for_bit(name, device, folder):
 
 @every_detector
 def test_a_detector_on_the_device_finds_there(name, device):
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     with torch.no_grad():
         found = model.to(device)(*to(x, device))
     assert {each.device.type for each in tensors(found)} == {device.type}

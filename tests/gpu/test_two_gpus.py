@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_sample import need_a_device, scores, specimen
+from device_sample import need_a_device, scores, model_under_test
 from two_devices import follow, spread
 
 import zoo_core as zoo
@@ -39,7 +39,7 @@ def devices(model):
 @every_operation
 @every_model
 def test_it_computes_on_both_what_it_computes_on_one(name, operate, places):
-    (whole, x), (other, _) = specimen(name), specimen(name)
+    (whole, x), (other, _) = model_under_test(name), model_under_test(name)
     halves = follow(operate(spread(other, *places)))
     whole = operate(whole)
     x = x if operate is not OPERATIONS["a stem"] else (x[0][:, :1].expand(-1, 4, -1, -1),)
@@ -50,9 +50,10 @@ def test_it_computes_on_both_what_it_computes_on_one(name, operate, places):
 @every_model
 def test_a_partial_load_leaves_each_half_where_it_is(name, places):
     state = {
-        key: each + 1 if each.is_floating_point() else each for key, each in specimen(name)[0].state_dict().items()
+        key: each + 1 if each.is_floating_point() else each
+        for key, each in model_under_test(name)[0].state_dict().items()
     }
-    model = spread(specimen(name)[0], *places)
+    model = spread(model_under_test(name)[0], *places)
     before = devices(model)
     zoo.load_partial(model, state, skip=())
     assert devices(model) == before
@@ -61,7 +62,7 @@ def test_a_partial_load_leaves_each_half_where_it_is(name, places):
 
 @every_model
 def test_a_save_of_both_halves_comes_back_in_one_place(name, places, folder):
-    model = spread(specimen(name)[0], *places)
+    model = spread(model_under_test(name)[0], *places)
     back = zoo.load(zoo.save(model, folder / "saved"), device=places[0])
     assert set(devices(back).values()) == {places[0]}
     assert all(torch.equal(each.cpu(), model.state_dict()[key].cpu()) for key, each in back.state_dict().items())

@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from device_sample import need_a_device, scores, specimen, to
+from device_sample import need_a_device, scores, model_under_test, to
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -46,7 +46,7 @@ def group(device, tmp_path):
 @pytest.fixture
 def placed(name, device, group):
     """A model on the device with a new head and a frozen backbone, in eval mode, and the arguments of its forward."""
-    model, x = specimen(name)
+    model, x = model_under_test(name)
     return zoo.freeze(zoo.swap_head(model.to(device), 9, seed=0), "backbone"), to(x, device)
 
 
