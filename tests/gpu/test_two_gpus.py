@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_sample import need_a_device, scores, model_under_test
+from device_sample import model_under_test, need_a_device, scores
 from two_devices import follow, spread
 
 import zoo_core as zoo
