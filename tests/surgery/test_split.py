@@ -135,3 +135,11 @@ def test_a_model_without_a_head_cannot_be_split():
     attach(model, Knowledge(Anatomy(heads=()), Receipt("own")))
     with pytest.raises(errors.NotSupported, match="no head"):
         zoo.split(model)
+
+
+@pytest.mark.parametrize("name", ["torchvision/googlenet", "torchvision/inception_v3"])
+def test_no_parameter_of_the_parts_is_for_auxiliary_heads_alone(name):
+    backbone, head = zoo.split(zoo.get(name, weights=None, options={"init_weights": False}, seed=0).train())
+    head(backbone(torch.randn(2, 3, 96, 96))).sum().backward()
+    parameters = [*backbone.named_parameters(), *head.named_parameters()]
+    assert [key for key, parameter in parameters if parameter.grad is None] == []

@@ -32,6 +32,8 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
         self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
+        # what only auxiliary heads need would be parameters that get no gradient, which DDP waits for
+        self.body = replaced(self.body, {path: Absent() for path in _auxiliary_towers(anatomy)})
         if of_head := parameters_of(anatomy.classify):
             mine = {name: tensor for name, tensor in model._parameters.items() if name not in of_head}  # noqa: SLF001
             self.body.__dict__["_parameters"] = mine
@@ -80,6 +82,18 @@ class Absent(nn.Module):
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
         """``x`` as it is."""
         return x
+
+
+def _auxiliary_towers(anatomy: Anatomy) -> Iterator[str]:
+    """The modules that are there for auxiliary heads alone, as far as the backbone runs without them."""
+    if anatomy.features is None:
+        return
+    used = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
+    used += [head.path for head in anatomy.heads if head.role != "aux"]
+    for head in anatomy.heads:
+        parts = head.path.split(".")
+        towers = (".".join(parts[:depth]) for depth in range(1, len(parts))) if head.role == "aux" else ()
+        yield from [tower for tower in towers if not any(f"{path}.".startswith(f"{tower}.") for path in used)][:1]
 
 
 def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
