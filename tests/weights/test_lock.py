@@ -1,4 +1,6 @@
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from loopback import sha256
@@ -6,6 +8,7 @@ from loopback import sha256
 from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import DigestMismatch, LockError
 from zoo_core.weights import obtain
+from zoo_core.weights.cache_miss import urls_at_commit
 from zoo_core.weights.trust.lock import current_lock, find_lock, read_lock, write_lock
 from zoo_core.weights.trust.locked import Locked
 
@@ -212,3 +215,48 @@ def test_the_lock_overrules_an_older_ref(lock, server):
     write_lock(lock, [entry(data=OTHER)])
     with pytest.raises(DigestMismatch):
         obtain(*card(url, ""))
+
+
+def test_a_file_of_the_hub_is_locked_at_its_commit_and_the_branch_after_it(http_server):
+    commit, name = "a" * 40, "org/net/resolve/main/model.safetensors"
+    headers = {"ETag": f'"{sha256(DATA)}"', "X-Repo-Commit": commit}
+    url = http_server(f"/{name}", DATA, headers)
+    at_commit = url.replace("/main/", f"/{commit}/")
+    assert urls_at_commit((url,), sha256(DATA)) == (at_commit, url)
+    assert urls_at_commit((url,), sha256(OTHER)) == (url,)  # the branch has moved on
+
+
+def test_offline_the_urls_of_a_lock_stay_as_they_are(monkeypatch, closed_port):
+    url = f"http://127.0.0.1:{closed_port}/org/net/resolve/main/model.safetensors"
+    assert urls_at_commit((url,), sha256(DATA)) == (url,)
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    assert urls_at_commit((url,), sha256(DATA)) == (url,)
+
+
+@pytest.fixture
+def http_server():
+    servers = []
+
+    def serve(path, data, headers):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200 if self.path == path else 404)
+                for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(data)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                """Keep the output of the tests clean."""
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}{path}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -85,6 +85,8 @@ def _turn(path: Path) -> filelock.BaseFileLock:
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
     from importlib.metadata import PackageNotFoundError, version
 
+    from zoo_core.weights.cache_miss import urls_at_commit
+
     member = zoo.member(card.family)
     library = member.family.requires
     try:
@@ -98,7 +100,7 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
         sha256=sha256,
         size=size,
         file=kept.file_name,
-        urls=kept.urls,
+        urls=urls_at_commit(kept.urls, sha256),
         plugin=member.plugin.origin,
         library=built_by,
         licenses=weights.licenses,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,15 @@ from zoo_core.weights.cache.reuse import digest_in_hub_cache, find_elsewhere
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
 from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Failure
-from zoo_core.weights.transport.hub import declared_digest, hub_is_offline, is_hub, looks_like_hub
+from zoo_core.weights.transport.hub import (
+    at_commit,
+    commit_of,
+    declared_digest,
+    hub_is_offline,
+    is_hub,
+    looks_like_hub,
+)
+from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.transport.urls import below, file_name, needs_network
 from zoo_core.weights.trust.rules import require_online, require_trust
 
@@ -134,6 +143,26 @@ def _reachable(request: Request) -> tuple[str, ...]:
 def _rewritten(url: str) -> str:
     """The url where the settings say that it is."""
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
+
+
+def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
+    """The urls of a file, those of the hub also at the commit that has it now: a branch may move on.
+
+    Nothing is added offline, nor where the hub does not answer, or has another file by now.
+
+    Args:
+        urls: In the order in which they are tried.
+        sha256: Of the file.
+    """
+    found: list[str] = []
+    for url in urls:
+        place = _rewritten(url)
+        if looks_like_hub(place) and not settings.offline() and not (hub_is_offline() and is_hub(place)):
+            with contextlib.suppress(Failure):
+                if commit := commit_of(place, sha256, Policy()):
+                    found.append(at_commit(url, commit))
+        found.append(url)
+    return tuple(dict.fromkeys(found))
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
