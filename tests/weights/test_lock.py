@@ -247,7 +247,8 @@ def http_server():
                 if self.command == "GET":
                     self.wfile.write(data)
 
-            do_HEAD = do_GET
+            def do_HEAD(self):
+                self.do_GET()
 
             def log_message(self, *_):
                 """Keep the output of the tests clean."""
