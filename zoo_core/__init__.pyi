@@ -23,6 +23,12 @@ from .images.numbers import preprocessing as preprocessing
 from .images.numbers import set_preprocessing as set_preprocessing
 from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats
+from .inspect.cam import Cam as Cam
+from .inspect.cam import cam as cam
+from .inspect.maps import ActivationMaps as ActivationMaps
+from .inspect.maps import activation_maps as activation_maps
+from .inspect.summary import Summary as Summary
+from .inspect.summary import summary as summary
 from .prediction.predict import predict as predict
 from .prediction.results import Detections as Detections
 from .prediction.results import Segmentation as Segmentation

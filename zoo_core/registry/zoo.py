@@ -272,7 +272,17 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 @strict_arguments_of("list")
-def list_models(pattern: str = "*", *, family: str | None = None, task: str | None = None) -> builtins.list[str]:
+def list_models(
+    pattern: str = "*",
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    max_parameters: float | None = None,
+    license: str | None = None,  # noqa: A002 - the field's word for it
+    min_accuracy: float | None = None,
+    input_size: int | None = None,
+    sort: str | None = None,
+) -> builtins.list[str]:
     """The qualified names of the models that match; imports neither torch nor any model library.
 
     A family whose library is not installed is left out, unless ``family`` or the pattern names it.
@@ -281,12 +291,18 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
         pattern: A glob over names, or over ``family/name`` when it has a slash.
         family: Only this family.
         task: Only this task, such as ``"classification"``.
+        max_parameters: Only models with at most so many.
+        license: Only models with weights of this licence, such as ``"apache-2.0"``.
+        min_accuracy: Only models with weights whose publisher states at least this ImageNet-1K acc@1, in percent; with
+            ``license`` the same weights have to have both.
+        input_size: Only models designed for images of this width, in pixels.
+        sort: ``"name"``, ``"parameters"`` (few first) or ``"accuracy"`` (high first); what is not known comes last.
 
     Returns:
         Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
 
     Raises:
-        UsageError: An argument is no text, or no model has that task.
+        UsageError: An argument is impossible, or no model has that task.
         UnknownFamily: There is no such family.
 
     Example:
@@ -294,7 +310,20 @@ def list_models(pattern: str = "*", *, family: str | None = None, task: str | No
         >>> zoo.list("resnet1*", family="torchvision")
         ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
     """
-    return current_zoo().list(pattern, family=family, task=task)
+    zoo = current_zoo()
+    names = zoo.list(pattern, family=family, task=task)
+    filters = {
+        "max_parameters": max_parameters,
+        "license": license,
+        "min_accuracy": min_accuracy,
+        "input_size": input_size,
+        "sort": sort,
+    }
+    if all(value is None for value in filters.values()):
+        return names  # which reads no card
+    from zoo_core.registry.choose import chosen
+
+    return [card.id for card in chosen((zoo.resolve(name)[0] for name in names), **filters)]  # type: ignore[arg-type]  # as declared above
 
 
 @strict_arguments

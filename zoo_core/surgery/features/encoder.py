@@ -72,14 +72,14 @@ class Encoder(nn.Module):
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
         _, outputs = recorded(self._run, self.body, x, self._paths)
         found = [read(self.body, each) if read else each for read, each in zip(self._reads, outputs, strict=True)]
-        return [_as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
+        return [as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
 
     def extra_repr(self) -> str:
         """What ``print`` shows above the body."""
         return f"names={self.names}, channels={self.channels}, strides={self.strides}"
 
 
-def _as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
+def as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
     """What a stage gives, with the channels first."""
     if found.dim() == _TOKEN_AXES:
         height, width = _grid(x, stride, found.shape[1])

@@ -1,0 +1,68 @@
+"""Summaries, activation maps and class activation maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core.errors import UnknownPart
+
+
+def patched(side):
+    """A black image with a patch of noise in it, and where the patch is."""
+    image = np.zeros((side, side, 3), dtype=np.uint8)
+    quarter = side // 4
+    place = (slice(quarter // 2, quarter // 2 + quarter), slice(5 * quarter // 2, 7 * quarter // 2))
+    image[place] = np.random.default_rng(0).integers(0, 255, (quarter, quarter, 3))
+    return image, place
+
+
+def test_a_summary_says_what_trains_at_which_rate_and_is_held(tmp_path):
+    model = zoo.get("resnet18", weights=None, num_classes=9, freeze="backbone")
+    optimizer = torch.optim.SGD(zoo.param_groups(model, lr=0.1))
+    found = zoo.summary(model, optimizer=optimizer)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.trainable == 9 * 513
+    head = found.parts[-1]
+    assert (head.stage, head.trainable, head.rates) == ("head", 9 * 513, (0.1,))
+    assert sum(part.held for part in found.parts) == 20
+    assert "layer4" in str(found)
+    assert "<table>" in found.save(tmp_path / "net.html").read_text()
+
+
+def test_activation_maps_are_the_means_over_channels(tmp_path):
+    model = zoo.get("tiny/glyphnet").eval()
+    x = zoo.transforms(model)(torch.rand(1, 32, 32))
+    found = zoo.activation_maps(model, torch.rand(1, 32, 32), at=["layer1", "*conv2"])
+    assert list(found.maps) == ["layer1.conv2", "layer1", "layer2.conv2", "layer3.conv2"]
+    zeros = zoo.activation_maps(model, np.zeros((32, 32), dtype=np.uint8), at="layer2")
+    x = zoo.transforms(model)(torch.zeros(1, 32, 32, dtype=torch.uint8))
+    expected = zoo.features(model, x[None], at="layer2")["layer2"].mean(1)[0]
+    torch.testing.assert_close(torch.from_numpy(zeros.maps["layer2"]), expected.detach())
+    assert found.save(tmp_path / "maps.png").stat().st_size
+
+
+def test_a_layer_that_is_not_there_is_named():
+    with pytest.raises(UnknownPart, match="layer9"):
+        zoo.activation_maps("tiny/glyphnet", np.zeros((32, 32), dtype=np.uint8), at="layer9*")
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    "name", ["tiny/glyphnet", "resnet18", "swin_t", "timm/vit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224"]
+)
+def test_a_patch_in_a_blank_image_lights_up(name, tmp_path):
+    pytest.importorskip("pytorch_grad_cam")
+    torch.manual_seed(0)
+    model = zoo.get(name, weights=None)
+    image, place = patched(zoo.info(name).input_size[-1])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    found = zoo.cam(model.requires_grad_(False), image)
+    assert found.heatmap.shape == image.shape[:2]
+    assert found.heatmap[place].mean() > 1.5 * found.heatmap.mean() > 0
+    assert model.training
+    assert all(bool((parameter.grad == 1).all()) for parameter in model.parameters())
+    assert found.save(tmp_path / "cam.png").stat().st_size

@@ -1,0 +1,198 @@
+"""``zoo.summary``: the parts of a model, what of them trains, and where the tensors came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.inspect.view import cannot_write
+from zoo_core.recipe.opened import open_model
+from zoo_core.surgery.depth import depths
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.structure import under
+from zoo_core.utils.arguments import strict_arguments
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+_HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "tensors", "output")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module with parameters of its own, or a stage.
+
+    Attributes:
+        path: Dotted path of the module, or the name of the stage.
+        stage: The stage it is in, ``"stem"``, ``"neck"`` after the stages, or ``"head"``.
+        kind: Class of the module.
+        parameters: How many there are.
+        trainable: How many of them take gradients.
+        held: Norms and other modules with statistics that ``zoo.freeze`` holds in eval mode.
+        rates: Learning rates of its parameters in the optimizer, the smallest first.
+        sources: What happened to its tensors on the way in, and to how many.
+        shape: Channels and stride of what a stage gives, in words.
+    """
+
+    path: str
+    stage: str
+    kind: str
+    parameters: int
+    trainable: int
+    held: int
+    rates: tuple[float, ...]
+    sources: dict[str, int]
+    shape: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows."""
+        rates = " to ".join(f"{rate:g}" for rate in dict.fromkeys([*self.rates[:1], *self.rates[-1:]]))
+        sources = ", ".join(f"{count} {what}" for what, count in self.sources.items())
+        figures = (f"{self.parameters:,}", f"{self.trainable:,}", str(self.held or ""))
+        return (self.path, self.stage, self.kind, *figures, rates, sources, self.shape)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The parts of a model; ``print`` shows the stages as a table, ``str(summary.layers())`` every layer.
+
+    Attributes:
+        title: What the model is, and its receipt in a line.
+        parts: One row a part: stem, stages, neck, head.
+        rows: One row for each module with parameters of its own.
+        parameters: How many there are, shared ones once.
+        trainable: How many of them take gradients.
+    """
+
+    title: str
+    parts: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    parameters: int
+    trainable: int
+
+    def layers(self) -> Summary:
+        """The same with a row for each layer in place of each part."""
+        return Summary(self.title, self.rows, self.rows, self.parameters, self.trainable)
+
+    @property
+    def _total(self) -> str:
+        return f"{self.parameters:,} parameters, {self.trainable:,} trainable"
+
+    def __str__(self) -> str:
+        table = [_HEADER, *(row.cells for row in self.parts)]
+        used = [place for place in range(len(_HEADER)) if any(line[place] for line in table[1:])]
+        widths = {place: max(len(line[place]) for line in table) for place in used}
+        lines = ["  ".join(line[place].ljust(widths[place]) for place in used).rstrip() for line in table]
+        return "\n".join([self.title, *lines, self._total])
+
+    def _repr_html_(self) -> str:
+        lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row.cells) for row in self.parts]
+        header = "".join(f"<th>{name}</th>" for name in _HEADER)
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table><caption>{escape(self.title)}</caption><tr>{header}</tr>{body}</table><p>{self._total}</p>"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it to a file: HTML for the suffix ``.html``, and plain text otherwise.
+
+        Raises:
+            ZooError: It cannot be written there.
+        """
+        text = self._repr_html_() if Path(path).suffix == ".html" else f"{self}\n"
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return Path(path)
+
+
+@strict_arguments
+def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer | None = None) -> Summary:
+    """The parts of ``model``: parameters, stage, head, what trains and what is held, and where tensors came from.
+
+    Args:
+        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``, its name, or the folder of a save.
+        optimizer: Shows the learning rate of each part.
+
+    Returns:
+        ``print`` shows a table of the parts, a notebook too; ``.rows`` has every layer; ``.save(path)`` writes it.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> found = zoo.summary(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"))
+        >>> [(part.stage, part.trainable > 0, part.sources) for part in found.parts][-1]
+        ('head', True, {'initialised': 2})
+    """
+    opened = open_model(model)
+    known, bare = knowledge_of(opened), unwrap(opened)
+    rates = {
+        id(p): float(group["lr"]) for group in (optimizer.param_groups if optimizer else ()) for p in group["params"]
+    }
+    words = _stage_of(opened)
+    rows: list[Row] = []
+    for path, module in bare.named_modules():
+        tensors = (
+            dict(module.named_parameters(path, recurse=False)) if path else dict(module.named_parameters(recurse=False))
+        )
+        if not tensors:
+            continue
+        names = [*tensors, *(name for name, _ in module.named_buffers(path, recurse=False))]
+        rows.append(
+            Row(
+                path or "(the model itself)",
+                words[next(iter(tensors))],
+                type(module).__name__,
+                sum(p.numel() for p in tensors.values()),
+                sum(p.numel() for p in tensors.values() if p.requires_grad),
+                int(path in known.held),
+                tuple(sorted({rates[id(p)] for p in tensors.values() if id(p) in rates})),
+                dict(Counter(known.receipt.tensors.get(name, "unknown") for name in names)),
+            )
+        )
+    unique = {id(p): p for p in bare.parameters()}.values()
+    trainable = sum(p.numel() for p in unique if p.requires_grad)
+    shapes = {s.name: f"{s.channels} channels at 1/{s.stride}" for s in anatomy_of(opened).stages}
+    total = sum(p.numel() for p in unique)
+    return Summary(f"{type(bare).__name__}: {known.receipt}", _parts(rows, shapes), tuple(rows), total, trainable)
+
+
+def _stage_of(model: nn.Module) -> dict[str, str]:
+    """Tensor name to the name of the part it is in."""
+    anatomy = anatomy_of(model)
+    names = ["stem", *(stage.name for stage in anatomy.stages), "neck", "head"]
+    found = {name: names[depth] for name, depth in depths(model).items()}
+    return {n: "stem" if any(under(n, path) for path in anatomy.stem) else part for n, part in found.items()}
+
+
+def _parts(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:
+    by_stage: dict[str, list[Row]] = {}
+    for row in rows:
+        by_stage.setdefault(row.stage, []).append(row)
+    order = ["stem", *shapes, "neck", "head"]
+    return tuple(_merged(stage, by_stage[stage], shapes.get(stage, "")) for stage in order if stage in by_stage)
+
+
+def _merged(stage: str, rows: list[Row], shape: str) -> Row:
+    sources: Counter[str] = Counter()
+    for row in rows:
+        sources.update(row.sources)
+    return Row(
+        rows[0].path if len(rows) == 1 else f"{len(rows)} layers",
+        stage,
+        rows[0].kind if len(rows) == 1 else "",
+        sum(row.parameters for row in rows),
+        sum(row.trainable for row in rows),
+        sum(row.held for row in rows),
+        tuple(sorted({rate for row in rows for rate in row.rates})),
+        dict(sources),
+        shape,
+    )
