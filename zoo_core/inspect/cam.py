@@ -55,6 +55,12 @@ class Cam:
         logit: What the model gave for it.
         layer: The stage or module that the map is of.
         method: How it was made.
+
+    Example:
+        >>> import numpy as np
+        >>> image = np.zeros((4, 4, 3))
+        >>> Cam(np.eye(4), image, target=0, name="cat", logit=2.5, layer="layer4", method="gradcam").overlay().size
+        (4, 4)
     """
 
     heatmap: Array

@@ -40,6 +40,11 @@ class ActivationMaps:
         image: What the model saw, ``[H, W, 3]`` from 0 to 1.
         maps: Layer to the mean over its channels, ``[rows, columns]``, in the order of running.
         channels: Layer to how many channels that is the mean of.
+
+    Example:
+        >>> import numpy as np, zoo_core as zoo
+        >>> zoo.activation_maps("tiny/glyphnet", np.zeros((32, 32), dtype=np.uint8), at="layer3").channels
+        {'layer3': 64}
     """
 
     image: Array

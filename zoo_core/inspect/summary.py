@@ -69,6 +69,11 @@ class Summary:
         rows: One row for each module with parameters of its own.
         parameters: How many there are, shared ones once.
         trainable: How many of them take gradients.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.summary(zoo.get("tiny/glyphnet", num_classes=9)).parameters
+        77689
     """
 
     title: str
