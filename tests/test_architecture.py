@@ -74,13 +74,22 @@ def test_every_room_has_a_floor():
     assert rooms <= {name for floor in FLOORS for name in floor}
 
 
-def test_the_core_has_no_import_cycle():
-    graph = {name_of(path): {m for m in runtime_imports(path) if m != name_of(path)} for path in modules()}
+CIRCLES = {
+    frozenset({"zoo_core.embedding.embed", "zoo_core.embedding.embeddings", "zoo_core.embedding.parquet"}),
+    frozenset({"zoo_core.prediction.draw", "zoo_core.prediction.results"}),
+}
+"""Results that draw, save and search themselves, and the functions that do it and take them: one idea in two files."""
+
+
+def test_the_core_has_no_circle_of_imports_wherever_they_stand():
+    graph = {name_of(path): modules_imported(path) - {name_of(path)} for path in modules()}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join([*trail, module])
-        if module not in done:
+        if module in trail:
+            circle = frozenset(trail[trail.index(module) :])
+            assert any(circle <= known for known in CIRCLES), " -> ".join([*trail, module])
+        elif module not in done:
             for imported in graph.get(module, ()):
                 visit(imported, (*trail, module))
             done.add(module)
@@ -89,12 +98,10 @@ def test_the_core_has_no_import_cycle():
         visit(module, ())
 
 
-def runtime_imports(path: Path) -> set[str]:
-    """What a file imports when it is itself imported: not inside functions, not for type checking."""
-    tree = ast.parse(path.read_text())
-    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+def modules_imported(path: Path) -> set[str]:
+    """The modules that a file imports, in functions and for type checking too; packages stand for themselves."""
     found = set()
-    for node in top:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("zoo_core"):
             for alias in node.names:
                 module = f"{node.module}.{alias.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,3 +114,13 @@ def test_a_family_without_weights_is_named():
     bare = replace(MINE, family="other", weights=(), default=None)
     assert list(differences(MINE, bare)) == ["has no weights"]
     assert list(differences(bare, MINE)) == ["has weights"]
+
+
+def test_what_a_registry_gave_is_printed_as_it_is_there_also_under_another_one():
+    mine = zoo.Zoo(plugins=())
+    mine.add(Card(family="mine", name="net", build="torch.nn:Identity"))
+    with zoo.use(mine):
+        info = zoo.info("mine/net")
+    assert str(info).startswith("mine/net: classification")
+    assert [card.id for card in info.namesakes] == ["mine/net"]
+    assert pickle.loads(pickle.dumps(info)) == info

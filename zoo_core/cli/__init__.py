@@ -7,11 +7,8 @@ import warnings
 from typing import Any
 
 from zoo_core.cli.listing import list_plainly
-from zoo_core.cli.streams import discard_output, open_streams
+from zoo_core.cli.streams import INTERRUPTED, discard_output, open_streams
 from zoo_core.errors import UsageError, ZooError, ZooWarning
-
-INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C has ended, as shells give it."""
 
 
 def main() -> None:

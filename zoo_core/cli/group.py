@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from zoo_core.cli import INTERRUPTED
 from zoo_core.cli.console import echo
+from zoo_core.cli.streams import INTERRUPTED
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, close_matches, did_you_mean
 
 if TYPE_CHECKING:

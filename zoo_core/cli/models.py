@@ -39,19 +39,18 @@ def info(name: str, *, as_json: bool) -> None:
         echo(outline_of(name, as_json=as_json))
         return
     zoo = current_zoo()
-    card, _ = zoo.resolve(name)
-    others = Info.of(card).others
+    card = Info.of(zoo.resolve(name)[0], zoo.find)
     problem = zoo.member(card.family).problem
     if as_json:
         from zoo_core.contract.records import card_to_record
 
-        also = {other.id: [*differences(card, other)] for other in others}
+        also = {other.id: [*differences(card, other)] for other in card.others}
         echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))
     else:
-        _print(card, others, problem)
+        _print(card, problem)
 
 
-def _print(card: Card, others: tuple[Card, ...], problem: str | None) -> None:
+def _print(card: Info, problem: str | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -60,7 +59,7 @@ def _print(card: Card, others: tuple[Card, ...], problem: str | None) -> None:
     console.print(outline(card), markup=False)
     if problem:
         console.print(f"[red]cannot be built here:[/] {escape(problem)}")
-    for line in lines_on_others(card, others):
+    for line in lines_on_others(card):
         console.print(line, markup=False)
     if not card.weights:
         console.print("no pretrained weights")

@@ -6,6 +6,9 @@ import codecs
 import os
 import sys
 
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C has ended, as shells give it."""
+
 
 def open_streams() -> None:
     """Make both streams usable. Output that was closed fails when it is written, and errors that were closed vanish."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoo_core.contract.card import Card, Preprocessing, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Info(Card):
@@ -24,19 +24,34 @@ class Info(Card):
     """
 
     @classmethod
-    def of(cls, card: Card) -> Info:
-        """The same card, which knows whom to ask for the others."""
-        return cls(**{spec.name: getattr(card, spec.name) for spec in fields(card)})
+    def of(cls, card: Card, find: Callable[[str], Iterable[Card]]) -> Info:
+        """The same card, which knows where to look for the others.
+
+        Args:
+            card: What a name means.
+            find: Gives the cards of a name in all families, in the order in which they are searched.
+        """
+        made = cls(**{spec.name: getattr(card, spec.name) for spec in fields(card)})
+        made.__dict__["_find"] = find
+        return made
 
     @cached_property
     def others(self) -> tuple[Card, ...]:
         """The cards of this name in other families, in the order in which an unqualified name is looked for."""
-        from zoo_core.registry.zoo import current_zoo
+        return tuple(card for card in self.namesakes if card.id != self.id)
 
-        return tuple(card for card in current_zoo().find(self.name) if card.id != self.id)
+    @cached_property
+    def namesakes(self) -> tuple[Card, ...]:
+        """All cards of this name; the first is what the name alone means."""
+        find: Callable[[str], Iterable[Card]] | None = self.__dict__.get("_find")
+        return tuple(find(self.name)) if find else (self,)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the registry that it came from, which another process has not."""
+        return {name: value for name, value in self.__dict__.items() if name != "_find"}
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.id}: {outline(self)}", *lines_on_others(self, self.others)])
+        return "\n".join([f"{self.id}: {outline(self)}", *lines_on_others(self)])
 
 
 def outline(card: Card) -> str:
@@ -46,19 +61,16 @@ def outline(card: Card) -> str:
     return f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}"
 
 
-def lines_on_others(card: Card, others: tuple[Card, ...]) -> Iterator[str]:
+def lines_on_others(card: Info) -> Iterator[str]:
     """A line for each other family that has the name, and one on which of them the name alone means.
 
     Args:
         card: The model that was asked for.
-        others: Those of the same name in other families.
     """
-    from zoo_core.registry.zoo import current_zoo
-
-    for other in others:
+    for other in card.others:
         yield f"also in {other.id}: {'; '.join(differences(card, other)) or 'the same by all that is known'}"
-    if others:
-        first = current_zoo().resolve(card.name)[0]
+    if card.others:
+        first = card.namesakes[0]
         yield f"{card.name!r} alone means {first.id}; the setting 'families' (ZOO_FAMILIES) changes that"
 
 

@@ -344,7 +344,8 @@ def info(name: str) -> Info:
         >>> zoo.info("resnet18").default
         'IMAGENET1K_V1'
     """
-    return Info.of(current_zoo().resolve(name)[0])
+    zoo = current_zoo()
+    return Info.of(zoo.resolve(name)[0], zoo.find)
 
 
 list = list_models  # noqa: A001 - zoo.list is the field's word for it

@@ -1,23 +1,13 @@
-"""What the Hugging Face hub says of a file: it declares the SHA-256 of each large file in the headers of its answer."""
+"""The Hugging Face hub: which urls are its own, the token that it is sent, and what its refusals mean."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from typing import TYPE_CHECKING
 
-from zoo_core.weights import digest as digests
-from zoo_core.weights.transport.failures import Transient
 from zoo_core.weights.transport.urls import is_loopback
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from zoo_core.weights.transport.policy import Policy
-
 _HUB = "https://huggingface.co"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 
 
@@ -62,66 +52,3 @@ def refusal(url: str, code: str) -> str:
     if code == "RepoNotFound":
         return "there is no such repository, or it is private: set HF_TOKEN to a token that may read it"
     return ""
-
-
-def declared_digest(url: str, policy: Policy) -> str:
-    """The SHA-256 that the hub declares for a file, or ``""`` when it declares none.
-
-    Args:
-        url: A file on the hub.
-        policy: How patient to be.
-
-    Raises:
-        Permanent: The hub does not have the file, or does not give it to us.
-        Transient: It does not answer.
-    """
-    return _digest_in(_headers(url, policy))
-
-
-def commit_of(url: str, sha256: str, policy: Policy) -> str:
-    """The commit at which the hub has a file of that digest now; ``""`` where it says none, or has another file.
-
-    Args:
-        url: A file on the hub.
-        sha256: The digest that it should have.
-        policy: How patient to be.
-
-    Raises:
-        Permanent: The hub does not have the file, or does not give it to us.
-        Transient: It does not answer.
-    """
-    headers = _headers(url, policy)
-    commit = headers.get("X-Repo-Commit") or ""
-    return commit if _digest_in(headers) == sha256 and _COMMIT.fullmatch(commit) else ""
-
-
-def at_commit(url: str, commit: str) -> str:
-    """The url of the same file at a commit, where it stays whatever is done to a branch.
-
-    Example:
-        >>> at_commit("https://huggingface.co/timm/net/resolve/main/model.safetensors", "abc")
-        'https://huggingface.co/timm/net/resolve/abc/model.safetensors'
-    """
-    return re.sub(r"/resolve/[^/]+/", f"/resolve/{commit}/", url, count=1)
-
-
-def _headers(url: str, policy: Policy) -> Mapping[str, str]:
-    from zoo_core.weights.transport.http import HttpSource
-
-    with contextlib.closing(HttpSource(url, policy, proven=False)) as source:
-        return _patiently(source.headers, policy)
-
-
-def _digest_in(headers: Mapping[str, str]) -> str:
-    etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
-    digest = etag.removeprefix("W/").strip('"').lower()
-    return digest if digests.is_full(digest) else ""
-
-
-def _patiently(ask: Callable[[], Mapping[str, str]], policy: Policy) -> Mapping[str, str]:
-    for attempt in range(1, policy.attempts):
-        try:
-            return ask()
-        except Transient:
-            policy.sleep(policy.pause(attempt))
-    return ask()
