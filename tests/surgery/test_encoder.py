@@ -15,6 +15,7 @@ from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 
 import zoo_core as zoo
 from zoo_core import errors
+from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.metadata import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 
@@ -321,3 +322,25 @@ def test_what_is_frozen_in_the_model_afterwards_is_frozen_in_its_parts():
 def test_it_works_on_the_gpu(output_stride):
     enc = zoo.encoder("resnet18", weights=None, device="cuda", output_stride=output_stride)
     assert {f.device.type for f in enc(X.cuda())} == {"cuda"}
+
+
+@pytest.mark.sweep
+def test_the_maps_of_a_video_keep_its_time():
+    model, x = zoo.get("torchvision/mvit_v1_b", weights=None, seed=0).eval(), torch.randn(1, 3, 16, 224, 224)
+    with torch.no_grad():
+        maps = zoo.encoder(model)(x)
+        ((tokens, _),) = zoo.features(model, x, at=["stage4"]).values()
+    assert [tuple(each.shape[2:]) for each in maps] == [(8, 56, 56), (8, 28, 28), (8, 14, 14), (8, 7, 7)]
+    assert torch.equal(maps[-1].flatten(2), tokens[:, 1:].transpose(1, 2))
+
+
+def test_tokens_that_are_no_grid_are_an_error_and_not_cut():
+    with pytest.raises(errors.NotSupported, match="100 tokens are no map of an input of 32x32 at stride 16"):
+        as_map(torch.zeros(1, 100, 8), torch.zeros(1, 3, 32, 32), "NLC", 16)
+
+
+def test_the_tokens_of_a_video_are_places_in_time():
+    tokens = torch.arange(1.0, 18).view(1, 17, 1)  # one of the whole, and 4 steps of 2 x 2 places
+    found = as_map(tokens, torch.zeros(1, 3, 8, 32, 32), "NLC", 16)
+    assert found.shape == (1, 1, 4, 2, 2)
+    assert found.flatten().tolist() == list(range(2, 18))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TOKEN_AXES = 3
+_VIDEO_AXES = 5
+"""Images, channels, time, rows and columns."""
+_MOST_TOKENS_OF_THE_WHOLE = 16
+"""Class, distillation and register tokens; models have up to nine."""
 
 
 class Encoder(nn.Module):
@@ -80,15 +84,40 @@ class Encoder(nn.Module):
 
 
 def as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
-    """What a stage gives, with the channels first."""
-    if found.dim() == _TOKEN_AXES:
-        height, width = _grid(x, stride, found.shape[1])
-        places = found[:, found.shape[1] - height * width :]  # class and register tokens come first
-        return places.transpose(1, 2).reshape(x.shape[0], -1, height, width)
-    return torch.movedim(found, -1, 1) if layout == "NHWC" else found
+    """What a stage gives, with the channels first: ``[N, C, H, W]``, or ``[N, C, T, H, W]`` of a video.
+
+    Args:
+        found: What it gave.
+        x: What the model was given.
+        layout: Of what it gave.
+        stride: Pixels of ``x`` between neighbouring places.
+
+    Raises:
+        NotSupported: Tokens are not a few that stand for the whole and then one for each place.
+    """
+    if found.dim() != _TOKEN_AXES:
+        return torch.movedim(found, -1, 1) if layout == "NHWC" else found
+    height, width = _grid(x, stride, found.shape[1])
+    time = _time(x, found.shape[1] // max(1, height * width))
+    first = found.shape[1] - time * height * width  # class and register tokens come first
+    if not height * width or not 0 <= first <= _MOST_TOKENS_OF_THE_WHOLE:
+        raise NotSupported(
+            f"{found.shape[1]} tokens are no map of an input of {'x'.join(map(str, x.shape[2:]))} at stride {stride}",
+            expected=f"{height} x {width} places, after at most {_MOST_TOKENS_OF_THE_WHOLE} tokens of the whole",
+            hint="zoo.features(model, x, at=[...]) gives the tokens as they are",
+        )
+    grid = (time, height, width) if x.dim() == _VIDEO_AXES else (height, width)
+    return found[:, first:].transpose(1, 2).reshape(x.shape[0], -1, *grid)
+
+
+def _time(x: Tensor, most: int) -> int:
+    """Steps of time in the tokens of a video, which divide those of the input; 1 for an image."""
+    if x.dim() != _VIDEO_AXES:
+        return 1
+    return next((steps for steps in range(min(most, x.shape[2]), 0, -1) if x.shape[2] % steps == 0), 1)
 
 
 def _grid(x: Tensor, stride: int, tokens: int) -> tuple[int, int]:
-    """Rows and columns of the tokens: rounded up where a model pads its pictures, and down where it cuts them."""
+    """Rows and columns of the tokens: rounded up where a model pads its images, and down where it cuts them."""
     height, width = (-(-side // stride) for side in x.shape[-2:])
     return (height, width) if height * width <= tokens else (x.shape[-2] // stride, x.shape[-1] // stride)
