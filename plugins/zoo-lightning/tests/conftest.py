@@ -19,6 +19,12 @@ def write_digits(folder, classes=3, each=8, *, start=0):
     return folder
 
 
+@pytest.fixture(name="write_digits")
+def _write_digits():
+    """The function above, for tests that want other numbers of images."""
+    return write_digits
+
+
 @pytest.fixture
 def digits(tmp_path):
     """24 images of three digits."""

@@ -170,3 +170,12 @@ def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):
     assert answer.exit_code == 0, answer.output
     assert "accuracy" in answer.output
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.sweep
+def test_ten_images_of_each_digit_are_enough_for_the_accuracy_that_the_readme_states(write_digits, tmp_path):
+    write_digits(tmp_path / "data" / "train", 10, 10)
+    write_digits(tmp_path / "data" / "val", 10, 140, start=10)
+    options = {"epochs": 10, "head_epochs": 20, "batch_size": 16, "augment": "light", "trainer": QUIET}
+    result = finetune(tmp_path / "data", model="tiny/glyphnet", out=tmp_path / "out", **options)
+    assert result.metrics["accuracy"] > 0.9
