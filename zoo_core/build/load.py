@@ -56,7 +56,7 @@ def fill(model: nn.Module, known: Weights, artefact: Artefact, asked: Asked) -> 
 
 
 def fill_with_nothing(model: nn.Module) -> None:
-    """Write the receipt of an untrained model whose values nobody will see, and which were not drawn therefore."""
+    """Write the receipt of an untrained model whose values are replaced before use, and were not drawn."""
     known = knowledge_of(model)
     attach(model, replace(known, receipt=known.receipt.with_new((), model.state_dict())))
 

@@ -1,4 +1,4 @@
-"""``zoo.preprocessing``: the numbers behind the transforms of a model, to read and to give."""
+"""``zoo.preprocessing``: the numbers of the transforms of a model, to read and to set."""
 
 from __future__ import annotations
 

@@ -109,10 +109,12 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
     names = tuple(recipe.class_names)
-    pictures = preprocessing_from_record(recipe.preprocessing)
+    preprocessing = preprocessing_from_record(recipe.preprocessing)
     attach(
         model,
-        replace(known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, pictures=pictures),
+        replace(
+            known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, own_preprocessing=preprocessing
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Holding a module of a frozen part: it stays in eval mode and keeps its statistics, whoever trains or resets it."""
+"""Holding a module of a frozen part: it stays in eval mode and keeps its statistics in training and resets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESETS = ("reset_running_stats", "reset_parameters")
 
 
 class Held:
-    """Stands in for ``train`` on one module of a frozen part: whoever calls it, the module stays in eval mode.
+    """Stands in for ``train`` on one module of a frozen part: the module stays in eval mode, whatever calls it.
 
     An instance attribute, so that the module keeps its class and its state-dict keys; a class and not a closure, so
     that deepcopy and pickle follow the module. Once parameters of the module that were frozen require gradients again,

@@ -62,7 +62,7 @@ class Knowledge:
         moving: Paths of the norms in frozen parts whose statistics may move, because ``zoo.freeze`` was told so.
         names: What the classes are called, when the user said it.
         origin: The tag, source and digest of its first weights, for a model that was saved since.
-        pictures: What a picture goes through on its way in, for a model that was saved since.
+        own_preprocessing: What was set or saved for this model, instead of that of its weights.
         example: One sample of what forward takes, for a module that was traced.
         family: Name of the family whose plugin reads the anatomy; empty where that was traced.
         structure: Names and shapes of the tensors that the anatomy was read from.
@@ -78,7 +78,7 @@ class Knowledge:
     moving: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
-    pictures: Preprocessing | None = None
+    own_preprocessing: Preprocessing | None = None
     example: Any = None
     family: str = ""
     structure: Structure | None = None
@@ -92,8 +92,8 @@ class Knowledge:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What a picture goes through on its way in, with as many channels as the weights had; None if nobody said."""
-        return self.pictures or (self.weights.preprocessing if self.weights else None)
+        """What an image goes through before the model, with as many channels as the weights had; None if unknown."""
+        return self.own_preprocessing or (self.weights.preprocessing if self.weights else None)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

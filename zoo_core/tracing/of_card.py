@@ -39,7 +39,7 @@ def knowledge_for(
     own = member.own.get(card.name)
     if own is None:
         return known
-    return replace(known, names=own.class_names, pictures=own.preprocessing, example=own.example)
+    return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
 
 
 def anatomy_for(member: Member, card: Card | None, model: nn.Module) -> Anatomy:
