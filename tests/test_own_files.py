@@ -121,6 +121,51 @@ def test_averages_of_parameters_take_the_buffers_of_the_others(net, path):
     assert "buffers from the weights that were averaged" in zoo.receipt(model).taken
 
 
+@pytest.mark.parametrize("key", ["ema", "callbacks"])
+def test_averages_in_a_list_are_taken_in_the_order_of_the_parameters(net, path, key):
+    averages = {"ema": {"shadow_params": [each + 1 for each in net.parameters()]}}
+    torch.save({"model": state_of(net), key: averages[key] if key == "ema" else {"EMACallback": averages["ema"]}}, path)
+    model = zoo.get(NAME, weights=path)
+    assert torch.equal(model.layer2.conv1.weight, net.layer2.conv1.weight + 1)
+    assert torch.equal(model.stem[1].running_var, net.stem[1].running_var)
+    assert zoo.receipt(model).taken.startswith("averaged weights")
+
+
+def test_averages_in_a_list_that_has_no_names_are_passed_over_with_a_word(net, path):
+    trainable = [each + 1 for each in net.fc.parameters()]
+    torch.save({"model": state_of(net), "ema": {"shadow_params": trainable}}, path)
+    with pytest.warns(ZooWarning, match=r"'ema.shadow_params' are not taken: they are a list of 2 tensors"):
+        assert same(zoo.get(NAME, weights=path), net.state_dict())
+
+
+def test_of_two_sets_of_weights_that_fit_alike_the_other_is_named(net, path):
+    torch.save({"best": moved(state_of(net)), "last": state_of(net)}, path)
+    with pytest.warns(ZooWarning, match="'best' was taken: prefix='last' takes another"):
+        zoo.get(NAME, weights=path)
+    assert same(zoo.get(NAME, weights=path, prefix="last"), net.state_dict())
+
+
+def test_the_same_weights_twice_are_nothing_to_choose_from(net, path):
+    state = state_of(net)
+    torch.save({"state_dict": prefixed(state, "model.") | prefixed(state, "net.")}, path)
+    assert same(zoo.get(NAME, weights=path), state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: (state, 3),
+        lambda state: [state],
+        lambda state: {0: state},
+        lambda state: {"a": {"b": {"c": state}}},
+    ],
+    ids=["tuple", "list", "numbered", "deep"],
+)
+def test_a_state_dict_in_any_container_is_taken(net, path, wrap):
+    torch.save(wrap(state_of(net)), path)
+    assert same(zoo.get(NAME, weights=path), net.state_dict())
+
+
 def test_ema_of_a_file_without_averages_is_an_error_that_says_what_there_is(net, path):
     torch.save({"state_dict": prefixed(state_of(net), "model.")}, path)
     with pytest.raises(UsageError, match=r"state_dict\.model\."):
@@ -300,6 +345,30 @@ def test_complex_numbers_are_named(net, path):
         zoo.get(NAME, weights=path)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.int64])
+def test_integers_for_fractions_are_named_and_not_taken(net, path, dtype):
+    torch.save({**state_of(net), "fc.weight": torch.ones(9, 64).to(dtype)}, path)
+    with pytest.raises(Unreadable, match=r"'fc.weight' .* integers(.|\n)*codes"):
+        zoo.get(NAME, weights=path)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"fc.weight": torch.zeros(1, 1).expand(10**7, 64), "fc.bias": torch.zeros(1).expand(10**7)},
+        {"fc.weight": torch.zeros(10**9, 0), "fc.bias": torch.zeros(9)},
+        {"fc.weight": torch.zeros(10**6, 1), "fc.bias": torch.zeros(9)},
+        {"fc.100000000.weight": torch.zeros(9, 64), "fc.100000000.bias": torch.zeros(9)},
+    ],
+    ids=["expanded", "without width", "narrow", "far"],
+)
+def test_a_small_file_makes_no_large_head(net, path, head):
+    body = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("fc.")}
+    torch.save({**body, **head}, path)
+    with pytest.raises((Unreadable, LoadMismatch)):
+        zoo.get(NAME, weights=path)
+
+
 def test_half_precision_is_loaded_as_the_model_is(net, path):
     torch.save(
         {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state_of(net).items()}, path
@@ -367,6 +436,21 @@ def test_a_folder_of_distributed_checkpoint_is_put_together(net, tmp_path):
         warnings.simplefilter("ignore")  # there is one process only
         dcp.save(content, checkpoint_id=tmp_path / "step", no_dist=True)
     assert same(zoo.get(NAME, weights=tmp_path / "step"), state_of(net))
+
+
+def test_the_last_step_in_a_folder_of_deepspeed_is_taken(net, tmp_path):
+    step = tmp_path / "global_step10"
+    step.mkdir()
+    torch.save({"module": state_of(net)}, step / "mp_rank_00_model_states.pt")
+    (tmp_path / "latest").write_text("global_step10")
+    assert same(zoo.get(NAME, weights=tmp_path), net.state_dict())
+    assert zoo.load_partial(copy.deepcopy(net), tmp_path).counts == {"loaded": 56}
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(Unreadable, match="one of its folders: checkpoint-500"):
+        zoo.get(NAME, weights=tmp_path)
 
 
 def test_a_folder_without_weights_says_so(tmp_path):

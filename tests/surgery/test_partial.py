@@ -170,11 +170,42 @@ def test_frozen_parameters_are_loaded_and_stay_frozen(model, trained):
     assert not model.stem[0].weight.requires_grad
 
 
-def test_when_nothing_fits_nothing_changes_and_the_prefix_is_found(model, trained):
+def test_when_nothing_fits_nothing_changes_and_what_would_fit_is_said(model, trained):
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(errors.LoadMismatch, match=r"nothing was loaded(.|\n)*the prefix 'encoder\.'"):
-        load_partial(model, {f"encoder.{name}": tensor for name, tensor in trained.items()})
+    with pytest.raises(errors.LoadMismatch, match=r"nothing was loaded(.|\n)*match=\"order\""):
+        load_partial(model, renamed(trained))
     assert same(before, model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", "module.model.", "model._orig_mod.", "a.b.c.d.", "0."])
+def test_a_constant_prefix_does_not_count(model, trained, prefix):
+    state = {f"{prefix}{name}": tensor for name, tensor in trained.items()} | {"decoder.weight": torch.zeros(3)}
+    receipt = load_partial(model, {"state_dict": state}, skip="fc")
+    assert receipt.counts["loaded"] == 54
+    assert torch.equal(model.layer3.conv2.weight, trained["layer3.conv2.weight"])
+    assert receipt.taken.endswith(f"without the prefix {prefix.replace('_orig_mod.', '')!r}")
+    assert receipt.tensors["decoder.weight"] == "ignored"
+
+
+def test_averages_of_parameters_bring_the_statistics_beside_them(model, trained):
+    raw = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in trained.items()}
+    parameters = dict(model.named_parameters())
+    ema = {name: tensor for name, tensor in trained.items() if name in parameters}
+    load_partial(model, {"model": raw, "ema": ema})
+    assert torch.equal(model.stem[0].weight, trained["stem.0.weight"])
+    assert torch.equal(model.stem[1].running_var, raw["stem.1.running_var"])
+
+
+def test_the_part_of_a_larger_file_is_found(model, trained):
+    load_partial(model.layer1, trained)
+    assert torch.equal(model.layer1.conv1.weight, trained["layer1.conv1.weight"])
+
+
+def test_a_query_and_a_key_encoder_that_fit_alike_are_named(model, trained):
+    both = {f"encoder_q.{name}": tensor for name, tensor in trained.items()}
+    both |= {f"encoder_k.{name}": tensor + 1 for name, tensor in trained.items()}
+    with pytest.warns(zoo.ZooWarning, match="'encoder_q' was taken, not 'encoder_k'"):
+        load_partial(model, both)
 
 
 @pytest.mark.parametrize(
@@ -280,12 +311,15 @@ def test_where_one_tensor_fails_none_is_loaded_and_the_receipt_is_as_it_was(mode
     assert load_partial(model, sevens, skip="fc").counts["loaded"] == 54  # what it says
 
 
-def test_a_small_share_warns_and_says_which_prefix_is_in_the_way(model, trained):
+def test_a_prefix_does_not_hide_what_fits_without_one(model, trained):
     state = {f"module.{name}": tensor for name, tensor in trained.items()} | {"fc.bias": torch.zeros(9)}
-    with pytest.warns(zoo.ZooWarning, match=r"1 of 56 tensors .* take the prefix 'module.' off .*: 54 of 56"):
-        load_partial(model, state)
-    receipt = load_partial(model, {name.removeprefix("module."): tensor for name, tensor in state.items()})
-    assert receipt.counts["loaded"] >= 54
+    assert load_partial(model, state).counts["loaded"] >= 54
+
+
+def test_a_small_share_warns_and_says_which_prefix_is_missing(model, trained):
+    part = {name.removeprefix("layer1."): tensor for name, tensor in trained.items() if name.startswith("layer1.")}
+    with pytest.warns(zoo.ZooWarning, match=r"1 of 56 tensors .* put the prefix 'layer1.' before .*: 12 of 56"):
+        load_partial(model, part | {"stem.0.weight": trained["stem.0.weight"]})
 
 
 def test_a_small_share_warns_and_says_that_the_order_fits(model, trained):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {4: nn.Conv2d, 5: nn.Conv3d}
 _MATRIX = 2
-_LAYER = re.compile(r"\d+\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
+_LAYER = re.compile(r"\d{1,3}\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
+_FREE = 1 << 22
+"""Numbers that a head may have beyond those of the matrix in the file: its inputs may be another number."""
 _BETWEEN = 2
 """Layers without tensors between two others that are more than a nonlinearity: a dropout, too."""
 
@@ -54,6 +56,8 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
     if {"weight"} <= inside.keys() <= {"weight", "bias"}:
         weight = inside["weight"]
         same_bias = "bias" in inside
+        if not _is_of_its_size(weight, site):
+            return None
         fits = weight.dim() >= _MATRIX and weight.shape[0] % site.per_class == 0
         return int(weight.shape[0]) // site.per_class if fits and same_bias else _layer(inside, site)
     if inside and all(map(_LAYER.fullmatch, inside)):
@@ -65,6 +69,11 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
         if each and len(each) == len(names) and all(_takes(head, inside, name, site) for name, head in each.items())
         else None
     )
+
+
+def _is_of_its_size(weight: Any, site: Head) -> bool:  # noqa: ANN401 - a tensor
+    """Whether a head of as many classes would take no more memory than the file has for it."""
+    return bool(weight.dim() and weight.numel() and weight.shape[0] * site.in_features <= _FREE + weight.numel())
 
 
 def guesses(head: object) -> bool:
@@ -106,7 +115,7 @@ def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
 def _layer(inside: Tensors, site: Head) -> nn.Module | None:
     """The layer whose tensors these are."""
     weight = inside.get("weight")
-    if weight is None:
+    if weight is None or not weight.numel():
         return None
     has_bias = "bias" in inside
     if "running_mean" in inside:

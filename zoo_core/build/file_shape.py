@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8)
 """How many tokens of a position table are not of the image: class, distillation and register tokens."""
+_LARGEST = 8192
+"""Pixels of the side of an image that a position table may be for."""
 
 
 def meet_keypoints(model: nn.Module, state: Tensors) -> None:
@@ -29,7 +31,9 @@ def meet_keypoints(model: nn.Module, state: Tensors) -> None:
     weight = state.get(f"{path}.weight") if path else None
     if path is None or weight is None or weight.dim() < 2:  # noqa: PLR2004 - inputs, keypoints, kernel
         return
-    if getattr(model.get_submodule(path), "out_channels", None) != weight.shape[1]:
+    own = model.get_submodule(path).weight
+    is_kernel = own.dim() == weight.dim() and own.shape[0] == weight.shape[0] and own.shape[2:] == weight.shape[2:]  # type: ignore[operator,index]  # a parameter
+    if is_kernel and weight.numel() and getattr(model.get_submodule(path), "out_channels", None) != weight.shape[1]:
         swap_keypoints(model, int(weight.shape[1]))
 
 
@@ -85,7 +89,7 @@ def image_sizes_in_file(size: int, own: Mapping[str, tuple[int, ...]], state: Te
     seen: set[int] = set()
     for name, shape in own.items():
         tensor = state.get(name)
-        if tensor is None or tuple(tensor.shape) == shape or tensor.dim() != len(shape):
+        if tensor is None or tuple(tensor.shape) == shape or tensor.dim() != len(shape) or not tensor.numel():
             continue
         for mine, theirs in zip(shape, tensor.shape, strict=True):
             for found in _sizes(size, mine, int(theirs)) if mine != theirs else ():
@@ -104,5 +108,5 @@ def _sizes(size: int, mine: int, theirs: int) -> Iterator[int]:
 
 
 def _scaled(size: int, mine: int, theirs: int) -> Iterator[int]:
-    if mine and size % mine == 0:
+    if mine and size % mine == 0 and size // mine * theirs <= _LARGEST:
         yield size // mine * theirs

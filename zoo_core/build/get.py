@@ -219,7 +219,7 @@ def _own_path(weights: str) -> Path | None:
             expected="'default', a tag, the path of a file, or None",
             hint="zoo_core.weights.fetch(url, folder, sha256=...) downloads and proves it; give weights= its path",
         )
-    is_path = os.sep in weights or weights.lower().endswith(_FILE_SUFFIXES) or expand(weights).exists()
+    is_path = os.sep in weights or weights.lower().endswith(_FILE_SUFFIXES) or os.path.exists(expand(weights))  # noqa: PTH110 - a name that no file can have is a tag
     return Path(weights) if is_path else None
 
 

@@ -97,6 +97,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
     except LoadMismatch as error:
         raise explained(error, model, choice, checkpoint) from error
     _record(built, artefact, outcomes, notes)
+    if choice.rivals and asked.prefix is None:
+        _say_rivals(choice, source)
     return model, bool(fresh)
 
 
@@ -104,7 +106,7 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
     """The tensors with scalars as the model has them: some libraries write ``[1]`` for ``[]``, and back.
 
     Raises:
-        Unreadable: One holds complex numbers where the model has real ones.
+        Unreadable: One holds complex numbers or integers where the model has fractions.
     """
     own = model.state_dict()
     found = dict(state)
@@ -112,11 +114,16 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
         mine = own.get(name)
         if not isinstance(mine, Tensor):
             continue
-        if tensor.is_complex() and not mine.is_complex():
+        if mine.is_floating_point() and not tensor.is_floating_point():
+            is_complex = tensor.is_complex()
+            kind = "a complex tensor" if is_complex else f"a tensor of integers ({tensor.dtype})"
             raise Unreadable(
-                f"{name!r} in {path} is a complex tensor",
+                f"{name!r} in {path} is {kind}",
                 expected=f"real numbers, as {type(model).__name__} has there",
-                hint="save its real part, tensor.real, if the other is zero",
+                cause=None if is_complex else "the weights were quantised, and these are codes",
+                hint="save its real part, tensor.real, if the other is zero"
+                if is_complex
+                else "save the model before it is quantised, or tensor.float() where the numbers are values",
                 path=path,
                 names=(name,),
             )
@@ -236,6 +243,16 @@ def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: st
     # without a request the load says what does not fit
     is_replaced = asked.head is not None or asked.num_classes is not None
     return _replaced(model, state, inside, site.path, asked, source, notes) if is_replaced else []
+
+
+def _say_rivals(choice: Choice, source: str) -> None:
+    others = " or ".join(f"prefix={each!r}" for each in choice.rivals)
+    warnings.warn(
+        f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken: "
+        f"{others} takes another",
+        ZooWarning,
+        stacklevel=2,
+    )
 
 
 def _say_guess(path: str, source: str) -> None:

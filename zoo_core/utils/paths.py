@@ -15,14 +15,20 @@ def expand(path: str | os.PathLike[str]) -> Path:
     """The path with the home folder in place of a leading ``~``.
 
     Raises:
-        UsageError: The user has no home folder that the system knows.
+        UsageError: It is no path, or the user has no home folder that the system knows.
 
     Example:
         >>> expand("runs/last.ckpt").as_posix()
         'runs/last.ckpt'
     """
     try:
-        return Path(path).expanduser()
+        found = Path(path)
+    except TypeError as error:
+        raise UsageError(f"not a path: {path!r:.200}", expected="a string or a pathlib.Path", path=path) from error
+    if "\0" in str(found):
+        raise UsageError(f"not a path: {path!r:.200}", cause="a zero byte is in it", path=path)
+    try:
+        return found.expanduser()
     except RuntimeError as error:  # a container whose user is only a number
         raise UsageError(
             f"{path} begins in a home folder that is not known",
@@ -30,6 +36,19 @@ def expand(path: str | os.PathLike[str]) -> Path:
             hint="set HOME, or give the whole path",
             path=path,
         ) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; a name that the system cannot have is none.
+
+    Example:
+        >>> is_folder(Path(".")), is_folder(Path("x" * 1000))
+        (True, False)
+    """
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def is_written_as_path(name: object) -> bool:

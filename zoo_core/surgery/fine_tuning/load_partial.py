@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -21,8 +21,11 @@ from zoo_core.surgery.select import select
 from zoo_core.surgery.sharded import refuse_sharded
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.weights import obtain_file, read_state_dict
-from zoo_core.weights.formats.read import state_dict_in
+from zoo_core.weights import obtain_file
+from zoo_core.weights.checkpoint.candidates import candidates, no_state_dict, one_state_dict
+from zoo_core.weights.checkpoint.choose import Choice, choose
+from zoo_core.weights.checkpoint.odd import loss_of_values, refuse_odd_tensors
+from zoo_core.weights.checkpoint.open import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,8 +66,10 @@ def load_partial(
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place. Any other module will do when ``skip`` names
             nothing of it and tensors are matched by name.
-        state_or_path: A state dict, a checkpoint around one, or the path of a file with either.
-        match: ``"name"`` loads tensors that have one name and one shape on both sides. ``"order"`` is for the same
+        state_or_path: A state dict, a checkpoint around one, or the path of a file or folder with either. Averaged
+            weights (EMA) are taken where there are some.
+        match: ``"name"`` loads tensors that have one name and one shape on both sides, where a prefix before all names
+            of the model, such as ``"module."`` or ``"encoder."``, does not count. ``"order"`` is for the same
             architecture under other names: it goes through both sides in step, and pairs tensors as long as shapes and
             roles, weight or bias say, agree. Where they no longer do it stops, and the receipt says where. Complex
             numbers for real ones, integers for fractions and sparse or quantized tensors are kept out by both.
@@ -77,7 +82,7 @@ def load_partial(
 
     Warns:
         ZooWarning: Less than half of the tensors of the model, of those that are not skipped, were loaded; the warning
-            says what would fit better.
+            says what would fit better. Or several sets of weights fit alike.
 
     Raises:
         LoadMismatch: Nothing at all fits, or a tensor cannot be copied. The model is as it was.
@@ -95,9 +100,11 @@ def load_partial(
     if match not in {"name", "order"}:
         raise UsageError(f"match cannot be {match!r}", expected="'name' or 'order'")
     refuse_sharded(model, "load_partial")
-    state, source, path = _read(state_or_path)
     bare = unwrap(model)
     own: State = bare.state_dict()
+    content, source, path = _read(state_or_path)
+    choice = _by_prefix(content, own, source) if match == "name" else Choice(one_state_dict(content, source))
+    state = choice.state
     entries = (skip,) if isinstance(skip, str) else _default_skip(model, match) if skip is None else tuple(skip)
     left_out, left_behind = _skipped(model, state, entries)
     candidates = {name: tensor for name, tensor in own.items() if name not in left_out}
@@ -108,10 +115,11 @@ def load_partial(
     with editing(model, "load_partial") as edit:
         _write(bare, own, {name: state[theirs] for name, theirs in found.pairs.items()})
         edit.outcomes.update(dict.fromkeys(found.pairs, "loaded"))
-        edit.notes.update({name: f"{theirs} of {source}" for name, theirs in found.pairs.items()})
+        edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in found.pairs.items()})
     found.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
     receipt = _receipt(model, own, state, found, left_behind)
-    receipt = replace(receipt, source=source, path=path, strength="local" if path else "none")
+    strength = "local" if path else "none"
+    receipt = replace(receipt, source=source, path=path, strength=strength, taken=choice.words)
     _warn_of_few(candidates, offered, found, source, match)
     return receipt
 
@@ -131,14 +139,33 @@ def _write(model: nn.Module, own: State, given: State) -> None:
         ) from error
 
 
-def _read(state_or_path: object) -> tuple[State, str, str | None]:
-    """The tensors, what to call where they are from, and the path of the file if there is one."""
+def _read(state_or_path: object) -> tuple[object, str, str | None]:
+    """What a file or a mapping holds, what to call where it is from, and the path of the file if there is one."""
     if isinstance(state_or_path, str | os.PathLike):
-        file = obtain_file(cast("str | os.PathLike[str]", state_or_path))
-        return read_state_dict(file.path), file.path.name, str(file.path)
+        checkpoint = open_checkpoint(cast("str | os.PathLike[str]", state_or_path))
+        file = obtain_file(checkpoint.path)
+        return checkpoint.content, file.path.name, str(file.path)
     if isinstance(state_or_path, nn.Module):
         raise UsageError("a module is not a state dict", hint="give its state_dict()")
-    return state_dict_in(state_or_path, "what was given"), "what was given", None
+    return state_or_path, "what was given", None
+
+
+def _by_prefix(content: object, own: State, source: str) -> Choice:
+    """The state dict that fits most, under the names of the model; all that is beside it keeps its name."""
+    every = candidates(content)
+    if not every:
+        raise no_state_dict(content, source)
+    choice = choose(every, {name: tuple(each.shape) for name, each in own.items() if hasattr(each, "shape")}, part=True)
+    refuse_odd_tensors(choice.state, source)
+    if choice.rivals:
+        warnings.warn(
+            f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken, not "
+            f"{' or '.join(map(repr, choice.rivals))}; give a state dict with only one of them to choose",
+            ZooWarning,
+            stacklevel=4,  # past strict_arguments
+        )
+    beside: dict[str, Any] = {name: each for name, each in choice.beside.items() if isinstance(each, torch.Tensor)}
+    return replace(choice, state={**beside, **choice.state})
 
 
 def _default_skip(model: nn.Module, match: str) -> tuple[str, ...]:
@@ -168,7 +195,7 @@ def _by_name(own: State, given: State, source: str) -> _Match:
         elif given[name].shape != tensor.shape:
             shapes = f"of shape {list(given[name].shape)} in {source}, {list(tensor.shape)} in the model"
             found.notes[name] = shapes
-        elif loss := _loss(tensor, given[name]):
+        elif loss := loss_of_values(tensor, given[name]):
             found.notes[name] = f"{loss} in {source}"
         else:
             found.pairs[name] = name
@@ -188,7 +215,7 @@ def _by_order(own: State, given: State, source: str) -> _Match:
             found.notes[name] = f"the order parts here: against {was} stood one of shape {list(own[name].shape)}"
             found.notes.update(dict.fromkeys(ours[place + 1 :], f"comes after {name}, where the order parts"))
             break
-        if loss := _loss(own[name], given[other]):
+        if loss := loss_of_values(own[name], given[other]):
             found.notes[name] = f"{loss} in {source}"
             continue
         found.pairs[name] = other
@@ -205,22 +232,6 @@ def _by_order(own: State, given: State, source: str) -> _Match:
 
 def _is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == _COUNTER
-
-
-def _loss(own: Tensor, given: Tensor) -> str:
-    """Why the values of a tensor would not survive in the place of another; empty where they would."""
-    if given.is_meta:
-        return "without values"
-    if given.is_quantized or given.layout != torch.strided:
-        return "quantized" if given.is_quantized else f"sparse ({given.layout})"
-    if given.is_complex() and not own.is_complex():
-        return "complex"
-    kinds = (own.is_floating_point() or own.is_complex(), given.is_floating_point() or given.is_complex())
-    if kinds == (True, False):
-        return f"integers ({given.dtype}), which are codes and no values,"
-    if kinds == (False, True) and bool((given != given.round()).any()):
-        return "fractions, where the model has integers,"
-    return ""
 
 
 def _agree(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
@@ -259,15 +270,8 @@ def _warn_of_few(own: State, given: State, found: _Match, source: str, match: st
 
 def _better(own: State, given: State, source: str, match: str, least: int) -> str:
     """What pairs more tensors than were paired: another prefix, or another way to match; empty where nothing does."""
-    prefixes = {name[: end + 1] for name in given for end, letter in enumerate(name) if letter == "."}
-    renamed = {
-        f"take the prefix {prefix!r} off the names in it": {
-            name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)
-        }
-        for prefix in sorted(prefixes, key=len)[:_PREFIXES]
-    }
     inside = {name[: end + 1] for name in own for end, letter in enumerate(name) if letter == "."}
-    renamed |= {
+    renamed = {
         f"put the prefix {prefix!r} before the names in it": {f"{prefix}{name}": each for name, each in given.items()}
         for prefix in sorted(inside, key=len)[:_PREFIXES]
     }

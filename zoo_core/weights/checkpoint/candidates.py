@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zoo_core.errors import Unreadable
-from zoo_core.weights.checkpoint.names import PARALLEL, common_prefix, under, without_wrappers
+from zoo_core.errors import Unreadable, ZooWarning
+from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, common_prefix, under, without_wrappers
 from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
 from zoo_core.weights.formats.plain_pickle import Foreign
 from zoo_core.weights.formats.rebuild import OddTensor
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params")
 """Keys under which training scripts keep the state dict among other things, the likeliest first."""
-_AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|avg|averaged?|teacher)(?:[_.]|$)", re.IGNORECASE)
+_AVERAGED = re.compile(r"(?:^|[_.])(?:ema|swa|(?<!exp_)avg|averaged?|polyak|shadow|teacher)(?:[_.]|$)", re.IGNORECASE)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TRAINING = re.compile(
-    r"optim|sched|scaler|loss|criterion|callback|loops|rng|random|history|metric|config|hyper|amp$|^args$|sampler"
+    r"optim|^opt$|sched|scaler|loss|criterion|loops|rng|random|history|metric|config|hyper|amp$|^args$|sampler"
 )
 """Keys of what only training needs."""
-_DEEPEST = 4
+_CALLBACKS = re.compile(r"callback", re.IGNORECASE)
+"""Keys of what only training needs, but for the averages that a callback keeps."""
+_DEEPEST = 8
+_LONGEST = 16
+"""Members of a list that are looked into: of several models, or of a state dict beside an epoch."""
 _COUNTER = "n_averaged"
 """What ``torch.optim.swa_utils.AveragedModel`` has beside its ``module``."""
 _RAW = "current_model_state"
@@ -41,11 +47,13 @@ class Candidate:
         keys: The keys that lead to it; none where the file is a state dict itself.
         tensors: Name to tensor, or to what came of one that could not be read.
         averaged: Whether it holds averaged weights.
+        numbered: Whether it is a list, whose names are places in it.
     """
 
     keys: tuple[str, ...]
     tensors: Mapping[str, Any]
     averaged: bool = False
+    numbered: bool = False
 
     @property
     def label(self) -> str:
@@ -57,10 +65,10 @@ def is_averaged(words: str) -> bool:
     """Whether a key or a prefix says that what is under it was averaged over training.
 
     Example:
-        >>> [is_averaged(key) for key in ("state_dict_ema", "ema.module", "schema", "teacher.")]
-        [True, True, False, True]
+        >>> [is_averaged(key) for key in ("state_dict_ema", "EMACallback", "schema", "teacher.", "exp_avg")]
+        [True, True, False, True, False]
     """
-    return _AVERAGED.search(words) is not None
+    return _AVERAGED.search(_CAMEL.sub("_", words)) is not None
 
 
 def is_training(key: str) -> bool:
@@ -74,6 +82,9 @@ def candidates(content: object) -> list[Candidate]:
     Args:
         content: What a file held.
 
+    Warns:
+        ZooWarning: Averaged weights are a list without names, and no state dict in the file says what these are.
+
     Example:
         >>> import torch
         >>> found = candidates({"model": {"a": torch.ones(1)}, "ema": {"module": {"a": torch.ones(1)}}, "epoch": 3})
@@ -83,7 +94,9 @@ def candidates(content: object) -> list[Candidate]:
     found = list(_within(content, (), set()))
     if any(each.keys[:1] == (_RAW,) for each in found):
         found = [replace(each, averaged=each.keys[:1] != (_RAW,)) for each in found]
-    return sorted(found, key=_rank)
+    lists = [each for each in found if each.numbered]
+    found = [each for each in found if not each.numbered]
+    return sorted([*found, *(named for each in lists if (named := _named(each, found)))], key=_rank)
 
 
 def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
@@ -95,7 +108,10 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
         if state:
             yield _candidate(keys, state)
         else:
-            yield from (each for part in content.parts() for each in _within(part, keys, seen))
+            yield from (each for part in _parts(content) for each in _within(part, keys, seen))
+        return
+    if isinstance(content, list | tuple):
+        yield from _listed(content, keys, seen)
         return
     if not isinstance(content, Mapping):
         return
@@ -103,8 +119,45 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if direct and (len(direct) == len(content) or _mostly_tensors(content)):
         yield _candidate(keys, direct)
     for key, value in content.items():
-        if isinstance(key, str) and not is_training(key):
-            yield from _within(value, (*keys, key), seen)
+        if isinstance(key, str | int) and not is_training(str(key)):
+            inner = _within(value, (*keys, str(key)), seen)
+            yield from inner if not _CALLBACKS.search(str(key)) else (each for each in inner if each.averaged)
+
+
+def _parts(module: Foreign) -> Iterator[object]:
+    """What an object that is no module holds, but for the places in its lists, which say nothing."""
+    for part in module.parts():
+        yield from part if isinstance(part, list | tuple) else (part,)
+
+
+def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
+    """State dicts in a list; or a list of averages, as that of torch_ema and of diffusers is."""
+    if len(content) > 1 and all(isinstance(each, Tensor) for each in content):
+        if is_averaged(".".join(keys)):
+            yield Candidate(keys, {str(at): each for at, each in enumerate(content)}, averaged=True, numbered=True)
+    elif len(content) <= _LONGEST:
+        yield from (each for at, part in enumerate(content) for each in _within(part, (*keys, str(at)), seen))
+
+
+def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
+    """Averages in a list under the names of the parameters beside them, which are in the same order."""
+    values = [*averages.tensors.values()]
+    for each in others:
+        names = [
+            name
+            for name, tensor in each.tensors.items()
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not name.endswith(BUFFERS)
+        ]
+        if [each.tensors[name].shape for name in names] == [value.shape for value in values]:
+            return replace(averages, tensors=dict(zip(names, values, strict=True)), numbered=False)
+    warnings.warn(
+        f"the averaged weights under {averages.label!r} are not taken: they are a list of {len(values)} tensors "
+        f"without names, and no state dict in the file has as many parameters of these shapes. Save the state dict of "
+        f"a model that they were copied to",
+        ZooWarning,
+        stacklevel=2,
+    )
+    return None
 
 
 def _belongs(value: object) -> bool:

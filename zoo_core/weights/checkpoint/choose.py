@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from zoo_core.errors import UsageError
 from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged
-from zoo_core.weights.checkpoint.names import common_prefix, fits, under, without_parallel
+from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, under, without_parallel
+from zoo_core.weights.checkpoint.odd import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     Shapes = Mapping[str, tuple[int, ...]]
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""What averages of parameters leave out."""
 _MOST = 8
 """Prefixes of one state dict that are looked at: names that end alike by chance make some."""
 
@@ -31,8 +33,9 @@ class Choice:
         averaged: Whether they are averages over training.
         fitting: How many have a name and a shape of the model.
         filled: Names of buffers that the averages lack, taken from the weights that were averaged.
-        others: What else in the file fits, in words that ``prefix=`` and ``ema=`` take.
+        rivals: What else in the file fits as well and has other numbers, in words that ``prefix=`` takes.
         left: Names of tensors in the same state dict that are not under the prefix, and belong to no other copy.
+        beside: All in the same state dict that is not under the prefix, by name.
     """
 
     state: Mapping[str, Any]
@@ -41,8 +44,14 @@ class Choice:
     averaged: bool = False
     fitting: int = 0
     filled: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """All that is before a name, the keys in the file included, as ``prefix=`` takes it."""
+        return ("".join(f"{key}." for key in self.keys) + self.prefix).rstrip(".")
 
     @property
     def words(self) -> str:
@@ -81,7 +90,9 @@ class _Option:
         return "".join(f"{key}." for key in self.candidate.keys) + self.prefix
 
 
-def choose(found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, prefix: str | None = None) -> Choice:
+def choose(
+    found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, prefix: str | None = None, part: bool = False
+) -> Choice:
     """The tensors that fit a model best.
 
     Averaged weights are taken where they have a tensor for every parameter that any others have one for.
@@ -91,6 +102,7 @@ def choose(found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, 
         own: Name to shape of the model's tensors.
         ema: True takes averaged weights only, False none.
         prefix: Take what is under this prefix of names, or under these keys of the file.
+        part: The rest of the file may be of something else: take what fits most, however much else is beside it.
 
     Raises:
         UsageError: Nothing is left after ``ema`` and ``prefix``; the message says what there is.
@@ -108,10 +120,11 @@ def choose(found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, 
         usable = _under_prefix(usable, found, own, prefix)
     if ema is not None:
         usable = _by_ema(usable, averaged=ema)
-    best = max(usable, key=_merit)
+    merit = _merit_of_part if part else _merit
+    best = max(usable, key=merit)
     most = max(best.parameters, 1)
     averages = [each for each in usable if each.averaged and each.parameters >= most and each.extra <= best.extra]
-    chosen = max(averages, key=_merit, default=best)
+    chosen = max(averages, key=merit, default=best)
     return _choice(chosen, best, options, own)
 
 
@@ -127,13 +140,18 @@ def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: 
     state = under(tensors, prefix)
     named = [name for name in state if name in own]
     fitting = [name for name in named if tuple(getattr(state[name], "shape", ())) == own[name]]
-    parameters = sum(not name.endswith(_BUFFERS) for name in fitting)
+    parameters = sum(not name.endswith(BUFFERS) for name in fitting)
     return _Option(candidate, tensors, prefix, len(fitting), parameters, len(state) - len(named), len(named))
 
 
 def _merit(option: _Option) -> tuple[int, int]:
     """What makes one better than another: shapes that fit and names that are not too many, and then names alone."""
     return option.fitting - option.extra, option.named
+
+
+def _merit_of_part(option: _Option) -> tuple[int, int, int]:
+    """The same where names too many are no fault, but the last thing that tells equals apart."""
+    return option.fitting, option.named, -option.extra
 
 
 def _unfitting(candidate: Candidate, own: Shapes) -> _Option:
@@ -170,12 +188,27 @@ def _by_ema(usable: list[_Option], *, averaged: bool) -> list[_Option]:
     return kept
 
 
+def _rivals(option: _Option, chosen: _Option) -> bool:
+    """Whether nothing but the place in the file says why one was chosen and not the other."""
+    is_copy = option.tensors is not option.candidate.tensors  # the same without parts of names
+    if is_copy or option.averaged != chosen.averaged or option.fitting < chosen.fitting:
+        return False
+    mine, theirs = (under(each.tensors, each.prefix) for each in (chosen, option))
+    return any(name in mine and not _same(mine[name], tensor) for name, tensor in theirs.items())
+
+
+def _same(one: object, other: object) -> bool:
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or kind_of(one) or kind_of(other):
+        return one is other
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+
+
 def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes) -> Choice:
     state = under(chosen.tensors, chosen.prefix)
     filled: tuple[str, ...] = ()
     if chosen is not best and chosen.averaged:
         raw = under(best.tensors, best.prefix)
-        filled = tuple(name for name in raw if name in own and name not in state and name.endswith(_BUFFERS))
+        filled = tuple(name for name in raw if name in own and name not in state and name.endswith(BUFFERS))
         state.update({name: raw[name] for name in filled})
     others = [option for option in options if option.fitting > chosen.fitting / 2 and option is not chosen]
     copies = [option.prefix for option in others if option.candidate is chosen.candidate]
@@ -187,6 +220,7 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
         averaged=chosen.averaged,
         fitting=chosen.fitting,
         filled=filled,
-        others=tuple(dict.fromkeys(option.label for option in others if option.label != chosen.label)),
+        rivals=tuple(dict.fromkeys(option.label.rstrip(".") for option in others if _rivals(option, chosen))),
         left=tuple(left),
+        beside={name: tensor for name, tensor in chosen.tensors.items() if not name.startswith(chosen.prefix)},
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import is_folder
 from zoo_core.weights.formats.plain import read_plain, require_small_directory
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
 from zoo_core.weights.formats.read import read_state_dict
@@ -29,6 +30,8 @@ _USUAL = (
 )
 """Files of weights in the folders of Hugging Face's Trainer, accelerate, DeepSpeed and torch, the likeliest first."""
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz")
+_LATEST = "latest"
+_LONGEST_NAME = 255
 _LARGEST = 64 << 20
 """Bytes of the largest index."""
 
@@ -42,12 +45,18 @@ def file_in(path: Path) -> Path:
     Raises:
         Unreadable: The folder has none, or several.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return path
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read", got=error.strerror or str(error), path=path) from error
     for name in _USUAL:
         if (path / name).is_file():
             return path / name
-    every = sorted(each for each in path.iterdir() if each.is_file() and each.name.endswith((*_WEIGHTS, INDEX)))
+    if latest := _latest(path):
+        return file_in(latest)
+    every = [each for each in inside if each.is_file() and each.name.endswith((*_WEIGHTS, INDEX))]
     indexes = [each for each in every if each.name.endswith(INDEX)]
     one = indexes or every
     if len(one) == 1:
@@ -57,9 +66,28 @@ def file_in(path: Path) -> Path:
         expected=f"one file, or one of {', '.join(_USUAL[:4])}",
         got=", ".join(each.name for each in one[:6]) or None,
         cause=_zero_cause(path),
-        hint="give the path of one of them" if one else "give the path of the file",
+        hint="give the path of one of them" if one else _next_step(path, inside),
         path=path,
     )
+
+
+def _latest(path: Path) -> Path | None:
+    """The folder of the last step, as DeepSpeed names it in a file of one line."""
+    try:
+        with (path / _LATEST).open(encoding="utf-8") as opened:
+            name = opened.read(_LONGEST_NAME).strip()
+    except (OSError, ValueError):
+        return None
+    is_plain = name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
+    return path / name if is_plain and is_folder(path / name) and not (path / name / _LATEST).exists() else None
+
+
+def _next_step(path: Path, inside: list[Path]) -> str:
+    """What to give instead of a folder with no file of weights."""
+    if (path / "saved_model.pb").exists():
+        return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
+    folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
+    return f"give the path of one of its folders: {', '.join(folders[-4:])}" if folders else "give the path of the file"
 
 
 def _zero_cause(path: Path) -> str | None:

@@ -15,6 +15,8 @@ TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"
 """Parts of names that ``torch.compile``, FSDP and activation checkpointing add, anywhere in a name."""
 PARALLEL = "module"
 """What data-parallel training adds, around a model or around a part of it."""
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""What averages of parameters leave out."""
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,28 @@ def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[st
         path=source,
         names=tuple(odd),
     )
+
+
+def loss_of_values(own: Tensor, other: Tensor) -> str:
+    """Why the values of a tensor would not survive in the place of another; empty where they would.
+
+    Args:
+        own: The tensor of the model.
+        other: The one of the file.
+
+    Example:
+        >>> loss_of_values(torch.zeros(2), torch.zeros(2, dtype=torch.int8))
+        'integers (torch.int8), which are codes and no values,'
+    """
+    if other.is_meta:
+        return "without values"
+    if other.is_quantized or other.layout != torch.strided:
+        return "quantized" if other.is_quantized else f"sparse ({other.layout})"
+    if other.is_complex() and not own.is_complex():
+        return "complex"
+    kinds = (own.is_floating_point() or own.is_complex(), other.is_floating_point() or other.is_complex())
+    if kinds == (True, False):
+        return f"integers ({other.dtype}), which are codes and no values,"
+    if kinds == (False, True) and bool((other != other.round()).any()):
+        return "fractions, where the model has integers,"
+    return ""

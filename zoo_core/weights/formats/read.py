@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import expand
 from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.legacy_stream import read_stream
@@ -66,7 +68,7 @@ def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
     Raises:
         Unreadable: The file is not there, broken, or no file of tensors.
     """
-    file = Path(path)
+    file = expand(path)
     head = _head(file)
     if sniff.is_safetensors(head):
         return read_safetensors(file)[0], True
@@ -79,7 +81,7 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
     Raises:
         Unreadable: It is not there.
     """
-    return not sniff.is_safetensors(_head(Path(path)))
+    return not sniff.is_safetensors(_head(expand(path)))
 
 
 def state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -102,10 +104,24 @@ def state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, 
 
 def _head(file: Path) -> bytes:
     try:
+        _require_file(file)
         with file.open("rb") as opened:
             return opened.read(_HEAD)
     except OSError as error:
         raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
+
+
+def _require_file(file: Path) -> None:
+    """Refuse a folder, and what could be read from for ever."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        is_folder = stat.S_ISDIR(mode)
+        raise Unreadable(
+            f"{file} is {'a folder' if is_folder else 'not a file'}",
+            expected="a file of weights",
+            hint="zoo.get(..., weights=FOLDER) takes one" if is_folder else "copy its content to a file",
+            path=file,
+        )
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,6 +7,7 @@ so that an error can name it.
 from __future__ import annotations
 
 import warnings
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_FREE = 1 << 24
+"""Bytes that a tensor may have beyond those of its storage, as one that was expanded has."""
 Untrusted = Any
 """A value from a file: of any type until it has been checked."""
 
@@ -46,6 +49,8 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
     numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
     last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
     require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what is behind
+    total = prod(sizes) * dtype.itemsize
+    require(total <= _FREE + 2 * numbers.nbytes(), "a tensor in it repeats few numbers very often")
     return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
 
 

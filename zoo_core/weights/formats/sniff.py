@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TAR_MAGIC = slice(257, 262)
+_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
+"""What may come after the version in a model of ONNX: producer, domain, graph and so on."""
+_NEWEST_ONNX = 31
+"""Far beyond the versions of its format that there are."""
 
 
 def describe(head: bytes) -> str:
@@ -32,8 +36,8 @@ def _structured(head: bytes) -> str | None:
         return "a safetensors file"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model"
-    if head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x1a"):  # a message of protocol buffers, version first
-        return "a TensorFlow SavedModel" if head[1] == 1 else "an ONNX model"
+    if head[:1] == b"\x08" and head[2:3] in _FIELDS:  # a message of protocol buffers, version first
+        return "a TensorFlow SavedModel" if head[1] == 1 else "an ONNX model" if head[1] <= _NEWEST_ONNX else None
     return None
 
 
@@ -65,9 +69,29 @@ NEXT_STEPS = {
     "a GGUF file": "it is for llama.cpp: take the safetensors that it was made from",
     "a git-lfs pointer, not the file it points to": "git lfs pull fetches the file itself",
     "an HTML page": "a download page was saved instead of the file: use the link of the file itself",
+    "a JSON document": "where it is what a server answered, download the file again; an index ends in .index.json",
+    "an XML document": "where it is what a server answered, download the file again",
+    "plain text": "where it is what a server answered, download the file again",
+    "an empty file": "download or copy it again: nothing of it has come",
+    "a file of zero bytes": "download or copy it again: its place was taken and never filled",
+    "a Core ML model": "take the checkpoint that it was converted from",
+    "a Flax checkpoint": "flax.serialization.msgpack_restore reads its arrays; save them with numpy.savez",
+    "a numpy array": "save arrays by name: numpy.savez(NEW, **{NAME: ARRAY})",
+    "a zip archive of other files": "unpack it, and give the file of weights that is in it",
+    **dict.fromkeys(
+        ("a gzip archive", "a bzip2 archive", "an xz archive", "a zstd archive", "a 7z archive", "a rar archive"),
+        "unpack it, and give the file of weights that is in it",
+    ),
 }
 """What to do about a file of that kind."""
-_TF_PARTS = (".index", ".data-00000-of-00001")
+_BY_NAME = {
+    ".index": "a TensorFlow checkpoint",
+    ".data-00000-of-00001": "a TensorFlow checkpoint",
+    ".msgpack": "a Flax checkpoint",
+    ".mlmodel": "a Core ML model",
+    ".mlpackage": "a Core ML model",
+}
+"""What files are whose first bytes are those of others, too."""
 
 
 def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
@@ -84,7 +108,9 @@ def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
         return "an archive of torch.export"
     if "model.weights.h5" in members:
         return "a Keras archive"
-    return "a TensorFlow checkpoint" if name.endswith(_TF_PARTS) else describe(head)
+    if members and "data.pkl" not in inner and not all(each.endswith(".npy") for each in members):
+        return "a zip archive of other files"
+    return next((kind for end, kind in _BY_NAME.items() if name.endswith(end)), None) or describe(head)
 
 
 _MAGIC = (
