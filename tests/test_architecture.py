@@ -76,7 +76,6 @@ def test_every_room_has_a_floor():
 
 CIRCLES = {
     frozenset({"zoo_core.embedding.embed", "zoo_core.embedding.embeddings", "zoo_core.embedding.parquet"}),
-    frozenset({"zoo_core.prediction.draw", "zoo_core.prediction.results"}),
 }
 """Results that draw, save and search themselves, and the functions that do it and take them: one idea in two files."""
 

@@ -23,8 +23,7 @@ from zoo_core.errors import UsageError
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
 from zoo_core.testing.__main__ import main as put_together
-from zoo_core.testing.matrix import page, to_markdown
-from zoo_core.testing.reports import Report, from_json, merged, to_json
+from zoo_core.testing.reports import Report, from_json, merged, page, to_json, to_markdown
 from zoo_core.testing.under_test import _model_under_test
 from zoo_core.testing.verdicts import Verdict, judge
 

@@ -14,7 +14,7 @@ import reference
 
 from zoo_core.cli.check import check
 from zoo_core.testing import CHECKS
-from zoo_core.testing.all_checks import short_name
+from zoo_core.testing.choosing import short_name
 from zoo_core.testing.family import FAMILY_CHECKS
 
 ROOT = Path(__file__).parent.parent

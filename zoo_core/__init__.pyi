@@ -52,9 +52,9 @@ from .surgery.fine_tuning.freeze import unfreeze as unfreeze
 from .surgery.fine_tuning.init_weights import init_weights as init_weights
 from .surgery.fine_tuning.load_partial import load_partial as load_partial
 from .surgery.fine_tuning.param_groups import param_groups as param_groups
-from .surgery.head.keypoints import swap_keypoints as swap_keypoints
 from .surgery.head.mlp import mlp_head as mlp_head
 from .surgery.head.swap import swap_head as swap_head
+from .surgery.head.swap import swap_keypoints as swap_keypoints
 from .surgery.metadata import anatomy as anatomy
 from .surgery.metadata import class_names as class_names
 from .surgery.metadata import receipt as receipt

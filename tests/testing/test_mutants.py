@@ -16,7 +16,7 @@ from zoo_core import Family
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
 from zoo_core.testing import CHECKS, FAMILY_CHECKS, check_light, check_names, check_split, judge
-from zoo_core.testing.all_checks import checks_named
+from zoo_core.testing.choosing import checks_named
 from zoo_core.testing.verdicts import judge_family
 
 

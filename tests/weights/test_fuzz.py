@@ -13,8 +13,7 @@ from zoo_core.errors import CacheError, CatalogError, LockError, ZooError, ZooWa
 from zoo_core.weights.cache.refs import Ref, parse_ref, ref_name
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.transport.urls import file_name
-from zoo_core.weights.trust.lock import read_lock, write_lock
-from zoo_core.weights.trust.locked import Locked
+from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
 
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

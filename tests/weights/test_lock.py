@@ -9,8 +9,7 @@ from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import DigestMismatch, LockError
 from zoo_core.weights import obtain
 from zoo_core.weights.cache_miss import urls_at_commit
-from zoo_core.weights.trust.lock import current_lock, find_lock, read_lock, write_lock
-from zoo_core.weights.trust.locked import Locked
+from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, read_lock, write_lock
 
 DATA = os.urandom(50_000)
 OTHER = os.urandom(50_000)

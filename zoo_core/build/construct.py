@@ -9,7 +9,7 @@ from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import attach
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.of_card import knowledge_for
+from zoo_core.tracing.trace import knowledge_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.example import channels_told
-from zoo_core.surgery.head.keypoints import swap_keypoints
+from zoo_core.surgery.head.swap import swap_keypoints
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.surgery.stem.in_channels import inputs_of

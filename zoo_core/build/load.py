@@ -6,8 +6,7 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.surgery.head.keypoints import keypoint_site, swap_keypoints
-from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.head.swap import keypoint_site, swap_head, swap_keypoints
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.packed import is_packed, load_packed, packed_state_in

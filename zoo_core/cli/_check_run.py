@@ -11,7 +11,7 @@ from zoo_core.errors import UsageError
 from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing import choosing
-from zoo_core.testing.all_checks import checks_named, checks_of, short_name
+from zoo_core.testing.choosing import checks_named, checks_of, short_name
 from zoo_core.testing.expected import check_globs, declared
 from zoo_core.testing.family import FAMILY_CHECKS
 from zoo_core.testing.reports import Report, from_json, merged

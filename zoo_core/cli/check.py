@@ -128,14 +128,14 @@ def _say(progress: Progress, family: str, verdict: Verdict) -> None:
 
 
 def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
-    from zoo_core.testing import matrix
-    from zoo_core.testing.reports import to_json, to_junit
+    from zoo_core.testing.reports import page as page_of
+    from zoo_core.testing.reports import to_json, to_junit, to_markdown
 
     for name, path in files.items():
         if path is None:
             continue
         if name == "markdown":
-            text = matrix.page(reports) if page else matrix.to_markdown(reports[0])
+            text = page_of(reports) if page else to_markdown(reports[0])
         else:
             text = {"json": to_json, "junit": to_junit}[name](reports)
         # A run that is killed while it writes leaves the last whole file.

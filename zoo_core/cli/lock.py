@@ -12,8 +12,7 @@ import click
 from zoo_core.cli.console import echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.trust.lock import LOCK, Lock, find_lock, read_lock, write_lock
-from zoo_core.weights.trust.locked import Locked
+from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
     import filelock

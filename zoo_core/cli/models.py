@@ -33,7 +33,7 @@ def list_(pattern: str, family: str | None, task: str | None, *, as_json: bool) 
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 def info(name: str, *, as_json: bool) -> None:
     """Show what the model NAME is and which weights it has; or what is in a saved folder, such as ./flowers."""
-    from zoo_core.recipe.saved import is_save, outline_of
+    from zoo_core.recipe.record import is_save, outline_of
 
     if is_save(name):
         echo(outline_of(name, as_json=as_json))

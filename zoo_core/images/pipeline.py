@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name torchvision's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError, close_matches, did_you_mean
-from zoo_core.images.image_steps import (
-    CenterCropOrPad,
-    FitTo,
-    FramesAfterChannels,
-    RequireTypedTargets,
-    ToChannels,
-    ToFloats,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +18,264 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.contract.card import Preprocessing
+
+
+_GREY, _RGB = 1, 3
+_FEWEST_AXES = 3
+_PIL_MODES = {_GREY: "L", _RGB: "RGB"}
+_TYPES = {"boxes": "BoundingBoxes", "masks": "Mask", "mask": "Mask", "keypoints": "KeyPoints"}
+"""What torchvision calls the type of a target that is usually named so."""
+_DEEP_MODES = ("I", "F")
+"""What the modes of PIL pictures with more than 8 bits begin with; PIL would cut such values off at 255."""
+
+
+class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Give a picture the number of channels that a model takes: grey becomes RGB, and RGB grey. No more is guessed.
+
+    Args:
+        count: How many channels.
+
+    Example:
+        >>> ToChannels(3)(torch.zeros(1, 8, 8, dtype=torch.uint8)).shape
+        torch.Size([3, 8, 8])
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Refuse a sample without a picture.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if not any(_is_picture(item) for item in flat_inputs):
+            kinds = sorted({type(item).__name__ for item in flat_inputs})
+            raise UsageError(
+                f"no picture among {', '.join(kinds) or 'nothing'}",
+                expected="a PIL picture, or a tensor [..., channels, height, width] of uint8, or of floats from 0 to 1",
+                hint="for a NumPy array [height, width, channels]: PIL.Image.fromarray(array)",
+            )
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+        """Called by v2 for each item of a sample."""
+        if not _is_picture(inpt):
+            return inpt
+        return self._of_tensor(inpt) if isinstance(inpt, Tensor) else self._of_pil(inpt)
+
+    def _of_pil(self, picture: Any) -> Any:  # noqa: ANN401 - PIL need not be installed to read this module
+        if picture.mode.startswith(_DEEP_MODES):
+            raise UsageError(
+                f"a PIL picture of mode {picture.mode!r} has more than 8 bits, which PIL cuts off",
+                hint="torch.from_numpy(np.array(picture, dtype=np.float32) / 65535)[None] is a tensor of it",
+            )
+        mode = _PIL_MODES.get(self.count, picture.mode)
+        picture = picture if picture.mode == mode else picture.convert(mode)
+        if len(picture.getbands()) != self.count:
+            raise self._wrong(len(picture.getbands()))
+        return picture
+
+    def _of_tensor(self, picture: Tensor) -> Tensor:
+        count = picture.shape[-3]
+        if (count, self.count) == (_GREY, _RGB):
+            return _like(picture.expand(*picture.shape[:-3], _RGB, *picture.shape[-2:]), picture)
+        if (count, self.count) == (_RGB, _GREY):
+            return _like(F.rgb_to_grayscale(picture, num_output_channels=1), picture)
+        if count != self.count:
+            raise self._wrong(count)
+        return picture
+
+    def _wrong(self, count: int) -> UsageError:
+        return UsageError(
+            f"a picture of {count} channels for a model that takes {self.count}",
+            expected=f"{self.count} channels" + (", or grey" if self.count == _RGB else ""),
+            cause="the channels of a tensor are its third axis from the end: [..., C, H, W]",
+        )
+
+
+class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Refuse a sample whose boxes or masks would stay where they are while its image is flipped.
+
+    Example:
+        >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
+        >>> image, targets = RequireTypedTargets()(torch.zeros(3, 8, 8), {"masks": masks, "labels": torch.ones(2)})
+    """
+
+    def forward(self, *inputs: Any) -> Any:  # noqa: ANN401 - v2's own signature
+        """The sample as it is.
+
+        Raises:
+            UsageError: Something in it that belongs to places of the image is a plain tensor.
+        """
+        flat: list[tuple[str, Any]] = []
+        _collect(inputs, "", flat)
+        images = [item for _, item in flat if _is_picture(item)]
+        for name, item in flat:
+            is_plain = isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
+            if is_plain and item is not images[0] and (item.ndim >= _FEWEST_AXES or name in _TYPES):
+                kind = _TYPES.get(name, "Mask")
+                raise UsageError(
+                    f"{name or 'a target'} of the shape {list(item.shape)} would not be flipped with the image",
+                    expected=f"a torchvision.tv_tensors.{kind}",
+                    got="a plain tensor",
+                    hint=f"tv_tensors.{kind}(...), with format and canvas_size where it takes them",
+                )
+        return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa: ANN401 - any sample
+    if isinstance(item, dict):
+        for key, value in item.items():
+            _collect(value, str(key), flat)
+    elif isinstance(item, list | tuple):
+        for value in item:
+            _collect(value, name, flat)
+    else:
+        flat.append((name, item))
+
+
+class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Resize a picture and keep its proportions, so that it covers a size or stays within it.
+
+    Args:
+        size: Height and width, in pixels.
+        fit: ``"cover"``, or ``"border"`` to stay within.
+        interpolation: The resampling filter.
+        antialias: Whether it filters before it samples; PIL pictures always do.
+
+    Example:
+        >>> FitTo((20, 20), "border")(torch.zeros(3, 40, 80, dtype=torch.uint8)).shape
+        torch.Size([3, 10, 20])
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        fit: str,
+        interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR,
+        *,
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.size = tuple(size)
+        self.fit = fit
+        self.interpolation = interpolation
+        self.antialias = antialias
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The size that the picture gets, which is that of its masks and boxes too."""
+        height, width = F.get_size(flat_inputs[0])
+        ratios = height / self.size[0], width / self.size[1]
+        ratio = min(ratios) if self.fit == "cover" else max(ratios)
+        return {"size": [round(height / ratio), round(width / ratio)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - v2's own signature
+        """Called by v2 for each item of a sample."""
+        options = {"interpolation": self.interpolation, "antialias": self.antialias}
+        return self._call_kernel(F.resize, inpt, params["size"], **options)
+
+
+class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """Cut out the centre of a picture, or pad it where it is too small.
+
+    Args:
+        size: Height and width, in pixels.
+        colour: Of the padding, one number a channel from 0 to 1.
+
+    Example:
+        >>> CenterCropOrPad((2, 4), (1.0,))(torch.zeros(1, 2, 2))
+        tensor([[[1., 0., 0., 1.],
+                 [1., 0., 0., 1.]]])
+    """
+
+    def __init__(self, size: tuple[int, int], colour: Sequence[float]) -> None:
+        super().__init__()
+        self.size = size
+        self.colour = tuple(colour)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """How much is missing left, above, right and below."""
+        height, width = F.get_size(flat_inputs[0])
+        rows, columns = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
+        return {"padding": [columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - v2's own signature
+        """Called by v2 for each item of a sample."""
+        if any(params["padding"]):
+            colour: list[float] | int = 0
+            if _is_picture(inpt):
+                in_floats = isinstance(inpt, Tensor) and inpt.is_floating_point()
+                colour = [share if in_floats else round(255 * share) for share in self.colour]
+            inpt = self._call_kernel(F.pad, inpt, padding=params["padding"], fill=colour)
+        return self._call_kernel(F.center_crop, inpt, output_size=list(self.size))
+
+
+class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """A picture as a tensor of float32, ``[..., C, H, W]``.
+
+    Args:
+        white: What white becomes: 1.0 for most models. Floats that come in count from 0 to 1.
+        channel_order: ``"BGR"`` turns the channels round.
+
+    Example:
+        >>> ToFloats(white=255.0)(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten()
+        tensor([255., 255., 255.])
+    """
+
+    def __init__(self, white: float = 1.0, channel_order: str = "RGB") -> None:
+        super().__init__()
+        self.white = white
+        self.channel_order = channel_order
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+        """Called by v2 for each item of a sample."""
+        if not _is_picture(inpt):
+            return inpt
+        picture = inpt if isinstance(inpt, Tensor) else F.pil_to_tensor(inpt)
+        if picture.dtype == torch.uint8:
+            values = picture.float().div(255)  # v2 multiplies by 1 / 255, which differs in the last digit
+        else:
+            values = F.to_dtype(picture, torch.float32, scale=True)
+        if self.channel_order == "BGR":
+            values = values.flip(-3)
+        return _like(values if self.white == 1 else values * self.white, inpt)
+
+
+class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+    """``[..., T, C, H, W]``, as videos are read, to ``[..., C, T, H, W]``, as networks take them.
+
+    Example:
+        >>> FramesAfterChannels()(torch.zeros(16, 3, 8, 8)).shape
+        torch.Size([3, 16, 8, 8])
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+        """Called by v2 for each item of a sample."""
+        if not _is_picture(inpt):
+            return inpt
+        if inpt.ndim <= _FEWEST_AXES:
+            raise UsageError(
+                f"a video is a tensor [..., frames, channels, height, width], got {list(inpt.shape)}",
+                hint="torch.stack(frames)",
+            )
+        return _like(inpt.transpose(-4, -3), inpt)
+
+
+def _is_picture(item: object) -> bool:
+    """Whether something is a picture or a video, and neither a label nor a mask nor boxes."""
+    if isinstance(item, tv_tensors.Image | tv_tensors.Video):
+        return True
+    if isinstance(item, Tensor):
+        return not isinstance(item, tv_tensors.TVTensor) and item.ndim >= _FEWEST_AXES
+    return type(item).__module__.startswith("PIL.")
+
+
+def _like(values: Tensor, picture: Any) -> Tensor:  # noqa: ANN401 - a tensor or a PIL picture
+    """Marked as a picture, so that later steps never take a label next to it for one."""
+    kind = tv_tensors.Video if isinstance(picture, tv_tensors.Video) else tv_tensors.Image
+    return cast("Tensor", kind(values))
+
 
 _RGB = 3
 _SIDES = 2

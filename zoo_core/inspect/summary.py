@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from zoo_core.inspect.view import cannot_write
 from zoo_core.recipe.opened import open_model
-from zoo_core.surgery.depth import depths
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 

@@ -14,8 +14,7 @@ from zoo_core.recipe import state
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
-from zoo_core.recipe.record import FILE, Recipe, read_recipe
-from zoo_core.recipe.versions import warn_of_others
+from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import attach, knowledge_of
 from zoo_core.surgery.receipt import Receipt

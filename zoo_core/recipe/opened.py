@@ -10,7 +10,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import UsageError
 from zoo_core.images.numbers import set_preprocessing
 from zoo_core.recipe.load import load
-from zoo_core.recipe.saved import is_save
+from zoo_core.recipe.record import is_save
 from zoo_core.surgery.metadata import knowledge_of
 
 if TYPE_CHECKING:

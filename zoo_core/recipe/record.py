@@ -1,18 +1,25 @@
-"""The recipe: everything but the tensors that it takes to build a saved model again, as JSON that people can read."""
+"""The recipe: everything but the tensors that it takes to build a saved model again, as JSON. No torch."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 from zoo_core.contract.records import preprocessing_from_record
-from zoo_core.errors import Unreadable
+from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.recipe.plain_files import check_plain_file
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.utils.paths import expand, is_written_as_path
+from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
+
 
 FORMAT = 1
 """Of the file; a higher number is a newer one that this zoo does not read."""
@@ -163,3 +170,70 @@ def _damaged(path: Path, got: str) -> Unreadable:
         cause="the file is damaged, or was changed by hand",
         path=path,
     )
+
+
+_COMPARED_BY_FORMAT = {"zoo-core", "torch"}
+"""Not compared: the format number speaks for zoo, and torch keeps reading what older ones computed."""
+
+
+def versions_for(family: str) -> dict[str, str]:
+    """Distribution to version: zoo, torch, the plugin of that family and the library it builds with."""
+    member = current_zoo().member(family)
+    plugin, _, number = member.plugin.origin.rpartition(" ")
+    found = {name: _version(name) for name in ("zoo-core", "torch", member.family.requires) if name}
+    return {**found, **({plugin: number} if plugin else {})}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def warn_of_others(recipe: Recipe, stacklevel: int) -> None:
+    """Warn when the family's library or plugin is of another version than the model was saved with."""
+    now = versions_for(recipe.family)
+    saved = {name: number for name, number in recipe.versions.items() if name not in _COMPARED_BY_FORMAT}
+    others = [f"{name} {then}, here {now[name]}" for name, then in saved.items() if now.get(name, then) != then]
+    if others:
+        warnings.warn(
+            f"{recipe.id} was saved with {'; '.join(others)}: its scores may differ in the last digits or more",
+            ZooWarning,
+            stacklevel=stacklevel,
+        )
+
+
+_SHOWN = 10
+
+
+def is_save(model: str | os.PathLike[str]) -> bool:
+    """Whether something is a save, here or on the hub, or is written as a path and not as a name."""
+    if is_hub_name(model):
+        return True
+    return is_written_as_path(model) or (Path(model) / FILE).is_file()
+
+
+def outline_of(name: str, *, as_json: bool = False) -> str:
+    """What a save is, in a few lines or as its recipe.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    folder = fetch_folder(name) if is_hub_name(name) else expand(name)
+    recipe = read_recipe(folder / FILE)
+    if as_json:
+        return recipe.text().rstrip()
+    names = recipe.class_names
+    lines = {
+        "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
+        "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
+        "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        if names
+        else "",
+        "preprocessing": ", ".join(f"{key} {value}" for key, value in recipe.preprocessing.items()),
+        "frozen": ", ".join(recipe.frozen),
+        "tensors": f"{recipe.tensors['file']}, {recipe.tensors.get('size', 0):,} bytes, {recipe.dtype}",
+        "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),
+    }
+    return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)

@@ -2,34 +2,127 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from torch import distributed, nn
+
 from zoo_core.contract.records import preprocessing_to_record
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.numbers import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.plain import to_plain
-from zoo_core.recipe.proof import prove
-from zoo_core.recipe.rebuild import edit_to_plain
-from zoo_core.recipe.record import Recipe
-from zoo_core.recipe.together import whole
-from zoo_core.recipe.versions import versions_for
+from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom
+from zoo_core.recipe.record import Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-    from torch import nn
 
     from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.metadata import Knowledge
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[nn.Module | None]:
+    """The model itself; for one that is sharded a twin with whole tensors on the first process, and None on the others.
+
+    Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
+    """
+    if not is_sharded(model):
+        yield model
+        return
+    writes = distributed.get_rank() == 0
+    twin = gathered(model, keep=writes)
+    failure: list[str | None] = [None]
+    try:
+        yield twin if writes else None
+    except BaseException as error:
+        failure = [str(error) or type(error).__name__]
+        raise
+    finally:
+        distributed.broadcast_object_list(failure, src=0)
+        if failure[0] and not writes:
+            raise WeightsError(f"the first process could not save: {failure[0]}")
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_BATCH_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+"""Taken for one: whether a batch norm is synchronised changes how it is trained, and not what it computes."""
+_NOTHING = "nothing: it would not be there"
+
+
+def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> None:
+    """Build the model from its recipe, and compare every tensor's shape, and every module's class and settings.
+
+    Args:
+        model: The model, without wrappers.
+        known: What zoo knows of it.
+        recipe: What would be saved.
+        custom: Whether heads of their own code, which only their owner can build, are left unproven.
+
+    Raises:
+        NotSupported: The recipe makes another model, or none.
+    """
+    heads = {
+        name: head for edit in known.edits for value in edit.arguments.values() for name, head in customs_in(value)
+    }
+    if heads and not custom:
+        refuse_custom(heads)
+    if heads:
+        return  # only whoever has their code can build it
+    try:
+        twin = rebuild(recipe, options=known.options)
+    except ZooError as error:
+        raise NotSupported(
+            f"{recipe.id} cannot be built again as it is now",
+            got=error.summary,
+            cause=str(error.__cause__ or "") or None,
+        ) from error
+    _compare(model, "tensors", _shapes(model), _shapes(twin))
+    _compare(model, "modules", _settings(model), _settings(twin))
+
+
+def _shapes(model: nn.Module) -> dict[str, str]:
+    return {name: f"of the shape {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
+
+
+def _settings(model: nn.Module) -> dict[str, str]:
+    """The class of each module and what it says of itself: an activation or a dropout rate shows in no tensor."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {path or "the model itself": _described(module) for path, module in modules}
+
+
+def _described(module: nn.Module) -> str:
+    # some libraries say what their layers are in repr, and not in extra_repr where torch looks for it
+    said = module.extra_repr() if next(module.children(), None) else repr(module)
+    kind = type(module)
+    if kind in _BATCH_NORMS:
+        return f"a batch norm ({module.extra_repr()})"
+    return f"a {kind.__module__}.{kind.__qualname__}: {_ADDRESS.sub('', said)}"
+
+
+def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[str, str]) -> None:
+    differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if differing:
+        name = differing[0]
+        raise NotSupported(
+            f"{len(differing)} {what} of this {type(model).__name__} are not what its recipe makes",
+            expected=f"{name} {then.get(name, _NOTHING)}",
+            got=f"{name} {now.get(name, _NOTHING)}",
+            cause="the model was changed by hand, or adopted under another name or with other options",
+            hint="zoo.swap_head and the other verbs change it in a way that can be repeated",
+            names=tuple(differing),
+        )
 
 
 @strict_arguments

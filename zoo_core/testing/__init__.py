@@ -12,8 +12,6 @@ A plugin's whole test file::
 called by hand as well. Models are built untrained through ``zoo.get(..., weights=None)``; no check touches a network.
 """
 
-from zoo_core.testing.all_checks import CHECKS as CHECKS
-from zoo_core.testing.all_checks import DEAR_CHECKS as DEAR_CHECKS
 from zoo_core.testing.case import Conformance as Conformance
 from zoo_core.testing.checks.copies import check_compile as check_compile
 from zoo_core.testing.checks.copies import check_save as check_save
@@ -31,14 +29,16 @@ from zoo_core.testing.checks.surgery import check_swap as check_swap
 from zoo_core.testing.checks.values import check_values as check_values
 from zoo_core.testing.checks.weights_entries import check_card as check_card
 from zoo_core.testing.checks.weights_entries import check_state as check_state
+from zoo_core.testing.choosing import CHECKS as CHECKS
+from zoo_core.testing.choosing import DEAR_CHECKS as DEAR_CHECKS
 from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
 from zoo_core.testing.family import check_exceptions as check_exceptions
 from zoo_core.testing.family import check_light as check_light
 from zoo_core.testing.family import check_names as check_names
-from zoo_core.testing.inputs import arguments as arguments
-from zoo_core.testing.inputs import example as example
 from zoo_core.testing.under_test import NonConformance as NonConformance
 from zoo_core.testing.under_test import NotChecked as NotChecked
+from zoo_core.testing.under_test import arguments as arguments
+from zoo_core.testing.under_test import example as example
 from zoo_core.testing.under_test import model_under_test as model_under_test
 from zoo_core.testing.under_test import shapes_above as shapes_above
 from zoo_core.testing.verdicts import Verdict as Verdict

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from zoo_core.testing.matrix import page
-from zoo_core.testing.reports import from_json, merged
+from zoo_core.testing.reports import from_json, merged, page
 
 
 def main() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from zoo_core.testing.all_checks import checks_of, short_name
-from zoo_core.testing.choosing import Sample, cards_named, sampled, shard
+from zoo_core.testing.choosing import Sample, cards_named, checks_of, sampled, shard, short_name
 from zoo_core.testing.expected import check_globs, declared
 from zoo_core.testing.family import FAMILY_CHECKS
 from zoo_core.testing.under_test import SHAPES_ABOVE, shapes_above

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.all_checks import CHECKS, DEAR_CHECKS, short_name
+from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
 from zoo_core.testing.under_test import NonConformance, require
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What all checks said, as data, as JSON and as JUnit XML."""
+"""What all checks said: as data, as JSON and JUnit XML, and as the Markdown of a support matrix."""
 
 from __future__ import annotations
 
@@ -8,10 +8,138 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from zoo_core.testing.verdicts import Verdict
+from zoo_core.testing.verdicts import OUTCOMES, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+_SHOWN = 6
+"""More names than this are folded away; each is there all the same."""
+_COLUMNS = ("passed", "by shapes", *OUTCOMES[1:])
+_PREFACE = """\
+# Models, and what was checked of them
+
+One command writes this page: `zoo check --all --json sweep.json --markdown docs/MODELS.md`, which goes on where it was
+stopped with `--resume`. Machines that share the work say `--shard 1/4 --json 1.json`, and
+`python -m zoo_core.testing *.json > docs/MODELS.md` puts together what they found, of two verdicts on one thing the
+later. So the page may be of a sweep by shapes (`--shapes-above 5M`), and then of one model of each kind with its values
+(`--sample kinds`): the smallest of each task, class and shape of heads. Models are built untrained, and nothing is
+downloaded.
+"""
+_WORDS = """\
+- **passed**: the model keeps the promise.
+- **by shapes**: those of them where numbers should have been compared and there were none: the model was built without
+  values, as too large for these machines. Its shapes were compared, and nothing was seen to be equal bit for bit.
+- **refused**: zoo says that this model cannot do that, and why.
+- **expected**: it fails, as its family says it does, with the reason.
+- **skipped**: the check can say nothing about this model.
+"""
+
+
+def to_markdown(report: Report) -> str:
+    """A report as Markdown: how often each check ended how, and every exception with its reason.
+
+    Args:
+        report: Of one family.
+    """
+    lines = [f"## {report.family}", "", f"{_scope(report)}", ""]
+    lines += [f"| check | {' | '.join(_COLUMNS)} |", f"|---|{'--:|' * len(_COLUMNS)}"]
+    for check, count in report.counts().items():
+        by_shapes = sum(each.shapes for each in report.verdicts if (each.check, each.outcome) == (check, "passed"))
+        counts = (count["passed"], by_shapes, *(count[outcome] for outcome in OUTCOMES[1:]))
+        lines.append(f"| {check} | {' | '.join(str(each or '') for each in counts)} |")
+    titles = {"failed": "Failed", "expected": "Expected to fail", "refused": "Refused by zoo", "skipped": "Skipped"}
+    for outcome, title in titles.items():
+        lines += _grouped(title, [verdict for verdict in report.verdicts if verdict.outcome == outcome])
+    return "\n".join(lines) + "\n"
+
+
+def page(reports: Sequence[Report]) -> str:
+    """Several families on one page: what was run and what that means, how many models pass, and every exception.
+
+    Args:
+        reports: One for each family, as :func:`zoo_core.testing.reports.merged` gives them.
+    """
+    lines = [_PREFACE, _coverage(reports), "", _WORDS, "What is checked is", "", *_checks(reports), ""]
+    lines += ["| family | models | checked | by shapes alone | failed |", "|---|--:|--:|--:|--:|"]
+    for report in reports:
+        failed = len({verdict.model for verdict in report.failed if verdict.model})
+        counts = (report.models, len(report.checked), len(report.by_shapes), failed)
+        lines.append(f"| {report.family} | {' | '.join(map(str, counts))} |")
+    return "\n".join([*lines, "", *(to_markdown(report) for report in reports)])
+
+
+def _coverage(reports: Sequence[Report]) -> str:
+    """Which families were looked at whole, and how much of the others."""
+    whole = [report.family for report in reports if len(report.checked) == report.models]
+    part = [
+        f"{len(report.checked)} of the {report.models} models of {report.family}"
+        for report in reports
+        if report.family not in whole
+    ]
+    parts = [*([f"every model of {_listed(whole)}"] if whole else []), *part]
+    return f"Checked was {_listed(parts)}." if parts else "Nothing was checked."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _checks(reports: Iterable[Report]) -> Iterator[str]:
+    from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
+    from zoo_core.testing.family import FAMILY_CHECKS
+
+    made = {verdict.check for report in reports for verdict in report.verdicts}
+    every: tuple[Callable[..., None], ...] = (*FAMILY_CHECKS, *CHECKS, *DEAR_CHECKS)
+    for check in every:
+        name, summary = short_name(check), (check.__doc__ or "").partition("\n")[0].replace("``", "`")
+        yield f"- **{name}**: {summary}{'' if name in made else ' Not part of this run.'}"
+
+
+def _scope(report: Report) -> str:
+    when = f", {report.made}" if report.made else ""
+    words = [f"{report.origin}: {len(report.checked)} of {report.models} models checked{when}"]
+    if shapes := len(report.by_shapes):
+        more = f"more than {report.shapes_above:,} parameters"
+        words.append(f"{shapes} of them, those with {more}," if report.shapes_above > 0 else f"{shapes} of them")
+        words[-1] += " by their shapes alone"
+    if not report.complete:
+        words.append("the run was stopped before its end")
+    return "; ".join(words) + "."
+
+
+def _grouped(title: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """A bullet for each reason, with the checks and all the models that it is true of."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for verdict in verdicts:
+        models.setdefault((verdict.check, _general(verdict)), []).append(verdict.model)
+    checks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (check, reason), names in models.items():
+        checks.setdefault((reason, tuple(name for name in names if name)), []).append(check)
+    if not checks:
+        return []
+    return ["", f"### {title}", "", *(line for key, names in checks.items() for line in _bullet(names, *key))]
+
+
+def _bullet(checks: Sequence[str], reason: str, models: Sequence[str]) -> Iterator[str]:
+    names = ", ".join(f"`{model}`" for model in models)
+    folded = len(models) > _SHOWN
+    whose = [f"{len(models)} models"] if folded else [names] if names else []
+    yield f"- {', '.join([*(f'**{check}**' for check in checks), *whose])}: {reason}"
+    if folded:
+        yield from ("  <details><summary>their names</summary>", "", f"  {names}", "  </details>")
+
+
+def _general(verdict: Verdict) -> str:
+    """The reason on one line, without the name of the model, so that models with one reason stand together."""
+    steps = [step.strip() for step in verdict.reason.splitlines() if step.strip()]
+    cause = next((step.removeprefix("likely cause: ") for step in steps if step.startswith("likely cause: ")), None)
+    chosen = cause if verdict.outcome == "refused" and cause else "; ".join(steps[:3])
+    head, _, rest = chosen.partition(f"/{verdict.model}")
+    general = (rest.lstrip("@: ") if rest and " " not in head else chosen).replace("|", "\\|")
+    return general.replace("<", "&lt;")
+
 
 _FORMAT = 2
 

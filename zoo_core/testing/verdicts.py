@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
 from zoo_core.errors import NotSupported, ZooError
-from zoo_core.testing.all_checks import short_name
+from zoo_core.testing.choosing import short_name
 from zoo_core.testing.expected import reason_for
 from zoo_core.testing.meta_shapes import MetaShapes
 from zoo_core.testing.under_test import NonConformance, by_shapes, values_missed

@@ -12,9 +12,8 @@ from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mea
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Knowledge, attach, unwrap
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.of_card import anatomy_for
 from zoo_core.tracing.passes import batch_of
-from zoo_core.tracing.trace import trace
+from zoo_core.tracing.trace import anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

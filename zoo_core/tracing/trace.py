@@ -11,9 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
-from zoo_core.surgery.metadata import unwrap
-from zoo_core.tracing.head_finder import NoHead, find_heads
-from zoo_core.tracing.head_sites import Layers, owner
+from zoo_core.surgery.metadata import Knowledge, unwrap
+from zoo_core.tracing.heads import Layers, NoHead, find_heads, owner
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
@@ -22,6 +21,9 @@ from zoo_core.utils.arguments import strict_arguments
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from zoo_core.contract.card import Card
+    from zoo_core.registry.families import Member
+    from zoo_core.surgery.receipt import Receipt
     from zoo_core.tracing.passes import Passes
 
 
@@ -187,3 +189,47 @@ def _where(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever fo
     """The example on the device of the model."""
     like = next(model.parameters(), torch.empty(0, device="cpu"))
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)
+
+
+def knowledge_for(
+    member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
+) -> Knowledge:
+    """What zoo knows of a new model.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+        receipt: What happened to its tensors.
+        options: What the constructor was given.
+
+    Raises:
+        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
+    """
+    known = Knowledge(anatomy_for(member, card, model), receipt, card, options=options)
+    own = member.own.get(card.name)
+    if own is None:
+        return known
+    return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
+
+
+def anatomy_for(member: Member, card: Card | None, model: nn.Module) -> Anatomy:
+    """Where the parts of a model are: as it was registered, as its family says, or traced.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+
+    Raises:
+        AnatomyError: As above.
+    """
+    own = member.own.get(card.name) if card else None
+    if own is not None and own.anatomy is not None:
+        return own.anatomy
+    if member.family.anatomy is not None or card is None:
+        return member.anatomy(model)
+    example: Any = own.example if own else None
+    if example is None:
+        example = torch.zeros(1, *card.input_size, device="cpu")
+    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy

@@ -13,10 +13,9 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
-from zoo_core.surgery.features.extract import stage_index
+from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
-from zoo_core.surgery.features.tap import tap_in_place, tapped
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output import behind, paths_of, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted

@@ -10,13 +10,12 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.depth import depths
-from zoo_core.surgery.features.extract import AtStage
+from zoo_core.surgery.features.extract import AtStage, recorded, tapped
 from zoo_core.surgery.features.forward import is_recomposed, library_forward
 from zoo_core.surgery.features.split import Absent
-from zoo_core.surgery.features.tap import recorded, tapped
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
-        gone: Says of a depth, as :func:`~zoo_core.surgery.depth.depths` counts it, whether it is left out.
+        gone: Says of a depth, as :func:`~zoo_core.surgery.select.depths` counts it, whether it is left out.
         keep: Paths that stay, whatever their depth.
     """
     by_depth = depths(model)

@@ -11,8 +11,8 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.cut import absent, whole_forward
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.encoder_outputs import places
+from zoo_core.surgery.features.extract import recorded, tapped
 from zoo_core.surgery.features.split import replaced
-from zoo_core.surgery.features.tap import recorded, tapped
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.depth import depths
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.cut import whole_forward
 from zoo_core.surgery.features.extract import asked_names, hooked, module_path
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of
+from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.features.cut import absent, front, needs_tap
-from zoo_core.surgery.features.extract import stage_index
+from zoo_core.surgery.features.extract import stage_index, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import replaced
-from zoo_core.surgery.features.tap import tapped
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.utils.arguments import strict_arguments
 

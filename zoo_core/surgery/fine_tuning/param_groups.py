@@ -9,10 +9,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
-from zoo_core.surgery.depth import depths
 from zoo_core.surgery.layers import is_bias, is_norm
 from zoo_core.surgery.metadata import anatomy_of, unwrap
-from zoo_core.surgery.select import patterns_in, select
+from zoo_core.surgery.select import depths, patterns_in, select
 from zoo_core.surgery.sharded import in_shards
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments

@@ -1,4 +1,4 @@
-"""Replacing the classifier of any model, its auxiliary heads included."""
+"""Replacing the head of any model: its classifier, the auxiliary ones with it, or its keypoint layer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from zoo_core.surgery.head.multi_head import check_names, check_sites, check_unb
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted, made_for
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
-from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
+from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -27,6 +29,63 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.surgery.metadata import Knowledge
+
+
+@strict_arguments
+def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None) -> Model:
+    """Replace the layer that draws a map for each keypoint; everything else keeps its weights.
+
+    Args:
+        model: A keypoint detector from ``zoo.get`` or ``zoo.adopt``; changed in place.
+        num_keypoints: How many keypoints an object has.
+        seed: Makes the new parameters reproducible without touching the global random state.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UsageError: ``num_keypoints`` is not a positive whole number.
+        NotSupported: The model finds no keypoints.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> model = zoo.get("keypointrcnn_resnet50_fpn", weights=None, options={"weights_backbone": None})
+        >>> zoo.swap_keypoints(model, 5).roi_heads.keypoint_predictor.kps_score_lowres.out_channels
+        5
+    """
+    check_count("num_keypoints", num_keypoints)
+    path = keypoint_site(model)
+    with editing(model, "swap_keypoints", record={"num_keypoints": num_keypoints}) as edit:
+        bare = edit.model
+        old = bare.get_submodule(path)
+        if not isinstance(old, nn.ConvTranspose2d):
+            raise NotSupported(f"{path!r} is a {type(old).__name__}, and zoo replaces transposed convolutions only")
+        with on_the_cpu(), seeded(seed, bare):
+            new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1)
+            # as torchvision's KeypointRCNNPredictor begins
+            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is asked not to be
+        new.to(old.weight)
+        if follows(old, bare):
+            lay_last(new)
+        bare.set_submodule(path, new.train(old.training))
+    return model
+
+
+def keypoint_site(model: nn.Module) -> str:
+    """Path of the layer that draws a map for each keypoint.
+
+    Raises:
+        NotSupported: The model finds no keypoints.
+    """
+    path = anatomy_of(model).keypoints
+    if path is None:
+        raise NotSupported(
+            f"this {type(unwrap(model)).__name__} finds no keypoints",
+            hint="zoo list --task keypoints names the models that do",
+        )
+    return path
+
 
 __all__ = ["seeded", "swap_head"]
 

@@ -18,13 +18,13 @@ from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.surgery import NUM_CLASSES
-from zoo_core.testing.inputs import inputs_of
 from zoo_core.testing.running import same, scores_of
 from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,
     NotChecked,
     by_shapes,
+    inputs_of,
     model_under_test,
     need_values,
     only_shapes,

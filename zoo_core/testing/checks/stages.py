@@ -10,9 +10,8 @@ from torch.nn.functional import pad
 
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
-from zoo_core.testing.inputs import arguments, example
-from zoo_core.testing.measure import tensors
-from zoo_core.testing.under_test import DETECTORS, model_under_test, require
+from zoo_core.testing.running import tensors
+from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

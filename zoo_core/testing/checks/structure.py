@@ -13,17 +13,15 @@ from zoo_core.errors import NotSupported, close_matches, did_you_mean
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
-from zoo_core.testing.inputs import inputs_of
-from zoo_core.testing.measure import calls_of
-from zoo_core.testing.running import layers_in_order, scores_of
-from zoo_core.testing.under_test import DETECTORS, NonConformance, model_under_test, require
+from zoo_core.testing.running import calls_of, layers_in_order, scores_of
+from zoo_core.testing.under_test import DETECTORS, NonConformance, inputs_of, model_under_test, require
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
-    from zoo_core.testing.measure import Call
+    from zoo_core.testing.running import Call
 
 
 def check_builds(card: Card) -> None:

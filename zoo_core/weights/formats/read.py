@@ -11,7 +11,7 @@ from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
 from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
-from zoo_core.weights.formats.legacy_stream import read_stream
+from zoo_core.weights.formats.legacy import read_stream
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
 from zoo_core.weights.formats.plain import read_plain, require_small_directory
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
@@ -153,7 +153,7 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
     members: list[str] = []
     try:
         if sniff.is_tar(head):
-            from zoo_core.weights.formats.legacy_tar import read_tar
+            from zoo_core.weights.formats.legacy import read_tar
 
             return read_tar(file), False
         if not sniff.is_zip(head):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+
+import requests
+import urllib3
+
 
 class Failure(Exception):
     """One attempt failed; the text says why, in words for a user.
@@ -50,3 +56,81 @@ class WrongContent(Failure):
 
 class StaleRange(Failure):
     """What we have cannot be continued; start again from the first byte."""
+
+
+_REFUSED = re.compile(r"Tunnel connection failed: 4\d\d")
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception of requests or urllib3 means for the next attempt.
+
+    Args:
+        error: The exception.
+    """
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return WrongContent("is not in the encoding that it is said to be in")
+    return _permanent(error) or _transient(error)
+
+
+def proxy_for(url: str) -> str:
+    """The proxy that the environment names for a url, or ``""``."""
+    try:
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    except ValueError:  # it is no url, which is the failure that is being told
+        return ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"  # as requests reads it
+
+
+def _permanent(error: Exception) -> Permanent | None:
+    reason = _of_authorities(error) or _of_proxy(error)
+    if not reason and isinstance(error, ValueError) and not isinstance(error, requests.exceptions.InvalidHeader):
+        reason = f"not a usable url: {_reason(error)}"
+    return Permanent(reason) if reason else None
+
+
+def _of_authorities(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        advice = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE can name a company's own authority"
+        return f"its certificate is not trusted: {_reason(error)}; {advice}"
+    if type(error) is OSError and "CA certificate" in str(error):  # requests itself, of a path that is not there
+        return f"{error}; {_authorities()} names it"
+    if "[X509" in str(error):
+        return f"the authorities that {_authorities()} names cannot be read: {_reason(error)}"
+    return ""
+
+
+def _of_proxy(error: Exception) -> str:
+    if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
+        return f"the proxy refuses: {_reason(error)}"
+    if "Missing dependencies for SOCKS" in str(error):
+        return "the proxy speaks SOCKS, which needs a library: pip install 'requests[socks]'"
+    return ""
+
+
+def _authorities() -> str:
+    """The variable that names the authorities which are believed."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return next((name for name in names if os.environ.get(name)), names[0])
+
+
+def _transient(error: Exception) -> Transient:
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Transient(f"the proxy does not let us through: {_reason(error)}")
+    if "IncompleteRead" in str(error):
+        return Transient("the connection closed too early")
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return Transient("no answer in time", cost=2)
+    return Transient(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason, without the layers that wrapped it."""
+    inner = error
+    while nested := next((item for item in _inside(inner) if isinstance(item, BaseException)), None):
+        inner = nested
+    text = str(inner).partition("\n")[0]
+    return re.sub(r"^\w+\(host=.*?\): ", "", text) or type(inner).__name__
+
+
+def _inside(error: BaseException) -> tuple[object, ...]:
+    return (getattr(error, "reason", None), *error.args[:2])

@@ -13,8 +13,7 @@ import requests
 import urllib3
 
 from zoo_core.errors import ZooError
-from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient
-from zoo_core.weights.transport.http_failures import failure_of, proxy_for
+from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, proxy_for
 from zoo_core.weights.transport.hub import hub_token, refusal
 from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import session_for

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Weights
     from zoo_core.weights.cache.refs import Ref
-    from zoo_core.weights.trust.locked import Locked
+    from zoo_core.weights.trust.lock import Locked
 
 
 def known_bytes(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -> tuple[str, str, Ref | None]:
