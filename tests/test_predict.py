@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageCms
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
@@ -120,6 +120,29 @@ def test_sixteen_bits_are_kept(glyphs, tmp_path):
     assert deep == pytest.approx(plain, abs=0.02)
 
 
+def test_a_lab_image_is_read_as_rgb(glyphs):
+    plain = Image.fromarray(np.full((32, 32, 3), (200, 30, 40), dtype=np.uint8))
+    lab = ImageCms.applyTransform(
+        plain, ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    )
+    assert lab.mode == "LAB"
+    expected = dict(zoo.predict(glyphs, plain, top=114))
+    assert dict(zoo.predict(glyphs, lab, top=114)) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_file_that_cannot_seek_is_read(glyphs, photo):
+    class Stream:
+        def read(self):
+            return photo.read_bytes()
+
+    assert zoo.predict(glyphs, Stream()) == zoo.predict(glyphs, photo)
+
+
+def test_a_path_may_begin_with_a_tilde(glyphs, photo, monkeypatch):
+    monkeypatch.setenv("HOME", str(photo.parent))
+    assert zoo.predict(glyphs, "~/photo.png") == zoo.predict(glyphs, photo)
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "LA", "RGBA", "1"])
 def test_an_image_of_any_mode_is_read(mode, glyphs, tmp_path):
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
@@ -169,12 +192,37 @@ def test_one_bad_image_of_many_is_named_and_the_others_are_done(glyphs, photo):
         np.zeros((8, 8, 7), dtype=np.uint8),
         object(),
         "https://example.org/cat.jpg",
+        "",
+        {"image": PIXELS},
+        torch.from_numpy(PIXELS),
+        Image.fromarray(GREY.astype(np.int32)),
+        np.zeros((2, 3000), dtype=np.uint8),
     ],
-    ids=["to 255", "normalized", "integers", "a vector", "channels first", "seven channels", "no image", "url"],
+    ids=[
+        "to 255",
+        "normalized",
+        "integers",
+        "a vector",
+        "channels first",
+        "seven channels",
+        "no image",
+        "url",
+        "empty path",
+        "dict",
+        "channels last",
+        "integers of 32 bits",
+        "line",
+    ],
 )
 def test_what_is_no_image_is_refused(wrong, glyphs):
     with pytest.raises(ImageError):
         zoo.predict(glyphs, wrong)
+
+
+def test_an_error_of_the_preparation_says_what_it_said(glyphs):
+    with pytest.raises(ImageError, match=r"image 0: a picture of 2 channels(.|\n)*\n  expected: 1 channels") as caught:
+        zoo.predict(glyphs, np.zeros((8, 8, 2), dtype=np.uint8))
+    assert str(caught.value).count("expected:") == 1
 
 
 def test_a_folder_without_images_is_an_error(glyphs, tmp_path):
@@ -248,7 +296,43 @@ def test_several_heads_give_a_result_each(photo):
     model = zoo.swap_head(zoo.get("tiny/glyphnet"), {"colour": 3, "shape": 5})
     found = zoo.predict(model, [photo, photo], top=9)
     assert {name: len(each) for name, each in found[0].items()} == {"colour": 3, "shape": 5}
-    assert [name for name, _ in found[0]["colour"]] != []
+    named = zoo.predict(model, photo, class_names={"colour": ["red", "green", "blue"]})
+    assert {name for name, _ in named["colour"]} == {"red", "green", "blue"}
+    with pytest.raises(UsageError, match=r"'size'(.|\n)*any of colour, shape"):
+        zoo.predict(model, photo, class_names={"size": ["small"]})
+
+
+def test_one_logit_is_a_probability_by_itself(photo):
+    model = zoo.get("tiny/glyphnet", num_classes=1)
+    with torch.no_grad():
+        expected = model.eval()(zoo.transforms(model)(Image.open(photo))[None]).sigmoid().item()
+    assert zoo.predict(model, photo, class_names=["cat"]) == [("cat", pytest.approx(expected))]
+
+
+def test_a_softmax_of_the_model_is_not_taken_again(glyphs, photo):
+    wrapped = torch.nn.Sequential(glyphs, torch.nn.Softmax(1))
+    assert dict(zoo.predict(wrapped, photo)) == pytest.approx(dict(zoo.predict(glyphs, photo)))
+
+
+@pytest.mark.parametrize("run", [zoo.predict, zoo.sliding_window])
+def test_features_are_not_read_as_scores(run, photo):
+    cut = zoo.set_preprocessing(zoo.truncate(zoo.get("resnet18", weights=None), after="layer2"), "resnet18")
+    headless = zoo.set_preprocessing(zoo.get("timm/test_vit", weights=None), "timm/test_vit")
+    headless.reset_classifier(0)
+    for model in (cut, headless):
+        with pytest.raises(NotSupported, match="no head"):
+            run(model, photo)
+
+
+def test_an_untrained_model_by_name_is_warned_of(photo):
+    with pytest.warns(ZooWarning, match="tiny/glyphnet is untrained"):
+        zoo.predict("tiny/glyphnet", photo, weights=None)
+    assert command("tiny/glyphnet", photo, "--weights", "none").exit_code == 2
+
+
+def test_what_is_no_model_is_refused(photo):
+    with pytest.raises(UsageError, match="a model cannot be None"):
+        zoo.predict(None, photo)
 
 
 def test_other_numbers_of_names_and_scores_are_refused(photo):
@@ -276,7 +360,16 @@ def test_optical_flow_has_no_names(photo):
 
 
 @pytest.mark.parametrize(
-    "options", [{"top": 0}, {"batch_size": 0}, {"threshold": 2}, {"class_names": "abc"}, {"num_workers": -1}]
+    "options",
+    [
+        {"top": 0},
+        {"batch_size": 0},
+        {"threshold": 2},
+        {"threshold": True},
+        {"class_names": "abc"},
+        {"class_names": range(114)},
+        {"num_workers": -1},
+    ],
 )
 def test_impossible_arguments_are_refused(options, glyphs, photo):
     with pytest.raises(UsageError):
@@ -321,6 +414,8 @@ def test_detections_are_those_of_torchvision_in_pixels_of_the_image(photo):
     assert found.names == tuple(["background", "cat", "dog"][i] for i in expected["labels"])
     assert len(found) == len(expected["scores"]) > 0
     assert found[0].box == tuple(found.boxes[0].tolist())
+    with pytest.raises(UsageError, match="1 class names for a model of 3 classes"):
+        zoo.predict(model, photo, class_names=["cat"])
     assert found.draw(Image.open(photo)).size == (60, 40)
 
 
@@ -345,8 +440,12 @@ def test_a_clip_is_named_by_a_video_model():
     clip = torch.randint(0, 256, (4, 3, 40, 60), dtype=torch.uint8)
     found = zoo.predict(model, clip, class_names=["run", "jump"], size=32)
     assert {name for name, _ in found} == {"run", "jump"}
+    frames = clip.permute(0, 2, 3, 1).numpy()
+    assert zoo.predict(model, frames, class_names=["run", "jump"], size=32) == found
     with pytest.raises(ImageError, match="no clip"):
         zoo.predict(model, clip[0])
+    with pytest.raises(ImageError, match="frame 0: floats from"):
+        zoo.predict(model, torch.full((2, 3, 8, 8), 2.0))
 
 
 # The command

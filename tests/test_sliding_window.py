@@ -144,6 +144,18 @@ def test_a_detector_and_several_heads_have_no_map_of_scores():
         zoo.sliding_window(zoo.swap_head(zoo.get("tiny/glyphnet"), {"a": 2, "b": 3}), X)
 
 
+def test_all_channels_of_an_image_go_to_a_model_that_takes_them():
+    model = zoo.get("tiny/glyphnet", in_channels=5).eval()
+    zoo.set_preprocessing(model, zoo.Preprocessing(crop=(32, 32), mean=(0.0,) * 5, std=(1.0,) * 5))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 5), dtype=np.uint8)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pixels[:32, :32]).permute(2, 0, 1)[None] / 255)
+    found = zoo.sliding_window(model, pixels, size=32).scores
+    torch.testing.assert_close(found[:, :, 0, 0], expected)
+    with pytest.raises(UsageError, match="3 channels for a model that takes 5"):
+        zoo.sliding_window(model, pixels[:, :, :3].copy(), size=32)
+
+
 # With tifffile, and MONAI
 
 

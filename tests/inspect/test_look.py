@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zoo_core as zoo
-from zoo_core.errors import UnknownPart
+from zoo_core.errors import NotSupported, UnknownPart, UsageError, ZooWarning
 
 
 def patched(side):
@@ -49,9 +49,21 @@ def test_a_layer_that_is_not_there_is_named():
         zoo.activation_maps("tiny/glyphnet", np.zeros((32, 32), dtype=np.uint8), at="layer9*")
 
 
+def test_what_is_no_optimizer_is_refused():
+    with pytest.raises(UsageError, match="optimizer cannot be 3"):
+        zoo.summary("tiny/glyphnet", optimizer=3)
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize(
-    "name", ["tiny/glyphnet", "resnet18", "swin_t", "timm/vit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224"]
+    "name",
+    [
+        "tiny/glyphnet",
+        "resnet18",
+        "swin_t",
+        "timm/vit_tiny_patch16_224",
+        "timm/deit_tiny_distilled_patch16_224",
+    ],
 )
 def test_a_patch_in_a_blank_image_lights_up(name, tmp_path):
     pytest.importorskip("pytorch_grad_cam")
@@ -66,3 +78,46 @@ def test_a_patch_in_a_blank_image_lights_up(name, tmp_path):
     assert model.training
     assert all(bool((parameter.grad == 1).all()) for parameter in model.parameters())
     assert found.save(tmp_path / "cam.png").stat().st_size
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_heatmap_is_the_same_in_any_precision_and_around_any_block(dtype):
+    expected = zoo.cam("tiny/glyphnet", np.eye(32)).heatmap
+    model = zoo.get("tiny/glyphnet").to(dtype)
+    for block in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        with block:
+            np.testing.assert_allclose(zoo.cam(model, np.eye(32)).heatmap, expected, atol=0.05)
+
+
+@pytest.mark.extra
+def test_where_nothing_speaks_for_a_class_the_heatmap_is_zero_and_warned_of():
+    model = zoo.get("tiny/glyphnet").eval()
+    with torch.no_grad():
+        model.fc.weight.fill_(-1.0)
+    with pytest.warns(ZooWarning, match="nothing in the image speaks for class 3"):
+        assert not zoo.cam(model, np.eye(32), target=3, at="layer3").heatmap.any()
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam", "layercam"])
+def test_other_methods_run(method):
+    assert zoo.cam("tiny/glyphnet", np.eye(32), method=method).heatmap.max() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.extra
+def test_nan_and_features_are_not_shown():
+    model = zoo.get("tiny/glyphnet")
+    with torch.no_grad():
+        model.fc.bias.fill_(torch.nan)
+    with pytest.raises(NotSupported, match="nan"):
+        zoo.cam(model, np.eye(32))
+    with pytest.raises(NotSupported, match="no head"):
+        zoo.cam(zoo.truncate(zoo.get("tiny/glyphnet"), after="layer2"), np.eye(32))
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", ["timm/pit_ti_224", "timm/crossvit_9_240"])
+def test_a_stage_that_gives_several_tensors_has_a_heatmap(name):
+    image, _ = patched(zoo.info(name).input_size[-1])
+    assert zoo.cam(zoo.get(name, weights=None, seed=0), image).heatmap.max() == pytest.approx(1, abs=0.01)

@@ -43,7 +43,7 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
 @click.command()
 @click.argument("model")
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--target", help="Number or name of the class; the most probable unless given.")
+@click.option("--target", help="Name or number of the class; the most probable unless given.")
 @click.option("--method", default="gradcam", show_default=True, help="Such as gradcam, layercam or hirescam.")
 @click.option("--at", help="A stage or a module path, instead of the deepest that gives a map.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
@@ -52,8 +52,10 @@ def cam(model: str, image: Path, target: str | None, method: str, at: str | None
     """Draw which part of IMAGE speaks for a class of MODEL."""
     from zoo_core.inspect.cam import cam as run
     from zoo_core.recipe.opened import open_model
+    from zoo_core.surgery.metadata import class_names_of
 
     opened = open_model(model, weights=None if weights == "none" else weights)
-    chosen = int(target) if target is not None and target.isdecimal() else target
+    is_number = target is not None and target.isdecimal() and target not in class_names_of(opened)
+    chosen = int(target or 0) if is_number else target
     found = run(opened, image, target=chosen, method=method, at=at)
     click.echo(f"{found}\n{found.save(out)}")

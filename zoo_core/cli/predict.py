@@ -65,6 +65,8 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
     from zoo_core.prediction.predict import Predictor
     from zoo_core.recipe.opened import open_model
 
+    if options["weights"] == "none":
+        raise click.BadParameter("an untrained model sees nothing", param_hint="--weights")
     opened = open_model(
         model,
         weights=options["weights"],
@@ -85,7 +87,7 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
 
 def _names(path: Path | None) -> list[str] | None:
     try:
-        return None if path is None else path.read_text(encoding="utf-8").splitlines()
+        return None if path is None else path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--class-names") from error
 

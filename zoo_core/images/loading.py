@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zoo_core.images.sources import Source
 
 _MOST_WORKERS = 8
+_LONGEST = 1000
+"""How many times longer than wide an image may be: resizing makes its short side as long as the model's."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,18 @@ def load_images(
     def load(source: Source) -> Loaded:
         try:
             found = reader(source.item, source.name)
+            require_no_line(found.size, source.name)
             tensor = prepare(found.image)
         except ImageError as error:
             return Loaded(source.name, error=error)
         except ZooError as error:  # such as the wrong number of channels
-            named = ImageError(
-                f"{source.name}: {error.summary}", cause=error.message.partition("\n")[2].strip() or None
-            )
+            named = ImageError(f"{source.name}: {error.summary}", **error.parts, name=source.name)
             return Loaded(source.name, error=named)
+        except (ArithmeticError, AttributeError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+            # one odd image is not the end of a run over many
+            reason = f"{type(error).__name__}: {error}"
+            failed = ImageError(f"{source.name}: cannot be prepared for the model", cause=reason, name=source.name)
+            return Loaded(source.name, error=failed)
         return Loaded(source.name, tensor, found.size, found.note, original=found.image if keep else None)
 
     count = min(os.cpu_count() or 1, _MOST_WORKERS) if num_workers is None else num_workers
@@ -91,6 +97,21 @@ def load_images(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def require_no_line(size: tuple[int, int], name: str) -> None:
+    """Refuse an image so long that resizing its short side would take all memory.
+
+    Raises:
+        ImageError: One side is more than a thousand times the other.
+    """
+    if max(size) > _LONGEST * min(size):
+        raise ImageError(
+            f"{name}: {size[0]}x{size[1]} is a line and no image",
+            expected=f"sides of which one is at most {_LONGEST} times the other",
+            hint="cut it, or use zoo.sliding_window, which does not resize",
+            name=name,
+        )
 
 
 def in_batches(loaded: Iterable[Loaded], size: int, *, any_shape: bool = False) -> Iterator[list[Loaded]]:

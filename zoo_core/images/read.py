@@ -48,7 +48,7 @@ def read(item: object, name: str) -> ReadImage:
         name: What to call it in an error.
 
     Raises:
-        ImageError: It cannot be read; the message names it.
+        ImageError: It cannot be read, or nothing says what its values mean; the message names it.
 
     Example:
         >>> import numpy as np
@@ -64,15 +64,23 @@ def read(item: object, name: str) -> ReadImage:
     if isinstance(item, bytes | bytearray | memoryview):
         return _read_file(io.BytesIO(item), name)
     if isinstance(item, torch.Tensor):
+        most = max(_PIL_CHANNELS)
+        if item.ndim == _IMAGE and item.shape[2] in _PIL_CHANNELS and min(item.shape[:2]) > most:
+            raise ImageError(
+                f"{name}: a tensor of the shape {list(item.shape)} has its channels last",
+                expected="[C, H, W]",
+                hint="image.permute(2, 0, 1), or image.numpy(), for an array is [H, W, C]",
+                name=name,
+            )
         return ReadImage(_checked_tensor(item, name))
     if _is_pil(item):
         return _decoded(item, name)
     if hasattr(item, "__array__"):
         return ReadImage(_of_array(item, name))
     if hasattr(item, "read"):
-        return _read_file(item, name)
+        return _read_file(item if hasattr(item, "seek") else io.BytesIO(item.read()), name)
     raise ImageError(
-        f"{name}: a {type(item).__name__} is no image",
+        f"{name}: {type(item).__name__} is no image",
         expected="a path, glob or folder, bytes, a PIL image, an array [H, W, C], or a tensor [C, H, W]",
         name=name,
     )
@@ -102,6 +110,8 @@ def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or a
         ) from error
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file or folder", hint="check the path", name=name) from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: may not be read", cause=str(error), hint="chmod u+r lets you", name=name) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, zlib.error and others at bad data
         raise ImageError(
             f"{name}: the file is damaged or cut off",
@@ -121,10 +131,19 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     frames = getattr(image, "n_frames", 1)
     note = f"animated: the first of {frames} frames" if frames > 1 and getattr(image, "is_animated", True) else ""
     image.load()
-    upright: Image = ImageOps.exif_transpose(image)
+    turned: Image = ImageOps.exif_transpose(image)
+    upright = _from_lab(turned) if turned.mode == "LAB" else turned
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
     return ReadImage(_all_bits(upright, name) if upright.mode.startswith(_DEEP_MODES) else upright, note)
+
+
+def _from_lab(image: Image) -> Image:
+    """A CIELAB image as RGB, which Pillow's ``convert`` does not do."""
+    from PIL import ImageCms
+
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, rgb, "LAB", "RGB")) or image
 
 
 def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
@@ -141,24 +160,51 @@ def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
             hint="scale the values to floats from 0 to 1, and give them as a tensor [1, H, W]",
             name=name,
         )
+    if image.mode == "I" and 0 < values.max() <= _EIGHT_BITS:  # of 32 bits, as arrays of integers become
+        raise ImageError(
+            f"{name}: integers of 32 bits up to {values.max()}, of which nothing says what white is",
+            expected="8 bits, or 16 of which white is 65535",
+            hint="image.convert('L') where white is 255",
+            name=name,
+        )
     return _to_torch(values.astype(np.float32) / _SIXTEEN_BITS)[None]
 
 
 def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PIL image or a tensor
     import numpy as np
-    from PIL import Image
 
     array: np.ndarray[Any, Any] = np.asarray(item)
-    channels = array.shape[2] if array.ndim == _IMAGE else 1
-    if array.ndim not in (_MAP, _IMAGE) or not array.size:
-        raise _not_an_image(array.shape, "array", "[H, W] or [H, W, C]", name)
-    if channels > max(_PIL_CHANNELS) and array.shape[0] in _PIL_CHANNELS:
+    require_image_shape(array.shape, name)
+    return from_array(array, name)
+
+
+def require_image_shape(shape: tuple[int, ...], name: str) -> None:
+    """Refuse the shape of an array that is no image ``[H, W]`` or ``[H, W, C]``.
+
+    Raises:
+        ImageError: It has other axes, is empty, or has its channels first.
+    """
+    if len(shape) not in (_MAP, _IMAGE) or 0 in shape:
+        raise _not_an_image(shape, "array", "[H, W] or [H, W, C]", name)
+    if len(shape) == _IMAGE and shape[2] > max(_PIL_CHANNELS) and shape[0] in _PIL_CHANNELS:
         raise ImageError(
-            f"{name}: an array of the shape {list(array.shape)} has its channels first",
+            f"{name}: an array of the shape {list(shape)} has its channels first",
             expected="[H, W, C]",
             hint="torch.from_numpy(array), for a tensor is [C, H, W]",
             name=name,
         )
+
+
+def from_array(array: np.ndarray[Any, Any], name: str) -> Any:  # noqa: ANN401 - a PIL image or a tensor
+    """An array ``[H, W]`` or ``[H, W, C]`` as a PIL image, or as a tensor where Pillow has no mode for it.
+
+    Raises:
+        ImageError: Its values are no image's.
+    """
+    import numpy as np
+    from PIL import Image
+
+    channels = array.shape[2] if array.ndim == _IMAGE else 1
     if array.dtype == np.uint8 and channels in _PIL_CHANNELS:
         return Image.fromarray(array[:, :, 0] if array.shape[2:] == (1,) else array)
     tensor = _to_torch(array)

@@ -7,17 +7,18 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+import numpy as np
 import torch
 
 from zoo_core.errors import ImageError
-from zoo_core.images.read import read
+from zoo_core.images.read import from_array, read, require_image_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _TIFF_SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".scn"}
 _SIXTEEN_BITS = 65_535
-_RGB = 3
+_GREY, _RGB = 1, 3
 
 
 class Rows(Protocol):
@@ -38,8 +39,13 @@ class Rows(Protocol):
         """Close the file, where there is one."""
 
 
-def open_rows(item: Any, name: str) -> Rows:  # noqa: ANN401 - anything that read() takes
+def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:  # noqa: ANN401 - anything that read() takes
     """An image by its rows: a TIFF and an array on disk (``numpy.memmap``) are never in memory whole.
+
+    Args:
+        item: As for :func:`read`.
+        name: What to call it in an error.
+        channels: How many the model takes; what is more than RGB is left out unless it takes that many.
 
     Raises:
         ImageError: It cannot be read; the message names it.
@@ -52,25 +58,26 @@ def open_rows(item: Any, name: str) -> Rows:  # noqa: ANN401 - anything that rea
     """
     is_path = isinstance(item, str | os.PathLike)
     if is_path and Path(item).suffix.lower() in _TIFF_SUFFIXES and Path(item).is_file():
-        tiff = _tiff(Path(item), name)
+        tiff = _tiff(Path(item), name, channels)
         if tiff is not None:
             return tiff
     is_loaded = isinstance(item, torch.Tensor) or type(item).__module__.startswith("PIL.")
     if hasattr(item, "__array__") and not is_loaded:
-        return _ArrayRows(item, name)
-    return _WholeRows(read(item, name).image)
+        return _ArrayRows(item, name, channels)
+    return _WholeRows(read(item, name).image, channels)
 
 
 class _WholeRows:
     """An image that is in memory already, or has to be."""
 
-    def __init__(self, image: Any) -> None:  # noqa: ANN401 - a PIL image or a tensor
+    def __init__(self, image: Any, channels: int) -> None:  # noqa: ANN401 - a PIL image or a tensor
         from torchvision.transforms.v2 import functional
 
         if not isinstance(image, torch.Tensor):
-            plain = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
+            is_whole = image.mode in ("L", "RGB", "RGBA") or len(image.getbands()) == channels
+            plain = image if is_whole else image.convert("RGB")
             image = functional.pil_to_tensor(plain)
-            image = image[:_RGB] if plain.mode == "RGBA" else image
+            image = image[:_RGB] if plain.mode == "RGBA" and channels <= _RGB else image
         self._image: Tensor = image
         self.height, self.width = image.shape[-2:]
 
@@ -84,19 +91,20 @@ class _WholeRows:
 class _ArrayRows:
     """An array ``[H, W]`` or ``[H, W, C]``, which may be on disk."""
 
-    def __init__(self, array: Any, name: str) -> None:  # noqa: ANN401 - numpy's
-        self._array, self._name = array, name
-        read(array[:1], name)  # refuses what is no image
+    def __init__(self, array: Any, name: str, channels: int) -> None:  # noqa: ANN401 - numpy's
+        self._array, self._name, self._channels = array, name, channels
+        require_image_shape(array.shape, name)
         self.height, self.width = array.shape[:2]
 
     def band(self, top: int, bottom: int) -> Tensor:
-        return _WholeRows(read(self._array[top:bottom], self._name).image).band(0, bottom - top)
+        rows = from_array(np.asarray(self._array[top:bottom]), self._name)
+        return _WholeRows(rows, self._channels).band(0, bottom - top)
 
     def close(self) -> None:
         """The file, where there is one, belongs to the caller."""
 
 
-def _tiff(path: Path, name: str) -> _TiffRows | None:
+def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
     """A TIFF by its strips or tiles; None where Pillow has to read it."""
     try:
         import tifffile
@@ -104,7 +112,7 @@ def _tiff(path: Path, name: str) -> _TiffRows | None:
         return None
     try:
         file = path.open("rb")
-        rows = _TiffRows(tifffile.TiffFile(file), file, name)
+        rows = _TiffRows(tifffile.TiffFile(file), file, name, channels)
     except (tifffile.TiffFileError, OSError, IndexError, struct.error) as error:
         file.close()
         raise ImageError(
@@ -119,8 +127,12 @@ def _tiff(path: Path, name: str) -> _TiffRows | None:
 class _TiffRows:
     """The first page of a TIFF, of which only the strips or tiles of a band are decoded."""
 
-    def __init__(self, tiff: Any, file: BinaryIO, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+    def __init__(self, tiff: Any, file: BinaryIO, name: str, channels: int) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
         page = tiff.pages.first
+        samples = page.samplesperpixel
+        colours = _RGB if samples >= _RGB else _GREY
+        is_transparency = samples == colours + 1 != channels
+        self._kept = colours if is_transparency else None
         self._tiff, self._file, self._page, self._name = tiff, file, page, name
         self.height, self.width = int(page.imagelength), int(page.imagewidth)
         self.is_plain = (
@@ -132,8 +144,6 @@ class _TiffRows:
         )
 
     def band(self, top: int, bottom: int) -> Tensor:
-        import numpy as np
-
         page = self._page
         rows = page.tilelength if page.is_tiled else page.rowsperstrip
         across = -(-self.width // page.tilewidth) if page.is_tiled else 1
@@ -144,7 +154,7 @@ class _TiffRows:
             first, last = top // rows, -(-bottom // rows)
             for index in range(plane * across * down + first * across, plane * across * down + last * across):
                 self._place(found, index, top)
-        return self._scaled(found[:, :, :_RGB] if samples > _RGB else found)
+        return self._scaled(found[:, :, : self._kept])
 
     def close(self) -> None:
         self._tiff.close()
@@ -173,8 +183,6 @@ class _TiffRows:
         found[begin - top : end - top, x : x + width, channels] = part
 
     def _scaled(self, found: Any) -> Tensor:  # noqa: ANN401 - an array
-        import numpy as np
-
         if found.dtype == np.uint16:
             found = found.astype(np.float32) / _SIXTEEN_BITS
         return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)

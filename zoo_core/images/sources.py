@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,8 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
         several = axes > (_CLIP_AXES if video else _BATCH_AXES - 1)
         numbered = enumerate(images) if several else [(0, images)]  # type: ignore[arg-type]  # an array
         return (Source(f"image {i}", item) for i, item in numbered), several
-    is_one = isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read") or hasattr(images, "mode")
+    is_one = isinstance(images, bytes | bytearray | memoryview | Mapping)
+    is_one = is_one or hasattr(images, "read") or hasattr(images, "mode")
     if isinstance(images, Iterable) and not is_one:
         return _of_each(images, video=video), True
     return iter([Source("image 0", images)]), False
@@ -94,6 +95,9 @@ def _of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
 
 
 def _of_path(text: str, suffixes: frozenset[str]) -> tuple[Iterator[Source], bool]:
+    if not text:
+        raise ImageError("an empty path", expected="a file, a folder or a glob", hint="'.' is the folder you are in")
+    text = os.path.expanduser(text)  # noqa: PTH111 - a glob is no path
     path = Path(text)
     if path.is_dir():
         return _required((_source(each) for each in _walk(path, suffixes)), text, "no images in this folder"), True

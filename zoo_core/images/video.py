@@ -7,16 +7,16 @@ import os
 from typing import Any
 
 from zoo_core.errors import ImageError, ZooError
-from zoo_core.images.read import ReadImage
+from zoo_core.images.read import ReadImage, read
 
 _CLIP_AXES = 4
 
 
 def read_clip(item: object, name: str, frames: int) -> ReadImage:
-    """``[T, C, H, W]``: a tensor as it is, or frames that are evenly spread over a video file.
+    """``[T, C, H, W]``: all frames of a tensor or an array, or frames that are evenly spread over a video file.
 
     Args:
-        item: A path, bytes, an open file, or a tensor.
+        item: A path, bytes, an open file, a tensor ``[T, C, H, W]``, or an array ``[T, H, W, C]``.
         name: What to call it in an error.
         frames: How many frames of a file.
 
@@ -33,17 +33,36 @@ def read_clip(item: object, name: str, frames: int) -> ReadImage:
 
     if isinstance(item, ImageError):
         raise item
-    if isinstance(item, torch.Tensor):
-        if item.ndim != _CLIP_AXES:
-            raise ImageError(f"{name}: {list(item.shape)} is no clip", expected="[T, C, H, W]", name=name)
-        return ReadImage(item)
+    if isinstance(item, torch.Tensor) or hasattr(item, "__array__"):
+        return ReadImage(_from_frames(item, name))
     if isinstance(item, bytes | bytearray | memoryview):
         item = io.BytesIO(item)
     if not (isinstance(item, str | os.PathLike) or hasattr(item, "read")):
         raise ImageError(
-            f"{name}: a {type(item).__name__} is no video", expected="a path, bytes, or [T, C, H, W]", name=name
+            f"{name}: {type(item).__name__} is no video",
+            expected="a path, bytes, a tensor [T, C, H, W] or an array [T, H, W, C]",
+            hint="np.stack(frames) makes one clip of several images",
+            name=name,
         )
     return ReadImage(_decoded(item, name, frames))
+
+
+def _from_frames(clip: Any, name: str) -> Any:  # noqa: ANN401 - a tensor or an array, and a tensor
+    """The frames, each checked as an image is."""
+    import torch
+
+    if clip.ndim != _CLIP_AXES or not len(clip):
+        expected = "a tensor [T, C, H, W], or an array [T, H, W, C]"
+        hint = "np.stack(frames) makes one clip of several images"
+        raise ImageError(f"{name}: {list(clip.shape)} is no clip", expected=expected, hint=hint, name=name)
+    frames = [read(frame, f"{name}, frame {i}").image for i, frame in enumerate(clip)]
+    return torch.stack([frame if isinstance(frame, torch.Tensor) else _to_tensor(frame) for frame in frames])
+
+
+def _to_tensor(image: Any) -> Any:  # noqa: ANN401 - a PIL image, and a tensor
+    from torchvision.transforms.v2 import functional
+
+    return functional.pil_to_tensor(image)
 
 
 def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path or an open file, and a tensor

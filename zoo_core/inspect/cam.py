@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo_core.errors import NotSupported, UsageError, ZooError, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning, close_matches, did_you_mean
 from zoo_core.inspect.maps import map_in
 from zoo_core.inspect.view import overlay, resized_map, save_image, to_html, view_of
-from zoo_core.recipe.opened import open_model
+from zoo_core.recipe.opened import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from PIL.Image import Image
@@ -107,7 +112,8 @@ def cam(
     """Which part of an image speaks for a class: a class activation map.
 
     The layer is the deepest stage whose map the logit still depends on, which in a ViT with a class token is not the
-    last; tokens become rows and columns. The model is not changed: a copy of it runs.
+    last, and in which something speaks for the class; tokens become rows and columns. The model is not changed: a copy
+    of it runs, in float32 where it is in half precision.
 
     Args:
         model: A model, its name, or the folder of a save.
@@ -128,6 +134,9 @@ def cam(
         UsageError: ``target`` or ``method`` is impossible.
         ImageError: The image cannot be read.
 
+    Warns:
+        ZooWarning: Nothing in the image speaks for the class, so that the heatmap is all zero.
+
     Example:
         >>> import numpy as np, zoo_core as zoo
         >>> zoo.cam("tiny/glyphnet", np.eye(32), target="A").heatmap.shape  # doctest: +SKIP
@@ -135,28 +144,66 @@ def cam(
     """
     made = _class_of(method)
     opened = open_model(model)
+    require_results(opened)
     if any(site.role in {"box", "mask", "level"} for site in anatomy_of(opened).heads):
         raise NotSupported("a detector has no logit of the whole image", hint="zoo.activation_maps works on any model")
-    view = view_of(opened, image, size)
-    twin = _Logits(opened)
-    logits = twin(view.x.requires_grad_())
-    chosen = _target(opened, logits, target)
-    layer, stage = _layer(opened, twin, view.x, chosen, at)
-    module = twin.body.get_submodule(layer)
-
-    def reshape(output: Any) -> Any:  # noqa: ANN401 - what a module gives
-        if isinstance(output, Tensor) and output.shape[0] != 1:  # methods that score many masked images at once
-            return torch.cat([reshape(each[None]) for each in output])
-        return map_in(opened, module, output, view.x, stage)
-
-    runner = made(model=twin, target_layers=[module], reshape_transform=reshape)
-    runner.compute_input_gradient = True  # gradients flow although no parameter takes any
-    with runner, torch.enable_grad():
-        raw = runner(input_tensor=view.x.detach(), targets=[lambda output: output[..., chosen].sum()])
-    heatmap = resized_map(raw[0].astype("float32"), *view.image.shape[:2])
+    with torch.inference_mode(mode=False), _full_precision():
+        view = view_of(opened, image, size)
+        twin = _Logits(opened)
+        x = view.x.detach().clone().to(twin.dtype)
+        with torch.no_grad():
+            logits = twin(x)
+        _require_numbers(logits)
+        chosen = _target(opened, logits, target)
+        layers = _layers(opened, twin, x, chosen, at)
+        layer, heatmap = _first_that_lights_up(layers, made, twin, x, chosen)
     names = class_names_of(opened)
-    name = names[chosen] if chosen < len(names) else str(chosen)
-    return Cam(heatmap, view.image, chosen, name, logits[0, chosen].item(), stage.name if stage else layer, method)
+    return Cam(
+        resized_map(heatmap, *view.image.shape[:2]),
+        view.image,
+        chosen,
+        names[chosen] if chosen < len(names) else str(chosen),
+        logits[0, chosen].item(),
+        layer.name,
+        method,
+    )
+
+
+def _full_precision() -> AbstractContextManager[Any]:
+    """Where autocast is on, as around training, pytorch-grad-cam would get bfloat16, which NumPy has not."""
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
+
+
+def _require_numbers(logits: Tensor) -> None:
+    if logits.isnan().any():
+        raise NotSupported(
+            "the model gives nan",
+            cause="its weights hold nan, or overflow in this dtype",
+            hint="zoo.activation_stats(model, x) shows the first layer that does",
+        )
+
+
+def _first_that_lights_up(
+    layers: Sequence[_Layer],
+    made: Any,  # noqa: ANN401 - a class of a library without types
+    twin: _Logits,
+    x: Tensor,
+    target: int,
+) -> tuple[_Layer, Array]:
+    """The heatmap of the first layer in which something speaks for the class, from 0 to 1."""
+    found: list[Array] = []
+    for layer in layers:
+        with twin.tapped(layer):
+            runner = made(model=twin, target_layers=[twin.tap], reshape_transform=layer.map_of)
+            runner.compute_input_gradient = True  # gradients flow although no parameter takes any
+            with runner, torch.enable_grad():
+                raw = runner(input_tensor=x, targets=[lambda output: output[..., target].sum()])
+        found.append(raw[0].astype("float32"))
+        if found[-1].max() > 0:  # pytorch-grad-cam does not reach 1 where gradients are tiny
+            return layer, found[-1] / found[-1].max()
+    msg = f"nothing in the image speaks for class {target}: the heatmap is all zero"
+    warnings.warn(msg, ZooWarning, stacklevel=4)
+    return layers[0], found[0]
 
 
 def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library without types
@@ -173,17 +220,82 @@ def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library withou
     return getattr(pytorch_grad_cam, METHODS[method])
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """A module that gives a map, which of the tensors that it gives is read, and how.
+
+    Attributes:
+        name: Of the stage, or the path of the module.
+        path: Of the module.
+        read: What the module gave to the map ``[1, C, rows, columns]``; None where it is none.
+        place: Number of the tensor among those that the module gives.
+        output: What the module gave.
+    """
+
+    name: str
+    path: str
+    read: Callable[[Any], Tensor | None]
+    place: int
+    output: Any
+
+    def map_of(self, tensor: Tensor) -> Tensor | None:
+        """The map in the tensor that is read, in a gradient of it, or in those of several images."""
+        maps = [self.read(_with_tensor(self.output, self.place, each)) for each in torch.split(tensor, 1)]
+        return None if any(each is None for each in maps) else torch.cat(maps)  # type: ignore[arg-type]  # none of them
+
+
+def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - what a module gives
+    if isinstance(output, tuple | list):
+        return [tensor for each in output for tensor in _tensors_in(each)]
+    return [output] if isinstance(output, Tensor) else []
+
+
+def _with_tensor(output: Any, place: int, tensor: Tensor) -> Any:  # noqa: ANN401 - what a module gives
+    """The same structure with another tensor in this place."""
+    places = itertools.count()
+
+    def replaced(each: Any) -> Any:  # noqa: ANN401 - as above
+        if isinstance(each, tuple | list):
+            return type(each)([replaced(one) for one in each])
+        return tensor if isinstance(each, Tensor) and next(places) == place else each
+
+    return replaced(output)
+
+
 class _Logits(nn.Module):
-    """A copy of a model that gives ``[N, classes]``; no parameter takes a gradient and nothing works in place."""
+    """A copy of a model that gives ``[N, classes]``; no parameter takes a gradient and nothing works in place.
+
+    Attributes:
+        tap: What one tensor of one module goes through, where ``tapped`` puts it.
+        dtype: Of the image.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.body = copy.deepcopy(unwrap(model)).requires_grad_(requires_grad=False)
         self._anatomy = anatomy_of(model)
+        self.tap: nn.Module = nn.Identity()
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.body.parameters()):
+            self.body.float()
+        self.dtype = next((p.dtype for p in self.body.parameters() if p.is_floating_point()), torch.float32)
         for module in self.body.modules():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]  # a plain attribute of torch's activations
         self.eval()
+
+    @contextmanager
+    def tapped(self, layer: _Layer) -> Iterator[None]:
+        """Let the tensor that ``layer`` reads go through :attr:`tap`."""
+
+        def through(_: nn.Module, __: object, output: Any) -> Any:  # noqa: ANN401 - as hooks are given
+            return _with_tensor(output, layer.place, self.tap(_tensors_in(output)[layer.place]))
+
+        self.tap = nn.Identity()
+        handle = self.body.get_submodule(layer.path).register_forward_hook(through)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
         found: Any = self._anatomy.scores_in(self.body(x))
@@ -214,44 +326,64 @@ def _target(model: nn.Module, logits: Tensor, target: int | str | None) -> int:
     return target
 
 
-def _layer(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> tuple[str, Stage | None]:
-    """Path of the layer to look at: the deepest that gives a map which the logit depends on."""
-    stages = {stage.name: stage for stage in anatomy_of(model).stages}
-    candidates: list[tuple[str, Stage | None]] = [(stage.output, stage) for stage in reversed(stages.values())]
-    if at is not None:
-        candidates = [(stages[at].output, stages[at]) if at in stages else (module_path(model, at), None)]
-    elif not stages:
-        modules = reversed([*twin.body.named_modules()])
-        candidates = [(path, None) for path, module in modules if isinstance(module, nn.Conv2d)]
-    outputs: dict[str, Tensor] = {}
-
-    def hook_of(path: str, stage: Stage | None) -> Any:  # noqa: ANN401 - a hook
-        def keep(module: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 - as hooks are given
-            found = map_in(model, module, output, x, stage)
-            if isinstance(output, Tensor) and found is not None and found.shape[-2] * found.shape[-1] > 1:
-                outputs[path] = output
-
-        return keep
-
-    hooks = [twin.body.get_submodule(path).register_forward_hook(hook_of(path, stage)) for path, stage in candidates]
+def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
+    """The layers that give a map which the logit depends on, the deepest first."""
+    outputs: dict[str, Any] = {}
+    readers: dict[str, Callable[[Any], Tensor | None]] = {}
+    candidates = _candidates(model, at)
+    hooks = []
+    for path, (_, stage) in candidates.items():
+        module = twin.body.get_submodule(path)
+        readers[path] = partial(_map_in, model, module, x=x, stage=stage)
+        hooks.append(module.register_forward_hook(partial(_keep, outputs, path)))
     try:
         with torch.enable_grad():
-            logit = twin(x)[0, target]
-            found = {
-                path: torch.autograd.grad(logit, kept, retain_graph=True, allow_unused=True)[0]
-                for path, kept in outputs.items()
-            }
+            logit = twin(x.requires_grad_())[0, target]
     finally:
         for hook in hooks:
             hook.remove()
-    for path, stage in candidates:
-        gradient = found.get(path)
-        kept = map_in(model, twin.body.get_submodule(path), gradient, x, stage) if gradient is not None else None
-        if kept is not None and bool(kept.any()):
-            return path, stage
-    raise NotSupported(
-        f"the logits of this {type(unwrap(model)).__name__} depend on no map of rows and columns"
-        + (f" at {at!r}" if at else ""),
-        cause="the head may be all zeros, as torchvision's untrained ViTs have it",
-        hint='at="path.of.a.module" names one; print(model) shows every module path',
-    )
+    found = []
+    for path, (name, _) in candidates.items():
+        output = outputs.get(path)
+        for place, tensor in enumerate(_tensors_in(output)):
+            layer = _Layer(name, path, readers[path], place, output)
+            gradient = _gradient(logit, tensor) if layer.map_of(tensor) is not None else None
+            values = None if gradient is None else layer.map_of(gradient)
+            if values is not None and bool(values.any()):
+                found.append(layer)
+                break
+    if not found:
+        raise NotSupported(
+            f"the logits of this {type(unwrap(model)).__name__} depend on no map of rows and columns"
+            + (f" at {at!r}" if at else ""),
+            cause="the head may be all zeros, as torchvision's untrained ViTs have it",
+            hint='at="path.of.a.module" names one; print(model) shows every module path',
+        )
+    return found
+
+
+def _candidates(model: nn.Module, at: str | None) -> dict[str, tuple[str, Stage | None]]:
+    """Path of a module to what it is called and the stage that it is the end of, the deepest first."""
+    stages = {stage.name: stage for stage in anatomy_of(model).stages}
+    if at is not None:
+        return {stages[at].output: (at, stages[at])} if at in stages else {module_path(model, at): (at, None)}
+    if stages:
+        return {stage.output: (name, stage) for name, stage in reversed(stages.items())}
+    convolutions = [path for path, module in unwrap(model).named_modules() if isinstance(module, nn.Conv2d)]
+    return {path: (path, None) for path in reversed(convolutions)}
+
+
+def _keep(outputs: dict[str, Any], path: str, _: nn.Module, __: object, output: Any) -> None:  # noqa: ANN401 - a hook
+    outputs[path] = output
+
+
+def _map_in(model: nn.Module, module: nn.Module, output: Any, *, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
+    """What a module gave as a map of several cells."""
+    found = map_in(model, module, output, x, stage)
+    return found if found is not None and found.shape[-2] * found.shape[-1] > 1 else None
+
+
+def _gradient(logit: Tensor, tensor: Tensor) -> Tensor | None:
+    if not tensor.requires_grad:
+        return None
+    return torch.autograd.grad(logit, tensor, retain_graph=True, allow_unused=True)[0]

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.errors import UsageError
 from zoo_core.inspect.view import cannot_write
 from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
@@ -130,6 +131,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
 
     Raises:
         NotAZooModel: zoo knows nothing about the model.
+        UsageError: ``optimizer`` is none.
 
     Example:
         >>> import zoo_core as zoo
@@ -137,6 +139,8 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
         >>> [(part.stage, part.trainable > 0, part.sources) for part in found.parts][-1]
         ('head', True, {'initialised': 2})
     """
+    if not hasattr(optimizer, "param_groups") and optimizer is not None:
+        raise UsageError(f"optimizer cannot be {optimizer!r:.40}", expected="a torch.optim.Optimizer")
     opened = open_model(model)
     known, bare = knowledge_of(opened), unwrap(opened)
     rates = {

@@ -15,6 +15,7 @@ from zoo_core.images.numbers import numbers_of
 from zoo_core.images.read import read
 from zoo_core.images.sources import sources_of
 from zoo_core.images.transforms import transforms
+from zoo_core.recipe.opened import require_values
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 
@@ -56,6 +57,7 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
         UsageError: There are several images.
         NotSupported: The model takes no image.
     """
+    require_values(model)
     task = getattr(knowledge_of(model).card, "task", "classification")
     if task in {"video", "optical_flow"}:
         raise NotSupported(f"a model for {task} takes more than one image", hint="models that take one image can")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SCORES, _MAPS = 2, 4
 _SURE = 0.5
+_EXACT = 1e-3
+"""How far a sum of probabilities may be from 1, in half precision."""
 _BACKGROUND = "background"
 
 
@@ -26,14 +28,16 @@ class Reading:
     """How outputs are read.
 
     Attributes:
-        names: What the classes are called; empty when that is not known.
+        names: What the classes are called, empty when that is not known; for several heads by the name of each.
         top: How many classes of a classifier.
         threshold: Least probability; None for the default of each kind of model.
+        task: What the model does, as on its card; empty when that is not known.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] | Mapping[str, tuple[str, ...]]
     top: int
     threshold: float | None
+    task: str = ""
 
     def results(self, output: Any, batch: Sequence[Loaded]) -> Iterator[Any]:  # noqa: ANN401 - any model's output
         """A result for each image of a batch.
@@ -48,13 +52,13 @@ class Reading:
         if isinstance(output, Tensor) and output.ndim == _MAPS and output.shape[2:].numel() == 1:
             output = output.flatten(1)  # scores, as pretrainedmodels' SqueezeNets give them
         if isinstance(output, Mapping) and output:
-            unnamed = Reading((), self.top, self.threshold)
-            inner = {name: list(unnamed.results(each, batch)) for name, each in output.items()}
+            heads = self._by_head(list(output))
+            inner = {name: list(heads[name].results(each, batch)) for name, each in output.items()}
             for i in range(len(batch)):
                 yield {name: each[i] for name, each in inner.items()}
         elif isinstance(output, Tensor) and output.ndim == _SCORES:
             yield from (self._named(scores) for scores in output.float().cpu())
-        elif isinstance(output, Tensor) and output.ndim == _MAPS:
+        elif isinstance(output, Tensor) and output.ndim == _MAPS and self.task != "classification":
             yield from (self._segmented(scores, image) for scores, image in zip(output, batch, strict=True))
         elif isinstance(output, Sequence) and all(isinstance(each, Mapping) and "boxes" in each for each in output):
             yield from (self._detected(found, image) for found, image in zip(output, batch, strict=True))
@@ -65,17 +69,27 @@ class Reading:
                 hint="model(zoo.transforms(model)(image)[None]) gives it as it is",
             )
 
+    def _by_head(self, heads: list[str]) -> dict[str, Reading]:
+        """How the output of each head is read; what the model knows by one list is of a head that it had before."""
+        names = self.names if isinstance(self.names, Mapping) else {}
+        if unknown := [name for name in names if name not in heads]:
+            raise UsageError(
+                f"class_names has names for {unknown[0]!r}, and no head is called so",
+                expected=f"a list for any of {', '.join(heads)}",
+            )
+        return {name: replace(self, names=tuple(names.get(name, ()))) for name in heads}
+
     def _named(self, scores: Tensor) -> Named:
         if scores.isnan().any():
             msg = "the model gives nan: its weights hold nan, or overflow in this dtype"
             raise ValueError(msg)
         names = self._names_for(len(scores))
-        if self.threshold is not None:
+        if self.threshold is not None or len(scores) == 1:  # softmax makes 1 of one logit, whatever it is
             chances = scores.sigmoid()
             order = chances.argsort(descending=True, stable=True)
-            chosen = [i for i in order.tolist() if chances[i] >= self.threshold]
+            chosen = [i for i in order.tolist() if chances[i] >= (self.threshold or 0)]
         else:
-            chances = scores.softmax(0)
+            chances = scores if _are_probabilities(scores) else scores.softmax(0)
             chosen = chances.topk(min(self.top, len(chances))).indices.tolist()
         return [(names[i], chances[i].item()) for i in chosen]
 
@@ -94,7 +108,7 @@ class Reading:
         parts = {name: each.detach().cpu() for name, each in found.items()}
         chosen = parts["scores"] >= least
         labels = parts["labels"][chosen]
-        names = self._names_with_background(max([*labels.tolist(), len(self.names) - 1]) + 1)
+        names = self._names_with_background(max([*labels.tolist(), len(self._names) - 1]) + 1)
         # from pixels of what the model saw to those of the image
         y, x = image.size[0] / tensor.shape[-2], image.size[1] / tensor.shape[-1]
         masks, keypoints = parts.get("masks"), parts.get("keypoints")
@@ -107,20 +121,32 @@ class Reading:
             keypoints=None if keypoints is None else keypoints[chosen] * torch.tensor([x, y, 1.0]),
         )
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of the one head that there is."""
+        if isinstance(self.names, Mapping):
+            raise UsageError("class_names by head, for a model of one head", expected="a string for each class")
+        return self.names
+
     def _names_for(self, count: int) -> tuple[str, ...]:
-        if self.names and len(self.names) != count:
+        if self._names and len(self._names) != count:
             raise UsageError(
-                f"{len(self.names)} class names for {count} scores",
-                cause="the head was changed by hand" if len(self.names) > 1 else None,
+                f"{len(self._names)} class names for {count} scores",
+                cause="the head was changed by hand" if len(self._names) > 1 else None,
                 hint="class_names=[...], or --class-names on the command line, with one for each score",
             )
-        return self.names or tuple(str(i) for i in range(count))
+        return self._names or tuple(str(i) for i in range(count))
 
     def _names_with_background(self, count: int) -> tuple[str, ...]:
         """Names for labels of which 0 is the background, which users often leave out."""
-        if len(self.names) == count - 1:
-            return (_BACKGROUND, *self.names)
-        return self._names_for(count) if self.names else (_BACKGROUND, *(str(i) for i in range(1, count)))
+        if len(self._names) == count - 1:
+            return (_BACKGROUND, *self._names)
+        return self._names_for(count) if self._names else (_BACKGROUND, *(str(i) for i in range(1, count)))
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    """Whether a softmax is the model's own last layer, and not to be taken again."""
+    return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 
 def _at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from zoo_core.images.read import read
 from zoo_core.images.sources import sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.outputs import Reading
-from zoo_core.recipe.opened import open_model
+from zoo_core.recipe.opened import open_model, require_results
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
@@ -59,7 +60,7 @@ def predict(
     *,
     top: int = 5,
     threshold: float | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     size: int | Sequence[int] | None = None,
     weights: str | os.PathLike[str] | None = "default",
     device: str | torch.device | None = None,
@@ -79,7 +80,7 @@ def predict(
         top: How many classes of a classifier, the most probable first.
         threshold: Of a classifier with several labels: every class of at least this probability, each by itself. Of a
             detector: the least score, 0.5 unless given.
-        class_names: What the classes are called, instead of what the model knows.
+        class_names: What the classes are called, instead of what the model knows; for several heads a dict of these.
         size: Height and width that the model sees, instead of those of its weights.
         weights: As for :func:`get`, where ``model`` is a name.
         device: Where the model goes when it is named or saved.
@@ -107,6 +108,9 @@ def predict(
         >>> [name for name, probability in zoo.predict("tiny/glyphnet", black, top=2)]
         ['!', '(']
     """
+    if weights is None:
+        msg = f"{model} is untrained: its results mean nothing"
+        warnings.warn(msg, ZooWarning, stacklevel=3)
     runner = Predictor.of(
         open_model(model, weights=weights, device=device),
         top=top,
@@ -155,7 +159,7 @@ class Predictor:
         *,
         top: int = 5,
         threshold: float | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         size: int | Sequence[int] | None = None,
         batch_size: int = 16,
         num_workers: int | None = None,
@@ -171,22 +175,22 @@ class Predictor:
         check_count("batch_size", batch_size)
         if num_workers is not None:
             check_count("num_workers", num_workers + 1)
-        if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and 0 <= threshold <= 1):
             raise UsageError(f"threshold cannot be {threshold!r}", expected="a probability from 0 to 1")
-        if isinstance(class_names, str):
-            raise UsageError(f"class_names cannot be {class_names!r}", expected="a string for each class")
         card = knowledge_of(model).card
         task = card.task if card else "classification"
         if task == "optical_flow":
             raise NotSupported(
                 "optical flow has no classes to name", hint="model(first, second) on two images from zoo.transforms"
             )
-        names = class_names_of(model) if class_names is None else tuple(class_names)
+        require_results(model)
+        names = class_names_of(model) if class_names is None else _checked_names(class_names, model, task)
         return cls(
             model,
             _pipeline(model, size),
             task,
-            Reading(names, top, threshold),
+            Reading(names, top, threshold, card.task if card else ""),
             batch_size,
             num_workers,
             keep,
@@ -238,14 +242,32 @@ class Predictor:
             if len(batch) > 1:  # one of them may be to blame
                 return [result for each in batch for result in self._results([each])]
             name, reason = batch[0].name, str(error).partition("\n")[0]
-            return [
-                ImageError(f"{name}: no result: {reason}", cause=f"a {type(error).__name__} of the model", name=name)
-            ]
+            cause, hint = (
+                f"a {type(error).__name__} of the model",
+                "model(zoo.transforms(model)(image)[None]) raises it",
+            )
+            return [ImageError(f"{name}: no result: {reason}", cause=cause, hint=hint, name=name)]
 
     def _input(self, batch: list[Loaded]) -> Any:  # noqa: ANN401 - a tensor, or a list of them
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         tensors: list[Tensor] = [each.tensor.to(like.device, like.dtype) for each in batch if each.tensor is not None]
         return tensors if self.task in _WHOLE else torch.stack(tensors)
+
+
+def _checked_names(
+    names: Sequence[str] | Mapping[str, Sequence[str]], model: nn.Module, task: str
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    if isinstance(names, Mapping):
+        return {head: tuple(_checked_names(each, model, "")) for head, each in names.items()}
+    if isinstance(names, str) or not all(isinstance(each, str) for each in names):
+        raise UsageError(f"class_names cannot be {names!r:.60}", expected="a string for each class")
+    count = next((site.num_classes for site in anatomy_of(model).heads if site.role == "main"), len(names))
+    if task in _WHOLE and len(names) not in (count - 1, count):  # what is not in the first image would go unnoticed
+        raise UsageError(
+            f"{len(names)} class names for a model of {count} classes",
+            expected=f"{count - 1}, or {count} with the background first",
+        )
+    return tuple(names)
 
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:

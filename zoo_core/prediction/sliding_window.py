@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.numbers import numbers_of
 from zoo_core.images.regions import Rows, open_rows
-from zoo_core.recipe.opened import open_model
+from zoo_core.recipe.opened import open_model, require_results, require_values
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
@@ -200,6 +200,7 @@ def sliding_window(
     check_count("batch_size", batch_size)
     sides = _sides("size", size) or _trained_size(opened)
     steps = _sides("stride", stride) or sides
+    require_values(opened) if outputs == "embeddings" else require_results(opened)
     if outputs == "embeddings":
         runner: nn.Module = Vectors(opened)
         read: Callable[[Any], Any] = lambda output: output  # noqa: E731 - beside its other case
@@ -247,7 +248,8 @@ def _layers(model: nn.Module, image: Any) -> list[_Layer]:  # noqa: ANN401 - as 
     numbers = numbers_of(model)
     untouched = replace(numbers.preprocessing, crop=None, resize=(), fit="squash")
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
-    return [_Layer(open_rows(image, name), compose(untouched, numbers.task, train=False))]
+    channels = len(numbers.preprocessing.mean)
+    return [_Layer(open_rows(image, name, channels), compose(untouched, numbers.task, train=False))]
 
 
 class _Run:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from zoo_core.build.get import get
-from zoo_core.errors import UsageError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.numbers import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.record import is_save
-from zoo_core.surgery.metadata import knowledge_of
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 
 if TYPE_CHECKING:
-    import os
-
     import torch
 
 
@@ -50,6 +49,12 @@ def open_model(
         if wrong := [name for name, value in said.items() if value is not None]:
             raise UsageError(f"{wrong[0]} is for a model that is named", hint="leave it out: the model has its own")
         return model
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"a model cannot be {model!r:.60}",
+            expected="a module, the name of a model, or the folder of a save",
+            got=f"{type(model).__name__}",
+        )
     if is_save(model):
         if chosen is not None:
             raise UsageError(f"{model} is a saved model, which has its own weights", hint="leave weights out")
@@ -60,3 +65,34 @@ def open_model(
     if preprocessing is None and known.preprocessing is None and known.card and known.card.default:
         preprocessing = known.card.id
     return set_preprocessing(opened, preprocessing) if preprocessing is not None else opened
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse a model that cannot be run, since its tensors have no values.
+
+    Raises:
+        NotSupported: It is on the meta device.
+    """
+    if any(p.is_meta for p in unwrap(model).parameters()):
+        raise NotSupported(
+            "the model is on the meta device, where tensors have no values", hint='zoo.get(name, device="cpu") has them'
+        )
+
+
+def require_results(model: nn.Module) -> None:
+    """Refuse a model that gives features, which would be read as scores of classes.
+
+    Raises:
+        NotSupported: Its head was cut off, or its weights have none; or it is on the meta device.
+    """
+    require_values(model)
+    known, heads = knowledge_of(model), anatomy_of(model).heads
+    was_cut = any(edit.verb == "truncate" for edit in known.edits)
+    has_none = known.card is not None and not any(site.num_classes for site in heads)
+    if was_cut or has_none:
+        raise NotSupported(
+            f"this {type(unwrap(model)).__name__} has no head: it gives features, and no scores of classes",
+            hint="model(zoo.transforms(model)(image)[None]) gives them"
+            if was_cut
+            else "zoo.embed(model, images) gives them by image; zoo.swap_head(model, 9) puts a head there",
+        )
