@@ -102,6 +102,19 @@ def test_a_file_that_is_not_weights_says_what_it_is(file, content, name):
         read_state_dict(file)
 
 
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False)]
+)
+def test_a_name_that_is_no_utf_8_is_read(file, tmp_path, save):
+    save(STATE, file)
+    odd = tmp_path / os.fsdecode(b"n\xff\xfe.pth")
+    try:
+        file.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert same(read_state_dict(odd), STATE)
+
+
 def test_an_archive_of_something_else_is_refused(file):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("readme.txt", "hello")

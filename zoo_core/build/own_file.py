@@ -266,7 +266,8 @@ def _say_guess(path: str, source: str) -> None:
 
 def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:  # noqa: ANN401 - a head of any kind
     site = anatomy_of(model).main
-    width = inside["weight"].shape[1] if "weight" in inside else None
+    weight = inside.get("weight")
+    width = weight.shape[1] if weight is not None and weight.dim() > 1 else None
     # the hidden layers before the head are gone, where its input is what they were given
     keep = not (site and width is not None and width != site.in_features and path)
     swap_head(model, found, keep_hidden=keep)

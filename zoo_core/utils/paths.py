@@ -38,6 +38,24 @@ def expand(path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def in_utf8(path: Path, number: int) -> Path:
+    r"""The path, or another one of the same file where its name is no UTF-8: C++ and Rust take no other.
+
+    Args:
+        path: Of a file.
+        number: Of the same file, open.
+
+    Example:
+        >>> in_utf8(Path("net.pth"), 7), in_utf8(Path("net\udcff.pth"), 7)
+        (PosixPath('net.pth'), PosixPath('/dev/fd/7'))
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Path(f"/dev/fd/{number}")
+    return path
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; a name that the system cannot have is none.
 

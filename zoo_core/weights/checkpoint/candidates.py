@@ -195,7 +195,9 @@ def module_state(module: Foreign) -> dict[str, Any]:
     found: dict[str, Any] = {}
     left_out = state.get("_non_persistent_buffers_set", ())
     for name, value in [*state["_parameters"].items(), *(state.get("_buffers") or {}).items()]:
-        if value is not None and not (isinstance(left_out, set | frozenset | list) and name in left_out):
+        if isinstance(value, Tensor | OddTensor | Foreign) and not (
+            isinstance(left_out, set | frozenset | list) and name in left_out
+        ):
             found[str(name)] = value
     for name, child in state["_modules"].items():
         if isinstance(child, Foreign):

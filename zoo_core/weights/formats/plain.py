@@ -13,6 +13,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import torch
 
+from zoo_core.utils.paths import in_utf8
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
 from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
 from zoo_core.weights.formats.storages import Storage, storage_id
@@ -100,7 +101,9 @@ class _Storages:
         self.size = file.stat().st_size
         self.mapped = True
         self._unpacked = _FREE + _RATIO * self.size
-        self._bytes = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=self.size)
+        self._bytes = torch.UntypedStorage.from_file(
+            str(in_utf8(file, opened.fileno())), shared=False, nbytes=self.size
+        )
         self._known: dict[str, torch.UntypedStorage] = {}
 
     @property

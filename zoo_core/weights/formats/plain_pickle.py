@@ -265,7 +265,7 @@ class Unpickler:
     def _call(self, called: object, arguments: object) -> None:
         require(type(arguments) is tuple)
         self._left -= 4 * _COST
-        name = called if type(called) is Name else getattr(called, "name", repr(called)[:80])
+        name = called if type(called) is Name else called.name if type(called) is Foreign else type(called).__name__
         known = self._calls.get(name) if type(called) is Name else None
         self._stack.append(known(*arguments) if known else Foreign(name, arguments))  # type: ignore[misc,arg-type]  # a tuple, as just required
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import stat
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import expand, in_utf8
 from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.legacy import read_stream
@@ -18,6 +17,7 @@ from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -134,18 +134,10 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         # safetensors takes names in UTF-8 only; a file of another name is read by its number.
-        with file.open("rb") as numbered, safe_open(_in_utf8(file, numbered.fileno()), framework="pt") as opened:
+        with file.open("rb") as numbered, safe_open(in_utf8(file, numbered.fileno()), framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
-
-
-def _in_utf8(file: Path, number: int) -> Path:
-    try:
-        str(file).encode()
-    except UnicodeEncodeError:
-        return Path(f"/dev/fd/{number}")
-    return file
 
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
