@@ -14,7 +14,7 @@ import zoo_core as zoo
 from zoo_core import errors
 
 IMPOSSIBLE = [
-    {"num_classes": 0},
+    {"num_classes": -1},
     {"num_classes": "9"},
     {"num_classes": True},
     {"in_channels": 0},

@@ -31,6 +31,16 @@ USUAL = {
 }
 """Small ones of every family, with every layout of features and every shape of head sites that the others have."""
 
+FEW = {
+    "efficientnet_pytorch/efficientnet-b0",
+    "timm/levit_128s",
+    "timm/test_resnet",
+    "timm/test_vit",
+    "tiny/glyphnet",
+    "torchvision/squeezenet1_1",
+}
+"""One of each layout of features and shape of head sites, for properties that are cheap in code and dear in time."""
+
 ONE_OF_EACH = {
     "torchvision/alexnet",
     "torchvision/convnext_tiny",
@@ -75,11 +85,11 @@ _TOO_SMALL = (RuntimeError, ValueError, AssertionError)
 """How models say that a picture is too small for them."""
 
 
-def _names():
+def _names(usual=USUAL):
     for name in zoo.list(task="classification"):
-        if name in USUAL:
+        if name in usual:
             yield name
-        elif name in ONE_OF_EACH:
+        elif name in ONE_OF_EACH | USUAL:
             yield pytest.param(name, marks=pytest.mark.sweep)
         elif not name.startswith(("timm/", "torchvision/quantized")) or name.startswith("timm/test_"):
             yield pytest.param(name, marks=pytest.mark.full)
@@ -89,6 +99,7 @@ COMBINED = ("timm/crossvit_tiny_240", "timm/levit_128s")
 """Their forward goes on computing with what several heads give."""
 
 every_architecture = pytest.mark.parametrize("name", [*_names()])
+every_layout = pytest.mark.parametrize("name", [*_names(FEW)])
 every_architecture_with_one_head = pytest.mark.parametrize("name", [name for name in _names() if name not in COMBINED])
 every_architecture_that_combines_heads = pytest.mark.parametrize("name", COMBINED)
 

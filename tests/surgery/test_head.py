@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import every_layout, model_under_test
 from torch import nn
 
 import zoo_core as zoo
@@ -169,3 +170,44 @@ def test_a_function_of_the_width_makes_the_head(tmp_path):
     assert zoo.load(zoo.save(model, tmp_path / "save")).fc.out_features == 3
     zoo.swap_head(model, {"a": lambda width: nn.Linear(width, 2), "b": 3})
     assert (model.fc.a.out_features, model.fc.b.out_features) == (2, 3)
+
+
+@every_layout
+def test_on_any_family_a_model_without_head_gives_embeddings_also_when_loaded(name, tmp_path):
+    model, x = model_under_test(name)
+    head_input = zoo.split(model)[0](x)
+    embeddings = zoo.anatomy(model).scores_in(zoo.swap_head(model, None)(x))
+    assert embeddings.shape[1] == zoo.anatomy(model).main.in_features or name == "timm/crossvit_tiny_240"
+    assert embeddings.shape != head_input.shape or torch.equal(embeddings, head_input)
+    assert zoo.class_names(model) == ()
+    again = zoo.load(zoo.save(model, tmp_path / "save"))
+    assert torch.equal(zoo.anatomy(again).scores_in(again(x)), embeddings)
+    assert zoo.anatomy(zoo.swap_head(model, 4)).scores_in(model(x)).shape[:2] == (1, 4)
+
+
+def test_no_classes_are_embeddings():
+    assert zoo.get("tiny/glyphnet", num_classes=0)(torch.zeros(1, 1, 32, 32)).shape == (1, 64)
+
+
+def test_auxiliary_heads_give_embeddings_as_well():
+    model = zoo.swap_head(zoo.get("torchvision/googlenet", weights=None).train(), None)
+    assert [each.shape[1] for each in model(torch.zeros(2, 3, 96, 96))] == [1024, 1024, 1024]
+
+
+def test_an_embedding_beside_scores():
+    model = zoo.swap_head(resnet18(), {"embedding": None, "colour": 3})
+    assert {name: each.shape[1] for name, each in model(torch.randn(2, 3, 64, 64)).items()} == {
+        "embedding": 512,
+        "colour": 3,
+    }
+
+
+def test_a_detector_without_head_is_refused():
+    model = zoo.get("ssdlite320_mobilenet_v3_large", weights=None, options={"weights_backbone": None}, device="meta")
+    with pytest.raises(errors.NotSupported, match="has no output"):
+        zoo.swap_head(model, None)
+
+
+def test_zero_classes_are_told_of_none():
+    with pytest.raises(errors.UsageError, match="None takes the head off"):
+        zoo.swap_head(resnet18(), 0)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from architectures import every_layout, model_under_test
 from torch import nn
 
 import zoo_core as zoo
 from zoo_core import Anatomy, Head, errors
+from zoo_core.surgery.features.encoder import as_map
+from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.hold import hold
 from zoo_core.surgery.metadata import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 
@@ -143,3 +149,60 @@ def test_no_parameter_of_the_parts_is_for_auxiliary_heads_alone(name):
     head(backbone(torch.randn(2, 3, 96, 96))).sum().backward()
     parameters = [*backbone.named_parameters(), *head.named_parameters()]
     assert [key for key, parameter in parameters if parameter.grad is None] == []
+
+
+@every_layout
+def test_on_any_family_parts_are_in_the_mode_of_the_model_and_run_its_hooks(name):
+    model, x = model_under_test(name)
+    stages = zoo.anatomy(model).stages
+    backbone, head = zoo.split(model.train())
+    encoder = zoo.encoder(model) if stages else None
+    model.register_forward_pre_hook(lambda _, given: (given[0] * 2 + 0.1,))
+    with torch.no_grad():
+        expected = zoo.anatomy(model).scores_in(model.eval()(x))
+        assert torch.equal(head(backbone(x)), expected)
+        if encoder:
+            (found,) = zoo.features(model, x, at=encoder.names[-1]).values()
+            found = next(stage for stage in stages if stage.name == encoder.names[-1]).map_in(model, found)
+            last = as_map(found, x, zoo.anatomy(model).layout, encoder.strides[-1])
+            assert torch.equal(encoder(x)[-1], last)
+    backbone.train()
+    assert model.training
+    assert backbone.body.training
+
+
+def test_forward_hooks_of_the_model_are_given_the_scores_of_its_head(model):
+    model.register_forward_hook(lambda _, __, scores: scores.softmax(1))
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+
+
+def test_hooks_on_a_front_are_its_own(model):
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append("model"))
+    front = zoo.truncate(model, after="layer1")
+    front.register_forward_hook(lambda *_: seen.append("front"))
+    front.register_forward_pre_hook(lambda *_: seen.append("into the front"))
+    front(X)
+    assert seen == ["into the front", "front"]
+    model(X)
+    assert seen[2:] == ["model"]
+
+
+def test_a_part_of_a_held_module_does_not_put_it_into_train_mode():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    twin = replaced(module, {"0": nn.Identity()})
+    hold(module)
+    twin.train()
+    assert (module.training, twin.training, module[1].training) == (False, False, True)
+
+
+def test_a_part_keeps_the_mode_of_a_model_that_is_gone(model):
+    backbone, _ = zoo.split(model.train())
+    again = copy.deepcopy(backbone)
+    del model
+    assert again.body.training
+    assert backbone.body.training
+    backbone.eval()
+    assert not backbone.body.training
+    assert again.body.training

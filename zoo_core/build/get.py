@@ -71,7 +71,8 @@ def get(
     Args:
         name: ``family/name@tag``, with family and tag optional. Also a save, as :func:`zoo_core.load` takes it, written
             as a path such as ``"./flowers"`` or as ``"hf://me/flowers"``: it keeps its own weights.
-        num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None.
+        num_classes: Scores of the head. The pretrained head stays when it has that many already, or when this is None;
+            0 takes it off, and the model gives embeddings.
         head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``; or a dict
             of these and of numbers, for a model that returns a dict of scores. A file of your own that holds just such
             a head fills it; otherwise it starts as it is given.

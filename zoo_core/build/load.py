@@ -110,9 +110,8 @@ def operate(model: nn.Module, asked: Asked, *, has_head: bool = False) -> None:
     """Give ``model`` the stem, head and keypoints that were asked for; ``has_head`` where it has that head already."""
     if asked.in_channels is not None:
         adapt_stem(model, asked.in_channels)
-    wanted = asked.head if asked.head is not None else asked.num_classes
-    if wanted is not None and not has_head and loses_head(model, asked):
-        swap_head(model, wanted)
+    if not has_head and loses_head(model, asked):
+        swap_head(model, asked.new_head)
     if asked.num_keypoints is not None and _loses_keypoints(model, asked):
         swap_keypoints(model, asked.num_keypoints)
 
@@ -122,7 +121,9 @@ def loses_head(model: nn.Module, asked: Asked) -> bool:
     if asked.head is not None:
         return True
     main = anatomy_of(model).main
-    return asked.num_classes is not None and (main is None or main.num_classes != asked.num_classes)
+    if main is None:
+        return bool(asked.num_classes)
+    return asked.num_classes not in (None, main.num_classes)
 
 
 def _loses_keypoints(model: nn.Module, asked: Asked) -> bool:

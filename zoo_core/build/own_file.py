@@ -274,10 +274,9 @@ def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) ->
 
 
 def _put_fresh(model: nn.Module, asked: Asked) -> list[str]:
-    wanted = asked.head if asked.head is not None else asked.num_classes
-    if wanted is None:
+    if not loses_head(model, asked):
         return []
-    swap_head(model, wanted)
+    swap_head(model, asked.new_head)
     return [site.path for site in anatomy_of(model).heads]
 
 

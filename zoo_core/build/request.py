@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
-from zoo_core.utils.arguments import check_count, check_num_classes
+from zoo_core.utils.arguments import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,11 @@ class Asked:
     ema: bool | None = None
     prefix: str | None = None
 
+    @property
+    def new_head(self) -> HeadLike:
+        """The head as ``swap_head`` takes it; None for none, which is 0 classes."""
+        return self.head if self.head is not None else self.num_classes or None
+
     @classmethod
     def of(cls, **given: Any) -> Self:  # noqa: ANN401 - what users pass, before it is checked
         """What is asked, in torch's own terms, when it is possible at all.
@@ -52,7 +57,7 @@ class Asked:
                 "num_classes and head both say what the head is", hint="leave num_classes out: the head has its own"
             )
         checks: dict[str, Callable[[Any], Any]] = {
-            "num_classes": check_num_classes,
+            "num_classes": partial(check_count, "num_classes", least=0),
             "in_channels": partial(check_count, "in_channels"),
             "num_keypoints": partial(check_count, "num_keypoints"),
             "freeze": _freeze,

@@ -64,21 +64,21 @@ def check_num_classes(num_classes: object) -> int:
     return check_count("num_classes", num_classes)
 
 
-def check_count(name: str, value: object) -> int:
-    """``value`` as it is, when it is a positive whole number; ``name`` is what the caller calls it.
+def check_count(name: str, value: object, *, least: int = 1) -> int:
+    """``value`` as it is, when it is an integer of at least ``least``; ``name`` is what the caller calls it.
 
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.
     """
     try:
-        found = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
+        found = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
     except TypeError:
-        found = 0
-    if found < 1:
+        found = -1
+    if found < least:
         hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
         raise UsageError(
             f"{name} cannot be {value!r}",
-            expected="a whole number of at least 1",
+            expected=f"a whole number of at least {least}",
             got=f"{value!r}, of type {type(value).__name__}",
             hint=hint,
             argument=name,

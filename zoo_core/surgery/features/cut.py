@@ -11,7 +11,7 @@ from torch import nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import AtStage, recorded, tapped
-from zoo_core.surgery.features.forward import is_recomposed, library_forward
+from zoo_core.surgery.features.forward import without_hooks
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, unwrap
@@ -68,7 +68,7 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
             return Chain(*steps[:end])
     if stages == 0:
         raise _no_chain(model, "there is no stage before it")
-    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or whole_forward)
+    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or without_hooks)
 
 
 def needs_tap(run: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
@@ -161,11 +161,6 @@ def _with_noise(body: nn.Module) -> nn.Module:
             elif virtual:
                 tensor.zero_()
     return body
-
-
-def whole_forward(model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - whatever the model gives
-    """What stands in for ``Anatomy.features`` where a family does not give it: the forward of the library."""
-    return library_forward(model)(x) if is_recomposed(model) else model(x)
 
 
 def _no_chain(model: nn.Module, cause: str) -> NotSupported:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.cut import absent, whole_forward
+from zoo_core.surgery.features.cut import absent
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.encoder_outputs import places
 from zoo_core.surgery.features.extract import recorded, tapped
+from zoo_core.surgery.features.forward import entered, without_hooks
 from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 
@@ -69,12 +70,12 @@ class Encoder(nn.Module):
         self.strides = tuple(place.stride for place in chosen)
         self._paths = [place.path for place in chosen]
         self._reads = [place.read for place in chosen]
-        self._run, self._layout = anatomy.features or whole_forward, anatomy.layout
+        self._run, self._layout = anatomy.features or without_hooks, anatomy.layout
         self.training = bare.training
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
-        _, outputs = recorded(self._run, self.body, x, self._paths)
+        _, outputs = recorded(self._run, self.body, entered(self.body, x), self._paths)
         found = [read(self.body, each) if read else each for read, each in zip(self._reads, outputs, strict=True)]
         return [as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
 

@@ -10,8 +10,8 @@ import torch
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.features.cut import whole_forward
 from zoo_core.surgery.features.extract import asked_names, hooked, module_path
+from zoo_core.surgery.features.forward import without_hooks
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of
 from zoo_core.surgery.select import depths
@@ -105,7 +105,7 @@ def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, A
 
     twin, x = hooked(body, {path: keeping(path) for path in paths}), example_input(model)
     with torch.no_grad(), evaluating(twin):
-        _ = (anatomy_of(model).features or whole_forward)(twin, x)
+        _ = (anatomy_of(model).features or without_hooks)(twin, x)
     return {"": x, **found}
 
 

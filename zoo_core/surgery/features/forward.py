@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
@@ -149,6 +150,58 @@ def library_forward(model: nn.Module) -> Callable[..., Any]:
     """The forward of the library, whatever is in its place."""
     own: Callable[..., Any] | None = model.__dict__.get(_LIBRARYS)
     return own or MethodType(library_class(type(model)).forward, model)
+
+
+def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What the forward pre-hooks of ``model`` itself make of ``x``, for a piece of its forward that starts with it.
+
+    Those of FSDP are left out: they come in pairs with hooks after the forward.
+    """
+    if _is_sharded(model):
+        return x
+    for key, hook in model._forward_pre_hooks.items():  # noqa: SLF001 - no public way to run them
+        if key in model._forward_pre_hooks_with_kwargs:  # noqa: SLF001 - as above
+            result = hook(model, (x,), {})
+            (x,) = (x,) if result is None else result[0]
+        else:
+            result = hook(model, (x,))
+            (x,) = (x,) if result is None else result if isinstance(result, tuple) else (result,)
+    return x
+
+
+def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What the forward hooks of ``model`` itself make of ``result``, for a piece of its forward that ends with it.
+
+    Their arguments are ``pooled``, since the images are not at hand there.
+    """
+    if _is_sharded(model):
+        return result
+    for key, hook in model._forward_hooks.items():  # noqa: SLF001 - no public way to run them
+        has_kwargs = key in model._forward_hooks_with_kwargs  # noqa: SLF001 - as above
+        changed = hook(model, (pooled,), {}, result) if has_kwargs else hook(model, (pooled,), result)
+        result = result if changed is None else changed
+    return result
+
+
+def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
+    if is_recomposed(model):
+        return library_forward(model)(x)
+    return model(x) if _is_sharded(model) else model.forward(x)
+
+
+def own_hooks(model: nn.Module) -> None:
+    """Give a twin tables of hooks of its own: the pre-hooks that it shared, and none for its end, which is another."""
+    if _is_sharded(model):
+        return
+    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        model.__dict__[name] = model.__dict__[name].copy()
+    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        model.__dict__[name] = OrderedDict()
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns

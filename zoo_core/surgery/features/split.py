@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.features.forward import Variant, entered, left, variant, without, without_hooks
 from zoo_core.surgery.head.output import parameters_of, paths_of
+from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, unwrap
 
 if TYPE_CHECKING:
@@ -41,8 +45,9 @@ class Backbone(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Images to the last feature map, or tokens."""
+        x = entered(self.body, x)
         if self.anatomy.features is None:
-            found: Tensor = self.anatomy.scores_in(self.body(x))
+            found: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
         else:
             found = self.anatomy.features(self.body, x)
         return found
@@ -60,16 +65,26 @@ class Backbone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The head of a model whose scores take more than one module: what the sites are given to scores."""
+    """The head of a model whose scores take more than one module: what the sites are given to scores.
 
-    def __init__(self, model: nn.Module, classify: Callable[[nn.Module, Tensor], Tensor], paths: Iterable[str]) -> None:
+    Attributes:
+        body: The modules it runs, under the paths they had in the model.
+        classify: ``(body, pooled)`` to the scores.
+        ends: Whether the scores are what the model returns, so that its forward hooks are given them.
+    """
+
+    def __init__(
+        self, model: nn.Module, classify: Callable[[nn.Module, Tensor], Tensor], paths: Iterable[str], *, ends: bool
+    ) -> None:
         super().__init__()
         self.body = pruned(model, paths)
         self.classify = classify
+        self.ends = ends
 
     def forward(self, pooled: Tensor) -> Tensor:
         """What the head sites are given to scores."""
-        return self.classify(self.body, pooled)
+        scores = self.classify(self.body, pooled)
+        return left(self.body, pooled, scores) if self.ends else scores
 
 
 class Absent(nn.Module):
@@ -105,6 +120,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
     Returns:
         ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, or the scores in
         it where a library returns them in an object; ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
+        Forward pre-hooks of the model itself run in ``backbone``, and its forward hooks in ``head``, on the scores.
 
     Raises:
         NotSupported: The model has no head.
@@ -135,10 +151,11 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
 
 
 def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
-    if anatomy.classify is None:
+    if anatomy.classify is None and not model._forward_hooks:  # noqa: SLF001 - no public way to see them
         return model.get_submodule(main.path)
-    modules = paths_of(anatomy.classify) or [head.path for head in anatomy.heads]
-    head = Classifier(model, anatomy.classify, [*modules, *parameters_of(anatomy.classify)])
+    classify = anatomy.classify or Chain(main.path)
+    modules = paths_of(classify) or [head.path for head in anatomy.heads]
+    head = Classifier(model, classify, [*modules, *parameters_of(classify)], ends=anatomy.scores is None)
     head.training = model.training
     return head
 
@@ -150,7 +167,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         model: Left as it is.
         new: Dotted path to the module that stands there in the twin.
     """
-    twin = twin_of(model)
+    twin = _following(model)
     for path, module in new.items():
         first, _, rest = path.partition(".")
         twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
@@ -164,7 +181,7 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
         model: Left as it is.
         paths: Dotted paths of what is kept, whole.
     """
-    twin = twin_of(model)
+    twin = _following(model)
     wanted = list(paths)
     if "" in wanted:
         return twin
@@ -175,6 +192,49 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
         for name, child in model.named_children()
         if any(path.split(".", 1)[0] == name for path in wanted)
     }
+    return twin
+
+
+_WHOLE = "_zoo_whole"
+"""Name of the attribute in which a twin refers to the module that it is a twin of."""
+
+
+class Twin(Variant):
+    """Put before the class of a twin, so that it is in the mode of the module that it is a twin of, and the other way.
+
+    All below the two is shared, modes included, and a forward may read the mode of the module itself: timm's GhostNet
+    drops out by it. A copy of a twin, and one whose model is gone, has a mode of its own.
+    """
+
+    __jit_unused_properties__ = ("training",)
+
+    @property
+    def training(self) -> bool:
+        """Whether both are in train mode."""
+        whole: nn.Module | None = self.__dict__[_WHOLE]() if _WHOLE in self.__dict__ else None
+        if whole is not None:
+            self.__dict__["training"] = whole.training
+        return cast("bool", self.__dict__["training"])
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
+        whole: nn.Module | None = self.__dict__[_WHOLE]() if _WHOLE in self.__dict__ else None
+        if whole is not None and not is_held(whole):
+            whole.training = mode
+
+    def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
+        """As of any variant; a copy follows no one."""
+        new, how, state = super().__reduce_ex__(protocol)
+        mode = self.training
+        return new, how, {**{name: each for name, each in state.items() if name != _WHOLE}, "training": mode}
+
+
+def _following(model: Module) -> Module:
+    """A twin of ``model`` that is in its mode."""
+    twin = twin_of(model)
+    twin.__dict__.setdefault(_WHOLE, weakref.ref(model))  # that of a twin is the twin's own
+    twin.__class__ = variant(without(type(model), Twin), Twin, ())
     return twin
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import UsageError
 from zoo_core.surgery.features.cut import absent, front, needs_tap
 from zoo_core.surgery.features.extract import stage_index, tapped
-from zoo_core.surgery.features.forward import recompose
+from zoo_core.surgery.features.forward import own_hooks, recompose
 from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.utils.arguments import strict_arguments
@@ -54,6 +54,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
     run = front(bare, kept)
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
     twin = tapped(twin, needs_tap(run))
+    own_hooks(twin)
     only_front(bare, twin, kept, run)
     record_edit(twin, "truncate", after=after)
     return twin

@@ -118,6 +118,16 @@ def check_sites(sites: tuple[Head, ...]) -> None:
         )
 
 
+def check_embeds(sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where what the head sites are given is no embedding of the image."""
+    if any(site.role in {"box", "mask", "level"} or site.per_class != 1 for site in sites):
+        raise NotSupported(
+            "a detector without its head has no output",
+            cause="its own forward turns what its head sites give into boxes",
+            hint="zoo.features(model, x) gives the feature maps of its stages",
+        )
+
+
 def classify_each(anatomy: Anatomy, site: Head, heads: Mapping[str, object]) -> PerHead | None:
     """What follows the head site, run for each of several heads; None where nothing follows it.
 

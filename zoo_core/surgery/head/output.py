@@ -73,8 +73,10 @@ def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the sam
     return head.scores if isinstance(head, MLPHead) else head
 
 
-def plain_like(head: object, num_classes: int) -> int | MLPHead:
-    """A head of one layer, with the same activation and squeeze behind its scores."""
+def plain_like(head: object, num_classes: int) -> int | MLPHead | None:
+    """A head of one layer, with the same activation and squeeze behind its scores; none where there are no classes."""
+    if num_classes == 0:
+        return None
     if isinstance(head, MLPHead) and head.output:
         return MLPHead(num_classes, activation=head.activation, squeeze=head.squeeze)
     return num_classes

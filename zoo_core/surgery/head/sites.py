@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Head
 
-OneHead = int | nn.Module | MLPHead | Callable[[int], nn.Module]
+OneHead = int | nn.Module | MLPHead | Callable[[int], nn.Module] | None
 HeadLike = OneHead | Mapping[str, OneHead]
 """What a head can be said to be: a number of classes, a description, a module, a function of the number of features
-that makes one, or several of them by name."""
+that makes one, None for no head, or several of them by name."""
 
 _PROBE_BATCH = 2
 _PROBE_SIDE = 7
@@ -50,6 +50,8 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
     Raises:
         UsageError: ``head`` is none of the things that a head can be.
     """
+    if head is None:
+        return nn.Identity().train(model.get_submodule(site.path).training)
     if isinstance(head, MLPHead):
         scores = head.num_classes * site.per_class
         with on_the_cpu():
@@ -65,9 +67,11 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
     if isinstance(head, str) or not isinstance(head, int):
         raise UsageError(
             f"a head cannot be {head!r}",
-            expected="the number of classes, a zoo.mlp_head(...), a torch module, or a dict of these by name",
+            expected="the number of classes, a zoo.mlp_head(...), a torch module, None, or a dict of these by name",
             got=f"a {type(head).__name__}",
         )
+    if head == 0 and not isinstance(head, bool):
+        raise UsageError("a head cannot have 0 classes", hint="None takes the head off: the model gives embeddings")
     return layer_like(model, site, check_num_classes(head))
 
 
@@ -97,6 +101,8 @@ def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn
 def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
     """How many classes a new head scores, found by running it once on zeros; by name where there are several heads.
 
+    An ``Identity`` scores none: it gives the features.
+
     Args:
         head: The new head.
         site: Where it goes.
@@ -111,6 +117,8 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
 
 
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
+    if isinstance(head, nn.Identity):
+        return 0
     given = (_PROBE_BATCH, *(shape or (site.in_features, *[_PROBE_SIDE] * _SPATIAL[site.kind])))
     like = next(head.parameters(), torch.empty(0, device="cpu"))
     try:

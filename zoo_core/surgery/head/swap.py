@@ -14,7 +14,14 @@ from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.head.hidden_layers import between, without_hidden
-from zoo_core.surgery.head.multi_head import check_names, check_sites, check_unbranched, classify_each, one_head
+from zoo_core.surgery.head.multi_head import (
+    check_embeds,
+    check_names,
+    check_sites,
+    check_unbranched,
+    classify_each,
+    one_head,
+)
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted, made_for
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
@@ -114,8 +121,9 @@ def swap_head(
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
         head: The number of classes, for a layer like the one that is there; a description from ``zoo.mlp_head``; a
             module that takes what the site gives, ``[N, in_features]`` or ``[N, in_features, H, W]``, and returns
-            scores, ``[N, num_classes, ...]``; a function that makes one from ``in_features``; or a dict of these, and
-            the model then returns a dict of scores.
+            scores, ``[N, num_classes, ...]``; a function that makes one from ``in_features``; None for no head, so that
+            the model returns embeddings, what the head was given; or a dict of these, and the model then returns a dict
+            of scores.
         at: ``"features"`` gives the head the last feature map, ``[N, C, H, W]`` or tokens ``[N, L, C]``, instead of
             what is pooled from it. Pooling and hidden layers are then left out. A number and ``zoo.mlp_head`` score
             every place of the map.
@@ -148,6 +156,8 @@ def swap_head(
     record = {"head": head, "at": at, "keep_hidden": keep_hidden, "input_size": input_size}
     with editing(model, "swap_head", record=record) as edit:
         bare, anatomy, sites = edit.model, edit.anatomy, _sites(model)
+        if head is None:
+            check_embeds(sites)
         check_unbranched(knowledge_of(model), sites[0].path)
         if isinstance(head, Mapping):
             check_names(head)
