@@ -23,6 +23,7 @@ import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.recipe import folder as folders
 from zoo_core.recipe.plain import from_plain, to_plain
+from zoo_core.recipe.record import FORMAT
 from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin
 from zoo_core.surgery.hold import is_held
@@ -642,7 +643,7 @@ def test_every_act_of_surgery_that_is_noted_is_public_so_that_a_recipe_can_repea
 
 
 def test_a_recipe_of_a_newer_zoo_says_so(saved):
-    edit_recipe(saved, format=2, surprise=1)
+    edit_recipe(saved, format=FORMAT + 1, surprise=1)
     with pytest.raises(errors.Unreadable, match="newer zoo"):
         zoo.load(saved)
 

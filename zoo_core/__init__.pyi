@@ -51,6 +51,8 @@ from .surgery.fine_tuning.freeze import freeze as freeze
 from .surgery.fine_tuning.freeze import unfreeze as unfreeze
 from .surgery.fine_tuning.init_weights import init_weights as init_weights
 from .surgery.fine_tuning.load_partial import load_partial as load_partial
+from .surgery.fine_tuning.lora import add_lora as add_lora
+from .surgery.fine_tuning.lora import merge_lora as merge_lora
 from .surgery.fine_tuning.param_groups import param_groups as param_groups
 from .surgery.head.mlp import mlp_head as mlp_head
 from .surgery.head.swap import swap_head as swap_head

@@ -11,6 +11,7 @@ from zoo_core.build.place import place
 from zoo_core.contract.records import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
+from zoo_core.recipe.base import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
@@ -68,6 +69,7 @@ def load(
         UnknownModel: The family has no model of that name here.
         FamilyUnavailable: The library of its family is not installed.
         UsageError: A head has to be given and is not, or is given and not needed.
+        WeightsError: The save leaves out what published weights have, and they are not in the cache.
 
     Warns:
         ZooWarning: The family's library or plugin is of another version than the model was saved with.
@@ -86,7 +88,8 @@ def load(
     card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
-    model = rebuild(recipe, heads, options=options)
+    build = rebuild_on_base if recipe.from_base else rebuild
+    model = build(recipe, heads or {}, options=options or {})
     _fill(model, recipe, tensors, source)
     _restore(model, recipe)
     _tell(model, recipe, source)
@@ -104,6 +107,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
         sha256=recipe.tensors["sha256"],
         strength="as saved",  # the digest is the folder's own: it shows damage, and nothing else
         tensors=dict.fromkeys(model.state_dict(), "loaded"),
+        notes=dict.fromkeys(sorted(names_in(recipe, model)), f"from the weights {recipe.weights.get('tag')!r}"),
         needed_values=known.receipt.needed_values,
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
@@ -134,7 +138,7 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
     if strange := sorted(set(recipe.ties.values()) - set(tensors)):
         raise Unreadable(f"the save {source} ties tensors to others that are not there", got=", ".join(strange))
     values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items()}}
-    load_state(model, values, source=str(source / recipe.tensors["file"]))
+    load_state(model, values, absent=names_in(recipe, model), source=str(source / recipe.tensors["file"]))
     state.tie(model, recipe.ties)
 
 

@@ -88,7 +88,7 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
-_VERBS = frozenset({"adapt_stem", "branch", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"})
+_VERBS = frozenset({"adapt_stem", "add_lora", "branch", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"})
 """What a recipe may replay, and nothing else."""
 
 
@@ -97,6 +97,7 @@ def rebuild(
     heads: Mapping[str, nn.Module] | None = None,
     *,
     options: Mapping[str, Any] | None = None,
+    filled: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """A model with the parts that the recipe says, on the CPU; its parameters have no values yet.
 
@@ -106,6 +107,7 @@ def rebuild(
         recipe: What a save says of the model.
         heads: Modules that only their own code can build, by the name of their head; ``"main"`` where there is one.
         options: What the user says of the constructor's options, whatever the recipe says of them.
+        filled: Gives the parameters values as soon as the model is built.
 
     Raises:
         UnknownModel: No installed family has it.
@@ -122,6 +124,8 @@ def rebuild(
     try:
         with on_the_cpu(), seeded(0):
             model = construct(card, chosen, own=chosen, values=False)
+            if filled is not None:
+                filled(model)
             for edit in recipe.edits:
                 model = _repeat(model, edit, heads or {})
     except ZooError:

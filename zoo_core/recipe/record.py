@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import os
 
 
-FORMAT = 1
-"""Of the file; a higher number is a newer one that this zoo does not read."""
+FORMAT = 2
+"""The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""
 
 FILE = "recipe.json"
 
@@ -55,6 +55,8 @@ class Recipe:
         training: Whether the model was in train mode.
         registered: What ``zoo.register`` was put over, such as ``"my_models:LeNet"``, for people to read: nothing is
             imported because of it. Empty for a model of a plugin.
+        from_base: Tensors that are as the published weights of ``weights`` have them and were left out of the file, or
+            modules in which all are.
         format: Of this file.
     """
 
@@ -75,7 +77,8 @@ class Recipe:
     channels_last: bool = False
     training: bool = True
     registered: str = ""
-    format: int = FORMAT
+    from_base: list[str] = field(default_factory=list)
+    format: int = 1
 
     @property
     def id(self) -> str:
@@ -152,7 +155,9 @@ def _problem(record: Mapping[str, Any]) -> str | None:
             return f"where {name} is a {type(value).__name__} and not a {kind.__name__}"
     entries = [record["tensors"].get("file"), record["tensors"].get("sha256")]
     entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
-    texts = [each for name in ("frozen", "held", "switched", "class_names") for each in record.get(name, [])]
+    texts = [
+        each for name in ("frozen", "held", "switched", "class_names", "from_base") for each in record.get(name, [])
+    ]
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     if any(not isinstance(each, str) for each in [*entries, *texts]):
         return "with an entry that is no text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import distributed, nn
@@ -12,11 +13,13 @@ from zoo_core.contract.records import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.numbers import fitting, with_preprocessing
 from zoo_core.recipe import state
+from zoo_core.recipe.base import has_base, left_out
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.plain import to_plain
 from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom
-from zoo_core.recipe.record import Recipe, versions_for
+from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
     from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.metadata import Knowledge
@@ -133,6 +138,7 @@ def save(
     class_names: Sequence[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
     custom_heads: bool = False,
+    with_base: bool | None = None,
 ) -> Path:
     """Save a model with all that surgery has done to it, for :func:`zoo_core.load` to bring back.
 
@@ -153,6 +159,9 @@ def save(
         preprocessing: How images are prepared, as for :func:`zoo_core.set_preprocessing`: a name of a model, or a
             :class:`~zoo_core.Preprocessing`; None keeps what is known.
         custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
+        with_base: False leaves out every tensor that is still as the published weights have it: ``zoo.load`` takes it
+            from the cache. True writes all of them. None leaves them out of a model with LoRA adapters, where its
+            published weights are in the cache.
 
     Returns:
         The folder.
@@ -177,16 +186,25 @@ def save(
         known = with_preprocessing(known, fitting(model, preprocessing))
     with whole(unwrap(model)) as bare:
         if bare is not None:  # another process has the whole tensors, and writes them
-            _save(bare, known, target, class_names, custom_heads=custom_heads)
+            _save(bare, known, target, class_names, custom_heads=custom_heads, with_base=with_base)
     return target
 
 
 def _save(
-    bare: nn.Module, known: Knowledge, target: Path, class_names: Sequence[str] | None, *, custom_heads: bool
+    bare: nn.Module,
+    known: Knowledge,
+    target: Path,
+    class_names: Sequence[str] | None,
+    *,
+    custom_heads: bool,
+    with_base: bool | None,
 ) -> None:
     names = _class_names(known, class_names)
     card = _card(bare, known)
     check_target(target)
+    adapters = lora_edits(bare)
+    bare = without_copies(bare)
+    known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
     recipe = Recipe(
         family=card.family,
@@ -208,7 +226,17 @@ def _save(
         registered=card.build if card.name in current_zoo().member(card.family).own else "",
     )
     prove(bare, known, recipe, custom=custom_heads)
+    if with_base is False or (with_base is None and adapters and has_base(recipe)):
+        recipe, tensors = _without_base(recipe, tensors, known)
     write(target, recipe, tensors)
+
+
+def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) -> tuple[Recipe, dict[str, Tensor]]:
+    """The recipe and the tensors of a save that leaves out what published weights have."""
+    names = left_out(recipe, tensors, known.options) - {*recipe.ties.values()}
+    every = {*tensors, *recipe.ties}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in names}
+    return replace(recipe, from_base=state.covering(names, every), format=FORMAT), kept
 
 
 def _class_names(known: Knowledge, said: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from zoo_core.errors import NotAZooModel
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
 from zoo_core.surgery.structure import reread, structure_of, under
@@ -183,7 +184,9 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
     tensors: dict[str, Outcome] = {name: what for name, what in known.receipt.tensors.items() if name not in changed}
     tensors |= {name: "initialised" if name in in_head else "adapted" for name in sorted(names)}
-    notes = {**known.receipt.notes, **dict.fromkeys(names, "changed by hand")}
+    moved = plain_names(model, names)  # the same tensors, in layers that PEFT put around theirs
+    tensors |= {name: known.receipt.tensors[plain] for name, plain in moved.items() if plain in known.receipt.tensors}
+    notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), "changed by hand")}
     receipt = replace(known.receipt, tensors=tensors, notes={name: notes[name] for name in notes if name in tensors})
     known = replace(known, anatomy=anatomy, receipt=receipt)
     main = next((head for head in new_sites if head.role == "main"), None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.errors import UsageError, ZooWarning
+from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import is_known, knowledge_of
 from zoo_core.surgery.sharded import in_shards
@@ -30,8 +31,8 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
 
     Args:
         model: Any module; DDP and ``torch.compile`` wrappers are looked through.
-        before: Tensor name to what it was: a deep copy of ``model.state_dict()``, or the state dict the model came
-            from. Frozen tensors that it lacks are not compared.
+        before: Tensor name to what it was: a deep copy of ``model.state_dict()``, of the model itself or of a wrapper
+            around it, or the state dict the model came from. Frozen tensors that it lacks are not compared.
 
     Returns:
         Name of each frozen tensor that moved to the largest absolute difference; empty when all held. NaN or another
@@ -58,6 +59,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             stacklevel=3,  # past strict_arguments
         )
     frozen = frozen_tensors(bare)
+    before = _as_inside(model, bare, before, frozen)
     compared = {name: tensor for name, tensor in frozen.items() if name in before}
     if not compared:
         raise UsageError(
@@ -73,6 +75,20 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
         )
     moved = {name: _distance(tensor, before[name]) for name, tensor in compared.items()}
     return {name: distance for name, distance in moved.items() if distance > 0}
+
+
+def _as_inside(
+    model: nn.Module, bare: nn.Module, before: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """What the tensors were, by the names that the model inside a wrapper has for them now.
+
+    A state dict of the wrapper has its prefix, and one from before PEFT put layers around others has shorter names.
+    """
+    path = next((path for path, each in model.named_modules() if each is bare), "")
+    inside = {name.removeprefix(f"{path}."): each for name, each in before.items() if name.startswith(f"{path}.")}
+    given = inside if path and inside else before
+    short = {name: plain for name, plain in plain_names(bare, frozen).items() if name not in given and plain in given}
+    return {**given, **{name: given[plain] for name, plain in short.items()}}
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:

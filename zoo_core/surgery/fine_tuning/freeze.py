@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from torch import nn
 
 from zoo_core.errors import UsageError
+from zoo_core.surgery.adapters import kept_aside
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.fine_tuning.param_groups import add_to_optimizer
 from zoo_core.surgery.hold import hold, release, stateful
@@ -128,6 +129,7 @@ def unfreeze(
     names = select(model, what, default="all", until=until, stages=stages, first=first, last=last)
     with editing(model, "unfreeze", adds_tensors=False) as edit:
         bare = in_shards(edit.model)
+        names = names - kept_aside(bare)  # else DDP would wait for gradients that never come
         for name, parameter in bare.named_parameters(remove_duplicate=False):
             if name in names:
                 parameter.requires_grad_()

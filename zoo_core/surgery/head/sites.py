@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoo_core.errors import HeadMismatch, UsageError
+from zoo_core.surgery.adapters import plain_layer
 from zoo_core.surgery.head.mlp import MLPHead, Squeeze
 from zoo_core.surgery.head.multi_head import Heads, check_names
 from zoo_core.surgery.hold import hold_frozen_parts
@@ -85,7 +86,7 @@ def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
 
 
 def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv2d | nn.Conv3d:
-    old = model.get_submodule(site.path)
+    old = plain_layer(model.get_submodule(site.path))
     layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     has_bias = layers[-1].bias is not None if layers else True
     scores = num_classes * site.per_class

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.surgery.stem.in_channels import Order, order_of
 from zoo_core.surgery.stem.response import check_response, computes_filters, effective_filters, fit_gain
+from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.memory_format import follows, with_channels_last
@@ -88,6 +90,7 @@ def adapt_stem(
         (Conv2d(4, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False), torch.Size([1, 1000]))
     """
     check_count("in_channels", in_channels)
+    _refuse_adapter(model)
     layers = stem_layers(model)
     bare = unwrap(model)
     orders = {path: order_of(bare, layer, channels_told(model), _size(model)) for path, layer in layers.items()}
@@ -106,6 +109,18 @@ def adapt_stem(
         )
         edit.anatomy = replace(edit.anatomy, scaling=None)
     return model
+
+
+def _refuse_adapter(model: nn.Module) -> None:
+    stem = anatomy_of(model).stem
+    inside = [path for path in lora_layers(unwrap(model)) if any(under(path, each) for each in stem)]
+    if inside:
+        raise NotSupported(
+            f"the stem of this {type(unwrap(model)).__name__} has a LoRA adapter for its present channels",
+            got=f"one at {inside[0]!r}",
+            done="nothing was changed",
+            hint="zoo.merge_lora(model) first, or zoo.adapt_stem before zoo.add_lora",
+        )
 
 
 def _adapt(

@@ -1,0 +1,173 @@
+"""Low-rank adapters: zoo's own door to PEFT, and a PeftModel that a user made."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tools import MODELS, batch, comes_back, layers, model, train, trainable
+
+import zoo_core as zoo
+from zoo_core.errors import NotSupported, UsageError
+
+TOOL = "peft"
+pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")]
+ADAPTABLE = [name for name in MODELS if not name.startswith("efficientnet_pytorch")]
+
+
+def peft_model(name, **arguments):
+    """A model as PEFT's users wrap it, trained for two steps."""
+    from peft import LoraConfig, get_peft_model
+
+    bare = model(name)
+    head = zoo.anatomy(bare).main.path
+    modules = layers(bare, but=head)
+    where = {"target_modules": modules, "modules_to_save": [head]} if modules else {"target_modules": [head]}
+    return train(get_peft_model(bare, LoraConfig(**{"r": 4, "lora_alpha": 16, **where, **arguments})), name)
+
+
+@pytest.mark.parametrize("name", ADAPTABLE)
+def test_adapters_train_and_the_frozen_rest_does_not_move(name):
+    bare = model(name)
+    before, scores = copy.deepcopy(bare.state_dict()), bare.eval()(batch(name))
+    zoo.add_lora(bare, rank=4, seed=0)
+    assert torch.equal(bare.eval()(batch(name)), scores)
+    train(bare, name)
+    assert not torch.equal(bare(batch(name)), scores)
+    assert zoo.drift(bare, before) == {}
+    head = zoo.anatomy(bare).main.path
+    assert all(".lora_" in each or each.startswith(head) for each in trainable(bare))
+    assert all(each.grad is not None for each in bare.parameters() if each.requires_grad)
+
+
+@pytest.mark.parametrize("name", ADAPTABLE)
+def test_adapters_come_back_from_a_save_and_merge_to_the_same_scores(name, tmp_path):
+    bare = train(zoo.add_lora(model(name), rank=2, alpha=4, dropout=0.1, seed=0), name)
+    keys = set(model(name).state_dict())
+    loaded = comes_back(bare, name, tmp_path / "adapted")
+    assert trainable(loaded) == trainable(bare)
+    zoo.merge_lora(loaded)
+    assert set(loaded.state_dict()) == keys
+    torch.testing.assert_close(loaded(batch(name)), bare(batch(name)), atol=1e-4, rtol=1e-4)
+    comes_back(loaded, name, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_verbs_look_through_a_peft_model(name, tmp_path):
+    wrapped = peft_model(name)
+    before = copy.deepcopy(wrapped.state_dict())
+    comes_back(wrapped, name, tmp_path / "saved")
+    assert zoo.anatomy(wrapped).main.num_classes == 5
+    groups = zoo.param_groups(wrapped, lr=1e-3, head_lr=1e-2)
+    assert sum(len(group["params"]) for group in groups) == len(trainable(wrapped))
+    backbone, head = zoo.split(wrapped)
+    assert torch.equal(head(backbone(batch(name))), wrapped(batch(name)))
+    zoo.unfreeze(wrapped, "head")
+    assert not any("original_module" in each for each in trainable(wrapped))
+    if name in ADAPTABLE:  # else nothing but the head is there to be frozen
+        train(wrapped, name)
+        assert all("lora_" not in each for each in zoo.drift(wrapped, before))
+    zoo.freeze(wrapped, "all")
+    assert not trainable(wrapped)
+    zoo.swap_head(wrapped, 3)
+    assert wrapped(batch(name)).shape[:2] == (2, 3)
+    comes_back(wrapped, name, tmp_path / "swapped")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"layer1.conv1": 2}},
+        {"alpha_pattern": {"conv2": 8}},
+        {"use_dora": True},
+    ],
+    ids=str,
+)
+def test_settings_of_a_lora_config_come_back(arguments, tmp_path):
+    comes_back(peft_model("tiny/glyphnet", lora_dropout=0.1, **arguments), "tiny/glyphnet", tmp_path / "x")
+
+
+def test_a_save_leaves_out_what_published_weights_have(tmp_path):
+    adapted = zoo.add_lora(zoo.get("tiny/glyphnet", num_classes=9, seed=0), rank=2, seed=0)
+    torch.nn.init.normal_(adapted.layer1.conv1.lora_B.default.weight)
+    small = zoo.save(adapted, tmp_path / "small")
+    whole = zoo.save(adapted, tmp_path / "whole", with_base=True)
+    sizes = [sum(each.stat().st_size for each in folder.glob("*.safetensors")) for folder in (small, whole)]
+    assert sizes[0] < sizes[1] / 5
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(zoo.load(small).eval()(x), adapted.eval()(x))
+    assert torch.equal(zoo.load(zoo.save(zoo.load(small), tmp_path / "again")).eval()(x), adapted(x))
+    assert "GLYPHS_V1" in zoo.receipt(zoo.load(small)).notes["layer1.conv1.base_layer.weight"]
+
+
+def test_an_adapter_that_cannot_be_saved_says_how_it_can(tmp_path):
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    name = "tiny/glyphnet"
+    wrapped = peft_model(name)
+    with wrapped.disable_adapter(), pytest.raises(NotSupported, match="switched off"):
+        zoo.save(wrapped, tmp_path / "x")
+    wrapped.merge_adapter()
+    with pytest.raises(NotSupported, match="unmerge_adapter"):
+        zoo.save(wrapped, tmp_path / "x")
+    wrapped.unmerge_adapter()
+    wrapped.add_adapter("second", LoraConfig(r=2, target_modules=["conv2"]))
+    with pytest.raises(NotSupported, match="merge_lora"):
+        zoo.save(wrapped, tmp_path / "x")
+    comes_back(zoo.merge_lora(wrapped), name, tmp_path / "x")
+    other = get_peft_model(model(name), IA3Config(target_modules=["conv2"], feedforward_modules=[]))
+    with pytest.raises(NotSupported, match="merge_and_unload"):
+        zoo.save(other, tmp_path / "y")
+    comes_back(other.merge_and_unload(), name, tmp_path / "y")
+
+
+def test_what_cannot_be_adapted_is_refused_and_nothing_changes():
+    bare = model("efficientnet_pytorch/efficientnet-b0")
+    with pytest.raises(UsageError, match="Conv2dStaticSamePadding"):
+        zoo.add_lora(bare)
+    assert len(trainable(bare)) > 10
+    adapted = zoo.add_lora(model("tiny/glyphnet"), at="layer1")
+    with pytest.raises(UsageError, match="merge_lora"):
+        zoo.add_lora(adapted, at=["layer1", "layer2"])
+    zoo.add_lora(adapted, at="stem", rank=2)
+    with pytest.raises(NotSupported, match="merge_lora"):
+        zoo.adapt_stem(adapted, 5)
+    assert zoo.adapt_stem(zoo.merge_lora(adapted), 5).stem[0].in_channels == 5
+
+
+class Attention(torch.nn.Module):
+    """Patches, torch's attention, which computes with the weight of its last layer, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 16, 8, 8)
+        self.attention = torch.nn.MultiheadAttention(16, 2, batch_first=True)
+        self.hidden = torch.nn.Linear(16, 16)
+        self.head = torch.nn.Linear(16, 5)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(tokens, tokens, tokens)[0]
+        return self.head(self.hidden(tokens).relu().mean(1))
+
+
+def test_a_layer_whose_weight_is_read_by_other_code_gets_no_adapter():
+    x = torch.randn(1, 3, 32, 32)
+    adapted = zoo.add_lora(zoo.adopt(Attention(), example=x), rank=2)
+    assert {each for each in trainable(adapted) if "lora_A" in each} == {"hidden.lora_A.default.weight"}
+    adapted.train()(x).sum().backward()
+    assert all(each.grad is not None for each in adapted.parameters() if each.requires_grad)
+
+
+@pytest.mark.parametrize("edit", [{"rank": 10**9}, {"at": ["(a+)+$"]}, {"at": ["fc", "nothing"]}, {"peft_config": {}}])
+def test_a_recipe_cannot_say_more_than_the_verb_takes(edit, tmp_path):
+    import json
+
+    folder = zoo.save(zoo.add_lora(model("tiny/glyphnet"), at="layer1", rank=2), tmp_path / "x")
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["edits"][-1].update(edit)
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(zoo.ZooError):
+        zoo.load(folder)

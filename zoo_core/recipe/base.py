@@ -1,0 +1,119 @@
+"""Saves that leave out what published weights have: which tensors those are, and where they come from again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo_core.build.load import fill
+from zoo_core.build.request import Asked
+from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
+from zoo_core.recipe.rebuild import card_of, rebuild
+from zoo_core.surgery.metadata import knowledge_of
+from zoo_core.weights.artefact import obtain
+from zoo_core.weights.cache.entry import Entry
+from zoo_core.weights.cache.refs import read_ref
+from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.transport.urls import needs_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from zoo_core.contract.card import Weights
+    from zoo_core.recipe.record import Recipe
+    from zoo_core.weights import Artefact
+
+
+def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> set[str]:
+    """Names of the tensors that the published weights of a recipe have too, bit for bit.
+
+    Args:
+        recipe: Of the model that is saved.
+        tensors: Its tensors.
+        options: What its constructor was given.
+
+    Raises:
+        NotSupported: It began with no published weights, or they are no longer here.
+    """
+    if found := _published(recipe):
+        twin = rebuild(recipe, options=options, filled=_filler(*found))
+        values = twin.state_dict()
+        return {name for name in _loaded(twin) & tensors.keys() if _is_same(values[name], tensors[name])}
+    raise NotSupported(
+        f"what {recipe.id} began with cannot be left out of the save",
+        expected="a model that zoo.get loaded with published weights, which are still in the cache",
+        got=f"one that began with {recipe.weights.get('source') or 'no weights'}",
+        done="nothing was written",
+        hint="zoo.save(..., with_base=True) writes all tensors",
+    )
+
+
+def has_base(recipe: Recipe) -> bool:
+    """Whether the published weights that a model began with are here."""
+    return _published(recipe) is not None
+
+
+def rebuild_on_base(recipe: Recipe, heads: Mapping[str, nn.Module], options: Mapping[str, object]) -> nn.Module:
+    """A model with the parts of a recipe, and the values of the published weights that it is based on.
+
+    Nothing is fetched: they have to be here.
+
+    Raises:
+        WeightsError: They are not.
+        Unreadable: They do not hold all that the save leaves out.
+    """
+    found = _published(recipe)
+    if found is None:
+        tag = recipe.weights.get("tag", "")
+        raise WeightsError(
+            f"the save of {recipe.id} leaves out what its weights {tag!r} have, and they are not in the cache",
+            expected=f"the file of SHA-256 {recipe.weights.get('sha256')}",
+            done="nothing was loaded, and nothing fetched: only zoo.get does that",
+            hint=f'zoo.get("{recipe.id}@{tag}") fetches them; zoo.save(..., with_base=True) leaves nothing out',
+        )
+    model = rebuild(recipe, heads, options=options, filled=_filler(*found))
+    if lacking := sorted(names_in(recipe, model) - _loaded(model)):
+        raise Unreadable(
+            f"the save of {recipe.id} leaves out tensors that its weights do not have",
+            got=", ".join(lacking[:4]),
+            cause="recipe.json was changed by hand",
+        )
+    return model
+
+
+def names_in(recipe: Recipe, model: nn.Module) -> set[str]:
+    """Names of the tensors of ``model`` that a save of it left out."""
+    prefixes = tuple(f"{each}." for each in recipe.from_base)
+    return {name for name in model.state_dict() if name in recipe.from_base or name.startswith(prefixes)}
+
+
+def _published(recipe: Recipe) -> tuple[Weights, Artefact] | None:
+    """The entry of the card and the file that a model began with, where they are here."""
+    card, digest = card_of(recipe), recipe.weights.get("sha256", "")
+    try:
+        entry = card.find(recipe.weights.get("tag", ""))
+    except UnknownTag:
+        return None
+    if not any(needs_network(url) for url in entry.urls):
+        artefact: Artefact | None = obtain(card, entry)
+    else:
+        cache = Cache()
+        path = cache.ref_path(card.family, card.name, entry.tag)
+        ref = read_ref(path)
+        artefact = Entry(cache, path, ref if ref and ref.sha256 == digest else None).find(digest, "proven")
+    return (entry, artefact) if artefact and artefact.sha256 == digest else None
+
+
+def _filler(entry: Weights, artefact: Artefact) -> Callable[[nn.Module], None]:
+    return lambda model: fill(model, entry, artefact, Asked())
+
+
+def _loaded(model: nn.Module) -> set[str]:
+    return set(knowledge_of(model).receipt.names("loaded"))
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))

@@ -1,0 +1,93 @@
+"""Adapter layers that PEFT put into a model, read without importing PEFT."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+_INNER = re.compile(r"\.(?:base_layer|original_module)(?=\.|$)")
+"""What PEFT puts between the path of a layer and the names of its own tensors."""
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """The LoRA layers inside ``model``, by path.
+
+    Example:
+        >>> from torch import nn
+        >>> lora_layers(nn.Sequential(nn.Linear(2, 2)))
+        {}
+    """
+    return _instances(model, "peft.tuners.lora.layer", "LoraLayer")
+
+
+def wrapped_modules(model: nn.Module) -> dict[str, Any]:
+    """The modules of which PEFT trains a copy, as its ``modules_to_save`` says, by path: the wrapper of both."""
+    return _instances(model, "peft.utils.other", "ModulesToSaveWrapper")
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether PEFT has put layers of any kind into ``model``."""
+    return bool(_instances(model, "peft.tuners.tuners_utils", "BaseTunerLayer") or wrapped_modules(model))
+
+
+def _instances(model: nn.Module, module: str, name: str) -> dict[str, Any]:
+    # a model can only hold what was imported already
+    kind = getattr(sys.modules.get(module), name, None)
+    return {path: each for path, each in model.named_modules() if isinstance(each, kind)} if kind else {}
+
+
+def active_copy(wrapper: Any) -> nn.Module:  # noqa: ANN401 - PEFT has no type information
+    """The module that a wrapper of :func:`wrapped_modules` runs."""
+    active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
+    off = wrapper.disable_adapters or not active
+    found: nn.Module = wrapper.original_module if off else wrapper.modules_to_save[active[0]]
+    return found
+
+
+def plain_layer(module: nn.Module) -> nn.Module:
+    """The layer that a library made, inside those that PEFT put around it; the module itself where there are none.
+
+    Example:
+        >>> from torch import nn
+        >>> plain_layer(nn.Linear(2, 2))
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    if "" in wrapped_modules(module):
+        return plain_layer(active_copy(module))
+    inside: Any = _instances(module, "peft.tuners.tuners_utils", "BaseTunerLayer").get("")
+    found: nn.Module = inside.get_base_layer() if inside is not None else module
+    return found
+
+
+def plain_name(name: str) -> str:
+    """The name that a tensor had before PEFT put a layer around its own.
+
+    Example:
+        >>> plain_name("layer1.0.conv1.base_layer.weight"), plain_name("fc.original_module.bias")
+        ('layer1.0.conv1.weight', 'fc.bias')
+    """
+    return _INNER.sub("", name)
+
+
+def plain_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Those of ``names`` that have another plain name, and that, for a model with adapters; empty for any other."""
+    if not is_adapted(model):
+        return {}
+    return {name: plain for name in names if (plain := plain_name(name)) != name}
+
+
+def kept_aside(model: nn.Module) -> set[str]:
+    """The names of tensors that PEFT keeps beside the copy that it trains: nothing runs through them."""
+    wrappers = wrapped_modules(model).items()
+    return {
+        f"{path}.original_module.{name}"
+        for path, wrapper in wrappers
+        if active_copy(wrapper) is not wrapper.original_module
+        for name in wrapper.original_module.state_dict()
+    }
