@@ -5,11 +5,18 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
 
 import zoo_core as zoo
+from zoo_core.build.costs import cost_of, cost_of_run
 from zoo_core.cli.browse import browse, page
+from zoo_core.cli.listing import list_plainly, print_models
+from zoo_core.cli.models import list_
 from zoo_core.errors import UsageError
+from zoo_core.registry.choose import Entry
+from zoo_core.registry.zoo import current_zoo
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -30,6 +37,56 @@ def test_models_are_filtered_and_sorted_by_what_is_published():
 def test_an_order_that_is_not_there_is_answered_with_those_that_are():
     with pytest.raises(UsageError, match="parameters, accuracy"):
         zoo.list(sort="speed")
+
+
+def test_what_a_model_is_chosen_by_is_what_its_card_says():
+    registry = current_zoo()
+    for name in registry.list("*", family="pretrainedmodels"):
+        card = registry.resolve(name)[0]
+        assert registry.entries(name) == [Entry.of_card(card, registry.member(card.family).costs.get(card.name))]
+
+
+def test_a_registered_model_is_chosen_too():
+    zoo.register("mine/net", num_classes=2)(lambda num_classes=2: torch.nn.Linear(3, num_classes))
+    assert "mine/net" in zoo.list("*net", sort="parameters")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--table", "--max-parameters", "10M", "--sort", "accuracy", "--family", "torchvision"],
+        ["--license=apache-2.0", "--family", "tiny"],
+        ["--table", "--json", "--input-size", "32"],
+        ["--sort", "multiply_adds", "--min-accuracy", "80"],
+    ],
+)
+def test_the_command_chooses_as_the_function_does_without_torch(arguments, capsys):
+    assert list_plainly(["list", *arguments])
+    plain = capsys.readouterr().out
+    assert plain == CliRunner().invoke(list_, arguments).stdout
+    assert plain
+
+
+def test_a_table_has_a_row_for_each_model(capsys):
+    print_models("resnet18", family="torchvision", as_table=True)
+    header, row, count = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "Mparams", "GMACs", "size", "acc@1", "licence"]
+    assert row.split() == ["torchvision/resnet18", "11.7", "1.81", "224", "69.8", "unknown"]
+    assert count == "1 models"
+
+
+@pytest.mark.parametrize("name", ["tiny/glyphnet", "resnet18", "pretrainedmodels/squeezenet1_1"])
+def test_the_costs_that_ship_are_those_that_are_counted(name):
+    registry = current_zoo()
+    card = registry.resolve(name)[0]
+    assert registry.member(card.family).costs[card.name] == cost_of(card)
+
+
+def test_multiply_adds_are_those_of_torchs_own_counter():
+    model = zoo.get("timm/test_vit", weights=None)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 160, 160))
+    assert cost_of_run(model, (torch.zeros(1, 3, 160, 160),)).multiply_adds == counter.get_total_flops() // 2
 
 
 def test_the_page_is_one_file_without_addresses_to_load(tmp_path):

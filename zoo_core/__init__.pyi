@@ -25,6 +25,9 @@ from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats
 from .inspect.cam import Cam as Cam
 from .inspect.cam import cam as cam
+from .inspect.compare import Comparison as Comparison
+from .inspect.compare import compare as compare
+from .inspect.draw import draw as draw
 from .inspect.maps import ActivationMaps as ActivationMaps
 from .inspect.maps import activation_maps as activation_maps
 from .inspect.summary import Summary as Summary

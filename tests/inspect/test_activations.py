@@ -168,3 +168,44 @@ def test_a_plot_that_cannot_be_written_says_where_to(path, tmp_path):
     stats = activation_stats(nn.Linear(2, 2), torch.randn(2, 2))
     with pytest.raises(errors.ZooError, match="cannot draw to"):
         stats.plot(tmp_path / path)
+
+
+class Functional(nn.Module):
+    """A model that calls its activations as functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = nn.functional.gelu(self.block(x))
+        return torch.sigmoid(self.last(x.relu()))
+
+
+def test_activations_that_are_called_as_functions_are_layers_too():
+    labels = [row.label for row in activation_stats(Functional(), torch.randn(3, 4)).rows]
+    assert labels == ["block.0", "block.1", "gelu()", "relu()", "last", "sigmoid()"]
+
+
+def test_the_first_bad_layer_is_named_marked_and_the_last_one_with_stop(tmp_path):
+    model = Functional()
+    with torch.no_grad():
+        model.last.weight.fill_(torch.nan)
+    whole, ended = (activation_stats(model, torch.randn(3, 4), stop=stop) for stop in (False, "nan"))
+    assert (whole.first_bad.label, whole.first_bad.problem) == ("last", "nan")
+    assert [row.label for row in ended.rows] == [row.label for row in whole.rows][:-1]
+    assert str(ended).endswith("first bad layer: last, nan")
+    assert whole.plot(tmp_path / "depth.png").stat().st_size
+    with pytest.raises(errors.UsageError, match="stop cannot be 'inf'"):
+        activation_stats(model, torch.randn(3, 4), stop="inf")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [(torch.inf, "infinite"), (0.0, "constant"), (1e-9, "vanishes"), (1e9, "explodes")]
+)
+def test_what_is_wrong_with_a_layer_has_a_name(value, problem):
+    layer = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(value)
+    assert activation_stats(layer, torch.eye(4)[:2] + torch.tensor([[1.0], [2.0]])).first_bad.problem == problem

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UnknownPart, UsageError, ZooWarning
+from zoo_core.cli.group import zoo as group
+from zoo_core.errors import ImageError, NotSupported, UnknownPart, UsageError, ZooWarning
 
 
 def patched(side):
@@ -121,3 +124,50 @@ def test_nan_and_features_are_not_shown():
 def test_a_stage_that_gives_several_tensors_has_a_heatmap(name):
     image, _ = patched(zoo.info(name).input_size[-1])
     assert zoo.cam(zoo.get(name, weights=None, seed=0), image).heatmap.max() == pytest.approx(1, abs=0.01)
+
+
+# The commands
+
+
+def command(*args):
+    return CliRunner().invoke(group, [*map(str, args)])
+
+
+def test_the_commands_write_files_and_print(tmp_path):
+    image = tmp_path / "image.png"
+    Image.fromarray(patched(32)[0]).save(image)
+    for name, arguments in {"maps": [image], "draw": [], "stats": [image], "summary": [], "compare": []}.items():
+        out = tmp_path / f"{name}.{'html' if name == 'summary' else 'png'}"
+        answer = command(name, "tiny/glyphnet", *arguments, "--out", out)
+        assert answer.exit_code == 0, answer.output
+        assert out.stat().st_size
+        assert out.name in answer.stdout or name == "compare"
+
+
+def test_stats_of_a_checkpoint_with_nan_end_with_the_layer_and_exit_code_1(tmp_path):
+    state = zoo.get("tiny/glyphnet").state_dict()
+    state["layer2.conv1.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "last.ckpt")
+    answer = command("stats", "tiny/glyphnet", "--weights", tmp_path / "last.ckpt", "--stop", "nan")
+    assert answer.exit_code == 1
+    assert answer.stdout.splitlines()[-1] == "first bad layer: layer2.conv1, nan"
+
+
+@pytest.mark.parametrize("name", ["maps", "stats"])
+def test_an_image_that_cannot_be_read_is_named(name, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    out = tmp_path / "out.png"
+    error = command(name, "tiny/glyphnet", tmp_path / "bad.png", "--out", out).exception
+    assert isinstance(error, ImageError)
+    assert "bad.png" in str(error)
+    assert not out.exists()
+
+
+@pytest.mark.extra
+def test_cam_takes_a_name_before_a_number(tmp_path):
+    image = tmp_path / "image.png"
+    Image.fromarray(patched(32)[0]).save(image)
+    saved = zoo.save(zoo.get("tiny/glyphnet", num_classes=3), tmp_path / "saved", class_names=["3", "2", "1"])
+    for target, name in {"1": "1", "0": "3"}.items():
+        answer = command("cam", saved, image, "--target", target, "--out", tmp_path / "cam.png")
+        assert answer.stdout.startswith(f"{name} (logit")

@@ -61,7 +61,7 @@ class Asked:
             "in_channels": partial(check_count, "in_channels"),
             "num_keypoints": partial(check_count, "num_keypoints"),
             "freeze": _freeze,
-            "device": _device,
+            "device": usable_device,
             "dtype": _dtype,
             "channels_last": _channels_last,
             "seed": _seed,
@@ -76,7 +76,12 @@ def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked whe
     return value
 
 
-def _device(device: object) -> torch.device:
+def usable_device(device: object) -> torch.device:
+    """The device of that name, when this machine has it.
+
+    Raises:
+        UsageError: It has not.
+    """
     try:
         found: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
         torch.empty(0, device=found)

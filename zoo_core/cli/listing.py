@@ -4,19 +4,62 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from zoo_core.registry.choose import HEADER, cells, chosen
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_COLUMNS = 80
 
 
 def print_models(
-    pattern: str = "*", *, family: str | None = None, task: str | None = None, as_json: bool = False
+    pattern: str = "*",
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    as_json: bool = False,
+    as_table: bool = False,
+    **filters: Any,  # noqa: ANN401 - those of zoo.list
 ) -> None:
-    """Print the names of the models that match, one a line or as a JSON list."""
-    names = current_zoo().list(pattern, family=family, task=task)
-    lines = [json.dumps(names, indent=2)] if as_json else names
+    """Print the names of the models that match, one a line, as a JSON list, or as a table of what they cost."""
+    zoo = current_zoo()
+    if as_table or any(value is not None for value in filters.values()):
+        entries = chosen(zoo.entries(pattern, family=family, task=task), **filters)
+        names = [entry.id for entry in entries]
+    else:
+        names, entries = zoo.list(pattern, family=family, task=task), []
+    if as_table and as_json:
+        lines = [json.dumps([dict(zip(HEADER, cells(entry), strict=True)) for entry in entries], indent=2)]
+    elif as_table:
+        license_ = filters.get("license")
+        lines = [*table([HEADER, *(cells(entry, license_) for entry in entries)]), f"{len(entries)} models"]
+    else:
+        lines = [json.dumps(names, indent=2)] if as_json else names
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()  # a reader that has gone is noticed here, where main can still say so quietly
+
+
+def table(rows: list[tuple[str, ...]]) -> Iterable[str]:
+    """Rows as lines: words to the left, figures to the right; on a terminal names give way to its width.
+
+    Example:
+        >>> list(table([("model", "size", "licence"), ("net", "224", "mit")]))
+        ['model  size  licence', 'net     224  mit']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty():
+        import shutil
+
+        room = shutil.get_terminal_size((_COLUMNS, 24)).columns - sum(widths[1:]) - 2 * (len(widths) - 1)
+        widths[0] = max(min(widths[0], room), len(rows[0][0]))
+    for row in rows:
+        first = row[0] if len(row[0]) <= widths[0] else f"{row[0][: widths[0] - 1]}…"
+        middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+        yield visible("  ".join([first.ljust(widths[0]), *middle, row[-1]]).rstrip())
 
 
 def list_plainly(arguments: list[str]) -> bool:
@@ -25,25 +68,51 @@ def list_plainly(arguments: list[str]) -> bool:
     Returns:
         Whether it was one. Anything else, ``--help`` and wrong usage included, is left to click.
     """
-    asked = _plain(arguments[1:]) if arguments[:1] == ["list"] else None
-    if asked is None:
+    request = _plain(arguments[1:]) if arguments[:1] == ["list"] else None
+    if request is None:
         return False
-    print_models(**asked)
+    print_models(**request)
     return True
 
 
+_TEXTS = {"--family": "family", "--task": "task", "--license": "license", "--sort": "sort"}
+_NUMBERS = {"--max-parameters": "max_parameters", "--min-accuracy": "min_accuracy", "--input-size": "input_size"}
+_FLAGS = {"--json": "as_json", "--table": "as_table"}
+
+
 def _plain(words: list[str]) -> dict[str, Any] | None:
-    asked: dict[str, Any] = {}
+    """The arguments of ``print_models``, or None where click has to say what is wrong."""
+    request: dict[str, Any] = {}
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
-        if option in ("--family", "--task"):
+        if option in _TEXTS or option in _NUMBERS:
             value = value if equals else next(rest, "")
-            asked[option.removeprefix("--")] = value
-        elif word == "--json":
-            asked["as_json"], value = True, word
+            try:
+                request[{**_TEXTS, **_NUMBERS}[option]] = value if option in _TEXTS else number(value)
+            except ValueError:
+                return None
+        elif word in _FLAGS:
+            request[_FLAGS[word]], value = True, word
         else:
-            asked["pattern"], value = word, "" if word.startswith("-") or "pattern" in asked else word
+            request["pattern"], value = word, "" if word.startswith("-") or "pattern" in request else word
         if not value:
             return None
-    return asked
+    return request
+
+
+def number(text: str) -> float:
+    """A number as people write how many parameters there are.
+
+    Raises:
+        ValueError: It is none.
+
+    Example:
+        >>> number("10M"), number("2.5e6"), number("80")
+        (10000000.0, 2500000.0, 80.0)
+    """
+    unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
+    found = float(text[:-1]) * unit if unit else float(text)
+    if found != found or found < 0:  # noqa: PLR0124 - nan is not itself
+        raise ValueError(text)
+    return found

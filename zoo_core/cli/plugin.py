@@ -74,6 +74,31 @@ def signatures(family: str, file: Path) -> None:
     click.echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def costs(family: str, file: Path) -> None:
+    r"""Write to FILE what an image costs all models of FAMILY: multiply-adds and activations, counted without values.
+
+    Ship it in your package and name it in Family.costs. A model that does not run without values is left out.
+
+    \b
+    zoo plugin costs acme zoo_acme/costs.json
+    """
+    from zoo_core.build.costs import cost_of
+    from zoo_core.contract.costs import write_costs
+    from zoo_core.errors import ZooError
+
+    made = {}
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made[card.name] = cost_of(card)
+        except ZooError as error:
+            echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_text(write_costs(made), encoding="utf-8")
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
 def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
     """Write a plugin distribution.
 

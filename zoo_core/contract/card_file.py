@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from zoo_core.contract.card import Card
 from zoo_core.contract.records import card_in_line, scan_cards
 from zoo_core.errors import CatalogError, ZooWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
@@ -88,6 +89,17 @@ class CardFile(Sequence[Card]):
                 return tuple((family, name, task or _USUAL) for family, name, task in found)
         # somebody wrote a line by hand
         return tuple((card.family, card.name, card.task) for card in self._cards)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Each line as plain data, unchecked: for all of them at once this is much faster than making cards.
+
+        A line that is no JSON object is left out.
+        """
+        for line in self._data.splitlines():
+            with suppress(ValueError, RecursionError):
+                record = json.loads(line) if line else None
+                if isinstance(record, dict):
+                    yield record
 
     def has(self, family: str, name: str) -> bool:
         """Whether there is a card of that name."""

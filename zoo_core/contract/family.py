@@ -27,6 +27,8 @@ class Family:
             ``"img_size"``; ``""`` when there is none. A file of other tables is built with what it needs.
         signatures: ``"package:file"`` of what the state dicts of its models look like, as ``zoo plugin signatures``
             writes it; ``zoo inspect`` tells by it which model a file is of.
+        costs: ``"package:file"`` of what an image costs each model, as ``zoo plugin costs`` writes it; ``zoo list`` and
+            ``zoo compare`` show it.
         exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
             globs to the reasons.
         plain_options: Names of the constructor's arguments that a saved folder may set to a number, a boolean, None or
@@ -47,5 +49,6 @@ class Family:
     tested: str = ""
     image_size: str = ""
     signatures: str = ""
+    costs: str = ""
     exceptions: str = ""
     plain_options: tuple[str, ...] = ()

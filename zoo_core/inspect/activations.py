@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
 from zoo_core.surgery.metadata import unwrap
@@ -19,10 +22,21 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import unmoved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _LABELS = 48
 """Up to so many layers fit on the axis of a plot by name."""
+_FUNCTIONS = frozenset(
+    name
+    for names in (
+        "celu celu_ elu elu_ gelu glu hardsigmoid hardswish hardtanh hardtanh_ leaky_relu leaky_relu_ log_softmax",
+        "logsigmoid mish prelu relu relu6 relu_ rrelu selu selu_ sigmoid silu softmax softplus softsign tanh",
+    )
+    for name in names.split()
+)
+"""Activations that a forward may call as functions, of ``torch``, ``torch.nn.functional`` or a tensor."""
+_FAINT, _LOUD = 1e-6, 1e6
+"""Standard deviations outside of which single precision loses what a layer adds to its input."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +44,10 @@ class Activation:
     """What one layer gave, the first time that it ran or another.
 
     Attributes:
-        layer: Dotted path of the module.
+        layer: Dotted path of the module; for an activation called as a function, that of the module whose forward calls
+            it, and the function's name with ``()``.
         call: 1 for the first time that it ran in this forward pass, 2 for the second.
-        kind: Class of the module.
+        kind: Class of the module, or ``"function"``.
         shape: Of what it gave.
         mean: Of all its values.
         std: Standard deviation of all its values, with Bessel's correction, as ``Tensor.std()`` has it.
@@ -54,6 +69,17 @@ class Activation:
         """The path, with the number of the call where it is not the first."""
         return self.layer if self.call == 1 else f"{self.layer} #{self.call}"
 
+    @property
+    def problem(self) -> str:
+        """Of its values: ``"nan"``, ``"infinite"``, ``"constant"``, ``"vanishes"``, ``"explodes"``, or empty."""
+        if math.isnan(self.peak):
+            return "nan"
+        if math.isinf(self.peak):
+            return "infinite"
+        if self.std == 0 and math.prod(self.shape) > 1:
+            return "constant"
+        return "vanishes" if 0 < self.std < _FAINT else "explodes" if self.std > _LOUD else ""
+
 
 @dataclass(frozen=True)
 class ActivationStats:
@@ -67,15 +93,24 @@ class ActivationStats:
     model: str
     rows: tuple[Activation, ...]
 
+    @property
+    def first_bad(self) -> Activation | None:
+        """The first layer with a problem, if there is one."""
+        return next((row for row in self.rows if row.problem), None)
+
     def __str__(self) -> str:
         cells = [("layer", "kind", "output", "mean", "std", "peak", "zeros"), *(_cells(row) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
         first, last = self.rows[0], self.rows[-1]
-        return "\n".join([*lines, f"std from {first.std:.3g} at {first.label} to {last.std:.3g} at {last.label}"])
+        lines.append(f"std from {first.std:.3g} at {first.label} to {last.std:.3g} at {last.label}")
+        bad = self.first_bad
+        return "\n".join([*lines, *([] if bad is None else [f"first bad layer: {bad.label}, {bad.problem}"])])
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draw the standard deviation over the depth, on a logarithmic scale unless all is zero.
+
+        The first bad layer is marked.
 
         Args:
             path: Where to; its suffix says the format, such as ``.png`` or ``.svg``.
@@ -89,13 +124,17 @@ class ActivationStats:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ZooError("a plot needs matplotlib", hint="pip install 'zoo-core[demo]'") from error
+            raise ZooError("a plot needs matplotlib", hint="pip install 'zoo-core[inspect]'") from error
         names = [row.label for row in self.rows]
         figure = Figure(figsize=(max(6.0, 0.22 * min(len(names), _LABELS)), 4.2), layout="constrained")
         axes = figure.subplots()
         axes.plot(range(len(names)), [row.std for row in self.rows], marker="o", markersize=4, linewidth=1.2)
         if any(row.std > 0 for row in self.rows):
             axes.set_yscale("log")
+        bad = self.first_bad
+        if bad is not None:
+            axes.axvline(self.rows.index(bad), color="#c0392b", linewidth=1.2)
+            axes.text(0.01, 0.97, f"{bad.label}: {bad.problem}", transform=axes.transAxes, va="top", color="#c0392b")
         axes.set_ylabel("standard deviation")
         axes.set_title(f"What the layers of {self.model} give")
         if len(names) <= _LABELS:
@@ -115,7 +154,13 @@ class ActivationStats:
 
 
 @strict_arguments
-def activation_stats(model: nn.Module, x: Any, *, layers: str | Sequence[str] | None = None) -> ActivationStats:  # noqa: ANN401
+def activation_stats(
+    model: nn.Module,
+    x: Any,  # noqa: ANN401 - whatever forward takes
+    *,
+    layers: str | Sequence[str] | None = None,
+    stop: bool | str = False,
+) -> ActivationStats:
     """Mean, standard deviation, peak and share of zeros of what every layer gives, for one batch.
 
     A standard deviation that shrinks towards zero from layer to layer is a signal that vanishes, one that grows is one
@@ -125,14 +170,17 @@ def activation_stats(model: nn.Module, x: Any, *, layers: str | Sequence[str] | 
     Args:
         model: Any module; DDP and ``torch.compile`` wrappers are looked through.
         x: What the model takes: a batch such as ``[N, 3, H, W]``, or a tuple of several arguments.
-        layers: Module paths or glob patterns over them, such as ``"layer*"``; every module without children when None.
+        layers: Module paths or glob patterns over them, such as ``"layer*"``. None for every module without children,
+            and every activation that a forward calls as a function, such as ``x.relu()``.
+        stop: ``"nan"`` ends the rows at the first layer with nan or an infinity, for all after it are as bad.
 
     Returns:
-        One row for each time that a layer ran. ``print`` shows a table, ``.plot(path)`` draws it.
+        One row for each time that a layer ran. ``print`` shows a table and names the first bad layer, ``.plot(path)``
+        draws it and marks that layer.
 
     Raises:
         UnknownPart: A pattern matches no module.
-        UsageError: None of the layers ran, or none gave a tensor of floating point.
+        UsageError: None of the layers ran, or none gave a tensor of floating point; or ``stop`` is something else.
 
     Example:
         >>> import torch, zoo_core as zoo
@@ -141,27 +189,22 @@ def activation_stats(model: nn.Module, x: Any, *, layers: str | Sequence[str] | 
         >>> [(row.label, row.shape) for row in stats.rows]
         [('layer1.conv1', (8, 16, 16, 16)), ('layer2.conv1', (8, 32, 8, 8)), ('layer3.conv1', (8, 64, 4, 4))]
     """
+    if stop not in (False, True, "nan"):
+        raise UsageError(f"stop cannot be {stop!r}", expected="'nan', or False")
     bare = unwrap(model)
     chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
     rows: list[Activation] = []
     calls: Counter[str] = Counter()
 
-    def measure(path: str, module: nn.Module, output: object) -> None:
+    def measure(path: str, kind: str, output: object) -> None:
         values = _tensor(output)
-        if values is not None:
+        has_ended = bool(stop and rows and rows[-1].problem in ("nan", "infinite"))
+        if values is not None and not has_ended:
             calls[path] += 1
-            rows.append(_measured(path, calls[path], module, values))
+            rows.append(_measured(path, calls[path], kind, values))
 
-    def hook(path: str) -> Any:  # noqa: ANN401 - torch types hooks loosely
-        return lambda module, _, output: measure(path, module, output)
-
-    handles = [module.register_forward_hook(hook(path)) for path, module in chosen.items()]
-    try:
-        with _undisturbed(bare), torch.no_grad():
-            bare(*x) if isinstance(x, tuple) else bare(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _undisturbed(bare), torch.no_grad(), _watched(bare, chosen, measure, functions=layers is None):
+        bare(*x) if isinstance(x, tuple) else bare(x)
     if not rows:
         raise UsageError(
             "none of the layers gave anything to measure",
@@ -169,6 +212,62 @@ def activation_stats(model: nn.Module, x: Any, *, layers: str | Sequence[str] | 
             cause="the model's forward does not call them, or they give no tensor of floating point",
         )
     return ActivationStats(type(bare).__name__, tuple(rows))
+
+
+@contextmanager
+def _watched(
+    model: nn.Module, chosen: dict[str, nn.Module], measure: Callable[[str, str, object], None], *, functions: bool
+) -> Iterator[None]:
+    """Inside the block, measure what each of these modules gives, and activations that are called as functions."""
+    handles = [module.register_forward_hook(_measuring(path, measure)) for path, module in chosen.items()]
+    mode = _Functions(measure) if functions else nullcontext()
+    if isinstance(mode, _Functions):
+        for path, module in model.named_modules():
+            entered = partial(mode.enter, None if path in chosen else path)
+            handles.append(module.register_forward_pre_hook(entered, prepend=True))
+            handles.append(module.register_forward_hook(mode.leave))
+    try:
+        with mode:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _measuring(path: str, measure: Callable[[str, str, object], None]) -> Any:  # noqa: ANN401 - torch types hooks loosely
+    return lambda module, _, output: measure(path, type(module).__name__, output)
+
+
+class _Functions(TorchFunctionMode):
+    """Measures activations that are called as functions, by the module whose forward calls them."""
+
+    def __init__(self, measure: Callable[[str, str, object], None]) -> None:
+        super().__init__()
+        self._measure = measure
+        self._running: list[str | None] = []
+
+    def enter(self, path: str | None, *_: object) -> None:
+        """A module begins; None for one that is measured itself."""
+        self._running.append(path)
+
+    def leave(self, *_: object) -> None:
+        """It has ended."""
+        self._running.pop()
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Any,  # noqa: ANN401 - likewise
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function gives
+        """Run a function of torch, and measure what it gives where it is an activation."""
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _FUNCTIONS and None not in self._running:
+            path = self._running[-1] if self._running else ""
+            self._measure(f"{path}.{name}()".removeprefix("."), "function", output)
+        return output
 
 
 def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -202,13 +301,13 @@ def _tensor(output: object) -> Tensor | None:
     return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None
 
 
-def _measured(path: str, call: int, module: nn.Module, output: Tensor) -> Activation:
+def _measured(path: str, call: int, kind: str, output: Tensor) -> Activation:
     values = output.detach().float()
     std = values.std().item() if values.numel() > 1 else 0.0
     return Activation(
         layer=path,
         call=call,
-        kind=type(module).__name__,
+        kind=kind,
         shape=tuple(values.shape),
         mean=values.mean().item(),
         std=std,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeGuard
 
 from zoo_core.contract.card import Card
 from zoo_core.contract.card_file import CardFile
 from zoo_core.errors import CatalogError
+from zoo_core.registry.choose import Entry
 from zoo_core.registry.plugins import go_without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from zoo_core.contract.costs import Cost
     from zoo_core.contract.family import Family
     from zoo_core.registry.plugins import Plugin
 
@@ -62,6 +65,14 @@ class Shelf(MutableMapping[str, Card]):
     def of_task(self, task: str | None) -> list[str]:
         """The names of the models that do that, in order; None stands for any task."""
         return [*self] if task is None else [name for name in self if self.task_of(name) == task]
+
+    def entries(self, costs: Mapping[str, Cost]) -> dict[str, Entry]:
+        """What each model is chosen by, by its name."""
+        found: dict[str, Entry] = {}
+        for record in self._file.records() if self._file is not None else ():
+            with suppress(AttributeError, KeyError, TypeError):  # a malformed card is named where it is used
+                found[record["name"]] = Entry.of_record(record, costs.get(record["name"]))
+        return found | {name: Entry.of_card(card, costs.get(name)) for name, card in self._cards.items()}
 
     def __getitem__(self, name: str) -> Card:
         if name not in self._cards and self._file is not None:

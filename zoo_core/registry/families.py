@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card, Preprocessing
+    from zoo_core.contract.costs import Cost
     from zoo_core.contract.family import Family
     from zoo_core.registry.plugins import Plugin
 
@@ -86,6 +87,13 @@ class Member:
                 plugin=self.plugin.name,
             ) from error
         return Shelf(self.family, cards, self.plugin)
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What an image costs each model, by its name, as the plugin ships it."""
+        from zoo_core.contract.costs import read_costs
+
+        return read_costs(self.family.costs) if self.family.costs else {}
 
     def _catalogue(self) -> Sequence[object]:
         """What the plugin ships or, where its library has another version and can be indexed, what that has."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.errors import UnknownModel
+    from zoo_core.registry.choose import Entry
 
 FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "tiny")
 """Where an unqualified name is looked for first; third-party families follow by name."""
@@ -158,6 +159,25 @@ class Zoo:
             heard = ids if "/" in pattern else models
             found += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
         return found
+
+    def entries(
+        self, pattern: str = "*", *, family: str | None = None, task: str | None = None
+    ) -> builtins.list[Entry]:
+        """What each model that :meth:`list` names is chosen by.
+
+        Raises:
+            UsageError: As :meth:`list` does.
+        """
+        found: dict[str, dict[str, Entry]] = {}
+        entries: builtins.list[Entry] = []
+        for name in self.list(pattern, family=family, task=task):
+            owner, _, model = name.partition("/")
+            if owner not in found:
+                member = self.member(owner)
+                found[owner] = member.cards.entries(member.costs)
+            if model in found[owner]:
+                entries.append(found[owner][model])
+        return entries
 
     def _require_task(self, task: str) -> None:
         tasks = sorted({member.cards.task_of(name) for member in self.usable(listed=True) for name in member.cards})
@@ -296,7 +316,8 @@ def list_models(
         min_accuracy: Only models with weights whose publisher states at least this ImageNet-1K acc@1, in percent; with
             ``license`` the same weights have to have both.
         input_size: Only models designed for images of this width, in pixels.
-        sort: ``"name"``, ``"parameters"`` (few first) or ``"accuracy"`` (high first); what is not known comes last.
+        sort: ``"name"``, ``"parameters"`` or ``"multiply_adds"`` (few first), or ``"accuracy"`` (high first); what is
+            not known comes last.
 
     Returns:
         Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
@@ -311,7 +332,6 @@ def list_models(
         ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
     """
     zoo = current_zoo()
-    names = zoo.list(pattern, family=family, task=task)
     filters = {
         "max_parameters": max_parameters,
         "license": license,
@@ -320,10 +340,10 @@ def list_models(
         "sort": sort,
     }
     if all(value is None for value in filters.values()):
-        return names  # which reads no card
+        return zoo.list(pattern, family=family, task=task)  # which reads no card
     from zoo_core.registry.choose import chosen
 
-    return [card.id for card in chosen((zoo.resolve(name)[0] for name in names), **filters)]  # type: ignore[arg-type]  # as declared above
+    return [each.id for each in chosen(zoo.entries(pattern, family=family, task=task), **filters)]  # type: ignore[arg-type]  # as declared above
 
 
 @strict_arguments

@@ -14,6 +14,7 @@ def zoo_families() -> list[Family]:
             requires="efficientnet-pytorch",
             catalog="zoo_efficientnet_pytorch.catalog:cards",
             signatures="zoo_efficientnet_pytorch:signatures.json.gz",
+            costs="zoo_efficientnet_pytorch:costs.json",
             anatomy="zoo_efficientnet_pytorch.anatomy:anatomy",
             tested=">=0.7.1,<0.8",
             index="zoo_efficientnet_pytorch.index:cards",

@@ -14,6 +14,7 @@ def zoo_families() -> list[Family]:
             requires="pretrainedmodels",
             catalog="zoo_pretrainedmodels.catalog:cards",
             signatures="zoo_pretrainedmodels:signatures.json.gz",
+            costs="zoo_pretrainedmodels:costs.json",
             anatomy="zoo_pretrainedmodels.anatomy:anatomy",
             tested=">=0.7.4,<0.8",
             exceptions="zoo_pretrainedmodels.expected:EXPECTED",

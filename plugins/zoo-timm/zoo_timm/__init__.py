@@ -14,6 +14,7 @@ def zoo_families() -> list[Family]:
             requires="timm",
             catalog="zoo_timm.catalog:cards",
             signatures="zoo_timm:signatures.json.gz",
+            costs="zoo_timm:costs.json",
             anatomy="zoo_timm.anatomy:anatomy",
             tested="==1.0.31",  # the third number of timm is where models come and change
             image_size="img_size",

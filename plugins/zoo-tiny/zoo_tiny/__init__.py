@@ -20,6 +20,7 @@ def zoo_families() -> list[Family]:
             anatomy="zoo_tiny.anatomy:anatomy",
             plain_options=("in_channels", "num_classes"),
             signatures="zoo_tiny:signatures.json.gz",
+            costs="zoo_tiny:costs.json",
         )
     ]
 

@@ -14,6 +14,7 @@ def zoo_families() -> list[Family]:
             requires="torchvision",
             catalog="zoo_torchvision.catalog:cards",
             signatures="zoo_torchvision:signatures.json.gz",
+            costs="zoo_torchvision:costs.json",
             anatomy="zoo_torchvision.anatomy:anatomy",
             tested=">=0.29,<0.30",
             image_size="image_size",

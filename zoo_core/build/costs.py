@@ -1,0 +1,94 @@
+"""What one image costs a model: multiply-adds and activations, counted on the meta device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
+from torch.utils.flop_counter import flop_registry
+
+from zoo_core.build.signatures import as_published
+from zoo_core.contract.costs import Cost
+from zoo_core.errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from zoo_core.contract.card import Card
+
+_LISTS = ("detection", "keypoints")
+
+
+class CostCounter(TorchDispatchMode):
+    """Inside the block, convolutions, matrix products and attention are counted.
+
+    Attributes:
+        flops: As torch's registry counts them: two for a multiply-add.
+        activations: How many values these operations gave.
+
+    Example:
+        >>> with torch.no_grad(), CostCounter() as counter:
+        ...     _ = torch.nn.Linear(8, 4, device="meta")(torch.empty(2, 8, device="meta"))
+        >>> counter.cost
+        Cost(multiply_adds=64, activations=8)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.activations = 0
+
+    @property
+    def cost(self) -> Cost:
+        """What was counted so far."""
+        return Cost(self.flops // 2, self.activations)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Any,  # noqa: ANN401 - likewise
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+        """Run an operation, and count it."""
+        options = kwargs or {}
+        output = func(*args, **options)
+        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - as torch's counter
+        if count is not None:
+            self.flops += count(*args, **options, out_val=output)
+            first = output[0] if isinstance(output, tuple | list) else output
+            self.activations += first.numel() if isinstance(first, Tensor) else 0
+        return output
+
+
+def cost_of(card: Card) -> Cost:
+    """What one image, or clip, of the size that it was designed for costs the model of a card.
+
+    Raises:
+        NotSupported: Its forward needs values, as detectors and quantised models do.
+        ZooError: It cannot be built here.
+
+    Example:
+        >>> from zoo_core.registry.zoo import current_zoo
+        >>> cost_of(current_zoo().resolve("tiny/glyphnet")[0]).multiply_adds
+        3058816
+    """
+    if card.task in _LISTS:
+        raise NotSupported(f"the cost of {card.id} depends on how many objects an image has")
+    model = as_published(card).eval()
+    x = torch.empty(1, *card.input_size, device="meta")
+    try:
+        return cost_of_run(model.to("meta"), (x, x) if card.task == "optical_flow" else (x,))
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise NotSupported(f"{card.id} does not run without values", got=f"{type(error).__name__}: {reason}") from error
+
+
+def cost_of_run(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
+    """What a forward costs."""
+    with torch.no_grad(), CostCounter() as counter:
+        model(*inputs)
+    return counter.cost

@@ -1,0 +1,282 @@
+"""``zoo.compare``: what models cost here, measured, beside what their publishers say of them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize
+
+import torch
+from torch import nn
+from torch.utils import benchmark
+from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
+from torch.utils._pytree import tree_leaves
+
+from zoo_core.build.costs import CostCounter
+from zoo_core.build.get import get
+from zoo_core.build.request import usable_device
+from zoo_core.errors import UsageError, ZooError
+from zoo_core.inspect.view import cannot_write
+from zoo_core.registry.choose import ACCURACY, in_three_digits
+from zoo_core.surgery.example import example_input
+from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.eval_mode import inferring
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+_HEADER = ("model", "Mparams", "GMACs", "ms", "MB", "acc@1", "licence")
+_LONGEST = 34
+_SECONDS = 0.3
+"""How long a forward is measured at least, in which its median settles."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model costs on a device.
+
+    Attributes:
+        name: ``family/name``, or the class of a module of one's own.
+        parameters: How many there are.
+        multiply_adds: Of an image, in convolutions, matrix products and attention.
+        latency: Median seconds of a forward of the batch, in eval mode.
+        memory: Peak bytes of tensors during it, parameters and buffers included; None where that cannot be measured.
+        accuracy: Published acc@1 on ImageNet-1K of the default weights, in percent; None where there is none.
+        license: Of the default weights; None where it is not known.
+        error: Why nothing was measured.
+    """
+
+    name: str
+    parameters: int = 0
+    multiply_adds: int | None = None
+    latency: float | None = None
+    memory: int | None = None
+    accuracy: float | None = None
+    license: str | None = None
+    error: str | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows."""
+        name = self.name if len(self.name) <= _LONGEST else f"{self.name[: _LONGEST - 1]}…"
+        if self.error is not None:
+            return (name, *("-",) * 5, self.error)
+        return (
+            name,
+            f"{self.parameters / 1e6:.1f}",
+            _scaled(self.multiply_adds, 1e9),
+            _scaled(self.latency, 1e-3),
+            _scaled(self.memory, 1e6),
+            _scaled(self.accuracy, 1),
+            self.license or "?",
+        )
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "?" if value is None else in_three_digits(value / unit)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models side by side; ``print`` shows a table, ``.plot(path)`` draws accuracy over time.
+
+    Attributes:
+        rows: One for each model, in the order in which they were named.
+        device: What it was measured on, in words.
+        batch_size: Images in a forward.
+
+    Example:
+        >>> row = Measured("tiny/net", parameters=1_500_000, latency=0.002, license="mit")
+        >>> print(Comparison((row,), device="cpu", batch_size=1))
+        model     Mparams  GMACs   ms  MB  acc@1  licence
+        tiny/net      1.5      ?  2   ?      ?  mit
+        a forward of 1 image on cpu
+    """
+
+    rows: tuple[Measured, ...]
+    device: str
+    batch_size: int
+
+    def __str__(self) -> str:
+        table = [_HEADER, *(row.cells for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if 0 < i < len(_HEADER) - 1 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        images = "image" if self.batch_size == 1 else "images"
+        return "\n".join([*lines, f"a forward of {self.batch_size} {images} on {self.device}"])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The rows as plain data, for JSON or a data frame."""
+        return [asdict(row) for row in self.rows]
+
+    def plot(self, path: str | os.PathLike[str]) -> Path:
+        """Draw accuracy over time, or over parameters where no accuracy is known; the size of a dot is its memory.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: Nothing was measured.
+            ZooError: matplotlib is not installed, or cannot write such a file there.
+        """
+        rows = [row for row in self.rows if row.latency is not None]
+        if not rows:
+            raise UsageError("there is nothing to draw", cause="no model was measured")
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ZooError("a plot needs matplotlib", hint="pip install 'zoo-core[inspect]'") from error
+        has_accuracy = any(row.accuracy is not None for row in rows)
+        shown = [row for row in rows if row.accuracy is not None] if has_accuracy else rows
+        figure = Figure(figsize=(7, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for row in shown:
+            x = 1e3 * (row.latency or 0)
+            y = row.parameters / 1e6 if row.accuracy is None else row.accuracy
+            axes.scatter(x, y, s=20 + (row.memory or 0) / 1e6, alpha=0.7)
+            axes.annotate(row.name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=7)
+        axes.set_xlabel(f"milliseconds for {self.batch_size} on {self.device}")
+        axes.set_ylabel("published ImageNet-1K acc@1, percent" if has_accuracy else "million parameters")
+        axes.grid(alpha=0.3)
+        try:
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as error:
+            raise cannot_write(path, error) from error
+        return Path(path)
+
+
+@strict_arguments
+def compare(
+    models: Sequence[str | nn.Module] | str | nn.Module,
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 1,
+) -> Comparison:
+    """Measure models side by side: parameters, multiply-adds, time and memory of a forward, accuracy, licence.
+
+    Named models are built untrained, which costs the same and fetches nothing; their accuracy and licence are those of
+    their default weights. One that cannot be built or run has the reason in its row.
+
+    Args:
+        models: Names, or models of one's own, which are measured where they are.
+        device: Where named models are measured; the CPU unless given.
+        batch_size: Images in a forward.
+
+    Raises:
+        UsageError: There is no model, or ``batch_size`` is no count.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.compare(["tiny/glyphnet"]).rows[0].parameters
+        84514
+    """
+    check_count("batch_size", batch_size)
+    is_one = isinstance(models, str | nn.Module) or not isinstance(models, Iterable)
+    listed: list[Any] = [models] if is_one else [*models]  # type: ignore[misc]  # narrowed above
+    if not listed or not all(isinstance(each, str | nn.Module) for each in listed):
+        raise UsageError(f"there is nothing to compare in {models!r:.60}", expected="such as ['resnet18', 'resnet50']")
+    if device is not None:
+        usable_device(device)
+    rows = tuple(_row(model, device, batch_size) for model in listed)
+    where = torch.device(device or "cpu")
+    threads = torch.get_num_threads()
+    words = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{platform.machine()}, {threads} threads"
+    return Comparison(rows, f"{where} ({words})", batch_size)
+
+
+def _row(model: str | nn.Module, device: str | torch.device | None, batch_size: int) -> Measured:
+    name = model if isinstance(model, str) else type(unwrap(model)).__name__
+    try:
+        built = get(model, weights=None, device=device) if isinstance(model, str) else model
+        return _measure(built, batch_size)
+    except UsageError as error:
+        if isinstance(model, str) and not isinstance(error, KeyError):
+            return Measured(name, error=error.summary)
+        raise  # a name that does not exist is a slip of the caller
+    except (ZooError, RuntimeError, ValueError, TypeError) as error:
+        reason = error.summary if isinstance(error, ZooError) else f"{type(error).__name__}: {error}".partition("\n")[0]
+        return Measured(name, error=reason)
+
+
+def _measure(model: nn.Module, batch_size: int) -> Measured:
+    bare, card = unwrap(model), knowledge_of(model).card
+    x = example_input(model)
+    inputs: tuple[Any, ...] = (x.expand(batch_size, *x.shape[1:]).contiguous(),)
+    if card is not None and card.task in ("detection", "keypoints"):
+        inputs = ([x[0]] * batch_size,)
+    elif card is not None and card.task == "optical_flow":
+        inputs = inputs * 2
+    with inferring(bare), torch.inference_mode(mode=False), torch.no_grad():  # in inference mode nothing is taken apart
+        with CostCounter() as counter:
+            bare(*inputs)
+        memory = _peak(bare, inputs, x.device)
+    with inferring(bare):
+        timer = benchmark.Timer(
+            "model(*inputs)", globals={"model": bare, "inputs": inputs}, num_threads=torch.get_num_threads()
+        )
+        latency = timer.blocked_autorange(min_run_time=_SECONDS).median
+    weights = next((each for each in card.weights if each.tag == card.default), None) if card else None
+    return Measured(
+        card.id if card else type(bare).__name__,
+        sum(p.numel() for p in bare.parameters()),
+        counter.cost.multiply_adds // batch_size,
+        latency,
+        memory,
+        weights.metrics.get(ACCURACY) if weights else None,
+        weights.licenses.weights if weights else None,
+    )
+
+
+def _peak(model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> int | None:
+    """Peak bytes of tensors in a forward, and of the model."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        model(*inputs)
+        return int(torch.cuda.max_memory_allocated(device))
+    if device.type != "cpu":
+        return None
+    with _LiveTensors() as live:
+        model(*inputs)
+    tensors = {id(each): each for each in (*model.parameters(), *model.buffers())}.values()
+    return int(live.most) + sum(each.numel() * each.element_size() for each in tensors)
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+    """Inside the block, the bytes of tensors that operations made and nothing has freed; ``most`` is their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.now: int = 0
+        self.most: int = 0
+        self._seen: WeakSet[torch.UntypedStorage] = WeakSet()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's own signature
+        types: Any,  # noqa: ANN401 - likewise
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+        """Run an operation, and count the storages that it made."""
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._seen:
+                storage = tensor.untyped_storage()
+                self._seen.add(storage)
+                self.now += storage.nbytes()
+                finalize(storage, self._free, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return output
+
+    def _free(self, size: int) -> None:
+        self.now -= size
