@@ -1,4 +1,4 @@
-"""``zoo cache`` and ``zoo verify``: what is on the disk, and whether it is still what it was."""
+"""``zoo cache``: the weights that are on the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from zoo_core.cli.console import echo
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import care
-from zoo_core.weights.cache.converted import FOLDER, Copy, copies
+from zoo_core.weights.cache.converted import Copy, copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -129,48 +129,6 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
             echo(f"passed over {item.name}: no installed model has weights like it", err=True)
         else:
             echo(f"{item.name}: {', '.join(adopted.names)}")
-
-
-@click.command()
-@click.argument("name", nargs=-1)
-@click.option("--outputs", is_flag=True, help="Run models, and compare what they give with what is expected.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(name: tuple[str, ...], *, outputs: bool, as_json: bool) -> None:
-    r"""Hash every file in the cache again; bad ones are moved aside, and the exit code is 1.
-
-    With --outputs the models NAME, or else those of zoo.lock, are run on a generated image: a change of library, kernel
-    or preprocessing shows, which no digest of a file does. `zoo lock --outputs NAME` writes down what is expected.
-
-    \b
-    zoo verify
-    zoo verify --outputs tiny/glyphnet
-    """
-    if outputs:
-        from zoo_core.cli.verify_outputs import verify_outputs
-
-        verify_outputs(name, as_json=as_json)
-        return
-    if name:
-        raise click.UsageError("NAME goes with --outputs: without it, every file in the cache is hashed")
-    results = list(care.verify(Cache()))
-    bad = [file for file, good in results if not good]
-    if as_json:
-        echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
-    else:
-        for file in bad:
-            echo(f"BAD  {file}: {_fate(file)}")
-        echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
-    if bad:
-        raise SystemExit(1)
-
-
-def _fate(file: Path) -> str:
-    """What is the matter with a bad file, from what is there now."""
-    if file.is_symlink() or file.exists():
-        return "not a plain file that can be read, left alone"
-    if file.is_relative_to(Cache().root / FOLDER):
-        return "removed, and made again when it is wanted"
-    return "moved aside" if file.with_name(f".{file.name}.bad").exists() else "missing"
 
 
 def human(size: int) -> str:

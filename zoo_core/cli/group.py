@@ -45,7 +45,7 @@ COMMANDS = {
     "trace": _Command("zoo_core.cli.trace:trace", "Print the anatomy of a class, found by running it."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
-    "verify": _Command("zoo_core.cli.cache:verify", "Hash every file in the cache again."),
+    "verify": _Command("zoo_core.cli.verify:verify", "Hash every file in the cache again."),
     "cache": _Command("zoo_core.cli.cache:cache", "Look after the weights on this machine."),
     "mirror": _Command("zoo_core.cli.mirror:mirror", "Serve weights to other machines."),
     "bundle": _Command("zoo_core.cli.mirror:bundle", "Carry weights to a machine without a network."),

@@ -11,6 +11,7 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
+from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
@@ -21,23 +22,36 @@ if TYPE_CHECKING:
     from zoo_core.registry.zoo import Zoo
 
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_KEY = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @click.command()
 @click.argument("name", nargs=-1)
 @click.option("--update", is_flag=True, help="Accept a digest that differs from the locked one.")
 @click.option("--trust", type=click.Choice(["first-use"]), help="Lock what comes first where nothing vouches for it.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
 @click.option("--outputs", is_flag=True, help="Run each model too, and lock what it gives for a generated image.")
+@click.option("--sbom", type=_FILE, metavar="FILE", help="Write the weights of the lock to FILE too, as CycloneDX.")
+@click.option("--sign", type=_KEY, metavar="KEY", help="Sign the lock with the private key KEY, in PEM.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lock(
     name: tuple[str, ...],
     trust: str | None,
     licenses: tuple[str, ...],
+    sbom: Path | None,
+    sign: Path | None,
     *,
     update: bool,
     outputs: bool,
     as_json: bool,
 ) -> None:
-    """Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it."""
+    r"""Fetch the weights of the models NAME and write their digests to zoo.lock; without NAME, of those in it.
+
+    \b
+    zoo lock resnet18 tiny/glyphnet
+    zoo lock --sbom weights.cdx.json --sign key.pem
+    """
     from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights import obtain
 
@@ -67,7 +81,17 @@ def lock(
     with _turn(path):  # another `zoo lock` may have written since, and its entries stay
         now = read_lock(path).entries if path.exists() else {}
         write_lock(path, {**now, **{name: entries[name] for name in renewed}}.values())
+    _write_provenance(path, sbom, sign)
     echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
+
+
+def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
+    from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock
+
+    if sbom:
+        write_anew(sbom.absolute(), bill_of_materials(read_lock(path).entries.values()))
+    if sign:
+        sign_lock(path, sign)
 
 
 def _turn(path: Path) -> filelock.BaseFileLock:

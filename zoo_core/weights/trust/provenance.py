@@ -1,0 +1,151 @@
+"""What others can check a lock by: a bill of materials of its weights, and a signature over it.
+
+A lock names the SHA-256 of every file of weights, so a signature over the lock covers their bytes too.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import LockError, NotSupported
+from zoo_core.weights.trust.licenses import PARTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from zoo_core.weights.trust.lock import Locked
+
+
+def bill_of_materials(entries: Iterable[Locked]) -> str:
+    """The weights of a lock as a CycloneDX 1.6 document, for those who audit what a product is made of.
+
+    Each entry is a component of the type ``machine-learning-model``: its name and tag, SHA-256, the licence of its
+    weights, and where its bytes are. What CycloneDX has no field for (the licences of code and data, the size, the
+    plugin and the library that build the model) is a property whose name begins with ``zoo:``.
+
+    Args:
+        entries: Those of a lock.
+
+    Returns:
+        JSON.
+
+    Raises:
+        NotSupported: cyclonedx-python-lib is not installed.
+    """
+    try:
+        from cyclonedx.contrib.license.factories import LicenseFactory
+        from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+        from cyclonedx.model.bom import Bom
+        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.output.json import JsonV1Dot6
+    except ImportError as error:
+        raise NotSupported(
+            "a bill of materials is written by cyclonedx-python-lib", hint="pip install 'zoo-core[provenance]'"
+        ) from error
+    licenses = LicenseFactory()
+    bom = Bom()
+    for entry in sorted(entries, key=lambda each: each.name):
+        bom.components.add(
+            Component(
+                type=ComponentType.MACHINE_LEARNING_MODEL,
+                name=entry.name.rpartition("@")[0],
+                version=entry.tag,
+                bom_ref=entry.name,
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)],
+                licenses=[licenses.make_from_string(_spdx(entry.licenses.weights))],
+                external_references=[
+                    ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(url)) for url in entry.urls
+                ],
+                properties=[Property(name=f"zoo:{name}", value=value) for name, value in _properties(entry)],
+            )
+        )
+    return JsonV1Dot6(bom).output_as_string(indent=2)
+
+
+def _spdx(license_name: str) -> str:
+    """The identifier as SPDX writes it; a card has it in lower case. A name that SPDX does not have stays a name."""
+    from cyclonedx.spdx import fixup_id
+
+    return fixup_id(license_name) or license_name
+
+
+def _properties(entry: Locked) -> Iterator[tuple[str, str]]:
+    for part in PARTS:
+        yield f"license:{part}", getattr(entry.licenses, part)
+    yield "file", entry.file
+    yield "size", str(entry.size)
+    if entry.plugin:
+        yield "plugin", entry.plugin
+    if entry.library:
+        yield "library", entry.library
+
+
+def signature_path(lock: Path) -> Path:
+    """Where the signature of a lock file is: beside it."""
+    return lock.with_name(f"{lock.name}.sig")
+
+
+def sign_lock(lock: Path, private_key: Path) -> Path:
+    """Sign a lock file with the OpenSSF model-signing library; returns the path of the signature.
+
+    Args:
+        lock: The lock file.
+        private_key: An elliptic curve key in PEM, not encrypted.
+
+    Raises:
+        NotSupported: model-signing is not installed.
+        LockError: The key cannot be read, or the signature cannot be written.
+    """
+    signing = _model_signing()
+    with _as_lock_error(f"{lock.name} was not signed", private_key, "an elliptic curve private key, in PEM"):
+        signer = signing.signing.Config().use_elliptic_key_signer(private_key=private_key)
+        signer.sign(lock, signature_path(lock))
+    return signature_path(lock)
+
+
+def verify_lock_signature(lock: Path, public_key: Path) -> None:
+    """Check the signature beside a lock file.
+
+    Args:
+        lock: The lock file.
+        public_key: The elliptic curve key that belongs to the one it was signed with, in PEM.
+
+    Raises:
+        NotSupported: model-signing is not installed.
+        LockError: There is no signature, it is of another key or of another content, or the key cannot be read.
+    """
+    signature = signature_path(lock)
+    if not signature.is_file():
+        raise LockError(
+            f"{lock.name} is not signed", expected=str(signature), hint="`zoo lock --sign KEY` writes the signature"
+        )
+    signing = _model_signing()
+    with _as_lock_error(f"the signature of {lock.name} is not good", public_key, "the public key of who signed it"):
+        verifier = signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        verifier.verify(lock, signature)
+
+
+def _model_signing() -> Any:  # noqa: ANN401 - a module without types
+    try:
+        import model_signing
+    except ImportError as error:
+        raise NotSupported(
+            "signatures are made and checked by model-signing", hint="pip install 'zoo-core[provenance]'"
+        ) from error
+    return model_signing
+
+
+@contextmanager
+def _as_lock_error(problem: str, key: Path, expected: str) -> Iterator[None]:
+    """The library raises whatever its parsers raise on what is in a file."""
+    try:
+        yield
+    except Exception as error:
+        raise LockError(
+            problem,
+            expected=f"{expected}: {key}",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            hint="look into who changed the lock, its signature or the key; `zoo lock --sign KEY` signs anew",
+        ) from error
