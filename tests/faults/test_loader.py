@@ -153,6 +153,16 @@ def test_an_old_tar_checkpoint_is_read(tmp_path):
     assert all(torch.equal(got[name], state[name]) for name in state)
 
 
+def test_a_view_in_an_old_tar_checkpoint_that_repeats_few_numbers_is_refused(tmp_path):
+    old_tar(tmp_path / "net.pth", {"w": torch.zeros(1)})
+    data = (tmp_path / "net.pth").read_bytes()
+    one = struct.pack("<qqq", 1, 1, 0)  # length, step and place of the only number
+    assert data.count(one) == 1
+    (tmp_path / "net.pth").write_bytes(data.replace(one, struct.pack("<qqq", 1 << 48, 0, 0)))
+    with pytest.raises(Unreadable, match="repeats few numbers"):
+        read_state_dict(tmp_path / "net.pth")
+
+
 @pytest.mark.parametrize("count", [-1, 5, 10**15])
 def test_an_old_tar_checkpoint_that_lies_about_its_length_is_refused(tmp_path, count):
     old_tar(tmp_path / "net.pth", {"w": torch.arange(12.0)}, storages=count)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from zoo_core import Card, Weights
-from zoo_core.errors import ZooWarning
+from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights import Cache, obtain, read_state_dict
 from zoo_core.weights.cache import care
 from zoo_core.weights.cache.converted import FOLDER, Copy, state_dict_of
@@ -261,8 +261,14 @@ def test_no_room_is_found_out_before_anything_is_written(tmp_path, monkeypatch):
         assert same(state_dict_of(artefact), read_state_dict(artefact.path))
 
 
-def test_a_tensor_that_unfolds_to_gigabytes_gets_no_copy(tmp_path):
+def test_a_tensor_that_unfolds_to_gigabytes_is_refused(tmp_path):
     artefact = put(tmp_path, state={"weight": torch.zeros(1).expand(1 << 30)})
+    with pytest.raises(Unreadable, match="repeats few numbers"):
+        state_dict_of(artefact)
+
+
+def test_a_tensor_that_is_larger_than_its_storage_gets_no_copy(tmp_path):
+    artefact = put(tmp_path, state={"weight": torch.zeros(1).expand(1 << 20)})
     assert state_dict_of(artefact)["weight"].stride() == (0,)
     assert copy_of(artefact).files() == []
 

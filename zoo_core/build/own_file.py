@@ -27,6 +27,7 @@ from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.choose import Choice, choose
 from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
@@ -87,12 +88,14 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
         meet_keypoints(model, state)
         meet_stem(model, state)
         fresh = _meet_head(model, state, asked, source, notes)
+        if checkpoint.mapped:  # a trainer may write to the file again while the model lives
+            state = {name: private(tensor) for name, tensor in state.items()}
         outcomes = load_state(
             model,
             state,
             absent=[f"{path}.*" for path in fresh],
             source=source,
-            assign=artefact.strength != "local",
+            assign=True,
         )
     except LoadMismatch as error:
         raise explained(error, model, choice, checkpoint) from error

@@ -17,6 +17,7 @@ from zoo_core.errors import CacheError, UsageError, ZooWarning, close_matches, d
 from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies
 from zoo_core.weights.cache.entry import shared_object
+from zoo_core.weights.cache.own import own_copies
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.download.ownership import sweep
@@ -220,7 +221,8 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
                 found.append(Leftover(path, status.st_size, "no name stands for it"))
     for name in ("objects", CONVERTED, FEATURES):
         found += _links(cache.root / name)
-    found += [item for copy in copies(cache) if copy.source not in needed or not copy.ref() for item in _left(copy)]
+    own = needed | own_copies(cache)
+    found += [item for copy in copies(cache) if copy.source not in own or not copy.ref() for item in _left(copy)]
     if limit is not None:
         found += _unused_features(cache, limit)
     return found, old

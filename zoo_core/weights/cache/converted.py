@@ -17,8 +17,11 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from zoo_core import settings
 from zoo_core.errors import CacheError, Unreadable, ZooWarning
+from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp, is_full, steady_digest
@@ -69,7 +72,7 @@ def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
     state, mapped = read_and_tell(artefact.path)
     if mapped and misaligned(state) < _WORTH_IT:
         return state
-    made = copy.make(state, artefact.path.stem)
+    made = copy.make(state, artefact.path.stem, mapped=mapped)
     return state if made is None else made
 
 
@@ -145,16 +148,25 @@ class Copy:
                 self._note(path, digest, stamp)
         return path
 
-    def make(self, state: Mapping[str, Tensor], name: str) -> dict[str, Tensor] | None:
-        """Write the copy and map it.
+    def make(self, state: Mapping[str, Tensor], name: str, *, mapped: bool = False) -> dict[str, Tensor] | None:
+        """Write the copy and map it; arguments and warnings are those of :meth:`write`.
+
+        Returns:
+            The tensors, or None when there is no copy.
+        """
+        return self.read() if self.write(state, name, mapped=mapped) else None
+
+    def write(self, state: Mapping[str, Tensor], name: str, *, mapped: bool = False) -> bool:
+        """Write the copy.
 
         Args:
             state: What is in the object.
             name: The stem of the file's name.
+            mapped: Whether it is mapped from a file, whose pages are given back on the way.
 
         Returns:
-            The tensors, or None when they cannot be written as safetensors, another process is at it, or the cache
-            cannot be written.
+            Whether it is there: not when the tensors cannot be written as safetensors, another process is at it, or the
+            cache cannot be written.
 
         Warns:
             ZooWarning: There is no room.
@@ -163,26 +175,26 @@ class Copy:
 
         parts = plan(state)
         if parts is None:
-            return None
+            return False
         path = self.folder / f"{name}.safetensors"
         try:
             self.cache.make()
             with _alone(self.cache.arriving / f"{self.source[:16]}-converted.lock") as alone:
                 if not alone:
-                    return None
+                    return False
                 require_space(self.cache.arriving, sum(map(len, parts)))
                 self.remove()
                 with Partial.new(self.cache.arriving, f"{self.source[:16]}-converted") as partial:
-                    for block in _in_blocks(parts):
+                    for block in _in_blocks(parts, mapped=mapped):
                         partial.write(block)
                     digest = partial.digest
                     partial.publish(path, read_only=True)
                 self._note(path, digest, Stamp.of(path))
         except (CacheError, OSError) as error:
             if getattr(error, "errno", None) not in _NOT_OURS:  # a read-only cache is a good cache
-                warnings.warn(f"weights are read without a copy that can be mapped: {error}", ZooWarning, stacklevel=4)
-            return None
-        return self.read()
+                warnings.warn(f"weights are read without a copy that can be mapped: {error}", ZooWarning, stacklevel=5)
+            return False
+        return True
 
     def remove(self) -> int:
         """Remove the copy.
@@ -239,15 +251,17 @@ def _alone(lock: Path) -> Iterator[bool]:
             holder.release()
 
 
-def _in_blocks(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:
+def _in_blocks(parts: Iterable[memoryview | bytes], *, mapped: bool = False) -> Iterator[memoryview]:
     """The same bytes in large blocks: what is written in large pieces the system keeps, and maps, in large pieces."""
     block = bytearray()
     for part in parts:
         rest = memoryview(part)
         while rest:
             room = _BLOCK - len(block)
-            block += rest[:room]
-            rest = rest[room:]
+            taken, rest = rest[:room], rest[room:]
+            block += taken
+            if mapped:
+                release(np.frombuffer(taken, dtype=np.uint8).ctypes.data, len(taken))
             if len(block) == _BLOCK:
                 yield memoryview(block)
                 block = bytearray()

@@ -23,11 +23,13 @@ class Checkpoint:
         path: Of the file, or of the folder.
         content: All of it, as it was read.
         candidates: The state dicts in it, the likeliest first.
+        mapped: Whether tensors are mapped from a file that others may write to.
     """
 
     path: Path
     content: object
     candidates: tuple[Candidate, ...]
+    mapped: bool = False
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -40,18 +42,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         Unreadable: It cannot be read, or holds no tensors by name.
     """
     file = file_in(expand(path))
-    content = _content(file)
+    content, mapped = _content(file)
     found = candidates(content)
     if not found:
         raise no_state_dict(content, file)
-    return Checkpoint(file, content, tuple(found))
+    return Checkpoint(file, content, tuple(found), mapped)
 
 
-def _content(file: Path) -> object:
+def _content(file: Path) -> tuple[object, bool]:
+    """What it holds, and whether tensors are mapped from it."""
     if file.name.endswith(INDEX):
-        return read_shards(file)
+        return read_shards(file), True
     if file.name == METADATA:
         every = read_distributed(file)
         # an optimizer's state is beside the model's, by names that begin with its key
-        return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}
-    return read_whole(file)[0]
+        return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}, False
+    return read_whole(file)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, require_modest
 from zoo_core.weights.formats.storages import Storage, StorageId, dtype_of, is_count, storage_id
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
         shape, stride = file.integers(dimensions), file.integers(dimensions)
         (offset,) = file.integers(1)
         require(all(map(is_count, (offset, *shape, *stride))))
+        require_modest(shape, storages[str(storage)])
         found[str(key)] = storages[str(storage)].as_strided(shape, stride, offset)
     return found
 
@@ -113,6 +114,8 @@ def _key_of(said: object) -> str:
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
+_BLOCK = 1 << 24
+_WORTH_IT = 1 << 20
 _COUNT = 8
 """Bytes of the count before the numbers of a storage."""
 
@@ -203,11 +206,20 @@ def _numbers(data: mmap.mmap, at: int, keys: object, seen: dict[str, StorageId])
         places[key] = (at + _COUNT, length)
         at += _COUNT + length
     require(at <= len(data), "it ends before its last tensor: the file was cut off")
-    return {key: Storage(_copied(data[at : at + length]), seen[key].dtype) for key, (at, length) in places.items()}
+    return {key: Storage(_copied(data, at, length), seen[key].dtype) for key, (at, length) in places.items()}
 
 
-def _copied(numbers: bytes) -> torch.UntypedStorage:
-    return torch.frombuffer(bytearray(numbers), dtype=torch.uint8).untyped_storage() if numbers else _NOTHING
+def _copied(data: mmap.mmap, at: int, length: int) -> torch.UntypedStorage:
+    """The numbers there in memory of their own; the pages that they were read from are given back."""
+    if not length:
+        return _NOTHING
+    # large ones outside the heap, which keeps what it was given back
+    found = mmap.mmap(-1, length) if length >= _WORTH_IT else bytearray(length)
+    for start in range(0, length, _BLOCK):
+        found[start : start + _BLOCK] = data[at + start : at + min(start + _BLOCK, length)]
+        if length >= _WORTH_IT and hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED)
+    return torch.frombuffer(found, dtype=torch.uint8).untyped_storage()
 
 
 def _viewed(storages: dict[str, Storage], each: StorageId) -> Storage:

@@ -16,7 +16,7 @@ from zoo_core.weights.formats.plain_pickle import Name, require
 from zoo_core.weights.formats.storages import Storage, is_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -49,9 +49,21 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
     numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
     last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
     require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what is behind
-    total = prod(sizes) * dtype.itemsize
-    require(total <= _FREE + 2 * numbers.nbytes(), "a tensor in it repeats few numbers very often")
+    _require_modest(prod(sizes) * dtype.itemsize, numbers.nbytes())
     return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
+
+
+def require_modest(shape: Sequence[int], flat: Tensor) -> None:
+    """Refuse a view that would be far larger than what it is of, as one that repeats few numbers is.
+
+    Raises:
+        NotPlain: It would.
+    """
+    _require_modest(prod(shape) * flat.itemsize, flat.nbytes)
+
+
+def _require_modest(view: int, storage: int) -> None:
+    require(view <= _FREE + 2 * storage, "a tensor in it repeats few numbers very often")
 
 
 def _tensor(
