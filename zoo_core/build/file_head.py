@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, Any]
 
-_CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {4: nn.Conv2d, 5: nn.Conv3d}
+_CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _MATRIX = 2
 _LAYER = re.compile(r"\d{1,3}\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
 _FREE = 1 << 22
@@ -119,7 +119,7 @@ def _layer(inside: Tensors, site: Head) -> nn.Module | None:
         return None
     has_bias = "bias" in inside
     if "running_mean" in inside:
-        norms = {"linear": nn.BatchNorm1d, "conv": nn.BatchNorm2d, "conv3d": nn.BatchNorm3d}
+        norms = {"linear": nn.BatchNorm1d, "conv1d": nn.BatchNorm1d, "conv": nn.BatchNorm2d, "conv3d": nn.BatchNorm3d}
         return (TokenNorm if site.tokens else norms[site.kind])(weight.shape[0])
     if weight.dim() == 1:
         return nn.LayerNorm(weight.shape[0], bias=has_bias)

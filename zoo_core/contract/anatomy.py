@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+UNPROVEN = "no head site was proven when it was traced"
+"""How ``Anatomy.headless`` begins where a model may have a head that was not found."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -28,8 +31,8 @@ class Head:
         path: Dotted path of the module to replace, such as ``"fc"`` or ``"classifier.6"``.
         in_features: Size of the vector, or number of channels of the map, that the site is given.
         num_classes: How many scores it gives now.
-        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``, and ``"conv3d"`` the
-            same with frames before the rows.
+        kind: ``"linear"`` takes ``[N, in_features]``; ``"conv"`` takes ``[N, in_features, H, W]``, ``"conv1d"``
+            ``[N, in_features, L]``, and ``"conv3d"`` has frames before the rows.
         role: ``"main"``; ``"aux"`` for one that only trains, ``"distilled"`` for a second one that is averaged in,
             ``"summed"`` for one that is added. In detectors also ``"box"``, ``"mask"``, and ``"level"`` for the same
             head on another level of the pyramid.
@@ -59,7 +62,7 @@ class Head:
     path: str
     in_features: int
     num_classes: int
-    kind: Literal["linear", "conv", "conv3d"] = "linear"
+    kind: Literal["linear", "conv", "conv1d", "conv3d"] = "linear"
     role: Literal["main", "aux", "distilled", "summed", "box", "mask", "level"] = "main"
     attributes: tuple[str, ...] = ()
     per_class: int = 1
@@ -71,7 +74,7 @@ class Head:
         require_counts(self, in_features=1, num_classes=0, per_class=1)
         require_words(
             self,
-            kind=("linear", "conv", "conv3d"),
+            kind=("linear", "conv", "conv1d", "conv3d"),
             role=("main", "aux", "distilled", "summed", "box", "mask", "level"),
         )
         require_tuple(self, attributes=str)

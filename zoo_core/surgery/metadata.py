@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from zoo_core.errors import NotAZooModel
+from zoo_core.contract.anatomy import UNPROVEN
+from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
@@ -230,6 +231,30 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         ('fc', 512, 1000)
     """
     return knowledge_of(model).anatomy
+
+
+def no_head(model: nn.Module, what: str) -> NotSupported:
+    """The error of a verb that needs a head, on a model that has none.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        what: What the verb does with a head, such as ``"to replace"``.
+    """
+    why = anatomy_of(model).headless
+    return NotSupported(
+        f"this {type(unwrap(model)).__name__} has no head {what}",
+        cause=why or "it computes something other than class scores",
+        hint='zoo.adopt(model, example=x, head="path.of.the.layer") says which layer it is; '
+        "anatomy=zoo.Anatomy(...) says it where that cannot be proven"
+        if is_unproven(model)
+        else "zoo list --task classification names the models that have one",
+    )
+
+
+def is_unproven(model: nn.Module) -> bool:
+    """Whether a model may have a head that was not found when it was traced."""
+    anatomy = anatomy_of(model)
+    return not anatomy.heads and (anatomy.headless or "").startswith(UNPROVEN)
 
 
 @strict_arguments_of("receipt")

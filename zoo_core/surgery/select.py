@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.gone import copies_of, cut_of
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, is_unproven, no_head, unwrap
 from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def depths(model: nn.Module) -> dict[str, int]:
     """The depth of every parameter and buffer of ``model``.
 
     Returns:
-        Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage,
-        one more for what lies between the last stage and the head, and one more again for the head sites.
+        Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage
+        and what is registered between it and the next, one more for what lies between the last stage and the head, and
+        one more again for the head sites.
 
     Example:
         >>> import zoo_core as zoo
@@ -44,16 +45,23 @@ def depths(model: nn.Module) -> dict[str, int]:
     anatomy = anatomy_of(model)
     names = tensor_names(unwrap(model))
     after = len(anatomy.stages) + 1
+    staged: dict[str, int] = {}
+    for depth, stage in enumerate(anatomy.stages, 1):
+        for name in names:
+            if any(under(name, path) for path in stage.modules):
+                staged.setdefault(name, depth)
+    waiting = len(staged)  # as long as a stage is still to come, what is beside the stages is before it
     found: dict[str, int] = {}
-    seen_a_stage = False
+    before = 0
     for name in names:
+        waiting -= name in staged
         if any(under(name, head.path) for head in anatomy.heads):
             found[name] = after + 1
-            continue
-        stage = next((i for i, s in enumerate(anatomy.stages, 1) if any(under(name, path) for path in s.modules)), None)
-        seen_a_stage = seen_a_stage or stage is not None
-        in_stem = any(under(name, path) for path in anatomy.stem)
-        found[name] = stage if stage is not None else 0 if in_stem or not seen_a_stage else after
+        elif any(under(name, path) for path in anatomy.stem) and name not in staged:
+            found[name] = 0
+        else:
+            before = staged.get(name, before if waiting else after)
+            found[name] = before
     return found
 
 
@@ -89,6 +97,7 @@ def select(
 
     Raises:
         UnknownPart: A name matches nothing; the message lists what there is.
+        NotSupported: ``"backbone"`` or ``"head"`` is meant, and where the head is was not found when it was traced.
         UsageError: A number is not one of those possible, or nothing at all is left.
 
     Example:
@@ -153,6 +162,8 @@ def _of_word(model: nn.Module, word: str) -> set[str]:
         return names
     if word == "stem":
         return {name for name in names if any(under(name, path) for path in anatomy.stem)}
+    if is_unproven(model):
+        raise no_head(model, f"to tell {word!r} by")
     # A model may have a module called "head" or "backbone"; the word comes first, and "backbone.*" names the module.
     in_head = {name for name in names if any(under(name, site.path) for site in anatomy.heads)}
     return in_head if word == "head" else names - in_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.head.sites import evaluating
+from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Ref, plain_fields
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Op
 
 
-_KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv3d"]], ...] = (
+_KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d"]], ...] = (
     (nn.Linear, "linear"),
     (nn.Conv2d, "conv"),
+    (nn.Conv1d, "conv1d"),
     (nn.Conv3d, "conv3d"),
 )
 _FAR = 500
@@ -104,22 +105,20 @@ def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
 def _add(model: nn.Module, flow: Dataflow, found: Layers, number: int) -> None:
     op = flow.recording.ops[number]
     path = owner(op, flow.parameters_of(op)) if op.function is not None else op.modules[-1]
-    why = _why_not(model, path, flow.parameters_of(op))
+    why = _layer_refusal(model, path, flow.parameters_of(op))
     if why is None:
         found.ops.setdefault(path, number)
     else:
         found.reasons[path] = why
 
 
-def _why_not(model: nn.Module, path: str, parameters: list[str]) -> str | None:
+def _layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | None:
     """Why the module at ``path`` is no head site, though it is the last with parameters; None where it is one."""
     layer = model.get_submodule(path)
     if not path or isinstance(layer, _RECURRENT):
         return f"{', '.join(parameters) or 'what it computes'} is no layer that can be replaced"
-    if not isinstance(layer, tuple(kind for kind, _ in _KINDS)) or isinstance(
-        layer, nn.ConvTranspose2d | nn.ConvTranspose3d
-    ):
-        return f"it is a {type(layer).__name__}, and a head is a Linear, a Conv2d or a Conv3d"
+    if not isinstance(layer, tuple(kind for kind, _ in _KINDS)):
+        return f"it is a {type(layer).__name__}, and a head is a Linear or a convolution"
     if getattr(layer, "groups", 1) != 1:
         return "it is a grouped convolution"
     if any(name.rpartition(".")[0] != path and not name.startswith(f"{path}.") for name in parameters):
@@ -205,7 +204,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     found = last_layers(passes.model, passes.evaluated)
     if not chosen and (place := _place(passes, found)):
         return place, found[0]
-    main = _chosen(found, chosen) if chosen else _main(passes.evaluated, found)
+    main = _chosen(passes, found, chosen) if chosen else _main(passes.evaluated, found)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
@@ -213,8 +212,17 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
     sites += [] if chosen else _auxiliary(passes, found, main, sites)
-    heads = _proven(passes, tuple(sites), main)
+    heads = _proven(passes, tuple(sites), main, said=chosen is not None)
     return heads, main
+
+
+def can_be_head(passes: Passes, path: str) -> bool:
+    """Whether the layer at ``path`` is a head site if the user says so."""
+    try:
+        find_heads(passes, path)
+    except NoHead:
+        return False
+    return True
 
 
 def _deepest_first(flow: Dataflow, main: Layers, paths: list[str]) -> list[str]:
@@ -240,7 +248,7 @@ def _place(passes: Passes, found: list[Layers]) -> tuple[Head, ...] | None:
     places += after[:1] if last_dropout >= 0 else []
     width = recording.shapes[found[0].value][-1]
     for path in reversed(places):
-        model = copy.deepcopy(passes.model)
+        model = duplicate(passes.model)
         like = next(model.parameters(), torch.empty(0, device="cpu"))
         model.set_submodule(path, nn.Linear(width, width + _MORE, device=like.device, dtype=like.dtype))
         with torch.no_grad(), evaluating(model):
@@ -250,10 +258,16 @@ def _place(passes: Passes, found: list[Layers]) -> tuple[Head, ...] | None:
     return None
 
 
-def _chosen(found: list[Layers], path: str) -> Layers:
+def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
+    """The output that the layer at ``path`` is the last one before, or at least one of the last that can be a head."""
+    flow = passes.evaluated
     for each in found:
         if path in each.ops:
             return each
+    for each in found:
+        if path in each.reasons and path and not _layer_refusal(passes.model, path, []):
+            number = next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
+            return Layers(each.key, each.value, {path: number})
     reasons = {name: why for each in found for name, why in each.reasons.items()}
     why = reasons.get(path, "it is not the last layer before an output")
     raise NoHead(f"{path} is no head site: {why}", [name for each in found for name in each.ops])
@@ -268,6 +282,7 @@ def _main(flow: Dataflow, found: list[Layers]) -> Layers:
         raise NoHead(why or "no output depends on the input", [*dict.fromkeys(candidates)][:8])
     ways = {id(each): flow.ancestors([each.value]) for each in able}
     able = [each for each in able if not any(_leads_to(each, other, ways[id(other)]) for other in able)]
+    _refuse_beside(flow, [each for each in found if each.reasons], able, candidates)
     distinct = [each for index, each in enumerate(able) if all(each.ops != other.ops for other in able[:index])]
     for each in distinct:
         if all(other is each or _is_auxiliary(flow, other, each, ways) for other in distinct):
@@ -276,6 +291,20 @@ def _main(flow: Dataflow, found: list[Layers]) -> Layers:
         f"forward returns {len(distinct)} outputs from layers of their own, and nothing says which is the main one",
         list(dict.fromkeys(candidates)),
     )
+
+
+def _refuse_beside(flow: Dataflow, unproven: list[Layers], able: list[Layers], candidates: list[str]) -> None:
+    """Refuse where an output with layers of its own may be the main one as well, and cannot be proven.
+
+    Raises:
+        NoHead: There is one.
+    """
+    known = flow.ancestors([each.value for each in able])
+    for each in unproven:
+        private = flow.ancestors([each.value]) - known
+        if any(flow.parameters_of(flow.recording.ops[number]) for number in private):
+            reasons = "; ".join(f"{path or 'forward'}: {text}" for path, text in [*each.reasons.items()][:3])
+            raise NoHead(f"an output beside the others may be the main one: {reasons}", [*dict.fromkeys(candidates)])
 
 
 def _leads_to(one: Layers, other: Layers, way: set[int]) -> bool:
@@ -317,7 +346,7 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
     return [*aux.values()]
 
 
-def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers) -> tuple[Head, ...]:
+def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> tuple[Head, ...]:
     """The sites, each replaced by a layer with more classes, with the attributes that this needs.
 
     Raises:
@@ -328,17 +357,20 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers) -> tuple[Head
     for path in paths:
         if path not in called:
             raise NoHead(f"the weights of {path} are used without calling it", paths)
-    if why := _refusal(passes, sites, main):
+    if why := _refusal(passes, sites, main, said=said):
         with_numbers = tuple(replace(each, attributes=_numbers(passes.model, each)) for each in sites)
-        if not any(each.attributes for each in with_numbers) or _refusal(passes, with_numbers, main):
+        if not any(each.attributes for each in with_numbers) or _refusal(passes, with_numbers, main, said=said):
             raise NoHead(f"with other classes at {', '.join(paths)}, {why}", paths)
         return with_numbers
     return sites
 
 
-def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers) -> str | None:
-    """What is wrong when all sites have more classes; None where the width of the main output is all that changes."""
-    model = copy.deepcopy(passes.model)
+def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
+    """What is wrong when all sites have more classes; None where the width of the main output is all that changes.
+
+    A site that the user ``said`` may also leave the shape as it is, as where forward returns the class and no scores.
+    """
+    model = duplicate(passes.model)
     for each in sites:
         model.set_submodule(each.path, _wider(model.get_submodule(each.path)))
         for name in each.attributes:
@@ -361,7 +393,8 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers) -> str | Non
             continue
         shape, wanted = tuple(new.shape), recording.shapes[value]
         changed = [(a, b) for a, b in zip(wanted, shape, strict=False) if a != b]
-        if value == main.value and changed != [(sites[0].num_classes, sites[0].num_classes + _MORE)]:
+        more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
+        if value == main.value and changed != more and not (said and not changed):
             return f"the output's shape is {list(shape)} after {list(wanted)}"
         if value != main.value and changed and not aux:
             return f"another output's shape is {list(shape)} after {list(wanted)}"
@@ -374,7 +407,7 @@ def _wider(layer: Any) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features + _MORE, **options)
-    kind: Any = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Conv3d
+    kind: Any = next(each for each, _ in _KINDS if isinstance(layer, each))
     shape = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
     wider: nn.Module = kind(layer.in_channels, layer.out_channels + _MORE, **shape, **options)
     return wider

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+import pickle
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.head.sites import evaluating
@@ -51,7 +52,8 @@ class Passes:
     @property
     def flows(self) -> list[Dataflow]:
         """All of them."""
-        return [self.evaluated, self.other, *([self.trained] if self.trained else [])]
+        flows = [self.evaluated, self.other, *([self.trained] if self.trained else [])]
+        return list(dict.fromkeys(flows))  # a model of one batch size has no other
 
 
 def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - whatever forward takes
@@ -65,8 +67,9 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
         AnatomyError: It does not run on this example.
     """
     x = batch_of(example, 2)
+    _initialize_lazy(model, x)
     with torch.random.fork_rng(devices=[]):
-        for copied in (_without_values, copy.deepcopy):
+        for copied in (_without_values, duplicate):
             try:
                 twin = copied(model)
                 given = _placed(x, twin)
@@ -124,7 +127,51 @@ def _without_values(model: nn.Module) -> nn.Module:
         empty = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
-    return copy.deepcopy(model, memo)
+    return duplicate(model, memo)
+
+
+def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a model, which may keep activations of its last forward or locks as attributes.
+
+    Args:
+        model: Any module.
+        memo: As of ``copy.deepcopy``: what stands for an object, by its id.
+    """
+    memo = {} if memo is None else memo
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    for each in tree_iter(attributes):
+        if isinstance(each, Tensor) and each.grad_fn is not None:
+            memo[id(each)] = each.detach().clone()  # deepcopy refuses a tensor that was computed
+    try:
+        return copy.deepcopy(model, {**memo})
+    except (TypeError, pickle.PicklingError):
+        for each in tree_iter(attributes):
+            if not _copies(each):
+                memo[id(each)] = each  # such as a lock or an open file: both have the same one
+        return copy.deepcopy(model, memo)
+
+
+def with_the_same_tensors(model: nn.Module) -> nn.Module:
+    """A copy that shares every tensor, so that what forward keeps as attributes stays away from the model."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return duplicate(model, {id(each): each for each in tensors})
+
+
+def _copies(value: object) -> bool:
+    if isinstance(value, Tensor | nn.Module | set | type(None)):
+        return True
+    try:
+        copy.deepcopy(value)
+    except (TypeError, pickle.PicklingError):
+        return False
+    return True
+
+
+def _initialize_lazy(model: nn.Module, x: Any) -> None:  # noqa: ANN401 - whatever forward takes
+    """Give lazy layers their shapes, as the first forward of the model would."""
+    if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        with suppress(Exception):  # what fails here fails again, and is reported, where it is recorded
+            output_of(model, _placed(x, model))
 
 
 def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes

@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import restore_forward
+from zoo_core.surgery.features.forward import Variant, restore_forward, variant
+from zoo_core.surgery.features.split import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,13 +215,12 @@ class RunTo:
 
     def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
         """Run the model as far as the module."""
-        body = hooked(model, {self.path: _pass_on})
-        restore_forward(body)  # one that was put together from the anatomy would come here again
-        module = body.get_submodule(self.path)
         if self.before:
-            module.register_forward_pre_hook(_stop_before)
+            body = hooked(model, {self.path: _pass_on})
+            body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
         else:
-            module.register_forward_hook(_stop_after)
+            body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
+        restore_forward(body)  # one that was put together from the anatomy would come here again
         try:
             run(body, x)
         except _Stop as stop:
@@ -240,5 +240,14 @@ def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
     raise _Stop(args[0])
 
 
-def _stop_after(_module: nn.Module, _args: object, output: object) -> None:
-    raise _Stop(output)
+class _Ending(Variant):
+    """Put before the class of the last module that is to run: what taps and hooks hear of it is over by then."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - it is in the place of modules of any kind
+        raise _Stop(super().__call__(*args, **kwargs))  # type: ignore[misc]  # the class after it is a module's
+
+
+def _ending(module: nn.Module) -> nn.Module:
+    twin: nn.Module = object.__new__(variant(type(module), _Ending, ()))
+    object.__setattr__(twin, "__dict__", module.__dict__)
+    return twin

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.features.split import Backbone
-from zoo_core.tracing.passes import batch_of, output_of
+from zoo_core.tracing.passes import batch_of, output_of, with_the_same_tensors
 from zoo_core.tracing.pieces import Untraceable, piece
 from zoo_core.tracing.program import Item, RunTo
 from zoo_core.tracing.recording import Ref
@@ -53,7 +53,8 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     features, pool = _front(passes, anatomy, grid, starts)
     if features is None and len(starts[0]) > 1:
         return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
-    if features is None and classify is not None:
+    recording = passes.evaluated.recording
+    if features is None and (classify is not None or len(recording.inputs) > 1 or recording.root.kwargs):
         features, pool = RunTo(sites[0].path, before=True), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
 
@@ -163,6 +164,7 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
         example: What forward takes.
     """
     x = batch_of(noise_like(example), 2)
+    model = with_the_same_tensors(model)
     simple = replace(anatomy, features=None, pool=None)
     tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]
     for each in tried:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from zoo_core.tracing.recording import Ref
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.dataflow import Dataflow
     from zoo_core.tracing.recording import Call
 
@@ -142,7 +143,7 @@ def _whole(stride: float, near: float = 0.003) -> int:
 
 
 def find_stages(
-    model: nn.Module, grid: Grid, cuts: Sequence[int], stem: Sequence[str], end: int
+    model: nn.Module, grid: Grid, cuts: Sequence[int], anatomy: Anatomy, end: int
 ) -> tuple[tuple[Stage, ...], Layout]:
     """The stages of a recorded model.
 
@@ -150,12 +151,13 @@ def find_stages(
         model: What was recorded.
         grid: Reads its feature maps.
         cuts: The tensors through which everything passes.
-        stem: Paths of the stem.
+        anatomy: Its stem and heads.
         end: Number of the op at which the trunk ends.
 
     Returns:
         The stages, first to last, and how their maps lie.
     """
+    stem, around = anatomy.stem, _around(anatomy)
     units = _units(model, grid, {*cuts}, end)
     groups: list[list[Unit]] = []
     for unit in units:
@@ -163,8 +165,8 @@ def find_stages(
             groups[-1].append(unit)
         elif unit.map:
             groups.append([unit])
-    groups = [group for group in (_trimmed(group, stem) for group in groups) if group]
-    groups = _without_stem(groups, stem)
+    groups = [group for group in (_trimmed(group, stem, around) for group in _without_embedding(groups, stem)) if group]
+    groups = _downward(_without_stem(groups, stem))
     groups = _isotropic(model, grid, {*cuts}, groups)
     layouts = Counter(group[-1].map.layout for group in groups if group[-1].map)
     layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
@@ -214,8 +216,14 @@ def _taken(call: Call) -> list[int]:
     return [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
 
 
-def _trimmed(group: list[Unit], stem: Sequence[str]) -> list[Unit]:
-    """A group without the stem at its front, and without the single layers behind its last block."""
+def _around(anatomy: Anatomy) -> set[str]:
+    """Paths of the modules that a head site is in."""
+    parts = [head.path.split(".") for head in anatomy.heads]
+    return {".".join(each[:depth]) for each in parts for depth in range(1, len(each))}
+
+
+def _trimmed(group: list[Unit], stem: Sequence[str], around: set[str]) -> list[Unit]:
+    """A group without the stem at its front, and without what belongs to the head: single layers after its blocks."""
 
     def in_stem(unit: Unit) -> bool:
         return any(path == unit.path or path.startswith(f"{unit.path}.") for path in stem)
@@ -226,7 +234,7 @@ def _trimmed(group: list[Unit], stem: Sequence[str]) -> list[Unit]:
         rest = rest[1:]
     if any(unit.composite for unit in rest):
         while not rest[-1].composite or (
-            len(rest) > 1 and rest[-1].layers == 1 and _parent(rest[-1]) != _parent(rest[-2])
+            len(rest) > 1 and rest[-1].layers == 1 and _parent(rest[-1]) in around - {_parent(rest[-2])}
         ):
             rest = rest[:-1]
     return rest
@@ -245,6 +253,34 @@ def _without_stem(groups: list[list[Unit]], stem: Sequence[str]) -> list[list[Un
                 return [group for group, within in zip(groups, inside, strict=True) if not within]
     leaves = [not any(unit.composite for unit in group) for group in groups]
     return groups[1:] if leaves and leaves[0] and not all(leaves) else groups
+
+
+def _without_embedding(groups: list[list[Unit]], stem: Sequence[str]) -> list[list[Unit]]:
+    """The groups without convolutions that make patches: a small module around the stem that ends inside a group."""
+    for path in stem:
+        for end in (index for index, letter in enumerate(path) if letter == "."):
+            prefix = path[: end + 1]
+            kept = [[unit for unit in group if not unit.path.startswith(prefix)] for group in groups]
+            before, after = (sum(unit.layers for group in each for unit in group) for each in (groups, kept))
+            ends_inside = any(0 < len(rest) < len(group) for rest, group in zip(kept, groups, strict=True))
+            if ends_inside and before - after < after:
+                return [group for group in kept if group]
+    return groups
+
+
+def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
+    """The groups whose strides grow, each a multiple of the one before: small maps are rounded up at their border."""
+    found: list[list[Unit]] = []
+    last = 1
+    for group in groups:
+        read = group[-1].map
+        if read is None or read.stride < last:
+            continue
+        times = max(round(read.stride / last), 1)
+        near = math.isclose(times * last, read.stride, rel_tol=0.2)
+        last = times * last if near else read.stride
+        found.append([*group[:-1], replace(group[-1], map=replace(read, stride=last))])
+    return found
 
 
 def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[Unit]]) -> list[list[Unit]]:
@@ -266,7 +302,12 @@ def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[U
 
 def _unit(module: nn.Module, path: str, grid: Grid, value: int) -> Unit:
     layers = sum(isinstance(each, nn.Linear | nn.modules.conv._ConvNd) for each in module.modules())  # noqa: SLF001 - the base of all
-    return Unit(path, grid.map_of(value), value, layers, composite=layers > 0 and any(True for _ in module.children()))
+    return Unit(path, grid.map_of(value), value, layers, _is_block(module, layers))
+
+
+def _is_block(module: nn.Module, layers: int) -> bool:
+    is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)  # noqa: SLF001 - as above; one may hold its padding
+    return layers > 0 and not is_layer and any(True for _ in module.children())
 
 
 def _names(groups: list[list[Unit]]) -> list[str]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo_core.contract.anatomy import Anatomy, Stage
+from zoo_core.contract.anatomy import UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.metadata import Knowledge, unwrap
-from zoo_core.tracing.heads import Layers, NoHead, find_heads, owner
+from zoo_core.tracing.heads import Layers, NoHead, can_be_head, find_heads, owner
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
@@ -34,7 +34,7 @@ class Trace:
     Attributes:
         anatomy: All that was proven.
         missing: What was not, ``"head"``, ``"stages"`` or ``"split"``, and why.
-        candidates: Paths of the layers that may be the head, where none was proven.
+        candidates: Paths of the layers that ``head=`` may name, where none was proven.
         norms: Paths of the normalization layers.
         any_size: Whether it takes images twice as large.
     """
@@ -91,14 +91,16 @@ def trace(
     grid = Grid(passes.evaluated, passes.larger)
     missing: dict[str, str] = {}
     candidates: tuple[str, ...] = ()
+    last: Sequence[str] = ()
     try:
         heads, main = find_heads(passes, head)
     except NoHead as error:
         if head is not None:
             raise _refused(bare, head, error) from None
-        missing["head"], candidates = error.why, tuple(error.candidates)
+        missing["head"], last = error.why, error.candidates
+        candidates = tuple(each for each in last if can_be_head(passes, each))
         heads, main = (), Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
-    anatomy = Anatomy(heads, stem=stem_of(passes), headless=_headless(missing.get("head"), candidates))
+    anatomy = Anatomy(heads, stem=stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
     if heads:
         anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
@@ -120,11 +122,13 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
     )
 
 
-def _headless(why: str | None, candidates: Sequence[str]) -> str | None:
+def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -> str | None:
     if why is None:
         return None
     named = f"; head= may be {' or '.join(map(repr, candidates[:4]))}" if candidates else ""
-    return f"no head site was proven when it was traced: {why}{named}"
+    if last and not candidates:
+        named = f"; none of its last layers can be one: {', '.join(map(repr, last[:4]))}"
+    return f"{UNPROVEN}: {why}{named}"
 
 
 def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:  # noqa: ANN401 - as in trace
@@ -136,7 +140,7 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
     deepest = grid.deepest(flow.ancestors(before or [main.value]))
     end = flow.recording.producer.get(deepest, -1) + 1
     cuts = flow.cuts([deepest])
-    stages, layout = find_stages(passes.model, grid, cuts, anatomy.stem, end)
+    stages, layout = find_stages(passes.model, grid, cuts, anatomy, end)
     return replace(anatomy, stages=stages, layout=layout)
 
 
@@ -172,10 +176,10 @@ def stem_of(passes: Passes) -> tuple[str, ...]:
     for op in flow.recording.ops:
         if not any(value in seen for value in op.inputs):
             continue
-        parameters = [name for name in flow.parameters_of(op) if name in learned or not flow.passes(op)]
+        parameters = [name for name in flow.parameters_of(op) if name in learned]
         if parameters:
             found[owner(op, parameters)] = None
-        elif flow.passes(op):
+        else:
             seen.update(op.outputs)
     return tuple(path for path in found if path)
 

@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import Variant, entered, left, variant, without, without_hooks
 from zoo_core.surgery.head.output import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -135,10 +135,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
     anatomy, bare = anatomy_of(model), unwrap(model)
     main = anatomy.main
     if main is None:
-        raise NotSupported(
-            f"this {type(bare).__name__} has no head to split off",
-            hint="zoo list --task classification names the models that have one",
-        )
+        raise no_head(bare, "to split off")
     if anatomy.indivisible:
         raise NotSupported(
             f"this {type(bare).__name__} cannot be split",

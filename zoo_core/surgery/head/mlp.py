@@ -39,6 +39,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 _LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
     "linear": (nn.Linear, nn.BatchNorm1d),
+    "conv1d": (partial(nn.Conv1d, kernel_size=1), nn.BatchNorm1d),
     "conv": (partial(nn.Conv2d, kernel_size=1), nn.BatchNorm2d),
     "conv3d": (partial(nn.Conv3d, kernel_size=1), nn.BatchNorm3d),
 }

@@ -32,7 +32,12 @@ that makes one, None for no head, or several of them by name."""
 
 _PROBE_BATCH = 2
 _PROBE_SIDE = 7
-_SPATIAL = {"linear": 0, "conv": 2, "conv3d": 3}
+_SPATIAL = {"linear": 0, "conv1d": 1, "conv": 2, "conv3d": 3}
+_CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
+    "conv1d": nn.Conv1d,
+    "conv": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+}
 
 
 def made_for(site: Head, head: Any) -> Any:  # noqa: ANN401 - any kind of head
@@ -85,14 +90,14 @@ def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
     return _settle(new, model, site)
 
 
-def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv2d | nn.Conv3d:
+def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
     old = plain_layer(model.get_submodule(site.path))
-    layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d))]
+    layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, *_CONVOLUTIONS.values()))]
     has_bias = layers[-1].bias is not None if layers else True
     scores = num_classes * site.per_class
     if site.kind == "linear":
         return nn.Linear(site.in_features, scores, bias=has_bias)
-    kind = nn.Conv2d if site.kind == "conv" else nn.Conv3d
+    kind = _CONVOLUTIONS[site.kind]
     if isinstance(old, kind):
         shape: dict[str, Any] = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
         return kind(site.in_features, scores, bias=has_bias, **shape)

@@ -24,7 +24,7 @@ from zoo_core.surgery.head.multi_head import (
 )
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted, made_for
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
@@ -210,11 +210,7 @@ def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, num_classes:
 def _sites(model: nn.Module) -> tuple[Head, ...]:
     anatomy = anatomy_of(model)
     if not anatomy.heads:
-        raise NotSupported(
-            f"this {type(unwrap(model)).__name__} has no head to replace",
-            cause=anatomy.headless or "it computes something other than class scores",
-            hint="zoo list --task classification names the models that have one",
-        )
+        raise no_head(model, "to replace")
     return tuple(sorted(anatomy.heads, key=lambda site: site.role != "main"))
 
 
