@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from zoo_core.cli import group as groups
 from zoo_core.cli import main
 from zoo_core.cli.group import zoo as group
 from zoo_core.cli.listing import list_plainly
@@ -277,3 +281,59 @@ def test_a_command_of_zoo_stays_its_own_and_who_else_claims_it_is_named(install)
     install("acme", COMMANDS.format(commands={"list": "acme_plugin:greet"}))
     assert zoo("list", "glyph*").stdout == "tiny/glyphnet\n"
     assert "command list: claimed by zoo itself and acme 1.0" in zoo("plugins").stdout
+
+
+def test_zoo_alone_greets_with_three_commands_that_there_are():
+    answer = CliRunner().invoke(group, [])
+    shown = [line.split()[1] for line in answer.stdout.splitlines() if line.startswith("  zoo ")]
+    assert answer.exit_code == 0
+    assert len(shown) == 3
+    assert {*shown, "doctor"} <= groups.COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", groups.COMMANDS)
+def test_the_help_of_every_command_has_an_example_in_80_columns(name):
+    text = CliRunner().invoke(group, [name, "--help"], terminal_width=80).stdout
+    examples = text.partition("Usage:")[2].partition("\n")[2]
+    assert re.search(rf"^ +(ZOO_\w+=1 )?zoo {name}( |$)", examples, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 110  # an example is not broken
+
+
+def test_quiet_leaves_out_notes_and_keeps_results_and_errors(tmp_path):
+    Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    loud, quiet = (CliRunner().invoke(group, [*o, "predict", "tiny/glyphnet", str(tmp_path)]) for o in ([], ["-q"]))
+    assert quiet.stdout == loud.stdout
+    assert loud.stderr.splitlines() == [*quiet.stderr.splitlines(), "2 images, 1 failed"]
+
+
+def test_verbose_shows_where_an_error_was_raised(monkeypatch, capsys):
+    for options, expected in (["-v"], True), ([], False):
+        monkeypatch.setattr(sys, "argv", ["zoo", *options, "info", "nope"])
+        with pytest.raises(SystemExit):
+            main()
+        assert ("Traceback" in capsys.readouterr().err) is expected
+
+
+def test_the_doctor_finds_nothing_wrong_where_nothing_is():
+    answer = CliRunner().invoke(group, ["doctor", "--json"])
+    found = {(each["part"], each["name"]): each for each in json.loads(answer.stdout)}
+    assert answer.exit_code == 0, answer.stdout
+    assert "timm" in found["families", "timm"]["state"]
+    assert "zoo-core[" in found["extras", "remote"]["state"] or found["extras", "remote"]["state"] == "installed"
+    assert "nothing is wrong" in CliRunner().invoke(group, ["doctor"]).stdout
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("ZOO_OFLINE", "1")
+    monkeypatch.setenv("ZOO_CONNECTIONS", "many")
+    answer = CliRunner().invoke(group, ["doctor"])
+    assert answer.exit_code == 1
+    assert "file cannot be written\n  next step: set ZOO_CACHE" in answer.stdout
+    assert (
+        "ZOO_OFLINE: no setting is called so, and nothing reads it\n  next step: did you mean 'ZOO_OFFLINE'"
+        in answer.stdout
+    )
+    assert "wrong: connections: " in answer.stdout

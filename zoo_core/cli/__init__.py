@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from typing import Any
 
 from zoo_core.cli.listing import list_plainly
-from zoo_core.cli.streams import INTERRUPTED, discard_output, open_streams
+from zoo_core.cli.streams import INTERRUPTED, VERBOSITY, discard_output, open_streams
 from zoo_core.errors import UsageError, ZooError, ZooWarning
 
 
@@ -40,6 +41,8 @@ def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
 
             zoo.main(standalone_mode=True, prog_name="zoo")
     except ZooError as error:
+        if VERBOSITY.verbose:
+            traceback.print_exception(error)
         sys.stderr.write(f"zoo: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.streams import VERBOSITY
 from zoo_core.text import visible
 
 if TYPE_CHECKING:
@@ -33,3 +34,9 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
 def echo(text: object, *, err: bool = False) -> None:
     """Print a line in which names, sources and keys may be a stranger's: control characters are shown as escapes."""
     click.echo(visible(str(text)), err=err)
+
+
+def note(text: object) -> None:
+    """Print a line to stderr that is neither a result nor an error, unless ``zoo --quiet`` says to leave it out."""
+    if not VERBOSITY.quiet:
+        echo(text, err=True)

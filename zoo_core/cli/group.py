@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from zoo_core.cli.console import echo
-from zoo_core.cli.streams import INTERRUPTED
-from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, close_matches, did_you_mean
+from zoo_core.cli.streams import INTERRUPTED, VERBOSITY
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, ZooWarning, close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from zoo_core.registry.plugins import Plugin
@@ -38,6 +40,7 @@ COMMANDS = {
     "draw": _Command("zoo_core.cli.look:draw", "Draw the stages of a model, or its whole graph."),
     "stats": _Command("zoo_core.cli.look:stats", "Show whether signals vanish or explode through a model."),
     "compare": _Command("zoo_core.cli.look:compare", "Measure models side by side."),
+    "doctor": _Command("zoo_core.cli.doctor:doctor", "Say what is installed, what is wrong, and what to do."),
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
@@ -52,6 +55,24 @@ COMMANDS = {
 }
 """The commands of zoo itself. Their help stands here, so that ``zoo --help`` imports none of them."""
 
+_EXAMPLES = {
+    "info": ("zoo info resnet18", "zoo info ./flowers"),
+    "get": ("zoo get resnet18 --num-classes 9 --freeze backbone",),
+    "inspect": ("zoo inspect runs/last.ckpt",),
+    "browse": ("zoo browse --out zoo.html",),
+    "plugins": ("zoo plugins --try",),
+    "check": ("zoo check tiny", "zoo check timm --model 'test_*'"),
+    "config": ("ZOO_OFFLINE=1 zoo config",),
+    "plugin": ("zoo plugin new acme --library acme-models",),
+    "trace": ("zoo trace package.module:Net --example 1x3x64x64",),
+    "lock": ("zoo lock resnet18 resnet50",),
+    "sync": ("zoo sync --frozen",),
+    "cache": ("zoo cache ls 'resnet*'", "zoo cache prune --unused 90"),
+    "mirror": ("zoo mirror export /srv/weights 'resnet*'",),
+    "bundle": ("zoo bundle export weights.zip 'resnet*'", "zoo bundle import weights.zip"),
+}
+"""How commands are used whose own help does not show it."""
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, and asks plugins only for names it does not know itself."""
@@ -64,6 +85,9 @@ class LazyGroup(click.Group):
         """The command of that name, imported now."""
         if cmd_name in COMMANDS:
             command: click.Command = resolve_name(COMMANDS[cmd_name].where)
+            if cmd_name in _EXAMPLES:
+                command.epilog = "\n".join(["\b", *_EXAMPLES[cmd_name]])
+            _keep_lines(command)
             return command
         claimants = plugin_commands().get(cmd_name, ())
         return _from_plugin(cmd_name, claimants) if claimants else None
@@ -91,6 +115,13 @@ class LazyGroup(click.Group):
         rows = [(name, COMMANDS[name].help if name in COMMANDS else others[name]) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _keep_lines(command: click.Command) -> None:
+    r"""Let click see the ``\b`` of raw docstrings, which marks lines that are not to be filled up to paragraphs."""
+    command.help = (command.help or "").replace("\\b\n", "\b\n")
+    for each in getattr(command, "commands", {}).values():
+        _keep_lines(each)
 
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
@@ -135,13 +166,33 @@ def _no_command(name: str, plugin: Plugin, got: str) -> PluginError:
     )
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_GREETING = """\
+zoo: pretrained networks for PyTorch, from every library that you have installed
+
+  zoo list --table --task classification   which models there are, and what they cost
+  zoo predict resnet50 cat.jpg             what one sees in an image
+  zoo get resnet50 --num-classes 9         one for your own classes
+
+zoo --help lists all commands, and zoo doctor says what is installed here.
+"""
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zoo-core", prog_name="zoo")
 @click.option(
     "--models", multiple=True, metavar="FILE", help="Run a Python file, or import a module, that registers models."
 )
-def zoo(models: tuple[str, ...]) -> None:
+@click.option("--quiet", "-q", is_flag=True, help="Results and errors alone: no warnings, notes or progress.")
+@click.option("--verbose", "-v", is_flag=True, help="The traceback of an error too.")
+@click.pass_context
+def zoo(context: click.Context, models: tuple[str, ...], *, quiet: bool, verbose: bool) -> None:
     """Pretrained networks of every installed family: verified, and with one set of surgery tools."""
+    VERBOSITY.quiet, VERBOSITY.verbose = quiet, verbose
+    if quiet:
+        warnings.simplefilter("ignore", ZooWarning)
+        os.environ["ZOO_PROGRESS"] = "0"
+    if context.invoked_subcommand is None and not models:
+        click.echo(_GREETING, nl=False)
     for each in models:
         _run_models(each)
 

@@ -34,7 +34,7 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
     even where a plugin fails: the others work.
     """
     zoo = current_zoo()
-    rows = [_facts(zoo, plugin, try_it=try_it) for plugin in zoo.plugins]
+    rows = [facts_of(zoo, plugin, try_it=try_it) for plugin in zoo.plugins]
     if as_json:
         echo(json.dumps(rows, indent=2))
         return
@@ -46,7 +46,8 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
         echo("no model was built; zoo plugins --try builds a small one of each family")
 
 
-def _facts(zoo: Zoo, plugin: Plugin, *, try_it: bool) -> dict[str, Any]:
+def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any]:
+    """What a plugin contributes, what is wrong with it, and what is odd about it."""
     problems = [plugin.problem] if plugin.problem else []
     notes = [*plugin.notes]
     for family in plugin.families:

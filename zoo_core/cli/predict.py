@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, note
+from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
         if found.error is None and draw is not None:
             _draw(found, draw)
         _print(found, as_json=as_json)
-    echo(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""), err=True)
+    note(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""))
     if failed:
         raise SystemExit(1)
 
@@ -109,7 +110,9 @@ def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    shown = console.is_terminal and not sys.stdout.isatty()  # results that scroll by are progress enough
+    shown = (
+        console.is_terminal and not sys.stdout.isatty() and not VERBOSITY.quiet
+    )  # results that scroll by are progress enough
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) if shown else nullcontext() as bar:
         task = None if bar is None else bar.add_task("images", total=None)
@@ -129,7 +132,7 @@ def _print(found: Prediction, *, as_json: bool) -> None:
             echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
         return
     if found.note:
-        echo(f"zoo: {found.name}: {found.note}", err=True)
+        note(f"zoo: {found.name}: {found.note}")
     if as_json:
         record = {"image": found.name, "result": to_record(found.result)}
         echo(json.dumps(record | ({"note": found.note} if found.note else {}), ensure_ascii=False))

@@ -6,6 +6,22 @@ import codecs
 import os
 import sys
 
+
+class Verbosity:
+    """How much is said beside results and errors.
+
+    Attributes:
+        quiet: Whether notes and warnings are left out.
+        verbose: Whether an error has its traceback.
+    """
+
+    quiet = False
+    verbose = False
+
+
+VERBOSITY = Verbosity()
+"""As the command line of this process says."""
+
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C has ended, as shells give it."""
 

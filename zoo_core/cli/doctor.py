@@ -1,0 +1,200 @@
+"""``zoo doctor``: what is installed here, where weights go, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo_core import config
+from zoo_core.cli.cache import human
+from zoo_core.cli.console import echo
+from zoo_core.cli.plugins import facts_of
+from zoo_core.errors import ZooError, close_matches, did_you_mean
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.weights import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LITTLE = 2 << 30
+"""Bytes free below which the next large model may not fit."""
+_OWN_EXTRAS = ("demo", "efficientnet-pytorch", "pretrainedmodels", "timm", "torchvision")
+"""Extras that only name plugins, which have lines of their own."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        part: ``"python"``, ``"families"``, ``"extras"``, ``"cache"`` or ``"settings"``.
+        name: What it is.
+        state: How it is.
+        problem: What is wrong with it; empty where nothing is.
+        remedy: What to do about that.
+    """
+
+    part: str
+    name: str
+    state: str
+    problem: str = ""
+    remedy: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(*, as_json: bool) -> None:
+    r"""Say what is installed, which device there is, where the cache is, what is wrong, and what to do.
+
+    The exit code is 1 where something is wrong. An extra that is not installed is nothing wrong.
+
+    \b
+    zoo doctor
+    zoo doctor --json > report.json
+    """
+    found = [*_python(), *_families(), *_extras(), *_cache(), *_settings()]
+    wrong = [each for each in found if each.problem]
+    if as_json:
+        echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        _print(found, wrong)
+    if wrong:
+        raise SystemExit(1)
+
+
+def _print(found: list[Finding], wrong: list[Finding]) -> None:
+    part = ""
+    for each in found:
+        if each.part != part:
+            part = each.part
+            echo(part)
+        echo(f"  {each.name:<21} {each.state}")
+    echo("")
+    for each in wrong:
+        echo(f"wrong: {each.name}: {each.problem}")
+        if each.remedy:
+            echo(f"  next step: {each.remedy}")
+    if not wrong:
+        echo("nothing is wrong")
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
+    yield Finding("python", "zoo-core", version("zoo-core"))
+    for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install zoo-torchvision")):
+        try:
+            module = import_module(name)
+        except Exception as error:  # noqa: BLE001 - an extension of another version raises what it likes
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            yield Finding("python", name, "does not import", reason, f"{remedy}, of versions that belong together")
+            continue
+        yield Finding("python", name, f"{module.__version__}{_device() if name == 'torch' else ''}")
+
+
+def _device() -> str:
+    """What torch runs on here."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return f", {torch.cuda.device_count()} x {', '.join(sorted(names))}"
+    if torch.backends.mps.is_available():
+        return ", mps"
+    return f", cpu, {torch.get_num_threads()} threads"
+
+
+def _families() -> Iterator[Finding]:
+    registry = current_zoo()
+    for plugin in registry.plugins:
+        facts = facts_of(registry, plugin)
+        problems = "; ".join(facts["problems"])
+        state = ", ".join(_family(name) for name in facts["families"]) or "commands alone"
+        state += "".join(f"; note: {note}" for note in facts["notes"])
+        yield Finding("families", plugin.name, state, problems, "zoo plugins --verbose shows more" if problems else "")
+    if not registry.plugins:
+        yield Finding("families", "none", "", "no plugin is installed", "pip install zoo-torchvision, for one")
+
+
+def _family(name: str) -> str:
+    members = current_zoo().claims.get(name, ())
+    if not members:
+        return name
+    library = members[0].family.requires
+    try:
+        installed = f"{library} {version(library)}" if library else "its own models"
+    except PackageNotFoundError:
+        return f"{library} is not installed"
+    try:
+        return f"{installed}, {len(members[0].cards)} models"
+    except ZooError:
+        return installed
+
+
+def _extras() -> Iterator[Finding]:
+    """Each extra of zoo-core, and which of its distributions are not here."""
+    from packaging.requirements import Requirement
+
+    missing: dict[str, list[str]] = {}
+    for line in requires("zoo-core") or ():
+        requirement = Requirement(line)
+        extra = str(requirement.marker).partition("extra == ")[2].strip("\"'")
+        if not extra or extra in _OWN_EXTRAS:
+            continue
+        missing.setdefault(extra, [])
+        try:
+            version(requirement.name)
+        except PackageNotFoundError:
+            missing[extra].append(requirement.name)
+    for extra, names in missing.items():
+        lacks = f"without {', '.join(names)}: pip install 'zoo-core[{extra}]'" if names else "installed"
+        yield Finding("extras", extra, lacks)
+    yield Finding("extras", "dot (Graphviz)", shutil.which("dot") or "not here: zoo draw --full needs it")
+
+
+def _cache() -> Iterator[Finding]:
+    try:
+        folder = Cache().root
+    except ZooError as error:
+        yield Finding("cache", "place", "none", error.summary, "set ZOO_CACHE to a folder that can be written")
+        return
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    is_writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    problem = "" if is_writable else f"{there} cannot be written"
+    yield Finding("cache", "place", str(folder), problem, "set ZOO_CACHE to a folder of yours" if problem else "")
+    sizes = [path.stat().st_size for path in _files(folder)]
+    yield Finding("cache", "size", f"{len(sizes)} files, {human(sum(sizes))}")
+    free = shutil.disk_usage(there).free
+    problem = "little room is left on this disk" if free < _LITTLE else ""
+    yield Finding("cache", "free", human(free), problem, "zoo cache prune, or ZOO_CACHE elsewhere" if problem else "")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for place, _, names in os.walk(folder):
+        yield from (path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink())
+
+
+def _settings() -> Iterator[Finding]:
+    for setting in config.SETTINGS:
+        try:
+            found = config.find(setting)
+        except ZooError as error:
+            yield Finding("settings", setting.key, "malformed", error.summary, "zoo config shows all settings")
+            continue
+        if found is not None:
+            value = "yes" if found[0] is True else "no" if found[0] is False else "set"
+            yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {found[1]}")
+    known = [setting.variable for setting in config.SETTINGS] + ["ZOO_CONFIG", "ZOO_SHARD"]
+    for name in sorted(os.environ):
+        if name.startswith("ZOO_") and name not in known and not name.startswith("ZOO_TEST"):
+            hint = did_you_mean(close_matches(name, known), "zoo config lists them; unset this one")
+            yield Finding("settings", name, "unknown", "no setting is called so, and nothing reads it", hint)
