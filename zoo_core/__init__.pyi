@@ -21,6 +21,7 @@ from .errors import ZooWarning as ZooWarning
 from .exporting.export import export as export
 from .images.numbers import preprocessing as preprocessing
 from .images.numbers import set_preprocessing as set_preprocessing
+from .images.read import read_image as read_image
 from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats
 from .inspect.cam import Cam as Cam

@@ -36,6 +36,31 @@ class ReadImage(NamedTuple):
         return self.image.shape[-2], self.image.shape[-1]
 
 
+def read_image(item: object) -> Image | Tensor:
+    """An image as :func:`zoo_core.predict` reads it and :func:`zoo_core.transforms` takes it, for datasets of your own.
+
+    Args:
+        item: A path, bytes of a file, an open file, a PIL image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor
+            ``[H, W]`` or ``[C, H, W]``.
+
+    Returns:
+        A PIL image, upright as its EXIF data says; or a tensor ``[C, H, W]``, of floats from 0 to 1 where the image has
+        more than 8 bits.
+
+    Raises:
+        ImageError: It cannot be read; the message names it.
+
+    Example:
+        >>> import numpy as np, zoo_core as zoo
+        >>> image = zoo.read_image(np.zeros((48, 64, 3), dtype=np.uint8))
+        >>> zoo.transforms("tiny/glyphnet")(image).shape
+        torch.Size([1, 32, 32])
+    """
+    name = str(item) if isinstance(item, str | Path) else getattr(item, "name", None) or f"a {type(item).__name__}"
+    image: Image | Tensor = read(item, str(name)).image
+    return image
+
+
 def read(item: object, name: str) -> ReadImage:
     """An image as the transforms take it: a PIL image, or a tensor ``[C, H, W]`` of floats from 0 to 1 or uint8.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 from zoo_lightning import read_data
@@ -68,3 +69,74 @@ def test_a_class_without_a_readable_image_is_refused_with_the_cause(digits):
         file.write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"no image to train on is left of 2[\s\S]*cannot be read"):
         read_data(digits)
+
+
+def test_a_test_split_is_left_out_where_there_is_another_to_validate_with(write_digits, tmp_path):
+    for name, each in (("Train", 4), ("test", 2)):
+        write_digits(tmp_path / "data" / name, each=each)
+    assert len(read_data(tmp_path / "data").val) == 6
+    write_digits(tmp_path / "data" / "val", each=1)
+    data = read_data(tmp_path / "data")
+    assert len(data.val) == 3
+    assert data.notes == ("the split test was left out: it is for testing",)
+
+
+def test_a_train_folder_alone_is_split(write_digits, tmp_path):
+    write_digits(tmp_path / "data" / "train")
+    data = read_data(tmp_path / "data", val=0.25)
+    assert (data.class_names, len(data.val)) == (("0", "1", "2"), 6)
+
+
+def test_hidden_copies_are_no_images_and_what_is_ignored_is_named(digits):
+    (digits / "0" / ".ipynb_checkpoints").mkdir()
+    for copy in ("0/.ipynb_checkpoints/000-checkpoint.png", "loose.png"):
+        (digits / copy).write_bytes((digits / "0" / "000.png").read_bytes())
+    (digits / "0" / "phone.heic").write_bytes(b"")
+    data = read_data(digits)
+    assert len(data.train) + len(data.val) == 24
+    assert "no images by their names, such as phone.heic" in data.notes[0]
+    assert "1 images beside the class folders" in data.notes[1]
+
+
+def test_images_of_16_bits_keep_them_as_in_predict(tmp_path):
+    for name, value in (("dim", 1000), ("bright", 40000)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.fromarray(np.full((8, 8), value, dtype=np.uint16)).save(tmp_path / name / f"{number}.png")
+    data = read_data(tmp_path)
+    assert sorted(round(float(sample.image().max()) * 65535) for sample in data.train) == [1000, 40000]
+
+
+def test_one_image_a_class_leaves_nothing_to_validate_with(write_digits, tmp_path):
+    with pytest.raises(UsageError, match="no image to validate with"):
+        read_data(write_digits(tmp_path / "digits", each=1))
+
+
+def test_sets_of_labels_that_occur_once_are_split_too(digits):
+    rows = ["0/000.png,a;b", "0/001.png,b;c", "1/000.png,c;a", "1/001.png,a", "1/002.png,a;b;c"]
+    (digits / "labels.csv").write_text("path,label\n" + "\n".join(rows))
+    data = read_data(digits / "labels.csv")
+    assert (len(data.train), len(data.val)) == (4, 1)
+    assert min(data.counts().values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\n0/000.png,caf\u00e9\n".encode("latin-1"), "save it as CSV in UTF-8"),
+        (b"path,label,split\n0/000.png,a,holdout\n", "has a split 'holdout'"),
+        (b"path,label\n0/000.png,a\n0/000.png,b\n", "write all labels of an image in one row"),
+    ],
+)
+def test_a_csv_that_could_be_misread_is_refused(digits, text, message):
+    (digits / "labels.csv").write_bytes(text)
+    with pytest.raises(UsageError, match=message):
+        read_data(digits / "labels.csv")
+
+
+def test_rows_without_a_path_and_rows_that_come_twice_are_left_out_and_named(digits):
+    rows = ["a", "b,1/000.png", "a,0/000.png", "a,0/001.png", "b,1/001.png", "b,1/001.png"]
+    (digits / "labels.csv").write_text("label,path\n" + "\n".join(rows))
+    data = read_data(digits / "labels.csv")
+    assert len(data.train) + len(data.val) == 4
+    assert data.notes == ("line 2 has no path, and was left out", "1 rows name an image again, and were left out")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lightning.pytorch import Callback
-from zoo_lightning import FineTune, finetune
+from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
 
 import zoo_core as zoo
@@ -45,24 +45,118 @@ def test_a_frozen_backbone_stays_bit_for_bit(digits, tmp_path):
     assert {name for name in before if not name.startswith(head)} <= same
 
 
-def test_a_run_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(digits, tmp_path):
-    whole = finetune(digits, out=tmp_path / "whole", epochs=3, mixup=0.2, **RUN)
-    script = f"""
-import os, signal, warnings
+_KILLED = """
+import os, signal, sys, warnings
 warnings.simplefilter("ignore")
 from lightning.pytorch import Callback
-from zoo_lightning import finetune
+import zoo_lightning.run as run
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+folder, out, when, options = sys.argv[1:]
 class Kill(Callback):
     def on_train_batch_start(self, trainer, *rest):
-        if trainer.current_epoch == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-finetune({str(digits)!r}, model="tiny/glyphnet", out={str(tmp_path / "cut")!r}, epochs=3, mixup=0.2, batch_size=8,
-         augment="light", trainer={{"enable_progress_bar": False, "accelerator": "cpu", "callbacks": [Kill()]}})
+        if when == str(trainer.current_epoch):
+            die()
+run.finetune(folder, model="tiny/glyphnet", out=out, batch_size=8, augment="light", **eval(options),
+             trainer={"enable_progress_bar": False, "accelerator": "cpu", "callbacks": [Kill()]})
 """
-    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -9
-    cut = finetune(digits, out=tmp_path / "cut", epochs=3, mixup=0.2, resume=True, **RUN)
+
+
+def test_a_model_that_comes_in_eval_mode_is_trained_in_the_mode_for_it(digits, tmp_path):
+    model = zoo.get("tiny/glyphnet", num_classes=3).eval()
+    result = finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "model": model})
+    before = zoo.get("tiny/glyphnet").state_dict()["stem.1.running_mean"]
+    assert not torch.equal(weights(result.folder)["stem.1.running_mean"], before)
+
+
+def test_a_run_killed_and_resumed_ends_as_one_that_was_not(digits, tmp_path):
+    when, options = "1", {"epochs": 2, "mixup": 0.2, "lr": 1e-2, "head_epochs": 2, "patience": 2}
+    command = [sys.executable, "-c", _KILLED, str(digits), str(tmp_path / "cut"), when, repr(options)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -9
+    whole, cut = (
+        finetune(digits, out=tmp_path / name, resume=name == "cut", **options, **RUN) for name in ("whole", "cut")
+    )
     assert all(torch.equal(value, weights(cut.folder)[name]) for name, value in weights(whole.folder).items())
     assert cut.metrics == whole.metrics
+    assert cut.report.read_text().replace("<title>cut", "<title>whole").replace("<h1>cut", "<h1>whole") == (
+        whole.report.read_text()
+    )
+
+
+def interrupt(digits, out, **options):
+    """Run until the second epoch begins, and leave what a process that died there leaves."""
+
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer, _):
+            if trainer.current_epoch == 1:
+                raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        finetune(digits, out=out, **{**RUN, **options, "trainer": {**QUIET, "callbacks": [Stop()]}})
+
+
+def test_a_resumed_run_remembers_which_epoch_was_the_best(digits, tmp_path):
+    options = {"epochs": 2, "lr": 0.3}  # so high a rate that the second epoch is no better
+    interrupt(digits, tmp_path / "cut", **options)
+    whole, cut = (
+        finetune(digits, out=tmp_path / name, resume=name == "cut", **{**RUN, **options}) for name in ("whole", "cut")
+    )
+    assert all(torch.equal(value, weights(cut.folder)[name]) for name, value in weights(whole.folder).items())
+
+
+@pytest.mark.parametrize("step", ["loaders", "write_report"])
+def test_a_run_that_ends_outside_of_the_epochs_can_be_resumed(digits, tmp_path, monkeypatch, step):
+    options = {**RUN, "epochs": 1, "head_epochs": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(f"zoo_lightning.run.{step}", lambda *_, **__: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(digits, out=tmp_path / "cut", **options)
+    whole, cut = (finetune(digits, out=tmp_path / name, resume=name == "cut", **options) for name in ("whole", "cut"))
+    assert all(torch.equal(value, weights(cut.folder)[name]) for name, value in weights(whole.folder).items())
+    assert cut.metrics == whole.metrics
+
+
+def test_a_run_is_not_resumed_with_other_options_or_images(digits, tmp_path):
+    interrupt(digits, tmp_path / "out", epochs=2)
+    with pytest.raises(UsageError, match=r"begun with another batch_size[\s\S]*got: batch_size: 4"):
+        finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **{**RUN, "batch_size": 4})
+    (digits / "1" / "003.png").unlink()
+    with pytest.raises(UsageError, match="begun with another images"):
+        finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
+
+
+def test_a_new_run_takes_nothing_from_one_that_was_interrupted(digits, tmp_path):
+    interrupt(digits, tmp_path / "out", epochs=2)
+    found, expected = (finetune(digits, out=tmp_path / name, epochs=1, seed=1, **RUN) for name in ("out", "other"))
+    assert found.metrics == expected.metrics
+
+
+def test_a_folder_that_cannot_be_saved_to_is_refused_before_training(digits, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else than a saved model"):
+        finetune(digits, out=tmp_path / "out", epochs=1, **RUN)
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_training(digits, tmp_path):
+    model = zoo.get("tiny/glyphnet", num_classes=3)
+    model.stem.append(torch.nn.Conv2d(16, 16, 1))
+    with pytest.raises(NotSupported):
+        finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "model": model})
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_batch_norm_is_never_given_a_batch_of_one(digits, tmp_path):
+    data = read_data(digits)
+    model = zoo.swap_head(zoo.get("tiny/glyphnet"), zoo.mlp_head(3, hidden=(8,), batch_norm=True))
+    options = {**RUN, "model": model, "batch_size": len(data.train) - 1}
+    assert finetune(data, out=tmp_path / "out", epochs=1, head_epochs=1, **options).report.is_file()
+
+
+@pytest.mark.parametrize("option", [{"mixup": 0.2}, {"label_smoothing": 0.1}])
+def test_what_is_for_one_class_an_image_is_refused_for_several_labels(option):
+    with pytest.raises(UsageError, match="is for images of one class each"):
+        FineTune(zoo.get("tiny/glyphnet", num_classes=3), multi_label=True, **option)
 
 
 def test_parts_train_from_the_epoch_of_the_schedule_on(digits, tmp_path):
@@ -123,17 +217,20 @@ def test_caching_features_of_a_backbone_that_trains_is_refused(digits):
         train_head(module, None, epochs=1, batch_size=1, workers=0, folder=digits, device="cpu")
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(digits, tmp_path):
-    script = """
+_PROCESSES = """
 import sys, warnings
 warnings.simplefilter("ignore")
 from zoo_lightning import finetune
 folder, out, devices, batch = sys.argv[1:]
-finetune(folder, model="tiny/glyphnet", out=out, epochs=2, batch_size=int(batch), augment="none", freeze=["backbone"],
+finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch), augment="none", freeze=["backbone"],
+         unfreeze_at={"layer3.conv2": 0},
          trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": int(devices),
                   "strategy": "ddp" if devices == "2" else "auto"})
 """
-    (tmp_path / "script.py").write_text(script)
+
+
+def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digits, tmp_path):
+    (tmp_path / "script.py").write_text(_PROCESSES)
     for name, devices, batch in (("one", "1", "6"), ("two", "2", "3")):
         command = [sys.executable, str(tmp_path / "script.py"), str(digits), str(tmp_path / name), devices, batch]
         answer = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -141,6 +238,10 @@ finetune(folder, model="tiny/glyphnet", out=out, epochs=2, batch_size=int(batch)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    before = zoo.get("tiny/glyphnet", num_classes=3, seed=0).state_dict()
+    assert [name for name, value in before.items() if "conv" in name and not torch.equal(value, two[name])] == [
+        "layer3.conv2.weight"
+    ]
 
 
 def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):

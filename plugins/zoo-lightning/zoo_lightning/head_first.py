@@ -49,7 +49,8 @@ def train_head(
     )
     parameters = [parameter for parameter in head.to(device).parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=module.head_lr or module.lr, weight_decay=module.weight_decay)
-    batches = features.batches(batch_size, device=device, shuffle=True, seed=module.seed)
+    lonely = len(features) > 1 == len(features) % batch_size  # batch norm in a head takes no batch of one
+    batches = features.batches(batch_size, device=device, shuffle=True, seed=module.seed, drop_last=lonely)
     torch.manual_seed(module.seed)  # for dropout in the head
     losses = []
     head.train()

@@ -98,6 +98,32 @@ class EpochSampler(Sampler[int]):
         return range(rank, end, world)
 
 
+class EpochBatches(Sampler[list[int]]):
+    """Batches of a sampler; a last image that would be alone joins the batch before: batch norm takes no single one.
+
+    Args:
+        sampler: Of the images.
+        batch_size: Images of a batch.
+
+    Example:
+        >>> [len(batch) for batch in EpochBatches(EpochSampler(9, seed=0), 4)]
+        [4, 5]
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full + (rest > 1 or (rest == 1 and not full))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        places = list(self.sampler)
+        for number in range(count := len(self)):
+            end = (number + 1) * self.batch_size if number < count - 1 else len(places)
+            yield places[number * self.batch_size : end]
+
+
 def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
@@ -132,9 +158,17 @@ def transform_for(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
         raise errors.UsageError(f"there is no augmentation {augment!r}", expected=", ".join(AUGMENT))
     if augment in ("none", "light"):
         plain = zoo.transforms(model)
-        return v2.Compose([v2.RandomAffine(8, translate=(0.1, 0.1)), plain]) if augment == "light" else plain
+        shifts = [_without_palette, v2.RandomAffine(8, translate=(0.1, 0.1)), plain]
+        return v2.Compose(shifts) if augment == "light" else plain
     standard = zoo.transforms(model, train=True)
-    return v2.Compose([v2.RandAugment(), standard]) if augment == "strong" else standard
+    return v2.Compose([_without_palette, v2.RandAugment(), standard]) if augment == "strong" else standard
+
+
+def _without_palette(image: Any) -> Any:  # noqa: ANN401 - a PIL image or a tensor
+    """Grey or RGB: augmentations turn the indices of a palette into others, and most do not take transparency."""
+    if isinstance(image, Tensor) or image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 def loaders(
@@ -153,8 +187,8 @@ def loaders(
     width = len(data.class_names) if data.multi_label else 0
     train = ImageDataset(data.train, transform_for(model, augment), width, seed)
     val = ImageDataset(data.val, transform_for(model, "none"), width, seed)
-    shared: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0}
+    loading: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     return (
-        DataLoader(train, sampler=EpochSampler(len(train), seed), **shared),
-        DataLoader(val, sampler=EpochSampler(len(val), None), **shared),
+        DataLoader(train, batch_sampler=EpochBatches(EpochSampler(len(train), seed), batch_size), **loading),
+        DataLoader(val, sampler=EpochSampler(len(val), None), batch_size=batch_size, **loading),
     )

@@ -46,7 +46,7 @@ class FineTune(LightningModule):
         seed: Of everything drawn at random in training.
 
     Raises:
-        UsageError: The number of class weights is not that of the classes.
+        UsageError: The number of class weights is not that of the classes, or an option is for one label an image.
 
     Example:
         >>> import zoo_core as zoo
@@ -81,11 +81,17 @@ class FineTune(LightningModule):
             raise errors.NotSupported(
                 "a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)"
             )
+        if multi_label and (mixup or label_smoothing):
+            raise errors.UsageError(
+                f"{'mixup' if mixup else 'label_smoothing'} is for images of one class each",
+                cause="these have several labels",
+                hint="leave it out",
+            )
         if class_weights is not None and len(class_weights) != main.num_classes:
             raise errors.UsageError(f"{len(class_weights)} class weights for {main.num_classes} classes")
         weights = torch.tensor(class_weights) if class_weights is not None else None
         self.register_buffer("class_weights", weights, persistent=False)
-        self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup and not multi_label else None
+        self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup else None
         self.score: Metric = (
             MultilabelAveragePrecision(main.num_classes)
             if multi_label
@@ -95,7 +101,12 @@ class FineTune(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``[N, num_classes]`` of images ``[N, C, H, W]``."""
         scores = zoo.anatomy(self.model).scores_in(self.model(images))
-        assert isinstance(scores, Tensor)  # noqa: S101 - what scores_in promises
+        if not isinstance(scores, Tensor):
+            raise errors.NotSupported(
+                f"a model that gives a {type(scores).__name__} is not fine-tuned on one set of classes",
+                cause="it has several outputs",
+                hint="subclass FineTune with a training_step of your own",
+            )
         return scores
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -107,17 +118,31 @@ class FineTune(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what several processes would do wrongly without an error."""
-        if self.unfreeze_at and self.trainer.world_size > 1:
+        if self.unfreeze_at and self.trainer.world_size > 1 and not hasattr(self.trainer.strategy, "configure_ddp"):
             raise errors.NotSupported(
-                "unfreezing on a schedule needs a single process",
-                cause="DistributedDataParallel averages gradients only of what was trainable at first",
-                hint="train the head first, and then everything in a second run",
+                f"unfreezing on a schedule does not go with {type(self.trainer.strategy).__name__}",
+                cause="it shards what is trainable at first",
+                hint='strategy="ddp", or the head first, and then everything in a second run',
             )
 
     def on_train_epoch_start(self) -> None:
-        """Unfreeze what is due."""
+        """Unfreeze what is due, and train in the mode for it: Lightning leaves a model that came in eval mode there."""
+        self.model.train()
         if due := [name for name, epoch in self.unfreeze_at.items() if epoch <= self.current_epoch]:
+            before = self._trainable_names()
             zoo.unfreeze(self.model, *due)
+            if self._trainable_names() != before:
+                self._renew_wrapper()
+
+    def _trainable_names(self) -> set[str]:
+        return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _renew_wrapper(self) -> None:
+        """DistributedDataParallel averages the gradients only of what was trainable when it was made."""
+        strategy: Any = self.trainer.strategy
+        if hasattr(strategy, "configure_ddp"):
+            strategy.model = self
+            strategy.configure_ddp()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401, ARG002 - Lightning's signature
         """Seed, so that a resumed run draws what an uninterrupted one draws, whatever else took random numbers."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.tuner.tuning import Tuner
 
 import zoo_core as zoo
@@ -21,7 +23,7 @@ from zoo_lightning.head_first import train_head
 from zoo_lightning.loading import ImageDataset, loaders, transform_for
 from zoo_lightning.module import METRIC, FineTune
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import History, ResumePoint
+from zoo_lightning.resume import POINT, History, ResumePoint, Stopping, begin
 
 if TYPE_CHECKING:
     import os
@@ -143,17 +145,17 @@ def finetune(
     """
     chosen = _options(options)
     target = Path(out).expanduser()
+    _require_free(target)
     images = data if isinstance(data, ImageData) else read_data(data, val=chosen.val, seed=chosen.seed)
     module = _module(images, model, chosen)
+    if not isinstance(model, str):
+        _require_savable(module.model)
     work = target.with_name(f"{target.name}.{RUN}")
-    point = work / "last.ckpt"
-    if resume and not point.is_file():
-        raise errors.UsageError(f"there is no run to resume in {work}", hint="leave --resume out to begin one")
-    work.mkdir(parents=True, exist_ok=True)
-    if chosen.head_epochs and not resume:
+    point = begin(work, _facts(images, model, chosen), resume=resume)
+    if chosen.head_epochs and point is None:
         _head_first(module, images, chosen, work)
     history = History()
-    engine = _trainer(chosen, work, [*_callbacks(chosen, work), history, ResumePoint(point)], dict(trainer or {}))
+    engine = _trainer(chosen, work, [*_callbacks(chosen, work), history], dict(trainer or {}))
     train, val = loaders(
         images,
         module.model,
@@ -162,14 +164,45 @@ def finetune(
         workers=chosen.workers,
         seed=chosen.seed,
     )
-    if chosen.lr is None and not resume:
+    if chosen.lr is None and point is None:
         _find_lr(engine, module, train, val)
-    engine.fit(module, train, val, ckpt_path=str(point) if resume else None, weights_only=True if resume else None)
+    engine.fit(module, train, val, ckpt_path=point, weights_only=True if point else None)
     result = _finish(engine, _Run(module, images, val.dataset, chosen, target), history)
     engine.strategy.barrier()  # every process has read the best weights
     if engine.is_global_zero:
         shutil.rmtree(work)
     return result
+
+
+def _require_free(target: Path) -> None:
+    """Refuse before a night of training what saving would refuse after it."""
+    is_other = target.is_file() or (
+        target.is_dir() and any(target.iterdir()) and not (target / "recipe.json").is_file()
+    )
+    if is_other:
+        raise errors.UsageError(
+            f"{target} is something else than a saved model",
+            expected="a folder that a run saved to, an empty one, or none",
+            hint="choose another folder for out",
+        )
+
+
+def _require_savable(model: nn.Module) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        zoo.save(model, Path(folder, "trial"))
+
+
+def _facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
+    """What the result of a run depends on, as JSON has it."""
+    samples = repr([[(sample.name, sample.labels) for sample in side] for side in (data.train, data.val)])
+    chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
+    facts = {
+        "model": model if isinstance(model, str) else type(model).__name__,
+        "class names": data.class_names,
+        "images": hashlib.sha256(samples.encode()).hexdigest(),
+        **chosen,
+    }
+    return dict(json.loads(json.dumps(facts)))
 
 
 def _options(options: Mapping[str, Any]) -> Options:
@@ -194,7 +227,7 @@ def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTu
     if options.freeze:
         zoo.freeze(built, *options.freeze)
     counts = data.counts()
-    weights = [len(data.train) / (count * each) for each in counts.values()] if options.balance else None
+    weights = _balance(counts, len(data.train), multi_label=data.multi_label) if options.balance else None
     return FineTune(
         built,
         lr=options.lr or 1e-3,
@@ -208,6 +241,13 @@ def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTu
         unfreeze_at=options.unfreeze_at,
         seed=options.seed,
     )
+
+
+def _balance(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
+    """A weight for each class, such that all count alike; for several labels, of the images that have the label."""
+    if multi_label:
+        return [max(total - each, 1) / each for each in counts.values()]
+    return [total / (len(counts) * each) for each in counts.values()]
 
 
 def _head_first(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
@@ -231,10 +271,11 @@ def _head_first(module: FineTune, data: ImageData, options: Options, work: Path)
 
 def _callbacks(options: Options, work: Path) -> list[Callback]:
     found: list[Callback] = [
-        ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False)
+        ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False),
+        ResumePoint(work / POINT),
     ]
     if options.patience is not None:
-        found.append(EarlyStopping(METRIC, mode="max", patience=options.patience))
+        found.append(Stopping(METRIC, mode="max", patience=options.patience))
     if options.ema is not None:
         found.append(EMAWeightAveraging(decay=options.ema))
     return found
@@ -265,7 +306,7 @@ def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  
 
 def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     """Save the best weights, and beside them the metrics and the report; the first process alone writes."""
-    metrics = {name: float(value) for name, value in engine.callback_metrics.items()}
+    metrics = history.last
     if best := getattr(engine.checkpoint_callback, "best_model_path", ""):
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         run.module.load_state_dict(state)
