@@ -334,7 +334,7 @@ def _fault(sample: Sample) -> str:
     try:
         sample.image()
     except errors.ImageError as error:
-        return error.summary.removeprefix(f"{sample.source}: ").removeprefix("a bytes: ")
+        return error.summary.removeprefix(f"{sample.source!s}: ").removeprefix("a bytes: ")
     return ""
 
 
@@ -353,7 +353,8 @@ def _split(samples: list[Sample], val: float, seed: int) -> list[tuple[Sample, s
 def _split_labels(samples: list[Sample], val: float, seed: int) -> list[tuple[Sample, str]]:
     """A share of the images, drawn reproducibly, that leaves each label at least one image to train on."""
     left = Counter(label for sample in samples for label in sample.labels)
-    count, held_out = max(1, round(val * len(samples))), set()
+    count = max(1, round(val * len(samples)))
+    held_out: set[int] = set()
     for sample in random.Random(f"{seed}").sample(samples, len(samples)):  # noqa: S311 - a split is no secret
         if len(held_out) < count and all(left[label] > 1 for label in sample.labels):
             held_out.add(id(sample))

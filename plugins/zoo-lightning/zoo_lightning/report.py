@@ -7,6 +7,9 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+from torchvision.transforms import v2
+
 from zoo_lightning.module import METRIC
 
 if TYPE_CHECKING:
@@ -154,7 +157,8 @@ def _mistakes(data: ImageData, evaluation: Evaluation) -> Iterator[str]:
 
 
 def _thumbnail(sample: Sample) -> str:
-    image = sample.image()
+    read = sample.image()
+    image = v2.functional.to_pil_image(read) if isinstance(read, Tensor) else read.convert("RGB")
     image.thumbnail((_SIDE, _SIDE))
     buffer = BytesIO()
     image.save(buffer, format="PNG")
