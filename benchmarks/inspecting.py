@@ -4,7 +4,8 @@ Run as ``uv run python -m benchmarks.inspecting [FAMILY ...]``, all families by 
 models. Every model is built on the meta device with the options of its default weights. What its file would hold is
 described twice: as the library publishes it, and as a training script writes it, all under ``model.`` and with 9
 outputs in the last layer. No values are written. "alike" are models whose state dicts have the same names and shapes,
-so that no file can tell them apart: such a model counts as right wherever one of them comes first.
+so that no file can tell them apart: such a model counts as right wherever one of them comes first. There are 1,424
+different state dicts among the 1,548 models, so by names and shapes alone 92.0 % is the most that can be named first.
 """
 
 from __future__ import annotations

@@ -38,8 +38,10 @@ from safetensors.torch import save
 import zoo_core as zoo
 from zoo_core.errors import ZooError
 from zoo_core.weights import read_state_dict
+from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.checkpoint.describe import describe
-from zoo_core.weights.checkpoint.open import open_checkpoint
+from zoo_core.weights.checkpoint.open import open_outline
+from zoo_core.weights.formats.outline import outline_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -310,7 +312,9 @@ def doors(number: int) -> Iterator[tuple[str, Callable[[Path], object]]]:
     if number % 32 == 2:
         yield "get", lambda path: zoo.get(NAME, weights=path)
     if number % 256 == 3:
-        yield "inspect", lambda path: describe(open_checkpoint(path))
+        yield "inspect", lambda path: describe(open_outline(path))
+    if number % 4 == 0:
+        yield "outline", lambda path: candidates(outline_of(path))
 
 
 def touched(tensor: torch.Tensor) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as commands
+from zoo_core.errors import Unreadable
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.weights.checkpoint.describe import all_signatures
+from zoo_core.weights.checkpoint.describe import all_signatures, describe
+from zoo_core.weights.checkpoint.ends import Ends
+from zoo_core.weights.checkpoint.open import open_checkpoint, open_outline
 from zoo_core.weights.checkpoint.signatures import match, sign, write_signatures
+from zoo_core.weights.formats.outline import outline_of
 
 NAME = "tiny/glyphnet"
+with torch.device("meta"):
+    RESNET = {name: tuple(each.shape) for name, each in torchvision.models.resnet50().state_dict().items()}
 
 
 @pytest.fixture
@@ -44,6 +55,65 @@ def test_averaged_weights_come_first_and_the_others_have_a_line_of_their_own(pat
     assert averaged["averaged"]
     model = eval(other["load"], {"zoo": zoo})
     assert torch.equal(model.fc.bias, raw["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "expected"),
+    [
+        ("timm/test_vit", {"num_classes": 5, "options": {"img_size": 96}}, {"image_size": 96, "head": "head: 64 to 5"}),
+        ("timm/test_vit", {"num_classes": 7, "in_channels": 1}, {"image_size": 160, "channels": 1, "classes": 7}),
+        ("tiny/glyphnet", {"head": zoo.mlp_head(4, hidden=(16,))}, {"head": "fc: 64 to 16 to 4", "classes": 4}),
+        ("tiny/glyphnet", {"head": {"kind": 3, "size": 5}}, {"head": "fc: 2 layers, of 3, 5 outputs"}),
+        ("tiny/glyphnet", {"num_classes": 3, "dtype": "float16"}, {"dtypes": {"float16": 47, "int64": 9}}),
+    ],
+)
+def test_sizes_and_the_form_of_the_head_are_told(path, name, asked, expected):
+    torch.save({"model": zoo.get(name, weights=None, **asked).state_dict()}, path)
+    (found,) = inspect(path)
+    assert {each: found[each] for each in expected} == expected
+
+
+def test_the_keypoints_of_a_detector_are_told():
+    shapes = {"keypoint.kps_score_lowres.weight": (512, 5, 4, 4), "conv1.weight": (64, 3, 7, 7)}
+    assert Ends.of(shapes).keypoints == 5
+
+
+def test_of_models_that_are_alike_the_one_that_the_file_names_comes_first(path):
+    state = {name: torch.zeros(()).expand(shape) for name, shape in RESNET.items()}
+    for note, expected in (({}, "torchvision/resnet50"), ({"arch": "resnetblur50"}, "timm/resnetblur50")):
+        torch.save({"state_dict": state, **note}, path)
+        assert inspect(path)[0]["matches"][0] == {"name": expected, "score": 1.0}
+
+
+def test_nothing_of_torch_is_imported_for_what_is_written_today(path):
+    torch.save({"state_dict": zoo.get(NAME, weights=None).state_dict()}, path)
+    script = f"import sys; from zoo_core.cli import main; sys.argv[1:] = ['inspect', {str(path)!r}]\n"
+    script += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "tiny/glyphnet 100%" in answer.stdout
+
+
+@pytest.mark.parametrize("form", ["zip", "protocol 4", "stream", "safetensors", "module"])
+def test_an_outline_is_of_what_is_read(path, form):
+    net = zoo.get(NAME, weights=None, seed=0)
+    if form == "safetensors":
+        save_file(net.state_dict(), path)
+    elif form == "module":
+        torch.save({"model": net.half(), "epoch": 3}, path)
+    else:
+        how = {"protocol 4": {"pickle_protocol": 4}, "stream": {"_use_new_zipfile_serialization": False}}.get(form, {})
+        torch.save({"model": net.state_dict(), "ema": net.state_dict(), "args": argparse.Namespace(lr=1)}, path, **how)
+    assert describe(open_outline(path)) == describe(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("keep", [10, 1000, 30_000])
+def test_a_file_that_was_cut_off_is_no_outline_and_the_reader_says_why(path, keep):
+    torch.save(zoo.get(NAME, weights=None).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert outline_of(path) is None
+    with pytest.raises(Unreadable):
+        open_outline(path)
 
 
 def test_odd_tensors_are_named(path):

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def inspect(file: str, *, as_json: bool) -> None:
-    """Say what FILE is: its state dicts, their prefixes and dtypes, and the models that they fit.
+    """Say what FILE is: its state dicts, their prefixes, dtypes, heads and sizes, and the models that they fit.
 
     Nothing in the file is run, and no model is built.
     """
     from zoo_core.weights.checkpoint.describe import describe
-    from zoo_core.weights.checkpoint.open import open_checkpoint
+    from zoo_core.weights.checkpoint.open import open_outline
 
-    checkpoint = open_checkpoint(file)
+    checkpoint = open_outline(file)
     found = describe(checkpoint)
     averaged = any(each.averaged for each in found)
     lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in found]
@@ -57,7 +57,10 @@ def _print(found: StateDict, line: str | None) -> None:
         "prefix": repr(found.prefix) if found.prefix else "",
         "dtypes": kinds,
         "classes": str(found.classes or ""),
+        "head": found.head or "",
         "channels": str(found.channels or ""),
+        "image size": str(found.image_size or ""),
+        "keypoints": str(found.keypoints or ""),
         "odd": ", ".join(f"{name}: {kind}" for name, kind in [*found.odd.items()][:3]),
         "looks like": ", ".join(f"{each.name} {each.score:.0%}" for each in found.matches) or "no model that is known",
         "load": line or "",

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, common_prefix, under, without_wrappers
 from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
+from zoo_core.weights.formats.outline import OddTensor, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
-from zoo_core.weights.formats.rebuild import OddTensor
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+
+    from torch import Tensor
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params")
 """Keys under which training scripts keep the state dict among other things, the likeliest first."""
@@ -132,7 +132,7 @@ def _parts(module: Foreign) -> Iterator[object]:
 
 def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
     """State dicts in a list; or a list of averages, as that of torch_ema and of diffusers is."""
-    if len(content) > 1 and all(isinstance(each, Tensor) for each in content):
+    if len(content) > 1 and all(is_tensor(each) for each in content):
         if is_averaged(".".join(keys)):
             yield Candidate(keys, {str(at): each for at, each in enumerate(content)}, averaged=True, numbered=True)
     elif len(content) <= _LONGEST:
@@ -146,7 +146,7 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
         names = [
             name
             for name, tensor in each.tensors.items()
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not name.endswith(BUFFERS)
+            if is_tensor(tensor) and tensor.is_floating_point() and not name.endswith(BUFFERS)
         ]
         if [each.tensors[name].shape for name in names] == [value.shape for value in values]:
             return replace(averages, tensors=dict(zip(names, values, strict=True)), numbered=False)
@@ -162,12 +162,12 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
 
 def _belongs(value: object) -> bool:
     """Whether it is a tensor, or stands where one was."""
-    return isinstance(value, Tensor | OddTensor) or (isinstance(value, Foreign) and not module_state(value))
+    return is_tensor(value) or isinstance(value, OddTensor) or (isinstance(value, Foreign) and not module_state(value))
 
 
 def _mostly_tensors(content: Mapping[Any, object]) -> bool:
     """Whether a mapping is a state dict with some notes in it, and not a wrapper with a tensor or two."""
-    tensors = sum(isinstance(value, Tensor | OddTensor) for value in content.values())
+    tensors = sum(is_tensor(value) or isinstance(value, OddTensor) for value in content.values())
     return 2 * tensors > len(content) and not any(isinstance(value, Mapping) and value for value in content.values())
 
 
@@ -195,7 +195,7 @@ def module_state(module: Foreign) -> dict[str, Any]:
     found: dict[str, Any] = {}
     left_out = state.get("_non_persistent_buffers_set", ())
     for name, value in [*state["_parameters"].items(), *(state.get("_buffers") or {}).items()]:
-        if isinstance(value, Tensor | OddTensor | Foreign) and not (
+        if (is_tensor(value) or isinstance(value, OddTensor | Foreign)) and not (
             isinstance(left_out, set | frozenset | list) and name in left_out
         ):
             found[str(name)] = value

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.weights.checkpoint.ends import Ends
 from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
 from zoo_core.weights.checkpoint.odd import kind_of
 from zoo_core.weights.checkpoint.signatures import Match, Signature, match, read_signatures
+from zoo_core.weights.formats.plain_pickle import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
     from zoo_core.weights.checkpoint.candidates import Candidate
     from zoo_core.weights.checkpoint.open import Checkpoint
 
-_HEAD_LAYERS = 3
+_MOST = 8
+"""Models that are named."""
+_NAMES = 1000
+_LONGEST_NAME = 100
+_DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class StateDict:
         dtypes: Of those, with how many tensors have each.
         classes: What the last layer has for outputs, as far as names and shapes tell.
         channels: What the first convolution takes, as far as names and shapes tell.
+        image_size: The side of the images that position tables are for, where there are some.
+        keypoints: How many a detector finds, where it does.
+        head: The layers of the head of the model that it looks like: path and sizes.
         odd: Names of tensors that are none of plain numbers, and what they are.
         matches: Models that it looks like, the best first.
     """
@@ -45,6 +56,9 @@ class StateDict:
     dtypes: dict[str, int]
     classes: int | None
     channels: int | None
+    image_size: int | None
+    keypoints: int | None
+    head: str | None
     odd: dict[str, str]
     matches: tuple[Match, ...]
 
@@ -64,8 +78,10 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
         >>> found[0].keys, found[0].prefix
         (('model',), 'module.')
     """
-    known = [*all_signatures()]
-    return [_described(each, known) for each in sorted(checkpoint.candidates, key=lambda each: not each.averaged)]
+    known = {each.name: each for each in all_signatures()}
+    said = names_in(checkpoint.content)
+    every = sorted(checkpoint.candidates, key=lambda each: not each.averaged)
+    return [_described(each, known, said) for each in every]
 
 
 def all_signatures() -> Iterator[Signature]:
@@ -77,12 +93,15 @@ def all_signatures() -> Iterator[Signature]:
             yield from read_signatures(where)
 
 
-def _described(candidate: Candidate, known: list[Signature]) -> StateDict:
+def _described(candidate: Candidate, known: Mapping[str, Signature], said: Collection[str]) -> StateDict:
     tensors = candidate.tensors
-    prefix, matches = _best(tensors, known)
+    prefix, matches = _best(tensors, known.values())
+    if said:  # of models whose files are alike, the one that the file names
+        matches.sort(key=lambda each: (-each.score, each.name.partition("/")[2] not in said))
     state = under(tensors, prefix)
     plain = {name: tensor for name, tensor in state.items() if not kind_of(tensor)}
-    classes, channels = _ends(plain)
+    apart = known[matches[0].name].apart if matches else ()
+    ends = Ends.of({name: tuple(tensor.shape) for name, tensor in plain.items()}, apart)
     return StateDict(
         keys=candidate.keys,
         prefix=prefix,
@@ -90,14 +109,36 @@ def _described(candidate: Candidate, known: list[Signature]) -> StateDict:
         tensors=len(state),
         parameters=sum(tensor.numel() for tensor in plain.values()),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in plain.values())),
-        classes=classes,
-        channels=channels,
+        classes=ends.classes,
+        channels=ends.channels,
+        image_size=ends.image_size,
+        keypoints=ends.keypoints,
+        head=ends.head,
         odd={name: kind for name, tensor in state.items() if (kind := kind_of(tensor))},
-        matches=tuple(matches),
+        matches=tuple(matches[:_MOST]),
     )
 
 
-def _best(tensors: Mapping[str, Any], known: list[Signature]) -> tuple[str, list[Match]]:
+def names_in(content: object) -> set[str]:
+    """Short strings in the notes of a checkpoint, such as the architecture that a training script was started with.
+
+    Example:
+        >>> sorted(names_in({"arch": "resnet50", "epoch": 3, "args": {"model": "resnet18"}}))
+        ['resnet18', 'resnet50']
+    """
+    found: set[str] = set()
+    rest = [(content, 0)]
+    while rest and len(found) < _NAMES:
+        value, depth = rest.pop()
+        if isinstance(value, str) and len(value) <= _LONGEST_NAME:
+            found.add(value.rpartition("/")[2])
+        elif depth < _DEEPEST:
+            parts = value.values() if isinstance(value, Mapping) else parts_of(value)
+            rest += [(each, depth + 1) for each in islice(parts, _NAMES)]
+    return found
+
+
+def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
     """The prefix without which a state dict looks most like a model, and what it looks like then."""
     best: tuple[str, list[Match]] = (common_prefix(tensors), [])
     for prefix in _prefixes(tensors):
@@ -118,12 +159,3 @@ def _prefixes(names: Mapping[str, Any]) -> list[str]:
     second = Counter(".".join(name.removeprefix(base).split(".")[:2]) for name in names)
     frequent += [part for part, count in second.most_common(2) if count > len(names) / 4]
     return [*found, *(f"{base}{part}." for part in frequent)]
-
-
-def _ends(state: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Outputs of the last layer and inputs of the first, by the order in which they were saved."""
-    matrices = [tensor for name, tensor in state.items() if name.endswith("weight") and tensor.dim() > 1]
-    if not matrices:
-        return None, None
-    first = next((tensor for tensor in matrices if tensor.dim() > 3), None)  # noqa: PLR2004 - out, in and a kernel
-    return int(matrices[-1].shape[0]), int(first.shape[1]) if first is not None else None

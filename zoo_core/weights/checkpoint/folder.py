@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import is_folder
-from zoo_core.weights.formats.plain import read_plain, require_small_directory
+from zoo_core.weights.formats.outline import require_small_directory
+from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
 from zoo_core.weights.formats.read import read_state_dict
 from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS

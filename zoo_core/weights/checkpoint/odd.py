@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
+from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
-from zoo_core.weights.formats.rebuild import OddTensor
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+
+    from torch import Tensor
 
 _NEXT_STEPS = {
     "sparse": "save it as a dense tensor: tensor.to_dense()",
@@ -29,6 +28,7 @@ def kind_of(value: object) -> str:
     """What a tensor is that is no dense tensor of plain numbers; ``""`` for one that is.
 
     Example:
+        >>> import torch
         >>> kind_of(torch.zeros(2).to_sparse()), kind_of(torch.zeros(2))
         ('sparse tensor', '')
     """
@@ -36,10 +36,12 @@ def kind_of(value: object) -> str:
         return value.kind
     if isinstance(value, Foreign):
         return f"call of {value.name:.80}, which is not run"
-    return _kind_of_tensor(value) if isinstance(value, Tensor) else ""
+    return _kind_of_tensor(value) if is_tensor(value) and not isinstance(value, Outline) else ""
 
 
-def _kind_of_tensor(tensor: Tensor) -> str:
+def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class is not imported here
+    import torch
+
     kinds = {
         "DTensor, one process's shard of a tensor": type(tensor).__name__ == "DTensor",
         "quantised tensor": tensor.is_quantized,
@@ -79,9 +81,12 @@ def loss_of_values(own: Tensor, other: Tensor) -> str:
         other: The one of the file.
 
     Example:
+        >>> import torch
         >>> loss_of_values(torch.zeros(2), torch.zeros(2, dtype=torch.int8))
         'integers (torch.int8), which are codes and no values,'
     """
+    import torch
+
     if other.is_meta:
         return "without values"
     if other.is_quantized or other.layout != torch.strided:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.utils.paths import expand
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
-from zoo_core.weights.checkpoint.folder import INDEX, METADATA, file_in, read_distributed, read_shards
-from zoo_core.weights.formats.read import read_whole
+from zoo_core.weights.formats.outline import outline_of
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +40,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         Unreadable: It cannot be read, or holds no tensors by name.
     """
+    from zoo_core.weights.checkpoint.folder import file_in
+
     file = file_in(expand(path))
     content, mapped = _content(file)
     found = candidates(content)
@@ -49,8 +50,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(file, content, tuple(found), mapped)
 
 
+def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
+    """The same with names, shapes and dtypes in place of tensors, where these can be read without torch.
+
+    Raises:
+        Unreadable: As :func:`open_checkpoint` says.
+    """
+    file = expand(path)
+    content = outline_of(file)
+    found = candidates(content) if content is not None else ()
+    return Checkpoint(file, content, tuple(found)) if found else open_checkpoint(path)
+
+
 def _content(file: Path) -> tuple[object, bool]:
     """What it holds, and whether tensors are mapped from it."""
+    from zoo_core.weights.checkpoint.folder import INDEX, METADATA, read_distributed, read_shards
+    from zoo_core.weights.formats.read import read_whole
+
     if file.name.endswith(INDEX):
         return read_shards(file), True
     if file.name == METADATA:

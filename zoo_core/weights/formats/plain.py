@@ -31,10 +31,7 @@ _FREE = 32 << 20
 """Bytes that a compressed member of any archive may unpack to."""
 _RATIO = 16
 """How much smaller than its tensors a compressed checkpoint may be beyond that: weights hardly shrink at all."""
-_TAIL = 65_536 + 22
 _BLOCK = 1 << 20
-_ELSEWHERE = 0xFFFFFFFF
-"""What stands for a number that is in the larger record of a large archive."""
 
 
 def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
@@ -70,26 +67,6 @@ def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
         raise
     except Exception as error:  # a broken file can make Python raise anything
         raise NotPlain from error
-
-
-def require_small_directory(file: Path) -> None:
-    """Refuse a zip archive whose directory would take much memory to read.
-
-    Raises:
-        NotPlain: It would.
-        OSError: The file cannot be read.
-    """
-    with file.open("rb") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - _TAIL))
-        tail = opened.read()
-    end = tail.rfind(b"PK\x05\x06")
-    require(end >= 0, "the end of the archive is missing: the file was cut off")
-    length = int.from_bytes(tail[end + 12 : end + 16], "little")
-    start = tail.rfind(b"PK\x06\x06", 0, end)
-    if start >= 0:  # the directory of an archive of more than 4 GB
-        length = max(length if length != _ELSEWHERE else 0, int.from_bytes(tail[start + 40 : start + 48], "little"))
-    require(length * 12 <= max(_FREE, size), "the directory of the archive is larger than its content")
 
 
 class _Storages:

@@ -12,7 +12,8 @@ from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.legacy import read_stream
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
-from zoo_core.weights.formats.plain import read_plain, require_small_directory
+from zoo_core.weights.formats.outline import require_small_directory
+from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
 if TYPE_CHECKING:

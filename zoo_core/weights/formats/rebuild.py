@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, UTILS, wrapped
 from zoo_core.weights.formats.plain_pickle import Name, require
 from zoo_core.weights.formats.storages import Storage, is_count
 
@@ -24,22 +25,6 @@ _FREE = 1 << 24
 """Bytes that a tensor may have beyond those of its storage, as one that was expanded has."""
 Untrusted = Any
 """A value from a file: of any type until it has been checked."""
-
-
-class OddTensor:
-    """A tensor that is not plain numbers in a file, such as a shard of one.
-
-    Attributes:
-        kind: What it is, in words.
-    """
-
-    __slots__ = ("kind",)
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}>"
 
 
 def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untrusted, stride: Untrusted) -> Tensor:
@@ -119,24 +104,10 @@ def _quantized(
 def _subclass(function: Untrusted, kind: Untrusted, arguments: Untrusted, state: Untrusted) -> object:
     """A tensor of a class of its own: what it is made of, where the class is torch's parameter or buffer."""
     known = CALLS.get(function) if type(function) is Name else None
-    if known is None or type(arguments) is not tuple or str(kind) not in _PLAIN_CLASSES:
-        return OddTensor(_word(kind))
+    if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
+        return wrapped(kind)
     del state
     return known(*arguments)
-
-
-def _odd(kind: str) -> Callable[..., OddTensor]:
-    return lambda *_: OddTensor(kind)
-
-
-def _wrapped(kind: Untrusted, *_: Untrusted) -> OddTensor:
-    return OddTensor(_word(kind))
-
-
-def _word(kind: Untrusted) -> str:
-    name = kind if isinstance(kind, str) else getattr(kind, "name", "")
-    short = str(name).rpartition(".")[2]
-    return "DTensor, one process's shard of a tensor" if short == "DTensor" else f"tensor of the class {name!s:.80}"
 
 
 def _size(values: Untrusted = ()) -> tuple[Any, ...]:
@@ -144,22 +115,15 @@ def _size(values: Untrusted = ()) -> tuple[Any, ...]:
     return tuple(values)
 
 
-_PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
-_UTILS = "torch._utils."
 CALLS: dict[str, Callable[..., object]] = {
-    f"{_UTILS}_rebuild_tensor": _tensor,
-    f"{_UTILS}_rebuild_tensor_v2": _tensor,
-    f"{_UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
-    f"{_UTILS}_rebuild_parameter": _parameter,
-    f"{_UTILS}_rebuild_parameter_with_state": _parameter,
-    f"{_UTILS}_rebuild_qtensor": _quantized,
-    f"{_UTILS}_rebuild_sparse_tensor": _odd("sparse tensor"),
-    f"{_UTILS}_rebuild_sparse_csr_tensor": _odd("sparse tensor"),
-    f"{_UTILS}_rebuild_nested_tensor": _odd("nested tensor"),
-    f"{_UTILS}_rebuild_meta_tensor_no_storage": _odd("meta tensor, which has a shape and no numbers"),
-    f"{_UTILS}_rebuild_wrapper_subclass": _wrapped,
-    f"{_UTILS}_rebuild_device_tensor_from_numpy": _odd("tensor of another device"),
-    f"{_UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
+    **ODD_CALLS,
+    f"{UTILS}_rebuild_tensor": _tensor,
+    f"{UTILS}_rebuild_tensor_v2": _tensor,
+    f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
+    f"{UTILS}_rebuild_parameter": _parameter,
+    f"{UTILS}_rebuild_parameter_with_state": _parameter,
+    f"{UTILS}_rebuild_qtensor": _quantized,
+    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
     "torch._tensor._rebuild_from_type_v2": _subclass,
     "torch.Size": _size,
 }

@@ -6,26 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zoo_core.weights.formats.outline import STORAGES
 from zoo_core.weights.formats.plain_pickle import Name, require
 
-DTYPES = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexDouble": torch.complex128,
-    "ComplexFloat": torch.complex64,
-    "QInt8": torch.qint8,
-    "QUInt8": torch.quint8,
-    "QInt32": torch.qint32,
-    "Untyped": torch.uint8,
-}
+DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
 """Dtypes by the name before ``Storage``; the numbers of an untyped one are bytes until a tensor says what they are."""
 
 

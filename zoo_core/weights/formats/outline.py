@@ -1,0 +1,245 @@
+"""What a file holds by names, shapes and dtypes, read without torch: to say what a file is before torch is there.
+
+Safetensors and what ``torch.save`` writes today are read so; of their numbers not one is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+import zipfile
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.weights.formats import sniff
+from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_HEAD = 512
+_LONGEST_HEADER = 100_000_000
+_TAIL = 65_536 + 22
+_FREE = 32 << 20
+"""Bytes that the directory of an archive may take once it is read."""
+_ELSEWHERE = 0xFFFFFFFF
+"""What stands for a number that is in the larger record of a large archive."""
+STORAGES = {
+    "Double": ("float64", 8),
+    "Float": ("float32", 4),
+    "Half": ("float16", 2),
+    "BFloat16": ("bfloat16", 2),
+    "Long": ("int64", 8),
+    "Int": ("int32", 4),
+    "Short": ("int16", 2),
+    "Char": ("int8", 1),
+    "Byte": ("uint8", 1),
+    "Bool": ("bool", 1),
+    "ComplexDouble": ("complex128", 16),
+    "ComplexFloat": ("complex64", 8),
+    "QInt8": ("qint8", 1),
+    "QUInt8": ("quint8", 1),
+    "QInt32": ("qint32", 4),
+    "Untyped": ("uint8", 1),
+}
+"""Dtypes, and bytes of a number, by the name before ``Storage``: ``FloatStorage`` holds float32. The numbers of an
+untyped one are bytes until a tensor says what they are."""
+_SAFETENSORS = {
+    **{
+        f"{letter}{bits}": f"{word}{bits}" for letter, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
+    },
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A tensor without its numbers.
+
+    Attributes:
+        shape: Its size.
+        dtype: The name of its dtype, as ``"float32"``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def dim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
+
+    def is_floating_point(self) -> bool:
+        """Whether its numbers have fractions."""
+        return "float" in self.dtype
+
+
+class OddTensor:
+    """A tensor that is not plain numbers in a file, such as a shard of one.
+
+    Attributes:
+        kind: What it is, in words.
+    """
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+def is_tensor(value: object) -> bool:
+    """Whether it is a tensor of torch, or the outline of one."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return isinstance(value, Outline) or (tensor is not None and isinstance(value, tensor))
+
+
+def outline_of(file: Path) -> object | None:
+    """What a file holds, with outlines in place of tensors; None for a file that only torch reads, or that is broken.
+
+    Args:
+        file: Of any kind.
+
+    Example:
+        >>> import tempfile, pathlib, torch
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "net.pth")
+        >>> torch.save({"fc.bias": torch.zeros(2), "epoch": 3}, path)
+        >>> outline_of(path)
+        {'fc.bias': Outline(shape=(2,), dtype='float32'), 'epoch': 3}
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return None
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD)
+        if sniff.is_safetensors(head):
+            return _safetensors(file)
+        return _archive(file, head) if sniff.is_zip(head) else None
+    except Exception:  # noqa: BLE001 - a broken file can raise anything, and the reader of tensors says what is wrong
+        return None
+
+
+def _safetensors(file: Path) -> dict[str, Outline]:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        require(length <= _LONGEST_HEADER)
+        header = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    require(file.stat().st_size == 8 + length + max((each["data_offsets"][1] for each in header.values()), default=0))
+    places = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+    return {name: Outline(_size(each["shape"]), _SAFETENSORS[each["dtype"]]) for name, each in places}
+
+
+def _archive(file: Path, head: bytes) -> object:
+    require_small_directory(file)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+        require(sniff.describe_file(head, file.name, members) not in sniff.NEXT_STEPS)
+        root = members[0].partition("/")[0]
+        program = archive.getinfo(f"{root}/data.pkl")
+        require(program.compress_type == zipfile.ZIP_STORED and program.file_size <= file.stat().st_size)
+
+        def storage(said: Any) -> tuple[str, int]:  # noqa: ANN401 - a value from a file
+            require(type(said) is tuple and len(said) in (5, 6) and said[0] == "storage")
+            dtype, width = STORAGES[str(said[1]).rpartition(".")[2].removesuffix("Storage")]
+            require(archive.getinfo(f"{root}/data/{said[2]}").file_size == said[4] * width)
+            return dtype, width * said[4]
+
+        return Unpickler(archive.read(program), calls=_CALLS, persistent=storage, budget=file.stat().st_size).load()
+
+
+def require_small_directory(file: Path) -> None:
+    """Refuse a zip archive whose directory would take much memory to read.
+
+    Raises:
+        NotPlain: It would.
+        OSError: The file cannot be read.
+    """
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - _TAIL))
+        tail = opened.read()
+    end = tail.rfind(b"PK\x05\x06")
+    require(end >= 0, "the end of the archive is missing: the file was cut off")
+    length = int.from_bytes(tail[end + 12 : end + 16], "little")
+    start = tail.rfind(b"PK\x06\x06", 0, end)
+    if start >= 0:  # the directory of an archive of more than 4 GB
+        length = max(length if length != _ELSEWHERE else 0, int.from_bytes(tail[start + 40 : start + 48], "little"))
+    require(length * 12 <= max(_FREE, size), "the directory of the archive is larger than its content")
+
+
+def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file
+    require(type(values) in (tuple, list) and all(type(each) is int and 0 <= each < 1 << 62 for each in values))
+    return tuple(values)
+
+
+def _tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:  # noqa: ANN401
+    require(type(storage) is tuple)
+    return Outline(_size(size), storage[0])
+
+
+def _tensor_of_dtype(*values: Any) -> Outline:  # noqa: ANN401
+    require(len(values) > 6)  # noqa: PLR2004 - storage, offset, size, stride, gradient, hooks, dtype
+    return Outline(_size(values[2]), str(values[6]).removeprefix("torch."))
+
+
+def _parameter(data: object, *_: object) -> object:
+    return data
+
+
+def odd(kind: str) -> Callable[..., OddTensor]:
+    """A call that gives an odd tensor of that kind."""
+    return lambda *_: OddTensor(kind)
+
+
+def wrapped(kind: object, *_: object) -> OddTensor:
+    """The call of a tensor of a class of its own."""
+    name = kind if isinstance(kind, str) else getattr(kind, "name", "")
+    short = str(name).rpartition(".")[2]
+    is_shard = short == "DTensor"
+    return OddTensor("DTensor, one process's shard of a tensor" if is_shard else f"tensor of the class {name!s:.80}")
+
+
+def _subclass(function: object, kind: object, arguments: object, _state: object = None) -> object:
+    known = _CALLS.get(function) if type(function) is Name else None
+    if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
+        return wrapped(kind)
+    return known(*arguments)
+
+
+PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
+UTILS = "torch._utils."
+ODD_CALLS: dict[str, Callable[..., OddTensor]] = {
+    f"{UTILS}_rebuild_sparse_tensor": odd("sparse tensor"),
+    f"{UTILS}_rebuild_sparse_csr_tensor": odd("sparse tensor"),
+    f"{UTILS}_rebuild_nested_tensor": odd("nested tensor"),
+    f"{UTILS}_rebuild_meta_tensor_no_storage": odd("meta tensor, which has a shape and no numbers"),
+    f"{UTILS}_rebuild_wrapper_subclass": wrapped,
+    f"{UTILS}_rebuild_device_tensor_from_numpy": odd("tensor of another device"),
+}
+"""What makes tensors that are none of plain numbers."""
+_CALLS: dict[str, Callable[..., object]] = {
+    **ODD_CALLS,
+    f"{UTILS}_rebuild_tensor": _tensor,
+    f"{UTILS}_rebuild_tensor_v2": _tensor,
+    f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
+    f"{UTILS}_rebuild_parameter": _parameter,
+    f"{UTILS}_rebuild_parameter_with_state": _parameter,
+    f"{UTILS}_rebuild_qtensor": odd("quantised tensor"),
+    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _subclass,
+    "torch.Size": _size,
+}
