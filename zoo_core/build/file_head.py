@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Any]
 
 _CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+_BESIDE = re.compile(r"((?:.+\.)?(?:head|classifier|fc)\.)(?:body\.)?(.+)")
+"""The head of a module that has backbone and head, and what is before and after that word."""
 _MATRIX = 2
 _LAYER = re.compile(r"\d{1,3}\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
 _FREE = 1 << 22
@@ -29,6 +31,31 @@ def tensors_at(state: Tensors, site: Head) -> dict[str, Any]:
     """What a file has at a head site, by the names inside it."""
     start = f"{site.path}."
     return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+
+
+def head_beside(beside: Tensors, site: Head, own: Tensors) -> dict[str, str]:
+    """Where the tensors of a head are that a user's module keeps beside the backbone, as ``zoo.split`` makes two.
+
+    Args:
+        beside: What the file has outside the backbone.
+        site: Where the head goes.
+        own: Tensors of the model, by name.
+
+    Returns:
+        Name at the model to the name in ``beside``; empty where there is no such head, or several.
+
+    Example:
+        >>> import torch
+        >>> from zoo_core.plugin import Head
+        >>> head_beside({"head.weight": torch.zeros(9, 512)}, Head("fc", in_features=512, num_classes=1000), {})
+        {'fc.weight': 'head.weight'}
+    """
+    found = [(match[1], match[2], name) for name in beside if (match := _BESIDE.fullmatch(name))]
+    if len({before for before, *_ in found}) != 1:
+        return {}
+    names = {inner if inner in own else f"{site.path}.{inner}": name for _, inner, name in found}
+    matrices = [beside[name] for name in names.values() if getattr(beside[name], "dim", int)() >= _MATRIX]
+    return names if matrices and matrices[0].shape[1] == site.in_features else {}
 
 
 def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any] | None:

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.open import Checkpoint
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\b")
-_FLAT = "_flat_param"
+_MARKS = (
+    ("_flat_param", "FSDP has flattened the parameters", "save it with StateDictOptions(full_state_dict=True)"),
+    (
+        "lora_A.",
+        "the file has LoRA adapters of PEFT, and does not say their scale",
+        "zoo.save(model.merge_and_unload(), folder), or peft.PeftModel.from_pretrained(model, folder) of a zoo model",
+    ),
+)
+"""What the names of tensors show: part of a name, the cause, and the next step."""
 
 
 def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint: Checkpoint) -> LoadMismatch:
@@ -54,8 +62,9 @@ def _cause(
             f"the file is one of {int(shard[2])} shards",
             f"give the folder that they are in: {checkpoint.path.parent}",
         )
-    if any(_FLAT in name for name in state):
-        return "FSDP has flattened the parameters", "save it with StateDictOptions(full_state_dict=True)"
+    marked = next((said for mark, *said in _MARKS if any(mark in name for name in state)), None)
+    if marked:
+        return marked[0], marked[1]
     whole = next((each.tensors for each in checkpoint.candidates if each.keys == choice.keys), state)
     reverse = [fit for fit in fits(own, {*whole}) if fit.prefix]
     if reverse and reverse[0].count > max(choice.fitting, len(whole) // 2):

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from zoo_core.build.construct import construct
-from zoo_core.build.file_head import guesses, head_in_file, tensors_at
+from zoo_core.build.file_head import guesses, head_beside, head_in_file, tensors_at
 from zoo_core.build.file_shape import image_sizes_in_file, meet_keypoints, meet_stem
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
@@ -84,6 +85,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
     notes: dict[str, str] = {}
+    choice = _take_head_beside(model, choice, state, notes)
     try:
         meet_keypoints(model, state)
         meet_stem(model, state)
@@ -99,10 +101,27 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
         )
     except LoadMismatch as error:
         raise explained(error, model, choice, checkpoint) from error
-    _record(built, artefact, outcomes, notes)
+    _record(replace(built, choice=choice), artefact, outcomes, notes)
     if choice.rivals and asked.prefix is None:
         _say_rivals(choice, source)
     return model, bool(fresh)
+
+
+def _take_head_beside(model: nn.Module, choice: Choice, state: dict[str, Any], notes: dict[str, str]) -> Choice:
+    """Put a head that the file has beside the backbone into ``state``; the choice without what is accounted for."""
+    site = anatomy_of(model).main
+    if site is None or not choice.prefix:
+        return choice
+    names = head_beside(choice.beside, site, model.state_dict())
+    if not tensors_at(state, site):
+        state.update({name: choice.beside[there] for name, there in names.items()})
+        notes.update({name: f"{there!r} in the file" for name, there in names.items()})
+    same = {there for name, there in names.items() if name in state and _is_same(state[name], choice.beside[there])}
+    return replace(choice, left=tuple(name for name in choice.left if name not in same))
+
+
+def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 - tensors, or what came of odd ones
+    return one is other or (isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other))
 
 
 def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str, Any]:

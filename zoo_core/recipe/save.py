@@ -66,6 +66,35 @@ _BATCH_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 _NOTHING = "nothing: it would not be there"
 
 
+_BY_HAND = (
+    "the model was changed by hand, or adopted under another name or with other options",
+    "zoo.swap_head and the other verbs change it in a way that can be repeated",
+)
+_TOOLS = (
+    (
+        "weight_mask",
+        "torch.nn.utils.prune masks its weights",
+        "torch.nn.utils.prune.remove(layer, 'weight') of each makes it plain",
+    ),
+    (
+        "parametrizations",
+        "its weights are parametrized",
+        "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') of each makes it plain",
+    ),
+    (
+        "fake_quantizer",
+        "torchao has prepared it for training that knows of quantization",
+        "torchao's quantize_(model, QATConfig(step='convert')) makes plain layers of it; or save its state dict",
+    ),
+    (
+        "FrozenBatchNorm",
+        "its batch norms were converted to frozen ones",
+        "zoo.freeze(model) holds batch norms as they are, and keeps their class; leave the conversion out",
+    ),
+)
+"""What tools leave in a model, why a recipe cannot make that, and what can be done."""
+
+
 def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> None:
     """Build the model from its recipe, and compare every tensor's shape, and every module's class and settings.
 
@@ -91,7 +120,8 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
         raise NotSupported(
             f"{recipe.id} cannot be built again as it is now",
             got=error.summary,
-            cause=str(error.__cause__ or "") or None,
+            cause=str(error.__cause__ or "") or "layers have other widths, as structured pruning leaves them",
+            hint='a function that builds and prunes it, under @zoo.register("mine/net"), is a model that can be saved',
         ) from error
     _compare(model, "tensors", _shapes(model), _shapes(twin))
     _compare(model, "modules", _settings(model), _settings(twin))
@@ -120,12 +150,15 @@ def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[
     differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if differing:
         name = differing[0]
+        kinds = {type(each).__name__ for each in model.modules()}
+        said = " ".join([*differing, *(now[each] for each in differing if each in now), *kinds])
+        cause, hint = next(((cause, hint) for word, cause, hint in _TOOLS if word in said), _BY_HAND)
         raise NotSupported(
             f"{len(differing)} {what} of this {type(model).__name__} are not what its recipe makes",
             expected=f"{name} {then.get(name, _NOTHING)}",
             got=f"{name} {now.get(name, _NOTHING)}",
-            cause="the model was changed by hand, or adopted under another name or with other options",
-            hint="zoo.swap_head and the other verbs change it in a way that can be repeated",
+            cause=cause,
+            hint=hint,
             names=tuple(differing),
         )
 

@@ -35,6 +35,14 @@ def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
                 got=f"a {type(tensor).__name__}" if not isinstance(tensor, Tensor) else f"one on {tensor.device}",
                 cause="the model is on the meta device, is quantised, or keeps things that are no tensors",
             )
+        if type(tensor) not in (Tensor, nn.Parameter):
+            raise NotSupported(
+                f"{name} cannot be saved",
+                expected="plain tensors with values",
+                got=f"a {type(tensor).__module__}.{type(tensor).__qualname__}",
+                cause="another library, such as torchao, keeps its numbers in a form of its own",
+                hint="zoo.save(model, folder) before that, and do it again to what zoo.load(folder) returns",
+            )
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and place in first:
             ties[name] = first[place]

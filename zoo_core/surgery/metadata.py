@@ -16,7 +16,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
-from zoo_core.surgery.structure import reread, structure_of, under
+from zoo_core.surgery.structure import reread, structure_of, under, with_live_channels
 from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
@@ -180,6 +180,10 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(model, known.anatomy, changed, read)
+    before, now = (known.structure.shapes if known.structure else {}), structure_of(model).shapes
+    paths = [path for stage in anatomy.stages for path in stage.modules]
+    if any(name in before and name in now and any(under(name, path) for path in paths) for name in changed):
+        anatomy = with_live_channels(model, anatomy, _size(known))
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in structure_of(model).shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
@@ -195,6 +199,15 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
         return known
     edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))})
     return replace(known, edits=(*known.edits, edit), names=())
+
+
+def _size(known: Knowledge) -> tuple[int, ...]:
+    """Channels, rows and columns of what a model takes, as far as that is written down."""
+    if known.example is not None:
+        return tuple(getattr(known.example, "shape", ())[1:])
+    size = known.card.input_size if known.card else (3, 224, 224)
+    adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
+    return (*(adapted[-1:] or size[:1]), *size[1:])
 
 
 def _not_known(model: object) -> NotAZooModel:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
+from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
-    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.contract.anatomy import Anatomy, Head, Stage
 
 _WIDTHS = ("in_features", "in_channels")
 _COUNTS = ("out_features", "out_channels")
@@ -91,6 +93,37 @@ def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn
     if fresh is None:
         return _amended(model, old, changed)
     return _merged(old, _widened(model, fresh, changed), changed)
+
+
+def with_live_channels(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+    """The anatomy with the channels that each stage gives now, found by one run, as structured pruning leaves them.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
+        size: Channels, rows and columns of what its forward takes.
+    """
+    found: dict[str, int] = {}
+    axis = 1 if anatomy.layout == "NCHW" else -1
+
+    def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
+        def record(_: nn.Module, __: object, output: object) -> None:
+            found[stage.name] = int(stage.map_in(model, output).shape[axis])
+
+        return record
+
+    handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
+    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    try:
+        with inferring(model):
+            model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+    except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
+        return anatomy
+    finally:
+        for handle in handles:
+            handle.remove()
+    stages = tuple(replace(each, channels=found.get(each.name, each.channels)) for each in anatomy.stages)
+    return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
 
 
 def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
