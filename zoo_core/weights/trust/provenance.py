@@ -61,7 +61,8 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
                 properties=[Property(name=f"zoo:{name}", value=value) for name, value in _properties(entry)],
             )
         )
-    return JsonV1Dot6(bom).output_as_string(indent=2)
+    text: str = JsonV1Dot6(bom).output_as_string(indent=2)
+    return text
 
 
 def _spdx(license_name: str) -> str:
