@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 import zoo_core as zoo
-from zoo_core.errors import Unreadable
+from zoo_core.errors import Unreadable, UsageError, WeightsError
 from zoo_core.recipe.plain import RECORDS, from_plain, to_plain
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import LAYERS
+from zoo_core.weights import Cache
 
 ONE_OF_EACH_FAMILY = (
     *("tiny/glyphnet", "timm/test_resnet", "timm/test_vit", "torchvision/squeezenet1_1", "torchvision/googlenet"),
@@ -158,3 +161,57 @@ def test_a_recipe_of_before_names_records_by_where_they_were_and_still_loads():
 
 def test_no_record_is_named_by_a_module():
     assert all(name.isidentifier() for name in RECORDS)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"verb": "swap_head", "head": 10**9},
+        {"verb": "swap_head", "head": {"$record": "mlp_head", "num_classes": 3, "hidden": [2000] * 400}},
+        {"verb": "branch", "at": "layer2", "heads": {f"h{number}": 10**5 for number in range(300)}},
+        {"verb": "adapt_stem", "in_channels": 10**8},
+    ],
+)
+def test_a_recipe_that_says_far_more_than_its_file_holds_is_stopped_before_memory_is_taken(edit, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    change(folder, edits=[edit])
+    with pytest.raises(Unreadable, match="far larger tensors than its save holds"):
+        zoo.load(folder)
+
+
+def test_options_of_a_recipe_cannot_make_more_than_its_file_holds(tmp_path):
+    folder = zoo.save(zoo.get("timm/test_vit", weights=None), tmp_path / "save")
+    recipe = json.loads((folder / "recipe.json").read_text())
+    change(folder, options={**recipe["options"], "embed_dim": 1 << 19, "depth": 1 << 12})
+    with pytest.raises((Unreadable, UsageError), match="far larger tensors than its save holds"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [{"verb": "swap_head", "head": 9}] * 1001,
+        [{"verb": "swap_head", "head": {"$record": "layers", "kind": "Sequential", "children": {"0": [0] * 20_000}}}],
+    ],
+)
+def test_a_recipe_with_edits_without_end_is_refused(edits, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    change(folder, edits=edits)
+    with pytest.raises(Unreadable, match="more than 1000 edits, or 20000 values"):
+        zoo.load(folder)
+
+
+def test_a_save_never_moves_the_pin_of_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    cache = Cache()
+    cache.make()
+    other = b"bytes of something else in the cache"
+    digest = hashlib.sha256(other).hexdigest()
+    cache.place(digest, "model.safetensors").parent.mkdir(parents=True)
+    cache.place(digest, "model.safetensors").write_bytes(other)
+    tag = current_zoo().resolve("timm/test_resnet")[0].weights[0].tag
+    folder = zoo.save(zoo.get("timm/test_resnet", weights=None), tmp_path / "save")
+    change(folder, weights={"tag": tag, "sha256": digest}, from_base=["conv1"])
+    with pytest.raises(WeightsError, match="not in the cache"):
+        zoo.load(folder)
+    assert not (cache.root / "refs").exists()

@@ -6,7 +6,12 @@ import os
 import time
 
 import pytest
+import torch
+from click.testing import CliRunner
+from rich.table import Table
 
+from zoo_core.cli.console import terminal
+from zoo_core.cli.group import zoo as group
 from zoo_core.errors import LockError, WeightsError, ZooError, ZooWarning
 from zoo_core.utils.private_files import believed, write_anew
 from zoo_core.weights.cache.care import leftovers, prune
@@ -83,3 +88,22 @@ def test_an_error_shows_no_control_character_and_no_secret():
     assert "\x1b" not in str(error)
     assert not {"secret", "token"} & {word for word in ("secret", "token") if word in f"{error} {vars(error)}"}
     assert isinstance(error, ZooError)
+
+
+def test_a_table_on_a_terminal_shows_control_characters_and_keeps_its_own(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    table = Table("name")
+    table.add_row("\x1b]0;owned\x07")
+    terminal().print(table)
+    terminal().print("[bold]\x9bowned[/]")
+    shown = capsys.readouterr().out
+    assert r"\x1b]0;" in shown
+    assert not {"\x1b]", "\x07", "\x9b"} & {each for each in ("\x1b]", "\x07", "\x9b") if each in shown}
+
+
+def test_a_name_in_a_checkpoint_cannot_reach_the_terminal(tmp_path):
+    torch.save({"state_dict\x1b]0;owned\x07": {"fc.weight\x1b[2J": torch.zeros(2, 2)}}, tmp_path / "net.pth")
+    for options in ([], ["--json"]):
+        answer = CliRunner().invoke(group, ["inspect", str(tmp_path / "net.pth"), *options])
+        assert answer.exit_code == 0
+        assert "\x1b" not in answer.output

@@ -73,7 +73,8 @@ class ZooError(Exception):
         **values: object,
     ) -> None:
         lines = {"expected": expected, "got": got, "done": done, "likely cause": cause, "next step": hint}
-        self.parts = {"expected": expected, "got": got, "done": done, "cause": cause, "hint": hint}
+        parts = {"expected": expected, "got": got, "done": done, "cause": cause, "hint": hint}
+        self.parts = {name: visible(redacted(text)) if text else text for name, text in parts.items()}
         self.summary = visible(redacted(summary))
         whole = "\n".join([summary, *(f"  {label}: {text}" for label, text in lines.items() if text)])
         self.message = visible(redacted(whole))

@@ -37,7 +37,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, cast
 
-from zoo_core.config import SETTINGS, find
+from zoo_core.config import SETTINGS, find, is_from_checkout
 
 
 def cache_dir() -> str | None:
@@ -80,6 +80,11 @@ def rewrites() -> tuple[tuple[str, str], ...]:
     if endpoint := os.environ.get("HF_ENDPOINT"):
         pairs += (("https://huggingface.co/", endpoint.rstrip("/") + "/"),)
     return pairs
+
+
+def may_vouch(key: str) -> bool:
+    """Whether the user said a setting, in the environment or a file of their own, and not the file of a checkout."""
+    return not is_from_checkout(_BY_KEY[key])
 
 
 def licenses() -> tuple[str, ...] | None:

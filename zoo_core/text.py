@@ -30,11 +30,13 @@ def redacted(text: str) -> str:
 
 
 def presentable(value: object) -> object:
-    """A value with each text in it redacted: texts, and tuples and lists of them; anything else as it is."""
+    """A value with each text in it redacted: texts, and tuples, lists and dicts of them; anything else as it is."""
     if type(value) is str:
         return redacted(value)
     if type(value) is tuple:
         return tuple(presentable(each) for each in value)
     if type(value) is list:
         return [presentable(each) for each in value]
+    if type(value) is dict:
+        return {presentable(key): presentable(each) for key, each in value.items()}
     return value

@@ -73,6 +73,31 @@ def test_an_endpoint_replaces_the_hub(server, monkeypatch):
     assert obtain(*card(f"https://huggingface.co{HUB}")).sha256 == DIGEST
 
 
+def test_a_hub_that_a_checkout_put_in_place_of_the_real_one_declares_nothing(server, monkeypatch, tmp_path):
+    like_the_hub(server)
+    (tmp_path / "zoo.toml").write_text(f'[rewrite]\n"https://huggingface.co/" = "{server.url("/")}"\n')
+    monkeypatch.delenv("ZOO_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Untrusted, match='trust="first-use"'):
+        obtain(*card(f"https://huggingface.co{HUB}"))
+    assert not server.asked
+    assert obtain(*card(f"https://huggingface.co{HUB}"), trust="first-use").sha256 == DIGEST
+
+
+def test_a_mirror_that_a_checkout_names_declares_nothing(server, monkeypatch, tmp_path, closed_port):
+    obtain(*card(server.put("/net.pth", DATA), digest=DIGEST))
+    server.put("/mirror/refs/acme/net@V1", Cache().ref_path("acme", "net", "V1").read_bytes())
+    server.put(f"/mirror/{DIGEST}", DATA)
+    monkeypatch.setenv("ZOO_CACHE", os.environ["ZOO_CACHE"] + "-2")
+    monkeypatch.delenv("ZOO_CONFIG", raising=False)
+    (tmp_path / "zoo.toml").write_text(f'mirror = ["{server.url("/mirror")}"]\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Untrusted):
+        obtain(*card(f"http://127.0.0.1:{closed_port}/net.pth"))
+    monkeypatch.setenv("ZOO_CONFIG", str(tmp_path / "zoo.toml"))  # said by the user
+    assert obtain(*card(f"http://127.0.0.1:{closed_port}/net.pth")).sha256 == DIGEST
+
+
 def test_a_mirror_gives_weak_weights_their_whole_digest(server, monkeypatch):
     obtain(*card(server.put("/net.pth", DATA), digest=DIGEST))
     ref = Cache().ref_path("acme", "net", "V1").read_bytes()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.cli.console import echo
 from zoo_core.errors import ZooError
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
@@ -28,7 +29,7 @@ def browse(out: Path) -> None:
         out.write_text(page(records), encoding="utf-8")
     except OSError as error:
         raise ZooError(f"cannot write {out}", cause=str(error), hint="name a file in a folder that exists") from error
-    click.echo(f"{out}: {len(records)} models")
+    echo(f"{out}: {len(records)} models")
 
 
 def page(records: list[dict[str, Any]]) -> str:

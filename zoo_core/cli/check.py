@@ -112,18 +112,19 @@ def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
 
 
 def _progress() -> Progress:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _say(progress: Progress, family: str, verdict: Verdict) -> None:
     """A failure, as soon as it is found: on stderr, above the bar."""
+    from rich.markup import escape
+
     name = "/".join(part for part in (family, verdict.model) if part)
-    progress.console.print(f"[red]failed[/] {name} {verdict.check}", highlight=False)
+    progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}", highlight=False)
     progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
 
 

@@ -11,16 +11,25 @@ from zoo_core.cli.streams import VERBOSITY
 from zoo_core.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterable
+
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 _UNBROKEN = 10_000  # columns: a program that reads a path or a digest wants it in one piece
 
 
-def terminal() -> Console:
-    """A console on stdout that highlights nothing, and breaks lines only where somebody sees them."""
+def terminal(*, stderr: bool = False) -> Console:
+    """A console that highlights nothing, shows control characters as escapes, and breaks lines only on a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNBROKEN)
+    class _Visible(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    width = None if stderr or sys.stdout.isatty() else _UNBROKEN
+    return _Visible(highlight=False, soft_wrap=not stderr, width=width, stderr=stderr)
 
 
 def complete_model(_context: object, _parameter: object, incomplete: str) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core.cli.console import echo
+
 if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.describe import StateDict
 
@@ -29,9 +31,9 @@ def inspect(file: str, *, as_json: bool) -> None:
     lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in found]
     if as_json:
         records = [{**asdict(each), "load": line} for each, line in zip(found, lines, strict=True)]
-        click.echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2, ensure_ascii=False))
+        echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2))
         return
-    click.echo(f"{file}: {len(found)} state dict{'s' if len(found) > 1 else ''}")
+    echo(f"{file}: {len(found)} state dict{'s' if len(found) > 1 else ''}")
     for each, line in zip(found, lines, strict=True):
         _print(each, line)
 
@@ -52,7 +54,7 @@ def loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | Non
 def _print(found: StateDict, line: str | None) -> None:
     where = ".".join(found.keys) or "the file itself"
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in found.dtypes.items())
-    click.echo(f"{where}{' (averaged)' if found.averaged else ''}: {found.tensors} tensors, {found.parameters} numbers")
+    echo(f"{where}{' (averaged)' if found.averaged else ''}: {found.tensors} tensors, {found.parameters} numbers")
     rows = {
         "prefix": repr(found.prefix) if found.prefix else "",
         "dtypes": kinds,
@@ -67,4 +69,4 @@ def _print(found: StateDict, line: str | None) -> None:
     }
     for title, text in rows.items():
         if text:
-            click.echo(f"  {title}: {text}")
+            echo(f"  {title}: {text}")

@@ -69,9 +69,9 @@ def signatures(family: str, file: Path) -> None:
         try:
             made.append(signature_of(card))
         except ZooError as error:
-            click.echo(f"left out: {card.id}: {error.summary}", err=True)
+            echo(f"left out: {card.id}: {error.summary}", err=True)
     file.write_bytes(write_signatures(made))
-    click.echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 
 @plugin.command()

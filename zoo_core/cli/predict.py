@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo, note
+from zoo_core.cli.console import echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 
@@ -106,10 +106,9 @@ def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
 
 def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """The same, counted on a terminal."""
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     shown = (
         console.is_terminal and not sys.stdout.isatty() and not VERBOSITY.quiet
     )  # results that scroll by are progress enough

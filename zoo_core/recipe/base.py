@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_core.contract.card import Weights
+    from zoo_core.recipe.limit import Limit
     from zoo_core.recipe.record import Recipe
     from zoo_core.weights import Artefact
 
@@ -56,7 +57,9 @@ def has_base(recipe: Recipe) -> bool:
     return _published(recipe) is not None
 
 
-def rebuild_on_base(recipe: Recipe, heads: Mapping[str, nn.Module], options: Mapping[str, object]) -> nn.Module:
+def rebuild_on_base(
+    recipe: Recipe, heads: Mapping[str, nn.Module], options: Mapping[str, object], limit: Limit
+) -> nn.Module:
     """A model with the parts of a recipe, and the values of the published weights that it is based on.
 
     Nothing is fetched: they have to be here.
@@ -74,7 +77,7 @@ def rebuild_on_base(recipe: Recipe, heads: Mapping[str, nn.Module], options: Map
             done="nothing was loaded, and nothing fetched: only zoo.get does that",
             hint=f'zoo.get("{recipe.id}@{tag}") fetches them; zoo.save(..., with_base=True) leaves nothing out',
         )
-    model = rebuild(recipe, heads, options=options, filled=_filler(*found))
+    model = rebuild(recipe, heads, options=options, filled=_filler(*found), limit=limit)
     if lacking := sorted(names_in(recipe, model) - _loaded(model)):
         raise Unreadable(
             f"the save of {recipe.id} leaves out tensors that its weights do not have",
@@ -103,7 +106,13 @@ def _published(recipe: Recipe) -> tuple[Weights, Artefact] | None:
         cache = Cache()
         path = cache.ref_path(card.family, card.name, entry.tag)
         ref = read_ref(path)
-        artefact = Entry(cache, path, ref if ref and ref.sha256 == digest else None).find(digest, "proven")
+        # a digest that is only the recipe's would become the pin of these weights
+        is_pinned = digest in (ref.sha256 if ref else "", entry.sha256)
+        artefact = (
+            Entry(cache, path, ref if ref and ref.sha256 == digest else None).find(digest, "proven")
+            if is_pinned
+            else None
+        )
     return (entry, artefact) if artefact and artefact.sha256 == digest else None
 
 

@@ -13,6 +13,7 @@ from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, U
 from zoo_core.recipe import state
 from zoo_core.recipe.base import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
+from zoo_core.recipe.limit import Limit
 from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
@@ -89,7 +90,7 @@ def load(
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
     build = rebuild_on_base if recipe.from_base else rebuild
-    model = build(recipe, heads or {}, options=options or {})
+    model = build(recipe, heads or {}, options=options or {}, limit=Limit(recipe.id, tensors))
     _fill(model, recipe, tensors, source)
     _restore(model, recipe)
     _tell(model, recipe, source)

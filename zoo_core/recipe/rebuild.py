@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import zoo_core
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.contract.card import Card
+    from zoo_core.recipe.limit import Limit
     from zoo_core.recipe.record import Recipe
     from zoo_core.surgery.metadata import Edit
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 """Of an activation or a kind of pooling. Nothing that fits it is a path, a url or a reference to code."""
 _LARGEST = 1 << 20
-"""No size in any architecture comes near it; a constructor given more would fill the memory."""
+"""No size in any architecture comes near it."""
 
 
 def allowed_options(
@@ -98,6 +100,7 @@ def rebuild(
     *,
     options: Mapping[str, Any] | None = None,
     filled: Callable[[nn.Module], None] | None = None,
+    limit: Limit | None = None,
 ) -> nn.Module:
     """A model with the parts that the recipe says, on the CPU; its parameters have no values yet.
 
@@ -108,6 +111,7 @@ def rebuild(
         heads: Modules that only their own code can build, by the name of their head; ``"main"`` where there is one.
         options: What the user says of the constructor's options, whatever the recipe says of them.
         filled: Gives the parameters values as soon as the model is built.
+        limit: What the recipe may allocate; None for one of our own making.
 
     Raises:
         UnknownModel: No installed family has it.
@@ -121,13 +125,17 @@ def rebuild(
     if not isinstance(said, Mapping):
         raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
     chosen = allowed_options(card, said, plain, options or {})
+    limited = limit or nullcontext()
+    trusted = all(name in (options or {}) or _of_the_card(card, name, value) for name, value in said.items())
     try:
         with on_the_cpu(), seeded(0):
-            model = construct(card, chosen, own=chosen, values=False)
+            with nullcontext() if trusted else limited:
+                model = construct(card, chosen, own=chosen, values=False)
             if filled is not None:
                 filled(model)
-            for edit in recipe.edits:
-                model = _repeat(model, edit, heads or {})
+            with limited:
+                for edit in recipe.edits:
+                    model = _repeat(model, edit, heads or {})
     except ZooError:
         raise
     except Exception as error:  # what the values in a file make a library raise can be anything

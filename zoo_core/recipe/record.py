@@ -29,6 +29,9 @@ FILE = "recipe.json"
 _LARGEST = 16 << 20
 _DEEPEST = 64
 """A head of layers in layers in layers has about ten containers inside each other."""
+_MOST_EDITS = 1000
+_MOST_VALUES = 20_000
+"""In all edits: a head of a hundred layers has about a thousand, and each is a layer to build at worst."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +116,29 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(record, Mapping):
         raise _damaged(path, f"a {type(record).__name__} instead of an object")
     _check_format(path, record.get("format"))
-    problem = "nested too deeply" if _depth(record) > _DEEPEST else _problem(record)
-    if problem:
+    if problem := _excess(record) or _problem(record):
         raise _damaged(path, problem)
     return Recipe(**record)
 
 
-def _depth(value: object) -> int:
-    """How many containers are inside each other, found without recursion: a file can hold a thousand."""
-    deepest, waiting = 0, [(value, 1)]
+def _excess(record: Mapping[str, Any]) -> str:
+    """What a record has too much of, if anything."""
+    edits = record.get("edits", [])
+    is_long = isinstance(edits, list) and len(edits) > _MOST_EDITS
+    if is_long or _shape(edits)[1] > _MOST_VALUES:
+        return f"with more than {_MOST_EDITS} edits, or {_MOST_VALUES} values in them"
+    return "nested too deeply" if _shape(record)[0] > _DEEPEST else ""
+
+
+def _shape(value: object) -> tuple[int, int]:
+    """How many containers are inside each other, and how many values in all; without recursion: there may be many."""
+    deepest, count, waiting = 0, 0, [(value, 1)]
     while waiting:
         each, level = waiting.pop()
-        deepest = max(deepest, level)
+        deepest, count = max(deepest, level), count + 1
         if isinstance(each, Mapping | list):
             waiting += [(child, level + 1) for child in (each.values() if isinstance(each, Mapping) else each)]
-    return deepest
+    return deepest, count
 
 
 def _check_format(path: Path, number: object) -> None:

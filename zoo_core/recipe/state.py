@@ -120,8 +120,7 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
     others = [name for name in everything if name not in chosen]
     found: list[str] = []
     for name in sorted(chosen):
-        parts = name.split(".")
-        prefixes = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+        prefixes = _prefixes(name)
         if not any(prefix in found for prefix in prefixes):
             found.append(next(each for each in prefixes if not any(_inside(other, each) for other in others)))
     return found
@@ -130,16 +129,23 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
 def restore(model: nn.Module, recipe: Recipe) -> None:
     """Freeze exactly the parameters, and hold exactly the norms, that the recipe says, and set every mode."""
     model.train(recipe.training)
+    frozen, held, switched = set(recipe.frozen), set(recipe.held), set(recipe.switched)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        parameter.requires_grad_(not any(_inside(name, prefix) for prefix in recipe.frozen))
-    chosen = [(path, each) for path, each in stateful(model) if any(_inside(path, prefix) for prefix in recipe.held)]
+        parameter.requires_grad_(frozen.isdisjoint(_prefixes(name)))
+    chosen = [(path, each) for path, each in stateful(model) if not held.isdisjoint(_prefixes(path))]
     for _, module in chosen:
         hold(module)
     attach(model, replace(knowledge_of(model), held=frozenset(path for path, _ in chosen)))
     modules = dict(model.named_modules())
     for path, module in modules.items():
         if path and not is_held(module):
-            module.training = modules[path.rpartition(".")[0]].training != (path in recipe.switched)
+            module.training = modules[path.rpartition(".")[0]].training != (path in switched)
+
+
+def _prefixes(name: str) -> list[str]:
+    """The modules that a name is in, outermost first, and the name itself."""
+    parts = name.split(".")
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def _inside(name: str, prefix: str) -> bool:

@@ -139,6 +139,11 @@ def _rewritten(url: str) -> str:
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
+def _is_moved_by_setting(url: str) -> bool:
+    """Whether a pair of the ``rewrite`` setting moves a url, and not ``HF_ENDPOINT``, which only a user sets."""
+    return _rewritten(url) != url and not is_hub(_rewritten(url))
+
+
 def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
     """The urls of a file, those of the hub also at the commit that has it now: a branch may move on.
 
@@ -189,7 +194,8 @@ def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> R
 
 
 def _declared_by_mirror(request: Request, failed: Attempts) -> str:
-    for base in () if settings.offline() else settings.mirrors():
+    vouches = request.sha256 or request.trust or settings.may_vouch("mirror")  # a checkout's mirror only serves
+    for base in settings.mirrors() if vouches and not settings.offline() else ():
         try:
             digest = digest_at_mirror(base, request.name, request.policy)
         except Failure as failure:
@@ -203,7 +209,10 @@ def _declared_by_mirror(request: Request, failed: Attempts) -> str:
 def _declared_by_hub(request: Request) -> str:
     """The digest that the hub declares, now or when its own cache was filled; silence matters where none is known."""
     attempts: Attempts = []
-    for url in map(_rewritten, request.urls):
+    for original, url in zip(request.urls, map(_rewritten, request.urls), strict=True):
+        is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")
+        if is_moved_by_checkout and not (request.sha256 or request.trust):
+            continue  # who wrote the settings would vouch for bytes of their own
         if looks_like_hub(url) and not settings.offline() and not (hub_is_offline() and is_hub(url)):
             try:
                 if digest := declared_digest(url, request.policy):

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from zoo_core import settings
+from zoo_core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,5 +91,5 @@ def _bar(name: str, size: int | None) -> Iterator[Callable[[int, int | None], No
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=size)
+        task = bar.add_task(visible(name), total=size)
         yield lambda done, total: bar.update(task, completed=done, total=total)
