@@ -199,3 +199,29 @@ def test_the_commands_write_search_and_probe(photos, tmp_path):
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.splitlines()[:2] == [f"{out}: 6 vectors of 64, 0 failed", f"1.0000  {query}"]
     assert "of 2 images held out, after 4 of 2 classes" in CliRunner().invoke(group, ["probe", out]).stdout
+
+
+@pytest.mark.extra
+def test_images_without_paths_are_not_mixed_up_in_a_file(glyphs, tmp_path):
+    with pytest.raises(UsageError, match=r"image 0 has no path(.|\n)*\.save\(out\)"):
+        zoo.embed(glyphs, [np.zeros((8, 8), dtype=np.uint8)], out=tmp_path / "features.parquet")
+    found = zoo.embed(glyphs, [np.zeros((8, 8), dtype=np.uint8)])
+    assert zoo.Embeddings.load(found.save(tmp_path / "features.parquet")).names == ("image 0",)
+
+
+@pytest.mark.extra
+def test_two_runs_do_not_write_to_one_file_at_once(glyphs, photos, tmp_path):
+    from zoo_core.embedding.parquet import _alone
+
+    out = tmp_path / "features.parquet"
+    with _alone(out), pytest.raises(UsageError, match="another run is writing"):
+        zoo.embed(glyphs, photos, out=out)
+    zoo.embed(glyphs, photos, out=out)
+
+
+def test_vectors_that_are_not_numbers_are_refused():
+    found = zoo.Embeddings(tuple("abcd"), torch.full((4, 2), float("nan")), ("x", "x", "y", "y"))
+    with pytest.raises(UsageError, match="nothing is near"):
+        found.nearest(found.vectors[0])
+    with pytest.raises(UsageError, match="nan or infinity"):
+        zoo.probe(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,3 +108,29 @@ def test_the_command_prints_the_largest_difference(tmp_path):
     answer = CliRunner().invoke(group, ["export", "tiny/glyphnet", "--to", "torchscript", "--out", str(out)])
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith(f"{out}: outputs scores; largest difference ")
+
+
+def test_a_model_that_gives_nan_is_not_taken_for_one_that_agrees(tmp_path):
+    model = zoo.get("tiny/glyphnet")
+    torch.nn.init.constant_(model.fc.weight, float("nan"))
+    with pytest.raises(ZooError, match=r"gives nan or infinity(.|\n)*no file was written"):
+        zoo.export(model, tmp_path / "model.pt2", to="pt2")
+    assert not [*tmp_path.glob("*.pt2")]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 1.0])
+def test_a_file_that_differs_for_one_image_alone_is_not_there(wrong, glyphs, tmp_path, monkeypatch):
+    opened = FORMATS["pt2"].open
+
+    def breaks_alone(path):
+        return lambda batch: [each + wrong * (len(batch) == 1) for each in opened(path)(batch)]
+
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=breaks_alone))
+    with pytest.raises(ZooError, match="other outputs than the model"):
+        zoo.export(glyphs, tmp_path / "model.pt2", to="pt2")
+
+
+@pytest.mark.extra
+def test_what_the_runtime_has_no_kernels_for_is_refused_in_words(tmp_path):
+    with pytest.raises(NotSupported, match=r"the runtime does not take the file(.|\n)*model\.float\(\)"):
+        zoo.export(zoo.get("tiny/glyphnet").to(torch.bfloat16), tmp_path / "model.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +79,13 @@ class Embeddings:
         """
         check_count("k", k)
         vector = self._vector(query)
+        if not vector.isfinite().all():
+            raise UsageError("the vector has nan or infinity in it, to which nothing is near")
         if not len(self):
             return []
-        index = (
-            None
-            if exact or (exact is None and len(self) < _EXACT_BELOW)
-            else _index(self.vectors, needed=exact is False)
-        )
+        index = None if exact or (exact is None and len(self) < _EXACT_BELOW) else self._index
+        if index is None and exact is False:
+            raise UsageError("an index needs usearch", hint="pip install 'zoo-core[embed]', or exact=True")
         if index is not None:
             matches = index.search(vector.numpy(), min(k, len(self)))
             return [
@@ -132,6 +133,19 @@ class Embeddings:
 
         return read_embeddings(Path(path))
 
+    @cached_property
+    def _index(self) -> Any:  # noqa: ANN401 - usearch's, or None where it is not installed
+        """The index, built at the first search: that takes longer than many searches without one."""
+        try:
+            from usearch.index import Index
+        except ImportError:
+            return None
+        import numpy as np
+
+        index = Index(ndim=self.vectors.shape[1], metric="cos", dtype="f32")
+        index.add(np.arange(len(self)), self.vectors.numpy())
+        return index
+
     def _similarities(self) -> Iterator[tuple[int, Tensor]]:
         unit = F.normalize(self.vectors, dim=1)
         for start in range(0, len(unit), _BLOCK):
@@ -151,17 +165,3 @@ class Embeddings:
             raise UsageError(f"a vector of {len(query)} numbers among vectors of {self.vectors.shape[1]}")
         vector: Tensor = query.detach().float().cpu()
         return vector
-
-
-def _index(vectors: Tensor, *, needed: bool) -> Any:  # noqa: ANN401 - usearch's, or None where it is not installed
-    try:
-        from usearch.index import Index
-    except ImportError as error:
-        if needed:
-            raise UsageError("an index needs usearch", hint="pip install 'zoo-core[embed]', or exact=True") from error
-        return None
-    import numpy as np
-
-    index = Index(ndim=vectors.shape[1], metric="cos", dtype="f32")
-    index.add(np.arange(len(vectors)), vectors.numpy())
-    return index

@@ -6,20 +6,23 @@ the file has its path, so no row is there twice and none is lost, whenever the p
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from zoo_core.embedding.embed import Row
 from zoo_core.embedding.embeddings import Embeddings
-from zoo_core.errors import UsageError, ZooError
+from zoo_core.errors import ImageError, UsageError, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from torch import nn
 
@@ -42,38 +45,71 @@ def resume(out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]])
     parts = out.with_name(f"{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        files = _whole_files(out, parts)
-        for file in files:
-            _require_same(file, facts)
-        done = {path for file in files for path in _paths(file)}
-        rest = _not_yet(sources, done)
-        rows: list[Row] = []
-        for row in embedder.run(rest):
-            if row.vector is None:
-                yield row.name, row.error
-                continue
-            rows.append(row)
-            if len(rows) == PART:
-                _write_part(parts, rows, facts)
-                rows = []
-        if rows:
-            _write_part(parts, rows, facts)
-        _merge(out, parts)
+        with _alone(out):
+            yield from _resume(out, parts, embedder, sources, facts)
     except OSError as error:
         if isinstance(error, ZooError):
             raise
         raise UsageError(f"{out} cannot be written", cause=str(error), hint="another file for out") from error
 
 
+def _resume(
+    out: Path, parts: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], facts: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    parts.mkdir(exist_ok=True)  # the run before may have removed it
+    files = _whole_files(out, parts)
+    for file in files:
+        _require_same(file, facts)
+    done = {path for file in files for path in _paths(file)}
+    rows: list[Row] = []
+    for row in embedder.run(_not_yet(sources, done)):
+        if row.vector is None:
+            yield row.name, row.error
+            continue
+        rows.append(row)
+        if len(rows) == PART:
+            _write_part(parts, rows, facts)
+            rows = []
+    if rows:
+        _write_part(parts, rows, facts)
+    _merge(out, parts)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One run at a time: two would give their parts the same numbers, and lose rows.
+
+    Raises:
+        UsageError: Another process, or another thread, writes to the file.
+    """
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"another run is writing to {out}", done="nothing was written", hint="wait for it, or another file for out"
+        ) from error
+    try:
+        yield
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
 def _not_yet(sources: Iterable[tuple[Source, str]], done: set[str]) -> Iterator[tuple[Source, str]]:
     for source, label in sources:
+        if not isinstance(source.item, str | os.PathLike | ImageError):
+            raise UsageError(
+                f"{source.name} has no path, by which a file of embeddings knows what it has already",
+                hint="zoo.embed(model, images).save(out) writes vectors of images without paths",
+            )
         if source.name not in done:
             done.add(source.name)  # a path that is listed twice is one image
             yield source, label
 
 
 def _whole_files(out: Path, parts: Path) -> list[Path]:
-    for torn in parts.glob(".*"):
+    for torn in (*parts.glob(".*"), *out.parent.glob(f".{glob.escape(out.name)}.[0-9]*")):
         torn.unlink()
     return [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
 

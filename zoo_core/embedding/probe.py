@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +76,18 @@ def probe(embeddings: Embeddings | str | os.PathLike[str], *, k: int = 5, seed: 
     check_count("k", k)
     found = embeddings if isinstance(embeddings, Embeddings) else Embeddings.load(embeddings)
     x, y, classes = _labelled(found)
+    if not x.isfinite().all():
+        raise UsageError(
+            "some vectors have nan or infinity in them", hint="embed the images again, with the model in float32"
+        )
     held = _held_out(y, seed)
     train, test = (x[~held], y[~held]), (x[held], y[held])
     return Probe(_knn(train, test, k), _linear(train, test, classes), classes, len(train[0]), len(test[0]))
 
 
 def _labelled(found: Embeddings) -> tuple[Tensor, Tensor, int]:
-    counts = {label: found.labels.count(label) for label in {*found.labels} - {""}}
-    names = sorted(label for label, count in counts.items() if count >= _FEWEST)
+    counts = Counter(found.labels)
+    names = sorted(label for label, count in counts.items() if label and count >= _FEWEST)
     if len(names) < _FEWEST:
         raise UsageError(
             f"{len(names)} classes of at least {_FEWEST} images cannot be told apart",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.exporting.formats import Format
+    from zoo_core.exporting.formats import Format, Run
 
 _LISTS = {"detection": "it takes a list of images", "keypoints": "it takes a list of images"}
 _REFUSED = {**_LISTS, "optical_flow": "it takes two images"}
@@ -40,7 +41,7 @@ class Exported:
 
     Attributes:
         path: The file.
-        difference: The largest difference between its outputs and the model's, over batches of 2 and 3.
+        difference: The largest difference between its outputs and the model's, over batches of 2, 3 and 1.
         largest: The largest output, in magnitude, to compare with.
         outputs: Their names.
     """
@@ -64,7 +65,7 @@ def export(
 ) -> Exported:
     """Write a model for another runtime, with its class names and preprocessing in the metadata of the file.
 
-    The file is read again and run, on batches of two and of three, and is there only when its outputs are the model's.
+    The file is read again and run, on batches of two, three and one. It is there only when its outputs are the model's.
 
     Args:
         model: A model that takes a batch of images, its name, or the folder of a save.
@@ -109,6 +110,12 @@ def export(
                 FORMATS[to], wrapped, x, partial, _metadata(opened, x, names, size, softmax=softmax), dynamic=dynamic
             )
             difference, largest = _compare(FORMATS[to], wrapped, x, partial, dynamic=dynamic)
+            if not math.isfinite(largest):
+                raise ZooError(
+                    "the model gives nan or infinity for an image of noise, so that nothing can be compared",
+                    done="no file was written",
+                    hint="zoo.activation_stats(model, x) names the layer where it begins",
+                )
             if not difference <= _ALLOWED * max(largest, 1e-6):
                 raise ZooError(
                     f"the {to} file gives other outputs than the model",
@@ -144,14 +151,30 @@ def _write(kind: Format, model: nn.Module, x: Tensor, path: Path, metadata: dict
 
 
 def _compare(kind: Format, model: nn.Module, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
-    """The largest difference between the outputs of the file and the model's, and the largest of these."""
-    run = kind.open(path)
-    difference = largest = 0.0
-    for batch in [x, torch.cat([x.flip(-1), x[:1]])] if dynamic else [x]:
+    """The largest difference between the outputs of the file and the model's, and the largest of these; nan is kept."""
+    run = _opened(kind, path)
+    differences, sizes = [], []
+    for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
         for expected, found in zip(model(batch), run(batch), strict=True):
-            difference = max(difference, (expected - found).abs().max().item())
-            largest = max(largest, expected.abs().max().item())
-    return difference, largest
+            if expected.shape != found.shape:
+                return math.inf, expected.abs().max().item()
+            differences.append((expected - found).abs().max())
+            sizes.append(expected.abs().max())
+    return torch.stack(differences).max().item(), torch.stack(sizes).max().item()
+
+
+def _opened(kind: Format, path: Path) -> Run:
+    try:
+        return kind.open(path)
+    except ZooError:
+        raise
+    except Exception as error:  # a runtime refuses what the exporter wrote, such as a type that it has no kernels for
+        raise NotSupported(
+            "the runtime does not take the file",
+            cause=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            done="no file was written",
+            hint="model.float(), where the model is in half precision, or another format for to",
+        ) from error
 
 
 def _example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
