@@ -29,6 +29,9 @@ disable = ["torchvision"]
 
 [rewrite]
 "http://old/" = "https://new/?a=b"
+
+[headers]
+"https://a.example/" = ["X-Key: abc", "X-Other: d"]
 """
 
 
@@ -55,6 +58,7 @@ def test_every_setting_can_be_in_a_file(project):
     assert settings.mirrors() == ("https://a.example/x", "s3://bucket")
     assert settings.shared_cache() == str(project / "team")
     assert settings.rewrites() == (("http://old/", "https://new/?a=b"),)
+    assert settings.headers() == (("https://a.example/", "X-Key: abc"), ("https://a.example/", "X-Other: d"))
     assert settings.licenses() == ("mit", "data:unknown")
     assert settings.connections() == 3
     assert settings.progress() is False
@@ -70,7 +74,7 @@ def test_the_page_of_settings_lists_them_all_and_its_file_is_a_good_one(project)
     for setting in config.SETTINGS:
         assert f"| `{setting.variable}` | `{setting.key}` |" in page
     (project / "zoo.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
-    assert len(config.read(project / "zoo.toml")) == 5
+    assert len(config.read(project / "zoo.toml")) == 6
 
 
 def test_without_any_file_nothing_is_said(project):
@@ -187,6 +191,32 @@ def test_zoo_config_shows_who_says_what(project, monkeypatch):
     rows = json.loads(CliRunner().invoke(zoo, ["config", "--json"]).output)
     assert [row["key"] for row in rows] == [setting.key for setting in config.SETTINGS]
     assert "secret" not in shown
+
+
+def test_a_header_is_shown_by_its_name_alone(project, monkeypatch):
+    monkeypatch.setenv(
+        "ZOO_HEADERS", "https://a.example/=X-Key: secret\nhttps://b.example=Authorization: Bearer secret"
+    )
+    shown = CliRunner().invoke(zoo, ["config"]).output
+    assert "https://a.example/ = X-Key: ..., https://b.example = Authorization: ..." in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret",
+        "https://a.example=secret",
+        "ftp://a.example=X: secret",
+        "https://a.example=Host: secret",
+        "a=X: secret",
+    ],
+)
+def test_a_header_in_another_form_is_an_error_that_does_not_hold_it(project, monkeypatch, text):
+    monkeypatch.setenv("ZOO_HEADERS", text)
+    with pytest.raises(UsageError, match="ZOO_HEADERS has another form") as error:
+        settings.headers()
+    assert "secret" not in str(error.value)
 
 
 def test_a_mistake_is_told_by_every_command(project):

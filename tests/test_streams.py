@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from zoo_core.cli.group import zoo as commands
 from zoo_core.weights.transport import progress
 
 INFO = ("info", "tiny/glyphnet")
@@ -125,3 +128,24 @@ def test_a_shell_completes_names_of_models():
     typed = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": "zoo get tiny/gly", "COMP_CWORD": "2"}
     answer = zoo(env={**os.environ, **typed}, capture_output=True)
     assert answer.stdout.split() == ["plain,tiny/glyphnet"]
+
+
+@pytest.mark.parametrize(
+    ("command", "incomplete", "expected"),
+    [
+        (["info"], "tiny/gly", "tiny/glyphnet"),
+        (["lock", "resnet18"], "tiny/gly", "tiny/glyphnet"),
+        (["predict"], "tiny/gly", "tiny/glyphnet"),
+        (["export"], "tiny/gly", "tiny/glyphnet"),
+        (["summary"], "glyph", "glyphnet"),
+        (["check"], "tim", "timm"),
+        (["cache", "rm"], "acme/", "acme/net@v1"),
+        ([], "insp", "inspect"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_every_command_completes_what_it_takes(monkeypatch, command, incomplete, expected):
+    kept = SimpleNamespace(name="acme/net@v1")
+    monkeypatch.setattr("zoo_core.weights.cache.care.contents", lambda _cache: ([kept], []))
+    found = ShellComplete(commands, {}, "zoo", "_ZOO_COMPLETE").get_completions(command, incomplete)
+    assert expected in [each.value for each in found]

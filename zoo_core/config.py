@@ -37,12 +37,14 @@ class Kind:
         in_file: The same of a file.
         from_text: The value in the text of a variable; None when that says nothing. Raises ValueError.
         from_file: The value in a file that stands in some folder; raises ValueError.
+        is_secret: Whether no message may hold what is said.
     """
 
     expected: str
     in_file: str
     from_text: Callable[[str], Any]
     from_file: Callable[[Any, Path], Any]
+    is_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def find(setting: Setting) -> tuple[Any, str] | None:
             value = setting.kind.from_text(text)
         except ValueError as error:
             hint = str(error) or None
-            message = f"{setting.variable} has {text!r}"
+            message = f"{setting.variable} has {'another form' if setting.kind.is_secret else repr(text)}"
             raise UsageError(message, expected=setting.kind.expected, hint=hint) from None
         if value is not None:
             return value, setting.variable
@@ -172,7 +174,8 @@ def _checked(path: Path, text: str, key: str, value: object) -> object:
     try:
         return kind.from_file(value, path.parent)
     except ValueError as error:
-        raise _malformed(path, line, f"{key} is {value!r}", kind.in_file, hint=str(error) or None) from None
+        what = "has another form" if kind.is_secret else f"is {value!r}"
+        raise _malformed(path, line, f"{key} {what}", kind.in_file, hint=str(error) or None) from None
 
 
 def _line_of(text: str, key: str) -> int:
@@ -250,6 +253,24 @@ def _pairs_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple(value.items())
 
 
+def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = (line.strip().partition("=") for line in text.splitlines() if line.strip())
+    return tuple(_header(url.strip(), header.strip()) for url, _, header in pairs)
+
+
+def _headers_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise ValueError  # noqa: TRY004 - the kind says what was expected
+    each = ((url, headers if isinstance(headers, list) else [headers]) for url, headers in value.items())
+    return tuple(_header(url, header) for url, headers in each for header in headers)
+
+
+def _header(url: str, header: object) -> tuple[str, str]:
+    if not _BASE.fullmatch(url) or not isinstance(header, str) or not _HEADER.fullmatch(header):
+        raise ValueError
+    return url, header
+
+
 def _number(text: str) -> int | None:
     if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST):
         raise ValueError
@@ -268,6 +289,18 @@ _LOCK = Kind("a path, or 0", "a path in quotes, or false", _lock, _lock_in_file)
 _NAMES = Kind("names with commas between", "a list of names", _names, _list_in_file)
 _URLS = Kind("urls with spaces between", "a list of urls", lambda text: tuple(text.split()), _list_in_file)
 _PAIRS = Kind("from=to, two url prefixes", "a table of url prefixes", _pairs, _pairs_in_file)
+_BASE = re.compile(r"https?://[^/\s@]+(?:/\S*)?")
+_HEADER = re.compile(
+    r"(?!(?:host|range|if-range|content-|transfer-|connection|accept-encoding))[\w-]+:[ -~]+", re.IGNORECASE
+)
+"""Any header but those that say where a request goes, and which bytes it is about."""
+_HEADERS = Kind(
+    "url=Name: value, one a line",
+    'a table of urls and "Name: value"',
+    _headers,
+    _headers_in_file,
+    is_secret=True,
+)
 _NUMBER = Kind(f"1 to {_MOST}", f"1 to {_MOST}", _number, _number_in_file)
 _WHEN = Kind("'auto' or 'always'", "'auto' or 'always'", _when, _when_in_file)
 
@@ -279,6 +312,7 @@ SETTINGS = (
     Setting("convert", "ZOO_CONVERT", _FLAG, "keep copies that can be mapped"),
     Setting("mirror", "ZOO_MIRROR", _URLS, "base urls that serve files by digest"),
     Setting("rewrite", "ZOO_REWRITE", _PAIRS, "url prefixes, and where to go instead"),
+    Setting("headers", "ZOO_HEADERS", _HEADERS, "what else to send to a mirror, such as a key"),
     Setting("licenses", "ZOO_LICENSES", _NAMES, "the licences that are acceptable"),
     Setting("connections", "ZOO_CONNECTIONS", _NUMBER, "how many may bring one large file at once"),
     Setting("progress", "ZOO_PROGRESS", _FLAG, "show progress bars"),

@@ -11,6 +11,7 @@ environment comes first. ``zoo config`` shows what is in force, and where that i
 ``ZOO_CONVERT``      ``convert``      ``0``: keep no copies, which can be mapped, of weights whose own files cannot
 ``ZOO_MIRROR``       ``mirror``       base urls that serve a file of digest ``d`` as ``<base>/<d>``; tried first
 ``ZOO_REWRITE``      ``rewrite``      ``from=to`` pairs of url prefixes: where to go instead
+``ZOO_HEADERS``      ``headers``      ``url=Name: value``, one a line: what else to send to urls that begin so
 ``ZOO_LICENSES``     ``licenses``     the licences that are acceptable
 ``ZOO_CONNECTIONS``  ``connections``  how many connections may bring one large file at once; 8, and at most 32
 ``ZOO_PROGRESS``     ``progress``     ``1`` or ``0``: always or never a progress bar; else on a terminal only
@@ -85,6 +86,11 @@ def rewrites() -> tuple[tuple[str, str], ...]:
 def may_vouch(key: str) -> bool:
     """Whether the user said a setting, in the environment or a file of their own, and not the file of a checkout."""
     return not is_from_checkout(_BY_KEY[key])
+
+
+def headers() -> tuple[tuple[str, str], ...]:
+    """``ZOO_HEADERS``: pairs of the beginning of a url and a header to send there, as ``Name: value``."""
+    return _value("headers") or ()
 
 
 def licenses() -> tuple[str, ...] | None:

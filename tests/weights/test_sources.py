@@ -11,6 +11,7 @@ from zoo_core import Card, Weights
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
 from zoo_core.weights import Cache, fetch, obtain
 from zoo_core.weights.cache.adopt import adopt
+from zoo_core.weights.transport.hub import hub_token
 
 DATA = os.urandom(50_000)
 DIGEST = sha256(DATA)
@@ -227,7 +228,7 @@ def test_a_gated_repository_says_where_to_accept_its_licence(server, policy, mon
     monkeypatch.setenv("HF_ENDPOINT", server.url(""))
     monkeypatch.setenv("HF_TOKEN", token)
     server.always[HUB] = status(401, X_Error_Code="GatedRepo")
-    then = "HF_TOKEN has no access" if token else "set HF_TOKEN"
+    then = "your token has no access" if token else "set HF_TOKEN"
     advice = f"accept the licence at {server.url('/org/repo')}; {then}"
     with pytest.raises(FetchError, match=re.escape(advice)):
         obtain(*on_the_hub(), policy=policy)
@@ -242,6 +243,33 @@ def test_the_token_goes_to_the_hub_alone(server, monkeypatch, hub_home):
         assert obtain(*on_the_hub()).path.read_bytes() == DATA
         assert {asked.headers.get("Authorization") for asked in server.asked} == {"Bearer hf_abc"}
         assert [asked.headers.get("Authorization") for asked in other.asked] == [None]
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize(("forbidden", "sent"), [("0", "Bearer hf_kept"), ("1", None)])
+def test_the_token_that_hf_auth_login_keeps_is_sent_to_the_hub(server, monkeypatch, tmp_path, forbidden, sent):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", forbidden)
+    monkeypatch.setenv("HF_ENDPOINT", server.url(""))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "token").write_text("hf_kept\n")
+    server.always[HUB] = status(401, X_Error_Code="GatedRepo")
+    with pytest.raises(FetchError):
+        obtain(*on_the_hub())
+    assert {asked.headers.get("Authorization") for asked in server.asked} == {sent}
+    assert hub_token("https://huggingface.co.evil.example/org/repo/resolve/main/x") == ""
+
+
+def test_headers_go_to_the_url_that_they_are_for_alone(server, monkeypatch, closed_port):
+    other = Server(files={"/blob": DATA})
+    server.always[f"/zoo/{DIGEST}"] = status(302, Location=other.url("/blob"))
+    monkeypatch.setenv("ZOO_MIRROR", server.url("/zoo"))
+    monkeypatch.setenv("ZOO_HEADERS", f"{server.url('/zoo')}=X-Key: abc\n{server.url('/other')}=X-Other: d")
+    try:
+        assert obtain(*card(f"http://127.0.0.1:{closed_port}/net.pth", digest=DIGEST)).path.read_bytes() == DATA
+        assert [(asked.headers.get("X-Key"), asked.headers.get("X-Other")) for asked in server.asked] == [("abc", None)]
+        assert [asked.headers.get("X-Key") for asked in other.asked] == [None]
     finally:
         other.close()
 

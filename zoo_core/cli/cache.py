@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_kept, echo
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import care
 from zoo_core.weights.cache.converted import Copy, copies
@@ -23,7 +23,7 @@ def cache() -> None:
 
 
 @cache.command("ls")
-@click.argument("pattern", nargs=-1)
+@click.argument("pattern", nargs=-1, shell_complete=complete_kept)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """List the weights in the cache, or those whose names match PATTERN."""
@@ -60,7 +60,7 @@ def _facts(item: care.Kept) -> dict[str, Any]:
 
 
 @cache.command("rm")
-@click.argument("pattern", nargs=-1, required=True)
+@click.argument("pattern", nargs=-1, required=True, shell_complete=complete_kept)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """Remove the weights whose names match PATTERN, with or without the tag."""
@@ -93,7 +93,7 @@ def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
 
 
 @cache.command("path")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_kept)
 def path(name: str | None) -> None:
     """Print where the cache is, or where the file of the weights NAME is."""
     if name is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import terminal
+from zoo_core.cli.console import complete_family, terminal
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 
 
 @click.command()
-@click.argument("family", required=False)
+@click.argument("family", required=False, shell_complete=complete_family)
 @click.argument("models", nargs=-1, metavar="[MODEL-GLOB]...")
 @click.option("--all", "every", is_flag=True, help="Check every family whose library is installed.")
 @click.option("--check", "names", multiple=True, metavar="NAME", help="Only this check; may be given more than once.")

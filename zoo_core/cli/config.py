@@ -29,7 +29,9 @@ def config(*, as_json: bool) -> None:
 
 def _facts(setting: configuration.Setting) -> dict[str, Any]:
     value, origin = configuration.find(setting) or (None, None)
-    if isinstance(value, tuple):  # urls may hold passwords
+    if setting.kind.is_secret and value:
+        value = [f"{shown(url)} = {header.partition(':')[0]}: ..." for url, header in value]
+    elif isinstance(value, tuple):  # urls may hold passwords
         value = [" = ".join(map(shown, item)) if isinstance(item, tuple) else shown(item) for item in value]
     variable, meaning = setting.variable, setting.meaning
     return {"key": setting.key, "value": value, "from": origin, "variable": variable, "meaning": meaning}

@@ -40,6 +40,21 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
     return [*names, *(name.partition("/")[2] for name in names if "/" not in incomplete)]
 
 
+def complete_kept(_context: object, _parameter: object, incomplete: str) -> list[str]:
+    """The names of weights in the cache that begin as what was typed."""
+    from zoo_core.weights.cache.care import contents
+    from zoo_core.weights.cache.store import Cache
+
+    return [item.name for item in contents(Cache())[0] if item.name.startswith(incomplete)]
+
+
+def complete_family(_context: object, _parameter: object, incomplete: str) -> list[str]:
+    """The names of families that begin as what was typed."""
+    from zoo_core.registry.zoo import current_zoo
+
+    return [name for name in current_zoo().order if name.startswith(incomplete)]
+
+
 def echo(text: object, *, err: bool = False) -> None:
     """Print a line in which names, sources and keys may be a stranger's: control characters are shown as escapes."""
     click.echo(visible(str(text)), err=err)

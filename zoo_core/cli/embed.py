@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_model, echo
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("images")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_model, echo
 
 _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--to", type=click.Choice([*_SUFFIXES]), default="onnx", show_default=True, help="The format.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; the model's name here unless given.")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")

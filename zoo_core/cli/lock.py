@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.cache.store import Cache
@@ -27,7 +27,7 @@ _KEY = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("name", nargs=-1)
+@click.argument("name", nargs=-1, shell_complete=complete_model)
 @click.option("--update", is_flag=True, help="Accept a digest that differs from the locked one.")
 @click.option("--trust", type=click.Choice(["first-use"]), help="Lock what comes first where nothing vouches for it.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_model, echo
 
 _OUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--layers", is_flag=True, help="A line for each layer, and not for each stage.")
 @click.option("--out", type=_OUT, help="The .html or .txt file to write, instead of printing.")
@@ -33,7 +33,7 @@ def summary(model: str, weights: str, out: Path | None, *, layers: bool) -> None
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--at", multiple=True, help="A stage, a module path or a glob; every stage unless given.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
@@ -53,7 +53,7 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--target", help="Name or number of the class; the most probable unless given.")
 @click.option("--method", default="gradcam", show_default=True, help="Such as gradcam, layercam or hirescam.")
@@ -78,7 +78,7 @@ def cam(model: str, image: Path, target: str | None, method: str, at: str | None
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--full", is_flag=True, help="All modules and operations, through torchview and Graphviz.")
 @click.option("--depth", default=3, show_default=True, help="How deep modules are opened with --full.")
@@ -98,7 +98,7 @@ def draw(model: str, weights: str, out: Path, *, full: bool, depth: int) -> None
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--layers", multiple=True, help="A module path or a glob; every layer unless given.")
@@ -132,7 +132,7 @@ def stats(
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=complete_model)
 @click.option("--device", help="Where models are measured, such as cuda; the CPU unless given.")
 @click.option("--batch-size", default=1, show_default=True, help="Images in a forward.")
 @click.option("--out", type=_OUT, help="Draw accuracy over time to this .png, .svg or .pdf file.")

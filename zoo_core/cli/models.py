@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo, terminal
+from zoo_core.cli.console import complete_model, echo, terminal
 from zoo_core.cli.listing import number, print_models
 from zoo_core.registry.info import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
@@ -53,7 +53,7 @@ def list_(pattern: str, family: str | None, task: str | None, **options: Any) ->
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 def info(name: str, *, as_json: bool) -> None:
     """Show what the model NAME is and which weights it has; or what is in a saved folder, such as ./flowers."""

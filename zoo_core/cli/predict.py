@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo, note, terminal
+from zoo_core.cli.console import complete_model, echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--top", default=5, show_default=True, help="How many classes of a classifier.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import complete_model, echo
 
 
 @click.command("sliding-window")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npy file to write.")
 @click.option("--size", type=int, help="Height and width of a window; those of the weights unless given.")

@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
+from zoo_core import settings
 from zoo_core.errors import ZooError
 from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, proxy_for
 from zoo_core.weights.transport.hub import hub_token, refusal
@@ -136,8 +137,9 @@ class HttpSource:
     def _ask(self, method: str, url: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
         token = hub_token(url)
         auth = _Bearer(token) if token else None
+        headers = {**options.pop("headers", {}), **headers_for(url)}
         return self._session.request(
-            method, url, auth=auth, allow_redirects=False, timeout=self._policy.timeout, **options
+            method, url, auth=auth, headers=headers, allow_redirects=False, timeout=self._policy.timeout, **options
         )
 
     def _next(self, url: str, response: requests.Response) -> str:
@@ -221,6 +223,22 @@ class HttpSource:
         """Called by each connection that is about to be used, so that the watchdog can hang up on it."""
         if self._watchdog:
             self._watchdog.follow(connection)
+
+
+def headers_for(url: str) -> dict[str, str]:
+    """What the settings say is to be sent to a url: over a protected line, and to no host whose name only begins alike.
+
+    Example:
+        >>> import os
+        >>> os.environ["ZOO_HEADERS"] = "https://example.org=X-Key: abc"
+        >>> headers_for("https://example.org/net.pth"), headers_for("https://example.org.evil/net.pth")
+        ({'X-Key': 'abc'}, {})
+        >>> del os.environ["ZOO_HEADERS"]
+    """
+    if not (url.startswith("https://") or is_loopback(url)):
+        return {}
+    found = (header.partition(":") for base, header in settings.headers() if url.startswith(f"{base.rstrip('/')}/"))
+    return {name: value.strip() for name, _, value in found}
 
 
 class _Bearer(requests.auth.AuthBase):

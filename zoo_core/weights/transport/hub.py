@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from zoo_core.weights.transport.urls import is_loopback
 
 _HUB = "https://huggingface.co"
+_LONGEST_TOKEN = 500
 _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 
 
@@ -29,13 +31,36 @@ def is_hub(url: str) -> bool:
 
 def hub_is_offline() -> bool:
     """Whether ``HF_HUB_OFFLINE`` is set, which forbids to ask the hub, and it alone."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return _is_set("HF_HUB_OFFLINE")
 
 
 def hub_token(url: str) -> str:
-    """The token to send with a request: ``HF_TOKEN`` to the hub itself, over a protected line, and else none."""
+    """The token to send with a request to the hub itself, over a protected line; ``""`` for any other, or without one.
+
+    It is ``HF_TOKEN``, or else what ``hf auth login`` has kept, unless ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` forbids that.
+    """
     safe = url.startswith("https://") or is_loopback(url)
-    return os.environ.get("HF_TOKEN", "").strip() if safe and is_hub(url) else ""
+    if not (safe and is_hub(url)):
+        return ""
+    return os.environ.get("HF_TOKEN", "").strip() or _kept_token()
+
+
+def _kept_token() -> str:
+    """The token in the file that ``hf auth login`` writes."""
+    if _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        return ""
+    base = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    try:
+        path = Path(os.environ.get("HF_TOKEN_PATH") or Path(base, "token")).expanduser()
+        with path.open(encoding="ascii") as file:
+            token = file.read(_LONGEST_TOKEN).strip()
+    except (OSError, ValueError, RuntimeError):  # there is none, or no home folder, or it is no text
+        return ""
+    return token if token.isprintable() else ""
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def refusal(url: str, code: str) -> str:
@@ -47,7 +72,8 @@ def refusal(url: str, code: str) -> str:
     """
     match = _FILE.fullmatch(url)
     if code == "GatedRepo" and match:
-        token = "HF_TOKEN has no access yet" if hub_token(url) else "set HF_TOKEN to a token of yours"
+        has_none = "set HF_TOKEN to a token of yours, or `hf auth login`"
+        token = "your token has no access yet" if hub_token(url) else has_none
         return f"its repository is gated: accept the licence at {match[1]}; {token}"
     if code == "RepoNotFound":
         return "there is no such repository, or it is private: set HF_TOKEN to a token that may read it"
