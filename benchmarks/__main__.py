@@ -1,7 +1,8 @@
 """Everything in one go: ``uv run --group bench python -m benchmarks``.
 
 It prints the tables, and writes them, the figures as JSON and a plot to ``--out``. Each library is measured in a
-process in which no other is imported. ``--quick`` takes a third of the rounds.
+process in which no other is imported. ``--quick`` takes a third of the rounds. ``--check`` warns where zoo is slower
+against the others than ``results/figures.json`` says, by more than the spread.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.harness import Row, plot, read, save, table
+from benchmarks.harness import Row, plot, read, regressions, save, table
 
 PEERS = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "transformers")
 LIBRARIES = ("torch", *PEERS, "huggingface_hub", "pooch", "safetensors")
@@ -53,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rounds = str(3 if options.quick else 9)
@@ -72,6 +74,9 @@ def main() -> None:
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
     save(rows, options.out / "figures.json")
     plot(rows, options.out / "figures.png")
+    if options.check:
+        slower = regressions(rows, read(Path(__file__).parent / "results" / "figures.json"))
+        print(*([f"warning: {line}" for line in slower] or ["nothing is slower than it was"]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join([head, *(line for row in rows for line in row.lines())])
 
 
+def regressions(rows: list[Row], committed: list[Row]) -> list[str]:
+    """Where zoo is slower against another side than in the committed figures, by more than both spreads.
+
+    Ratios are compared, and not times: they hold on another machine. A ratio is worse where its third quartile is below
+    the first one of the committed figures.
+
+    Args:
+        rows: What was measured now.
+        committed: What ``results/figures.json`` has.
+    """
+    known = {(row.section, row.case, row.figure): row for row in committed}
+    found = []
+    for row in rows:
+        before = known.get((row.section, row.case, row.figure))
+        for side in list(row.sides)[1:]:
+            if before is None or side not in before.sides:
+                continue
+            (low, was, _), (_, now, high) = before.ratio(side), row.ratio(side)
+            if high < low:
+                found.append(f"{row.case}: {side} takes {now:.2f} times what zoo does, and took {was:.2f} times before")
+    return found
+
+
 def in_turns(
     section: str, case: str, sides: Mapping[str, Callable[[], Figures]], rounds: int, figure: str = "cpu s"
 ) -> Row:
