@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from rich.table import Table
 
 from zoo_core.cli.console import terminal
 from zoo_core.cli.group import zoo as group
+from zoo_core.cli.lock import _renew
 from zoo_core.errors import LockError, WeightsError, ZooError, ZooWarning
 from zoo_core.utils.private_files import believed, write_anew
 from zoo_core.weights.cache.care import leftovers, prune
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.trust.lock import read_lock, write_lock
+from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
+
+NAMES = tuple(f"acme/net{number}@V1" for number in range(12))
 
 
 @pytest.fixture
@@ -55,6 +59,20 @@ def test_a_linked_lock_stays_a_link(tmp_path):
     write_lock(path, [])
     assert path.is_symlink()
     assert (tmp_path / "real" / "zoo.lock").is_file()
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_what_many_write_into_one_lock_at_once_is_all_there(is_linked, tmp_path):
+    path = tmp_path / "zoo.lock"
+    if is_linked:
+        (tmp_path / "real").mkdir()
+        write_lock(tmp_path / "real" / "zoo.lock", [])
+        path.symlink_to(tmp_path / "real" / "zoo.lock")
+    entries = {name: Locked(name, "ab" * 32, 1, "net.pth", ("https://a.example/net.pth",)) for name in NAMES}
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        list(pool.map(lambda name: _renew(path, {name: entries[name]}), NAMES))
+    assert read_lock(path).entries == entries
+    assert path.is_symlink() == is_linked
 
 
 def test_a_merge_conflict_is_named_and_its_advice_works(tmp_path):

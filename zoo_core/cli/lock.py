@@ -77,10 +77,7 @@ def lock(
         written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
         if not as_json:
             echo("  ".join(written[-1].values()))
-    renewed = [f"{card.id}@{weights.tag}" for card, weights in chosen]
-    with _turn(path):  # another `zoo lock` may have written since, and its entries stay
-        now = read_lock(path).entries if path.exists() else {}
-        write_lock(path, {**now, **{name: entries[name] for name in renewed}}.values())
+    _renew(path, {name: entries[name] for name in (f"{card.id}@{weights.tag}" for card, weights in chosen)})
     _write_provenance(path, sbom, sign)
     echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
 
@@ -92,6 +89,13 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
         write_anew(sbom.absolute(), bill_of_materials(read_lock(path).entries.values()))
     if sign:
         sign_lock(path, sign)
+
+
+def _renew(path: Path, entries: dict[str, Locked]) -> None:
+    """Put entries into a lock file; those that another `zoo lock` has written since it was read stay."""
+    with _turn(path):
+        now = read_lock(path).entries if path.exists() else {}
+        write_lock(path, {**now, **entries}.values())
 
 
 def _turn(path: Path) -> filelock.BaseFileLock:
