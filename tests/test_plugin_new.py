@@ -58,6 +58,51 @@ def test_its_own_tests_pass(plugin):
     assert "failed" not in answer.stdout
 
 
+MODELS = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        stage = nn.Sequential(nn.Conv2d(4, 8, 3, 2), nn.ReLU())
+        super().__init__(
+            nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), stage, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        )
+"""
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("traced")
+    (directory / "acme_models.py").write_text(MODELS)
+    models = ("--models", "acme_models:Net", "--input-size", "1x32x32")
+    answer = run(directory, "-m", "zoo_core.cli", "plugin", "new", "acme", *models)
+    assert answer.returncode == 0, answer.stderr
+    assert "acme/net: head 5; stages 8 at 4" in answer.stderr
+    return installed(directory / "zoo-acme"), directory
+
+
+def test_models_of_a_library_make_a_plugin_whose_kit_passes(traced, monkeypatch):
+    folder, directory = traced
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+    answer = zoo(folder, "check", "acme")
+    assert "acme: 1 of its 1 models checked, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+
+
+def test_a_plugin_whose_anatomy_is_traced_is_under_thirty_lines(traced):
+    folder, _ = traced
+    assert sum(len(path.read_text().splitlines()) for path in folder.glob("zoo_acme/*.py")) < 30
+    for command in (["check"], ["format", "--check"]):
+        assert run(folder, "-m", "ruff", *command, "--no-cache", ".").returncode == 0
+
+
+def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path):
+    answer = zoo(tmp_path, "plugin", "new", "acme", "--models", "json:dumps")
+    assert answer.returncode != 0
+    assert "--models: json:dumps builds no model" in answer.stderr
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.full  # mypy reads torch
 def test_it_passes_strict_types(plugin):
     answer = run(plugin, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
@@ -124,7 +169,8 @@ def test_a_name_that_cannot_be_a_package_is_refused(name, tmp_path):
     [
         ("zoo-acme", "zoo plugin new acme"),
         ("core", "zoo-core is a distribution of zoo itself"),
-        ("tiny", "from zoo-tiny"),
+        ("timm", "zoo-timm is a distribution of zoo itself"),
+        ("tiny", "zoo-tiny is a distribution of zoo itself"),
     ],
 )
 def test_a_name_that_somebody_has_is_refused_with_the_reason(name, reason, tmp_path):

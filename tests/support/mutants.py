@@ -324,6 +324,14 @@ MUTANTS = {
         "card", "mean has 1 numbers for pictures of 3 channels", weights=preprocessing(mean=(0.5,))
     ),
     "std of zero": Mutant("card", "has a number that is not positive", weights=preprocessing(std=(0.2, 0.0, 0.2))),
+    "mean of another range": Mutant(
+        "card", "is outside the range of the values, 1", weights=preprocessing(mean=(123.0, 116.0, 103.0))
+    ),
+    "equal class names": Mutant(
+        "card", "10 class names, of which 1 differ: ['cat']", weights={"categories": ("cat",) * 10}
+    ),
+    "file of which everything is ignored": Mutant("card", "ignore has ['*']", weights={"ignore": ("*",)}),
+    "file that may lack everything": Mutant("card", "absent has ['**']", weights={"absent": ("**",)}),
     "unknown filter": Mutant(
         "card", "interpolation 'biliniar' is none of", weights=preprocessing(interpolation="biliniar")
     ),
@@ -352,6 +360,9 @@ MUTANTS = {
         weights={"options": {"num_classes": 7}},
     ),
     # constructors
+    "classifier without a head": Mutant(
+        "builds", "a classifier of 10 classes, and its anatomy has no head", whole(heads=(), headless="it has none")
+    ),
     "number of classes ignored": Mutant(
         "builds", "the card says 10 classes, and head site 'fc' gives 12", card=build(a_dozen)
     ),

@@ -5,27 +5,38 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
+from pkgutil import resolve_name
 from string import Template
 from typing import TYPE_CHECKING
 
 import click
 
 from zoo_core.cli.console import echo
+from zoo_core.contract.records import write_cards
 from zoo_core.errors import UsageError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from importlib.resources.abc import Traversable
+
+    from torch import nn
+
+    from zoo_core.contract.anatomy import Head
+    from zoo_core.contract.card import Card
 
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _LONGEST = 40
 _SUFFIX = ".tmpl"
 """What a template has behind its name, so that no tool takes it for code."""
-_OURS = ("core",)
-"""Names that would give a distribution the name of one of zoo's own."""
+_OURS = (
+    *("core", "torchvision", "timm", "efficientnet-pytorch", "pretrainedmodels", "tiny", "lightning", "ray"),
+    "efficientnet_pytorch",
+)
+"""Names that would give a distribution the name of one of zoo's own, installed here or not."""
+_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
 
 
 @click.group()
@@ -36,20 +47,81 @@ def plugin() -> None:
 @plugin.command()
 @click.argument("name")
 @click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
+@click.option("--models", default="", metavar="PKG:CLASS,...", help="What builds its models, called without arguments.")
+@click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the new folder goes; here by default.",
 )
-def new(name: str, library: str, directory: Path | None) -> None:
-    """Write a working distribution, zoo-NAME, whose family is called NAME.
+def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
+    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
 
-    It holds a toy model, passes the conformance kit, ruff and mypy as it is, and says what to replace.
+    With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
+    replace. It passes the conformance kit, ruff and mypy as it is.
+
+    \b
+    zoo plugin new acme --library acme-models --models "acme.models:Net,acme.models:net50"
     """
-    folder = write_plugin(name, library=library, directory=directory or Path())
-    echo(f"{folder} is a working plugin with a toy model. Next:")
+    if not _SIZES.fullmatch(input_size):
+        raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
+    cards = _traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
+    folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
+    what = f"{len(cards)} models of {library or 'your library'}" if cards else "a toy model"
+    echo(f"{folder} is a working plugin with {what}. Next:")
     echo(f"  cd {folder} && pip install -e . pytest && pytest")
-    echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+    if cards:
+        echo("  then add weights to the cards, as README.md says")
+    else:
+        echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+
+
+def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Card]:
+    """A card for each ``package.module:callable``; what tracing found and what it did not is on stderr."""
+    import torch
+
+    from zoo_core.contract.card import Card
+    from zoo_core.tracing.trace import trace
+
+    made: list[Card] = []
+    for what in filter(None, (each.strip() for each in models.split(","))):
+        model = _built(what)
+        found = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
+        main = found.anatomy.main
+        card = Card(
+            family=name.replace("-", "_"),
+            name=what.rpartition(":")[2].rpartition(".")[2].lower(),
+            build=what,
+            task=_task(main),
+            input_size=input_size,
+            num_classes=main.num_classes if main else 0,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        )
+        stages = ", ".join(f"{stage.channels} at {stage.stride}" for stage in found.anatomy.stages)
+        echo(f"{card.id}: head {main.path if main else 'none'}; stages {stages or 'none'}", err=True)
+        for part, why in found.missing.items():
+            echo(f"  {part} not found: {why}", err=True)
+        made.append(card)
+    return made
+
+
+def _built(what: str) -> nn.Module:
+    try:
+        model: nn.Module = resolve_name(what)()
+    except Exception as error:
+        raise UsageError(
+            f"--models: {what} builds no model",
+            got=f"{type(error).__name__}: {error}",
+            expected='"package.module:callable" of a class or function that takes no arguments',
+            hint="write a function of the plugin that calls it with its arguments",
+        ) from error
+    return model
+
+
+def _task(main: Head | None) -> str:
+    if main is None:
+        return "encoder"
+    return "classification" if main.kind == "linear" and not main.tokens else "segmentation"
 
 
 @plugin.command()
@@ -99,7 +171,7 @@ def costs(family: str, file: Path) -> None:
     echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 
-def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
+def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequence[Card] = ()) -> Path:
     """Write a plugin distribution.
 
     Args:
@@ -107,6 +179,7 @@ def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
         library: The distribution that the models come from, as pip spells it; ``""`` when the plugin holds them. The
             version of it that is installed is the one that the plugin says it was tested with.
         directory: Where the new folder goes.
+        cards: Of the models, whose anatomy will be traced; none writes a toy model.
 
     Returns:
         The new folder, ``directory / "zoo-NAME"``.
@@ -130,10 +203,16 @@ def write_plugin(name: str, *, library: str = "", directory: Path) -> Path:
     folder = directory / words["distribution"]
     if folder.exists():
         raise UsageError(f"{folder} is there already", hint="choose another --directory, or remove it first")
-    for template, place in _templates(files("zoo_core.cli").joinpath("templates"), Path()):
+    sources = [*_templates(files("zoo_core.cli").joinpath("templates"), Path())]
+    if cards:
+        sources = [(template, place) for template, place in sources if place.parts[0] != "package"]
+        sources += _templates(files("zoo_core.cli").joinpath("templates_traced"), Path())
+    for template, place in sources:
         target = folder.joinpath(*(words["package"] if part == "package" else part for part in place.parts))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(Template(template.read_text(encoding="utf-8")).substitute(words), encoding="utf-8")
+    if cards:
+        write_cards(folder / words["package"] / "catalog.jsonl", cards)
     return folder
 
 

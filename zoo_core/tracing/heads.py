@@ -31,6 +31,9 @@ _KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d
 )
 _FAR = 500
 """Ops that are looked through for a layer to name."""
+_CLASS_COUNTS = frozenset(
+    {"num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "n_labels"}
+)
 _VECTORS = 2
 """Axes of ``[N, C]``."""
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -362,7 +365,9 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
         if not any(each.attributes for each in with_numbers) or _refusal(passes, with_numbers, main, said=said):
             raise NoHead(f"with other classes at {', '.join(paths)}, {why}", paths)
         return with_numbers
-    return sites
+    counting = tuple(replace(each, attributes=_counts(passes.model, each)) for each in sites)
+    is_proven = any(each.attributes for each in counting) and not _refusal(passes, counting, main, said=said)
+    return counting if is_proven else sites
 
 
 def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
@@ -411,6 +416,11 @@ def _wider(layer: Any) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
     shape = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
     wider: nn.Module = kind(layer.in_channels, layer.out_channels + _MORE, **shape, **options)
     return wider
+
+
+def _counts(model: nn.Module, head: Head) -> tuple[str, ...]:
+    """Of those integers the ones that are called a number of classes, which users read though forward does not."""
+    return tuple(path for path in _numbers(model, head) if path.rpartition(".")[2] in _CLASS_COUNTS)
 
 
 def _numbers(model: nn.Module, head: Head) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 
 from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, close_matches, did_you_mean
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
@@ -39,6 +40,12 @@ def check_builds(card: Card) -> None:
     )
     main = anatomy_of(model).main
     if main is None:
+        is_classifier = card.task == "classification" and card.num_classes > 0 and not _traced(card)
+        require(
+            not is_classifier,
+            f"{card.id}: its card says a classifier of {card.num_classes} classes, and its anatomy has no head; "
+            "a model that gives features has num_classes=0",
+        )
         return
     classes = f"{card.id}: the card says {card.num_classes} classes"
     require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
@@ -48,6 +55,10 @@ def check_builds(card: Card) -> None:
         shape = tuple(scores_of(model, *inputs_of(card)).shape)
     right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
     require(right, f"{classes}, and two pictures give scores of the shape {shape}")
+
+
+def _traced(card: Card) -> bool:
+    return current_zoo().member(card.family).family.anatomy is None
 
 
 def _parameters(model: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
+_DISTINCT = 0.9
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -39,6 +41,10 @@ def check_card(card: Card) -> None:
         count = len(_class_names(label, weights.categories))
         right = count in (0, weights.num_classes)
         require(right, f"{label}: {count} class names for {weights.num_classes} classes")
+        _check_distinct(label, _class_names(label, weights.categories))
+        for name in ("ignore", "absent"):
+            every = [pattern for pattern in getattr(weights, name) if not pattern.strip("*")]
+            require(not every, f"{label}: {name} has {every[:1]}, by which a file without one right tensor would load")
         _check_licenses(label, weights.licenses)
         _check_preprocessing(label, weights.preprocessing, card.input_size[0])
     require(bool(card.default) == bool(card.weights), f"{card.id}: it has weights but no default, or the other way")
@@ -74,6 +80,16 @@ def _named_by(categories: str) -> tuple[str, ...]:
     return named(categories)
 
 
+def _check_distinct(label: str, names: tuple[str, ...]) -> None:
+    """Most class names are different ones; ImageNet has two classes called a crane."""
+    count = Counter(names)
+    often = [name for name, times in count.most_common(3) if times > 1]
+    require(
+        len(count) >= _DISTINCT * len(names),
+        f"{label}: {len(names)} class names, of which {len(count)} differ: {often} are there several times",
+    )
+
+
 def _check_licenses(label: str, licenses: Licenses) -> None:
     for part, name in vars(licenses).items():
         right = isinstance(name, str) and name.strip() != "" and name == name.lower()
@@ -86,6 +102,8 @@ def _check_preprocessing(label: str, wanted: Preprocessing, channels: int) -> No
         require(count == channels, f"{label}: {name} has {count} numbers for pictures of {channels} channels")
     require(all(number > 0 for number in wanted.std), f"{label}: std {wanted.std} has a number that is not positive")
     require(wanted.value_range > 0, f"{label}: value_range {wanted.value_range} is not positive")
+    inside_range = all(-wanted.value_range <= number <= wanted.value_range for number in wanted.mean)
+    require(inside_range, f"{label}: mean {wanted.mean} is outside the range of the values, {wanted.value_range}")
     for name in ("crop", "resize"):
         sides = getattr(wanted, name) or ()
         require(all(side > 0 for side in sides), f"{label}: {name} {sides} has a side that is not positive")
