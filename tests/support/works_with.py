@@ -23,7 +23,7 @@ this page.
 
 
 def described():
-    """What each file of tests says, without importing it: the distribution, its subject, and its sentences."""
+    """What each file of tests says, without importing it: the distributions, its subject, and its sentences."""
     found = []
     for path in sorted((ROOT / "tests" / "works_with").glob("test_*.py")):
         tree = ast.parse(path.read_text())
@@ -33,7 +33,8 @@ def described():
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "TOOL"
         )
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-        found.append((path, tool, ast.get_docstring(tree).partition("\n")[0], names))
+        tools = (tool,) if isinstance(tool, str) else tool
+        found.append((path, tools, ast.get_docstring(tree).partition("\n")[0], names))
     return found
 
 
@@ -52,8 +53,9 @@ def sentence(name):
 def page(versions):
     """The text of the page."""
     parts = [HEAD]
-    for path, tool, subject, names in described():
-        parts.append(f"## {tool} {versions[tool]}\n\n{subject} `{path.relative_to(ROOT)}`\n\n")
+    for path, tools, subject, names in described():
+        title = ", ".join(f"{tool} {versions[tool]}" for tool in tools)
+        parts.append(f"## {title}\n\n{subject} `{path.relative_to(ROOT)}`\n\n")
         parts.append("".join(f"- {sentence(name)}\n" for name in names) + "\n")
     return "".join(parts).rstrip() + "\n"
 
@@ -71,7 +73,7 @@ def main():
     missing = [name for *_, names in described() for name in names if name not in ran]
     if code or missing:
         sys.exit(f"{PAGE} was not written: {missing or 'tests failed'}")
-    PAGE.write_text(page({tool: version(tool) for _, tool, *_ in described()}))
+    PAGE.write_text(page({tool: version(tool) for _, tools, *_ in described() for tool in tools}))
     sys.stdout.write(f"{PAGE.relative_to(ROOT)}: {len(ran)} sentences\n")
 
 

@@ -280,3 +280,24 @@ def test_ten_images_of_each_digit_are_enough_for_the_accuracy_that_the_readme_st
     options = {"epochs": 10, "head_epochs": 20, "batch_size": 16, "augment": "light", "trainer": QUIET}
     result = finetune(tmp_path / "data", model="tiny/glyphnet", out=tmp_path / "out", **options)
     assert result.metrics["accuracy"] > 0.9
+
+
+@pytest.mark.extra
+def test_adapters_are_trained_saved_small_and_merged(digits, tmp_path):
+    result = finetune(
+        digits, out=tmp_path / "out", epochs=2, head_epochs=5, adapter="lora", adapter_rank=2, lr=0.01, **RUN
+    )
+    model = zoo.load(result.folder)
+    assert model.layer1.conv1.lora_B.default.weight.abs().max() > 0
+    published = zoo.get("tiny/glyphnet")
+    assert torch.equal(model.layer1.conv1.base_layer.weight, published.layer1.conv1.weight)
+    assert torch.equal(model.layer1.bn1.running_mean, published.layer1.bn1.running_mean)
+    whole = zoo.save(zoo.merge_lora(model), tmp_path / "merged")
+    sizes = [sum(each.stat().st_size for each in folder.glob("*.safetensors")) for folder in (result.folder, whole)]
+    assert sizes[0] < sizes[1] / 5
+    assert "lora" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_an_adapter_of_another_kind_is_refused(digits, tmp_path):
+    with pytest.raises(UsageError, match="'lora' or None"):
+        finetune(digits, out=tmp_path / "out", adapter="prefix", **RUN)

@@ -36,6 +36,10 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
     "--unfreeze-at", multiple=True, metavar="PART=EPOCH", callback=_epochs_of_parts, help="When it trains after all."
 )
 @click.option(
+    "--adapter", type=click.Choice(["lora"]), help="Train low-rank adapters of a frozen backbone instead of it."
+)
+@click.option("--adapter-rank", type=click.IntRange(min=1), default=8, show_default=True, help="Their inner size.")
+@click.option(
     "--cache-features",
     "head_epochs",
     type=click.IntRange(min=0),

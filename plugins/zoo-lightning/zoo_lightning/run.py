@@ -50,6 +50,8 @@ class Options:
         weight_decay: Of weights, not of biases and norms.
         freeze: Parts that stay as they are: ``"backbone"``, stages, patterns.
         unfreeze_at: Part to epoch: when a frozen part begins to train.
+        adapter: ``"lora"`` freezes the backbone and trains low-rank adapters of it (``zoo-core[lora]``); None for none.
+        adapter_rank: Inner size of the adapters.
         head_epochs: Epochs of the head alone on cached features, before all else; the backbone is frozen meanwhile.
         augment: ``"none"``, ``"light"``, ``"standard"`` or ``"strong"``.
         mixup: Strength of MixUp; 0 for none.
@@ -72,6 +74,8 @@ class Options:
     weight_decay: float = 0.05
     freeze: tuple[str, ...] = ()
     unfreeze_at: Mapping[str, int] | None = None
+    adapter: str | None = None
+    adapter_rank: int = 8
     head_epochs: int = 0
     augment: str = "standard"
     mixup: float = 0.0
@@ -212,6 +216,8 @@ def _options(options: Mapping[str, Any]) -> Options:
     chosen = Options(**options)
     if chosen.epochs < 0 or chosen.head_epochs < 0 or not chosen.epochs + chosen.head_epochs:
         raise errors.UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
+    if chosen.adapter not in (None, "lora"):
+        raise errors.UsageError(f"adapter cannot be {chosen.adapter!r}", expected="'lora' or None")
     return chosen
 
 
@@ -226,6 +232,8 @@ def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTu
         )
     if options.freeze:
         zoo.freeze(built, *options.freeze)
+    if options.adapter:
+        zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
     counts = data.counts()
     weights = _balance(counts, len(data.train), multi_label=data.multi_label) if options.balance else None
     return FineTune(
