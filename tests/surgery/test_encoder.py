@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, model_under_test
+from architectures import every_architecture, every_layout, model_under_test
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
@@ -304,7 +304,7 @@ def test_a_module_zoo_knows_nothing_about_is_refused():
 @pytest.mark.parametrize(
     "verb", [lambda part: zoo.freeze(part, "stem"), lambda part: zoo.init_weights(part, "xavier_uniform", where="new")]
 )
-@pytest.mark.parametrize("part", [zoo.encoder, lambda model: zoo.split(model)[0]], ids=["encoder", "backbone"])
+@pytest.mark.parametrize("part", [lambda model: zoo.split(model)[0]], ids=["backbone"])
 def test_surgery_on_a_part_points_to_the_model_it_shares_its_parameters_with(part, verb):
     with pytest.raises(errors.NotAZooModel, match=r"do it to the model(.|\n)*share their parameters"):
         verb(part(resnet18()))
@@ -344,3 +344,112 @@ def test_the_tokens_of_a_video_are_places_in_time():
     found = as_map(tokens, torch.zeros(1, 3, 8, 32, 32), "NLC", 16)
     assert found.shape == (1, 1, 4, 2, 2)
     assert found.flatten().tolist() == list(range(2, 18))
+
+
+@every_layout
+def test_on_any_family_it_is_saved_loaded_and_filled_as_the_model_it_came_from(name, tmp_path):
+    model, x = model_under_test(name)
+    enc = zoo.freeze(zoo.encoder(model), stages=1)
+    again = zoo.load(zoo.save(enc, tmp_path / "save"))
+    assert (again.names, again.channels, again.strides) == (enc.names, enc.channels, enc.strides)
+    assert all(torch.equal(f, g) for f, g in zip(again(x), enc(x), strict=True))
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in enc.parameters()]
+    assert set(zoo.receipt(enc).tensors) == set(enc.body.state_dict()) <= set(model.state_dict())
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    zoo.load_partial(again, model.state_dict())
+    assert all(torch.equal(f, g) for f, g in zip(again(x), enc(x), strict=True))
+
+
+def test_a_file_of_a_segmentation_network_loads_by_its_prefix():
+    """RobustVideoMatting's backbone is torchvision's MobileNetV3, under this name."""
+    enc, other = (zoo.encoder("mobilenet_v3_large", weights=None, seed=seed) for seed in (0, 1))
+    file = {f"backbone.{name}": tensor for name, tensor in other.body.state_dict().items()}
+    zoo.load_partial(enc, {**file, "aspp.aspp1.0.weight": torch.zeros(128, 960, 1, 1)})
+    assert all(torch.equal(a, b) for a, b in zip(enc.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_verbs_without_a_head_take_it():
+    enc = zoo.encoder("tiny/glyphnet", in_channels=3)
+    assert zoo.transforms(enc)(torch.zeros(3, 40, 40, dtype=torch.uint8)).shape == (3, 32, 32)
+    assert zoo.class_names(enc) == ()
+    assert zoo.freeze(enc, until="layer3").train().body.layer1.bn1.training is False
+    assert {name.partition(".")[0] for name, p in enc.body.named_parameters() if p.requires_grad} == {"layer3"}
+    assert list(zoo.features(enc, torch.zeros(1, 3, 32, 32), at=["layer1"])) == ["layer1"]
+    assert zoo.encoder(enc, at=["layer2"]).channels == (32,)
+    with pytest.raises(errors.NotSupported, match="the model has the head"):
+        zoo.swap_head(enc, 9)
+
+
+def test_another_stem_of_an_encoder_is_that_of_its_model_too():
+    model = zoo.get("mobilenet_v3_small", weights=None).eval()
+    enc = zoo.adapt_stem(zoo.encoder(model), 1)
+    assert enc(X[:, :1])[0].shape[1] == 16
+    assert zoo.swap_head(model, 4)(X[:, :1]).shape == (1, 4)
+
+
+def test_a_module_that_holds_a_model_and_its_encoder_stands_for_the_model():
+    holder = nn.ModuleDict({"encoder": zoo.encoder(model := resnet18()), "model": model})
+    zoo.freeze(holder)
+    assert [name for name, p in holder.named_parameters() if p.requires_grad] == ["model.fc.weight", "model.fc.bias"]
+    assert not holder.train()["encoder"].body.bn1.training
+
+
+@every_layout
+def test_on_any_family_depth_gives_the_image_and_each_stride(name):
+    model, x = model_under_test(name)
+    deepest = max(stage.stride for stage in zoo.anatomy(model).stages).bit_length() - 1
+    enc = zoo.encoder(model, depth=deepest)
+    maps = enc(x)
+    assert maps[0] is x
+    assert (enc.depth, len(maps), enc.out_channels) == (deepest, deepest + 1, [f.shape[1] for f in maps])
+    assert enc.strides == tuple(2**level for level in range(deepest + 1))
+    assert all(abs(f.shape[-1] - x.shape[-1] / s) <= 4 for f, s in zip(maps, enc.strides, strict=True))
+
+
+def test_the_stem_of_a_resnet_is_what_comes_before_its_pooling():
+    model = resnet18()
+    stem, _ = zoo.encoder(model, at=["stem", "layer4"])(X)
+    assert torch.equal(stem, model.relu(model.bn1(model.conv1(X))))
+    deep = zoo.encoder(model, depth=5)
+    assert torch.equal(deep(X)[1], stem)
+    assert deep.out_channels == [3, 64, 64, 128, 256, 512]
+
+
+def test_depth_with_an_output_stride_keeps_the_number_of_maps():
+    enc = zoo.encoder(resnet18(), depth=5, output_stride=16)
+    assert (enc.strides, enc.output_stride) == ((1, 2, 4, 8, 16, 16), 16)
+    assert [f.shape[-1] for f in enc(X)] == [64, 32, 16, 8, 4, 4]
+
+
+@pytest.mark.parametrize(("depth", "message"), [(0, "depth cannot be 0"), (6, "at most 5"), ("5", "without quotes")])
+def test_an_impossible_depth_is_refused(depth, message):
+    with pytest.raises(errors.UsageError, match=message):
+        zoo.encoder(resnet18(), depth=depth)
+
+
+def test_depth_and_names_at_once_are_refused():
+    with pytest.raises(errors.UsageError, match="both say"):
+        zoo.encoder(resnet18(), depth=5, at=["layer1"])
+
+
+def test_a_head_for_an_encoder_is_refused():
+    with pytest.raises(errors.UsageError, match="no head"):
+        zoo.encoder("tiny/glyphnet", num_classes=3)
+
+
+def test_a_model_that_resizes_its_images_says_which_size_gives_maps():
+    enc = zoo.encoder("timm/crossvit_tiny_240", weights=None).eval()
+    with pytest.raises(errors.NotSupported, match="images of 240x240 give maps"):
+        enc(torch.zeros(1, 3, 192, 192))
+    assert [f.shape[-1] for f in enc(torch.zeros(1, 3, 240, 240))] == [20]
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_convnext", "mobilenet_v3_small", "densenet121"])
+def test_it_is_the_encoder_of_a_u_net(name):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    enc = zoo.encoder(name, weights=None, depth=5).eval()
+    decoder = smp.decoders.unet.decoder.UnetDecoder(enc.out_channels, (64, 32, 16, 16, 8), n_blocks=enc.depth).eval()
+    assert decoder(enc(X)).shape == (1, 8, 64, 64)

@@ -18,7 +18,7 @@ from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.loading import load_state
-from zoo_core.surgery.metadata import attach, knowledge_of
+from zoo_core.surgery.metadata import attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
@@ -91,9 +91,11 @@ def load(
     _check_heads(recipe, heads or {})
     build = rebuild_on_base if recipe.from_base else rebuild
     model = build(recipe, heads or {}, options=options or {}, limit=Limit(recipe.id, tensors))
-    _fill(model, recipe, tensors, source)
-    _restore(model, recipe)
-    _tell(model, recipe, source)
+    bare = unwrap(model)  # an encoder has its body inside
+    _fill(bare, recipe, tensors, source)
+    _restore(bare, recipe)
+    _tell(bare, recipe, source)
+    model.training = bare.training
     return place(model, home)
 
 

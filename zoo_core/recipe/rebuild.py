@@ -90,7 +90,9 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
-_VERBS = frozenset({"adapt_stem", "add_lora", "branch", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"})
+_VERBS = frozenset(
+    {"adapt_stem", "add_lora", "branch", "encoder", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"}
+)
 """What a recipe may replay, and nothing else."""
 
 

@@ -115,7 +115,7 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
     if heads:
         return  # only whoever has their code can build it
     try:
-        twin = rebuild(recipe, options=known.options)
+        twin = unwrap(rebuild(recipe, options=known.options))
     except ZooError as error:
         raise NotSupported(
             f"{recipe.id} cannot be built again as it is now",

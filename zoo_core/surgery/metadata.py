@@ -32,7 +32,7 @@ ATTRIBUTE = "_zoo"
 WAY_BACK = "_zoo_way_back"
 """Name of the attribute in which a part of a model says what to do with the whole instead."""
 
-_NEW_HEADS = {"swap_head", "branch", "truncate"}
+_NEW_HEADS = {"swap_head", "branch", "truncate", "encoder"}
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,24 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     DDP, DataParallel and ``torch.compile`` are looked through in any case. Any other module around a model that zoo
     knows, such as an ``AveragedModel``, a ``PeftModel`` or a ``LightningModule`` with a ``self.model``, stands for it
-    as long as it holds a single one. A module in which zoo knows nothing is itself.
+    as long as it holds a single one, or one and parts of it such as its encoder. A module in which zoo knows nothing
+    is itself.
     """
     while ATTRIBUTE not in model.__dict__:
         inner = _inner(model)
         if inner is None:
             found = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
-            return found[0] if len(found) == 1 else model
+            return _whole_of(found) or model
         model = inner
     return model
+
+
+def _whole_of(models: list[nn.Module]) -> nn.Module | None:
+    """The one that has all the parameters of the others; None where none has."""
+    if len(models) < 2:  # noqa: PLR2004 - there is nothing to compare
+        return models[0] if models else None
+    sets = [{id(parameter) for parameter in model.parameters()} for model in models]
+    return next((model for model, own in zip(models, sets, strict=True) if own >= set().union(*sets)), None)
 
 
 def _inner(model: nn.Module) -> nn.Module | None:

@@ -1,8 +1,9 @@
-"""The part of a model that turns pictures into feature maps of several sizes, as segmentation and detection need it."""
+"""The part of a model that turns images into feature maps of several sizes, as segmentation and detection need it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +11,19 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.cut import absent
 from zoo_core.surgery.features.dilate import dilated
-from zoo_core.surgery.features.encoder_outputs import places
-from zoo_core.surgery.features.extract import recorded, tapped
-from zoo_core.surgery.features.forward import entered, without_hooks
+from zoo_core.surgery.features.encoder_outputs import places, pyramid
+from zoo_core.surgery.features.extract import AtStage, recorded, tapped
+from zoo_core.surgery.features.forward import entered, own_hooks, without_hooks
 from zoo_core.surgery.features.split import replaced
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.features.truncate import only_front
+from zoo_core.surgery.hold import held_paths
+from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from zoo_core.contract.anatomy import Anatomy
+    from zoo_core.surgery.features.encoder_outputs import Place
 
 _TOKEN_AXES = 3
 _VIDEO_AXES = 5
@@ -27,64 +33,109 @@ _MOST_TOKENS_OF_THE_WHOLE = 16
 
 
 class Encoder(nn.Module):
-    """Pictures to feature maps, large to small; made by :func:`zoo_core.encoder`.
+    """Images to feature maps, large to small; made by :func:`zoo_core.encoder`.
 
     It is a class of its own, because it returns a list. It shares its parameters with the model it was made from, and
-    holds nothing behind the last stage it needs, so that DDP finds no parameter unused.
+    holds nothing behind the last stage it needs, so that DDP finds no parameter unused. All verbs that need no head
+    take it: they see the body, whose tensors have the names that they have in the model.
 
     Attributes:
-        body: The model's front, of the library's own class.
+        body: The model's front: its class is a subclass of the library's, of the same name.
         names: Names of the stages, or paths of the modules, that give the maps.
         channels: Channels of each map.
-        strides: Pixels of the picture for one step of each map.
+        strides: Pixels of the image for one step of each map.
+        depth: How many maps there are, without the image itself.
     """
 
-    _zoo_way_back = (
-        "do it to the model that zoo.encoder(model) is given: the two share their parameters, "
-        "and zoo.encoder(name, freeze=...) freezes on the way"
-    )
-
-    def __init__(self, model: nn.Module, at: Sequence[str] | None = None, output_stride: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        at: Sequence[str] | None = None,
+        output_stride: int | None = None,
+        depth: int | None = None,
+    ) -> None:
         super().__init__()
         anatomy, bare = anatomy_of(model), unwrap(model)
-        if not anatomy.stages:
-            raise NotSupported(
-                f"this {type(bare).__name__} has no stages to take feature maps from",
-                hint="models whose zoo.anatomy(model).stages is not empty can",
-            )
-        if anatomy.features is None and any(site.role in {"box", "mask", "level"} for site in anatomy.heads):
-            raise NotSupported(
-                f"this {type(bare).__name__} cannot be an encoder",
-                cause="a detector resizes its pictures itself, so that the strides would be those of other pictures",
-                hint='zoo.encoder("resnet50") and other classifiers can; zoo.features(model, x) works on any model',
-            )
+        _check(bare, anatomy)
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         twin = replaced(bare, convolutions)
-        chosen = places(bare, twin, at, most)
+        chosen = places(bare, twin, at, most) if depth is None else pyramid(bare, twin, depth, most)
         deepest = max(place.depth for place in chosen)
-        body = replaced(twin, absent(model, lambda depth: depth > deepest))
-        self.body = tapped(body, {place.path for place in chosen})
+        run = anatomy.features or without_hooks
+        self.body = _body(bare, twin, chosen, deepest, run)
+        record_edit(self.body, "encoder", at=at, output_stride=output_stride, depth=depth)
         self.names = tuple(place.name for place in chosen)
         self.channels = tuple(place.channels for place in chosen)
         self.strides = tuple(place.stride for place in chosen)
-        self._paths = [place.path for place in chosen]
-        self._reads = [place.read for place in chosen]
-        self._run, self._layout = anatomy.features or without_hooks, anatomy.layout
+        self.depth = len(chosen) - (depth is not None)
+        self._places, self._run, self._layout = chosen, run, anatomy.layout
+        card = knowledge_of(bare).card
+        self._native = tuple(card.input_size[1:]) if card else ()
         self.training = bare.training
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of each map, by the name that decoders of other libraries ask for."""
+        return list(self.channels)
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the image for one step of the smallest map."""
+        return max(self.strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
-        _, outputs = recorded(self._run, self.body, entered(self.body, x), self._paths)
-        found = [read(self.body, each) if read else each for read, each in zip(self._reads, outputs, strict=True)]
-        return [as_map(each, x, self._layout, stride) for each, stride in zip(found, self.strides, strict=True)]
+        paths = [place.path for place in self._places if place.path]
+        _, outputs = recorded(self._run, self.body, entered(self.body, x), paths)
+        found = dict(zip(paths, outputs, strict=True))
+        return [self._map(place, found, x) for place in self._places]
+
+    def _map(self, place: Place, found: dict[str, Tensor], x: Tensor) -> Tensor:
+        if place.stride == 1 and not place.path:
+            return x
+        if not place.path:  # as segmentation_models_pytorch fills the strides that a model does not have
+            return x.new_zeros(x.shape[0], 0, *(side // place.stride for side in x.shape[2:]))
+        output = found[place.path] if place.read is None else place.read(self.body, found[place.path])
+        return as_map(output, x, self._layout, place.stride, self._native)
 
     def extra_repr(self) -> str:
         """What ``print`` shows above the body."""
         return f"names={self.names}, channels={self.channels}, strides={self.strides}"
 
 
-def as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
+def _check(model: nn.Module, anatomy: Anatomy) -> None:
+    if not anatomy.stages:
+        raise NotSupported(
+            f"this {type(model).__name__} has no stages to take feature maps from",
+            hint="models whose zoo.anatomy(model).stages is not empty can",
+        )
+    if anatomy.features is None and any(site.role in {"box", "mask", "level"} for site in anatomy.heads):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot be an encoder",
+            cause="a detector resizes its images itself, so that the strides would be those of other images",
+            hint='zoo.encoder("resnet50") and other classifiers can; zoo.features(model, x) works on any model',
+        )
+
+
+def _body(
+    model: nn.Module, twin: nn.Module, chosen: list[Place], deepest: int, run: Callable[[Any, Any], Any]
+) -> nn.Module:
+    """A tapped twin of the model without what is deeper than the maps, which knows that it is that."""
+    body = replaced(twin, absent(model, lambda depth: depth > deepest))
+    body = tapped(body, {place.path for place in chosen if place.path})
+    last = max((place for place in chosen if place.path), key=lambda place: place.order)
+    own_hooks(body, before=False)
+    kept = min(deepest, len(anatomy_of(model).stages))
+    only_front(model, body, kept, AtStage(last.path, run), "it is an encoder, and the model has the head")
+    known = knowledge_of(body)
+    strides = {place.path: place.stride for place in chosen}
+    stages = tuple(replace(each, stride=strides.get(each.output, each.stride)) for each in known.anatomy.stages)
+    attach(body, replace(known, anatomy=replace(known.anatomy, stages=stages), held=held_paths(body)))
+    return body
+
+
+def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int, ...] = ()) -> Tensor:
     """What a stage gives, with the channels first: ``[N, C, H, W]``, or ``[N, C, T, H, W]`` of a video.
 
     Args:
@@ -92,6 +143,7 @@ def as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
         x: What the model was given.
         layout: Of what it gave.
         stride: Pixels of ``x`` between neighbouring places.
+        native: Height and width that the model was designed for, for the error.
 
     Raises:
         NotSupported: Tokens are not a few that stand for the whole and then one for each place.
@@ -105,7 +157,10 @@ def as_map(found: Tensor, x: Tensor, layout: str, stride: int) -> Tensor:
         raise NotSupported(
             f"{found.shape[1]} tokens are no map of an input of {'x'.join(map(str, x.shape[2:]))} at stride {stride}",
             expected=f"{height} x {width} places, after at most {_MOST_TOKENS_OF_THE_WHOLE} tokens of the whole",
-            hint="zoo.features(model, x, at=[...]) gives the tokens as they are",
+            cause="the model resizes its images, or cuts them into windows" if x.shape[2:] != native else None,
+            hint=f"images of {'x'.join(map(str, native))} give maps; zoo.features(model, x, at=[...]) gives the tokens"
+            if native and x.shape[2:] != native
+            else "zoo.features(model, x, at=[...]) gives the tokens as they are",
         )
     grid = (time, height, width) if x.dim() == _VIDEO_AXES else (height, width)
     return found[:, first:].transpose(1, 2).reshape(x.shape[0], -1, *grid)

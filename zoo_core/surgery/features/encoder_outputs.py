@@ -16,6 +16,7 @@ from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
+from zoo_core.utils.arguments import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from zoo_core.surgery.features.extract import Hook
 
 
+_MAP = 4
 _SIGNAL = 3
-"""Axes of a batch of signals, ``[N, C, L]``."""
+"""Axes of a batch of signals, ``[N, C, L]``, or of tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,46 @@ class Place:
     depth: int
     order: int
     read: Callable[[Any, Any], Any] | None = None
+
+
+STEM = "stem"
+"""What users call the last map before the first stage, where no stage and no module has that name."""
+
+
+def pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Place]:
+    """The image itself, and a map for each of the strides 2, 4, 8 and so on; one without path where there is none.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        body: The same, or its dilated twin.
+        depth: How many strides.
+        most: The largest stride that ``body`` has.
+
+    Raises:
+        UsageError: ``depth`` is not from 1 to the number of strides.
+        NotSupported: The model has no maps of these strides.
+    """
+    check_count("depth", depth)
+    stages = {stage.stride: stage.name for stage in anatomy_of(model).stages}
+    deepest = int(math.log2(max(stages)))
+    if depth > deepest:
+        raise UsageError(
+            f"depth cannot be {depth}", expected=f"at most {deepest}: the last map has the stride {max(stages)}"
+        )
+    strides = [2**level for level in range(1, depth + 1)]
+    names = [stages[stride] for stride in strides if stride in stages]
+    chosen = {place.name: place for place in places(model, body, names, most)} if names else {}
+    found = {stride: chosen[stages[stride]] for stride in strides if stride in stages}
+    if 2 not in found:  # noqa: PLR2004 - the first stride
+        found = {**_before_stages(model, body), **found}
+    if not found.keys() & set(strides):
+        raise NotSupported(
+            f"this model has no maps of the strides {', '.join(map(str, strides))}",
+            got=f"maps of {', '.join(map(str, stages))}",
+            hint="zoo.encoder(model) without depth= gives the maps that it has",
+        )
+    whole = Place("input", "", example_input(model).shape[1], 1, 0, 0)
+    return [whole, *(found.get(stride) or Place(f"stride {stride}", "", 0, stride, 0, 0) for stride in strides)]
 
 
 def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: int) -> list[Place]:
@@ -80,6 +122,8 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
     names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else asked_names(at)
     if not names:
         raise UsageError("an encoder without any map was asked for", expected="at least one name in at")
+    if STEM in names and STEM not in {*found, *(path for path, _ in body.named_modules())}:
+        found[STEM] = _stem(model, body)
     others = [module_path(model, name) for name in names if name not in found]
     if not others:
         return [found[name] for name in names]
@@ -90,6 +134,44 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         for name in names
         for place in [found.get(name) or _measured(model, name, outputs)]
     ]
+
+
+def _stem(model: nn.Module, body: nn.Module) -> Place:
+    """The last map before the first stage, and larger than that of the stage where there is one.
+
+    Raises:
+        NotSupported: There is none.
+    """
+    first = anatomy_of(model).stages[0].stride
+    found = _before_stages(model, body)
+    strides = sorted((stride for stride in found if stride < first), reverse=True) or [*found]
+    if not strides:
+        raise NotSupported(
+            "this model has no map before its first stage",
+            hint=f"its stages are {', '.join(stage.name for stage in anatomy_of(model).stages)}",
+        )
+    return replace(found[strides[0]], name=STEM)
+
+
+def _before_stages(model: nn.Module, body: nn.Module) -> dict[int, Place]:
+    """The last module before the first stage that gives a map of each stride, from 2 to that of the stage."""
+    stages, layout = anatomy_of(model).stages, anatomy_of(model).layout
+    inside = [module for stage in stages for module in stage.modules]
+    paths = {
+        path
+        for path, _ in body.named_modules()
+        if path and not any(under(path, module) or under(module, path) for module in inside)
+    }
+    outputs = _finished(model, body, {*paths, stages[0].output})
+    order = list(outputs)
+    found = {}
+    for path in order[1 : order.index(stages[0].output)]:
+        output = outputs[path]
+        if _is_map(output, layout):
+            stride = _stride(outputs[""], output, layout)
+            channels = int(output.shape[-1 if layout == "NHWC" else 1])
+            found[stride] = Place(path, path, channels, stride, 0, 0)
+    return {stride: place for stride, place in found.items() if 1 < stride <= stages[0].stride}
 
 
 def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, Any]:
@@ -111,22 +193,30 @@ def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, A
 
 def _measured(model: nn.Module, path: str, outputs: dict[str, Any]) -> Place:
     anatomy, found = anatomy_of(model), outputs.get(path)
-    tokens = anatomy.layout == "NLC"
-    if not isinstance(found, torch.Tensor) or found.dim() != (3 if tokens else 4):
+    tokens = anatomy.layout == "NLC" and isinstance(found, torch.Tensor) and found.dim() == _SIGNAL
+    if not isinstance(found, torch.Tensor) or not (tokens or _is_map(found, anatomy.layout)):
         got = f"{list(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
         raise NotSupported(
             f"the module {path!r} gives no feature map",
             got="nothing: it did not run before the features" if found is None else got,
             hint="zoo.features(model, x, at=[...]) takes what any module gives",
         )
-    channels = found.shape[1 if anatomy.layout == "NCHW" else -1]
+    channels = found.shape[-1 if tokens or anatomy.layout == "NHWC" else 1]
     stride = anatomy.stages[0].stride if tokens else _stride(outputs[""], found, anatomy.layout)
     return Place(path, path, int(channels), stride, _depth(model, path, list(outputs)), 0)
 
 
+def _is_map(output: object, layout: str) -> bool:
+    """Whether an output has an axis of channels, rows and columns; beside tokens its channels have to be the first."""
+    if not isinstance(output, torch.Tensor) or output.dim() != _MAP:
+        return False
+    _, first, second, third = output.shape
+    return layout != "NLC" or (second == third and first != second)
+
+
 def _stride(x: Tensor, found: Tensor, layout: str) -> int:
     """The power of two that is nearest: convolutions without padding cut the border off."""
-    width = found.shape[-1 if layout == "NCHW" else -2]
+    width = found.shape[-2 if layout == "NHWC" else -1]
     return int(2 ** round(math.log2(x.shape[-1] / width)))
 
 

@@ -112,6 +112,8 @@ def recorded(
             raise
     finally:
         _CALL.outputs = outer
+        if outer is not None:  # a front, whose features are asked for
+            outer.update(outputs)
     for path in paths:
         if path not in outputs:
             raise NotSupported(

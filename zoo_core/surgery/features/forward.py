@@ -41,7 +41,8 @@ def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type
 
 def _made(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (extra, base), {**names, "_zoo_key": key, _HOW: (base, extra, key)})
+    own = {"_zoo_key": key} if key else {}  # a class before a tap's must not hide the key of the tap
+    return type(base.__name__, (extra, base), {**names, **own, _HOW: (base, extra, key)})
 
 
 def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
@@ -190,11 +191,16 @@ def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever f
     return model(x) if _is_sharded(model) else model.forward(x)
 
 
-def own_hooks(model: nn.Module) -> None:
-    """Give a twin tables of hooks of its own: the pre-hooks that it shared, and none for its end, which is another."""
+def own_hooks(model: nn.Module, *, before: bool = True) -> None:
+    """Give a twin tables of hooks of its own: none for its end, which is another.
+
+    Args:
+        model: The twin.
+        before: Whether it has its own for its beginning too, which hold what it shared until now.
+    """
     if _is_sharded(model):
         return
-    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs") if before else ():
         model.__dict__[name] = model.__dict__[name].copy()
     for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         model.__dict__[name] = OrderedDict()

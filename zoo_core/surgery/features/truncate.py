@@ -55,13 +55,21 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
     twin = tapped(twin, needs_tap(run))
     own_hooks(twin)
-    only_front(bare, twin, kept, run)
+    only_front(bare, twin, kept, run, f"it was cut after {after!r}")
     record_edit(twin, "truncate", after=after)
     return twin
 
 
-def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any]) -> None:
-    """Make ``to``, which holds the front of ``model``, run as that front, and know that it is one."""
+def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any], headless: str) -> None:
+    """Make ``to``, which holds the front of ``model``, run as that front, and know that it is one.
+
+    Args:
+        model: The whole.
+        to: What is left of it; changed in place.
+        kept: How many stages are left.
+        run: ``(to, x)`` to what the front gives.
+        headless: Why it has no head.
+    """
     known = knowledge_of(model)
     anatomy = replace(
         anatomy_of(model),
@@ -71,7 +79,7 @@ def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, A
         pool=None,
         classify=None,
         scores=None,
-        headless=f"it was cut after {known.anatomy.stages[kept - 1].name!r}" if kept else "it was cut after its stem",
+        headless=headless,
     )
     left = to.state_dict()
     tensors = {name: what for name, what in known.receipt.tensors.items() if name in left}
