@@ -45,24 +45,48 @@ def test_it_equals_the_recipe_by_hand():
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in by_hand.parameters()]
 
 
-def swapped_or_refused(model, heads):
-    """Whether the model took the heads; if it did not, then because it computes with the scores, and says so."""
-    try:
-        zoo.swap_head(model, heads)
-    except errors.NotSupported as error:
-        assert "written for one tensor" in str(error)  # noqa: PT017 - one of two good outcomes
-        return False
-    return True
-
-
 @every_architecture_that_combines_heads
-def test_a_model_that_combines_several_heads_says_so_and_stays_as_it_was(name):
+def test_a_model_that_combines_several_heads_does_so_for_each_name(name):
     model, x = model_under_test(name)
+    alone = copy.deepcopy(model)
     with torch.no_grad():
-        before = model(x)
-        with pytest.raises(errors.NotSupported, match="its own forward goes on computing with what"):
-            zoo.swap_head(model, {"a": 2, "b": 3})
-        assert torch.equal(model(x), before)
+        zoo.swap_head(model, {"a": 2, "b": 3}, seed=1)
+        several = model(x)
+        assert {name: tuple(scores.shape) for name, scores in several.items()} == {"a": (1, 2), "b": (1, 3)}
+        zoo.swap_head(alone, 3)
+        for site in zoo.anatomy(alone).heads:
+            alone.set_submodule(site.path, model.get_submodule(site.path)["b"])
+        assert torch.equal(several["b"], alone(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("deeplabv3_mobilenet_v3_large", {"aux_loss": True}), ("lraspp_mobilenet_v3_large", {})],
+)
+def test_several_dense_heads_score_every_place(name, options, tmp_path):
+    model = zoo.get(name, weights=None, options={**options, "weights_backbone": None}, seed=0).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        zoo.swap_head(model, {"land": 3, "roof": 2})
+        scores = model(x)
+        assert list(scores) == ["out", *(["aux"] if options else [])]
+        assert {head: tuple(each.shape) for head, each in scores["out"].items()} == {
+            "land": (1, 3, 64, 64),
+            "roof": (1, 2, 64, 64),
+        }
+        backbone, head = zoo.split(model)
+        assert torch.equal(head(backbone(x))["out"]["roof"], scores["out"]["roof"])
+        again = zoo.load(zoo.save(model, tmp_path / "save"))
+        assert torch.equal(again(x)["out"]["land"], scores["out"]["land"])
+        exported = torch.export.export(model, (x,)).module()
+        assert torch.allclose(exported(x)["out"]["land"], scores["out"]["land"], atol=1e-5)
+
+
+def test_scores_of_two_depths_that_are_added_cannot_be_embeddings():
+    model = zoo.get("lraspp_mobilenet_v3_large", weights=None, options={"weights_backbone": None}).eval()
+    with pytest.raises(errors.NotSupported, match="adds up what its head sites give"):
+        zoo.swap_head(model, None)
+    assert model(torch.randn(1, 3, 64, 64))["out"].shape == (1, 21, 64, 64)
 
 
 @every_architecture_with_one_head
@@ -72,9 +96,7 @@ def test_on_any_family_one_of_several_heads_scores_as_it_would_alone(name):
     with torch.no_grad():
         alone = model(x)
         old = copy.deepcopy(model.get_submodule(site.path))
-        if not swapped_or_refused(model, {"old": old, "new": 3}):
-            return
-        several = model(x)
+        several = zoo.swap_head(model, {"old": old, "new": 3})(x)
         assert torch.equal(several["old"], alone)
         assert several["new"].flatten(1).shape == (1, 3)
         assert torch.equal(pickle.loads(pickle.dumps(copy.deepcopy(model)))(x)["old"], alone)
@@ -87,8 +109,7 @@ def test_on_any_family_one_head_can_follow_several(name):
     model, x = model_under_test(name)
     before = {key: tensor.shape for key, tensor in model.state_dict().items()}
     classes = zoo.anatomy(model).main.num_classes
-    if not swapped_or_refused(model, {"a": 2, "b": 3}):
-        return
+    zoo.swap_head(model, {"a": 2, "b": 3})
     zoo.swap_head(model, classes)
     assert {key: tensor.shape for key, tensor in model.state_dict().items()} == before
     assert "forward" not in model.__dict__ or not hasattr(model.forward.__self__, "anatomy")

@@ -101,7 +101,8 @@ class Absent(nn.Module):
 
 def _auxiliary_towers(anatomy: Anatomy) -> Iterator[str]:
     """The modules that are there for auxiliary heads alone, as far as the backbone runs without them."""
-    if anatomy.features is None:
+    may_use_all = anatomy.classify is not None and paths_of(anatomy.classify) is None  # as DeepLab's, in eval mode too
+    if anatomy.features is None or may_use_all:
         return
     used = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
     used += [head.path for head in anatomy.heads if head.role != "aux"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
 _EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'
 
 
+class _Choice(local):
+    """The head that the call that this thread is in runs at every site; None for all of them."""
+
+    name: str | None = None
+
+
+_CHOICE = _Choice()
+
+
 class Heads(nn.ModuleDict):
     """Named heads side by side: each is given the same features, and the scores come out by name.
 
@@ -34,8 +45,10 @@ class Heads(nn.ModuleDict):
         {'colour': (2, 3), 'shape': (2, 5)}
     """
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """What the site is given, to a dict of scores."""
+    def forward(self, x: Tensor) -> dict[str, Tensor] | Tensor:
+        """What the site is given, to a dict of scores; or to those of one head, while :class:`EachHead` runs it."""
+        if _CHOICE.name is not None:
+            return self[_CHOICE.name](x)  # type: ignore[no-any-return]  # the scores of one head
         return {name: head(x) for name, head in self.items()}
 
 
@@ -72,6 +85,43 @@ class PerHead(Chain):
         return (f"{self.path}.{name}" if step == self.path else step for step in self.steps)
 
 
+@dataclass(frozen=True)
+class EachHead:
+    """What a family does with what its head sites are given, once for each of the heads that stand at all of them.
+
+    Where that gives several tensors by name, such as ``"out"`` and ``"aux"``, each of them becomes a dict of heads.
+
+    Attributes:
+        whole: ``(model, pooled)`` to the scores, as it was for one head at each site.
+        names: The heads that stand there.
+        outputs: What stands behind the output of each.
+    """
+
+    whole: Callable[[Any, Any], Any]
+    names: tuple[str, ...]
+    outputs: tuple[tuple[nn.Module, ...], ...]
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Names of the model's own parameters that belong to the heads."""
+        return tuple(getattr(self.whole, "uses", ()))
+
+    def __call__(self, model: nn.Module, pooled: Any) -> dict[str, Any]:  # noqa: ANN401 - as Anatomy.classify
+        """What the head sites are given to scores by name."""
+        found: dict[str, Any] = {}
+        outer = _CHOICE.name
+        try:
+            for name, output in zip(self.names, self.outputs, strict=True):
+                _CHOICE.name = name
+                found[name] = Behind(self.whole, output)(model, pooled)
+        finally:
+            _CHOICE.name = outer
+        first = found[self.names[0]]
+        if not isinstance(first, Mapping):
+            return found
+        return {key: {name: found[name][key] for name in self.names} for key in first}
+
+
 def check_names(heads: Mapping[str, object]) -> None:
     """Raise UsageError unless this is a dict of single heads by names that modules and outputs can have."""
     if not isinstance(heads, Mapping):
@@ -106,9 +156,11 @@ def check_unbranched(known: Knowledge, path: str) -> None:
         )
 
 
-def check_sites(sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where a model combines the scores of several sites itself."""
-    combined = [site for site in sites if site.role not in {"main", "aux"}]
+def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
+    """Raise NotSupported where a model goes on with the scores of its sites in a way that its anatomy does not say."""
+    splits = anatomy.classify is not None and anatomy.features is not None
+    separate = {"main", "aux", "distilled", "summed"} if splits else {"main", "aux"}
+    combined = [site for site in sites if site.role not in separate]
     if combined or any(site.per_class != 1 for site in sites):
         roles = ", ".join(dict.fromkeys(f"{site.path} ({site.role})" for site in combined or sites))
         raise NotSupported(
@@ -128,24 +180,17 @@ def check_embeds(sites: tuple[Head, ...]) -> None:
         )
 
 
-def classify_each(anatomy: Anatomy, site: Head, heads: Mapping[str, object]) -> PerHead | None:
-    """What follows the head site, run for each of several heads; None where nothing follows it.
-
-    Raises:
-        NotSupported: What follows is a function of the family that knows one head only.
-    """
+def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str, object]) -> PerHead | EachHead | None:
+    """What follows the head sites, run for each of several heads; None where nothing follows them."""
     after = one_head(anatomy)
     if after is None:
         return None
-    if not isinstance(after, Chain) or after.steps.count(site.path) != 1:
-        raise NotSupported(
-            "this model cannot return a dict of scores",
-            cause=f"what it does with the scores of {site.path!r} is written for one tensor",
-            hint='zoo.swap_head(model, {...}, at="features") puts the heads on the feature map instead',
-        )
-    return PerHead(after, site.path, heads)
+    if isinstance(after, Chain) and len(sites) == after.steps.count(sites[0].path) == 1:
+        return PerHead(after, sites[0].path, heads)
+    outputs = tuple(output_of(head) for head in heads.values())
+    return EachHead(after, tuple(heads), outputs)
 
 
 def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
     """What follows the head site of a model when one head stands there, and nothing behind the output."""
-    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | Behind) else anatomy.classify
+    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | Behind) else anatomy.classify

@@ -13,6 +13,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
+from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.head.hidden_layers import between, without_hidden
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
@@ -158,10 +159,11 @@ def swap_head(
         bare, anatomy, sites = edit.model, edit.anatomy, _sites(model)
         if head is None:
             check_embeds(sites)
+            _check_runs_without(bare, sites)
         check_unbranched(knowledge_of(model), sites[0].path)
         if isinstance(head, Mapping):
             check_names(head)
-            check_sites(sites)
+            check_sites(sites, anatomy if at is None else replace(anatomy, classify=None))
         gone: dict[str, nn.Module] = {}
         shape: Sequence[int] | None = None
         if at == "features":
@@ -250,13 +252,29 @@ def _on_the_map(
     return replace(anatomy, heads=(site,), pool=None, classify=None), shape, gone
 
 
+def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where features of several head sites are added up that are not alike."""
+    if all(site.role != "summed" for site in sites):
+        return
+    twin = replaced(model, {site.path: nn.Identity() for site in sites})
+    try:
+        with torch.no_grad(), evaluating(twin):
+            twin(example_input(model))
+    except RuntimeError as error:
+        raise NotSupported(
+            f"this {type(model).__name__} cannot give embeddings",
+            cause=f"its own forward adds up what its head sites give, and without heads they differ: {error}",
+            hint="zoo.features(model, x) gives the feature maps of its stages",
+        ) from error
+
+
 def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
     """What follows the head site once ``head`` stands there; None where the head ends the forward pass."""
     after = one_head(anatomy)
     if after is None:
         check_output(head, sites)
     if isinstance(head, Mapping):
-        return classify_each(anatomy, sites[0], head)
+        return classify_each(anatomy, sites, head)
     return behind(after, head)
 
 
