@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import zoo_core as zoo
+from zoo_core import errors
 from zoo_core.surgery.metadata import knowledge_of
 
 X = torch.randn(2, 3, 64, 64)
@@ -139,3 +141,38 @@ def test_what_a_verb_does_itself_is_not_taken_for_an_edit_by_hand():
         verb()
         assert not zoo.receipt(model).notes
     assert [edit.verb for edit in knowledge_of(model).edits] == ["swap_head", "adapt_stem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "width"),
+    [
+        ("mobilenet_v3_small", "classifier", 576),
+        ("mnasnet0_5", "classifier", 1280),
+        ("efficientnet_b0", "classifier", 1280),
+    ],
+)
+def test_a_linear_layer_where_a_classifier_of_several_was_is_adopted(name, path, width):
+    model = getattr(torchvision.models, name)().eval()
+    model.set_submodule(path, nn.Linear(width, 5))
+    zoo.adopt(model, family="torchvision", name=name)
+    site = zoo.anatomy(model).main
+    assert (site.path, site.in_features, site.num_classes) == (path, width, 5)
+    x = torch.randn(1, 3, 64, 64)
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(x)), model(x))
+    assert zoo.swap_head(model, 3)(x).shape == (1, 3)
+
+
+def test_a_changed_classifier_without_a_name_says_to_give_it():
+    model = torchvision.models.mobilenet_v3_small()
+    model.classifier = nn.Linear(576, 5)
+    with pytest.raises(errors.AnatomyError, match=r'zoo.adopt\(model, family="torchvision", name=...\)'):
+        zoo.adopt(model, family="torchvision")
+
+
+def test_more_than_another_classifier_is_not_adopted():
+    model = torchvision.models.mobilenet_v3_small()
+    model.classifier = nn.Linear(576, 5)
+    model.features[0] = nn.Conv2d(3, 16, 3, 2, 1)
+    with pytest.raises(errors.AnatomyError):
+        zoo.adopt(model, family="torchvision", name="mobilenet_v3_small")

@@ -434,11 +434,6 @@ def test_depth_and_names_at_once_are_refused():
         zoo.encoder(resnet18(), depth=5, at=["layer1"])
 
 
-def test_a_head_for_an_encoder_is_refused():
-    with pytest.raises(errors.UsageError, match="no head"):
-        zoo.encoder("tiny/glyphnet", num_classes=3)
-
-
 def test_a_model_that_resizes_its_images_says_which_size_gives_maps():
     enc = zoo.encoder("timm/crossvit_tiny_240", weights=None).eval()
     with pytest.raises(errors.NotSupported, match="images of 240x240 give maps"):

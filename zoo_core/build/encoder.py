@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.build.get import get
 from zoo_core.errors import UsageError
 from zoo_core.surgery.features.encoder import Encoder
+from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from zoo_core.build.request import Freeze
 
-_OF_HEADS = {"num_classes", "head", "num_keypoints"}
 
-
+@strict_arguments
 def encoder(
     model: str | nn.Module,
     *,
@@ -28,7 +29,10 @@ def encoder(
     weights: str | os.PathLike[str] | None = "default",
     in_channels: int | None = None,
     freeze: Freeze | None = None,
-    **building: Any,  # noqa: ANN401 - what zoo.get takes
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    seed: int | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Encoder:
     """Feature maps of several sizes from any model: what a decoder for segmentation or detection is put on.
 
@@ -48,7 +52,11 @@ def encoder(
         weights: Which weights, or None for an untrained model; only with a name, like all that follow.
         in_channels: As for ``zoo.get``.
         freeze: What not to train.
-        **building: What else :func:`zoo_core.get` takes, such as ``device``, ``seed`` and ``options``.
+        device: Where the encoder goes.
+        dtype: What its floating-point tensors become.
+        seed: Makes all that is drawn at random reproducible.
+        options: Arguments for the library's own constructor. What else :func:`zoo_core.get` takes is said to it:
+            ``zoo.encoder(zoo.get(name, licenses=...))``.
 
     Returns:
         A module that turns ``[N, C, H, W]`` into a list of ``[N, channels[i], H / strides[i], W / strides[i]]``, with
@@ -74,10 +82,14 @@ def encoder(
     """
     if depth is not None and at is not None:
         raise UsageError("depth and at both say which maps there are", hint="leave one of them out")
-    building |= {"in_channels": in_channels} if in_channels is not None else {}
-    building |= {"freeze": freeze} if freeze is not None else {}
-    if heads := sorted(_OF_HEADS & building.keys()):
-        raise UsageError(f"an encoder has no head, and was given {', '.join(heads)}", hint="leave that out")
+    building: dict[str, Any] = {
+        "in_channels": in_channels,
+        "freeze": freeze,
+        "device": device,
+        "dtype": dtype,
+        "seed": seed,
+        "options": options,
+    }
     if isinstance(model, str):
         return Encoder(get(model, weights=weights, **building), at, output_stride, depth)
     given = [name for name, value in building.items() if value is not None]

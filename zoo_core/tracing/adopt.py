@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -12,6 +13,7 @@ from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mea
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Knowledge, attach, unwrap
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.structure import reread, structure_of, under
 from zoo_core.tracing.passes import batch_of
 from zoo_core.tracing.trace import anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
@@ -45,7 +47,8 @@ def adopt(
     Args:
         model: Changed only by an attribute that forward never sees.
         family: Name of the family it belongs to, such as ``"torchvision"``.
-        name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again.
+        name: Which model of the family it is, such as ``"resnet18"``; ``zoo.save`` needs it to build the model again,
+            and so does a model whose classifier was changed by hand, such as a ``Linear`` where a ``Sequential`` was.
         weights: The tag of the weights that it has, where they are published ones; :func:`zoo_core.transforms` and
             :func:`zoo_core.class_names` need it.
         options: What its constructor was given, where that is more than the model's card says.
@@ -85,7 +88,7 @@ def adopt(
     if name is not None and family is None:
         raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
-    found = _anatomy(bare, family, card, example, head, stages, anatomy)
+    found = _anatomy(bare, family, card, options, example, head, stages, anatomy)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
     known = _knowledge(bare, found, card, weights, options)
@@ -98,6 +101,7 @@ def _anatomy(
     model: nn.Module,
     family: str | None,
     card: Card | None,
+    options: Mapping[str, object] | None,
     example: object,
     head: str | None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
@@ -110,7 +114,40 @@ def _anatomy(
         return trace(model, example, head=head, stages=stages).anatomy
     if head is not None or stages is not None:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
-    return anatomy_for(current_zoo().member(str(family)), card, model)
+    try:
+        return anatomy_for(current_zoo().member(str(family)), card, model)
+    except AnatomyError as error:
+        return _edited(model, str(family), card, options, error)
+
+
+def _edited(
+    model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None, error: AnatomyError
+) -> Anatomy:
+    """The anatomy of a model whose classifier was changed by hand: as its library builds it, read again.
+
+    Raises:
+        AnatomyError: As before, where zoo is not told which model it is, or where more than that was changed.
+    """
+    if card is None:
+        hint = f'zoo.adopt(model, family="{family}", name=...) says which model it was before it was changed by hand'
+        raise AnatomyError(error.summary, **{**error.parts, "hint": hint}) from error
+    member = current_zoo().member(family)
+    try:
+        with torch.device("meta"):
+            built = member.builder(card)(**{**card.options, **(options or {})})
+        changed = structure_of(model).changed_since(structure_of(built))
+        as_built = anatomy_for(member, card, built)
+        before_head = [*as_built.stem, *(path for stage in as_built.stages for path in stage.modules)]
+        found = (
+            None
+            if any(under(name, path) for name in changed for path in before_head)
+            else reread(model, as_built, changed, None)
+        )
+    except Exception:  # noqa: BLE001 - what a library's constructor or a strange model raises can be anything
+        found = None
+    if found is None:
+        raise error
+    return found
 
 
 def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
