@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from kinds import of_each_kind
 from PIL import Image
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UnknownPart, UsageError, ZooWarning
+from zoo_core.surgery.metadata import anatomy_of
 
 
 def patched(side):
@@ -124,6 +126,41 @@ def test_nan_and_features_are_not_shown():
 def test_a_stage_that_gives_several_tensors_has_a_heatmap(name):
     image, _ = patched(zoo.info(name).input_size[-1])
     assert zoo.cam(zoo.get(name, weights=None, seed=0), image).heatmap.max() == pytest.approx(1, abs=0.01)
+
+
+CLASSIFIERS = [name for name in of_each_kind() if name in set(zoo.list(task="classification", max_parameters=60e6))]
+MIXED = {
+    "timm/convmixer_768_32",
+    "timm/cpubone_nano",
+    "timm/efficientvit_m0",
+    "timm/gcvit_xxtiny",
+    "timm/poolformerv2_s12",
+    "timm/pvt_v2_b0",
+    "torchvision/maxvit_t",
+}
+"""Kinds whose untrained weights carry a patch over the whole image before the last stage."""
+
+
+@pytest.mark.extra
+@pytest.mark.full
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_map_of_every_kind_lights_up_and_has_its_rows_and_columns(name):
+    """The layer that is chosen responds to a patch where it is: an untrained head says nothing of where it should."""
+    model = zoo.get(name, weights=None, seed=0).eval()
+    if not any(site.num_classes for site in anatomy_of(model).heads):
+        model = zoo.swap_head(model, 9)
+    for site in anatomy_of(model).heads:
+        for parameter in model.get_submodule(site.path).parameters():
+            if not parameter.any():  # some heads are born as zeros
+                torch.nn.init.normal_(parameter, std=0.02)
+    image, _ = patched(zoo.info(name).input_size[-1])
+    found = zoo.cam(model, image)
+    assert found.heatmap.max() > 0.9
+    seen, blank = (zoo.activation_maps(model, each, at=found.layer).maps[found.layer] for each in (image, 0 * image))
+    row, column = np.unravel_index(np.abs(seen - blank).argmax(), seen.shape)
+    if name not in MIXED:
+        assert row <= seen.shape[0] / 2
+        assert column >= seen.shape[1] / 2 - 1
 
 
 # The commands
