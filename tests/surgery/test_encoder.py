@@ -448,3 +448,16 @@ def test_it_is_the_encoder_of_a_u_net(name):
     enc = zoo.encoder(name, weights=None, depth=5).eval()
     decoder = smp.decoders.unet.decoder.UnetDecoder(enc.out_channels, (64, 32, 16, 16, 8), n_blocks=enc.depth).eval()
     assert decoder(enc(X)).shape == (1, 8, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_convnext"])
+def test_fx_traces_it_with_the_same_maps(name):
+    enc = zoo.encoder(name, weights=None, depth=5).eval()
+    x = torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        assert all(torch.equal(f, g) for f, g in zip(torch.fx.symbolic_trace(enc)(x), enc(x), strict=True))
+
+
+def test_the_stem_goes_with_modules_that_are_named():
+    enc = zoo.encoder(resnet18(), at=["stem", "layer1.0", "layer2"])
+    assert (enc.names, enc.channels, enc.strides) == (("stem", "layer1.0", "layer2"), (64, 64, 128), (2, 4, 8))

@@ -94,8 +94,8 @@ class Encoder(nn.Module):
     def _map(self, place: Place, found: dict[str, Tensor], x: Tensor) -> Tensor:
         if place.stride == 1 and not place.path:
             return x
-        if not place.path:  # as segmentation_models_pytorch fills the strides that a model does not have
-            return x.new_zeros(x.shape[0], 0, *(side // place.stride for side in x.shape[2:]))
+        if not place.path:
+            return no_map(x, place.stride)
         output = found[place.path] if place.read is None else place.read(self.body, found[place.path])
         return as_map(output, x, self._layout, place.stride, self._native)
 
@@ -135,6 +135,16 @@ def _body(
     return body
 
 
+def no_map(x: Tensor, stride: int) -> Tensor:
+    """A map without channels, as segmentation_models_pytorch fills the strides that a model does not have.
+
+    Args:
+        x: What the model was given.
+        stride: Pixels of ``x`` between neighbouring places.
+    """
+    return x.new_zeros(x.shape[0], 0, *(side // stride for side in x.shape[2:]))
+
+
 def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int, ...] = ()) -> Tensor:
     """What a stage gives, with the channels first: ``[N, C, H, W]``, or ``[N, C, T, H, W]`` of a video.
 
@@ -164,6 +174,10 @@ def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int
         )
     grid = (time, height, width) if x.dim() == _VIDEO_AXES else (height, width)
     return found[:, first:].transpose(1, 2).reshape(x.shape[0], -1, *grid)
+
+
+for _function in ("as_map", "no_map"):  # FX keeps them as calls: what they do depends on shapes
+    torch.fx.wrap(_function)
 
 
 def _time(x: Tensor, most: int) -> int:

@@ -127,7 +127,8 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
     others = [module_path(model, name) for name in names if name not in found]
     if not others:
         return [found[name] for name in names]
-    outputs = _finished(model, body, {*others, *(stage.output for stage in stages)})
+    known = {found[name].path for name in names if name in found}
+    outputs = _finished(model, body, {*others, *known, *(stage.output for stage in stages)})
     order = list(outputs)
     return [
         replace(place, name=name, order=order.index(place.path))
