@@ -69,6 +69,9 @@ def main() -> None:
     path = (options.out / "start.json").absolute()
     text.append(run("start", "--rounds", rounds, "--json", str(path)))
     rows += read(path) if path.exists() else []
+    path = (options.out / "own.json").absolute()
+    text.append(run("own", "--rounds", rounds, "--json", str(path)))
+    rows += read(path) if path.exists() else []
     text += [run(module) for module in ("around", "frozen", "forward", "download")]
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
