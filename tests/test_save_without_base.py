@@ -62,3 +62,19 @@ def test_a_recipe_that_leaves_out_what_the_weights_do_not_have_is_refused(tmp_pa
     edit(folder, weights={"tag": "GLYPHS_V1", "sha256": "0" * 64})
     with pytest.raises(errors.WeightsError, match="not in the cache"):
         zoo.load(folder)
+
+
+class Squashed(torch.nn.Linear):
+    """A head that only its own code can build."""
+
+    def forward(self, x):
+        return super().forward(x).tanh()
+
+
+def test_a_head_of_its_own_code_needs_all_tensors(tmp_path):
+    model = zoo.get("tiny/glyphnet", head=Squashed(64, 3), seed=0)
+    with pytest.raises(errors.NotSupported, match="custom_heads=True, with_base=True"):
+        zoo.save(model, tmp_path / "x", custom_heads=True, with_base=False)
+    folder = zoo.save(model, tmp_path / "x", custom_heads=True, with_base=True)
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(zoo.load(folder, heads={"main": Squashed(64, 3)}).eval()(x), model.eval()(x))

@@ -239,7 +239,23 @@ def _save(
     bare = without_copies(bare)
     known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
-    recipe = Recipe(
+    recipe = _recipe_of(bare, known, card, names, ties)
+    prove(bare, known, recipe, custom=custom_heads)
+    is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
+    if with_base is False and is_custom:
+        raise NotSupported(
+            "what published weights have cannot be left out beside a head of its own code",
+            cause="which tensors those are is found by building the model again",
+            done="nothing was written",
+            hint="zoo.save(..., custom_heads=True, with_base=True) writes all tensors",
+        )
+    if with_base is False or (with_base is None and adapters and not is_custom and has_base(recipe)):
+        recipe, tensors = _without_base(recipe, tensors, known)
+    write(target, recipe, tensors)
+
+
+def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[str], ties: Mapping[str, str]) -> Recipe:
+    return Recipe(
         family=card.family,
         name=card.name,
         versions=versions_for(card.family),
@@ -250,7 +266,7 @@ def _save(
         frozen=state.frozen_in(bare),
         held=state.held_in(bare),
         switched=state.switched_in(bare),
-        ties=ties,
+        ties=dict(ties),
         class_names=list(names),
         preprocessing=preprocessing_to_record(known.preprocessing),
         dtype=state.dtype_of(bare),
@@ -258,10 +274,6 @@ def _save(
         training=bare.training,
         registered=card.build if card.name in current_zoo().member(card.family).own else "",
     )
-    prove(bare, known, recipe, custom=custom_heads)
-    if with_base is False or (with_base is None and adapters and has_base(recipe)):
-        recipe, tensors = _without_base(recipe, tensors, known)
-    write(target, recipe, tensors)
 
 
 def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) -> tuple[Recipe, dict[str, Tensor]]:
