@@ -373,7 +373,8 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
 def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
     """What is wrong when all sites have more classes; None where the width of the main output is all that changes.
 
-    A site that the user ``said`` may also leave the shape as it is, as where forward returns the class and no scores.
+    A site that the user ``said`` may also leave the shape as it is, as where forward returns a class and no scores,
+    or be one of several whose scores are joined.
     """
     model = duplicate(passes.model)
     for each in sites:
@@ -399,7 +400,8 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         shape, wanted = tuple(new.shape), recording.shapes[value]
         changed = [(a, b) for a, b in zip(wanted, shape, strict=False) if a != b]
         more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
-        if value == main.value and changed != more and not (said and not changed):
+        beside = said and all(b - a == _MORE for a, b in changed) and len(changed) <= 1
+        if value == main.value and changed != more and not beside:
             return f"the output's shape is {list(shape)} after {list(wanted)}"
         if value != main.value and changed and not aux:
             return f"another output's shape is {list(shape)} after {list(wanted)}"

@@ -71,7 +71,7 @@ def trace(
 
     Raises:
         AnatomyError: The model does not run on the example, or what you named cannot be proven.
-        UsageError: There is no example.
+        UsageError: There is no example, or the model is no module.
 
     Example:
         >>> import torch, zoo_core as zoo
@@ -87,6 +87,13 @@ def trace(
             expected="example= to hold what forward takes, such as torch.zeros(1, 3, 224, 224)",
         )
     bare = unwrap(model)
+    if not isinstance(bare, nn.Module):
+        is_class = isinstance(bare, type)
+        raise UsageError(
+            f"{bare.__name__} is a class, and no model yet" if is_class else f"a {type(bare).__name__} is no model",
+            expected="an nn.Module",
+            hint=f"{bare.__name__}() makes one" if is_class else "give the module itself",
+        )
     passes = record_passes(bare, example)
     grid = Grid(passes.evaluated, passes.larger)
     missing: dict[str, str] = {}

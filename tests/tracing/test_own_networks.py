@@ -1,0 +1,231 @@
+"""Networks as people write them, of the kinds that tracing took wrongly once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core.errors import NotSupported, UsageError
+
+
+class Answers(torch.nn.Module):
+    """Returns the class and no scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.body(x).relu()).argmax(1)
+
+
+def test_the_head_that_an_error_names_is_taken_when_the_user_says_it():
+    model = zoo.adopt(Answers(), example=torch.zeros(1, 8))
+    with pytest.raises(NotSupported, match="head= may be 'out'"):
+        zoo.swap_head(model, 9)
+    model = zoo.adopt(Answers(), example=torch.zeros(1, 8), head="out")
+    zoo.swap_head(model, 9)
+    assert model.out.out_features == 9
+    assert model(torch.randn(2, 8)).shape == (2,)
+
+
+class Prior(torch.nn.Module):
+    """Scores with a prior for each class, and a vector beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out, self.beside = (torch.nn.Linear(8, width) for width in (8, 4, 6))
+        self.register_buffer("prior", torch.ones(4))
+
+    def forward(self, x):
+        x = self.body(x).relu()
+        return self.out(x) + self.prior.log(), self.beside(x)
+
+
+def test_an_output_that_can_be_proven_is_not_the_main_one_beside_one_that_cannot():
+    model = zoo.adopt(Prior(), example=torch.zeros(1, 8))
+    assert zoo.anatomy(model).heads == ()
+    with pytest.raises(NotSupported, match="an output beside the others may be the main one"):
+        zoo.swap_head(model, 3)
+
+
+class Signal(torch.nn.Sequential):
+    """Scores for each step of a signal, averaged."""
+
+    def __init__(self):
+        super().__init__(
+            torch.nn.Conv1d(4, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv1d(8, 5, 1), torch.nn.AdaptiveAvgPool1d(1)
+        )
+
+
+@pytest.mark.parametrize("head", [3, zoo.mlp_head(3, hidden=(6,), batch_norm=True)], ids=["number", "mlp"])
+def test_a_head_that_is_a_convolution_over_a_signal_is_swapped(head):
+    model = zoo.adopt(Signal().eval(), example=torch.zeros(1, 4, 32))
+    backbone, classifier = zoo.split(zoo.swap_head(model, head))
+    x = torch.randn(2, 4, 32)
+    assert model(x).shape == (2, 3, 1)
+    assert torch.equal(classifier(backbone(x)), model(x))
+
+
+class Remembers(torch.nn.Module):
+    """Keeps what it computed, a lock, and how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+        self.lock, self.activation, self.calls = threading.Lock(), None, 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.activation = self.body(x).relu()
+        return self.out(self.activation)
+
+
+def test_a_model_that_keeps_its_activations_is_adopted_and_keeps_them():
+    model = Remembers()
+    model(torch.randn(2, 8))
+    activation = model.activation
+    zoo.adopt(model, example=torch.zeros(1, 8))
+    assert model.activation is activation
+    assert model.calls == 1
+    assert zoo.anatomy(model).main.path == "out"
+
+
+def test_lazy_layers_take_their_shapes_from_the_example():
+    net = torch.nn.Sequential(torch.nn.LazyConv2d(4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
+    model = zoo.adopt(net.eval(), example=torch.zeros(1, 3, 8, 8))
+    assert zoo.anatomy(model).main == zoo.Head("3", 144, 5)
+    backbone, head = zoo.split(zoo.swap_head(model, 2))
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(head(backbone(x)), model(x))
+
+
+class OneBatch(torch.nn.Module):
+    """Takes batches of two only, as an unrolled loop may."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        one, two = self.body(x).relu()
+        return self.out(torch.stack([one, two]))
+
+
+def test_a_model_of_one_batch_size_is_adopted():
+    model = zoo.adopt(OneBatch(), example=torch.zeros(2, 8))
+    assert zoo.swap_head(model, 3)(torch.randn(2, 8)).shape == (2, 3)
+
+
+class Named(torch.nn.Module):
+    """Takes its inputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.table, self.out = torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(5, 6), torch.nn.Linear(14, 4)
+
+    def forward(self, image, table):
+        return self.out(torch.cat([self.image(image).relu().mean((2, 3)), self.table(table)], 1))
+
+
+def test_a_model_that_takes_inputs_by_name_is_split():
+    x = {"image": torch.randn(2, 3, 8, 8), "table": torch.randn(2, 5)}
+    model = zoo.adopt(Named().eval(), example=x)
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(x)), model(**x))
+
+
+class Tokens(torch.nn.Module):
+    """As a ViT, with an attribute for a norm after its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.out = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 4)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)
+        )
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x.mean(1))
+
+
+def test_an_encoder_ends_with_the_last_stage_where_forward_is_no_chain():
+    model = zoo.adopt(Tokens().eval(), example=torch.zeros(1, 3, 16, 16))
+    x = torch.randn(2, 3, 16, 16)
+    (found,) = zoo.encoder(model)(x)
+    tokens = list(zoo.features(model, x).values())[-1]
+    assert torch.equal(found.flatten(2).transpose(1, 2), tokens)
+
+
+class Spectrogram(torch.nn.Module):
+    """A wave in, convolutions over its spectrogram."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.out = torch.nn.Conv2d(1, 8, 3, 2), torch.nn.Linear(8, 4)
+        self.register_buffer("window", torch.hann_window(64))
+
+    def forward(self, x):
+        x = torch.stft(x.squeeze(1), 64, 32, window=self.window, return_complex=True).abs().unsqueeze(1)
+        return self.out(self.convolution(x).relu().mean((2, 3)))
+
+
+def test_the_stem_is_the_first_layer_after_a_transform_without_parameters():
+    model = zoo.adopt(Spectrogram(), example=torch.zeros(1, 1, 1000))
+    assert zoo.anatomy(model).stem == ("convolution",)
+
+
+class Transitions(torch.nn.Sequential):
+    """Stages, with a layer between two that belongs to neither."""
+
+    def __init__(self):
+        super().__init__(
+            OrderedDict(stem=conv(3, 4), one=conv(4, 8), between=conv(8, 8), two=conv(8, 8), out=conv(8, 2))
+        )
+
+
+def conv(inputs, outputs):
+    return torch.nn.Conv2d(inputs, outputs, 3, 2, 1)
+
+
+def test_a_layer_between_two_stages_is_frozen_with_what_comes_before_the_second():
+    stages = (zoo.Stage("one", ("one",), 8, 4), zoo.Stage("two", ("two",), 8, 16))
+    model = zoo.adopt(Transitions(), anatomy=zoo.Anatomy((zoo.Head("out", 8, 2, "conv"),), ("stem",), stages))
+    zoo.freeze(model, until="two")
+    frozen = {name.partition(".")[0] for name, each in model.named_parameters() if not each.requires_grad}
+    assert frozen == {"stem", "one", "between"}
+
+
+class Joined(torch.nn.Module):
+    """The scores of two heads, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.one, self.two = (torch.nn.Linear(8, width) for width in (8, 4, 6))
+
+    def forward(self, x):
+        x = self.body(x).relu()
+        return torch.cat([self.one(x), self.two(x)], 1)
+
+
+def test_of_heads_whose_scores_are_joined_the_user_says_which_is_meant():
+    model = zoo.adopt(Joined(), example=torch.zeros(1, 8))
+    with pytest.raises(NotSupported, match=r"head= may be '(one|two)' or '(one|two)'"):
+        zoo.swap_head(model, 3)
+    model = zoo.swap_head(zoo.adopt(Joined().eval(), example=torch.zeros(1, 8), head="one"), 3)
+    backbone, head = zoo.split(model)
+    x = torch.randn(2, 8)
+    assert model(x).shape == (2, 9)
+    assert torch.equal(head(backbone(x)), model(x))
+
+
+def test_a_class_is_refused_with_the_call_that_makes_a_model():
+    with pytest.raises(UsageError, match=r"Joined\(\) makes one"):
+        zoo.adopt(Joined, example=torch.zeros(1, 8))
