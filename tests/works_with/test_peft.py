@@ -9,7 +9,7 @@ import torch
 from tools import MODELS, batch, comes_back, layers, model, train, trainable
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import LoadMismatch, NotSupported, UsageError
 
 TOOL = "peft"
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")]
@@ -121,6 +121,22 @@ def test_an_adapter_that_cannot_be_saved_says_how_it_can(tmp_path):
     with pytest.raises(NotSupported, match="merge_and_unload"):
         zoo.save(other, tmp_path / "y")
     comes_back(other.merge_and_unload(), name, tmp_path / "y")
+
+
+def test_files_of_peft_say_how_they_are_used(tmp_path):
+    from peft import PeftModel
+
+    name = "timm/test_vit"
+    wrapped = peft_model(name)
+    scores = wrapped(batch(name))
+    torch.save(wrapped.state_dict(), tmp_path / "state.pt")
+    wrapped.save_pretrained(tmp_path / "adapter")
+    for path in (tmp_path / "state.pt", tmp_path / "adapter"):
+        with pytest.raises(LoadMismatch, match=r"scale(.|\n)*merge_and_unload(.|\n)*from_pretrained"):
+            zoo.get(name, weights=path)
+    assert torch.equal(PeftModel.from_pretrained(model(name), tmp_path / "adapter").eval()(batch(name)), scores)
+    merged = zoo.load(zoo.save(wrapped.merge_and_unload(), tmp_path / "merged")).eval()
+    torch.testing.assert_close(merged(batch(name)), scores, atol=1e-4, rtol=1e-4)
 
 
 def test_what_cannot_be_adapted_is_refused_and_nothing_changes():
