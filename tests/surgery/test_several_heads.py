@@ -194,3 +194,21 @@ def test_a_model_that_averages_two_heads_itself_is_refused():
 def test_the_heads_are_born_on_the_gpu():
     model = zoo.swap_head(zoo.get("resnet18", weights=None, device="cuda"), {"a": 2, "b": 3})
     assert {tensor.device.type for tensor in model(X.cuda()).values()} == {"cuda"}
+
+
+def test_class_names_are_saved_by_head(tmp_path):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet"), {"letter": 2, "case": 3})
+    names = {"letter": ("a", "b"), "case": ("low", "high", "none")}
+    again = zoo.load(zoo.save(model, tmp_path / "save", class_names={head: names[head] for head in ("case", "letter")}))
+    assert zoo.class_names(again) == names
+    assert zoo.predict(again, torch.zeros(1, 32, 32))["case"][0][0] in names["case"]
+    for wrong in ({"letter": ["a"], "case": ["x", "y", "z"]}, {"letter": ["a", "b"]}, {"letter": "ab", "case": "xyz"}):
+        with pytest.raises(errors.UsageError, match="2 for 'letter', 3 for 'case'"):
+            zoo.save(model, tmp_path / "other", class_names=wrong)
+
+
+def test_names_without_the_background_say_that_it_is_class_0(tmp_path):
+    model = zoo.get("lraspp_mobilenet_v3_large", weights=None, options={"weights_backbone": None}, num_classes=3)
+    with pytest.raises(errors.UsageError, match="class 0 of detectors and of segmentation is the background"):
+        zoo.save(model, tmp_path / "save", class_names=["cat", "dog"])
+    zoo.save(model, tmp_path / "save", class_names=["background", "cat", "dog"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_c
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
+from zoo_core.surgery.head.sites import classes_by_head
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
@@ -28,7 +30,7 @@ from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -168,7 +170,7 @@ def save(
     model: nn.Module,
     folder: str | os.PathLike[str],
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     preprocessing: Preprocessing | str | None = None,
     custom_heads: bool = False,
     with_base: bool | None = None,
@@ -188,7 +190,8 @@ def save(
             are looked through. On any device. One that ``fully_shard`` has sharded is gathered on the first process,
             which writes; every process has to call this, and all return or raise alike.
         folder: Where to. One that holds a save already changes over to the new one all at once.
-        class_names: What the classes are called, in the order of the scores; None keeps what is known.
+        class_names: What the classes are called, in the order of the scores, by head where there are several; in
+            detectors and segmentation the first is the background, class 0. None keeps what is known.
         preprocessing: How images are prepared, as for :func:`zoo_core.set_preprocessing`: a name of a model, or a
             :class:`~zoo_core.Preprocessing`; None keeps what is known.
         custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
@@ -227,12 +230,12 @@ def _save(
     bare: nn.Module,
     known: Knowledge,
     target: Path,
-    class_names: Sequence[str] | None,
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] | None,
     *,
     custom_heads: bool,
     with_base: bool | None,
 ) -> None:
-    names = _class_names(known, class_names)
+    names = _class_names(bare, known, class_names)
     card = _card(bare, known)
     check_target(target)
     adapters = lora_edits(bare)
@@ -284,16 +287,35 @@ def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) 
     return replace(recipe, from_base=state.covering(names, every), format=FORMAT), kept
 
 
-def _class_names(known: Knowledge, said: Sequence[str] | None) -> tuple[str, ...]:
+def _class_names(
+    model: nn.Module, known: Knowledge, said: Sequence[str] | Mapping[str, Sequence[str]] | None
+) -> tuple[str, ...]:
+    if isinstance(said, Mapping):
+        said = _in_a_row(classes_by_head(model, known.anatomy.main), said)
     names = known.class_names if said is None else tuple(said)
     if isinstance(said, str) or any(not isinstance(name, str) for name in names):
         raise UsageError(f"class_names cannot be {said!r}", expected="one string for each class")
     main = known.anatomy.main
     if said is not None and main is not None and len(names) != main.num_classes:
+        lacks = len(names) == main.num_classes - 1 and known.card is not None and known.card.task != "classification"
         raise UsageError(
-            f"{len(names)} class names for {main.num_classes} scores", expected=f"{main.num_classes} names"
+            f"{len(names)} class names for {main.num_classes} scores",
+            expected=f"{main.num_classes} names",
+            cause="class 0 of detectors and of segmentation is the background" if lacks else None,
+            hint="give the background a name too, the first" if lacks else None,
         )
     return names
+
+
+def _in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of several heads in the order of their scores."""
+    got = {head: len(names) for head, names in said.items()}
+    if got != dict(counts) or any(isinstance(names, str) for names in said.values()):
+        expected = ", ".join(f"{count} for {head!r}" for head, count in counts.items())
+        raise UsageError(
+            f"class_names cannot be {said!r}", expected=f"a list by head: {expected}" if counts else "a list of names"
+        )
+    return [name for head in counts for name in said[head]]
 
 
 def _card(model: nn.Module, known: Knowledge) -> Card:

@@ -122,6 +122,17 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
     return _count(head, site, shape)
 
 
+def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
+    """How many classes each of several heads at a site scores; empty for one head, or none."""
+    heads = model.get_submodule(site.path) if site else None
+    if site is None or not isinstance(heads, Heads):
+        return {}
+    try:
+        return {name: _count(head, site, None) for name, head in heads.items()}
+    except HeadMismatch:  # one that flattens a map of one size
+        return {}
+
+
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
     if isinstance(head, nn.Identity):
         return 0
