@@ -17,8 +17,8 @@ from zoo_core.images.sources import sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.outputs import Reading
 from zoo_core.recipe.opened import open_model, require_results
+from zoo_core.surgery.head.sites import class_names as names_of
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
-from zoo_core.surgery.metadata import class_names as names_of
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 

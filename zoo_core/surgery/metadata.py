@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -17,7 +16,6 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
-from zoo_core.surgery.head.sites import classes_by_head
 from zoo_core.surgery.structure import reread, structure_of, under, with_live_channels
 from zoo_core.utils.arguments import strict_arguments_of
 
@@ -302,32 +300,6 @@ def receipt_of(model: nn.Module) -> Receipt:
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """What the classes of ``model`` are called, in the order of its scores, those of several heads in one row."""
     return knowledge_of(model).class_names
-
-
-@strict_arguments_of("class_names")
-def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """What the classes of ``model`` are called, in the order of its scores; empty when nobody said.
-
-    Args:
-        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.
-
-    Returns:
-        The names; by head, where the model has several heads and their names were saved. In detectors and segmentation,
-        class 0 is the background and has the first name.
-
-    Raises:
-        NotAZooModel: zoo knows nothing about it.
-
-    Example:
-        >>> import zoo_core as zoo
-        >>> zoo.class_names(zoo.get("tiny/glyphnet"))[:3]
-        ('A', 'B', 'C')
-    """
-    names, counts = class_names_of(model), classes_by_head(unwrap(model), anatomy_of(model).main)
-    if not names or sum(counts.values()) != len(names):
-        return names
-    rest = iter(names)
-    return {head: tuple(islice(rest, count)) for head, count in counts.items()}
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given

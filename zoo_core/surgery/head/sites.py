@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,8 @@ from zoo_core.surgery.adapters import plain_layer
 from zoo_core.surgery.head.mlp import MLPHead, Squeeze
 from zoo_core.surgery.head.multi_head import Heads, check_names
 from zoo_core.surgery.hold import hold_frozen_parts
-from zoo_core.utils.arguments import check_num_classes
+from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
+from zoo_core.utils.arguments import check_num_classes, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
 
@@ -131,6 +133,32 @@ def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
         return {name: _count(head, site, None) for name, head in heads.items()}
     except HeadMismatch:  # one that flattens a map of one size
         return {}
+
+
+@strict_arguments
+def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """What the classes of ``model`` are called, in the order of its scores; empty when nobody said.
+
+    Args:
+        model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.
+
+    Returns:
+        The names; by head, where the model has several heads and their names were saved. In detectors and segmentation,
+        class 0 is the background and has the first name.
+
+    Raises:
+        NotAZooModel: zoo knows nothing about it.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.class_names(zoo.get("tiny/glyphnet"))[:3]
+        ('A', 'B', 'C')
+    """
+    names, counts = class_names_of(model), classes_by_head(unwrap(model), anatomy_of(model).main)
+    if not names or sum(counts.values()) != len(names):
+        return names
+    rest = iter(names)
+    return {head: tuple(islice(rest, count)) for head, count in counts.items()}
 
 
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
