@@ -127,6 +127,18 @@ def test_only_the_latest_files_have_a_copy(net, tmp_path, monkeypatch):
     assert len(copies(Cache())) == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+def test_what_others_may_not_read_gets_no_copy_where_they_may(path, net):
+    Cache().make()
+    Cache().root.chmod(0o755)
+    path.chmod(0o600)
+    assert same(zoo.get(NAME, weights=path), net)
+    assert copies(Cache()) == []
+    Cache().root.chmod(0o700)
+    assert same(zoo.get(NAME, weights=path), net)
+    assert len(copies(Cache())) == 1
+
+
 def test_an_odd_tensor_gets_no_copy_and_the_error_that_names_it(net, tmp_path):
     torch.save({**net.state_dict(), "fc.bias": torch.ones(9).to_sparse()}, tmp_path / "odd.pth")
     with pytest.raises(Unreadable, match="sparse"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -72,7 +73,7 @@ def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
     """What a file holds, from a copy that is made of it now if it can be."""
     checkpoint, file = open_checkpoint(path), path.resolve()
     names = _names(checkpoint.candidates)
-    if names is None:
+    if names is None or _would_show(cache, file):
         return checkpoint
     _forget(cache, most=_MOST - 1)
     identity = hashlib.sha256(f"{file.as_uri()} {stamp}".encode()).hexdigest()
@@ -86,6 +87,15 @@ def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
         cache.write_ref(_note_path(cache, file), note)
     del checkpoint, names  # before the copy is mapped, so that memory never holds both
     return _checkpoint(path, copy.read()) or open_checkpoint(path)
+
+
+def _would_show(cache: Cache, file: Path) -> bool:
+    """Whether a copy could be read by others who cannot read the file."""
+    try:
+        shown, known = (each.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) for each in (cache.root, file))
+    except OSError:  # the cache is yet to be made
+        return not file.stat().st_mode & stat.S_IROTH
+    return bool(shown & ~known)
 
 
 def _require_steady(path: Path, stamp: Stamp) -> None:
