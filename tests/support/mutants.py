@@ -95,6 +95,18 @@ class Thawing(toys.Toy):
         return self
 
 
+class Gated(toys.Toy):
+    """Multiplies its scores by a parameter that begins as ones, which the anatomy does not know."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores if self.training else scores * self.scale
+
+
 class Unstoppable(toys.Toy):
     """Whatever is frozen trains again with ``train()``."""
 
@@ -460,6 +472,7 @@ MUTANTS = {
     "split that skips a stage": Mutant(
         "split", "the pool of the split fails on [2, 6, 16, 16]", whole(features=Chain("conv1", "bn1", "layer1"))
     ),
+    "split that skips a scale of ones": Mutant("split", "split and forward differ by up to", card=build(Gated)),
     "split that scales": Mutant("split", "split and forward differ by up to", whole(pool=doubled)),
     "split that skips a norm before a head of zeros": Mutant(
         "split", "split and forward differ by up to", whole(pool=Chain("pool", flatten)), build(Zeros)
