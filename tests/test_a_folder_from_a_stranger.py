@@ -215,3 +215,12 @@ def test_a_save_never_moves_the_pin_of_published_weights(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="not in the cache"):
         zoo.load(folder)
     assert not (cache.root / "refs").exists()
+
+
+@pytest.mark.parametrize("names", [["cat"], ["cat", "dog", "bird", "fish"]])
+def test_another_number_of_class_names_than_scores_is_refused(tmp_path, names):
+    model = zoo.get("tiny/glyphnet", weights=None, num_classes=3)
+    zoo.save(model, tmp_path / "save", class_names=["cat", "dog", "bird"])
+    change(tmp_path / "save", class_names=names)
+    with pytest.raises(Unreadable, match=f"names {len(names)} classes, and its model has 3 scores"):
+        zoo.load(tmp_path / "save")

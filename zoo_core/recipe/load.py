@@ -18,7 +18,7 @@ from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.loading import load_state
-from zoo_core.surgery.metadata import attach, knowledge_of, unwrap
+from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
@@ -114,7 +114,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
         needed_values=known.receipt.needed_values,
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
-    names = tuple(recipe.class_names)
+    names = _class_names(recipe, known, source)
     preprocessing = preprocessing_from_record(recipe.preprocessing)
     attach(
         model,
@@ -122,6 +122,17 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
             known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, own_preprocessing=preprocessing
         ),
     )
+
+
+def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, ...]:
+    """The names in the recipe; with more or fewer than there are scores, each score would have another's name."""
+    main = known.anatomy.main
+    if recipe.class_names and main is not None and len(recipe.class_names) != main.num_classes:
+        raise Unreadable(
+            f"the save {source} names {len(recipe.class_names)} classes, and its model has {main.num_classes} scores",
+            hint="take another copy of it, or correct class_names in its recipe.json",
+        )
+    return tuple(recipe.class_names)
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
