@@ -77,6 +77,16 @@ def test_people_are_told_both_accuracies_and_where_the_picture_is(run):
     assert "1/1 epochs" in result.stderr
 
 
+def test_the_trained_model_is_saved_loaded_used_and_looked_into(run, tmp_path):
+    figures = json.loads(run("--json", "--epochs", "5").stdout)
+    right = sum(a == b for a, b in zip(figures["truth"], figures["predicted"], strict=True))
+    assert right >= 7
+    assert zoo.class_names(zoo.load(figures["saved"])) == tuple("123456789")
+    for name in ("maps", "report"):
+        assert Path(figures[name]).stat().st_size
+    assert json.loads(run("--json", "--epochs", "1").stdout)["saved"] == str(Path("zoo-demo", "model-2"))
+
+
 def test_the_weights_come_through_the_cache(run, tmp_path):
     run("--epochs", "1")
     weights = zoo.info(MODEL).find()

@@ -77,7 +77,7 @@ def _writing(output: Path) -> Iterator[None]:
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
     """Get, freeze and train both models, draw the picture, and return the figures."""
     import zoo_core as zoo
-    from zoo_tiny.demo import figure, transfer
+    from zoo_tiny.demo import after, figure, transfer
 
     started = time.perf_counter()
     digits = transfer.load_digits(seed)
@@ -96,6 +96,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
             outcomes.append(transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
     with _writing(output):
         figure.draw(output, MODEL, digits, *outcomes)
+        used = after.use(trained, digits, output.with_suffix(""))
     receipt = zoo.receipt(trained)
     return {
         "model": MODEL,
@@ -111,6 +112,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
         "accuracy": {"pretrained": outcomes[0].accuracy, "random": outcomes[1].accuracy},
         "curves": {"pretrained": outcomes[0].curve, "random": outcomes[1].curve},
         "picture": str(output),
+        **used,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
@@ -136,7 +138,11 @@ def _report(figures: dict[str, Any]) -> None:
         f"data        {figures['labelled']} labelled digits to learn from, {figures['held_out']} held out",
         f"pretrained  {accuracy['pretrained']:5.1f} % of the held-out digits right",
         f"random      {accuracy['random']:5.1f} %",
+        f"saved       {figures['saved']}, and loaded from there",
+        f"predict     held-out digits {figures['truth']} are taken for {figures['predicted']}",
+        f"look        {figures['maps']}, and the parts of the model in {figures['report']}",
         f"picture     {figures['picture']}, after {figures['seconds']:.1f} s",
+        f"next        zoo predict {figures['saved']} your-digits/*.png",
     )
     for line in lines:
         click.echo(line)
