@@ -14,6 +14,7 @@ from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
 from zoo_core.embedding.rows import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError
+from zoo_core.surgery.head.sites import evaluating
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.paths import expand
@@ -198,7 +199,7 @@ def cached_features(
 def _compute(
     backbone: nn.Module, dataset: Dataset[Any], rows: Rows, loading: dict[str, int], device: str | torch.device
 ) -> None:
-    with rows, _evaluating(backbone):
+    with rows, torch.no_grad(), evaluating(backbone):
         rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was asked already
         with on_the_cpu():  # a loader draws a number for its workers
             batches = iter(DataLoader(rest, **loading))  # type: ignore[arg-type]  # mypy takes each int for all
@@ -243,19 +244,6 @@ def _length(dataset: object) -> int:
 def _device(backbone: nn.Module) -> torch.device:
     tensors = [*backbone.parameters(), *backbone.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
-
-
-@contextlib.contextmanager
-def _evaluating(backbone: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients; afterwards each module is in the mode it was in."""
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextlib.contextmanager
