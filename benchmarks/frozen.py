@@ -98,7 +98,7 @@ def parts_of_full(name: str, batch: int, rounds: int) -> dict[str, list[float]]:
 
 def cached(name: str, count: int) -> tuple[float, float]:
     """CPU seconds of the first epoch on cached features, the pass through the backbone included, and of a later one."""
-    pictures = torch.utils.data.TensorDataset(torch.randn(count, 3, 224, 224), torch.randint(0, 9, (count,)))
+    images = torch.utils.data.TensorDataset(torch.randn(count, 3, 224, 224), torch.randint(0, 9, (count,)))
     backbone, head = zoo.split(zoo.get(name, weights=None, num_classes=9, freeze="backbone"))
     optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def cached(name: str, count: int) -> tuple[float, float]:
         for _ in range(3):
             started = time.process_time()
             if not spent:
-                features = zoo.cached_features(backbone, pictures, folder=folder, batch_size=16)
+                features = zoo.cached_features(backbone, images, folder=folder, batch_size=16)
             for x, y in torch.utils.data.DataLoader(features, batch_size=64, shuffle=True):
                 descend(optimizer, head(x), y)
             spent.append(time.process_time() - started)

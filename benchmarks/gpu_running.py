@@ -199,7 +199,7 @@ def cached_head(device: torch.device, name: str, samples: int) -> None:
         run()
         return run
 
-    print(f"\n## cached head ({name}, {samples} pictures of 64 pixels)")
+    print(f"\n## cached head ({name}, {samples} images of 64 pixels)")
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         cached = zoo.cached_features(backbone, data, folder=folder, batch_size=256)

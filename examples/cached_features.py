@@ -12,8 +12,8 @@ import zoo_core as zoo
 
 digits = load_digits()
 scans = torch.from_numpy(digits.images).float()[:, None] / 16
-pictures = nn.functional.interpolate(scans, size=(32, 32), mode="bilinear") - 0.5
-dataset = TensorDataset(pictures, torch.from_numpy(digits.target))
+images = nn.functional.interpolate(scans, size=(32, 32), mode="bilinear") - 0.5
+dataset = TensorDataset(images, torch.from_numpy(digits.target))
 
 model = zoo.get("tiny/glyphnet", num_classes=10, freeze="backbone", seed=0)
 backbone, head = zoo.split(model)  # both share their parameters with the model
@@ -36,5 +36,5 @@ for _ in range(5):
 print(f"an epoch of the head: {(time.perf_counter() - started) / 5:.2f} s")
 
 with torch.no_grad():
-    right = (model.eval()(pictures).argmax(1) == dataset.tensors[1]).float().mean()
+    right = (model.eval()(images).argmax(1) == dataset.tensors[1]).float().mean()
 print(f"the whole model is right on {right:.0%} of what it learned from")

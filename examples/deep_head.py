@@ -13,6 +13,6 @@ print(model.fc)
 zoo.swap_head(other := zoo.get("mobilenet_v3_small", weights=None), head)
 print(other.classifier[-1][0])
 
-# Yes or no: one probability for each picture, without an axis of length one.
+# Yes or no: one probability for each image, without an axis of length one.
 zoo.swap_head(model, zoo.mlp_head(1, activation="sigmoid", squeeze=True))
 print(tuple(model.eval()(torch.zeros(4, 3, 64, 64)).shape))

@@ -1,4 +1,4 @@
-"""From a picture to class names: the pipeline that belongs to a model's weights, and a model of your own."""
+"""From an image to class names: the pipeline that belongs to a model's weights, and a model of your own."""
 
 import tempfile
 from pathlib import Path
@@ -17,10 +17,10 @@ pipeline = zoo.transforms(model)
 print(pipeline)
 
 
-def predict(model: torch.nn.Module, picture: Image.Image, best: int = 3) -> list[tuple[str, float]]:
-    """The most probable classes of a picture, by name."""
+def predict(model: torch.nn.Module, image: Image.Image, best: int = 3) -> list[tuple[str, float]]:
+    """The most probable classes of an image, by name."""
     with torch.inference_mode():
-        chances = model(zoo.transforms(model)(picture)[None]).softmax(1)[0]
+        chances = model(zoo.transforms(model)(image)[None]).softmax(1)[0]
     names = zoo.class_names(model)
     return [(names[i], round(chances[i].item(), 3)) for i in chances.topk(best).indices.tolist()]
 

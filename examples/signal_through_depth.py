@@ -19,5 +19,5 @@ for gain in (0.5, 1.0, 2.0):
     zoo.init_weights(deep, "normal", options={"std": gain / 8}, seed=0)
     print(f"gain {gain}:", str(zoo.activation_stats(deep, torch.randn(256, 64))).splitlines()[-1])
 
-picture = stats.plot(Path(tempfile.mkdtemp()) / "depth.png")
-print(picture.name, "drawn")
+image = stats.plot(Path(tempfile.mkdtemp()) / "depth.png")
+print(image.name, "drawn")

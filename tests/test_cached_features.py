@@ -19,23 +19,23 @@ from zoo_core.weights.cache import care
 TOTAL = 50
 
 
-class Pictures(Dataset):
-    """Pictures that can be changed, counted, and that can break off."""
+class Images(Dataset):
+    """Images that can be changed, counted, and that can break off."""
 
     def __init__(self, total=TOTAL, breaks_at=None):
-        self.pictures = torch.randn(total, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        self.images = torch.randn(total, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         self.breaks_at = breaks_at
-        self.preprocess = lambda picture: picture
+        self.preprocess = lambda image: image
         self.asked = []
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
         if index == self.breaks_at:
             raise InterruptedError
         self.asked.append(index)
-        return self.preprocess(self.pictures[index]), index % 7
+        return self.preprocess(self.images[index]), index % 7
 
 
 class Backbone(nn.Sequential):
@@ -58,22 +58,22 @@ def backbone():
 
 
 def test_the_features_are_those_of_the_backbone_in_eval_mode(backbone):
-    kept = zoo.cached_features(backbone, data := Pictures(), batch_size=TOTAL)
-    assert torch.equal(kept.features, backbone.eval()(data.pictures))
+    kept = zoo.cached_features(backbone, data := Images(), batch_size=TOTAL)
+    assert torch.equal(kept.features, backbone.eval()(data.images))
     assert kept.targets.tolist() == [index % 7 for index in range(TOTAL)]
     assert not kept.features.requires_grad
 
 
 def test_every_module_is_in_its_mode_again(backbone):
     backbone.train()[1].eval()
-    zoo.cached_features(backbone, Pictures())
+    zoo.cached_features(backbone, Images())
     assert [module.training for module in backbone] == [True, False, True, True, True]
 
 
 def test_the_second_time_nothing_is_computed(backbone):
-    first = zoo.cached_features(backbone, Pictures())
+    first = zoo.cached_features(backbone, Images())
     seen = backbone.seen
-    second = zoo.cached_features(backbone, Pictures())
+    second = zoo.cached_features(backbone, Images())
     assert (backbone.seen, seen) == (TOTAL, TOTAL)
     assert torch.equal(first.features, second.features)
 
@@ -82,15 +82,15 @@ CHANGES = {
     "a weight": lambda backbone, _data: backbone[0].weight[0, 0, 0, 0].add_(1),
     "a running mean": lambda backbone, _data: backbone[1].running_mean[0].add_(1),
     "the structure": lambda backbone, _data: setattr(backbone[0], "padding", (1, 1)),
-    "a picture": lambda _backbone, data: data.pictures[0].add_(1),
-    "the preprocessing": lambda _backbone, data: setattr(data, "preprocess", lambda picture: picture * 2),
-    "the length": lambda _backbone, data: setattr(data, "pictures", data.pictures[:-1]),
+    "an image": lambda _backbone, data: data.images[0].add_(1),
+    "the preprocessing": lambda _backbone, data: setattr(data, "preprocess", lambda image: image * 2),
+    "the length": lambda _backbone, data: setattr(data, "images", data.images[:-1]),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_features_are_computed_anew_after_a_change(backbone, change):
-    data = Pictures()
+    data = Images()
     zoo.cached_features(backbone, data)
     seen = backbone.seen
     change(backbone, data)
@@ -99,18 +99,18 @@ def test_features_are_computed_anew_after_a_change(backbone, change):
 
 
 def test_features_are_computed_anew_for_data_of_another_name(backbone):
-    zoo.cached_features(backbone, Pictures(), data="v1")
-    zoo.cached_features(backbone, Pictures(), data="v2")
+    zoo.cached_features(backbone, Images(), data="v1")
+    zoo.cached_features(backbone, Images(), data="v2")
     assert backbone.seen == 2 * TOTAL
 
 
 def test_an_interrupted_run_is_continued(backbone):
-    whole = zoo.cached_features(backbone, Pictures(), batch_size=8, data="in one go")
+    whole = zoo.cached_features(backbone, Images(), batch_size=8, data="in one go")
     backbone.seen = 0
     with pytest.raises(InterruptedError):
-        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8)
+        zoo.cached_features(backbone, Images(breaks_at=35), batch_size=8)
     assert backbone.seen == 32
-    continued = zoo.cached_features(backbone, Pictures(), batch_size=8)
+    continued = zoo.cached_features(backbone, Images(), batch_size=8)
     assert backbone.seen == TOTAL
     assert torch.equal(continued.features, whole.features)
     assert torch.equal(continued.targets, whole.targets)
@@ -118,31 +118,31 @@ def test_an_interrupted_run_is_continued(backbone):
 
 def test_rows_that_a_killed_process_wrote_half_are_dropped(backbone, tmp_path):
     with pytest.raises(InterruptedError):
-        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+        zoo.cached_features(backbone, Images(breaks_at=35), batch_size=8, folder=tmp_path)
     for path in tmp_path.glob("*/*.partial"):
         with path.open("ab") as file:
             file.write(b"half a row")
-    continued = zoo.cached_features(backbone, data := Pictures(), batch_size=8, folder=tmp_path)
-    assert torch.allclose(continued.features, backbone.eval()(data.pictures), atol=1e-6)
+    continued = zoo.cached_features(backbone, data := Images(), batch_size=8, folder=tmp_path)
+    assert torch.allclose(continued.features, backbone.eval()(data.images), atol=1e-6)
 
 
 @pytest.mark.parametrize("left", ["{}", "nonsense", '{"rows": 9, "features": 1, "targets": 2}', None])
 def test_what_an_interrupted_run_left_is_begun_again_when_it_makes_no_sense(backbone, tmp_path, left):
     with pytest.raises(InterruptedError):
-        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+        zoo.cached_features(backbone, Images(breaks_at=35), batch_size=8, folder=tmp_path)
     note = next(tmp_path.glob("*/so_far.json"))
     if left is None:
         next(tmp_path.glob("*/features.partial")).unlink()
     else:
         note.write_text(left)
-    continued = zoo.cached_features(backbone, data := Pictures(), batch_size=8, folder=tmp_path)
-    assert torch.allclose(continued.features, backbone.eval()(data.pictures), atol=1e-6)
+    continued = zoo.cached_features(backbone, data := Images(), batch_size=8, folder=tmp_path)
+    assert torch.allclose(continued.features, backbone.eval()(data.images), atol=1e-6)
     assert backbone.seen == 32 + TOTAL + TOTAL
 
 
 def test_half_a_run_is_never_visible(backbone, tmp_path):
     with pytest.raises(InterruptedError):
-        zoo.cached_features(backbone, Pictures(breaks_at=35), batch_size=8, folder=tmp_path)
+        zoo.cached_features(backbone, Images(breaks_at=35), batch_size=8, folder=tmp_path)
     assert not list(tmp_path.glob("*/*.bin"))
     assert rows_module.read_rows(next(tmp_path.glob("*/"))) is None
 
@@ -163,48 +163,48 @@ def flip(path):
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_is_noticed_and_the_features_computed_again(backbone, damage):
-    first = zoo.cached_features(backbone, Pictures())
+    first = zoo.cached_features(backbone, Images())
     wanted = first.features.clone()
     damage(first.folder)
-    assert torch.equal(zoo.cached_features(backbone, Pictures()).features, wanted)
+    assert torch.equal(zoo.cached_features(backbone, Images()).features, wanted)
     assert backbone.seen == 2 * TOTAL
 
 
 def test_changing_what_is_returned_leaves_the_files_as_they_were(backbone):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     wanted = kept.features.clone()
     kept.features.zero_()
-    assert torch.equal(zoo.cached_features(backbone, Pictures()).features, wanted)
+    assert torch.equal(zoo.cached_features(backbone, Images()).features, wanted)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_data_loader_gives_batches_of_them(backbone, shuffle):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     batches = list(DataLoader(kept, batch_size=16, shuffle=shuffle))
     assert [tuple(features.shape) for features, _ in batches] == [(16, 5)] * 3 + [(2, 5)]
     assert sorted(torch.cat([targets for _, targets in batches]).tolist()) == sorted(kept.targets.tolist())
 
 
 def test_a_copy_for_a_worker_process_holds_the_path_and_no_numbers(backbone):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     message = pickle.dumps(kept)
     assert len(message) < 500
     assert torch.equal(pickle.loads(message).features, kept.features)
 
 
 def test_features_keep_their_dtype_and_their_shape(backbone):
-    data = Pictures()
-    data.preprocess = lambda picture: picture.bfloat16()
+    data = Images()
+    data.preprocess = lambda image: image.bfloat16()
     maps = nn.Sequential(backbone[0], backbone[1]).bfloat16()
     kept = zoo.cached_features(maps, data, batch_size=TOTAL)
     assert (kept.features.dtype, kept.features.shape) == (torch.bfloat16, (TOTAL, 5, 6, 6))
-    assert torch.equal(kept.features, maps.eval()(data.pictures.bfloat16()))
+    assert torch.equal(kept.features, maps.eval()(data.images.bfloat16()))
 
 
 def test_a_backbone_that_can_be_trained_is_refused_with_the_way_out():
     backbone, _ = zoo.split(zoo.get("tiny/glyphnet"))
     with pytest.raises(UsageError, match=r"require a gradient(.|\n)*zoo\.freeze"):
-        zoo.cached_features(backbone, Pictures())
+        zoo.cached_features(backbone, Images())
 
 
 class Stream(IterableDataset):
@@ -225,10 +225,10 @@ class Gives(Dataset):
 
 REFUSED = {
     "a stream": (Stream(), "asked for a sample again"),
-    "nothing": (Pictures(0), "empty"),
-    "pictures without targets": (Gives(torch.zeros(3, 8, 8)), r"\(picture, target\)"),
+    "nothing": (Images(0), "empty"),
+    "images without targets": (Gives(torch.zeros(3, 8, 8)), r"\(image, target\)"),
     "triples": (Gives((torch.zeros(3, 8, 8), 1, 2)), r"\(Tensor, int, int\)"),
-    "pictures that are no tensors": (Gives(("picture", 1)), r"\(str, int\)"),
+    "images that are no tensors": (Gives(("image", 1)), r"\(str, int\)"),
     "targets in words": (Gives((torch.zeros(3, 8, 8), "cat")), "a target of type str"),
 }
 
@@ -245,21 +245,21 @@ def test_a_backbone_that_gives_no_tensor_is_refused():
             return x, x
 
     with pytest.raises(UsageError, match="got: a tuple"):
-        zoo.cached_features(Two(), Pictures())
+        zoo.cached_features(Two(), Images())
 
 
 def test_targets_of_several_shapes_are_refused(backbone):
-    data = Pictures()
+    data = Images()
     data.__class__ = type(
-        "Boxes", (Pictures,), {"__getitem__": lambda self, i: (self.pictures[i], torch.zeros(1 if i < 20 else 2))}
+        "Boxes", (Images,), {"__getitem__": lambda self, i: (self.images[i], torch.zeros(1 if i < 20 else 2))}
     )
     with pytest.raises(UsageError, match="different shapes"):
         zoo.cached_features(backbone, data, batch_size=10)
 
 
 def test_random_augmentation_is_warned_of(backbone):
-    data = Pictures()
-    data.preprocess = lambda picture: picture + torch.randn(())
+    data = Images()
+    data.preprocess = lambda image: image + torch.randn(())
     with pytest.warns(ZooWarning, match="one draw"):
         zoo.cached_features(backbone, data)
 
@@ -269,12 +269,12 @@ def test_no_room_is_found_out_at_the_first_batch(backbone, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(CacheError, match="no room"):
-        zoo.cached_features(backbone, Pictures(), batch_size=10)
+        zoo.cached_features(backbone, Images(), batch_size=10)
     assert backbone.seen == 10
 
 
 def test_prune_removes_features_that_were_not_used_for_long(backbone, monkeypatch):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     assert care.prune(Cache()) == 0
     assert care.prune(Cache(), unused_days=1) == 0
     monkeypatch.setattr(care.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
@@ -312,7 +312,7 @@ PLACES = {
 
 @pytest.mark.parametrize("asked", PLACES.values(), ids=PLACES)
 def test_batches_are_on_the_device_that_was_asked_for(backbone, asked):
-    batches = zoo.cached_features(backbone, Pictures()).batches(16, **asked)
+    batches = zoo.cached_features(backbone, Images()).batches(16, **asked)
     found = list(batches)
     assert [tuple(features.shape) for features, _ in found] == [(16, 5)] * 3 + [(2, 5)]
     assert {tensor.device.type for pair in found for tensor in pair} == {asked.get("device", "cpu")}
@@ -323,7 +323,7 @@ def test_batches_are_on_the_device_that_was_asked_for(backbone, asked):
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_an_epoch_of_batches_gives_every_row_once_with_its_target(backbone, shuffle, keep):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     features, targets = map(torch.cat, zip(*kept.batches(16, shuffle=shuffle, keep=keep), strict=True))
     order = [int((kept.features == row).all(1).nonzero()) for row in features]
     assert sorted(order) == list(range(TOTAL))
@@ -332,7 +332,7 @@ def test_an_epoch_of_batches_gives_every_row_once_with_its_target(backbone, shuf
 
 
 def test_each_epoch_has_an_order_of_its_own_which_the_seed_repeats_without_the_global_random_state(backbone):
-    kept, before = zoo.cached_features(backbone, Pictures()), torch.get_rng_state()
+    kept, before = zoo.cached_features(backbone, Images()), torch.get_rng_state()
     runs = []
     for keep in (False, True):
         batches = kept.batches(TOTAL, shuffle=True, seed=3, keep=keep)
@@ -344,7 +344,7 @@ def test_each_epoch_has_an_order_of_its_own_which_the_seed_repeats_without_the_g
 
 @pytest.mark.parametrize(("size", "count"), [(16, 3), (TOTAL, 1), (TOTAL + 1, 0)])
 def test_a_smaller_last_batch_is_left_out_when_asked(backbone, size, count):
-    batches = zoo.cached_features(backbone, Pictures()).batches(size, drop_last=True)
+    batches = zoo.cached_features(backbone, Images()).batches(size, drop_last=True)
     assert [len(features) for features, _ in batches] == [size] * count
     assert len(batches) == count
 
@@ -359,7 +359,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("asked", "said"), WRONG.values(), ids=WRONG)
 def test_impossible_batches_are_refused(backbone, asked, said):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     with pytest.raises(UsageError, match=said):
         kept.batches(**asked)
 
@@ -418,7 +418,7 @@ def test_memory_in_pieces_is_survived_with_a_warning_unless_keeping_was_insisted
 @pytest.mark.gpu
 @pytest.mark.parametrize("keep", [None, False])
 def test_batches_on_a_gpu_are_those_of_the_cpu(backbone, keep):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     there = kept.batches(16, device="cuda", shuffle=True, seed=3, keep=keep)
     assert there.kept is (keep is None)
     for ours, theirs in zip(there, kept.batches(16, shuffle=True, seed=3), strict=True):
@@ -429,7 +429,7 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(backbone, keep):
 
 @pytest.mark.gpu
 def test_an_epoch_of_kept_batches_takes_no_more_memory_of_the_gpu_than_a_batch(backbone):
-    kept = zoo.cached_features(backbone, Pictures())
+    kept = zoo.cached_features(backbone, Images())
     batches = kept.batches(16, device="cuda", shuffle=True)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -440,6 +440,6 @@ def test_an_epoch_of_kept_batches_takes_no_more_memory_of_the_gpu_than_a_batch(b
 
 @pytest.mark.gpu
 def test_features_of_a_backbone_on_a_gpu_are_kept_on_the_cpu(backbone):
-    kept = zoo.cached_features(backbone.cuda(), data := Pictures())
+    kept = zoo.cached_features(backbone.cuda(), data := Images())
     assert kept.features.device.type == "cpu"
-    assert torch.allclose(kept.features, backbone.cpu().eval()(data.pictures), atol=1e-4)
+    assert torch.allclose(kept.features, backbone.cpu().eval()(data.images), atol=1e-4)

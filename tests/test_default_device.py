@@ -113,11 +113,11 @@ def test_files_of_weights_are_read_on_the_cpu(tmp_path, suffix):
 
 def test_cached_features_are_computed_and_read(tmp_path):
     backbone, _ = zoo.split(on_the_cpu(freeze="backbone"))
-    pictures = torch.rand(6, 1, 32, 32, device="cpu")
-    data = torch.utils.data.TensorDataset(pictures, torch.arange(6, device="cpu"))
+    images = torch.rand(6, 1, 32, 32, device="cpu")
+    data = torch.utils.data.TensorDataset(images, torch.arange(6, device="cpu"))
     kept = zoo.cached_features(backbone, data, folder=tmp_path)
     with torch.no_grad():
-        assert torch.allclose(kept.features, backbone.eval()(pictures), atol=1e-6)
+        assert torch.allclose(kept.features, backbone.eval()(images), atol=1e-6)
     assert torch.equal(kept.__getitems__([3, 1])[0][0], kept.features[3])
     assert [targets.tolist() for _, targets in kept.batches(4, device="cpu")] == [[0, 1, 2, 3], [4, 5]]
 

@@ -33,7 +33,7 @@ def test_a_name_of_one_family_has_no_others():
     assert str(zoo.info("tiny/glyphnet")).count("\n") == 0
 
 
-def test_the_text_says_how_pictures_are_prepared_elsewhere():
+def test_the_text_says_how_images_are_prepared_elsewhere():
     text = str(zoo.info("resnet18"))
     timm = next(line for line in text.split("\n") if line.startswith("also in timm/resnet18"))
     assert "preprocessed differently: resize 235 instead of 256, interpolation bicubic instead of bilinear" in timm

@@ -57,7 +57,7 @@ def test_whole_numbers_keep_their_dtype():
     assert place(Tied(), dtype=torch.float16).norm.num_batches_tracked.dtype == torch.int64
 
 
-def test_filters_of_pictures_and_of_volumes_are_laid_out_with_their_channels_last():
+def test_filters_of_images_and_of_volumes_are_laid_out_with_their_channels_last():
     model = place(Tied(), channels_last=True)
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert model.volume.weight.is_contiguous(memory_format=torch.channels_last_3d)

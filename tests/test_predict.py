@@ -220,7 +220,7 @@ def test_what_is_no_image_is_refused(wrong, glyphs):
 
 
 def test_an_error_of_the_preparation_says_what_it_said(glyphs):
-    with pytest.raises(ImageError, match=r"image 0: a picture of 2 channels(.|\n)*\n  expected: 1 channels") as caught:
+    with pytest.raises(ImageError, match=r"image 0: an image of 2 channels(.|\n)*\n  expected: 1 channels") as caught:
         zoo.predict(glyphs, np.zeros((8, 8, 2), dtype=np.uint8))
     assert str(caught.value).count("expected:") == 1
 

@@ -34,7 +34,7 @@ def glyphnet(**arguments):
     return zoo.get("tiny/glyphnet", seed=0, **arguments)
 
 
-def picture(channels=1):
+def image(channels=1):
     return torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -94,18 +94,18 @@ SURGERY = {
 
 @pytest.mark.parametrize("surgery", SURGERY)
 def test_a_model_comes_back_with_the_same_keys_and_the_same_scores(surgery, tmp_path):
-    came_back(SURGERY[surgery](glyphnet()), tmp_path / "save", picture())
+    came_back(SURGERY[surgery](glyphnet()), tmp_path / "save", image())
 
 
 @pytest.mark.parametrize("policy", ["mean", "repeat", "zero", "random"])
 def test_other_channels_come_back(policy, tmp_path):
     model = zoo.adapt_stem(glyphnet(num_classes=9), 3, policy=policy)
-    assert came_back(model, tmp_path / "save", picture(3)).stem[0].in_channels == 3
+    assert came_back(model, tmp_path / "save", image(3)).stem[0].in_channels == 3
 
 
 def test_a_map_of_channels_comes_back(tmp_path):
     model = zoo.adapt_stem(zoo.adapt_stem(glyphnet(), 2), 3, map={0: 1, 2: (0, 1)})
-    loaded = came_back(model, tmp_path / "save", picture(3))
+    loaded = came_back(model, tmp_path / "save", image(3))
     assert knowledge_of(loaded).edits == knowledge_of(model).edits
 
 
@@ -118,14 +118,14 @@ def test_the_input_transform_that_was_folded_stays_off(tmp_path):
 def test_trained_values_come_back_and_not_those_of_the_weights(tmp_path):
     model = glyphnet(num_classes=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(picture()).square().sum().backward()
+    model(image()).square().sum().backward()
     optimizer.step()
-    came_back(model, tmp_path / "save", picture())
+    came_back(model, tmp_path / "save", image())
 
 
 def test_what_was_frozen_comes_back_frozen(tmp_path):
     model = zoo.unfreeze(glyphnet(num_classes=9, freeze="backbone"), "layer3.conv2.weight", "layer2.bn1")
-    loaded = came_back(model, tmp_path / "save", picture())
+    loaded = came_back(model, tmp_path / "save", image())
     trainable = {name: each.requires_grad for name, each in model.named_parameters()}
     assert {name: each.requires_grad for name, each in loaded.named_parameters()} == trainable
     held = {path: is_held(module) for path, module in model.named_modules()}
@@ -136,7 +136,7 @@ def test_what_was_frozen_comes_back_frozen(tmp_path):
 
 def test_norms_that_were_left_to_train_are_not_held(tmp_path):
     model = zoo.freeze(glyphnet(), norm="train")
-    loaded = came_back(model, tmp_path / "save", picture())
+    loaded = came_back(model, tmp_path / "save", image())
     assert not any(is_held(module) for module in loaded.modules())
     assert [name for name, each in loaded.named_parameters() if each.requires_grad] == ["fc.weight", "fc.bias"]
 
@@ -148,7 +148,7 @@ def test_the_mode_comes_back(training, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_dtype_comes_back(dtype, tmp_path):
-    came_back(glyphnet().to(dtype), tmp_path / "save", picture().to(dtype))
+    came_back(glyphnet().to(dtype), tmp_path / "save", image().to(dtype))
 
 
 def test_a_mixture_of_dtypes_comes_back(tmp_path):
@@ -160,7 +160,7 @@ def test_a_mixture_of_dtypes_comes_back(tmp_path):
 
 def test_the_memory_format_comes_back(tmp_path):
     model = glyphnet().to(memory_format=torch.channels_last)
-    loaded = came_back(model, tmp_path / "save", picture())
+    loaded = came_back(model, tmp_path / "save", image())
     assert loaded.layer1.conv1.weight.stride() == model.layer1.conv1.weight.stride()
 
 
@@ -188,7 +188,7 @@ def test_views_of_one_memory_are_saved_each_for_itself(tmp_path):
     model = glyphnet(num_classes=2)
     memory = torch.randn(4, 64)
     model.fc.weight.data = memory[1:3]
-    came_back(model, tmp_path / "save", picture())
+    came_back(model, tmp_path / "save", image())
 
 
 def test_class_names_come_back(tmp_path):
@@ -207,7 +207,7 @@ def test_the_class_names_of_the_weights_stay_while_their_head_does(tmp_path):
 def test_surgery_goes_on_after_a_load(tmp_path):
     loaded = zoo.load(zoo.save(glyphnet(num_classes=9, in_channels=3), tmp_path / "save"))
     model = zoo.swap_head(zoo.freeze(loaded, "backbone"), 4)
-    came_back(model, tmp_path / "again", picture(3))
+    came_back(model, tmp_path / "again", image(3))
 
 
 def test_the_receipt_says_where_the_tensors_came_from_and_that_only_the_folder_vouches_for_them(tmp_path):
@@ -236,7 +236,7 @@ def test_a_loaded_model_still_says_what_it_began_with_when_it_is_saved_again(tmp
 
 def test_wrappers_are_looked_through(tmp_path):
     model = glyphnet(num_classes=9)
-    came_back(model, tmp_path / "a", picture())
+    came_back(model, tmp_path / "a", image())
     assert same_tensors(model, zoo.load(zoo.save(torch.compile(model, backend="eager"), tmp_path / "b")))
     assert same_tensors(model, zoo.load(zoo.save(nn.DataParallel(model), tmp_path / "c")))
 
@@ -251,7 +251,7 @@ def test_the_global_random_state_stays_as_it_was(tmp_path):
 def test_another_process_gets_the_same_scores_without_the_network(tmp_path):
     model = zoo.swap_head(glyphnet(in_channels=3), zoo.mlp_head(5, hidden=(8,))).eval()
     zoo.save(model, tmp_path / "save")
-    torch.save(model(picture(3)), tmp_path / "scores.pt")
+    torch.save(model(image(3)), tmp_path / "scores.pt")
     code = (
         "import sys, torch, zoo_core as zoo; torch.set_num_threads(1)\n"
         "x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))\n"
@@ -346,13 +346,13 @@ def test_a_head_of_its_own_code_comes_back_when_it_is_given(tmp_path):
     model = zoo.swap_head(glyphnet(), nn.Sequential(Cosine(64, 3), nn.Softmax(1))).eval()
     folder = zoo.save(model, tmp_path / "save", custom_heads=True)
     loaded = zoo.load(folder, heads={"main": nn.Sequential(Cosine(64, 3), nn.Softmax(1))})
-    assert torch.equal(loaded(picture()), model(picture()))
+    assert torch.equal(loaded(image()), model(image()))
 
 
 def test_one_of_several_heads_may_be_of_its_own_code(tmp_path):
     model = zoo.swap_head(glyphnet(), {"colour": 3, "face": Cosine(64, 5)}).eval()
     folder = zoo.save(model, tmp_path / "save", custom_heads=True)
-    assert equal(zoo.load(folder, heads={"face": Cosine(64, 5)})(picture()), model(picture()))
+    assert equal(zoo.load(folder, heads={"face": Cosine(64, 5)})(image()), model(image()))
 
 
 def test_loading_without_the_head_that_is_needed_says_which(tmp_path):

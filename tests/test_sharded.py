@@ -28,7 +28,7 @@ REFUSED = {
 }
 
 
-def pictures():
+def images():
     return torch.randn(RANKS * BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -68,7 +68,7 @@ def one_rank(rank, folder):
     fully_shard(model, mesh=mesh)
     local = sum(each.to_local().numel() for each in model.parameters())
     before = copy.deepcopy(model.state_dict())
-    x = pictures()[rank * BATCH :][:BATCH]
+    x = images()[rank * BATCH :][:BATCH]
     with torch.no_grad():
         maps, vectors = zoo.features(model, x, at=["layer2"])["layer2"], zoo.split(model)[0](x)
     seen = {
@@ -111,9 +111,9 @@ def whole():
     """The same training in one process."""
     model = trained()
     with torch.no_grad():
-        model.maps = zoo.features(model, pictures(), at=["layer2"])["layer2"]
-        model.vectors = zoo.split(model)[0](pictures())
-    model.before = steps(model, pictures())
+        model.maps = zoo.features(model, images(), at=["layer2"])["layer2"]
+        model.vectors = zoo.split(model)[0](images())
+    model.before = steps(model, images())
     return model
 
 

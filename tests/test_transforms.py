@@ -1,4 +1,4 @@
-"""``zoo.transforms``: the pipeline of pictures that belongs to the weights in use."""
+"""``zoo.transforms``: the pipeline of images that belongs to the weights in use."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_a_tag_gives_the_pipeline_of_its_own_weights(china):
 
 
 def test_a_model_gives_the_pipeline_of_the_weights_it_has(china, glyphs):
-    picture = zoo.transforms(glyphs)(china)
-    assert (picture.shape, picture.dtype, type(picture)) == ((1, 32, 32), torch.float32, torch.Tensor)
-    assert glyphs.eval()(picture[None]).shape == (1, zoo.anatomy(glyphs).main.num_classes)
+    image = zoo.transforms(glyphs)(china)
+    assert (image.shape, image.dtype, type(image)) == ((1, 32, 32), torch.float32, torch.Tensor)
+    assert glyphs.eval()(image[None]).shape == (1, zoo.anatomy(glyphs).main.num_classes)
 
 
 def test_an_adopted_model_gives_the_pipeline_of_the_weights_it_was_said_to_have(china):
@@ -127,13 +127,13 @@ def test_weights_of_no_model_cannot_be_adopted():
 # What it takes
 
 
-def test_a_batch_of_tensors_is_that_of_its_pictures():
+def test_a_batch_of_tensors_is_that_of_its_images():
     batch = torch.randint(0, 256, (2, 3, 70, 90), dtype=torch.uint8)
     pipeline = zoo.transforms("resnet18")
-    assert torch.equal(pipeline(batch), torch.stack([pipeline(picture) for picture in batch]))
+    assert torch.equal(pipeline(batch), torch.stack([pipeline(image) for image in batch]))
 
 
-def test_a_tensor_differs_from_a_pil_picture_by_a_few_levels(china):
+def test_a_tensor_differs_from_a_pil_image_by_a_few_levels(china):
     pipeline = zoo.transforms("resnet18")
     of_tensor = pipeline(v2.functional.pil_to_tensor(china))
     difference = (of_tensor - pipeline(china)).abs() * torch.tensor(STD).view(3, 1, 1) * 255
@@ -148,7 +148,7 @@ def test_floats_count_from_zero_to_one(china):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_a_pil_picture_of_any_mode_becomes_rgb(mode, china):
+def test_a_pil_image_of_any_mode_becomes_rgb(mode, china):
     assert zoo.transforms("resnet18")(china.convert(mode)).shape == (3, 224, 224)
 
 
@@ -159,16 +159,16 @@ def test_a_grey_tensor_becomes_rgb():
 
 
 def test_a_sample_keeps_its_label_whatever_comes_first():
-    sample = {"a label": torch.tensor(3), "picture": Image.new("RGB", (300, 300)), "scores": torch.ones(5)}
+    sample = {"a label": torch.tensor(3), "image": Image.new("RGB", (300, 300)), "scores": torch.ones(5)}
     found = zoo.transforms("resnet18")(sample)
-    assert (found["a label"], found["picture"].shape) == (3, (3, 224, 224))
+    assert (found["a label"], found["image"].shape) == (3, (3, 224, 224))
     assert torch.equal(found["scores"], torch.ones(5))
 
 
-def test_masks_and_boxes_are_moved_along_with_the_picture(china):
+def test_masks_and_boxes_are_moved_along_with_the_image(china):
     mask = tv_tensors.Mask(torch.ones(427, 640, dtype=torch.uint8))
-    picture, moved = zoo.transforms("fcn_resnet50")(china, mask)
-    assert picture.shape[-2:] == moved.shape
+    image, moved = zoo.transforms("fcn_resnet50")(china, mask)
+    assert image.shape[-2:] == moved.shape
     assert moved.dtype == torch.uint8
     assert moved.unique().tolist() == [1]
 
@@ -176,30 +176,30 @@ def test_masks_and_boxes_are_moved_along_with_the_picture(china):
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        (lambda: load_sample_image("china.jpg"), r"no picture among ndarray(.|\n)*fromarray"),
-        (lambda: torch.zeros(4, 64, 64), "a picture of 4 channels for a model that takes 3"),
+        (lambda: load_sample_image("china.jpg"), r"no image among ndarray(.|\n)*fromarray"),
+        (lambda: torch.zeros(4, 64, 64), "an image of 4 channels for a model that takes 3"),
         (lambda: Image.new("I;16", (64, 64)), "more than 8 bits"),
-        (lambda: torch.zeros(3, 3), "no picture among Tensor"),
+        (lambda: torch.zeros(3, 3), "no image among Tensor"),
     ],
-    ids=["array", "four-channels", "sixteen-bits", "no-picture"],
+    ids=["array", "four-channels", "sixteen-bits", "no-image"],
 )
-def test_what_is_no_picture_for_the_model_is_refused(sample, message):
+def test_what_is_no_image_for_the_model_is_refused(sample, message):
     with pytest.raises(UsageError, match=message):
         zoo.transforms("resnet18")(sample())
 
 
 def test_workers_of_a_data_loader_can_run_it():
-    pictures = [Image.new("RGB", (40, 40), (i, i, i)) for i in range(2)]
-    data = [(picture, i) for i, picture in enumerate(pictures)]
+    images = [Image.new("RGB", (40, 40), (i, i, i)) for i in range(2)]
+    data = [(image, i) for i, image in enumerate(images)]
     pipeline = zoo.transforms("tiny/glyphnet")
     loader = DataLoader(Prepared(data, pipeline), batch_size=2, num_workers=1)
     batch, labels = next(iter(loader))
-    assert torch.equal(batch, torch.stack([pipeline(picture) for picture in pictures]))
+    assert torch.equal(batch, torch.stack([pipeline(image) for image in images]))
     assert labels.tolist() == [0, 1]
 
 
 class Prepared(torch.utils.data.Dataset):
-    """Pictures that are prepared when they are asked for, as torchvision's data sets do it."""
+    """Images that are prepared when they are asked for, as torchvision's data sets do it."""
 
     def __init__(self, data, pipeline):
         self.data, self.pipeline = data, pipeline
@@ -208,8 +208,8 @@ class Prepared(torch.utils.data.Dataset):
         return len(self.data)
 
     def __getitem__(self, index):
-        picture, label = self.data[index]
-        return self.pipeline(picture), label
+        image, label = self.data[index]
+        return self.pipeline(image), label
 
 
 @pytest.mark.parametrize("name", ["resnet18", "pretrainedmodels/cafferesnet101", "r3d_18"])
@@ -234,7 +234,7 @@ def test_it_shows_its_steps():
 # Channels
 
 
-def test_one_channel_gets_the_average_of_the_numbers_and_a_grey_picture(china):
+def test_one_channel_gets_the_average_of_the_numbers_and_a_grey_image(china):
     pipeline = zoo.transforms(adopted(in_channels=1))
     mean, std = normalised(pipeline)
     assert (mean, std) == (pytest.approx((sum(MEAN) / 3,)), pytest.approx((sum(STD) / 3,)))
@@ -252,7 +252,7 @@ def test_mapped_filters_take_their_numbers_along():
     assert normalised(pipeline)[0] == pytest.approx((MEAN[2], (MEAN[0] + MEAN[1]) / 2, MEAN[0]))
 
 
-def test_a_picture_with_as_many_bands_as_the_model_has_channels_is_taken(china):
+def test_an_image_with_as_many_bands_as_the_model_has_channels_is_taken(china):
     assert zoo.transforms(adopted(in_channels=4))(china.convert("RGBA")).shape == (4, 224, 224)
 
 
@@ -443,12 +443,12 @@ def test_a_recipe_names_no_module_of_ours_for_a_preprocessing(tmp_path, glyphs):
 
 
 def of(shape=(60, 90), colour=0, **fields):
-    """What a pipeline makes of a picture of one colour."""
+    """What a pipeline makes of an image of one colour."""
     pipeline = compose(Preprocessing(**fields), "classification", train=False)
     return pipeline(Image.new("RGB", shape[::-1], (colour,) * 3))
 
 
-def test_squash_gives_a_picture_other_proportions_and_cover_keeps_them(china):
+def test_squash_gives_an_image_other_proportions_and_cover_keeps_them(china):
     fields = {"crop": (100, 100), "resize": (100, 100)}
     pipelines = [
         compose(Preprocessing(**fields, fit=fit), "classification", train=False) for fit in ("squash", "cover")
@@ -462,7 +462,7 @@ def test_squash_gives_a_picture_other_proportions_and_cover_keeps_them(china):
     assert torch.equal(covered, shorter_side(china))
 
 
-def test_border_keeps_the_whole_picture_and_pads_with_the_mean():
+def test_border_keeps_the_whole_image_and_pads_with_the_mean():
     found = of(crop=(90, 90), resize=(90, 90), fit="border", colour=255)
     assert found.shape == (3, 90, 90)
     assert found[:, :15].abs().max() < 0.01  # the mean, rounded to one of 255 levels

@@ -89,10 +89,10 @@ def find(setting: Setting) -> tuple[Any, str] | None:
 
 def is_from_checkout(setting: Setting) -> bool:
     """Whether what is in force of a setting is said by a project's file, which may have come with a checkout."""
-    found = find(setting)
-    if found is None or found[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
+    result = find(setting)
+    if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
         return False
-    return found[1] != os.path.join(_user_folder(), NAME)  # noqa: PTH118
+    return result[1] != os.path.join(_user_folder(), NAME)  # noqa: PTH118
 
 
 def files() -> tuple[Path, ...]:

@@ -227,8 +227,8 @@ def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str,
     import difflib
 
     by_lower = {item.lower(): item for item in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
-    return tuple(by_lower[item] for item in found)
+    result = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    return tuple(by_lower[item] for item in result)
 
 
 def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:

@@ -129,8 +129,8 @@ def disabled_plugins() -> tuple[str, ...]:
 
 
 def _value(key: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
-    found = find(_BY_KEY[key])
-    return found[0] if found else None
+    result = find(_BY_KEY[key])
+    return result[0] if result else None
 
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -31,7 +31,7 @@ every_surgery = pytest.mark.parametrize("name", [name for name in SURGERY if nam
 
 @pytest.fixture
 def changed(name, device):
-    """A model after surgery on the device, its backbone frozen and itself in train mode, and pictures."""
+    """A model after surgery on the device, its backbone frozen and itself in train mode, and images."""
     model, (x,) = model_under_test(name)
     model = zoo.freeze(SURGERY[name](model.to(device)), "backbone").train()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""What holds on the CPU holds on a GPU, for what is no picture classifier: segmentation, detection, video, flow.
+"""What holds on the CPU holds on a GPU, for what is no image classifier: segmentation, detection, video, flow.
 
 What a detector finds is chosen by the order of scores that hardly differ in an untrained one, so that its boxes are
 not compared: its loss in training is computed, and the maps of its backbone are held against the CPU's.
@@ -31,15 +31,15 @@ def placed(model):
 
 
 def is_detector(x):
-    """Detectors are given a list of pictures."""
+    """Detectors are given a list of images."""
     return isinstance(x[0], list)
 
 
 def run(model, x):
     """All tensors that a model gives; for a detector the maps of its backbone, and of flows the first."""
     if is_detector(x):
-        pictures, _ = model.transform(x[0])
-        return [*tensors(model.backbone(pictures.tensors))]
+        images, _ = model.transform(x[0])
+        return [*tensors(model.backbone(images.tensors))]
     found = [*tensors(model(*x))]
     return found[:1] if len(x) > 1 else found  # each flow starts from the one before, and what differs grows
 
@@ -52,7 +52,7 @@ def alike(found, expected):
 
 
 def loss(model, x):
-    """What a model in train mode gives to minimise; a detector is shown one object in each picture."""
+    """What a model in train mode gives to minimise; a detector is shown one object in each image."""
     if not is_detector(x):
         return sum(each.square().mean() for each in tensors(model(*x)))
     side = x[0][0].shape[-1]

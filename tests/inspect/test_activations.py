@@ -130,7 +130,7 @@ def test_the_table_has_a_line_a_layer_and_aligned_columns(model, x):
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_the_plot_is_a_picture(model, x, tmp_path, suffix):
+def test_the_plot_is_an_image(model, x, tmp_path, suffix):
     path = activation_stats(model, x).plot(tmp_path / f"depth.{suffix}")
     start = path.read_bytes()[:200]
     assert b"PNG" in start if suffix == "png" else b"<svg" in path.read_bytes()

@@ -82,7 +82,7 @@ _RESIZING = ("timm/crossvit_tiny_240",)
 """Take any image and resize it inside, so that at another size than their own no map is of the image."""
 _SMALL = 64
 _TOO_SMALL = (RuntimeError, ValueError, AssertionError)
-"""How models say that a picture is too small for them."""
+"""How models say that an image is too small for them."""
 
 
 def _names(usual=USUAL):
@@ -124,7 +124,7 @@ def _built(name):
 
 
 def model_under_test(name):
-    """An untrained model of that name without auxiliary heads, in eval mode, and a small picture that it takes."""
+    """An untrained model of that name without auxiliary heads, in eval mode, and a small image that it takes."""
     gc.collect()  # models whose forward was put together anew hold themselves, and large ones fill the memory
     model, x = _built(name)
     return copy.deepcopy(model), x.clone()

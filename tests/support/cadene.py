@@ -62,7 +62,7 @@ def randomised(model):
     return model.eval()
 
 
-def picture(name, batch=1):
+def image(name, batch=1):
     torch.manual_seed(1)
     return torch.randn(batch, *CARDS[name].input_size)
 

@@ -22,7 +22,7 @@ BY_DEFAULT = 60_000_000
 _SIDES = (64, 128)
 _FRAMES = (4, 16)
 _TOO_SMALL = (RuntimeError, ValueError, AssertionError, IndexError)
-"""How models say that a picture is too small for them."""
+"""How models say that an image is too small for them."""
 
 
 DEVICE = torch.device(os.environ.get("ZOO_TEST_DEVICE", "cuda"))

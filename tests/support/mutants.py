@@ -131,7 +131,7 @@ class Deaf(toys.Toy):
 
 
 class TwoStems(toys.Toy):
-    """A second convolution looks at the picture too."""
+    """A second convolution looks at the image too."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -333,7 +333,7 @@ MUTANTS = {
     ),
     "licence empty": Mutant("card", "the licence of its data is ''", weights={"licenses": Licenses(data="")}),
     "mean of one channel": Mutant(
-        "card", "mean has 1 numbers for pictures of 3 channels", weights=preprocessing(mean=(0.5,))
+        "card", "mean has 1 numbers for images of 3 channels", weights=preprocessing(mean=(0.5,))
     ),
     "std of zero": Mutant("card", "has a number that is not positive", weights=preprocessing(std=(0.2, 0.0, 0.2))),
     "mean of another range": Mutant(
@@ -403,12 +403,12 @@ MUTANTS = {
     "wrong stem": Mutant(
         "stem", "stem layer1.0 does not come first: 'conv1' runs before it", whole(stem=("layer1.0",))
     ),
-    "half a stem": Mutant("stem", "beside is given the picture too", card=build(TwoStems)),
+    "half a stem": Mutant("stem", "beside is given the image too", card=build(TwoStems)),
     "no stem": Mutant("stem", "names no stem", whole(stem=())),
     "stem that counts its channels": Mutant("in_channels", "forward fails with in_channels=1", card=build(ThreeOnly)),
     "stem that ignores in_channels": Mutant("in_channels", "the stem conv1 is deaf to the last one", card=build(Deaf)),
     "another layer sees the channels": Mutant(
-        "in_channels", "a layer besides the stem conv1 sees the picture", card=build(TwoStems)
+        "in_channels", "a layer besides the stem conv1 sees the image", card=build(TwoStems)
     ),
     # head
     "wrong in_features": Mutant("in_features", "'fc' is given 8 features, not 7", head(in_features=7)),
@@ -461,7 +461,7 @@ MUTANTS = {
     "stages that overlap": Mutant(
         "stages", "overlap: 'layer1' and 'layer1.2' are in both", stage(modules=("layer1.2", "layer2"))
     ),
-    "wrong stride of tokens of a picture that is resized": Mutant(
+    "wrong stride of tokens of an image that is resized": Mutant(
         "stages",
         "785 tokens for 224 by 224 pixels, so its stride is not 16",
         odd_toys.tokens(16),

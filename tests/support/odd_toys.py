@@ -11,7 +11,7 @@ from zoo_core import Anatomy, Head, Stage
 
 
 class Tokens(nn.Module):
-    """A class token and one for each 8 by 8 pixels; pictures of any size."""
+    """A class token and one for each 8 by 8 pixels; images of any size."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Tokens(nn.Module):
 
 
 class OneSize(Tokens):
-    """Pictures of 64 pixels a side, and of no other size."""
+    """Images of 64 pixels a side, and of no other size."""
 
     def forward(self, x):
         assert x.shape[-1] == 64
@@ -34,14 +34,14 @@ class OneSize(Tokens):
 
 
 class Resizing(Tokens):
-    """Pictures of any size, which it sees at 224 pixels a side."""
+    """Images of any size, which it sees at 224 pixels a side."""
 
     def forward(self, x):
         return super().forward(interpolate(x, (224, 224)))
 
 
 class Remembering(Tokens):
-    """It keeps, in a buffer that is in no file, where the tokens of the last picture lie."""
+    """It keeps, in a buffer that is in no file, where the tokens of the last image lie."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__(num_classes)
@@ -92,7 +92,7 @@ def unshuffled(model):
 
 
 class Blind(toys.Toy):
-    """Its scores do not depend on the picture before it is trained."""
+    """Its scores do not depend on the image before it is trained."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__(num_classes)
@@ -142,7 +142,7 @@ def deep(stride=64):
 
 
 class Detector(nn.Module):
-    """One box a picture: its scores, and four numbers for each class. It resizes its pictures to 64 pixels a side."""
+    """One box an image: its scores, and four numbers for each class. It resizes its images to 64 pixels a side."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -153,9 +153,9 @@ class Detector(nn.Module):
         self.scores = nn.Linear(4, num_classes)
         self.boxes = nn.Linear(4, 4 * num_classes)
 
-    def forward(self, pictures, targets=None):
+    def forward(self, images, targets=None):
         mean = torch.tensor(self.mean)[:, None, None]
-        x = torch.stack([interpolate((each - mean)[None], (64, 64))[0] for each in pictures])
+        x = torch.stack([interpolate((each - mean)[None], (64, 64))[0] for each in images])
         seen = self.bn1(self.conv1(x)).mean((2, 3))
         scores, boxes = self.scores(seen), self.boxes(seen).view(len(seen), self.num_classes, 4)
         if not self.training:
@@ -184,7 +184,7 @@ def detector(*, boxes=True, attributes=("num_classes",), stride=2, per_channel=(
             heads=tuple(heads),
             stem=("conv1",),
             stages=(Stage("first", ("conv1", "bn1"), 4, stride),),
-            indivisible="a detector scores boxes, and not one vector a picture",
+            indivisible="a detector scores boxes, and not one vector an image",
             per_channel=per_channel,
         )
 

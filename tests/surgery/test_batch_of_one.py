@@ -23,7 +23,7 @@ def model(request):
 
 
 @pytest.fixture
-def picture(model):
+def image(model):
     side = SIDES.get(zoo.receipt(model).model, 64)
     return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -32,21 +32,21 @@ def scores_in(output):
     return output["out"] if isinstance(output, dict) else output
 
 
-def test_the_library_refuses_a_batch_of_one_in_train_mode(model, picture):
+def test_the_library_refuses_a_batch_of_one_in_train_mode(model, image):
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        model(picture)
+        model(image)
 
 
-def test_with_a_frozen_backbone_it_trains_on_one(model, picture):
+def test_with_a_frozen_backbone_it_trains_on_one(model, image):
     zoo.freeze(model, "backbone").train()
-    scores_in(model(picture)).sum().backward()
+    scores_in(model(image)).sum().backward()
     heads = tuple(head.path for head in zoo.anatomy(model).heads if head.role == "main")
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert touched
     assert all(name.startswith(heads) for name in touched)
 
 
-def test_surgery_in_train_mode_runs_it_on_one_all_the_same_and_moves_nothing(model, picture):
+def test_surgery_in_train_mode_runs_it_on_one_all_the_same_and_moves_nothing(model, image):
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modes = {name: module.training for name, module in model.named_modules()}
     zoo.encoder(model)
@@ -55,7 +55,7 @@ def test_surgery_in_train_mode_runs_it_on_one_all_the_same_and_moves_nothing(mod
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])] == []
     with torch.no_grad():
-        assert scores_in(model.eval()(picture)).shape[1] == 5
+        assert scores_in(model.eval()(image)).shape[1] == 5
 
 
 @pytest.mark.parametrize("name", NAMES[:2])

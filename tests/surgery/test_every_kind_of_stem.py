@@ -14,13 +14,13 @@ MODELS = {
     "a convolution that pads in its own way": "efficientnet_pytorch/efficientnet-b0",
     "a convolution without a norm": "pretrainedmodels/squeezenet1_1",
     "patches": "timm/test_vit",
-    "two convolutions on one picture": "timm/fastvit_t8",
+    "two convolutions on one image": "timm/fastvit_t8",
     "two convolutions on two sizes of it": "timm/crossvit_9_240",
     "a convolution of each patch": "timm/tnt_s_legacy_patch16_224",
     "space to depth": "timm/tresnet_m",
     "a linear layer": "timm/naflexvit_base_patch16_parfac_gap",
     "frames": "torchvision/mc3_18",
-    "two pictures": "torchvision/raft_small",
+    "two images": "torchvision/raft_small",
 }
 CHANNELS = 4
 LOUD = 1e3
@@ -46,7 +46,7 @@ def seen(model, x):
 
 
 def with_channels(x, of):
-    """The same pictures, with ``of(channels of each)`` for channels."""
+    """The same images, with ``of(channels of each)`` for channels."""
     return tuple(of(each) for each in x)
 
 
@@ -58,7 +58,7 @@ def close(found, expected):
     return bool((found - expected).abs().max() <= 1e-3 * expected.std().clamp_min(1e-6))
 
 
-def test_mean_sees_in_a_grey_picture_what_was_seen_before(model_and_x):
+def test_mean_sees_in_a_grey_image_what_was_seen_before(model_and_x):
     model, x = model_and_x
     before = seen(model, with_channels(x, grey(3)))
     zoo.adapt_stem(model, CHANNELS, policy="mean")
@@ -72,7 +72,7 @@ def test_zero_sees_what_was_seen_before_whatever_the_new_channel_shows(model_and
     assert close(seen(model, with_channels(x, lambda each: torch.cat([each, 9 * each[:, :1]], 1))), before)
 
 
-def test_a_map_sees_in_the_picture_with_its_channels_moved_what_was_seen_before(model_and_x):
+def test_a_map_sees_in_the_image_with_its_channels_moved_what_was_seen_before(model_and_x):
     model, x = model_and_x
     before = seen(model, x)
     zoo.adapt_stem(model, CHANNELS, map={1: 0, 2: 1, 3: 2})
@@ -84,10 +84,10 @@ def test_a_map_sees_in_the_picture_with_its_channels_moved_what_was_seen_before(
 def test_every_channel_is_heard(model_and_x, policy):
     model, x = model_and_x
     zoo.adapt_stem(model, CHANNELS, policy=policy, seed=0)
-    pictures = with_channels(x, lambda each: torch.cat([each, each[:, :1]], 1))
-    before = seen(model, pictures)
+    images = with_channels(x, lambda each: torch.cat([each, each[:, :1]], 1))
+    before = seen(model, images)
     for channel in range(CHANNELS):
-        others = with_channels(pictures, lambda each, channel=channel: each.index_fill(1, torch.tensor(channel), LOUD))
+        others = with_channels(images, lambda each, channel=channel: each.index_fill(1, torch.tensor(channel), LOUD))
         assert not torch.equal(seen(model, others), before), channel
 
 

@@ -79,7 +79,7 @@ def test_a_module_inside_another_can_be_asked_for_with_it():
     assert torch.equal(found["layer4"], found["layer4.1"])
 
 
-def test_gradients_flow_back_to_the_picture():
+def test_gradients_flow_back_to_the_image():
     x = X.clone().requires_grad_()
     zoo.features(resnet18(), x, at="layer2")["layer2"].sum().backward()
     assert x.grad.abs().sum() > 0
@@ -87,11 +87,11 @@ def test_gradients_flow_back_to_the_picture():
 
 def test_threads_do_not_see_each_others_features():
     model, wrong = resnet18(), []
-    pictures = [torch.full((1, 3, 64, 64), float(value)) for value in range(4)]
-    expected = [zoo.features(model, x, at="layer1")["layer1"] for x in pictures]
+    images = [torch.full((1, 3, 64, 64), float(value)) for value in range(4)]
+    expected = [zoo.features(model, x, at="layer1")["layer1"] for x in images]
 
     def work(index):
-        found = [zoo.features(model, pictures[index], at="layer1")["layer1"] for _ in range(5)]
+        found = [zoo.features(model, images[index], at="layer1")["layer1"] for _ in range(5)]
         wrong.extend(each for each in found if not torch.equal(each, expected[index]))
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]

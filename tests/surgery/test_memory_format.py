@@ -1,4 +1,4 @@
-"""What comes into a model lies in memory as what was there: with its channels last, in pictures and in volumes."""
+"""What comes into a model lies in memory as what was there: with its channels last, in images and in volumes."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_on_a_map_it_is_made_of_convolutions():
     assert head(torch.zeros(2, 6, 4, 4)).shape == (2, 3, 4, 4)
 
 
-def test_on_tokens_batch_norm_is_over_pictures_and_tokens():
+def test_on_tokens_batch_norm_is_over_images_and_tokens():
     site = Head("head", in_features=6, num_classes=10, tokens=True)
     head, x = zoo.mlp_head(3, hidden=(5,), batch_norm=True).build(site), torch.randn(2, 7, 6)
     assert head(x).shape == (2, 7, 3)

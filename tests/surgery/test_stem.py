@@ -145,7 +145,7 @@ def test_repeat_keeps_the_size_of_responses_to_white_noise(channels, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(CHANNELS, st.integers(0, 2**31))
-def test_mean_gives_the_same_response_to_a_picture_whose_channels_are_equal(channels, seed):
+def test_mean_gives_the_same_response_to_an_image_whose_channels_are_equal(channels, seed):
     layer = glyph_stem(seed)
     grey = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
     before = layer.stem(grey.expand(-1, 3, -1, -1))
@@ -157,18 +157,18 @@ def test_mean_gives_the_same_response_to_a_picture_whose_channels_are_equal(chan
 @given(st.integers(4, 16), st.integers(0, 2**31))
 def test_zero_gives_the_same_response_whatever_the_new_channels_show(channels, seed):
     layer = glyph_stem(seed)
-    picture = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
-    before = layer.stem(picture[:, :3])
-    torch.testing.assert_close(zoo.adapt_stem(layer, channels, policy="zero").stem(picture), before)
+    image = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
+    before = layer.stem(image[:, :3])
+    torch.testing.assert_close(zoo.adapt_stem(layer, channels, policy="zero").stem(image), before)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.permutations([0, 1, 2]), st.integers(0, 2**31))
-def test_a_map_that_permutes_gives_the_same_response_to_the_permuted_picture(order, seed):
+def test_a_map_that_permutes_gives_the_same_response_to_the_permuted_image(order, seed):
     layer = glyph_stem(seed)
-    picture = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    before = layer.stem(picture)
-    after = zoo.adapt_stem(layer, 3, map=dict(enumerate(order))).stem(picture[:, order])
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    before = layer.stem(image)
+    after = zoo.adapt_stem(layer, 3, map=dict(enumerate(order))).stem(image[:, order])
     torch.testing.assert_close(after, before)
 
 
@@ -229,7 +229,7 @@ STEMS = {
 
 @pytest.mark.parametrize("kind", STEMS)
 @pytest.mark.parametrize("channels", [1, 4, 6])
-def test_a_grey_picture_means_what_it_meant(kind, channels):
+def test_a_grey_image_means_what_it_meant(kind, channels):
     layer, move = STEMS[kind]
     model = told(Behind(layer(), move), "layer")
     grey = torch.randn(2, 1, 32, 32)
@@ -242,9 +242,9 @@ def test_a_grey_picture_means_what_it_meant(kind, channels):
 def test_a_map_moves_whole_channels(kind):
     layer, move = STEMS[kind]
     model = told(Behind(layer(), move), "layer")
-    picture = torch.randn(2, 4, 32, 32)
-    before = model(picture[:, [3, 0, 2]])
-    after = zoo.adapt_stem(model, 4, map={3: 0, 0: 1, 2: 2})(picture)
+    image = torch.randn(2, 4, 32, 32)
+    before = model(image[:, [3, 0, 2]])
+    after = zoo.adapt_stem(model, 4, map={3: 0, 0: 1, 2: 2})(image)
     torch.testing.assert_close(after, before)
 
 
@@ -257,7 +257,7 @@ def test_the_order_of_inputs_is_found_by_lighting_one_channel_at_a_time():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("kind", STEMS)
-def test_a_picture_to_try_a_model_with_has_the_channels_of_its_pictures(kind, device):
+def test_an_image_to_try_a_model_with_has_the_channels_of_its_images(kind, device):
     layer, move = STEMS[kind]
     model = told(Behind(layer(), move), "layer")
     assert example_input(model.to(device)).shape == (1, 3, 224, 224)
@@ -266,7 +266,7 @@ def test_a_picture_to_try_a_model_with_has_the_channels_of_its_pictures(kind, de
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_picture_to_try_a_model_with_has_the_channels_that_its_constructor_was_given(device):
+def test_an_image_to_try_a_model_with_has_the_channels_that_its_constructor_was_given(device):
     assert example_input(told(nn.Sequential(nn.Conv2d(5, 4, 3)), "0").to(device)).shape == (1, 5, 224, 224)
 
 
@@ -280,7 +280,7 @@ def test_a_stem_can_be_adapted_twice():
     assert model(torch.zeros(1, 6, 32, 32)).shape == (1, 8, 14, 14)
 
 
-def test_every_layer_that_sees_the_picture_is_adapted():
+def test_every_layer_that_sees_the_image_is_adapted():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -316,14 +316,14 @@ def test_the_input_transform_is_folded_into_the_filters_and_the_norm(name, side)
     options = {"transform_input": True, "aux_logits": False, "init_weights": False}
     model = zoo.get(name, weights=None, options=options, seed=0).eval()
     stem = zoo.anatomy(model).stem[0].rpartition(".")[0]
-    picture = torch.randn(1, 4, side, side)
-    before = model.get_submodule(stem)(model._transform_input(picture[:, :3]))
+    image = torch.randn(1, 4, side, side)
+    before = model.get_submodule(stem)(model._transform_input(image[:, :3]))
     zoo.adapt_stem(model, 4, policy="zero")
-    after = model.get_submodule(stem)(picture)
+    after = model.get_submodule(stem)(image)
     assert model.transform_input is False
-    # a padded picture was padded after the transform, and is now padded before it
+    # a padded image was padded after the transform, and is now padded before it
     torch.testing.assert_close(after[..., 2:-2, 2:-2], before[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-5)
-    assert model(picture).shape == (1, 1000)
+    assert model(image).shape == (1, 1000)
 
 
 def test_a_model_without_the_transform_is_adapted_as_any_other():

@@ -30,7 +30,7 @@ ODD = {
     "tokens": (odd_toys.tokens(), "Tokens", "classification"),
     "tokens of one size": (odd_toys.tokens(), "OneSize", "classification"),
     "tokens whose places are remembered": (odd_toys.tokens(), "Remembering", "classification"),
-    "tokens of a picture that is resized": (odd_toys.tokens(), "Resizing", "classification"),
+    "tokens of an image that is resized": (odd_toys.tokens(), "Resizing", "classification"),
     "large strides": (odd_toys.deep(), "Deep", "classification"),
     "detector": (odd_toys.detector(), "Detector", "detection"),
 }
@@ -47,7 +47,7 @@ def test_a_right_plugin_of_another_kind_passes(name):
 
 
 @pytest.mark.parametrize(("build", "outcome"), [("Blind", "skipped"), ("Faint", "passed")])
-def test_a_split_is_not_said_to_be_right_where_every_picture_gives_the_same_scores(build, outcome):
+def test_a_split_is_not_said_to_be_right_where_every_image_gives_the_same_scores(build, outcome):
     card = replace(toys.CARD, build=f"odd_toys:{build}")
     with zoo.use(toys.zoo_of(None, card)):
         verdict = judge(check_split, card)

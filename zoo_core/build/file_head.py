@@ -50,10 +50,10 @@ def head_beside(beside: Tensors, site: Head, own: Tensors) -> dict[str, str]:
         >>> head_beside({"head.weight": torch.zeros(9, 512)}, Head("fc", in_features=512, num_classes=1000), {})
         {'fc.weight': 'head.weight'}
     """
-    found = [(match[1], match[2], name) for name in beside if (match := _BESIDE.fullmatch(name))]
-    if len({before for before, *_ in found}) != 1:
+    result = [(match[1], match[2], name) for name in beside if (match := _BESIDE.fullmatch(name))]
+    if len({before for before, *_ in result}) != 1:
         return {}
-    names = {inner if inner in own else f"{site.path}.{inner}": name for _, inner, name in found}
+    names = {inner if inner in own else f"{site.path}.{inner}": name for _, inner, name in result}
     matrices = [beside[name] for name in names.values() if getattr(beside[name], "dim", int)() >= _MATRIX]
     return names if matrices and matrices[0].shape[1] == site.in_features else {}
 
@@ -129,14 +129,14 @@ def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
     layers = {place: _layer(_under(inside, str(place)), site) for place in places}
     if not all(layers.values()):
         return None
-    found = nn.Sequential()
+    result = nn.Sequential()
     for place in range(places[-1] + 1):
         layer = layers.get(place)
         before = layers.get(place - 1)
         if layer is None and before is not None:  # what stands behind a layer is its nonlinearity
             layer = nn.ReLU()
-        found.append(layer or nn.Identity())
-    return found
+        result.append(layer or nn.Identity())
+    return result
 
 
 def _layer(inside: Tensors, site: Head) -> nn.Module | None:

@@ -92,10 +92,10 @@ def image_sizes_in_file(size: int, own: Mapping[str, tuple[int, ...]], state: Te
         if tensor is None or tuple(tensor.shape) == shape or tensor.dim() != len(shape) or not tensor.numel():
             continue
         for mine, theirs in zip(shape, tensor.shape, strict=True):
-            for found in _sizes(size, mine, int(theirs)) if mine != theirs else ():
-                if found not in seen:
-                    seen.add(found)
-                    yield found
+            for result in _sizes(size, mine, int(theirs)) if mine != theirs else ():
+                if result not in seen:
+                    seen.add(result)
+                    yield result
 
 
 def _sizes(size: int, mine: int, theirs: int) -> Iterator[int]:

@@ -76,7 +76,7 @@ def get(
         head: A module or a ``zoo.mlp_head(...)`` to put in the place of the head, instead of ``num_classes``; or a dict
             of these and of numbers, for a model that returns a dict of scores. A file of your own that holds just such
             a head fills it; otherwise it starts as it is given.
-        in_channels: Channels of the pictures, for another number than the model has: the pretrained filters are kept as
+        in_channels: Channels of the images, for another number than the model has: the pretrained filters are kept as
             :func:`zoo_core.adapt_stem` does by default, which has other ways to do it too.
         num_keypoints: Keypoints of an object, for a keypoint detector.
         weights: ``"default"``, a tag, the path of a file or folder of your own, or None for an untrained model. A file

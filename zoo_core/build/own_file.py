@@ -131,7 +131,7 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
         Unreadable: One holds complex numbers or integers where the model has fractions.
     """
     own = model.state_dict()
-    found = dict(state)
+    result = dict(state)
     for name, tensor in state.items():
         mine = own.get(name)
         if not isinstance(mine, Tensor):
@@ -150,8 +150,8 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
                 names=(name,),
             )
         if tensor.numel() == mine.numel() == 1:
-            found[name] = tensor.reshape(mine.shape)
-    return found
+            result[name] = tensor.reshape(mine.shape)
+    return result
 
 
 def _best(card: Card, checkpoint: Checkpoint, asked: Asked) -> _Built:
@@ -224,9 +224,9 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, asked: Asked
         return built
     size = built.options.get(option, card.input_size[-1])
     sizes = image_sizes_in_file(int(str(size)), shapes_of(built.model), built.choice.state)
-    for found in sizes:
+    for result in sizes:
         with suppress(ZooError):
-            other = _built(card, {**built.options, option: found}, checkpoint, asked)
+            other = _built(card, {**built.options, option: result}, checkpoint, asked)
             if other.wrong < built.wrong:
                 return other
     return built
@@ -253,11 +253,11 @@ def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: st
     }
     if {name: tuple(tensor.shape) for name, tensor in inside.items()} == own:
         return []
-    found = head_in_file(inside, site) if inside else None
-    if found is not None:
+    result = head_in_file(inside, site) if inside else None
+    if result is not None:
         with suppress(ZooError):
-            _swap(model, found, inside, site.path)
-            if guesses(found) and not loses_head(model, asked):
+            _swap(model, result, inside, site.path)
+            if guesses(result) and not loses_head(model, asked):
                 _say_guess(site.path, source)
             return []
     if not inside:

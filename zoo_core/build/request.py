@@ -83,8 +83,8 @@ def usable_device(device: object) -> torch.device:
         UsageError: It has not.
     """
     try:
-        found: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
-        torch.empty(0, device=found)
+        result: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
+        torch.empty(0, device=result)
     except Exception as error:
         raise UsageError(
             f"device cannot be {device!r}",
@@ -92,18 +92,18 @@ def usable_device(device: object) -> torch.device:
             cause=str(error).partition("\n")[0].strip(),
             hint="leave it out to build on the CPU",
         ) from error
-    return found
+    return result
 
 
 def _dtype(dtype: object) -> torch.dtype:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not (found.is_floating_point or found.is_complex):
+    result = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(result, torch.dtype) or not (result.is_floating_point or result.is_complex):
         raise UsageError(
             f"dtype cannot be {dtype!r}",
             expected="a floating-point dtype, such as torch.float32 or 'bfloat16'",
             hint="leave it out to keep that of the model",
         )
-    return found
+    return result
 
 
 def _channels_last(channels_last: object) -> bool:
@@ -126,12 +126,12 @@ def _prefix(prefix: object) -> str:
 
 def _seed(seed: object) -> int:
     try:
-        found = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
+        result = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
     except TypeError:
-        found = None
-    if found is None or isinstance(seed, bool) or not -(2**63) <= found < 2**64:
+        result = None
+    if result is None or isinstance(seed, bool) or not -(2**63) <= result < 2**64:
         raise UsageError(f"seed cannot be {seed!r}", expected="a whole number that fits in 64 bits")
-    return found
+    return result
 
 
 def _freeze(freeze: object) -> Freeze:

@@ -40,7 +40,7 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def _record(card: Card) -> dict[str, Any]:
-    found = {
+    result = {
         "f": card.family,
         "n": card.name,
         "t": card.task,
@@ -61,7 +61,7 @@ def _record(card: Card) -> dict[str, Any]:
             for weights in card.weights
         ],
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in result.items() if value is not None}
 
 
 def _words(preprocessing: Preprocessing) -> str:

@@ -78,13 +78,13 @@ def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
     """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
-    found, old = care.leftovers(Cache(), unused_days=unused)
+    result, old = care.leftovers(Cache(), unused_days=unused)
     if as_json:
-        files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in found]
+        files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in result]
         freed = 0 if dry_run else care.prune(Cache(), unused_days=unused)
         echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
     elif dry_run:
-        for item in found:
+        for item in result:
             echo(f"{human(item.size):>9}  {item.path}  ({item.reason})")
         for kept in old:
             echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
@@ -114,13 +114,13 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
     from zoo_core.weights.cache.adopt import adopt
     from zoo_core.weights.cache.reuse import hugging_face_folder, torch_hub_folder
 
-    found = list(file)
-    found += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]
-    found += [item for item in sorted(hugging_face_folder().glob("models--*/blobs/*")) if hugging_face]
-    if not found and not (torch_hub or hugging_face):
+    result = list(file)
+    result += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]
+    result += [item for item in sorted(hugging_face_folder().glob("models--*/blobs/*")) if hugging_face]
+    if not result and not (torch_hub or hugging_face):
         raise UsageError("nothing to import", expected="files, --torch-hub or --hugging-face")
     cards = [card for member in current_zoo().usable() for card in member.cards.values()]
-    for item in found:
+    for item in result:
         try:
             adopted = adopt(Cache(), item, cards)
         except Untrusted:

@@ -62,12 +62,12 @@ def doctor(*, as_json: bool) -> None:
     zoo doctor
     zoo doctor --json > report.json
     """
-    found = [*_python(), *_families(), *_extras(), *_cache(), *_settings()]
-    wrong = [each for each in found if each.problem]
+    result = [*_python(), *_families(), *_extras(), *_cache(), *_settings()]
+    wrong = [each for each in result if each.problem]
     if as_json:
-        echo(json.dumps([asdict(each) for each in found], indent=2))
+        echo(json.dumps([asdict(each) for each in result], indent=2))
     else:
-        _print(found, wrong)
+        _print(result, wrong)
     if wrong:
         raise SystemExit(1)
 
@@ -186,13 +186,13 @@ def _files(folder: Path) -> Iterator[Path]:
 def _settings() -> Iterator[Finding]:
     for setting in config.SETTINGS:
         try:
-            found = config.find(setting)
+            result = config.find(setting)
         except ZooError as error:
             yield Finding("settings", setting.key, "malformed", error.summary, "zoo config shows all settings")
             continue
-        if found is not None:
-            value = "yes" if found[0] is True else "no" if found[0] is False else "set"
-            yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {found[1]}")
+        if result is not None:
+            value = "yes" if result[0] is True else "no" if result[0] is False else "set"
+            yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {result[1]}")
     known = [setting.variable for setting in config.SETTINGS] + ["ZOO_CONFIG", "ZOO_SHARD"]
     for name in sorted(os.environ):
         if name.startswith("ZOO_") and name not in known and not name.startswith("ZOO_TEST"):

@@ -46,7 +46,7 @@ def embed(
     from zoo_core.cli.get import device_of
     from zoo_core.embedding.embed import embed as run
 
-    found = run(
+    result = run(
         model,
         images,
         out=out,
@@ -56,19 +56,19 @@ def embed(
         num_workers=workers,
         device=device_of(device),
     )
-    for reason in found.failed.values():
+    for reason in result.failed.values():
         echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
-    echo(f"{out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}, {len(found.failed)} failed")
+    echo(f"{out}: {result.vectors.shape[0]} vectors of {result.vectors.shape[1]}, {len(result.failed)} failed")
     if nearest is not None:
-        for name, similarity in found.nearest(nearest):
+        for name, similarity in result.nearest(nearest):
             echo(f"{similarity:.4f}  {name}")
     if duplicates is not None:
-        for first, second, similarity in found.duplicates(duplicates):
+        for first, second, similarity in result.duplicates(duplicates):
             echo(f"{similarity:.4f}  {first}  {second}")
     if outliers is not None:
-        for name, similarity in found.outliers(outliers):
+        for name, similarity in result.outliers(outliers):
             echo(f"{similarity:.4f}  {name}")
-    if found.failed:
+    if result.failed:
         raise SystemExit(1)
 
 

@@ -33,8 +33,8 @@ def export(
     from zoo_core.exporting.export import export as run
 
     target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to])
-    found = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
+    result = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
     echo(
-        f"{found.path}: outputs {', '.join(found.outputs)}; largest difference {found.difference:.3g}, "
-        f"where the largest output is {found.largest:.3g}"
+        f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "
+        f"where the largest output is {result.largest:.3g}"
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", shell_complete=complete_model)
 @click.option("--num-classes", type=int, help="Scores of the new head.")
-@click.option("--in-channels", type=int, help="Channels of the pictures, if not those of the model.")
+@click.option("--in-channels", type=int, help="Channels of the images, if not those of the model.")
 @click.option("--weights", default="default", show_default=True, help="A tag, the path of a file, or 'none'.")
 @click.option("--freeze", multiple=True, help="What to freeze: backbone, a stage, or a pattern; may be repeated.")
 @click.option("--device", help="Where the model goes, such as cuda.")
@@ -74,10 +74,10 @@ def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, 
 def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
     import torch
 
-    found = None if name is None else getattr(torch, name, None)
-    if name is not None and not isinstance(found, torch.dtype):
+    result = None if name is None else getattr(torch, name, None)
+    if name is not None and not isinstance(result, torch.dtype):
         raise click.BadParameter(f"torch has no dtype {name!r}", param_hint="--dtype")
-    return found
+    return result
 
 
 def _facts(model: nn.Module) -> dict[str, Any]:

@@ -128,11 +128,11 @@ def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
     """Every command of a plugin with those who contribute it: more than one is a conflict."""
     from zoo_core.registry.zoo import current_zoo
 
-    found: dict[str, tuple[Plugin, ...]] = {}
+    result: dict[str, tuple[Plugin, ...]] = {}
     for plugin in current_zoo().plugins:
         for name in plugin.commands:
-            found[name] = (*found.get(name, ()), plugin)
-    return found
+            result[name] = (*result.get(name, ()), plugin)
+    return result
 
 
 def conflict(name: str, claimants: tuple[Plugin, ...]) -> str | None:

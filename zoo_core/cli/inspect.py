@@ -26,15 +26,15 @@ def inspect(file: str, *, as_json: bool) -> None:
     from zoo_core.weights.checkpoint.open import open_outline
 
     checkpoint = open_outline(file)
-    found = describe(checkpoint)
-    averaged = any(each.averaged for each in found)
-    lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in found]
+    result = describe(checkpoint)
+    averaged = any(each.averaged for each in result)
+    lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in result]
     if as_json:
-        records = [{**asdict(each), "load": line} for each, line in zip(found, lines, strict=True)]
+        records = [{**asdict(each), "load": line} for each, line in zip(result, lines, strict=True)]
         echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2))
         return
-    echo(f"{file}: {len(found)} state dict{'s' if len(found) > 1 else ''}")
-    for each, line in zip(found, lines, strict=True):
+    echo(f"{file}: {len(result)} state dict{'s' if len(result) > 1 else ''}")
+    for each, line in zip(result, lines, strict=True):
         _print(each, line)
 
 

@@ -112,7 +112,7 @@ def number(text: str) -> float:
         (10000000.0, 2500000.0, 80.0)
     """
     unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
-    found = float(text[:-1]) * unit if unit else float(text)
-    if found != found or found < 0:  # noqa: PLR0124 - nan is not itself
+    result = float(text[:-1]) * unit if unit else float(text)
+    if result != result or result < 0:  # noqa: PLR0124 - nan is not itself
         raise ValueError(text)
-    return found
+    return result

@@ -27,9 +27,9 @@ def summary(model: str, weights: str, out: Path | None, *, layers: bool) -> None
     from zoo_core.inspect.summary import summary as summarize
     from zoo_core.recipe.opened import open_model
 
-    found = summarize(open_model(model, weights=None if weights == "none" else weights))
-    found = found.layers() if layers else found
-    echo(str(found) if out is None else found.save(out))
+    result = summarize(open_model(model, weights=None if weights == "none" else weights))
+    result = result.layers() if layers else result
+    echo(str(result) if out is None else result.save(out))
 
 
 @click.command()
@@ -48,8 +48,8 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
     from zoo_core.recipe.opened import open_model
 
     opened = open_model(model, weights=None if weights == "none" else weights)
-    found = activation_maps(opened, image, at=at or None)
-    echo(f"{found}\n{found.save(out)}")
+    result = activation_maps(opened, image, at=at or None)
+    echo(f"{result}\n{result.save(out)}")
 
 
 @click.command()
@@ -73,8 +73,8 @@ def cam(model: str, image: Path, target: str | None, method: str, at: str | None
     opened = open_model(model, weights=None if weights == "none" else weights)
     is_number = target is not None and target.isdecimal() and target not in class_names_of(opened)
     chosen = int(target or 0) if is_number else target
-    found = run(opened, image, target=chosen, method=method, at=at)
-    echo(f"{found}\n{found.save(out)}")
+    result = run(opened, image, target=chosen, method=method, at=at)
+    echo(f"{result}\n{result.save(out)}")
 
 
 @click.command()
@@ -123,11 +123,11 @@ def stats(
     opened = open_model(model, weights=None if weights == "none" else weights).eval()
     require_values(opened)
     x = example_input(opened) if image is None else view_of(opened, image).x
-    found = activation_stats(opened, x, layers=layers or None, stop=stop or False)
-    echo(found)
+    result = activation_stats(opened, x, layers=layers or None, stop=stop or False)
+    echo(result)
     if out is not None:
-        echo(found.plot(out))
-    if found.first_bad is not None:
+        echo(result.plot(out))
+    if result.first_bad is not None:
         raise SystemExit(1)
 
 
@@ -147,10 +147,10 @@ def compare(models: tuple[str, ...], device: str | None, batch_size: int, out: P
     """
     from zoo_core.inspect.compare import compare as run
 
-    found = run(models, device=device, batch_size=batch_size)
-    echo(json.dumps(found.to_records(), indent=2) if as_json else found)
-    failed = [row for row in found.rows if row.error is not None]
-    if out is not None and len(failed) < len(found.rows):
-        echo(found.plot(out), err=as_json)
+    result = run(models, device=device, batch_size=batch_size)
+    echo(json.dumps(result.to_records(), indent=2) if as_json else result)
+    failed = [row for row in result.rows if row.error is not None]
+    if out is not None and len(failed) < len(result.rows):
+        echo(result.plot(out), err=as_json)
     if failed:
         raise SystemExit(1)

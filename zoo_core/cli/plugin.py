@@ -86,8 +86,8 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
     made: list[Card] = []
     for what in filter(None, (each.strip() for each in models.split(","))):
         model = _built(what)
-        found = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
-        main = found.anatomy.main
+        result = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
+        main = result.anatomy.main
         card = Card(
             family=name.replace("-", "_"),
             name=what.rpartition(":")[2].rpartition(".")[2].lower(),
@@ -97,9 +97,9 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
             num_classes=main.num_classes if main else 0,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
-        stages = ", ".join(f"{stage.channels} at {stage.stride}" for stage in found.anatomy.stages)
+        stages = ", ".join(f"{stage.channels} at {stage.stride}" for stage in result.anatomy.stages)
         echo(f"{card.id}: head {main.path if main else 'none'}; stages {stages or 'none'}", err=True)
-        for part, why in found.missing.items():
+        for part, why in result.missing.items():
             echo(f"  {part} not found: {why}", err=True)
         made.append(card)
     return made

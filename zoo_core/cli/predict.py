@@ -49,13 +49,13 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
     """
     runner = _predictor(model, options, keep=draw is not None)
     total = failed = noted = 0
-    for found in _with_progress(runner.run(_sources(images, video=runner.task == "video"))):
+    for result in _with_progress(runner.run(_sources(images, video=runner.task == "video"))):
         total += 1
-        failed += found.error is not None
-        noted += bool(found.note)
-        if found.error is None and draw is not None:
-            _draw(found, draw)
-        _print(found, as_json=as_json)
+        failed += result.error is not None
+        noted += bool(result.note)
+        if result.error is None and draw is not None:
+            _draw(result, draw)
+        _print(result, as_json=as_json)
     note(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""))
     if failed:
         raise SystemExit(1)
@@ -115,8 +115,8 @@ def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     columns = SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) if shown else nullcontext() as bar:
         task = None if bar is None else bar.add_task("images", total=None)
-        for found in predictions:
-            yield found
+        for result in predictions:
+            yield result
             if bar is not None and task is not None:
                 bar.advance(task)
 

@@ -31,7 +31,7 @@ def sliding_window(
     """
     from zoo_core.prediction.sliding_window import sliding_window as run
 
-    found = run(
+    result = run(
         model,
         image,
         size=size,
@@ -41,4 +41,4 @@ def sliding_window(
         batch_size=batch_size,
         out=out,
     )
-    echo(f"{out}: {' x '.join(str(side) for side in found.scores.shape)}")
+    echo(f"{out}: {' x '.join(str(side) for side in result.scores.shape)}")

@@ -30,9 +30,9 @@ def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
     from zoo_core.tracing.trace import trace as traced
 
     inputs = tuple(torch.zeros(_sizes(each), device="cpu") for each in examples)
-    found = traced(_built(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
-    echo(as_code(found.anatomy))
-    for line in _missing(found):
+    result = traced(_built(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
+    echo(as_code(result.anatomy))
+    for line in _missing(result):
         echo(line, err=True)
 
 

@@ -128,12 +128,12 @@ def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
         expected = _expected(name, lock) or tuple(card.find(tag).outputs.get("cpu", ()))
         if not expected:
             raise UsageError(f"nothing says what {name} should give", hint=f"zoo lock --outputs {name} writes it down")
-        found = fingerprint(get(name, device="cpu"))
-        good = agrees(expected, found)
+        result = fingerprint(get(name, device="cpu"))
+        good = agrees(expected, result)
         changed += not good
-        records.append({"name": name, "good": good, "expected": expected, "got": found})
+        records.append({"name": name, "good": good, "expected": expected, "got": result})
         if not as_json:
-            echo(f"{name}: as expected" if good else _difference(name, expected, found))
+            echo(f"{name}: as expected" if good else _difference(name, expected, result))
     if as_json:
         echo(json.dumps(records, indent=2))
     if changed:

@@ -209,7 +209,7 @@ class Anatomy:
         ... )
         >>> tokens.main.path
         'classifier'
-        >>> flow = Anatomy((), headless="it gives no scores of classes", indivisible="its forward takes two pictures")
+        >>> flow = Anatomy((), headless="it gives no scores of classes", indivisible="its forward takes two images")
         >>> detector = Anatomy(
         ...     heads=(Head("predictor.cls_score", 1024, 2, role="box"),),
         ...     keypoints="roi_heads.keypoint_predictor.kps_score_lowres",

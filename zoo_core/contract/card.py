@@ -18,13 +18,13 @@ _FULL_DIGEST_LENGTH = 64
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What has to be done to a picture before a model sees it.
+    """What has to be done to an image before a model sees it.
 
     Attributes:
         crop: Height and width of the centre crop, in pixels: the size the model sees; None where nothing is cut off.
         resize: Height and width before the crop, in pixels; one number means "the shorter side", and none at all that
-            the picture stays as large as it is.
-        fit: How a picture of other proportions meets a ``resize`` of height and width: ``"squash"`` gives it these,
+            the image stays as large as it is.
+        fit: How an image of other proportions meets a ``resize`` of height and width: ``"squash"`` gives it these,
             ``"cover"`` keeps its own and fills both, ``"border"`` keeps its own and stays within both; the crop then
             pads it, with the colour that ``mean`` is.
         interpolation: Name of the resampling filter, as in ``torchvision.transforms.InterpolationMode``.
@@ -100,7 +100,7 @@ class Weights:
         num_classes: Outputs of the head in the file; 0 when there is no head.
         categories: The class names in order, or ``"imagenet_1k"``, which ships with zoo, or a
             ``"package.module:function"`` of the plugin that returns them.
-        preprocessing: What a picture goes through on its way in.
+        preprocessing: What an image goes through on its way in.
         licenses: Of code, weights and data.
         metrics: Published figures, such as ``{"ImageNet-1K acc@1": 69.758}``.
         options: Arguments that the constructor needs for this file, over those of the card.

@@ -84,9 +84,9 @@ class CardFile(Sequence[Card]):
     def heads(self) -> tuple[tuple[str, str, str], ...]:
         """Family, name and task of each card, in order, and nothing else of it checked."""
         with suppress(UnicodeDecodeError):
-            found = _EACH.findall(self._data.decode())  # in one go: this is what `zoo list` does for every model
-            if len(found) == self._data.count(b"\n"):
-                return tuple((family, name, task or _USUAL) for family, name, task in found)
+            result = _EACH.findall(self._data.decode())  # in one go: this is what `zoo list` does for every model
+            if len(result) == self._data.count(b"\n"):
+                return tuple((family, name, task or _USUAL) for family, name, task in result)
         # somebody wrote a line by hand
         return tuple((card.family, card.name, card.task) for card in self._cards)
 

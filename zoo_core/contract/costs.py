@@ -44,7 +44,7 @@ def read_costs(where: str) -> dict[str, Cost]:
     """
     package, _, name = where.partition(":")
     try:
-        found = json.loads(files(package).joinpath(name).read_text(encoding="utf-8"))
-        return {model: Cost(int(each[0]), int(each[1])) for model, each in found.items()}
+        result = json.loads(files(package).joinpath(name).read_text(encoding="utf-8"))
+        return {model: Cost(int(each[0]), int(each[1])) for model, each in result.items()}
     except (AttributeError, IndexError, ModuleNotFoundError, OSError, TypeError, ValueError):
         return {}

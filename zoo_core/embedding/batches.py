@@ -88,12 +88,12 @@ class Batches:
         return order.to(self.device) if self.kept else order
 
     def _gathered(self, rows: Tensor, chosen: Tensor) -> Tensor:
-        found = rows[chosen]
+        result = rows[chosen]
         if self.kept or self.device.type == "cpu":
-            return found
+            return result
         # sent while the device still works on the last batch, and while the next one is gathered
-        found = found.pin_memory() if self.device.type == "cuda" else found
-        return found.to(self.device, non_blocking=True)
+        result = result.pin_memory() if self.device.type == "cuda" else result
+        return result.to(self.device, non_blocking=True)
 
 
 def _held(rows: Rows, device: torch.device, *, keep: bool | None) -> Rows | None:

@@ -40,11 +40,11 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, folder: Path) -> None:
-        found = read_rows(folder)
-        if found is None:
+        result = read_rows(folder)
+        if result is None:
             raise refuse_unreadable(folder)
         self.folder = folder
-        self.features, self.targets = found
+        self.features, self.targets = result
 
     @strict_arguments
     def batches(
@@ -87,8 +87,8 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
         Example:
             >>> import tempfile, torch, zoo_core as zoo
             >>> backbone, head = zoo.split(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"))
-            >>> pictures = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
-            >>> features = zoo.cached_features(backbone, pictures, folder=tempfile.mkdtemp())
+            >>> images = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
+            >>> features = zoo.cached_features(backbone, images, folder=tempfile.mkdtemp())
             >>> batches = features.batches(8, shuffle=True, seed=0)
             >>> for epoch in range(2):
             ...     for x, y in batches:
@@ -149,15 +149,15 @@ def cached_features(
     of the dataset, which zoo warns of when it notices, or do not cache.
 
     Args:
-        backbone: Pictures ``[N, C, H, W]`` to features ``[N, ...]``; ``zoo.split(model)[0]`` is one. None of its
+        backbone: Images ``[N, C, H, W]`` to features ``[N, ...]``; ``zoo.split(model)[0]`` is one. None of its
             parameters may require a gradient.
-        dataset: Gives ``(picture, target)`` for an index: a tensor, and a number or a tensor, of one shape throughout.
+        dataset: Gives ``(image, target)`` for an index: a tensor, and a number or a tensor, of one shape throughout.
         data: A name for the data, such as a version: change it when samples change that are not among the sixteen.
         folder: Where to keep features; None for the ``features`` folder of zoo's cache, which ``zoo cache prune
             --unused DAYS`` looks after.
         batch_size: Samples in one pass.
         num_workers: Processes that load samples, as for ``DataLoader``.
-        device: Where the pictures go; None for where the backbone is.
+        device: Where the images go; None for where the backbone is.
 
     Returns:
         A dataset of ``(features, target)`` on the CPU, with all of them as ``.features`` and ``.targets``, and in
@@ -168,14 +168,14 @@ def cached_features(
         CacheError: The folder cannot be written, or has no room.
 
     Warns:
-        ZooWarning: The dataset gives another picture when it is asked again.
+        ZooWarning: The dataset gives another image when it is asked again.
 
     Example:
         >>> import tempfile, torch, zoo_core as zoo
         >>> model = zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone")
         >>> backbone, head = zoo.split(model)
-        >>> pictures = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
-        >>> features = zoo.cached_features(backbone, pictures, folder=tempfile.mkdtemp())
+        >>> images = torch.utils.data.TensorDataset(torch.rand(20, 1, 32, 32), torch.arange(20) % 9)
+        >>> features = zoo.cached_features(backbone, images, folder=tempfile.mkdtemp())
         >>> len(features), head(features[0][0]).shape
         (20, torch.Size([9]))
     """
@@ -203,12 +203,12 @@ def _compute(
         rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was asked already
         with on_the_cpu():  # a loader draws a number for its workers
             batches = iter(DataLoader(rest, **loading))  # type: ignore[arg-type]  # mypy takes each int for all
-        for pictures, targets in batches:
-            features = backbone(pictures.to(device))
-            if not isinstance(features, Tensor) or len(features) != len(pictures):
+        for images, targets in batches:
+            features = backbone(images.to(device))
+            if not isinstance(features, Tensor) or len(features) != len(images):
                 raise UsageError(
-                    f"{type(backbone).__name__} does not turn pictures into features",
-                    expected="a tensor with a row for each picture",
+                    f"{type(backbone).__name__} does not turn images into features",
+                    expected="a tensor with a row for each image",
                     got=f"a {type(features).__name__}",
                     hint="backbone, head = zoo.split(model) gives one that does",
                 )

@@ -91,17 +91,17 @@ def embed(
         from zoo_core.embedding.parquet import read_embeddings, resume
 
         failed = dict(resume(Path(out), embedder, labelled_sources(images)))
-        found = read_embeddings(Path(out), model=embedder.model, failed=failed)
+        result = read_embeddings(Path(out), model=embedder.model, failed=failed)
     else:
-        found = _in_memory(embedder, labelled_sources(images))
-    if found.failed and not len(found):
-        name, reason = next(iter(found.failed.items()))
+        result = _in_memory(embedder, labelled_sources(images))
+    if result.failed and not len(result):
+        name, reason = next(iter(result.failed.items()))
         raise ImageError(reason, name=name)
-    if found.failed:
-        names = ", ".join([*found.failed][:_NAMED_AT_MOST]) + (", ..." if len(found.failed) > _NAMED_AT_MOST else "")
-        msg = f"{len(found.failed)} of {len(found) + len(found.failed)} images have no vector: {names}"
+    if result.failed:
+        names = ", ".join([*result.failed][:_NAMED_AT_MOST]) + (", ..." if len(result.failed) > _NAMED_AT_MOST else "")
+        msg = f"{len(result.failed)} of {len(result) + len(result.failed)} images have no vector: {names}"
         warnings.warn(msg, ZooWarning, stacklevel=3)
-    return found
+    return result
 
 
 def _in_memory(embedder: Embedder, sources: Iterable[tuple[Source, str]]) -> Embeddings:
@@ -178,12 +178,12 @@ class Embedder:
             good = [each for each in batch if each.tensor is not None]
             vectors = iter(self._vectors(good))
             for each in batch:
-                found = each.error if each.tensor is None else next(vectors)
+                result = each.error if each.tensor is None else next(vectors)
                 label = labels.pop(each.name, "")
-                if isinstance(found, Exception):
-                    yield Row(each.name, None, label, error=str(found))
+                if isinstance(result, Exception):
+                    yield Row(each.name, None, label, error=str(result))
                 else:
-                    yield Row(each.name, found, label, each.size)
+                    yield Row(each.name, result, label, each.size)
 
     def _vectors(self, batch: list[Loaded]) -> list[Any]:
         tensors = [each.tensor for each in batch if each.tensor is not None]
@@ -192,9 +192,9 @@ class Embedder:
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
         try:
             with inferring(self.vectors):
-                found = self.vectors(torch.stack(tensors).to(like.device, like.dtype)).float().cpu()
+                result = self.vectors(torch.stack(tensors).to(like.device, like.dtype)).float().cpu()
         except RuntimeError as error:  # of the model, at a size that it cannot take
             if len(batch) > 1:
                 return [vector for each in batch for vector in self._vectors([each])]
             return [ImageError(f"{batch[0].name}: no vector: {str(error).partition(chr(10))[0]}", name=batch[0].name)]
-        return list(found.clone())
+        return list(result.clone())

@@ -92,8 +92,10 @@ class Embeddings:
                 (self.names[int(key)], 1 - float(far)) for key, far in zip(matches.keys, matches.distances, strict=True)
             ]
         similar = F.normalize(self.vectors, dim=1) @ F.normalize(vector, dim=0)
-        found = similar.topk(min(k, len(self)))
-        return [(self.names[i], value) for i, value in zip(found.indices.tolist(), found.values.tolist(), strict=True)]
+        result = similar.topk(min(k, len(self)))
+        return [
+            (self.names[i], value) for i, value in zip(result.indices.tolist(), result.values.tolist(), strict=True)
+        ]
 
     def duplicates(self, threshold: float = 0.98) -> list[tuple[str, str, float]]:
         """Pairs of images whose vectors are more alike than ``threshold``, the most alike first."""

@@ -52,29 +52,29 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
     """The SHA-256 of the length of a dataset and of a few samples, evenly spaced, as it gives them.
 
     Args:
-        dataset: Gives pairs of a picture and a target.
+        dataset: Gives pairs of an image and a target.
         total: Its length.
 
     Raises:
         UsageError: A sample is not such a pair.
 
     Warns:
-        ZooWarning: The dataset gives another picture when it is asked again.
+        ZooWarning: The dataset gives another image when it is asked again.
     """
     hasher = hashlib.sha256(str(total).encode())
     for number in range(min(_SAMPLES, total)):
         index = number * total // min(_SAMPLES, total)
-        picture, target = pair_in(dataset[index])
+        image, target = pair_in(dataset[index])
         if number == 0:
-            _warn_of_chance(picture, pair_in(dataset[index])[0])
-        for tensor in (picture, torch.as_tensor(target, device="cpu")):
+            _warn_of_chance(image, pair_in(dataset[index])[0])
+        for tensor in (image, torch.as_tensor(target, device="cpu")):
             hasher.update(f"\n{index} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(bytes_of(tensor))
     return hasher.hexdigest()
 
 
 def pair_in(sample: object) -> tuple[Tensor, Any]:
-    """The picture and the target of a sample.
+    """The image and the target of a sample.
 
     Raises:
         UsageError: It is something else.
@@ -90,7 +90,7 @@ def pair_in(sample: object) -> tuple[Tensor, Any]:
             got = f"({', '.join(type(part).__name__ for part in sample)})"
     raise UsageError(
         "features can be kept of pairs of tensors only",
-        expected="dataset[i] to be (picture, target): a tensor, and a number or a tensor",
+        expected="dataset[i] to be (image, target): a tensor, and a number or a tensor",
         got=got,
         hint="put the preprocessing of the model, and ToTensor, into the dataset",
     )
@@ -99,7 +99,7 @@ def pair_in(sample: object) -> tuple[Tensor, Any]:
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
     if not torch.equal(first, again):
         warnings.warn(
-            "the dataset gives another picture each time it is asked for the same one: what is kept are the features "
+            "the dataset gives another image each time it is asked for the same one: what is kept are the features "
             "of one draw, used again in every epoch; take random augmentation out, or train without cached features",
             ZooWarning,
             stacklevel=5,

@@ -166,8 +166,8 @@ def _merge(out: Path, parts: Path) -> None:
 
 def _paths(file: Path) -> list[str]:
     _, pq = _pyarrow()
-    found: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
-    return found
+    result: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
+    return result
 
 
 def _require_same(file: Path, facts: dict[str, str]) -> None:
@@ -183,12 +183,12 @@ def _require_same(file: Path, facts: dict[str, str]) -> None:
 def _facts(file: Path) -> dict[str, str]:
     pa, pq = _pyarrow()
     try:
-        found: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])
+        result: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise UsageError(
             f"{file} holds no embeddings of zoo", cause=str(error), hint="give another file for out"
         ) from error
-    return found
+    return result
 
 
 def write_embeddings(found: Embeddings, path: Path) -> Path:

@@ -74,8 +74,8 @@ def probe(embeddings: Embeddings | str | os.PathLike[str], *, k: int = 5, seed: 
         (1.0, 1.0, 8)
     """
     check_count("k", k)
-    found = embeddings if isinstance(embeddings, Embeddings) else Embeddings.load(embeddings)
-    x, y, classes = _labelled(found)
+    result = embeddings if isinstance(embeddings, Embeddings) else Embeddings.load(embeddings)
+    x, y, classes = _labelled(result)
     if not x.isfinite().all():
         raise UsageError(
             "some vectors have nan or infinity in them", hint="embed the images again, with the model in float32"

@@ -80,7 +80,7 @@ class Rows:
                 "rows of different shapes cannot be kept in one file",
                 expected=", ".join(f"{part} of {_said(kind)}" for part, kind in self._kinds.items()),
                 got=", ".join(f"{part} of {_said(kind)}" for part, kind in kinds.items()),
-                hint="resize all pictures to one size, and give every sample one kind of target",
+                hint="resize all images to one size, and give every sample one kind of target",
             )
         with disk_errors(self._folder):
             for part, tensor in given.items():
@@ -163,11 +163,11 @@ def _said(kind: Kind) -> str:
 
 
 def _dtype(kind: Kind) -> torch.dtype:
-    found = getattr(torch, kind["dtype"])
-    if not isinstance(found, torch.dtype):
+    result = getattr(torch, kind["dtype"])
+    if not isinstance(result, torch.dtype):
         msg = f"{kind['dtype']} is no dtype"
         raise TypeError(msg)
-    return found
+    return result
 
 
 def _row_bytes(kind: Kind) -> int:

@@ -155,10 +155,10 @@ def _compare(kind: Format, model: nn.Module, x: Tensor, path: Path, *, dynamic: 
     run = _opened(kind, path)
     differences, sizes = [], []
     for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
-        for expected, found in zip(model(batch), run(batch), strict=True):
-            if expected.shape != found.shape:
+        for expected, result in zip(model(batch), run(batch), strict=True):
+            if expected.shape != result.shape:
                 return math.inf, expected.abs().max().item()
-            differences.append((expected - found).abs().max())
+            differences.append((expected - result).abs().max())
             sizes.append(expected.abs().max())
     return torch.stack(differences).max().item(), torch.stack(sizes).max().item()
 

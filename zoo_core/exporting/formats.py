@@ -77,8 +77,8 @@ def _torchscript_metadata(path: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.load(path, _extra_files=files)  # type: ignore[no-untyped-call]  # torch's
-    found = files[METADATA]
-    return found.decode() if isinstance(found, bytes) else str(found)
+    result = files[METADATA]
+    return result.decode() if isinstance(result, bytes) else str(result)
 
 
 def _write_onnx(model: Any, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: ANN401, FBT001 - as above

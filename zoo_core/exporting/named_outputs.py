@@ -43,8 +43,8 @@ class NamedOutputs(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A batch of images to the outputs."""
         output = self.anatomy.scores_in(self.model(image))
-        found = tuple(output[name] for name in self.names) if isinstance(output, Mapping) else (output,)
-        return tuple(each.softmax(1) for each in found) if self.softmax else found
+        result = tuple(output[name] for name in self.names) if isinstance(output, Mapping) else (output,)
+        return tuple(each.softmax(1) for each in result) if self.softmax else result
 
 
 def names_in(output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output

@@ -67,9 +67,9 @@ def load_images(
 
     def load(source: Source) -> Loaded:
         try:
-            found = reader(source.item, source.name)
-            require_no_line(found.size, source.name)
-            tensor = prepare(found.image)
+            result = reader(source.item, source.name)
+            require_no_line(result.size, source.name)
+            tensor = prepare(result.image)
         except ImageError as error:
             return Loaded(source.name, error=error)
         except ZooError as error:  # such as the wrong number of channels
@@ -80,7 +80,7 @@ def load_images(
             reason = f"{type(error).__name__}: {error}"
             failed = ImageError(f"{source.name}: cannot be prepared for the model", cause=reason, name=source.name)
             return Loaded(source.name, error=failed)
-        return Loaded(source.name, tensor, found.size, found.note, original=found.image if keep else None)
+        return Loaded(source.name, tensor, result.size, result.note, original=result.image if keep else None)
 
     count = min(os.cpu_count() or 1, _MOST_WORKERS) if num_workers is None else num_workers
     if not count:

@@ -67,10 +67,10 @@ def preprocessing(model: nn.Module | str, *, size: int | Sequence[int] | None = 
         >>> zoo.preprocessing("resnet18@IMAGENET1K_V1", size=384).resize
         (439,)
     """
-    found = numbers_of(model)
+    result = numbers_of(model)
     for name in ("mean", "std"):
-        require_known(name, getattr(found.preprocessing, name))
-    return resized(found, size)
+        require_known(name, getattr(result.preprocessing, name))
+    return resized(result, size)
 
 
 @strict_arguments
@@ -113,15 +113,15 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
     Raises:
         UsageError: It has not one mean and std for each channel, or is no preprocessing.
     """
-    found = _record(preprocessing)
+    result = _record(preprocessing)
     channels = example_input(model).shape[1]
     edits = [edit for edit in knowledge_of(model).edits if edit.verb == "adapt_stem"]
-    if isinstance(preprocessing, str) and edits and len(found.mean) != channels:
-        found = _through(edits, found)
-    if len(found.mean) == len(found.std) == channels:
-        return found
+    if isinstance(preprocessing, str) and edits and len(result.mean) != channels:
+        result = _through(edits, result)
+    if len(result.mean) == len(result.std) == channels:
+        return result
     raise UsageError(
-        f"a preprocessing of {len(found.mean)} means and {len(found.std)} stds for a model of {channels} channels",
+        f"a preprocessing of {len(result.mean)} means and {len(result.std)} stds for a model of {channels} channels",
         expected=f"{channels} of each",
         hint="dataclasses.replace(zoo.preprocessing(name), mean=(...), std=(...)) has numbers of your own",
     )

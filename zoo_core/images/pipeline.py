@@ -26,11 +26,11 @@ _PIL_MODES = {_GREY: "L", _RGB: "RGB"}
 _TYPES = {"boxes": "BoundingBoxes", "masks": "Mask", "mask": "Mask", "keypoints": "KeyPoints"}
 """What torchvision calls the type of a target that is usually named so."""
 _DEEP_MODES = ("I", "F")
-"""What the modes of PIL pictures with more than 8 bits begin with; PIL would cut such values off at 255."""
+"""What the modes of PIL images with more than 8 bits begin with; PIL would cut such values off at 255."""
 
 
 class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Give a picture the number of channels that a model takes: grey becomes RGB, and RGB grey. No more is guessed.
+    """Give an image the number of channels that a model takes: grey becomes RGB, and RGB grey. No more is guessed.
 
     Args:
         count: How many channels.
@@ -45,50 +45,50 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
         self.count = count
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse a sample without a picture.
+        """Refuse a sample without an image.
 
         Raises:
             UsageError: There is none.
         """
-        if not any(_is_picture(item) for item in flat_inputs):
+        if not any(_is_image(item) for item in flat_inputs):
             kinds = sorted({type(item).__name__ for item in flat_inputs})
             raise UsageError(
-                f"no picture among {', '.join(kinds) or 'nothing'}",
-                expected="a PIL picture, or a tensor [..., channels, height, width] of uint8, or of floats from 0 to 1",
+                f"no image among {', '.join(kinds) or 'nothing'}",
+                expected="a PIL image, or a tensor [..., channels, height, width] of uint8, or of floats from 0 to 1",
                 hint="for a NumPy array [height, width, channels]: PIL.Image.fromarray(array)",
             )
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
-        if not _is_picture(inpt):
+        if not _is_image(inpt):
             return inpt
         return self._of_tensor(inpt) if isinstance(inpt, Tensor) else self._of_pil(inpt)
 
-    def _of_pil(self, picture: Any) -> Any:  # noqa: ANN401 - PIL need not be installed to read this module
-        if picture.mode.startswith(_DEEP_MODES):
+    def _of_pil(self, image: Any) -> Any:  # noqa: ANN401 - PIL need not be installed to read this module
+        if image.mode.startswith(_DEEP_MODES):
             raise UsageError(
-                f"a PIL picture of mode {picture.mode!r} has more than 8 bits, which PIL cuts off",
-                hint="torch.from_numpy(np.array(picture, dtype=np.float32) / 65535)[None] is a tensor of it",
+                f"a PIL image of mode {image.mode!r} has more than 8 bits, which PIL cuts off",
+                hint="torch.from_numpy(np.array(image, dtype=np.float32) / 65535)[None] is a tensor of it",
             )
-        mode = _PIL_MODES.get(self.count, picture.mode)
-        picture = picture if picture.mode == mode else picture.convert(mode)
-        if len(picture.getbands()) != self.count:
-            raise self._wrong(len(picture.getbands()))
-        return picture
+        mode = _PIL_MODES.get(self.count, image.mode)
+        image = image if image.mode == mode else image.convert(mode)
+        if len(image.getbands()) != self.count:
+            raise self._wrong(len(image.getbands()))
+        return image
 
-    def _of_tensor(self, picture: Tensor) -> Tensor:
-        count = picture.shape[-3]
+    def _of_tensor(self, image: Tensor) -> Tensor:
+        count = image.shape[-3]
         if (count, self.count) == (_GREY, _RGB):
-            return _like(picture.expand(*picture.shape[:-3], _RGB, *picture.shape[-2:]), picture)
+            return _like(image.expand(*image.shape[:-3], _RGB, *image.shape[-2:]), image)
         if (count, self.count) == (_RGB, _GREY):
-            return _like(F.rgb_to_grayscale(picture, num_output_channels=1), picture)
+            return _like(F.rgb_to_grayscale(image, num_output_channels=1), image)
         if count != self.count:
             raise self._wrong(count)
-        return picture
+        return image
 
     def _wrong(self, count: int) -> UsageError:
         return UsageError(
-            f"a picture of {count} channels for a model that takes {self.count}",
+            f"an image of {count} channels for a model that takes {self.count}",
             expected=f"{self.count} channels" + (", or grey" if self.count == _RGB else ""),
             cause="the channels of a tensor are its third axis from the end: [..., C, H, W]",
         )
@@ -110,7 +110,7 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
         """
         flat: list[tuple[str, Any]] = []
         _collect(inputs, "", flat)
-        images = [item for _, item in flat if _is_picture(item)]
+        images = [item for _, item in flat if _is_image(item)]
         for name, item in flat:
             is_plain = isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
             if is_plain and item is not images[0] and (item.ndim >= _FEWEST_AXES or name in _TYPES):
@@ -136,13 +136,13 @@ def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa
 
 
 class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Resize a picture and keep its proportions, so that it covers a size or stays within it.
+    """Resize an image and keep its proportions, so that it covers a size or stays within it.
 
     Args:
         size: Height and width, in pixels.
         fit: ``"cover"``, or ``"border"`` to stay within.
         interpolation: The resampling filter.
-        antialias: Whether it filters before it samples; PIL pictures always do.
+        antialias: Whether it filters before it samples; PIL images always do.
 
     Example:
         >>> FitTo((20, 20), "border")(torch.zeros(3, 40, 80, dtype=torch.uint8)).shape
@@ -164,7 +164,7 @@ class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
         self.antialias = antialias
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size that the picture gets, which is that of its masks and boxes too."""
+        """The size that the image gets, which is that of its masks and boxes too."""
         height, width = F.get_size(flat_inputs[0])
         ratios = height / self.size[0], width / self.size[1]
         ratio = min(ratios) if self.fit == "cover" else max(ratios)
@@ -177,7 +177,7 @@ class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
 
 
 class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Cut out the centre of a picture, or pad it where it is too small.
+    """Cut out the centre of an image, or pad it where it is too small.
 
     Args:
         size: Height and width, in pixels.
@@ -204,7 +204,7 @@ class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships 
         """Called by v2 for each item of a sample."""
         if any(params["padding"]):
             colour: list[float] | int = 0
-            if _is_picture(inpt):
+            if _is_image(inpt):
                 in_floats = isinstance(inpt, Tensor) and inpt.is_floating_point()
                 colour = [share if in_floats else round(255 * share) for share in self.colour]
             inpt = self._call_kernel(F.pad, inpt, padding=params["padding"], fill=colour)
@@ -212,7 +212,7 @@ class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships 
 
 
 class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A picture as a tensor of float32, ``[..., C, H, W]``.
+    """An image as a tensor of float32, ``[..., C, H, W]``.
 
     Args:
         white: What white becomes: 1.0 for most models. Floats that come in count from 0 to 1.
@@ -230,13 +230,11 @@ class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no type
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
-        if not _is_picture(inpt):
+        if not _is_image(inpt):
             return inpt
-        picture = inpt if isinstance(inpt, Tensor) else F.pil_to_tensor(inpt)
-        if picture.dtype == torch.uint8:
-            values = picture.float().div(255)  # v2 multiplies by 1 / 255, which differs in the last digit
-        else:
-            values = F.to_dtype(picture, torch.float32, scale=True)
+        image = inpt if isinstance(inpt, Tensor) else F.pil_to_tensor(inpt)
+        # v2 multiplies bytes by 1 / 255, which differs in the last digit
+        values = image.float().div(255) if image.dtype == torch.uint8 else F.to_dtype(image, torch.float32, scale=True)
         if self.channel_order == "BGR":
             values = values.flip(-3)
         return _like(values if self.white == 1 else values * self.white, inpt)
@@ -252,7 +250,7 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
-        if not _is_picture(inpt):
+        if not _is_image(inpt):
             return inpt
         if inpt.ndim <= _FEWEST_AXES:
             raise UsageError(
@@ -262,8 +260,8 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
         return _like(inpt.transpose(-4, -3), inpt)
 
 
-def _is_picture(item: object) -> bool:
-    """Whether something is a picture or a video, and neither a label nor a mask nor boxes."""
+def _is_image(item: object) -> bool:
+    """Whether something is an image or a video, and neither a label nor a mask nor boxes."""
     if isinstance(item, tv_tensors.Image | tv_tensors.Video):
         return True
     if isinstance(item, Tensor):
@@ -271,9 +269,9 @@ def _is_picture(item: object) -> bool:
     return type(item).__module__.startswith("PIL.")
 
 
-def _like(values: Tensor, picture: Any) -> Tensor:  # noqa: ANN401 - a tensor or a PIL picture
-    """Marked as a picture, so that later steps never take a label next to it for one."""
-    kind = tv_tensors.Video if isinstance(picture, tv_tensors.Video) else tv_tensors.Image
+def _like(values: Tensor, image: Any) -> Tensor:  # noqa: ANN401 - a tensor or a PIL image
+    """Marked as an image, so that later steps never take a label next to it for one."""
+    kind = tv_tensors.Video if isinstance(image, tv_tensors.Video) else tv_tensors.Image
     return cast("Tensor", kind(values))
 
 
@@ -304,8 +302,8 @@ def compose(wanted: Preprocessing, task: str, *, train: bool) -> nn.Module:
         steps.append(v2.Normalize(mean=list(mean), std=list(std)))
     if task == "video":
         steps.append(FramesAfterChannels())
-    found: nn.Module = v2.Compose([*steps, v2.ToPureTensor()])
-    return found
+    result: nn.Module = v2.Compose([*steps, v2.ToPureTensor()])
+    return result
 
 
 def _cut(wanted: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:

@@ -149,12 +149,12 @@ class _TiffRows:
         across = -(-self.width // page.tilewidth) if page.is_tiled else 1
         down = -(-self.height // rows)
         samples, planes = page.samplesperpixel, (page.samplesperpixel if page.planarconfig == 2 else 1)  # noqa: PLR2004 - TIFF's number for separate planes
-        found = np.zeros((bottom - top, self.width, samples), dtype=page.dtype)
+        result = np.zeros((bottom - top, self.width, samples), dtype=page.dtype)
         for plane in range(planes):
             first, last = top // rows, -(-bottom // rows)
             for index in range(plane * across * down + first * across, plane * across * down + last * across):
-                self._place(found, index, top)
-        return self._scaled(found[:, :, : self._kept])
+                self._place(result, index, top)
+        return self._scaled(result[:, :, : self._kept])
 
     def close(self) -> None:
         self._tiff.close()

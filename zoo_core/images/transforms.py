@@ -69,11 +69,11 @@ def transforms(
         >>> pipeline(torch.zeros(2, 3, 300, 400, dtype=torch.uint8)).shape
         torch.Size([2, 3, 224, 224])
     """
-    found = numbers_of(model)
+    result = numbers_of(model)
     chosen = replace(
-        resized(found, size),
-        mean=_numbers("mean", mean, found.preprocessing.mean),
-        std=_numbers("std", std, found.preprocessing.std),
+        resized(result, size),
+        mean=_numbers("mean", mean, result.preprocessing.mean),
+        std=_numbers("std", std, result.preprocessing.std),
     )
     try:
         from zoo_core.images.pipeline import compose
@@ -81,7 +81,7 @@ def transforms(
         if not str(error.name).startswith("torchvision"):
             raise
         raise ZooError("a pipeline of images needs torchvision", hint="pip install 'torchvision>=0.23'") from error
-    return compose(chosen, found.task, train=train)
+    return compose(chosen, result.task, train=train)
 
 
 def _numbers(name: str, own: Sequence[float] | None, of_weights: tuple[float, ...]) -> tuple[float, ...]:
@@ -89,13 +89,15 @@ def _numbers(name: str, own: Sequence[float] | None, of_weights: tuple[float, ..
     if own is None:
         require_known(name, of_weights)
         return of_weights
-    found = tuple(own) if not isinstance(own, str | bytes) and hasattr(own, "__iter__") else ()
-    if len(found) != len(of_weights) or not all(_is_number(value) and (name == "mean" or value > 0) for value in found):
+    result = tuple(own) if not isinstance(own, str | bytes) and hasattr(own, "__iter__") else ()
+    if len(result) != len(of_weights) or not all(
+        _is_number(value) and (name == "mean" or value > 0) for value in result
+    ):
         raise UsageError(
             f"{name} cannot be {own!r}",
             expected=f"{len(of_weights)} {'numbers' if name == 'mean' else 'numbers above 0'}, one for each channel",
         )
-    return tuple(float(value) for value in found)
+    return tuple(float(value) for value in result)
 
 
 def _is_number(value: object) -> bool:

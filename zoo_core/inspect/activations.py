@@ -280,7 +280,7 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mo
             if isinstance(module, nn.MultiheadAttention) or not list(module.children())
         }
         return whole or {"": model}
-    found: dict[str, nn.Module] = {}
+    result: dict[str, nn.Module] = {}
     for pattern in patterns:
         matching = {path: module for path, module in modules.items() if fnmatchcase(path, pattern)}
         if not matching:
@@ -290,8 +290,8 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mo
                 part=pattern,
                 parts=tuple(modules),
             )
-        found |= matching
-    return found
+        result |= matching
+    return result
 
 
 def _tensor(output: object) -> Tensor | None:

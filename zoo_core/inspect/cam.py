@@ -191,19 +191,19 @@ def _first_that_lights_up(
     target: int,
 ) -> tuple[_Layer, Array]:
     """The heatmap of the first layer in which something speaks for the class, from 0 to 1."""
-    found: list[Array] = []
+    result: list[Array] = []
     for layer in layers:
         with twin.tapped(layer):
             runner = made(model=twin, target_layers=[twin.tap], reshape_transform=layer.map_of)
             runner.compute_input_gradient = True  # gradients flow although no parameter takes any
             with runner, torch.enable_grad():
                 raw = runner(input_tensor=x, targets=[lambda output: output[..., target].sum()])
-        found.append(raw[0].astype("float32"))
-        if found[-1].max() > 0:  # pytorch-grad-cam does not reach 1 where gradients are tiny
-            return layer, found[-1] / found[-1].max()
+        result.append(raw[0].astype("float32"))
+        if result[-1].max() > 0:  # pytorch-grad-cam does not reach 1 where gradients are tiny
+            return layer, result[-1] / result[-1].max()
     msg = f"nothing in the image speaks for class {target}: the heatmap is all zero"
     warnings.warn(msg, ZooWarning, stacklevel=4)
-    return layers[0], found[0]
+    return layers[0], result[0]
 
 
 def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library without types
@@ -298,15 +298,15 @@ class _Logits(nn.Module):
             handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Any = self._anatomy.scores_in(self.body(x))
-        found = found.get("out", found) if isinstance(found, dict) else found
-        if not isinstance(found, Tensor) or found.dim() < _TABLE:
+        result: Any = self._anatomy.scores_in(self.body(x))
+        result = result.get("out", result) if isinstance(result, dict) else result
+        if not isinstance(result, Tensor) or result.dim() < _TABLE:
             raise NotSupported(
                 "the model gives no logits of classes",
-                got=f"a {type(found).__name__}" + (f" of {', '.join(found)}" if isinstance(found, dict) else ""),
+                got=f"a {type(result).__name__}" + (f" of {', '.join(result)}" if isinstance(result, dict) else ""),
                 hint="zoo.activation_maps works on any model",
             )
-        return found if found.dim() == _TABLE else found.flatten(2).mean(-1)
+        return result if result.dim() == _TABLE else result.flatten(2).mean(-1)
 
 
 def _target(model: nn.Module, logits: Tensor, target: int | str | None) -> int:
@@ -342,7 +342,7 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
     finally:
         for hook in hooks:
             hook.remove()
-    found = []
+    result = []
     for path, (name, _) in candidates.items():
         output = outputs.get(path)
         for place, tensor in enumerate(_tensors_in(output)):
@@ -350,16 +350,16 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
             gradient = _gradient(logit, tensor) if layer.map_of(tensor) is not None else None
             values = None if gradient is None else layer.map_of(gradient)
             if values is not None and bool(values.any()):
-                found.append(layer)
+                result.append(layer)
                 break
-    if not found:
+    if not result:
         raise NotSupported(
             f"the logits of this {type(unwrap(model)).__name__} depend on no map of rows and columns"
             + (f" at {at!r}" if at else ""),
             cause="the head may be all zeros, as torchvision's untrained ViTs have it",
             hint='at="path.of.a.module" names one; print(model) shows every module path',
         )
-    return found
+    return result
 
 
 def _candidates(model: nn.Module, at: str | None) -> dict[str, tuple[str, Stage | None]]:
@@ -379,8 +379,8 @@ def _keep(outputs: dict[str, Any], path: str, _: nn.Module, __: object, output: 
 
 def _map_in(model: nn.Module, module: nn.Module, output: Any, *, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
     """What a module gave as a map of several cells."""
-    found = map_in(model, module, output, x, stage)
-    return found if found is not None and found.shape[-2] * found.shape[-1] > 1 else None
+    result = map_in(model, module, output, x, stage)
+    return result if result is not None and result.shape[-2] * result.shape[-1] > 1 else None
 
 
 def _gradient(logit: Tensor, tensor: Tensor) -> Tensor | None:

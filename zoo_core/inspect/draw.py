@@ -73,9 +73,9 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ZooError("a drawing needs matplotlib", hint="pip install 'zoo-core[inspect]'") from error
-    found = summary(model)
-    boxes = [part for part in found.parts if part.stage != "head"]
-    heads = _heads(model, found.parts)
+    result = summary(model)
+    boxes = [part for part in result.parts if part.stage != "head"]
+    heads = _heads(model, result.parts)
     height = (len(boxes) + 2) * (_HEIGHT + _GAP) + 0.9
     figure = Figure(figsize=(max(_WIDTH, 2.4 * len(heads)) + 1.6, height))
     axes = figure.subplots()
@@ -84,7 +84,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     axes.axis("off")
     figure.subplots_adjust(0, 0, 1, 1)
     middle, top = figure.get_figwidth() / 2, height - 0.35
-    axes.text(middle, top, found.title.partition(":")[0], ha="center", va="center", weight="bold", color=_INK)
+    axes.text(middle, top, result.title.partition(":")[0], ha="center", va="center", weight="bold", color=_INK)
     _legend(axes, middle, top - 0.28)
     top -= 0.55
     for part in boxes:
@@ -102,7 +102,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     axes.text(
         middle,
         top - _HEIGHT - 0.3,
-        found.title.partition(": ")[2].partition(" (")[0],
+        result.title.partition(": ")[2].partition(" (")[0],
         ha="center",
         fontsize=7,
         color=_INK,
@@ -119,7 +119,7 @@ def _heads(model: nn.Module, parts: tuple[Row, ...]) -> list[tuple[str, str, flo
     head = next((part for part in parts if part.stage == "head"), None)
     if head is None:
         return []
-    bare, found = unwrap(model), []
+    bare, result = unwrap(model), []
     for site in anatomy_of(model).heads:
         module = bare.get_submodule(site.path)
         branches = dict(module.named_children()) if isinstance(module, Heads) else {site.path: module}
@@ -128,8 +128,8 @@ def _heads(model: nn.Module, parts: tuple[Row, ...]) -> list[tuple[str, str, flo
             share = sum(p.numel() for p in branch.parameters() if p.requires_grad) / total if total else 0.0
             classes = f"{site.num_classes} classes, " if len(branches) == 1 else ""
             role = "" if site.role == "main" else f" ({site.role})"
-            found.append((f"{name}{role}", f"{classes}{_count(total)} parameters", share))
-    return found or [("head", f"{_count(head.parameters)} parameters", _share(head))]
+            result.append((f"{name}{role}", f"{classes}{_count(total)} parameters", share))
+    return result or [("head", f"{_count(head.parameters)} parameters", _share(head))]
 
 
 def _share(part: Row) -> float:
@@ -177,11 +177,11 @@ def _draw_graph(model: nn.Module, path: Path, depth: int) -> Path:
     inputs: Any = [[x[0]]] if card and card.task in ("detection", "keypoints") else x
     twin = copy.deepcopy(unwrap(model))  # torchview puts hooks on it
     with inferring(twin):
-        found = draw_graph(
+        result = draw_graph(
             twin, input_data=inputs, depth=depth, graph_name=type(twin).__name__, device=x.device, mode="eval"
         )
     try:
-        path.write_bytes(found.visual_graph.pipe(format=path.suffix[1:].lower()))
+        path.write_bytes(result.visual_graph.pipe(format=path.suffix[1:].lower()))
     except OSError as error:
         raise cannot_write(path, error) from error
     return path

@@ -80,9 +80,9 @@ class ActivationMaps:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{layer}: mean of {self.channels[layer]} channels, {found.shape[0]} x {found.shape[1]}, "
-            f"{found.min():.3g} to {found.max():.3g}"
-            for layer, found in self.maps.items()
+            f"{layer}: mean of {self.channels[layer]} channels, {result.shape[0]} x {result.shape[1]}, "
+            f"{result.min():.3g} to {result.max():.3g}"
+            for layer, result in self.maps.items()
         )
 
     def _repr_html_(self) -> str:
@@ -129,9 +129,9 @@ def activation_maps(
 
     def hook_of(path: str) -> Any:  # noqa: ANN401 - a hook
         def keep(module: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 - as hooks are given
-            found = map_in(opened, module, output, view.x, by_output.get(path))
-            if found is not None:
-                maps[paths[path]], channels[paths[path]] = found[0].mean(0).float().cpu().numpy(), found.shape[1]
+            result = map_in(opened, module, output, view.x, by_output.get(path))
+            if result is not None:
+                maps[paths[path]], channels[paths[path]] = result[0].mean(0).float().cpu().numpy(), result.shape[1]
 
         return keep
 
@@ -159,7 +159,7 @@ def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] |
     if at is None:
         convolutions = (path for path in modules if isinstance(unwrap(model).get_submodule(path), nn.Conv2d))
         return {path: path for path in convolutions}
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for pattern in asked_names(at):
         named = {stage.output: name for name, stage in stages.items() if fnmatchcase(name, pattern)}
         matching = {path: path for path in modules if fnmatchcase(path, pattern)} | named
@@ -171,8 +171,8 @@ def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] |
                 part=pattern,
                 parts=tuple(stages),
             )
-        found |= matching
-    return found
+        result |= matching
+    return result
 
 
 def map_in(model: nn.Module, module: nn.Module, output: Any, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401

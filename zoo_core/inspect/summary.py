@@ -178,8 +178,8 @@ def _stage_of(model: nn.Module) -> dict[str, str]:
     """Tensor name to the name of the part it is in."""
     anatomy = anatomy_of(model)
     names = ["stem", *(stage.name for stage in anatomy.stages), "neck", "head"]
-    found = {name: names[depth] for name, depth in depths(model).items()}
-    return {n: "stem" if any(under(n, path) for path in anatomy.stem) else part for n, part in found.items()}
+    result = {name: names[depth] for name, depth in depths(model).items()}
+    return {n: "stem" if any(under(n, path) for path in anatomy.stem) else part for n, part in result.items()}
 
 
 def _parts(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:

@@ -107,8 +107,8 @@ def _like(model: nn.Module, x: Tensor) -> Tensor:
 
 def _to_show(x: Tensor) -> Array:
     rgb = x if x.shape[0] == _RGB else x[:1].expand(_RGB, -1, -1)
-    found: Array = rgb.permute(1, 2, 0).clamp(0, 1).float().cpu().numpy()
-    return found
+    result: Array = rgb.permute(1, 2, 0).clamp(0, 1).float().cpu().numpy()
+    return result
 
 
 def resized_map(values: Array, height: int, width: int) -> Array:

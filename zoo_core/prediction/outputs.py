@@ -61,7 +61,7 @@ class Reading:
         elif isinstance(output, Tensor) and output.ndim == _MAPS and self.task != "classification":
             yield from (self._segmented(scores, image) for scores, image in zip(output, batch, strict=True))
         elif isinstance(output, Sequence) and all(isinstance(each, Mapping) and "boxes" in each for each in output):
-            yield from (self._detected(found, image) for found, image in zip(output, batch, strict=True))
+            yield from (self._detected(result, image) for result, image in zip(output, batch, strict=True))
         else:
             raise NotSupported(
                 f"no way is known to read an output of the type {type(output).__name__}{_shape(output)} by name",

@@ -127,9 +127,9 @@ def predict(
         if only.error is not None:
             raise only.error
         return only.result
-    found = list(predictions)
-    _warn_of([each for each in found if each.error is not None], len(found))
-    return [each.result if each.error is None else each.error for each in found]
+    result = list(predictions)
+    _warn_of([each for each in result if each.error is not None], len(result))
+    return [each.result if each.error is None else each.error for each in result]
 
 
 def _warn_of(failed: Sequence[Prediction], total: int) -> None:
@@ -278,7 +278,7 @@ def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
     numbers = numbers_of(model)
     if numbers.task != "segmentation" or not numbers.preprocessing.crop:
         return transforms(model, size=size)
-    found = resized(numbers, size)  # every pixel gets a label, so nothing is cut off
-    sides = found.resize if found.fit == "squash" else found.crop or ()
-    whole = replace(found, crop=None, resize=sides, fit="squash")
+    result = resized(numbers, size)  # every pixel gets a label, so nothing is cut off
+    sides = result.resize if result.fit == "squash" else result.crop or ()
+    whole = replace(result, crop=None, resize=sides, fit="squash")
     return compose(whole, numbers.task, train=False)

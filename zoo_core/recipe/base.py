@@ -39,8 +39,8 @@ def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str
     Raises:
         NotSupported: It began with no published weights, or they are no longer here.
     """
-    if found := _published(recipe):
-        twin = rebuild(recipe, options=options, filled=_filler(*found))
+    if result := _published(recipe):
+        twin = rebuild(recipe, options=options, filled=_filler(*result))
         values = twin.state_dict()
         return {name for name in _loaded(twin) & tensors.keys() if _is_same(values[name], tensors[name])}
     raise NotSupported(
@@ -68,8 +68,8 @@ def rebuild_on_base(
         WeightsError: They are not.
         Unreadable: They do not hold all that the save leaves out.
     """
-    found = _published(recipe)
-    if found is None:
+    result = _published(recipe)
+    if result is None:
         tag = recipe.weights.get("tag", "")
         raise WeightsError(
             f"the save of {recipe.id} leaves out what its weights {tag!r} have, and they are not in the cache",
@@ -77,7 +77,7 @@ def rebuild_on_base(
             done="nothing was loaded, and nothing fetched: only zoo.get does that",
             hint=f'zoo.get("{recipe.id}@{tag}") fetches them; zoo.save(..., with_base=True) leaves nothing out',
         )
-    model = rebuild(recipe, heads, options=options, filled=_filler(*found), limit=limit)
+    model = rebuild(recipe, heads, options=options, filled=_filler(*result), limit=limit)
     if lacking := sorted(names_in(recipe, model) - _loaded(model)):
         raise Unreadable(
             f"the save of {recipe.id} leaves out tensors that its weights do not have",

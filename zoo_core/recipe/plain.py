@@ -136,10 +136,10 @@ def _kind(name: object) -> type | None:
 
 
 def _listed(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
-    found = table.get(str(value[word]))
-    if found is None:
+    result = table.get(str(value[word]))
+    if result is None:
         raise _unknown(value)
-    return found
+    return result
 
 
 def _unknown(value: object) -> Unreadable:

@@ -51,7 +51,7 @@ class Recipe:
         switched: Modules, other than those held, that are in another mode than the module around them.
         ties: Tensor name to the name under which the file has the same tensor.
         class_names: What the classes are called, in the order of the scores.
-        preprocessing: What a picture goes through on its way in, as the weights that the model began with want it;
+        preprocessing: What an image goes through on its way in, as the weights that the model began with want it;
             empty when nobody said.
         dtype: Of the floating-point tensors; empty when they differ.
         channels_last: Whether filters lie with their channels last.
@@ -196,8 +196,8 @@ def versions_for(family: str) -> dict[str, str]:
     """Distribution to version: zoo, torch, the plugin of that family and the library it builds with."""
     member = current_zoo().member(family)
     plugin, _, number = member.plugin.origin.rpartition(" ")
-    found = {name: _version(name) for name in ("zoo-core", "torch", member.family.requires) if name}
-    return {**found, **({plugin: number} if plugin else {})}
+    result = {name: _version(name) for name in ("zoo-core", "torch", member.family.requires) if name}
+    return {**result, **({plugin: number} if plugin else {})}
 
 
 def _version(name: str) -> str:

@@ -179,7 +179,7 @@ def save(
 
     The folder gets the tensors as safetensors, and ``recipe.json`` for people and programs: family and name, versions,
     the weights it began with, the constructor's options, every act of surgery, what is frozen, the mode of every
-    module, the class names, and how pictures are prepared. Before anything is written, the model is built again from
+    module, the class names, and how images are prepared. Before anything is written, the model is built again from
     the recipe to prove that every module and tensor of it will be there.
 
     What no recipe holds is not saved: hooks, the optimizer, and that a batch norm is synchronised, which is for
@@ -334,5 +334,5 @@ def _origin(known: Knowledge) -> dict[str, Any]:
     if known.origin:
         return dict(known.origin)
     receipt = known.receipt
-    found = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
-    return {name: value for name, value in found.items() if value}
+    result = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
+    return {name: value for name, value in result.items() if value}

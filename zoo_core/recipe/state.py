@@ -74,8 +74,8 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def dtype_of(model: nn.Module) -> str:
     """The dtype of all floating-point tensors; empty when they differ."""
-    found = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
-    return str(found.pop()).removeprefix("torch.") if len(found) == 1 else ""
+    result = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    return str(result.pop()).removeprefix("torch.") if len(result) == 1 else ""
 
 
 def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None:
@@ -118,12 +118,12 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
         ['a', 'b.x']
     """
     others = [name for name in everything if name not in chosen]
-    found: list[str] = []
+    result: list[str] = []
     for name in sorted(chosen):
         prefixes = _prefixes(name)
-        if not any(prefix in found for prefix in prefixes):
-            found.append(next(each for each in prefixes if not any(_inside(other, each) for other in others)))
-    return found
+        if not any(prefix in result for prefix in prefixes):
+            result.append(next(each for each in prefixes if not any(_inside(other, each) for other in others)))
+    return result
 
 
 def restore(model: nn.Module, recipe: Recipe) -> None:

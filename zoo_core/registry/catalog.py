@@ -68,11 +68,11 @@ class Shelf(MutableMapping[str, Card]):
 
     def entries(self, costs: Mapping[str, Cost]) -> dict[str, Entry]:
         """What each model is chosen by, by its name."""
-        found: dict[str, Entry] = {}
+        result: dict[str, Entry] = {}
         for record in self._file.records() if self._file is not None else ():
             with suppress(AttributeError, KeyError, TypeError):  # a malformed card is named where it is used
-                found[record["name"]] = Entry.of_record(record, costs.get(record["name"]))
-        return found | {name: Entry.of_card(card, costs.get(name)) for name, card in self._cards.items()}
+                result[record["name"]] = Entry.of_record(record, costs.get(record["name"]))
+        return result | {name: Entry.of_card(card, costs.get(name)) for name, card in self._cards.items()}
 
     def __getitem__(self, name: str) -> Card:
         if name not in self._cards and self._file is not None:

@@ -58,8 +58,8 @@ class Entry(NamedTuple):
 
     def best(self, license: str | None = None) -> tuple[str, float | None]:  # noqa: A002 - the field's word for it
         """Licence and accuracy of the weights with the highest accuracy, of those with that licence."""
-        found = [*self._with(license)]
-        return max(found, key=lambda figure: -1.0 if figure[1] is None else figure[1]) if found else (_UNKNOWN, None)
+        result = [*self._with(license)]
+        return max(result, key=lambda figure: -1.0 if figure[1] is None else figure[1]) if result else (_UNKNOWN, None)
 
     def has(self, license: str | None, least: float | None) -> bool:  # noqa: A002 - as above
         """Whether some of its weights have that licence and at least that accuracy."""

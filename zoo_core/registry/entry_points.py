@@ -115,12 +115,12 @@ def _is_plain() -> bool:
 @lru_cache(maxsize=1)
 def _folders(paths: tuple[str, ...]) -> dict[str, str]:
     """The metadata folder of each distribution, by its name as it is compared."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for path in paths:
         for name in _names(path or "."):
             if name.endswith(_SUFFIXES):
-                found.setdefault(_normal(name.rpartition(".")[0].partition("-")[0]), os.path.join(path, name))  # noqa: PTH118
-    return found
+                result.setdefault(_normal(name.rpartition(".")[0].partition("-")[0]), os.path.join(path, name))  # noqa: PTH118
+    return result
 
 
 def _names(path: str) -> Iterable[str]:

@@ -104,8 +104,8 @@ class Member:
         if installed and _public(installed) != _public(resolve_name(family.indexed)()):
             from zoo_core.registry.reindex import remembered
 
-            if (found := remembered(family, installed, self.plugin.origin)) is not None:
-                return found
+            if (result := remembered(family, installed, self.plugin.origin)) is not None:
+                return result
         cards: Sequence[object] = resolve_name(family.catalog)()
         return cards
 
@@ -113,8 +113,8 @@ class Member:
         """What constructs the model of a card: what was registered, or what its ``build`` names."""
         if card.name in self.own:
             return self.own[card.name].build
-        found: Callable[..., Any] = resolve_name(card.build)
-        return found
+        result: Callable[..., Any] = resolve_name(card.build)
+        return result
 
     def anatomy(self, model: nn.Module) -> Anatomy:
         """Where the parts of ``model`` are, as the plugin says.
@@ -131,12 +131,12 @@ class Member:
                 plugin=self.plugin.name,
             )
         try:
-            found = resolve_name(self.family.anatomy)(model)
+            result = resolve_name(self.family.anatomy)(model)
         except (Exception, SystemExit) as error:  # a plugin's own code, as above
             raise self._no_anatomy(model, f"{type(error).__name__}: {error}") from error
-        if not isinstance(found, Anatomy):
-            raise self._no_anatomy(model, repr(found)[:200])
-        return found
+        if not isinstance(result, Anatomy):
+            raise self._no_anatomy(model, repr(result)[:200])
+        return result
 
     def _no_anatomy(self, model: nn.Module, got: str) -> AnatomyError:
         return AnatomyError(

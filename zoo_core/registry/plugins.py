@@ -76,18 +76,18 @@ def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tu
     """
     if entry_points is None:
         entry_points = _installed()
-    found = sorted(entry_points, key=lambda entry: (entry.name, entry.value))
-    rivals = {entry.name: [rival for rival in found if rival.name == entry.name] for entry in found}
-    return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in found)
+    result = sorted(entry_points, key=lambda entry: (entry.name, entry.value))
+    rivals = {entry.name: [rival for rival in result if rival.name == entry.name] for entry in result}
+    return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in result)
 
 
 def _installed() -> list[EntryPoint | Found]:
     only, without = settings.plugins(), settings.disabled_plugins()
-    found = plugin_entries()
-    names = {entry.name for entry in found}
+    result = plugin_entries()
+    names = {entry.name for entry in result}
     warn_of_unknown("ZOO_PLUGINS", only, names)
     warn_of_unknown("ZOO_DISABLE", without, names)
-    return [entry for entry in found if (not only or entry.name in only) and entry.name not in without]
+    return [entry for entry in result if (not only or entry.name in only) and entry.name not in without]
 
 
 def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -> None:

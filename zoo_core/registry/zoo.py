@@ -52,11 +52,11 @@ class Zoo:
     @cached_property
     def claims(self) -> dict[str, tuple[Member, ...]]:
         """Every family name with those who contribute it: more than one is a conflict."""
-        found: dict[str, tuple[Member, ...]] = {}
+        result: dict[str, tuple[Member, ...]] = {}
         for plugin in self.plugins:
             for family in plugin.families:
-                found[family.name] = (*found.get(family.name, ()), Member(family, plugin))
-        return found
+                result[family.name] = (*result.get(family.name, ()), Member(family, plugin))
+        return result
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -153,12 +153,12 @@ class Zoo:
         if task is not None and not any(names.values()):
             self._require_task(task)
         matches = re.compile(translate(pattern)).match  # what fnmatchcase does, without its costs for each name
-        found: builtins.list[str] = []
+        result: builtins.list[str] = []
         for owner, models in names.items():
             ids = [f"{owner}/{model}" for model in models]
             heard = ids if "/" in pattern else models
-            found += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
-        return found
+            result += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
+        return result
 
     def entries(
         self, pattern: str = "*", *, family: str | None = None, task: str | None = None
@@ -168,15 +168,15 @@ class Zoo:
         Raises:
             UsageError: As :meth:`list` does.
         """
-        found: dict[str, dict[str, Entry]] = {}
+        result: dict[str, dict[str, Entry]] = {}
         entries: builtins.list[Entry] = []
         for name in self.list(pattern, family=family, task=task):
             owner, _, model = name.partition("/")
-            if owner not in found:
+            if owner not in result:
                 member = self.member(owner)
-                found[owner] = member.cards.entries(member.costs)
-            if model in found[owner]:
-                entries.append(found[owner][model])
+                result[owner] = member.cards.entries(member.costs)
+            if model in result[owner]:
+                entries.append(result[owner][model])
         return entries
 
     def _require_task(self, task: str) -> None:

@@ -85,11 +85,11 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 def _metrics(folder: Path) -> dict[str, Any]:
     """What a training run wrote down beside the save."""
     try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return (
-        {name: value for name, value in found.items() if isinstance(value, int | float | str)}
-        if isinstance(found, dict)
+        {name: value for name, value in result.items() if isinstance(value, int | float | str)}
+        if isinstance(result, dict)
         else {}
     )

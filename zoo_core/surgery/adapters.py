@@ -46,8 +46,8 @@ def active_copy(wrapper: Any) -> nn.Module:  # noqa: ANN401 - PEFT has no type i
     """The module that a wrapper of :func:`wrapped_modules` runs."""
     active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
     off = wrapper.disable_adapters or not active
-    found: nn.Module = wrapper.original_module if off else wrapper.modules_to_save[active[0]]
-    return found
+    result: nn.Module = wrapper.original_module if off else wrapper.modules_to_save[active[0]]
+    return result
 
 
 def plain_layer(module: nn.Module) -> nn.Module:
@@ -61,8 +61,8 @@ def plain_layer(module: nn.Module) -> nn.Module:
     if "" in wrapped_modules(module):
         return plain_layer(active_copy(module))
     inside: Any = _instances(module, "peft.tuners.tuners_utils", "BaseTunerLayer").get("")
-    found: nn.Module = inside.get_base_layer() if inside is not None else module
-    return found
+    result: nn.Module = inside.get_base_layer() if inside is not None else module
+    return result
 
 
 def plain_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A picture that a model takes, where surgery has to run it once to know what it gives."""
+"""An image that a model takes, where surgery has to run it once to know what it gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
-from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, channels_of_pictures
+from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SIDE = 224
 
 
 def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: int | None = None) -> Tensor:
-    """One picture of noise, of the size the model was designed for, on its device and in its dtype.
+    """One image of noise, of the size the model was designed for, on its device and in its dtype.
 
     The noise is the same every time, and the global random state is not touched.
 
@@ -87,7 +87,7 @@ def refuse_auxiliary(model: nn.Module, verb: str) -> None:
 
 
 def channels_told(model: nn.Module) -> int:
-    """How many channels the pictures of ``model`` have by all that is written down."""
+    """How many channels the images of ``model`` have by all that is written down."""
     known = knowledge_of(model)
     edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
     if known.example is not None and not edits:
@@ -101,4 +101,4 @@ def _channels(model: nn.Module, size: tuple[int, int]) -> int:
     layer = unwrap(model).get_submodule(stem[0]) if stem else None
     if not isinstance(layer, CONVOLUTIONS):
         return told
-    return channels_of_pictures(unwrap(model), layer, told, size)
+    return channels_of_images(unwrap(model), layer, told, size)

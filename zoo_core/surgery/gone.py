@@ -26,5 +26,5 @@ def cut_of(model: nn.Module) -> str | None:
 
 def copies_of(model: nn.Module, path: str) -> str | None:
     """Where the branches of a model have the module that it had at ``path``; None where they have none."""
-    found = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
-    return f"ask for {' or '.join(map(repr, found))}" if found else None
+    result = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
+    return f"ask for {' or '.join(map(repr, result))}" if result else None

@@ -109,8 +109,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while ATTRIBUTE not in model.__dict__:
         inner = _inner(model)
         if inner is None:
-            found = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
-            return _whole_of(found) or model
+            result = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
+            return _whole_of(result) or model
         model = inner
     return model
 
@@ -134,10 +134,10 @@ def known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """The outermost modules inside ``model`` that zoo knows, by path."""
     if getattr(type(model), WAY_BACK, None):
         return {}  # a part of a model, which says itself what to do
-    found: dict[str, nn.Module] = {}
+    result: dict[str, nn.Module] = {}
     for name, child in model.named_children():
-        found |= {prefix + name: child} if ATTRIBUTE in child.__dict__ else known_inside(child, f"{prefix}{name}.")
-    return found
+        result |= {prefix + name: child} if ATTRIBUTE in child.__dict__ else known_inside(child, f"{prefix}{name}.")
+    return result
 
 
 def attach(model: nn.Module, knowledge: Knowledge) -> None:
@@ -158,16 +158,16 @@ def knowledge_of(model: nn.Module) -> Knowledge:
         AnatomyError: It was changed by hand, and its parts cannot be found again.
     """
     bare = unwrap(model) if isinstance(model, nn.Module) else None
-    found: object = bare.__dict__.get(ATTRIBUTE) if bare is not None else None
-    if bare is None or not isinstance(found, Knowledge):
+    result: object = bare.__dict__.get(ATTRIBUTE) if bare is not None else None
+    if bare is None or not isinstance(result, Knowledge):
         raise _not_known(model)
     if id(bare) in _edited.get():
-        return found
+        return result
     now = structure_of(bare)
-    if found.structure is not None and now.shapes != found.structure.shapes:
-        found = _changed_by_hand(bare, found, now.changed_since(found.structure))
-        attach(bare, found)
-    return found
+    if result.structure is not None and now.shapes != result.structure.shapes:
+        result = _changed_by_hand(bare, result, now.changed_since(result.structure))
+        attach(bare, result)
+    return result
 
 
 _edited: ContextVar[frozenset[int]] = ContextVar("_edited", default=frozenset())

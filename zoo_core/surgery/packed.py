@@ -46,9 +46,16 @@ def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
     Raises:
         Unreadable: There is none.
     """
-    for found in (content, *(content.get(key) for key in ("state_dict", "model"))) if isinstance(content, dict) else ():
-        if isinstance(found, dict) and found and all(isinstance(key, str) for key in found) and not _is_wrapper(found):
-            return found
+    for result in (
+        (content, *(content.get(key) for key in ("state_dict", "model"))) if isinstance(content, dict) else ()
+    ):
+        if (
+            isinstance(result, dict)
+            and result
+            and all(isinstance(key, str) for key in result)
+            and not _is_wrapper(result)
+        ):
+            return result
     raise Unreadable(
         f"{source} holds no state of a quantised model",
         expected="tensors and packed parameters by name, as state_dict() of such a model gives them",

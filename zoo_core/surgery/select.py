@@ -51,18 +51,18 @@ def depths(model: nn.Module) -> dict[str, int]:
             if any(under(name, path) for path in stage.modules):
                 staged.setdefault(name, depth)
     waiting = len(staged)  # as long as a stage is still to come, what is beside the stages is before it
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     before = 0
     for name in names:
         waiting -= name in staged
         if any(under(name, head.path) for head in anatomy.heads):
-            found[name] = after + 1
+            result[name] = after + 1
         elif any(under(name, path) for path in anatomy.stem) and name not in staged:
-            found[name] = 0
+            result[name] = 0
         else:
             before = staged.get(name, before if waiting else after)
-            found[name] = before
-    return found
+            result[name] = before
+    return result
 
 
 WORDS = ("all", "backbone", "head", "stem")
@@ -106,26 +106,26 @@ def select(
         >>> sorted(select(model, ["layer4"], last=1))[:2]
         ['layer4.1.bn2.bias', 'layer4.1.bn2.num_batches_tracked']
     """
-    found: set[str] = set()
+    result: set[str] = set()
     what = patterns_in("a part", what)
     if until is not None and not isinstance(until, str):
         raise UsageError(f"until cannot be {until!r}", expected="the name of a stage or the path of a module")
     if not what and until is None and stages is None:
         what = (default,) if first is None and last is None else ("all",)
     for pattern in what:
-        found |= _named(model, pattern)
+        result |= _named(model, pattern)
     if until is not None:
-        found |= _before(model, until)
+        result |= _before(model, until)
     if stages is not None:
         count = _number("stages", stages, range(len(anatomy_of(model).stages) + 1))
         # The first convolution of some models lies inside their first stage.
-        found |= _of_word(model, "stem") | {name for name, depth in depths(model).items() if depth <= count}
+        result |= _of_word(model, "stem") | {name for name, depth in depths(model).items() if depth <= count}
     if first is not None or last is not None:
-        found = _layers(model, found, first, last)
-    if not found:
+        result = _layers(model, result, first, last)
+    if not result:
         before = f"before {until!r}" if until is not None else "before the first stage"
         raise UsageError(f"nothing comes {before}", hint="until= names the first part that is not meant")
-    return found
+    return result
 
 
 def patterns_in(name: str, what: object) -> tuple[str, ...]:
@@ -150,10 +150,10 @@ def patterns_in(name: str, what: object) -> tuple[str, ...]:
 
 
 def _named(model: nn.Module, pattern: str) -> set[str]:
-    found = _of_word(model, pattern) if pattern in WORDS else _of_path(model, pattern)
-    if not found:
+    result = _of_word(model, pattern) if pattern in WORDS else _of_path(model, pattern)
+    if not result:
         raise _unknown(model, pattern)
-    return found
+    return result
 
 
 def _of_word(model: nn.Module, word: str) -> set[str]:

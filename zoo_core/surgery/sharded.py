@@ -118,8 +118,8 @@ def _whole(tensor: Tensor | None, seen: dict[int, Any], *, keep: bool) -> Tensor
         kept = full.detach().cpu() if keep else tensor.detach()
         is_parameter = isinstance(tensor, nn.Parameter)
         seen[id(tensor)] = nn.Parameter(kept, requires_grad=tensor.requires_grad) if is_parameter else kept
-    found: Tensor = seen[id(tensor)]
-    return found
+    result: Tensor = seen[id(tensor)]
+    return result
 
 
 def _unsharded_class(module: nn.Module) -> type[nn.Module]:

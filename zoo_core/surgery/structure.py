@@ -103,12 +103,12 @@ def with_live_channels(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
         anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
         size: Channels, rows and columns of what its forward takes.
     """
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     axis = 1 if anatomy.layout == "NCHW" else -1
 
     def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
         def record(_: nn.Module, __: object, output: object) -> None:
-            found[stage.name] = int(stage.map_in(model, output).shape[axis])
+            result[stage.name] = int(stage.map_in(model, output).shape[axis])
 
         return record
 
@@ -122,7 +122,7 @@ def with_live_channels(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     finally:
         for handle in handles:
             handle.remove()
-    stages = tuple(replace(each, channels=found.get(each.name, each.channels)) for each in anatomy.stages)
+    stages = tuple(replace(each, channels=result.get(each.name, each.channels)) for each in anatomy.stages)
     return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
 
 
@@ -169,23 +169,23 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
     Raises:
         AnatomyError: Another part is gone.
     """
-    found = old
+    result = old
     for head in old.heads:
         if not _inside(changed, head.path):
             continue
         around = _scoring(model, head.path)
         if around == head.path:
-            heads = tuple(_measured(model, each) if each is head else each for each in found.heads)
-            found = replace(found, heads=heads)
-        elif around and isinstance(found.pool, Chain) and found.classify is None:
-            found = _with_site(model, found, head, around)
+            heads = tuple(_measured(model, each) if each is head else each for each in result.heads)
+            result = replace(result, heads=heads)
+        elif around and isinstance(result.pool, Chain) and result.classify is None:
+            result = _with_site(model, result, head, around)
         else:
             raise _gone(model, head.path)
-    paths = [*found.stem, *(path for stage in found.stages for path in stage.modules)]
+    paths = [*result.stem, *(path for stage in result.stages for path in stage.modules)]
     for path in paths:
         if _replaced_around(model, path) != path:
             raise _gone(model, path)
-    return found
+    return result
 
 
 def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
@@ -200,20 +200,22 @@ def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Ana
 
 def _scoring(model: nn.Module, path: str) -> str:
     """The path of a head site, or of the innermost module around it that has a layer to score with."""
-    found = _replaced_around(model, path)
-    while found and not _layers(model.get_submodule(found)) and not isinstance(model.get_submodule(found), nn.Identity):
-        found = found.rpartition(".")[0]
-    return found
+    result = _replaced_around(model, path)
+    while (
+        result and not _layers(model.get_submodule(result)) and not isinstance(model.get_submodule(result), nn.Identity)
+    ):
+        result = result.rpartition(".")[0]
+    return result
 
 
 def _replaced_around(model: nn.Module, path: str) -> str:
     """The path, or that of the innermost module around it that is still there; empty for the model itself."""
     while path:
         try:
-            found: Any = model.get_submodule(path)
+            result: Any = model.get_submodule(path)
         except AttributeError:
-            found = None
-        if isinstance(found, nn.Module):
+            result = None
+        if isinstance(result, nn.Module):
             return path
         path = path.rpartition(".")[0]
     return ""

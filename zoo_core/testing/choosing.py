@@ -160,7 +160,7 @@ def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
 
 
 def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
-    found: dict[object, Card] = {}
+    result: dict[object, Card] = {}
     by_size = sorted(cards, key=lambda card: card.parameters or 0)
     with shapes_above(-1):
         for card in by_size:
@@ -168,9 +168,9 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
                 kind = _kind(card)
             except Exception:  # noqa: BLE001 - a model that does not even build is a kind of its own, and will be checked
                 kind = card.name
-            found.setdefault(kind, card)
+            result.setdefault(kind, card)
         forget()
-    chosen = {card.name for card in found.values()}
+    chosen = {card.name for card in result.values()}
     return [card for card in cards if card.name in chosen]
 
 

@@ -29,13 +29,13 @@ def declared(family: str) -> Mapping[str, str]:
     if not where:
         return {}
     try:
-        found = resolve_name(where)
+        result = resolve_name(where)
     except Exception as error:
         raise NonConformance(
             f"{family}: Family.exceptions names {where}, which does not load", got=f"{type(error).__name__}: {error}"
         ) from error
-    require(isinstance(found, Mapping), f"{family}: {where} is a {type(found).__name__}, not a mapping of globs")
-    return dict(found)
+    require(isinstance(result, Mapping), f"{family}: {where} is a {type(result).__name__}, not a mapping of globs")
+    return dict(result)
 
 
 def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | None:

@@ -81,8 +81,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
     shape = (*q.shape[:-1], v.shape[-1])
     if len(shape) != _HEADS_APART:
         return torch.empty(shape, dtype=q.dtype, device=q.device)
-    pictures, heads, tokens, channels = shape  # torch's fused kernels lay the heads of a token side by side
-    return torch.empty(pictures, tokens, heads, channels, dtype=q.dtype, device=q.device).transpose(1, 2)
+    images, heads, tokens, channels = shape  # torch's fused kernels lay the heads of a token side by side
+    return torch.empty(images, tokens, heads, channels, dtype=q.dtype, device=q.device).transpose(1, 2)
 
 
 def _agree(condition: bool, layer: str, x: Tensor, given: Tensor | Sequence[int] | None) -> None:  # noqa: FBT001 - the subject

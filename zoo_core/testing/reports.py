@@ -183,10 +183,10 @@ class Report:
 
     def counts(self) -> dict[str, Counter[str]]:
         """How often each check ended how."""
-        found: dict[str, Counter[str]] = {}
+        result: dict[str, Counter[str]] = {}
         for verdict in self.verdicts:
-            found.setdefault(verdict.check, Counter())[verdict.outcome] += 1
-        return found
+            result.setdefault(verdict.check, Counter())[verdict.outcome] += 1
+        return result
 
 
 def to_json(reports: Sequence[Report]) -> str:
@@ -234,9 +234,9 @@ def merged(reports: Iterable[Report]) -> list[Report]:
     Raises:
         ValueError: Two are of other versions of a plugin or its library, so that they are not about the same models.
     """
-    found: dict[str, Report] = {}
+    result: dict[str, Report] = {}
     for report in reports:
-        known = found.setdefault(report.family, replace(report, verdicts=[*report.verdicts]))
+        known = result.setdefault(report.family, replace(report, verdicts=[*report.verdicts]))
         if (known.origin, known.models) != (report.origin, report.models):
             of = f"{known.origin} with {known.models} models and {report.origin} with {report.models}"
             msg = f"the reports on {report.family} are not of the same thing: {of}"
@@ -247,7 +247,7 @@ def merged(reports: Iterable[Report]) -> list[Report]:
         days = sorted({day for each in (known, report) for day in each.made.split(" to ") if day})
         known.made = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
         known.shapes_above = known.shapes_above if known.shapes_above == report.shapes_above else 0
-    return [*found.values()]
+    return [*result.values()]
 
 
 def to_junit(reports: Sequence[Report]) -> str:

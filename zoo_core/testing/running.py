@@ -107,17 +107,17 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
-    """Paths of the layers in the order of their first call, and whether each is given the picture itself.
+    """Paths of the layers in the order of their first call, and whether each is given the image itself.
 
     A layer is a module with a weight of its own.
     """
-    found: dict[str, bool] = {}
+    result: dict[str, bool] = {}
 
-    pictures = [*tensors(given)]
+    images = [*tensors(given)]
 
     def note(path: str, taken: tuple[object, ...]) -> None:
-        sees = any(isinstance(each, torch.Tensor) and _is_one_of(pictures, each) for each in taken)
-        found[path] = found.get(path, False) or sees
+        sees = any(isinstance(each, torch.Tensor) and _is_one_of(images, each) for each in taken)
+        result[path] = result.get(path, False) or sees
 
     handles = [
         module.register_forward_pre_hook(lambda _, taken, path=path: note(path, taken))
@@ -130,13 +130,13 @@ def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return result
 
 
-def _is_one_of(pictures: list[Tensor], given: Tensor) -> bool:
+def _is_one_of(images: list[Tensor], given: Tensor) -> bool:
     return any(
         given is x or (not given.is_meta and given.shape == x.shape and given.data_ptr() == x.data_ptr())
-        for x in pictures
+        for x in images
     )
 
 
@@ -151,7 +151,7 @@ def _counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
     if type(value) is int and ("class" in name or "label" in name):
         yield path, value
     elif name == "config":
-        yield from ((f"{path}.{each}", found) for each, found in _own(value).items() if type(found) is int)
+        yield from ((f"{path}.{each}", result) for each, result in _own(value).items() if type(result) is int)
 
 
 def _own(config: object) -> dict[str, object]:

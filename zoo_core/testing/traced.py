@@ -72,17 +72,17 @@ def compared(card: Card, *, values: bool = False) -> Row:
         model = get(card.id, weights=None, device=None if values else "meta", seed=0)
         declared = anatomy_of(model)
         started = time.perf_counter()
-        found = trace(model, _example(card)).anatomy
+        result = trace(model, _example(card)).anatomy
     except (ZooError, RuntimeError) as error:
         note = str(error).strip().replace("\n", " ")[:200]
         return Row(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
-    heads = _heads(declared, found)
-    stem = {*declared.stem} == {*found.stem}
-    stages = _steps(declared) == _steps(found)
-    notes = [] if heads == "right" else [found.headless or f"{_paths(found)} instead of {_paths(declared)}"]
-    notes += [] if stem else [f"stem {found.stem} instead of {declared.stem}"]
-    notes += [] if stages else [f"stages {_steps(found)} instead of {_steps(declared)}"]
-    split = found.indivisible or ("claimed" if found.heads else "no head")
+    heads = _heads(declared, result)
+    stem = {*declared.stem} == {*result.stem}
+    stages = _steps(declared) == _steps(result)
+    notes = [] if heads == "right" else [result.headless or f"{_paths(result)} instead of {_paths(declared)}"]
+    notes += [] if stem else [f"stem {result.stem} instead of {declared.stem}"]
+    notes += [] if stages else [f"stages {_steps(result)} instead of {_steps(declared)}"]
+    split = result.indivisible or ("claimed" if result.heads else "no head")
     return Row(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
 
 
@@ -173,8 +173,8 @@ def measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Ro
 @click.option("--rows", type=click.Path(path_type=Path), help="A file that keeps a JSON line a model.")
 def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
     """Trace the models that NAMES match, and print how that compares with what is declared."""
-    found = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
-    cards = shard([current_zoo().resolve(model)[0] for model in found])
+    result = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
+    cards = shard([current_zoo().resolve(model)[0] for model in result])
     sys.stdout.write(page(measured(cards, values, rows)))
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _SMALL_SIDE = 64
-_SMALL_SIDES = {"optical_flow": 128}  # RAFT compares maps of an eighth of the picture on four levels
+_SMALL_SIDES = {"optical_flow": 128}  # RAFT compares maps of an eighth of the image on four levels
 _BOX = (8.0, 8.0, 40.0, 40.0)
 _LABEL = 1
 
@@ -42,7 +42,7 @@ def example(card: Card, batch: int = 2) -> Tensor:
 
     Args:
         card: The model.
-        batch: How many pictures.
+        batch: How many images.
 
     Returns:
         ``[batch, C, H, W]``, with frames before the rows for a video. :func:`arguments` makes of it what the model is
@@ -57,15 +57,15 @@ def example(card: Card, batch: int = 2) -> Tensor:
     return next((x for x in tries[:-1] if _takes(card, x)), tries[-1])
 
 
-def arguments(card: Card, pictures: Tensor, *, train: bool = False) -> tuple[Any, ...]:
-    """What a model of this task is called with for a batch of pictures.
+def arguments(card: Card, images: Tensor, *, train: bool = False) -> tuple[Any, ...]:
+    """What a model of this task is called with for a batch of images.
 
-    A detector is given a list of pictures, and what is in them while it trains; optical flow is given two pictures at a
+    A detector is given a list of images, and what is in them while it trains; optical flow is given two images at a
     time, of which the second differs from the first in its last channel. Any other model is given the batch.
 
     Args:
         card: The model.
-        pictures: ``[N, C, H, W]``.
+        images: ``[N, C, H, W]``.
         train: Whether the model is in train mode.
 
     Example:
@@ -74,12 +74,12 @@ def arguments(card: Card, pictures: Tensor, *, train: bool = False) -> tuple[Any
         [torch.Size([2, 3, 128, 128]), torch.Size([2, 3, 128, 128])]
     """
     if card.task in DETECTORS:
-        return ([*pictures], [_target(card, picture) for picture in pictures]) if train else ([*pictures],)
+        return ([*images], [_target(card, image) for image in images]) if train else ([*images],)
     if card.task == "optical_flow":
-        later = pictures.clone()
+        later = images.clone()
         later[:, -1] += 1
-        return pictures, later
-    return (pictures,)
+        return images, later
+    return (images,)
 
 
 def inputs_of(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, ...]:
@@ -87,10 +87,10 @@ def inputs_of(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, 
     return arguments(card, example(card, batch), train=train)
 
 
-def _target(card: Card, picture: Tensor) -> dict[str, Tensor]:
-    """One object in a picture, with all that a detector could be taught of it."""
+def _target(card: Card, image: Tensor) -> dict[str, Tensor]:
+    """One object in an image, with all that a detector could be taught of it."""
     left, top, right, bottom = _BOX
-    mask = torch.zeros(1, *picture.shape[-2:], dtype=torch.uint8)
+    mask = torch.zeros(1, *image.shape[-2:], dtype=torch.uint8)
     mask[:, int(top) : int(bottom), int(left) : int(right)] = 1
     target = {"boxes": torch.tensor([_BOX]), "labels": torch.tensor([_LABEL]), "masks": mask}
     path = anatomy_of(model_under_test(card)).keypoints
@@ -104,7 +104,7 @@ _sizes: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDicti
 
 
 def _takes(card: Card, x: Tensor) -> bool:
-    """Whether a model runs on pictures of this size, found by running it once."""
+    """Whether a model runs on images of this size, found by running it once."""
     model, size = model_under_test(card), tuple(x.shape[1:])
     known = _sizes.setdefault(model, {})
     if size not in known:
@@ -114,7 +114,7 @@ def _takes(card: Card, x: Tensor) -> bool:
                     *arguments(card, x[:1])
                 )  # a Swin of transformers keeps the smaller windows it takes
             known[size] = True
-        except (RuntimeError, ValueError, AssertionError):  # how models say that a picture is too small for them
+        except (RuntimeError, ValueError, AssertionError):  # how models say that an image is too small for them
             known[size] = False
     return known[size]
 
@@ -122,7 +122,7 @@ def _takes(card: Card, x: Tensor) -> bool:
 SHAPES_ABOVE = 300_000_000
 """Parameters beyond which a model is looked at without values: copies of it would fill the memory of a laptop."""
 DETECTORS = ("detection", "keypoints")
-"""The tasks of models that are given a list of pictures, and choose among boxes by their values."""
+"""The tasks of models that are given a list of images, and choose among boxes by their values."""
 _FEW_PIXELS = {"min_size": 128, "max_size": 256}
 _shapes_above: ContextVar[int] = ContextVar("shapes_above", default=SHAPES_ABOVE)
 

@@ -88,10 +88,10 @@ def adopt(
     if name is not None and family is None:
         raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
-    found = _anatomy(bare, family, card, options, example, head, stages, anatomy)
+    result = _anatomy(bare, family, card, options, example, head, stages, anatomy)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
-    known = _knowledge(bare, found, card, weights, options)
+    known = _knowledge(bare, result, card, weights, options)
     is_declared = anatomy is None and example is None
     attach(bare, replace(known, example=_kept(example), family=str(family) if is_declared else ""))
     return model
@@ -138,16 +138,16 @@ def _edited(
         changed = structure_of(model).changed_since(structure_of(built))
         as_built = anatomy_for(member, card, built)
         before_head = [*as_built.stem, *(path for stage in as_built.stages for path in stage.modules)]
-        found = (
+        result = (
             None
             if any(under(name, path) for name in changed for path in before_head)
             else reread(model, as_built, changed, None)
         )
     except Exception:  # noqa: BLE001 - what a library's constructor or a strange model raises can be anything
-        found = None
-    if found is None:
+        result = None
+    if result is None:
         raise error
-    return found
+    return result
 
 
 def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:

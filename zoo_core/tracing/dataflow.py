@@ -39,21 +39,21 @@ class Dataflow:
     @cached_property
     def from_input(self) -> frozenset[int]:
         """Numbers of the tensors that depend on what the model was given."""
-        found = set(self.recording.inputs)
+        result = set(self.recording.inputs)
         for op in self.recording.ops:
-            if any(value in found for value in op.inputs):
-                found.update(op.outputs)
-        return frozenset(found)
+            if any(value in result for value in op.inputs):
+                result.update(op.outputs)
+        return frozenset(result)
 
     @cached_property
     def parameters(self) -> dict[int, frozenset[str]]:
         """For each tensor that is computed from parameters alone, which."""
-        found: dict[int, frozenset[str]] = {}
+        result: dict[int, frozenset[str]] = {}
         for op in self.recording.ops:
             if not any(value in self.from_input for value in op.inputs):
-                names = frozenset(op.parameters).union(*(found.get(value, ()) for value in op.inputs))
-                found.update(dict.fromkeys(op.outputs, names))
-        return found
+                names = frozenset(op.parameters).union(*(result.get(value, ()) for value in op.inputs))
+                result.update(dict.fromkeys(op.outputs, names))
+        return result
 
     def parameters_of(self, op: Op) -> list[str]:
         """Names of the parameters that an op uses, directly or after something was computed from them."""
@@ -72,15 +72,15 @@ class Dataflow:
 
     def ancestors(self, values: Iterable[int], stop: Iterable[int] = ()) -> set[int]:
         """Numbers of the ops that tensors were computed by, not looking beyond those in ``stop``."""
-        ends, found, todo = {*stop}, set[int](), [*values]
+        ends, result, todo = {*stop}, set[int](), [*values]
         while todo:
             value = todo.pop()
             number = self.recording.producer.get(value)
-            if value in ends or number is None or number in found:
+            if value in ends or number is None or number in result:
                 continue
-            found.add(number)
+            result.add(number)
             todo += self.recording.ops[number].inputs
-        return found
+        return result
 
     def cuts(self, outputs: Iterable[int]) -> list[int]:
         """The tensors through which everything passes on its way to some outputs, in the order they were made."""
@@ -91,11 +91,11 @@ class Dataflow:
             last.update(dict.fromkeys(self.moving(self.recording.ops[number]), number))
         last.update(dict.fromkeys(ends, len(self.recording.ops)))
         live = {value for value in self.recording.inputs if value in last}
-        found = [*live] if len(live) == 1 else []
+        result = [*live] if len(live) == 1 else []
         for number in sorted(used):
             op = self.recording.ops[number]
             live = {value for value in live if last[value] > number}
             live |= {value for value in op.outputs if last.get(value, -1) > number and value in self.from_input}
-            if len(live) == 1 and (value := next(iter(live))) not in found:
-                found.append(value)
-        return found
+            if len(live) == 1 and (value := next(iter(live))) not in result:
+                result.append(value)
+        return result

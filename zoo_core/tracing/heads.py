@@ -72,12 +72,12 @@ def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
         flow: What depends on what in the recorded pass.
     """
     leaves, _ = tree_flatten_with_path(flow.recording.root.output)
-    found = []
+    result = []
     for path, leaf in leaves:
         if isinstance(leaf, Ref) and leaf.value in flow.from_input:
             key = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
-            found.append(_before(model, flow, Layers(key, leaf.value)))
-    return found
+            result.append(_before(model, flow, Layers(key, leaf.value)))
+    return result
 
 
 def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
@@ -131,7 +131,7 @@ def _layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | 
 
 def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
     """Paths of the layers before an op that scores do not pass: what the user may have meant."""
-    found, todo, seen = [], flow.moving(op), set[int]()
+    result, todo, seen = [], flow.moving(op), set[int]()
     while todo and len(seen) < _FAR:
         number = flow.recording.producer.get(todo.pop())
         if number is None or number in seen:
@@ -140,10 +140,10 @@ def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
         each = flow.recording.ops[number]
         path = owner(each, flow.parameters_of(each)) if flow.parameters_of(each) else ""
         if path and isinstance(model.get_submodule(path), tuple(kind for kind, _ in _KINDS)):
-            found.append(path)
+            result.append(path)
         else:
             todo += flow.moving(each)
-    return list(dict.fromkeys(found))[:5]
+    return list(dict.fromkeys(result))[:5]
 
 
 def _elements(model: nn.Module, name: str) -> int:
@@ -204,17 +204,17 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     Raises:
         NoHead: None is proven.
     """
-    found = last_layers(passes.model, passes.evaluated)
-    if not chosen and (place := _place(passes, found)):
-        return place, found[0]
-    main = _chosen(passes, found, chosen) if chosen else _main(passes.evaluated, found)
+    result = last_layers(passes.model, passes.evaluated)
+    if not chosen and (place := _place(passes, result)):
+        return place, result[0]
+    main = _chosen(passes, result, chosen) if chosen else _main(passes.evaluated, result)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
         site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
-    sites += [] if chosen else _auxiliary(passes, found, main, sites)
+    sites += [] if chosen else _auxiliary(passes, result, main, sites)
     heads = _proven(passes, tuple(sites), main, said=chosen is not None)
     return heads, main
 
@@ -429,9 +429,9 @@ def _numbers(model: nn.Module, head: Head) -> tuple[str, ...]:
     """Paths of the integers that are as many as the classes, in the modules around a head site."""
     parts = head.path.split(".")
     owners = [".".join(parts[:depth]) for depth in range(len(parts))]
-    found = []
+    result = []
     for path in owners:
         for name, value in vars(model.get_submodule(path)).items():
             if type(value) is int and value == head.num_classes:
-                found.append(f"{path}.{name}".lstrip("."))
-    return tuple(found)
+                result.append(f"{path}.{name}".lstrip("."))
+    return tuple(result)

@@ -102,10 +102,10 @@ def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 -
 def _like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
     """The pass on another input; None where it fails, or where something else runs."""
     try:
-        found = _recorded(model, x)
+        result = _recorded(model, x)
     except Exception:  # noqa: BLE001 - the model's own code, which may take one batch size only
         return None
-    return found if len(found.recording.ops) == len(flow.recording.ops) and _alike(flow, found) else None
+    return result if len(result.recording.ops) == len(flow.recording.ops) and _alike(flow, result) else None
 
 
 def _alike(flow: Dataflow, other: Dataflow) -> bool:

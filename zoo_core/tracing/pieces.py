@@ -164,8 +164,8 @@ def _one(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[
     if all(type(value) is int for value in values):
         for number in sorted(known):
             shapes = [size[number] for size in sizes]
-            if len({len(shape) for shape in shapes}) == 1 and (found := _as_size(values, shapes, number)):
-                return found
+            if len({len(shape) for shape in shapes}) == 1 and (result := _as_size(values, shapes, number)):
+                return result
     raise Untraceable(f"it is given {values[0]} once and {values[-1]} another time")
 
 

@@ -62,15 +62,15 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
 def _given(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
     """The tensors that the head sites are given, each once."""
     calls = {call.path: call for call in flow.recording.calls()}
-    found = []
+    result = []
     for site in sites:
         if site.path not in calls:
             raise Untraceable(f"{site.path} does not run in train mode")
         args = calls[site.path].args
         if len(args) != 1 or not isinstance(args[0], Ref) or calls[site.path].kwargs:
             raise Untraceable(f"{site.path} is given more than one tensor")
-        found.append(args[0].value)
-    return list(dict.fromkeys(found))
+        result.append(args[0].value)
+    return list(dict.fromkeys(result))
 
 
 def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
@@ -127,11 +127,11 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
     if all(len(flow.recording.inputs) == 1 and not flow.recording.root.kwargs for flow in passes.flows):
         try:
             inputs = [flow.recording.inputs for flow in passes.flows]
-            found = piece(passes.flows, inputs, [Ref(value) for value in cut], expand)
+            result = piece(passes.flows, inputs, [Ref(value) for value in cut], expand)
         except Untraceable:
-            found = None
-        if isinstance(found, Chain):
-            return found
+            result = None
+        if isinstance(result, Chain):
+            return result
     path = next((call.path for call in _makers(passes.evaluated, cut[0])), None)
     return RunTo(path) if path else None
 

@@ -85,7 +85,7 @@ class Grid:
     def deepest(self, ops: Iterable[int]) -> int:
         """The last of the tensors of lowest resolution that some ops give."""
         made = [v for number in sorted(ops) for v in self.flow.recording.ops[number].outputs if v in self.given_out]
-        maps = [(found.stride, index) for index, value in enumerate(made) if (found := self.map_of(value))]
+        maps = [(result.stride, index) for index, value in enumerate(made) if (result := self.map_of(value))]
         return made[max(maps)[1]] if maps else -1
 
     @cached_property
@@ -173,14 +173,14 @@ def find_stages(
     names = _names(groups)
     stages = []
     for name, group in zip(names, groups, strict=True):
-        found = group[-1].map
-        if found is not None:
-            stages.append(Stage(name, tuple(unit.path for unit in group), found.channels, found.stride))
+        result = group[-1].map
+        if result is not None:
+            stages.append(Stage(name, tuple(unit.path for unit in group), result.channels, result.stride))
     return tuple(stages), layout
 
 
 def _units(model: nn.Module, grid: Grid, cuts: set[int], end: int) -> list[Unit]:
-    found: list[Unit] = []
+    result: list[Unit] = []
     seen: set[str] = set()
 
     def visit(call: Call) -> None:
@@ -192,10 +192,10 @@ def _units(model: nn.Module, grid: Grid, cuts: set[int], end: int) -> list[Unit]
                 visit(child)
             elif child.path not in seen:
                 seen.add(child.path)
-                found.append(_unit(model.get_submodule(child.path), child.path, grid, values[-1]))
+                result.append(_unit(model.get_submodule(child.path), child.path, grid, values[-1]))
 
     visit(grid.flow.recording.root)
-    return found
+    return result
 
 
 def _spans(grid: Grid, call: Call, cuts: set[int], end: int) -> bool:
@@ -206,7 +206,7 @@ def _spans(grid: Grid, call: Call, cuts: set[int], end: int) -> bool:
     taken = next((grid.map_of(value) for value in _taken(call)), None)
     shown = cuts & grid.given_out
     made = [value for number in range(call.start, call.end) for value in recording.ops[number].outputs]
-    strides = [found.stride for value in made if value in shown and (found := grid.map_of(value))]
+    strides = [result.stride for value in made if value in shown and (result := grid.map_of(value))]
     while strides and taken and strides[0] == taken.stride:
         strides.pop(0)
     return len({*strides}) > 1
@@ -270,7 +270,7 @@ def _without_embedding(groups: list[list[Unit]], stem: Sequence[str]) -> list[li
 
 def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
     """The groups whose strides grow, each a multiple of the one before: small maps are rounded up at their border."""
-    found: list[list[Unit]] = []
+    result: list[list[Unit]] = []
     last = 1
     for group in groups:
         read = group[-1].map
@@ -279,8 +279,8 @@ def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
         times = max(round(read.stride / last), 1)
         near = math.isclose(times * last, read.stride, rel_tol=0.2)
         last = times * last if near else read.stride
-        found.append([*group[:-1], replace(group[-1], map=replace(read, stride=last))])
-    return found
+        result.append([*group[:-1], replace(group[-1], map=replace(read, stride=last))])
+    return result
 
 
 def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[Unit]]) -> list[list[Unit]]:

@@ -162,12 +162,12 @@ def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...
             if path not in calls:
                 nearest = did_you_mean(close_matches(path, calls), "print(model) shows the path of every module")
                 raise AnatomyError(f"stages: {path!r} is no module that ran", hint=nearest)
-        found = next((found for value in calls[paths[-1]].outputs if (found := grid.map_of(value))), None)
-        if found is None:
+        result = next((result for value in calls[paths[-1]].outputs if (result := grid.map_of(value))), None)
+        if result is None:
             shapes = [passes.evaluated.recording.shapes[value] for value in calls[paths[-1]].outputs]
             raise AnatomyError(f"stages: {paths[-1]!r} gives no feature map", got=f"tensors of the shapes {shapes}")
-        stages.append(Stage(name, tuple(paths), found.channels, found.stride))
-        layouts.append(found.layout)
+        stages.append(Stage(name, tuple(paths), result.channels, result.stride))
+        layouts.append(result.layout)
     return tuple(stages), layouts[-1] if layouts else "NCHW"
 
 
@@ -178,17 +178,17 @@ def stem_of(passes: Passes) -> tuple[str, ...]:
         passes: The recorded model.
     """
     flow = passes.evaluated
-    seen, found = {*flow.recording.inputs}, dict[str, None]()
+    seen, result = {*flow.recording.inputs}, dict[str, None]()
     learned = {name for name, _ in passes.model.named_parameters(remove_duplicate=False)}
     for op in flow.recording.ops:
         if not any(value in seen for value in op.inputs):
             continue
         parameters = [name for name in flow.parameters_of(op) if name in learned]
         if parameters:
-            found[owner(op, parameters)] = None
+            result[owner(op, parameters)] = None
         else:
             seen.update(op.outputs)
-    return tuple(path for path in found if path)
+    return tuple(path for path in result if path)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -71,10 +71,10 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
         UsageError: It is anything else, a bool or a string of digits included.
     """
     try:
-        found = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
+        result = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
     except TypeError:
-        found = -1
-    if found < least:
+        result = -1
+    if result < least:
         hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
         raise UsageError(
             f"{name} cannot be {value!r}",
@@ -83,4 +83,4 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
             hint=hint,
             argument=name,
         )
-    return found
+    return result

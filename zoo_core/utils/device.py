@@ -38,5 +38,5 @@ def default_device() -> torch.device | None:
         ...     default_device()
         device(type='meta')
     """
-    found = torch.get_default_device()
-    return None if found.type == "cpu" else found
+    result = torch.get_default_device()
+    return None if result.type == "cpu" else result

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""Axes of the filters of pictures and of volumes, to the format with the channels last."""
+"""Axes of the filters of images and of volumes, to the format with the channels last."""
 
 
 def with_channels_last(tensor: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ def expand(path: str | os.PathLike[str]) -> Path:
         'runs/last.ckpt'
     """
     try:
-        found = Path(path)
+        result = Path(path)
     except TypeError as error:
         raise UsageError(f"not a path: {path!r:.200}", expected="a string or a pathlib.Path", path=path) from error
-    if "\0" in str(found):
+    if "\0" in str(result):
         raise UsageError(f"not a path: {path!r:.200}", cause="a zero byte is in it", path=path)
     try:
-        return found.expanduser()
+        return result.expanduser()
     except RuntimeError as error:  # a container whose user is only a number
         raise UsageError(
             f"{path} begins in a home folder that is not known",

@@ -83,14 +83,14 @@ def _attempts(failure: FetchError | Offline | Untrusted) -> Attempts:
 
 def _fetch_file(entry: Entry, request: Request) -> Artefact:
     entry.cache.make()
-    if found := find_elsewhere(request.urls, request.sha256, request.size):
-        return _adopted(entry, request, *found)
+    if result := find_elsewhere(request.urls, request.sha256, request.size):
+        return _adopted(entry, request, *result)
     failed: Attempts = []
     declared = _with_declared_digest(entry, request, failed)
     if declared is not request and (artefact := entry.find(declared.sha256, declared.strength)):
         return artefact
-    if declared is not request and (found := find_elsewhere(request.urls, declared.sha256, request.size)):
-        return _adopted(entry, declared, *found)
+    if declared is not request and (result := find_elsewhere(request.urls, declared.sha256, request.size)):
+        return _adopted(entry, declared, *result)
     request = replace(declared, urls=_reachable(declared), place=_place(entry, request))
     require_trust(request.urls, request.sha256, request.trust)
     try:
@@ -153,15 +153,15 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
         urls: In the order in which they are tried.
         sha256: Of the file.
     """
-    found: list[str] = []
+    result: list[str] = []
     for url in urls:
         place = _rewritten(url)
         if looks_like_hub(place) and not settings.offline() and not (hub_is_offline() and is_hub(place)):
             with contextlib.suppress(Failure):
                 if commit := commit_of(place, sha256, Policy()):
-                    found.append(at_commit(url, commit))
-        found.append(url)
-    return tuple(dict.fromkeys(found))
+                    result.append(at_commit(url, commit))
+        result.append(url)
+    return tuple(dict.fromkeys(result))
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:

@@ -84,8 +84,8 @@ def fetch(
         policy=policy or Policy(timeout=timeout),
     )
     final = folder / request.stem
-    if found := _good(final, expected):
-        return _tidied(found)
+    if result := _good(final, expected):
+        return _tidied(result)
     if needs_network(url):
         require_online(final.name, (url,))
     with disk_errors(folder):

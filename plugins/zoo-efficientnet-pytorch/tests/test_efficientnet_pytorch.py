@@ -72,7 +72,7 @@ def test_every_file_has_the_digest_that_its_name_ends_with():
             assert weights.file_name.endswith(f"-{weights.sha256}.pth")
 
 
-def test_advprop_scales_pictures_to_minus_one_to_one_and_imagenet_does_not():
+def test_advprop_scales_images_to_minus_one_to_one_and_imagenet_does_not():
     by_tag = {weights.tag: weights.preprocessing for weights in CARDS["efficientnet-b0"].weights}
     assert (by_tag["advprop"].mean, by_tag["advprop"].std) == ((0.5,) * 3, (0.5,) * 3)
     assert by_tag["imagenet"].mean == (0.485, 0.456, 0.406)

@@ -34,7 +34,7 @@ def of_library(name, tag):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore:Argument 'interpolation'")
-def test_a_picture_comes_out_as_from_the_library(name, china):
+def test_an_image_comes_out_as_from_the_library(name, china):
     found, expected = zoo.transforms(f"efficientnet_pytorch/{name}")(china), of_library(*name.split("@"))(china)
     if name.endswith("@imagenet"):
         assert torch.equal(found, expected)

@@ -51,8 +51,8 @@ def features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library shi
 
     Every block is told how deep it is, and one activation module serves the first layer and the last.
     """
-    found: Tensor = model.extract_features(x)
-    return found
+    result: Tensor = model.extract_features(x)
+    return result
 
 
 def _head(model: nn.Module) -> Head:

@@ -81,11 +81,11 @@ class ImageData:
             >>> ImageData((Sample(b"", (1,), "a"),), (), ("cat", "dog")).counts()
             {'cat': 0, 'dog': 1}
         """
-        found = dict.fromkeys(self.class_names, 0)
+        result = dict.fromkeys(self.class_names, 0)
         for sample in self.train:
             for label in sample.labels:
-                found[self.class_names[label]] += 1
-        return found
+                result[self.class_names[label]] += 1
+        return result
 
 
 def read_data(

@@ -278,15 +278,15 @@ def _head_first(module: FineTune, data: ImageData, options: Options, work: Path)
 
 
 def _callbacks(options: Options, work: Path) -> list[Callback]:
-    found: list[Callback] = [
+    result: list[Callback] = [
         ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False),
         ResumePoint(work / POINT),
     ]
     if options.patience is not None:
-        found.append(Stopping(METRIC, mode="max", patience=options.patience))
+        result.append(Stopping(METRIC, mode="max", patience=options.patience))
     if options.ema is not None:
-        found.append(EMAWeightAveraging(decay=options.ema))
-    return found
+        result.append(EMAWeightAveraging(decay=options.ema))
+    return result
 
 
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:
@@ -307,8 +307,8 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
-    found = Tuner(engine).lr_find(module, train, val)
-    suggestion = found.suggestion() if found else None
+    result = Tuner(engine).lr_find(module, train, val)
+    suggestion = result.suggestion() if result else None
     module.lr = suggestion or module.lr
 
 

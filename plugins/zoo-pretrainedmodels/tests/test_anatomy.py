@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from cadene import CARDS, MENDED, every_model, from_the_library, models_that_run, on_meta, picture, randomised, shared
+from cadene import CARDS, MENDED, every_model, from_the_library, image, models_that_run, on_meta, randomised, shared
 from torch import nn
 from zoo_pretrainedmodels.anatomy import anatomy
 from zoo_pretrainedmodels.build import build
@@ -30,7 +30,7 @@ def stage_shapes(model, side):
 @models_that_run
 def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name):
     model = randomised(build(name))
-    parts, x = anatomy(model), picture(name, batch=2)
+    parts, x = anatomy(model), image(name, batch=2)
     with torch.inference_mode():
         whole = model(x)
         features = parts.features(model, x)
@@ -64,7 +64,7 @@ def test_no_parameter_of_the_backbone_lies_between_the_stages(name):
 
 
 @every_model
-def test_the_stem_is_the_layer_that_sees_the_picture(name):
+def test_the_stem_is_the_layer_that_sees_the_image(name):
     model, seen = shared(name), []
     handles = [
         module.register_forward_pre_hook(lambda _module, given, path=path: seen.append((path, given[0].shape[1])))
@@ -88,7 +88,7 @@ def test_the_auxiliary_head_of_inception_v3_is_a_site():
 @pytest.mark.parametrize("name", MENDED)
 def test_models_that_the_library_itself_built_are_known_too(name):
     model = randomised(from_the_library(name))
-    parts, x = anatomy(model), picture(name)
+    parts, x = anatomy(model), image(name)
     with torch.inference_mode():
         pooled = parts.pool(model, parts.features(model, x))
         scores = parts.classify(model, pooled) if parts.classify else model.get_submodule(parts.main.path)(pooled)

@@ -12,9 +12,9 @@ from cadene import (
     TransformImage,
     every_model,
     from_the_library,
+    image,
     models_that_run,
     on_meta,
-    picture,
     randomised,
     shared,
 )
@@ -27,7 +27,7 @@ def test_a_model_computes_what_the_library_computes_bit_for_bit(name):
     theirs = randomised(from_the_library(name))
     ours = build(name).eval()
     ours.load_state_dict(theirs.state_dict())
-    x = picture(name)
+    x = image(name)
     with torch.inference_mode():
         scores = theirs(x)
         assert scores.std() > 0
@@ -58,9 +58,9 @@ def test_a_model_can_be_had_with_any_number_of_classes_and_nothing_else_depends_
 @pytest.mark.parametrize("name", [*MENDED, "nasnetamobile"])
 def test_a_model_survives_pickle_and_deepcopy_even_after_it_has_trained(name):
     model = build(name, num_classes=9).train()
-    model(picture(name, batch=2))
+    model(image(name, batch=2))
     model.eval()
-    x = picture(name)
+    x = image(name)
     with torch.no_grad():
         scores = model(x)
         assert torch.equal(pickle.loads(pickle.dumps(model))(x), scores)

@@ -43,7 +43,7 @@ def test_eleven_entries_centre_on_a_half():
 
 
 @every_model
-def test_pictures_are_resized_and_cropped_as_the_library_does(name):
+def test_images_are_resized_and_cropped_as_the_library_does(name):
     entry = next(iter(library.pretrained_settings[name].values()))
     resize, crop, *_ = TransformImage(entry, scale=entry.get("scale", 0.875)).tf.transforms
     preprocessing = CARDS[name].find().preprocessing

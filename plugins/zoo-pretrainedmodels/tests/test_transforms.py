@@ -28,13 +28,13 @@ def china():
     return Image.fromarray(load_sample_image("china.jpg"))
 
 
-def test_there_are_pictures_with_blue_first_and_a_white_of_255():
+def test_there_are_images_with_blue_first_and_a_white_of_255():
     kinds = {(entry["input_space"], max(entry["input_range"])) for entry in SETTINGS.values()}
     assert kinds == {("RGB", 1), ("BGR", 255)}
 
 
 @pytest.mark.parametrize("name", sorted(DISTINCT.values()))
-def test_a_picture_comes_out_exactly_as_from_the_library(name, china):
+def test_an_image_comes_out_exactly_as_from_the_library(name, china):
     entry = SETTINGS[name]
     from pretrainedmodels.utils import TransformImage  # after the library was imported without its warnings
 

@@ -24,7 +24,7 @@ class _TwoSteps:
     logits: Any
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - a tensor, or two while an auxiliary head trains
-        """Pictures to scores."""
+        """Images to scores."""
         return self.logits(self.features(x))
 
 
@@ -32,10 +32,10 @@ class AlexNet(_TwoSteps, models.AlexNet):  # type: ignore[misc]  # torchvision s
     """torchvision's AlexNet; ``features`` ends within the classifier."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
+        """Images ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
         x = self.linear0(self.dropout0(self._features(x).flatten(1)))
-        found: Tensor = self.linear1(self.dropout1(self.relu0(x)))
-        return found
+        result: Tensor = self.linear1(self.dropout1(self.relu0(x)))
+        return result
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N, 4096]`` to scores."""
@@ -47,10 +47,10 @@ class VGG(_TwoSteps, models.VGG):  # type: ignore[misc]  # torchvision ships no 
     """torchvision's VGG without its pooling; ``features`` ends within the classifier."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
+        """Images ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
         x = self.dropout0(self.relu0(self.linear0(self._features(x).flatten(1))))
-        found: Tensor = self.linear1(x)
-        return found
+        result: Tensor = self.linear1(x)
+        return result
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N, 4096]`` to scores."""
@@ -72,10 +72,10 @@ class ResNet(_TwoSteps, models.ResNet):  # type: ignore[misc]  # torchvision shi
     """torchvision's ResNet."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures to ``[N, C, H / 32, W / 32]``."""
+        """Images to ``[N, C, H / 32, W / 32]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        found: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return found
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return result
 
     def logits(self, features: Tensor) -> Tensor:
         """The last feature map to scores."""
@@ -96,7 +96,7 @@ class Inception3(_TwoSteps, models.Inception3):  # type: ignore[misc]  # torchvi
     """torchvision's Inception v3 with a pool of fixed size; it never transforms its input."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, 3, 299, 299]`` to ``[N, 2048, 8, 8]``."""
+        """Images ``[N, 3, 299, 299]`` to ``[N, 2048, 8, 8]``."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, kernel_size=3, stride=2)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
@@ -105,8 +105,8 @@ class Inception3(_TwoSteps, models.Inception3):  # type: ignore[misc]  # torchvi
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         if self.training and self.aux_logits:
             self._out_aux = self.AuxLogits(x)
-        found: Tensor = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        return found
+        result: Tensor = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+        return result
 
     def logits(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """``[N, 2048, 8, 8]`` to scores; to the auxiliary scores too while it trains."""
@@ -122,10 +122,10 @@ class FBResNet(library.FBResNet):  # type: ignore[misc]  # the library ships no 
     """The library's FBResNet, which keeps a copy of an activation with every call, and then cannot be copied itself."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures to ``[N, 2048, H / 32, W / 32]``."""
+        """Images to ``[N, 2048, H / 32, W / 32]``."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        found: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return found
+        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return result
 
 
 class Concatenate(nn.Module):
@@ -153,7 +153,7 @@ class BNInception(library.BNInception):  # type: ignore[misc]  # the library shi
             self.add_module(f"inception_{block}_output", nn.Identity())
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures to ``[N, 1024, H / 32, W / 32]``."""
+        """Images to ``[N, 1024, H / 32, W / 32]``."""
         return bninception_features(self, x)
 
 
@@ -162,7 +162,7 @@ def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the
 
     Args:
         model: A BNInception, of the library's class or of ours.
-        x: Pictures, ``[N, 3, H, W]``.
+        x: Images, ``[N, 3, H, W]``.
     """
     x = model.conv1_relu_7x7(model.conv1_7x7_s2_bn(model.conv1_7x7_s2(x)))
     x = model.pool1_3x3_s2(x)
@@ -179,8 +179,8 @@ def _inception_block(model: Any, block: str, x: Tensor) -> Tensor:  # noqa: ANN4
 
     def layer(name: str, given: Tensor) -> Tensor:
         convolved = getattr(model, f"{block}_{name}")(given)
-        found: Tensor = getattr(model, f"{block}_relu_{name}")(getattr(model, f"{block}_{name}_bn")(convolved))
-        return found
+        result: Tensor = getattr(model, f"{block}_relu_{name}")(getattr(model, f"{block}_{name}_bn")(convolved))
+        return result
 
     halves = not hasattr(model, f"{block}_1x1")
     pooled = getattr(model, f"{block}_pool")(x)

@@ -21,8 +21,8 @@ _relu = partial(
 
 def library_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
     """The last feature map, by the library's own method, where the layers are not a chain."""
-    found: Tensor = model.features(x)
-    return found
+    result: Tensor = model.features(x)
+    return result
 
 
 def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types

@@ -33,13 +33,13 @@ def build(name, **options):
     return model
 
 
-def picture(model):
+def image(model):
     return torch.randn(2, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
 
 
 def check_equal(model):
     backbone, head = zoo.split(model)
-    x = picture(model)
+    x = image(model)
     with torch.no_grad():
         scores = model(x)
         assert torch.equal(head(backbone.pool(backbone.features(x))), scores)
@@ -61,7 +61,7 @@ def test_it_does_without_any_classes_and_with_those_that_come_later(name):
     zoo.swap_head(model, NINE, seed=0)
     check_equal(model)
     with torch.no_grad():
-        assert model(picture(model)).shape == (2, NINE)
+        assert model(image(model)).shape == (2, NINE)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "resnetv2_18"])
@@ -74,7 +74,7 @@ def test_a_distilled_model_that_trains_with_its_teacher_keeps_both_heads():
     model = build("deit_tiny_distilled_patch16_224", num_classes=NINE)
     zoo.swap_head(model, 5)
     model.set_distilled_training(True)
-    assert [scores.shape for scores in model.train()(picture(model))] == [(2, 5), (2, 5)]
+    assert [scores.shape for scores in model.train()(image(model))] == [(2, 5), (2, 5)]
 
 
 def test_the_weights_of_weighed_heads_stay_and_are_frozen_with_the_backbone():
@@ -90,7 +90,7 @@ def test_an_auxiliary_head_is_swapped_too_and_such_a_model_is_not_split():
     model = build("inception_v3", num_classes=NINE, aux_logits=True)
     zoo.swap_head(model, 5)
     assert [(site.path, site.role) for site in zoo.anatomy(model).heads] == [("fc", "main"), ("AuxLogits.fc", "aux")]
-    assert [scores.shape for scores in model.train()(picture(model))] == [(2, 5), (2, 5)]
+    assert [scores.shape for scores in model.train()(image(model))] == [(2, 5), (2, 5)]
     with pytest.raises(errors.NotSupported, match="returns a pair"):
         zoo.split(model)
 
@@ -104,7 +104,7 @@ def test_maps_instead_of_scores_are_no_place_for_a_head():
 def test_a_head_on_the_features_leaves_no_layer_behind_that_never_runs():
     model = build("mobilenetv3_small_050")
     zoo.swap_head(model, NINE, at="features")
-    model(picture(model)).sum().backward()
+    model(image(model)).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
@@ -120,6 +120,6 @@ def test_the_option_that_builds_a_naflexvit_is_read_from_the_model():
     zoo.swap_head(model, NINE)
     backbone, head = zoo.split(model)
     with torch.no_grad():
-        scores = model(picture(model))
+        scores = model(image(model))
         assert scores.shape == (2, NINE)
-        assert torch.equal(head(backbone(picture(model))), scores)
+        assert torch.equal(head(backbone(image(model))), scores)

@@ -32,7 +32,7 @@ FEW = {
 
 MAPS = {
     # One of each class whose maps are in tuples, tokens or an order of their own: what they are built with, the side
-    # of the picture, and the stages whose maps timm does not give.
+    # of the image, and the stages whose maps timm does not give.
     "coat_lite_tiny": ({}, 224, ()),
     "coat_tiny": (
         {},
@@ -92,7 +92,7 @@ def sizes(model):
 
 
 def sides_of_maps(model, size):
-    """Channels and sides of the map of each stage, for a picture that only has a shape."""
+    """Channels and sides of the map of each stage, for an image that only has a shape."""
     names = [stage.name for stage in zoo.anatomy(model).stages]
     with torch.no_grad():
         return [

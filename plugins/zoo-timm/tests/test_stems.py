@@ -110,7 +110,7 @@ def test_a_stem_for_other_channels_is_that_of_timm_and_runs(name, channels):
         ("fastvit_t8", {}),
     ],
 )
-def test_a_picture_with_its_channels_in_another_order_means_the_same_to_a_stem_that_was_told(name, options):
+def test_an_image_with_its_channels_in_another_order_means_the_same_to_a_stem_that_was_told(name, options):
     torch.manual_seed(0)
     model = zoo.adopt(timm.create_model(name, **options).eval(), family="timm")
     size = {"tresnet_m": 64, "crossvit_9_240": 240}.get(name, 96)
@@ -138,7 +138,7 @@ def test_an_option_moves_the_stem():
     assert stem(build("resnet18", stem_type="deep")) == ("conv1.0",)
 
 
-def test_a_wide_picture_does_not_make_the_second_layer_one_of_the_stem():
+def test_a_wide_image_does_not_make_the_second_layer_one_of_the_stem():
     assert stem(build("repvgg_a0", in_chans=48)) == ("stem.conv_kxk.conv", "stem.conv_1x1.conv")
     assert stem(build("resnet18", in_chans=64)) == ("conv1",)
 

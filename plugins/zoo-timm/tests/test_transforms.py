@@ -36,18 +36,18 @@ def china():
     return Image.fromarray(load_sample_image("china.jpg"))
 
 
-def same(name, picture):
-    found = zoo.transforms("timm/" + "@".join(name.split(".", 1)))(picture)
-    return torch.equal(found, create_transform(**CONFIGS[name])(picture))
+def same(name, image):
+    found = zoo.transforms("timm/" + "@".join(name.split(".", 1)))(image)
+    return torch.equal(found, create_transform(**CONFIGS[name])(image))
 
 
 @pytest.mark.parametrize("name", [*SAMPLE, *BORDER, *OBLONG])
-def test_a_picture_comes_out_exactly_as_from_timm(name, china):
+def test_an_image_comes_out_exactly_as_from_timm(name, china):
     assert same(name, china)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", sorted(DISTINCT.values()))
-def test_a_picture_comes_out_exactly_as_from_timm_for_every_configuration(name, china):
+def test_an_image_comes_out_exactly_as_from_timm_for_every_configuration(name, china):
     assert same(name, china)
     assert same(name, china.resize((300, 411)))

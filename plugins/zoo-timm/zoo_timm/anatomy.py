@@ -54,17 +54,17 @@ def anatomy(model: nn.Module) -> Anatomy:
 def _read(model: nn.Module) -> Anatomy:
     headless = _headless(model)
     sites = () if headless else heads(model)
-    found = split(model, sites)
+    result = split(model, sites)
     return Anatomy(
         heads=sites,
         stem=stem(model),
         stages=stages(model),
-        features=found.features,
-        pool=found.pool,
-        classify=found.classify,
+        features=result.features,
+        pool=result.pool,
+        classify=result.classify,
         layout=layout(model),
         headless=headless,
-        indivisible=found.indivisible,
+        indivisible=result.indivisible,
     )
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def two_tokens(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - a distilled DeiT or PiT
     """``[N, L, C]`` to ``[N, 2, C]``: the class token for one head and the distillation token for the other."""
-    found: Tensor = model.head_drop(tokens[:, :2])
-    return found
+    result: Tensor = model.head_drop(tokens[:, :2])
+    return result
 
 
-def picture_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
+def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
     """``[N, L, C]`` to ``[N, 1 + patches, C]``: what VOLO's head is given, and then what its head for patches is."""
-    picture: Tensor = model.forward_head(tokens, pre_logits=True)
-    return torch.cat([picture[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
+    image: Tensor = model.forward_head(tokens, pre_logits=True)
+    return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
 
 
 class _AllTokens:
@@ -41,8 +41,8 @@ class _AllTokens:
 
 def attended(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - a ByobNet of CLIP
     """``[N, C, H, W]`` to ``[N, 1 + H * W, C]``: the head of CLIP's ResNets scores all tokens, and then takes one."""
-    found: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
-    return found
+    result: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
+    return result
 
 
 def first_token(x: Tensor) -> Tensor:
@@ -103,12 +103,12 @@ class Averaged(Combined):
 
 @dataclass(frozen=True)
 class PlusBestPatch(Combined):
-    """VOLO's scores of the picture, and half of the best of its patches."""
+    """VOLO's scores of the image, and half of the best of its patches."""
 
     def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
         """What the heads are given to scores."""
-        picture, patches = self._scores(model, (pooled[:, 0], pooled[:, 1:]))
-        return picture + 0.5 * patches.max(1)[0]
+        image, patches = self._scores(model, (pooled[:, 0], pooled[:, 1:]))
+        return image + 0.5 * patches.max(1)[0]
 
 
 @dataclass(frozen=True)
@@ -150,5 +150,5 @@ class Weighed(Concatenated):
         scores = self._scores(model, torch.split(pooled, list(self.widths[:depths]), dim=1) * sums)
         weights = [weight for name in self.uses for weight in getattr(model, name).softmax(-1)]
         weighed = [weight * each for weight, each in zip(weights, scores, strict=True)]
-        found = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
-        return found[0] if sums == 1 else (found[0] + found[1]) / 2
+        result = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
+        return result[0] if sums == 1 else (result[0] + result[1]) / 2

@@ -34,7 +34,7 @@ COMBINED: Mapping[str, Literal["tokens", "concatenated", "patches"]] = {
     # Each head is given the vector of its own branch, or of its own depth.
     "CrossVit": "concatenated",
     "EfficientViM": "concatenated",
-    # One head is given the picture as a whole, and one its patches.
+    # One head is given the image as a whole, and one its patches.
     "VOLO": "patches",
 }
 """What several heads are given, where it is not one vector for all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _NO_PADDING = (
     "the windows of its first convolution start every 8 pixels (in pit_b_224 every 7), which is the stride; because "
-    "they are 16 (14) wide, and nothing is padded, one less fits in a row than the size of the picture over the stride"
+    "they are 16 (14) wide, and nothing is padded, one less fits in a row than the size of the image over the stride"
 )
 _NO_DIGEST = (
     "the files of I-JEPA have no digest in their names, and the server that has them declares none; zoo refuses them "

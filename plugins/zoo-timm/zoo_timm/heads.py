@@ -53,10 +53,10 @@ def heads(model: nn.Module) -> tuple[Head, ...]:
 
 def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's models have no class in common
     """Path and role of each head site of a timm model."""
-    found = _classifier(model)
+    result = _classifier(model)
     paths = {module: path for path, module in model.named_modules()}
     main = True
-    for number, branch in enumerate(found if isinstance(found, tuple) else (found,)):
+    for number, branch in enumerate(result if isinstance(result, tuple) else (result,)):
         for path in _within(branch, paths[branch]):
             distilled = number > 0 or "head_dist" in path
             yield path, "main" if main else "distilled" if distilled else "summed"

@@ -139,8 +139,8 @@ def _urls(configuration: Any) -> Iterator[str]:  # noqa: ANN401 - timm ships no 
 
 
 def _digest(url: str) -> str:
-    found = _DIGEST.search(url.rpartition("/")[2])
-    return found[1] if found else ""
+    result = _DIGEST.search(url.rpartition("/")[2])
+    return result[1] if result else ""
 
 
 def _categories(count: int) -> str | tuple[str, ...]:

@@ -20,7 +20,7 @@ from zoo_timm.combined import (
     Weighed,
     attended,
     first_token,
-    picture_and_patches,
+    image_and_patches,
     two_tokens,
 )
 from zoo_timm.exceptions import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
@@ -60,7 +60,7 @@ class Features:
     axes: tuple[int, ...] | None = None
 
     def __call__(self, model: Any, x: Tensor) -> Any:  # noqa: ANN401 - a list of maps in some models
-        """Pictures to the last feature map or the tokens."""
+        """Images to the last feature map or the tokens."""
         return _permuted(model.forward_features(x), self.axes)
 
 
@@ -144,7 +144,7 @@ def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece
     if given == "concatenated":
         return PreLogits(Chain()), Weighed(paths, widths, weights) if weights else Concatenated(paths, widths)
     if given == "patches":
-        return picture_and_patches, PlusBestPatch(paths)
+        return image_and_patches, PlusBestPatch(paths)
     if given == "tokens":
         return two_tokens, Averaged(paths, apart=True)
     between = tuple(Chain(*_after_pre_logits(model, path)) for path in paths)

@@ -88,7 +88,7 @@ def _maps(model: nn.Module) -> list[_Map]:
     rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
     first = stem(model)
     whole = (_of_whole_block(model, row, first) for row in rows if not _is_in_stem(model, row.path, first))
-    # CrossViT declares each of its blocks twice, once for each of the two sizes it looks at the picture in.
+    # CrossViT declares each of its blocks twice, once for each of the two sizes it looks at the image in.
     return list({each.path: each for each in reversed([row for row in whole if row])}.values())[::-1]
 
 
@@ -176,10 +176,10 @@ def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
     """Names of stages: of the one module that each has of a kind, or ``"stage1"`` and so on."""
     kinds = Counter(_kind(path) for group in groups for path in group)
     main = kinds.most_common(1)[0][0]
-    found = [[path for path in group if _kind(path) == main] for group in groups]
-    if any(len(paths) != 1 for paths in found):
+    result = [[path for path in group if _kind(path) == main] for group in groups]
+    if any(len(paths) != 1 for paths in result):
         return [f"stage{number}" for number in range(1, len(groups) + 1)]
-    return [_name(path, number) for number, (path,) in enumerate(found, 1)]
+    return [_name(path, number) for number, (path,) in enumerate(result, 1)]
 
 
 def _kind(path: str) -> str:

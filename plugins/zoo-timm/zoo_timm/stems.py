@@ -1,4 +1,4 @@
-"""The stem of a timm model: the first layers that see the picture."""
+"""The stem of a timm model: the first layers that see the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE_BY_SIDE = (
 
 
 def stem(model: nn.Module) -> tuple[str, ...]:
-    """Dotted paths of the first layers of a timm model: all those that see the picture.
+    """Dotted paths of the first layers of a timm model: all those that see the image.
 
     It is the first convolution or linear layer in the order of the modules, with those that run beside it. What timm
     declares as ``first_conv`` belongs to the architecture's name, and misses what options such as ``stem_type`` change.
@@ -36,7 +36,7 @@ def stem(model: nn.Module) -> tuple[str, ...]:
         ('stem.conv_kxk.conv', 'stem.conv_1x1.conv')
     """
     starts = [""]
-    if isinstance(model, CrossVit):  # it looks at the picture in two sizes
+    if isinstance(model, CrossVit):  # it looks at the image in two sizes
         starts = [f"patch_embed.{name}" for name, _ in model.patch_embed.named_children()]
     return tuple(path for start in starts for path in _first_layers(model, start))
 

@@ -49,7 +49,7 @@ def test_the_json_states_what_was_done(run, tmp_path):
     assert (figures["epochs"], figures["seed"]) == (2, 5)
     assert [len(curve) for curve in figures["curves"].values()] == [3, 3]
     assert figures["curves"]["pretrained"][-1] == pytest.approx(figures["accuracy"]["pretrained"], abs=0.1)
-    assert figures["picture"] == "other.png"
+    assert figures["image"] == "other.png"
 
 
 def test_the_same_seed_gives_the_same_figures(run):
@@ -58,17 +58,17 @@ def test_the_same_seed_gives_the_same_figures(run):
     assert first["curves"] != other["curves"]
 
 
-def test_the_picture_shows_two_curves_in_their_colours(run, tmp_path):
+def test_the_image_shows_two_curves_in_their_colours(run, tmp_path):
     assert run("--epochs", "2").exit_code == 0
-    with Image.open(tmp_path / "zoo-demo.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 1000
-        left = picture.convert("RGB").crop((0, 0, picture.width // 2, picture.height))
+    with Image.open(tmp_path / "zoo-demo.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+        left = image.convert("RGB").crop((0, 0, image.width // 2, image.height))
         colors = {color for _, color in left.getcolors(maxcolors=1 << 20)}
     assert {(0x0B, 0x5C, 0xAD), (0xC0, 0x5A, 0x00)} <= colors
 
 
-def test_people_are_told_both_accuracies_and_where_the_picture_is(run):
+def test_people_are_told_both_accuracies_and_where_the_image_is(run):
     result = run("--epochs", "1")
     assert "pretrained" in result.stdout
     assert "random" in result.stdout
@@ -103,22 +103,22 @@ def test_a_missing_library_is_one_clear_error_with_the_install_command(run, monk
 
 
 def test_a_folder_that_is_not_there_is_a_usage_error_before_any_work(run, tmp_path):
-    result = run("--output", "nowhere/picture.png")
+    result = run("--output", "nowhere/image.png")
     assert result.exit_code == 2
     assert "nowhere" in result.stderr
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can make a file")
-def test_a_picture_that_cannot_be_written_is_one_clear_error_before_any_work(run, tmp_path):
-    result = run("--output", "/proc/picture.png")
+def test_an_image_that_cannot_be_written_is_one_clear_error_before_any_work(run, tmp_path):
+    result = run("--output", "/proc/image.png")
     assert isinstance(result.exception, ZooError)
-    assert "the picture cannot be written to /proc/picture.png" in str(result.exception)
+    assert "the image cannot be written to /proc/image.png" in str(result.exception)
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_up_while_the_picture_is_written_is_one_clear_error(run):
+def test_a_disk_that_fills_up_while_the_image_is_written_is_one_clear_error(run):
     result = run("--output", "/dev/full", "--epochs", "1")
     assert isinstance(result.exception, ZooError)
     assert "No space left on device" in str(result.exception)

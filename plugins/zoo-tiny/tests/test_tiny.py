@@ -102,7 +102,7 @@ def test_the_stages_have_the_channels_and_strides_that_the_anatomy_states():
     assert measured == [(stage.name, stage.channels, stage.stride) for stage in anatomy(model).stages]
 
 
-def test_the_stem_is_the_first_layer_that_sees_the_picture():
+def test_the_stem_is_the_first_layer_that_sees_the_image():
     model = glyphnet(in_channels=3)
     (path,) = anatomy(model).stem
     assert model.get_submodule(path).in_channels == 3
@@ -138,21 +138,21 @@ def test_the_held_out_typeface_has_every_character(held_out):
 
 
 def test_the_ink_of_every_glyph_spans_the_frame(held_out):
-    for ink in held_out.pictures > 0:
+    for ink in held_out.images > 0:
         rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
         # The box filter may leave the outermost row or column too faint to count.
         assert max(np.ptp(rows), np.ptp(columns)) >= SIDE - 2
 
 
 def test_distortions_depend_on_the_generator_alone(held_out):
-    pictures = torch.from_numpy(held_out.pictures[:8])
-    first, again, other = (distorted(pictures, Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    images = torch.from_numpy(held_out.images[:8])
+    first, again, other = (distorted(images, Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_distorted_pictures_stay_between_paper_and_ink(held_out):
-    x = distorted(torch.from_numpy(held_out.pictures[:64]), Generator().manual_seed(0))
+def test_distorted_images_stay_between_paper_and_ink(held_out):
+    x = distorted(torch.from_numpy(held_out.images[:64]), Generator().manual_seed(0))
     assert x.shape == (64, 1, 32, 32)
     assert x.min() >= 0
     assert x.max() <= 1
@@ -163,7 +163,7 @@ def test_distorted_pictures_stay_between_paper_and_ink(held_out):
 
 def test_training_learns():
     glyphs = draw(["cmss10"])
-    x, y = normalized(clean(torch.from_numpy(glyphs.pictures))), torch.from_numpy(glyphs.labels)
+    x, y = normalized(clean(torch.from_numpy(glyphs.images))), torch.from_numpy(glyphs.labels)
 
     def loss(model):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Turn clean drawings into pictures as a hand and a coarse scanner would leave them, a whole batch at a time."""
+"""Turn clean drawings into images as a hand and a coarse scanner would leave them, a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Generator, Tensor
 
 SIZE = 32
-"""Height and width of the network's pictures, in pixels."""
+"""Height and width of the network's images, in pixels."""
 
-_COARSE = (8, 8, 12, 16, 32)  # 8 twice: pictures that small are the hard ones
+_COARSE = (8, 8, 12, 16, 32)  # 8 twice: images that small are the hard ones
 
 
-def clean(pictures: Tensor) -> Tensor:
-    """Drawings ``[N, S, S]`` of 0 to 255 as undistorted pictures ``[N, 1, 32, 32]`` of 0 to 1.
+def clean(images: Tensor) -> Tensor:
+    """Drawings ``[N, S, S]`` of 0 to 255 as undistorted images ``[N, 1, 32, 32]`` of 0 to 1.
 
     Example:
         >>> clean(torch.full((2, 48, 48), 255, dtype=torch.uint8)).amax()
         tensor(1.)
     """
-    return F.interpolate(pictures[:, None].float() / 255, size=(SIZE, SIZE), mode="area")
+    return F.interpolate(images[:, None].float() / 255, size=(SIZE, SIZE), mode="area")
 
 
-def distorted(pictures: Tensor, generator: Generator) -> Tensor:
-    """Drawings as pictures with another slant, stroke width, shape, sharpness and contrast each.
+def distorted(images: Tensor, generator: Generator) -> Tensor:
+    """Drawings as images with another slant, stroke width, shape, sharpness and contrast each.
 
     Args:
-        pictures: ``[N, S, S]``, 0 for paper to 255 for ink.
+        images: ``[N, S, S]``, 0 for paper to 255 for ink.
         generator: Where the randomness comes from.
 
     Returns:
@@ -39,7 +39,7 @@ def distorted(pictures: Tensor, generator: Generator) -> Tensor:
         >>> distorted(drawing, torch.Generator().manual_seed(0)).shape
         torch.Size([1, 1, 32, 32])
     """
-    x = _stroke(pictures[:, None].float() / 255, generator)
+    x = _stroke(images[:, None].float() / 255, generator)
     x = F.grid_sample(x, _warp(len(x), generator), align_corners=False)
     return _scan(x, generator)
 

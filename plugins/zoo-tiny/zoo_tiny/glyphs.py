@@ -38,11 +38,11 @@ class Glyphs:
     """Drawn characters and what they are.
 
     Attributes:
-        pictures: ``[N, 48, 48]``, 0 for paper to 255 for ink.
+        images: ``[N, 48, 48]``, 0 for paper to 255 for ink.
         labels: ``[N]``, indices into :data:`zoo_tiny.characters.CHARACTERS`.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -60,11 +60,11 @@ def draw(faces: Sequence[str]) -> Glyphs:
 
     Example:
         >>> glyphs = draw(["cmss10"])  # has no Greek or Cyrillic where Unicode expects it
-        >>> len(glyphs), glyphs.pictures.shape[1:]
+        >>> len(glyphs), glyphs.images.shape[1:]
         (51, (48, 48))
     """
-    drawn = [(picture, label) for face in faces for picture, label in _draw_face(face)]
-    return Glyphs(np.stack([picture for picture, _ in drawn]), np.array([label for _, label in drawn], dtype=np.int64))
+    drawn = [(image, label) for face in faces for image, label in _draw_face(face)]
+    return Glyphs(np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], dtype=np.int64))
 
 
 def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:

@@ -1,4 +1,4 @@
-"""GlyphNet: a residual network for 32x32 pictures of single characters, small enough to ship inside a package."""
+"""GlyphNet: a residual network for 32x32 images of single characters, small enough to ship inside a package."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class GlyphNet(nn.Module):
 
     Args:
         num_classes: Outputs of the last layer.
-        in_channels: Channels of the picture.
+        in_channels: Channels of the image.
 
     Attributes:
         stem: Convolution, batch norm and ReLU; stride 2.
@@ -87,7 +87,7 @@ class GlyphNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, in_channels, 32, 32]`` to scores ``[N, num_classes]``; other sizes from 8 up work too."""
+        """Images ``[N, in_channels, 32, 32]`` to scores ``[N, num_classes]``; other sizes from 8 up work too."""
         x = self.stem(x)
         x = self.layer3(self.layer2(self.layer1(x)))
         scores: Tensor = self.fc(self.pool(x).flatten(1))
@@ -99,7 +99,7 @@ def glyphnet(num_classes: int = len(CHARACTERS), in_channels: int = 1) -> GlyphN
 
     Args:
         num_classes: Outputs of the head; as many as there are characters, unless told otherwise.
-        in_channels: Channels of the picture: 1 for grey, 3 for colour.
+        in_channels: Channels of the image: 1 for grey, 3 for colour.
 
     Example:
         >>> glyphnet(num_classes=9).fc

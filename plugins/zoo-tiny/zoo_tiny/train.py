@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 BATCH = 128
 
 
-def normalized(pictures: Tensor) -> Tensor:
-    """Pictures of 0 to 1 as the network takes them, -1 to 1: the mean and std of the card."""
-    return (pictures - 0.5) / 0.5
+def normalized(images: Tensor) -> Tensor:
+    """Images of 0 to 1 as the network takes them, -1 to 1: the mean and std of the card."""
+    return (images - 0.5) / 0.5
 
 
 def train(glyphs: Glyphs, *, steps: int, seed: int) -> GlyphNet:
@@ -49,8 +49,8 @@ def train(glyphs: Glyphs, *, steps: int, seed: int) -> GlyphNet:
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps, pct_start=0.2)
     loss_of = nn.CrossEntropyLoss()
-    for step, (pictures, labels) in enumerate(_batches(glyphs, steps, generator), start=1):
-        loss = loss_of(model(normalized(pictures)), labels)
+    for step, (images, labels) in enumerate(_batches(glyphs, steps, generator), start=1):
+        loss = loss_of(model(normalized(images)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -61,7 +61,7 @@ def train(glyphs: Glyphs, *, steps: int, seed: int) -> GlyphNet:
 
 
 def _batches(glyphs: Glyphs, steps: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    drawings, labels = torch.from_numpy(glyphs.pictures), torch.from_numpy(glyphs.labels)
+    drawings, labels = torch.from_numpy(glyphs.images), torch.from_numpy(glyphs.labels)
     rarity = 1 / torch.bincount(labels).clamp(min=1).float()[labels]
     for _ in range(steps):
         chosen = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
@@ -74,15 +74,15 @@ def accuracy(model: nn.Module, glyphs: Glyphs, *, distort: bool = False) -> floa
     Args:
         model: A network in eval mode.
         glyphs: What to ask it.
-        distort: Ask about distorted pictures, the same ones each time, and not about the clean drawings.
+        distort: Ask about distorted images, the same ones each time, and not about the clean drawings.
     """
-    drawings, labels = torch.from_numpy(glyphs.pictures), torch.from_numpy(glyphs.labels)
+    drawings, labels = torch.from_numpy(glyphs.images), torch.from_numpy(glyphs.labels)
     generator = Generator().manual_seed(0)
     right = 0
     with torch.inference_mode():
         for some, expected in zip(torch.split(drawings, BATCH), torch.split(labels, BATCH), strict=True):
-            pictures = distorted(some, generator) if distort else clean(some)
-            right += int((model(normalized(pictures)).argmax(1) == expected).sum())
+            images = distorted(some, generator) if distort else clean(some)
+            right += int((model(normalized(images)).argmax(1) == expected).sum())
     return 100 * right / len(glyphs)
 
 

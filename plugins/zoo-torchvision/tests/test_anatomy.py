@@ -133,7 +133,7 @@ def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(na
 
 
 @every_model
-def test_the_stem_is_the_layer_that_sees_the_picture(name, build):
+def test_the_stem_is_the_layer_that_sees_the_image(name, build):
     model = build(name).to("meta")
     seen = []
     for path, module in model.named_modules():

@@ -68,7 +68,7 @@ def test_every_label_set_has_a_name_for_each_output():
             assert len(weights.class_names) == weights.num_classes
 
 
-def test_pictures_for_detectors_stay_as_they_are_and_those_for_segmentation_are_only_resized():
+def test_images_for_detectors_stay_as_they_are_and_those_for_segmentation_are_only_resized():
     detector = CARDS["fasterrcnn_resnet50_fpn"].find().preprocessing
     assert (detector.crop, detector.resize, detector.mean, detector.std) == (None, (), (0, 0, 0), (1, 1, 1))
     segmentation = CARDS["fcn_resnet50"].find().preprocessing

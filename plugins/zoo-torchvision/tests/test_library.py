@@ -102,7 +102,7 @@ def test_a_densenet_loads_its_file_under_the_old_names_as_the_library_does(build
         assert torch.equal(model(x), theirs(x))
 
 
-def test_a_vision_transformer_for_larger_pictures_is_built_for_them(build):
+def test_a_vision_transformer_for_larger_images_is_built_for_them(build):
     model = build("vit_b_16", **CARDS["vit_b_16"].find("IMAGENET1K_SWAG_E2E_V1").options)
     assert (model.image_size, model.encoder.pos_embedding.shape) == (384, (1, 577, 768))
 

@@ -1,4 +1,4 @@
-"""Where the parts are of what is no picture classifier: quantised, segmentation, detection, video and flow models."""
+"""Where the parts are of what is no image classifier: quantised, segmentation, detection, video and flow models."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def measured(model, paths, run):
     return [shapes[path] for path in paths]
 
 
-def run_on_empty_pictures(card, model, side):
-    pictures = torch.empty(2, 3, side, side, device="meta")
+def run_on_empty_images(card, model, side):
+    images = torch.empty(2, 3, side, side, device="meta")
     if card.task in {"detection", "keypoints"}:
-        return lambda: model.backbone(pictures)
+        return lambda: model.backbone(images)
     if card.task == "optical_flow":
-        return lambda: model.feature_encoder(pictures)
+        return lambda: model.feature_encoder(images)
     if card.task == "video":
         return lambda: model(torch.empty(2, 3, 16, side, side, device="meta"))
-    return lambda: model(pictures)
+    return lambda: model(images)
 
 
 def tensors(output):
@@ -110,11 +110,11 @@ def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name
     paths = [stage.output for stage in parts.stages]
     if name.startswith("mvit"):
         for stage, shape in zip(
-            parts.stages, measured(model, paths, run_on_empty_pictures(card, model, 224)), strict=True
+            parts.stages, measured(model, paths, run_on_empty_images(card, model, 224)), strict=True
         ):
             assert shape == (2, 1 + 8 * (224 // stage.stride) ** 2, stage.channels)
         return
-    small, large = (measured(model, paths, run_on_empty_pictures(card, model, side)) for side in (512, 1024))
+    small, large = (measured(model, paths, run_on_empty_images(card, model, side)) for side in (512, 1024))
     channel, side = {"NCHW": (1, -1), "NHWC": (-1, -2)}[parts.layout]
     assert parts.stages
     for stage, shape, larger in zip(parts.stages, small, large, strict=True):
@@ -142,13 +142,13 @@ def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name, build, random
 
 
 @models_of("segmentation", "detection", "keypoints", "video")
-def test_the_stem_is_the_first_layer_that_sees_the_picture(name, build):
+def test_the_stem_is_the_first_layer_that_sees_the_image(name, build):
     card, model = CARDS[name], build(name).to("meta")
     seen = []
     for path, module in model.named_modules():
         if not list(module.children()) and list(module.parameters()):
             module.register_forward_pre_hook(lambda _module, given, path=path: seen.append((path, given[0].shape[1])))
-    run_on_empty_pictures(card, model, 224 if name.startswith("mvit") else 512)()
+    run_on_empty_images(card, model, 224 if name.startswith("mvit") else 512)()
     assert (seen[0],) == tuple((path, 3) for path in anatomy(model).stem)
 
 
@@ -159,13 +159,13 @@ def test_a_detector_has_a_mean_and_a_deviation_for_each_channel(build):
 
 
 def test_raft_gives_the_motion_of_every_pixel(build):
-    picture = torch.rand(1, 3, 128, 128)
+    image = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
-        flows = build("raft_small")(picture, picture)
+        flows = build("raft_small")(image, image)
     assert {flow.shape for flow in flows} == {(1, 2, 128, 128)}
 
 
-def test_both_encoders_of_raft_see_a_picture_and_it_has_no_head(build):
+def test_both_encoders_of_raft_see_an_image_and_it_has_no_head(build):
     model = build("raft_small")
     parts = anatomy(model)
     assert parts.heads == ()

@@ -80,19 +80,19 @@ DETECTORS = [name for name, card in CARDS.items() if card.task in {"detection", 
 def test_a_detector_finds_and_learns_after_a_swap(name, build):
     model = zoo.adopt(build(name), family="torchvision")
     zoo.swap_head(model, 9)
-    pictures = [torch.rand(3, 96, 96), torch.rand(3, 64, 80)]
+    images = [torch.rand(3, 96, 96), torch.rand(3, 64, 80)]
     with torch.no_grad():
-        assert all({"boxes", "labels", "scores"} <= found.keys() for found in model(pictures))
+        assert all({"boxes", "labels", "scores"} <= found.keys() for found in model(images))
     targets = [
         {
             "boxes": torch.tensor([[4.0, 4.0, 50.0, 60.0]]),
             "labels": torch.tensor([1]),
-            "masks": torch.ones(1, *picture.shape[1:], dtype=torch.uint8),
+            "masks": torch.ones(1, *image.shape[1:], dtype=torch.uint8),
             "keypoints": torch.tensor([[[9.0, 9.0, 1.0]] * 17]),
         }
-        for picture in pictures
+        for image in images
     ]
-    sum(model.train()(pictures, targets).values()).backward()
+    sum(model.train()(images, targets).values()).backward()
     for site in zoo.anatomy(model).heads:
         assert model.get_submodule(site.path).weight.grad is not None
 

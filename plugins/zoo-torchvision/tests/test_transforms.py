@@ -36,7 +36,7 @@ def china():
 
 
 @pytest.mark.parametrize(("card", "tag"), [*distinct("classification"), *distinct("segmentation")])
-def test_a_picture_comes_out_exactly_as_from_the_preset(card, tag, china):
+def test_an_image_comes_out_exactly_as_from_the_preset(card, tag, china):
     assert torch.equal(of_zoo(card, tag)(china), preset(card, tag)(china))
 
 
@@ -44,19 +44,19 @@ def test_a_picture_comes_out_exactly_as_from_the_preset(card, tag, china):
 @pytest.mark.parametrize(
     ("card", "tag"), [pytest.param(card, tag, id=f"{card.name}@{tag}") for card, tag in ENTRIES if card.task != "video"]
 )
-def test_a_picture_comes_out_exactly_as_from_the_preset_of_every_entry(card, tag, china):
+def test_an_image_comes_out_exactly_as_from_the_preset_of_every_entry(card, tag, china):
     given = (china, china) if card.task == "optical_flow" else (china,)
     expected = preset(card, tag)(*given)
     assert torch.equal(of_zoo(card, tag)(china), expected[0] if card.task == "optical_flow" else expected)
 
 
 @pytest.mark.parametrize(("card", "tag"), [*distinct("detection"), *distinct("keypoints")])
-def test_a_detector_gets_the_picture_as_it_is_in_floats(card, tag, china):
+def test_a_detector_gets_the_image_as_it_is_in_floats(card, tag, china):
     assert torch.equal(of_zoo(card, tag)(china), preset(card, tag)(china))
 
 
 @pytest.mark.parametrize(("card", "tag"), distinct("optical_flow"))
-def test_each_picture_of_a_pair_comes_out_as_from_the_preset_for_pairs(card, tag, china):
+def test_each_image_of_a_pair_comes_out_as_from_the_preset_for_pairs(card, tag, china):
     first, second = preset(card, tag)(china, china.rotate(5))
     assert torch.equal(of_zoo(card, tag)(china), first)
     assert torch.equal(of_zoo(card, tag)(china.rotate(5)), second)

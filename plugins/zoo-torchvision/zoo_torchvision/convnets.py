@@ -201,7 +201,7 @@ def spatial_mean(x: Tensor) -> Tensor:
 
 
 def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> Tensor:
-    """Run a chain on pictures that are normalised once more, if the weights were trained that way."""
+    """Run a chain on images that are normalised once more, if the weights were trained that way."""
     return chain(model, model._transform_input(x))  # noqa: SLF001 - the split does what the library's forward does
 
 

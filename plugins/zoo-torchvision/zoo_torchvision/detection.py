@@ -32,9 +32,9 @@ def rcnn(model: FasterRCNN) -> Anatomy:
     heads = [head_at(model, f"{box}.cls_score"), head_at(model, f"{box}.bbox_pred", "box", per_class=_BOX)]
     if model.roi_heads.has_mask():
         heads.append(head_at(model, f"{mask}.mask_fcn_logits", "mask"))
-    found = _detector(model, tuple(heads), _pyramid_stages(model))
+    result = _detector(model, tuple(heads), _pyramid_stages(model))
     drawn = "roi_heads.keypoint_predictor.kps_score_lowres" if model.roi_heads.has_keypoint() else None
-    return replace(found, keypoints=drawn)
+    return replace(result, keypoints=drawn)
 
 
 def dense(model: RetinaNet | FCOS) -> Anatomy:
@@ -57,13 +57,13 @@ def ssd(model: SSD) -> Anatomy:
 
 
 def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
-    # A detector normalises its pictures itself, with one mean and one deviation a channel.
+    # A detector normalises its images itself, with one mean and one deviation a channel.
     normalisation = ("transform.image_mean", "transform.image_std")
     return Anatomy(
         heads=heads,
         stem=first_convolution(model),
         stages=stages,
-        indivisible="a detector scores many places of several maps, and not one vector a picture",
+        indivisible="a detector scores many places of several maps, and not one vector an image",
         per_channel=normalisation,
     )
 

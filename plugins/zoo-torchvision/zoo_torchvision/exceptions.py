@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 _VIT_IMAGE_SIZE = 224
 
 FIXED_PREPROCESSING = {
-    # The detector resizes and normalises by itself; a picture only becomes numbers from 0 to 1.
+    # The detector resizes and normalises by itself; an image only becomes numbers from 0 to 1.
     "ObjectDetection": Preprocessing(crop=None, resize=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-    # Both pictures, from -1 to 1.
+    # Both images, from -1 to 1.
     "OpticalFlow": Preprocessing(crop=None, resize=(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 }
 
 INPUT_SIDE = {
-    # The size to which the detector itself brings its pictures; their entries do not say.
+    # The size to which the detector itself brings its images; their entries do not say.
     **dict.fromkeys(("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fcos_resnet50_fpn"), 800),
     **dict.fromkeys(("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn"), 800),
     **dict.fromkeys(("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"), 800),

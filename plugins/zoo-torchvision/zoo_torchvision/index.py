@@ -64,12 +64,12 @@ def labels() -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: Two data sets have as many classes as each other, so that a count no longer tells them apart.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[str, ...]] = {}
     for name, names in _all_names():
-        if found.setdefault(name, names) != names:
+        if result.setdefault(name, names) != names:
             msg = f"two lists of {len(names)} names would be written to {name}.txt"
             raise ValueError(msg)
-    return found
+    return result
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ def trained_quantised(
         quantization.prepare_qat(ready, inplace=True)
         ready.load_state_dict(state)
         quantization.convert(ready, inplace=True)
-    found: Mapping[str, Any] = ready.state_dict()
-    return found
+    result: Mapping[str, Any] = ready.state_dict()
+    return result
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where the parts of torchvision's transformers for pictures are: one short function an architecture."""
+"""Where the parts of torchvision's transformers for images are: one short function an architecture."""
 
 from __future__ import annotations
 

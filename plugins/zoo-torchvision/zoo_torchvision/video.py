@@ -1,4 +1,4 @@
-"""Where the parts of torchvision's video classifiers are. Strides are those of the picture, not of time."""
+"""Where the parts of torchvision's video classifiers are. Strides are those of the image, not of time."""
 
 from __future__ import annotations
 

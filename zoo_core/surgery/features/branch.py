@@ -136,8 +136,8 @@ def _main(model: nn.Module) -> Head:
 
 
 def _scores(head: nn.Module, site: Head) -> int:
-    found = count_scores(head, site)
-    return found if isinstance(found, int) else sum(found.values())
+    result = count_scores(head, site)
+    return result if isinstance(result, int) else sum(result.values())
 
 
 def _branch(
@@ -162,10 +162,10 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
         raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
     body = tapped(model, needs_tap(run))
     with torch.no_grad(), evaluating(body):
-        found = run(body, x)
+        result = run(body, x)
     if kept:
-        found = anatomy_of(model).stages[kept - 1].map_in(body, found)
-    return int(found.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
+        result = anatomy_of(model).stages[kept - 1].map_in(body, result)
+    return int(result.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
 
 
 def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
@@ -179,9 +179,9 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
 
 def _outcomes(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:
     """What happened to every tensor: that of a branch is a copy of one that was there, or belongs to its new head."""
-    found: dict[str, Outcome] = {}
+    result: dict[str, Outcome] = {}
     for name in model.state_dict():
         own = name.removeprefix(f"{site}.").partition(".body.")[2] if name.startswith(f"{site}.") else name
         new = own.startswith(f"{site}.")
-        found[name] = "initialised" if new else before.get(own, "loaded")
-    return found
+        result[name] = "initialised" if new else before.get(own, "loaded")
+    return result

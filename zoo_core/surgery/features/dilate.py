@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from zoo_core.surgery.features.extract import Hook
 
 _SIDE = 128
-"""Pixels a side of the picture that strides are measured with: two steps at the usual last stride of 32, twice over."""
+"""Pixels a side of the image that strides are measured with: two steps at the usual last stride of 32, twice over."""
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)
 
 Strides = dict[str, tuple[float, float]]
-"""Path of a module to pixels of the picture for one step of its input, and of its output."""
+"""Path of a module to pixels of the image for one step of its input, and of its output."""
 
 
 def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
@@ -38,7 +38,7 @@ def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
-        output_stride: Pixels of the picture for one step of the last feature map: 8, 16, ...
+        output_stride: Pixels of the image for one step of the last feature map: 8, 16, ...
 
     Returns:
         Path to twin, which shares its parameters with the model; empty when nothing has to change.
@@ -100,7 +100,7 @@ def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
     twin.dilation = (height, width)
     totals = [d * (k - 1) for d, k in zip(twin.dilation, conv.kernel_size, strict=True)]
     for name, child in conv.named_children():
-        if isinstance(child, nn.ZeroPad2d):  # convolutions that pad as TensorFlow does, for one size of picture
+        if isinstance(child, nn.ZeroPad2d):  # convolutions that pad as TensorFlow does, for one size of image
             left, top = child.padding[0] * growth, child.padding[2] * growth
             twin._modules[name] = nn.ZeroPad2d((left, totals[1] - left, top, totals[0] - top))  # noqa: SLF001 - a twin has a table of its own
             return twin
@@ -118,11 +118,11 @@ def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
 
 def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most: int) -> Strides:
     """Measured on one forward pass over ``x``."""
-    found: Strides = {}
+    result: Strides = {}
 
     def measuring(path: str) -> Hook:
         def measure(_module: nn.Module, given: Any, out: Any) -> None:  # noqa: ANN401 - what hooks are given
-            found[path] = (x.shape[-1] / _side(given), x.shape[-1] / _side(out))
+            result[path] = (x.shape[-1] / _side(given), x.shape[-1] / _side(out))
 
         return measure
 
@@ -133,7 +133,7 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
             _ = run(twin, x) if run else twin(x)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # fixed sizes, or maps that do not add up
         raise _refused(model, most, f"it does not run on {_SIDE} pixels a side: {error}") from error
-    return found
+    return result
 
 
 def _side(value: Any) -> int:  # noqa: ANN401 - a tensor, or several of one size

@@ -88,8 +88,8 @@ class Encoder(nn.Module):
         """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
         paths = [place.path for place in self._places if place.path]
         _, outputs = recorded(self._run, self.body, entered(self.body, x), paths)
-        found = dict(zip(paths, outputs, strict=True))
-        return [self._map(place, found, x) for place in self._places]
+        result = dict(zip(paths, outputs, strict=True))
+        return [self._map(place, result, x) for place in self._places]
 
     def _map(self, place: Place, found: dict[str, Tensor], x: Tensor) -> Tensor:
         if place.stride == 1 and not place.path:

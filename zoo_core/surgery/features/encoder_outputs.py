@@ -39,7 +39,7 @@ class Place:
         name: What the user calls it: a stage, or the path of the module.
         path: Its path.
         channels: Channels of the map.
-        stride: Pixels of the picture for one step of the map.
+        stride: Pixels of the image for one step of the map.
         depth: The deepest stage that has to be there for it to run, counted as in ``depths``.
         order: Grows in the order in which the modules finish.
         read: ``(model, output)`` to the map, where the module gives something else.
@@ -81,17 +81,17 @@ def pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Pl
     strides = [2**level for level in range(1, depth + 1)]
     names = [stages[stride] for stride in strides if stride in stages]
     chosen = {place.name: place for place in places(model, body, names, most)} if names else {}
-    found = {stride: chosen[stages[stride]] for stride in strides if stride in stages}
-    if 2 not in found:  # noqa: PLR2004 - the first stride
-        found = {**_before_stages(model, body), **found}
-    if not found.keys() & set(strides):
+    result = {stride: chosen[stages[stride]] for stride in strides if stride in stages}
+    if 2 not in result:  # noqa: PLR2004 - the first stride
+        result = {**_before_stages(model, body), **result}
+    if not result.keys() & set(strides):
         raise NotSupported(
             f"this model has no maps of the strides {', '.join(map(str, strides))}",
             got=f"maps of {', '.join(map(str, stages))}",
             hint="zoo.encoder(model) without depth= gives the maps that it has",
         )
     whole = Place("input", "", example_input(model).shape[1], 1, 0, 0)
-    return [whole, *(found.get(stride) or Place(f"stride {stride}", "", 0, stride, 0, 0) for stride in strides)]
+    return [whole, *(result.get(stride) or Place(f"stride {stride}", "", 0, stride, 0, 0) for stride in strides)]
 
 
 def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: int) -> list[Place]:
@@ -115,25 +115,25 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
             cause="its forward takes no image, so its stages give no maps of rows and columns",
             hint="zoo.features(model, x) gives what each of its stages gives",
         )
-    found = {
+    result = {
         stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth, stage.read)
         for depth, stage in enumerate(stages, 1)
     }
     names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else asked_names(at)
     if not names:
         raise UsageError("an encoder without any map was asked for", expected="at least one name in at")
-    if STEM in names and STEM not in {*found, *(path for path, _ in body.named_modules())}:
-        found[STEM] = _stem(model, body)
-    others = [module_path(model, name) for name in names if name not in found]
+    if STEM in names and STEM not in {*result, *(path for path, _ in body.named_modules())}:
+        result[STEM] = _stem(model, body)
+    others = [module_path(model, name) for name in names if name not in result]
     if not others:
-        return [found[name] for name in names]
-    known = {found[name].path for name in names if name in found}
+        return [result[name] for name in names]
+    known = {result[name].path for name in names if name in result}
     outputs = _finished(model, body, {*others, *known, *(stage.output for stage in stages)})
     order = list(outputs)
     return [
         replace(place, name=name, order=order.index(place.path))
         for name in names
-        for place in [found.get(name) or _measured(model, name, outputs)]
+        for place in [result.get(name) or _measured(model, name, outputs)]
     ]
 
 
@@ -144,14 +144,14 @@ def _stem(model: nn.Module, body: nn.Module) -> Place:
         NotSupported: There is none.
     """
     first = anatomy_of(model).stages[0].stride
-    found = _before_stages(model, body)
-    strides = sorted((stride for stride in found if stride < first), reverse=True) or [*found]
+    result = _before_stages(model, body)
+    strides = sorted((stride for stride in result if stride < first), reverse=True) or [*result]
     if not strides:
         raise NotSupported(
             "this model has no map before its first stage",
             hint=f"its stages are {', '.join(stage.name for stage in anatomy_of(model).stages)}",
         )
-    return replace(found[strides[0]], name=STEM)
+    return replace(result[strides[0]], name=STEM)
 
 
 def _before_stages(model: nn.Module, body: nn.Module) -> dict[int, Place]:
@@ -165,45 +165,45 @@ def _before_stages(model: nn.Module, body: nn.Module) -> dict[int, Place]:
     }
     outputs = _finished(model, body, {*paths, stages[0].output})
     order = list(outputs)
-    found = {}
+    result = {}
     for path in order[1 : order.index(stages[0].output)]:
         output = outputs[path]
         if _is_map(output, layout):
             stride = _stride(outputs[""], output, layout)
             channels = int(output.shape[-1 if layout == "NHWC" else 1])
-            found[stride] = Place(path, path, channels, stride, 0, 0)
-    return {stride: place for stride, place in found.items() if 1 < stride <= stages[0].stride}
+            result[stride] = Place(path, path, channels, stride, 0, 0)
+    return {stride: place for stride, place in result.items() if 1 < stride <= stages[0].stride}
 
 
 def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, Any]:
-    """What modules give for one picture, in the order in which they finish; and under ``""`` that picture."""
-    found: dict[str, Any] = {}
+    """What modules give for one image, in the order in which they finish; and under ``""`` that image."""
+    result: dict[str, Any] = {}
 
     def keeping(path: str) -> Hook:
         def keep(_module: nn.Module, _given: object, out: Any) -> None:  # noqa: ANN401 - what hooks are given
-            found.pop(path, None)
-            found[path] = out
+            result.pop(path, None)
+            result[path] = out
 
         return keep
 
     twin, x = hooked(body, {path: keeping(path) for path in paths}), example_input(model)
     with torch.no_grad(), evaluating(twin):
         _ = (anatomy_of(model).features or without_hooks)(twin, x)
-    return {"": x, **found}
+    return {"": x, **result}
 
 
 def _measured(model: nn.Module, path: str, outputs: dict[str, Any]) -> Place:
-    anatomy, found = anatomy_of(model), outputs.get(path)
-    tokens = anatomy.layout == "NLC" and isinstance(found, torch.Tensor) and found.dim() == _SIGNAL
-    if not isinstance(found, torch.Tensor) or not (tokens or _is_map(found, anatomy.layout)):
-        got = f"{list(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+    anatomy, result = anatomy_of(model), outputs.get(path)
+    tokens = anatomy.layout == "NLC" and isinstance(result, torch.Tensor) and result.dim() == _SIGNAL
+    if not isinstance(result, torch.Tensor) or not (tokens or _is_map(result, anatomy.layout)):
+        got = f"{list(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
         raise NotSupported(
             f"the module {path!r} gives no feature map",
-            got="nothing: it did not run before the features" if found is None else got,
+            got="nothing: it did not run before the features" if result is None else got,
             hint="zoo.features(model, x, at=[...]) takes what any module gives",
         )
-    channels = found.shape[-1 if tokens or anatomy.layout == "NHWC" else 1]
-    stride = anatomy.stages[0].stride if tokens else _stride(outputs[""], found, anatomy.layout)
+    channels = result.shape[-1 if tokens or anatomy.layout == "NHWC" else 1]
+    stride = anatomy.stages[0].stride if tokens else _stride(outputs[""], result, anatomy.layout)
     return Place(path, path, int(channels), stride, _depth(model, path, list(outputs)), 0)
 
 

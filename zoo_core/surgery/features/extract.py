@@ -188,8 +188,8 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
     example = knowledge_of(model).example
     body = tapped(unwrap(model), paths.values())
     output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
-    found = dict(zip(paths, maps, strict=True))
-    return (output, found) if return_output else found
+    result = dict(zip(paths, maps, strict=True))
+    return (output, result) if return_output else result
 
 
 def asked_names(at: str | Sequence[str]) -> tuple[str, ...]:

@@ -68,8 +68,8 @@ def _recipe(cls: type[Any]) -> Any:  # noqa: ANN401 - a class, or nested tuples 
 def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
-    found: type[Any] = recipe
-    return found
+    result: type[Any] = recipe
+    return result
 
 
 def _new(recipe: Any) -> nn.Module:  # noqa: ANN401 - as _recipe gives it

@@ -21,23 +21,23 @@ _MAP_AXES = 4
 def measure_stages(
     model: nn.Module, modules: Mapping[str, Sequence[str]], *, size: tuple[int, int, int] = (3, 64, 64)
 ) -> tuple[Stage, ...]:
-    """The stages of a model, with the channels and the stride that each has on an empty picture.
+    """The stages of a model, with the channels and the stride that each has on an empty image.
 
-    For the anatomy of a library with many architectures of one layout. The model runs on that picture and on one twice
+    For the anatomy of a library with many architectures of one layout. The model runs on that image and on one twice
     as wide, so that no border counts, in eval mode and without gradients, and is left as it was. What comes after the
-    last stage may refuse such pictures; where a stage refuses the wide one, the first alone counts.
+    last stage may refuse such images; where a stage refuses the wide one, the first alone counts.
 
     Args:
         model: As its constructor made it.
         modules: Name of each stage to the dotted paths of its modules, in the order they run; the last one has to give
             a map, ``[N, C, H, W]``.
-        size: Channels, height and width of the first picture, in pixels: small, and a multiple of every stride.
+        size: Channels, height and width of the first image, in pixels: small, and a multiple of every stride.
 
     Returns:
         What ``Anatomy.stages`` takes.
 
     Raises:
-        AnatomyError: A path names no module, or a stage gave no map on this picture; the message says which.
+        AnatomyError: A path names no module, or a stage gave no map on this image; the message says which.
 
     Example:
         >>> from torch import nn
@@ -49,7 +49,7 @@ def measure_stages(
     without = [name for name in modules if not _is_map(maps.get(name))]
     if without:
         raise AnatomyError(
-            f"no map of {', '.join(without)} in a {type(model).__name__}, on a picture of {size}",
+            f"no map of {', '.join(without)} in a {type(model).__name__}, on an image of {size}",
             got=why or ", ".join(f"a {type(maps[name]).__name__}" for name in without if name in maps) or None,
             hint="name the module whose output is the map, pass another size=, or write the Stage by hand",
         )
@@ -86,7 +86,7 @@ def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> 
     try:
         with torch.no_grad(), evaluating(model):
             model(next(model.parameters()).new_zeros(1, *size))
-    except (RuntimeError, ValueError, AssertionError) as error:  # how models say that a picture is too small for them
+    except (RuntimeError, ValueError, AssertionError) as error:  # how models say that an image is too small for them
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
     finally:
         for hook in hooks:

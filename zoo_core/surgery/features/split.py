@@ -47,17 +47,17 @@ class Backbone(nn.Module):
         """Images to the last feature map, or tokens."""
         x = entered(self.body, x)
         if self.anatomy.features is None:
-            found: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
+            result: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
         else:
-            found = self.anatomy.features(self.body, x)
-        return found
+            result = self.anatomy.features(self.body, x)
+        return result
 
     def pool(self, features: Tensor) -> Tensor:
         """The last feature map to what the head is given: ``[N, in_features]`` for a linear head."""
         if self.anatomy.pool is None:
             return features
-        found: Tensor = self.anatomy.pool(self.body, features)
-        return found
+        result: Tensor = self.anatomy.pool(self.body, features)
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to what the head is given."""

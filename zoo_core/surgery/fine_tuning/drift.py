@@ -95,15 +95,15 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters without gradients, and buffers of modules in frozen parts, by name."""
     known = knowledge_of(model) if is_known(model) else None
     held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
-    found: dict[str, Tensor] = {
+    result: dict[str, Tensor] = {
         name: parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if not parameter.requires_grad
     }
     for path, module in model.named_modules():
         if is_held(module) or path in held or (path not in moving and _is_frozen(model, path, module)):
-            found |= _buffers(path, module)
-    return found
+            result |= _buffers(path, module)
+    return result
 
 
 def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:

@@ -148,13 +148,13 @@ def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
 
     One around other parts, which may train, is not among them.
     """
-    found = {}
+    result = {}
     for path, module in stateful(model):
         own = {f"{path}.{name}" for name, _ in module.named_buffers(recurse=False)}
         inside = {f"{path}.{name}" for name, _ in module.named_parameters()}
         if (own & names and inside <= names | own) or (own & names and not list(module.children())):
-            found[path] = module
-    return found
+            result[path] = module
+    return result
 
 
 def _release(module: nn.Module, model: nn.Module) -> None:

@@ -149,12 +149,12 @@ def init_weights(
 def _where(module: nn.Module, words: tuple[str, ...]) -> set[str]:
     if words == ("all",):
         return set(tensor_names(module))
-    found = set(select(module, others)) if (others := [word for word in words if word != "new"]) else set()
+    result = set(select(module, others)) if (others := [word for word in words if word != "new"]) else set()
     if "new" in words:
-        found |= set(receipt_of(module).names("initialised"))
-        if not found:
+        result |= set(receipt_of(module).names("initialised"))
+        if not result:
             raise UsageError(f"nothing in this {type(module).__name__} is new", got=str(receipt_of(module)))
-    return found
+    return result
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:

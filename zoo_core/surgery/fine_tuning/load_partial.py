@@ -109,18 +109,18 @@ def load_partial(
     left_out, left_behind = _skipped(model, state, entries)
     candidates = {name: tensor for name, tensor in own.items() if name not in left_out}
     offered = {name: tensor for name, tensor in state.items() if name not in left_behind}
-    found = _by_name(candidates, offered, source) if match == "name" else _by_order(candidates, offered, source)
-    if not found.pairs:
+    result = _by_name(candidates, offered, source) if match == "name" else _by_order(candidates, offered, source)
+    if not result.pairs:
         raise _nothing_fits(bare, own, state, source, match)
     with editing(model, "load_partial") as edit:
-        _write(bare, own, {name: state[theirs] for name, theirs in found.pairs.items()})
-        edit.outcomes.update(dict.fromkeys(found.pairs, "loaded"))
-        edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in found.pairs.items()})
-    found.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
-    receipt = _receipt(model, own, state, found, left_behind)
+        _write(bare, own, {name: state[theirs] for name, theirs in result.pairs.items()})
+        edit.outcomes.update(dict.fromkeys(result.pairs, "loaded"))
+        edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in result.pairs.items()})
+    result.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
+    receipt = _receipt(model, own, state, result, left_behind)
     strength = "local" if path else "none"
     receipt = replace(receipt, source=source, path=path, strength=strength, taken=choice.words)
-    _warn_of_few(candidates, offered, found, source, match)
+    _warn_of_few(candidates, offered, result, source, match)
     return receipt
 
 
@@ -188,23 +188,23 @@ def _skipped(model: nn.Module, state: State, entries: Sequence[str]) -> tuple[se
 
 
 def _by_name(own: State, given: State, source: str) -> _Match:
-    found = _Match()
+    result = _Match()
     for name, tensor in own.items():
         if name not in given:
-            found.notes[name] = f"not in {source}"
+            result.notes[name] = f"not in {source}"
         elif given[name].shape != tensor.shape:
             shapes = f"of shape {list(given[name].shape)} in {source}, {list(tensor.shape)} in the model"
-            found.notes[name] = shapes
+            result.notes[name] = shapes
         elif loss := loss_of_values(tensor, given[name]):
-            found.notes[name] = f"{loss} in {source}"
+            result.notes[name] = f"{loss} in {source}"
         else:
-            found.pairs[name] = name
-    return found
+            result.pairs[name] = name
+    return result
 
 
 def _by_order(own: State, given: State, source: str) -> _Match:
     """Pairs of tensors in step; counters of norms, which not all norms have, follow the norm that they belong to."""
-    found = _Match()
+    result = _Match()
     ours = [name for name in own if not _is_counter(name)]
     theirs = [name for name in given if not _is_counter(name)]
     for place, (name, other) in enumerate(zip_longest(ours, theirs)):
@@ -212,22 +212,22 @@ def _by_order(own: State, given: State, source: str) -> _Match:
             break
         if other is None or not _agree(name, own[name], other, given[other]):
             was = f"{other} of shape {list(given[other].shape)}" if other else f"the end of {source}"
-            found.notes[name] = f"the order parts here: against {was} stood one of shape {list(own[name].shape)}"
-            found.notes.update(dict.fromkeys(ours[place + 1 :], f"comes after {name}, where the order parts"))
+            result.notes[name] = f"the order parts here: against {was} stood one of shape {list(own[name].shape)}"
+            result.notes.update(dict.fromkeys(ours[place + 1 :], f"comes after {name}, where the order parts"))
             break
         if loss := loss_of_values(own[name], given[other]):
-            found.notes[name] = f"{loss} in {source}"
+            result.notes[name] = f"{loss} in {source}"
             continue
-        found.pairs[name] = other
+        result.pairs[name] = other
     for name in filter(_is_counter, own):
-        norm = found.pairs.get(f"{name.removesuffix(_COUNTER)}running_var", "")
+        norm = result.pairs.get(f"{name.removesuffix(_COUNTER)}running_var", "")
         counter = f"{norm.removesuffix('running_var')}{_COUNTER}"
         if norm and counter in given:
-            found.pairs[name] = counter
+            result.pairs[name] = counter
         else:
-            found.notes[name] = f"there is no such counter in {source}"
-    found.notes.update({name: f"from {other}" for name, other in found.pairs.items() if name != other})
-    return found
+            result.notes[name] = f"there is no such counter in {source}"
+    result.notes.update({name: f"from {other}" for name, other in result.pairs.items() if name != other})
+    return result
 
 
 def _is_counter(name: str) -> bool:

@@ -238,8 +238,8 @@ def _targets(model: nn.Module, at: str | Sequence[str] | None) -> list[str]:
             done="nothing was changed",
             hint="zoo.merge_lora(model) adds it to the weights; at=[...] names other layers",
         )
-    found = layers if set(meant) <= layers.keys() else _plain(model, layers)
-    if not found:
+    result = layers if set(meant) <= layers.keys() else _plain(model, layers)
+    if not result:
         raise UsageError(
             f"no layer of this {type(bare).__name__} that is meant can have an adapter",
             expected="linear layers, and torch's own convolutions of one group",
@@ -249,7 +249,7 @@ def _targets(model: nn.Module, at: str | Sequence[str] | None) -> list[str]:
             if at is not None
             else "zoo.freeze(model, stages=3) trains the last stages instead of adapters",
         )
-    return list(found)
+    return list(result)
 
 
 def _other_convolutions(model: nn.Module) -> str | None:

@@ -203,17 +203,17 @@ def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Pa
     deepest = len(backbone) - 1
     head = _Part(len(backbone), "head", plan.lr if plan.head_lr is None else plan.head_lr)
     sites, by_depth = anatomy_of(model).heads, depths(model)
-    found = {
+    result = {
         name: head if any(under(name, site.path) for site in sites) else backbone[min(by_depth[name], deepest)]
         for name in names
     }
-    if plan.head_lr is not None and head not in found.values():
+    if plan.head_lr is not None and head not in result.values():
         raise UsageError(
             f"head_lr={plan.head_lr} has nothing to act on",
             cause="the head is frozen" if sites else "the model has no head",
             hint='zoo.unfreeze(model, "head"), or leave head_lr out' if sites else "leave head_lr out",
         )
-    return found
+    return result
 
 
 def _by_depth(model: nn.Module, plan: _Plan) -> list[_Part]:
@@ -242,10 +242,10 @@ def _group(name: str, part: _Part, plan: _Plan, *, decays: bool) -> dict[str, An
 
 def _not_decayed(model: nn.Module, what: Iterable[str]) -> set[str]:
     """Names of the parameters that are not decayed."""
-    found: set[str] = set()
+    result: set[str] = set()
     for word in what:
-        found |= _OF_WORD[word](unwrap(model)) if word in _OF_WORD else select(model, [word])
-    return found
+        result |= _OF_WORD[word](unwrap(model)) if word in _OF_WORD else select(model, [word])
+    return result
 
 
 def _vectors(model: nn.Module) -> set[str]:

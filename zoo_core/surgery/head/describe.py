@@ -97,11 +97,11 @@ def describe(module: nn.Module) -> Layers | Custom:
     custom = Custom(f"{kind.__module__}.{kind.__qualname__}")
     try:
         with torch.device("meta"):  # the proof costs neither memory nor random numbers
-            found = _layers(module)
-            twin = found.build() if found else None
+            result = _layers(module)
+            twin = result.build() if result else None
     except NotSupported:
         return custom
-    return found if found and twin and _looks(twin) == _looks(module) else custom
+    return result if result and twin and _looks(twin) == _looks(module) else custom
 
 
 def describe_all(value: Any) -> Any:  # noqa: ANN401 - whatever a verb was given
@@ -141,7 +141,7 @@ def _layers(module: nn.Module) -> Layers | None:
 
 def _arguments(module: nn.Module) -> dict[str, Any] | None:
     """What the constructor of a layer was given, read from the attributes of the same names; None when that fails."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if variadic or name.startswith("_") or name in {"device", "dtype"}:
@@ -156,8 +156,8 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
         if not _is_plain(value):
             return None
         if parameter.default is parameter.empty or value != parameter.default:
-            found[name] = value
-    return found
+            result[name] = value
+    return result
 
 
 def _is_plain(value: object) -> bool:

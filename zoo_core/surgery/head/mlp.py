@@ -46,7 +46,7 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = 
 
 
 class TokenNorm(nn.BatchNorm1d):
-    """Batch norm of tokens, ``[N, L, C]``, whose channels are last: over the pictures and their tokens."""
+    """Batch norm of tokens, ``[N, L, C]``, whose channels are last: over the images and their tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; the shape stays."""

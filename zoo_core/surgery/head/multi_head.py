@@ -108,18 +108,18 @@ class EachHead:
 
     def __call__(self, model: nn.Module, pooled: Any) -> dict[str, Any]:  # noqa: ANN401 - as Anatomy.classify
         """What the head sites are given to scores by name."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         outer = _CHOICE.name
         try:
             for name, output in zip(self.names, self.outputs, strict=True):
                 _CHOICE.name = name
-                found[name] = Behind(self.whole, output)(model, pooled)
+                result[name] = Behind(self.whole, output)(model, pooled)
         finally:
             _CHOICE.name = outer
-        first = found[self.names[0]]
+        first = result[self.names[0]]
         if not isinstance(first, Mapping):
-            return found
-        return {key: {name: found[name][key] for name in self.names} for key in first}
+            return result
+        return {key: {name: result[name][key] for name in self.names} for key in first}
 
 
 def check_names(heads: Mapping[str, object]) -> None:

@@ -30,10 +30,10 @@ class Behind:
 
     def __call__(self, model: nn.Module, pooled: Any) -> Any:  # noqa: ANN401 - as Anatomy.classify
         """What the head sites are given to what the model returns."""
-        found = self.whole(model, pooled)
-        if isinstance(found, Mapping):
-            return {name: self._finish(scores) for name, scores in found.items()}
-        return self._finish(found)
+        result = self.whole(model, pooled)
+        if isinstance(result, Mapping):
+            return {name: self._finish(scores) for name, scores in result.items()}
+        return self._finish(result)
 
     def _finish(self, scores: Tensor) -> Tensor:
         for module in self.output:

@@ -129,7 +129,7 @@ def swap_head(
             what is pooled from it. Pooling and hidden layers are then left out. A number and ``zoo.mlp_head`` score
             every place of the map.
         keep_hidden: False drops the hidden layers between pooling and head, such as AlexNet's and VGG's two.
-        input_size: With ``at="features"``, channels, height and width of the pictures, if they are not those of the
+        input_size: With ``at="features"``, channels, height and width of the images, if they are not those of the
             card: a head that flattens its map fits one size only.
         seed: Makes the new parameters reproducible without touching the global random state.
 
@@ -232,15 +232,15 @@ def _on_the_map(
             hint="models whose zoo.anatomy(model).features is not None can, such as all of torchvision's classifiers",
         )
     with torch.no_grad(), evaluating(model):
-        found = anatomy.features(model, example_input(model, input_size))
-        gone = between(model, anatomy, found) if isinstance(found, torch.Tensor) else {}
-    if not isinstance(found, torch.Tensor):
+        result = anatomy.features(model, example_input(model, input_size))
+        gone = between(model, anatomy, result) if isinstance(result, torch.Tensor) else {}
+    if not isinstance(result, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot have its head at the features",
-            cause=f"its features are a {type(found).__name__} and not one tensor",
+            cause=f"its features are a {type(result).__name__} and not one tensor",
             hint="models with one feature map can, such as all of torchvision's classifiers",
         )
-    shape = tuple(found.shape[1:])
+    shape = tuple(result.shape[1:])
     kinds: dict[int, Literal["conv", "conv3d"]] = {3: "conv", 4: "conv3d"}
     on_map = anatomy.layout == "NCHW" and len(shape) in kinds
     site = replace(

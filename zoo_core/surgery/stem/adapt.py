@@ -47,7 +47,7 @@ def adapt_stem(
     whether they are frozen. Only their weights change, so build the optimizer afterwards. With old filters ``w`` over
     ``C`` channels and ``n`` new channels:
 
-    - ``"mean"``: every channel gets ``sum(w) / n``. A picture whose channels are all equal gives the very response
+    - ``"mean"``: every channel gets ``sum(w) / n``. An image whose channels are all equal gives the very response
       that it gave before; one channel gets the sum, and sees in grey what the network saw in grey RGB.
     - ``"repeat"``: the old filters over and over, rescaled as a whole so that white noise gives responses of the same
       size as before: by ``sqrt(C / n)`` when ``n`` is a multiple of ``C``.
@@ -58,7 +58,7 @@ def adapt_stem(
       is not in the map starts silent.
 
     The default is ``"mean"`` for one channel, as in timm, fastai and segmentation_models_pytorch, because a grey
-    picture then means what it meant; and ``"repeat"`` for any other number, the cyclic copy of timm and
+    image then means what it meant; and ``"repeat"`` for any other number, the cyclic copy of timm and
     segmentation_models_pytorch with another factor: theirs is ``C / n``, which is right for channels that are all equal
     and makes responses too small where they differ.
 
@@ -69,7 +69,7 @@ def adapt_stem(
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
-        in_channels: How many channels its pictures have from now on.
+        in_channels: How many channels its images have from now on.
         policy: One of the above; None is the default, and leaves a model alone that has that many channels already.
         map: New channel to old channel, or to several; instead of a policy.
         seed: Makes ``"random"`` reproducible without touching the global random state.
@@ -157,7 +157,7 @@ def _adapt(
 
 
 def stem_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The first layers of ``model`` by path: all those that see the picture.
+    """The first layers of ``model`` by path: all those that see the image.
 
     Raises:
         NotSupported: There are none, or one is neither a convolution nor a linear layer with a weight of its own.
@@ -231,7 +231,7 @@ def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old:
 def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module]) -> list[str]:
     """Take what the shift of each channel adds to the responses out of the mean that the norm expects.
 
-    Exact but at the border of a padded picture, where the padding was not shifted.
+    Exact but at the border of a padded image, where the padding was not shifted.
     """
     norm = model.get_submodule(scaling.norm)
     mean = cast("Tensor | None", norm.running_mean)

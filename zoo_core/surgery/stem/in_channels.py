@@ -1,4 +1,4 @@
-"""Which input of a first layer comes from which channel of the picture."""
+"""Which input of a first layer comes from which channel of the image."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _FRAMES = 16
 
 @dataclass(frozen=True)
 class Order:
-    """How the inputs of a layer lie: input ``j`` comes from channel ``j // inner % channels`` of the picture.
+    """How the inputs of a layer lie: input ``j`` comes from channel ``j // inner % channels`` of the image.
 
     A plain convolution has one input a channel. Behind space-to-depth or in a linear patch embedding, each channel has
     many: ``inner`` is 1 when the channels of one pixel lie together, and the pixels of a block when those do.
 
     Attributes:
-        channels: Channels of the picture.
+        channels: Channels of the image.
         inner: How many neighbouring inputs come from one channel.
 
     Example:
@@ -50,16 +50,16 @@ class Order:
 
 
 def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> Order:
-    """How the inputs of a first layer come from the channels of the picture.
+    """How the inputs of a first layer come from the channels of the image.
 
-    A layer with as many inputs as the picture has channels takes them as they are. Any other is watched while the front
-    of the model runs on pictures in which one channel is lit.
+    A layer with as many inputs as the image has channels takes them as they are. Any other is watched while the front
+    of the model runs on images in which one channel is lit.
 
     Args:
         model: The model, as it is now; left in the mode it is in.
         layer: One of its first layers, a convolution or a linear layer.
-        expected: How many channels the picture probably has.
-        size: Height and width of a picture that the model takes, in pixels.
+        expected: How many channels the image probably has.
+        size: Height and width of an image that the model takes, in pixels.
 
     Raises:
         NotSupported: No number of channels explains what the layer is given.
@@ -78,8 +78,8 @@ def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int,
     raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
 
 
-def channels_of_pictures(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> int:
-    """How many channels the pictures of a model have: as many as a first layer takes, or what comes to that many.
+def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> int:
+    """How many channels the images of a model have: as many as a first layer takes, or what comes to that many.
 
     Args:
         model: As for :func:`order_of`; it may be on the meta device, since only shapes are looked at.
@@ -118,9 +118,9 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
         return []
     lit = []
     for channel in range(channels):
-        picture = dark.clone()
-        picture[:, channel] = 1
-        given = _given(model, layer, picture)
+        image = dark.clone()
+        image[:, channel] = 1
+        given = _given(model, layer, image)
         if given is None:
             return []
         lit.append((given != base).movedim(axis, 0).flatten(1).any(1))
@@ -133,26 +133,26 @@ def _axis(layer: nn.Module) -> int:
 
 
 def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
-    """A black picture, or some frames of one."""
+    """A black image, or some frames of one."""
     weight = next(layer.parameters())
     frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
     return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
 
 
 @torch.no_grad()
-def _given(model: nn.Module, layer: nn.Module, picture: Tensor) -> Tensor | None:
-    """What the layer is given for a picture; None when the model does not come that far."""
+def _given(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
+    """What the layer is given for an image; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _Reached(args[0])
 
     hook = layer.register_forward_pre_hook(stop)
     try:
-        model(picture)
+        model(image)
     except _Reached as reached:
         return reached.given
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError):
-        return None  # the library's way to say that the picture has the wrong number of channels
+        return None  # the library's way to say that the image has the wrong number of channels
     finally:
         hook.remove()
     return None

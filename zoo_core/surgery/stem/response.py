@@ -63,8 +63,8 @@ def effective_filters(layer: nn.Module) -> Tensor:
     response = layer(x)[0].flatten(1)
     middle = response[:, _middle(layer(x))]
     rows = [torch.autograd.grad(each, x, retain_graph=True)[0][0] for each in middle]
-    found = torch.stack(rows).detach()
-    return found[(slice(None), slice(None), *_windows(layer, found))]
+    result = torch.stack(rows).detach()
+    return result[(slice(None), slice(None), *_windows(layer, result))]
 
 
 def fit_gain(layer: nn.Module, wanted: Tensor) -> None:

@@ -31,8 +31,8 @@ class Look(NamedTuple):
     """What one forward pass shows.
 
     Attributes:
-        size: Height and width of the picture, in pixels.
-        frames: How many pictures a video has; 1 for a picture.
+        size: Height and width of the image, in pixels.
+        frames: How many images a video has; 1 for an image.
         shapes: Of the maps of the stages by name, in the order in which they were made.
     """
 
@@ -54,7 +54,7 @@ def check_stages(card: Card) -> None:
     growth = min(_STEPS * max(stage.stride for stage in anatomy.stages), _MOST_GROWTH)
     looks = [_look(card, model, x)]
     larger = _look(card, model, pad(x, (0, growth, 0, growth)))
-    if larger.shapes == looks[0].shapes:  # it resizes its pictures, and is measured on those that it leaves as they are
+    if larger.shapes == looks[0].shapes:  # it resizes its images, and is measured on those that it leaves as they are
         looks = [_look(card, model, x.new_zeros(1, *card.input_size))]
     elif larger.shapes:
         looks.append(larger)
@@ -79,7 +79,7 @@ def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
 
 
 def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
-    """One forward pass; without shapes when the stages do not take a picture of this size."""
+    """One forward pass; without shapes when the stages do not take an image of this size."""
     shapes: dict[str, torch.Size] = {}
     sizes = [x.shape]
     stages = anatomy_of(model).stages
@@ -118,33 +118,33 @@ def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look]) 
     sides = [shape[-3:-1] if anatomy.layout == "NHWC" else shape[-2:] for shape in shapes]
     for axis in (0, 1):
         pixels, steps = looks[0].size[axis], sides[0][axis]
-        if len(looks) > 1:  # what a larger picture adds is free of what padding does at the border
+        if len(looks) > 1:  # what a larger image adds is free of what padding does at the border
             pixels, steps = looks[1].size[axis] - pixels, sides[1][axis] - steps
         right = steps in {pixels // stage.stride, -(-pixels // stage.stride)}
         require(right, f"{label} makes {steps} steps of {pixels} pixels, so its stride is not {stage.stride}")
 
 
 def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int]) -> None:
-    """A row of tokens, of which some are no places, holds the largest grid that fits; a larger picture adds its own."""
+    """A row of tokens, of which some are no places, holds the largest grid that fits; a larger image adds its own."""
     height, width = looks[0].size
     pace = [frames for frames in range(1, looks[0].frames + 1) if looks[0].frames % frames == 0]
     grids = [*_grids((height, width), stride)]
     if len(looks) == 1:
-        found = any(
+        result = any(
             rows * columns <= counts[0] / n < (rows + 1) * (columns + 1) for rows, columns in grids for n in pace
         )
         seen = f"has {counts[0]} tokens for {height} by {width} pixels"
     else:
         larger, added = [*_grids(looks[1].size, stride)], counts[1] - counts[0]
         more = {rows * columns - r * c for (r, c), (rows, columns) in zip(grids, larger, strict=True)}
-        found = any(added == n * each for each in more for n in pace)
+        result = any(added == n * each for each in more for n in pace)
         seen = (
             f"has {added} more tokens for {looks[1].size[0]} by {looks[1].size[1]} pixels than for {height} by {width}"
         )
-    require(found, f"{label} {seen}, so its stride is not {stride}")
+    require(result, f"{label} {seen}, so its stride is not {stride}")
 
 
 def _grids(size: tuple[int, int], stride: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns where a model cuts its pictures off, and where it pads them."""
+    """Rows and columns where a model cuts its images off, and where it pads them."""
     yield size[0] // stride, size[1] // stride
     yield -(-size[0] // stride), -(-size[1] // stride)

@@ -33,10 +33,10 @@ def check_builds(card: Card) -> None:
     if card.parameters not in (None, *counts) and card.default:
         # libraries publish the number for the model that the weights are for, which may be of another size
         counts.add(_parameters(get(card.id, weights=None, options=card.find().options, device="meta")))
-    found = " or ".join(f"{count:,}" for count in sorted(counts))
+    result = " or ".join(f"{count:,}" for count in sorted(counts))
     require(
         card.parameters in (None, *counts),
-        f"{card.id}: it has {found} parameters, not the {card.parameters} of its card",
+        f"{card.id}: it has {result} parameters, not the {card.parameters} of its card",
     )
     main = anatomy_of(model).main
     if main is None:
@@ -54,7 +54,7 @@ def check_builds(card: Card) -> None:
     with torch.no_grad():
         shape = tuple(scores_of(model, *inputs_of(card)).shape)
     right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
-    require(right, f"{classes}, and two pictures give scores of the shape {shape}")
+    require(right, f"{classes}, and two images give scores of the shape {shape}")
 
 
 def _traced(card: Card) -> bool:
@@ -98,7 +98,7 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
 
 
 def check_stem(card: Card) -> None:
-    """The stem is the layers that see the picture first, and all of those."""
+    """The stem is the layers that see the image first, and all of those."""
     model = model_under_test(card)
     stem = stem_layers(model)
     order = layers_in_order(model, inputs_of(card))
@@ -106,8 +106,8 @@ def check_stem(card: Card) -> None:
         require(path in order, f"{card.id}: stem {path!r} is never called")
     first = next(iter(order))
     require(first in stem, f"{card.id}: stem {', '.join(stem)} does not come first: {first!r} runs before it")
-    beside = [path for path, sees_picture in order.items() if sees_picture and path not in stem]
-    require(not beside, f"{card.id}: {', '.join(beside)} is given the picture too, and is not in the stem")
+    beside = [path for path, sees_image in order.items() if sees_image and path not in stem]
+    require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
 
 
 def check_in_features(card: Card) -> None:

@@ -49,11 +49,11 @@ def check_split(card: Card) -> None:
     if not by_shapes(card):
         _splits(card, _noisy(card))
     if not (_splits(card, model_under_test(card)) or _splits(card, _awake(card))):
-        raise NotChecked(f"{card.id} gives the same scores for two pictures, and those prove nothing of its split")
+        raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
 
 
 def _splits(card: Card, model: nn.Module) -> bool:
-    """Require that the parts give what the whole gives; whether that says something, since two pictures differ."""
+    """Require that the parts give what the whole gives; whether that says something, since two images differ."""
     backbone, head = split(model)
     x = example(card)
     ours: Any = x
@@ -153,10 +153,10 @@ def check_in_channels(card: Card) -> None:
         changed = [name for name, tensor in model.state_dict().items() if tensor.shape != before[name]]
         outside = [name for name in changed if not inside(name, [*layers])]
         require(not outside, f"{card.id}: in_channels={channels} changed the shapes of {', '.join(outside)}")
-        pictures = x.mean(1, keepdim=True).repeat(1, channels, *[1] * (x.dim() - 2))
-        pictures[1] = pictures[0]
-        pictures[1, -1] += 1
-        heard = _heard(card, model, layers, pictures)
+        images = x.mean(1, keepdim=True).repeat(1, channels, *[1] * (x.dim() - 2))
+        images[1] = images[0]
+        images[1, -1] += 1
+        heard = _heard(card, model, layers, images)
         require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
 
 
@@ -173,25 +173,25 @@ def _adapted(card: Card, channels: int) -> nn.Module:
     return adapt_stem(model, channels, policy="random", seed=0).to("meta")
 
 
-def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], pictures: Tensor) -> bool:
-    """Whether the stem answers to the last channel, in which alone the two pictures differ."""
-    channels, answers = pictures.shape[1], []
+def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
+    """Whether the stem answers to the last channel, in which alone the two images differ."""
+    channels, answers = images.shape[1], []
     handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]
     try:
         with torch.no_grad():
-            model(*arguments(card, pictures))
+            model(*arguments(card, images))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise NonConformance(
             f"{card.id}: forward fails with in_channels={channels}",
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            cause=f"a layer besides the stem {', '.join(layers)} sees the picture, or forward looks at its channels",
+            cause=f"a layer besides the stem {', '.join(layers)} sees the image, or forward looks at its channels",
         ) from error
     finally:
         for handle in handles:
             handle.remove()
-    if pictures.is_meta:
+    if images.is_meta:
         only_shapes("the answers of the stem")
-    return pictures.is_meta or any(not torch.equal(*made.chunk(2)) for made in answers)
+    return images.is_meta or any(not torch.equal(*made.chunk(2)) for made in answers)
 
 
 def check_freeze(card: Card) -> None:
@@ -201,9 +201,9 @@ def check_freeze(card: Card) -> None:
     swap_head(model, NUM_CLASSES, seed=0)
     sites = [head.path for head in anatomy_of(model).heads]
     freeze(model, "backbone").train()
-    found = [*tensors(_trained_on(card, model))]
-    _check_widths(card, model, found)
-    sum(each.float().sum() for each in found).backward()  # type: ignore[union-attr]  # every model gives a tensor
+    result = [*tensors(_trained_on(card, model))]
+    _check_widths(card, model, result)
+    sum(each.float().sum() for each in result).backward()  # type: ignore[union-attr]  # every model gives a tensor
     touched = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     outside = [name for name in touched if not inside(name, sites)]
     require(not outside, f"{card.id}: gradients outside the head: {', '.join(outside[:5])}")

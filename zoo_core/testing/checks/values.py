@@ -45,7 +45,7 @@ def check_values(card: Card) -> None:
         return  # it fails without them, and zoo draws them then
     load_state(quick, {name: tensor.clone() for name, tensor in ordinary.state_dict().items()}, assign=True)
     x = inputs_of(card)
-    with torch.no_grad():  # first, since a model may keep in its buffers what it has computed for the last picture
+    with torch.no_grad():  # first, since a model may keep in its buffers what it has computed for the last image
         right = same(scores_of(quick, *x), scores_of(ordinary, *x))
     _compare(card, "parameter", ordinary, quick, nn.Module.named_parameters)
     _compare(card, "buffer", ordinary, quick, nn.Module.named_buffers)

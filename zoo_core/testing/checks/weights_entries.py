@@ -99,7 +99,7 @@ def _check_licenses(label: str, licenses: Licenses) -> None:
 def _check_preprocessing(label: str, wanted: Preprocessing, channels: int) -> None:
     for name in ("mean", "std"):
         count = len(getattr(wanted, name))
-        require(count == channels, f"{label}: {name} has {count} numbers for pictures of {channels} channels")
+        require(count == channels, f"{label}: {name} has {count} numbers for images of {channels} channels")
     require(all(number > 0 for number in wanted.std), f"{label}: std {wanted.std} has a number that is not positive")
     require(wanted.value_range > 0, f"{label}: value_range {wanted.value_range} is not positive")
     inside_range = all(-wanted.value_range <= number <= wanted.value_range for number in wanted.mean)
@@ -119,7 +119,7 @@ def check_state(card: Card) -> None:
     seen: list[tuple[tuple[str | None, dict[str, object]], int]] = []
     for weights in card.weights:
         key = (weights.convert, dict(weights.options))
-        classes = next((found for known, found in seen if known == key), None)
+        classes = next((result for known, result in seen if known == key), None)
         if classes is None:
             classes = _check_entry(card, weights)
             seen.append((key, classes))
@@ -169,12 +169,12 @@ def _model_for(card: Card, weights: Weights) -> nn.Module:
 
 def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     try:
-        found: Any = resolve_name(convert)(own, model)
+        result: Any = resolve_name(convert)(own, model)
     except Exception as error:  # a plugin's own code: whatever it raises is the finding
         raise NonConformance(
             f"{label}: {convert} fails on a state dict in the model's own layout",
             got=f"{type(error).__name__}: {error}",
             hint="it may be given a file that needs no conversion, such as one the user saved",
         ) from error
-    require(isinstance(found, dict), f"{label}: {convert} returns a {type(found).__name__}, not a state dict")
-    return dict(found)
+    require(isinstance(result, dict), f"{label}: {convert} returns a {type(result).__name__}, not a state dict")
+    return dict(result)

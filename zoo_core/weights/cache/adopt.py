@@ -58,7 +58,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     except OSError as error:
         raise read_error(path, error) from error
     origin = hub_origin(path, digest)
-    found = [
+    result = [
         (card, file)
         for card in cards
         for weights in card.weights
@@ -66,7 +66,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
         if digests.agrees(digest, file.sha256)
         or (origin and not file.sha256 and any(hub_file(url) in origin for url in file.urls))
     ]
-    if not found:
+    if not result:
         raise Untrusted(
             f"no installed model has weights like {path.name}",
             got=f"sha256 {digest}",
@@ -75,17 +75,17 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
             path=path,
             sha256=digest,
         )
-    for card, weights in found:
+    for card, weights in result:
         if not digests.is_full(weights.sha256):
             pinned(cache.ref_path(card.family, card.name, weights.tag), digest, source=path.name)
     cache.make()
-    file = file_name(found[0][1].urls[0])
+    file = file_name(result[0][1].urls[0])
     placed = cache.link(path.resolve(), digest, file) or _copied(cache, path, digest, file)
-    for card, weights in found:
+    for card, weights in result:
         entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
         strength = "declared" if weights.strength == "none" else weights.strength
         entry.keep(Artefact(placed, digest, placed.stat().st_size, path.absolute().as_uri(), strength, fetched=True))
-    return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in found), digest)
+    return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in result), digest)
 
 
 def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:

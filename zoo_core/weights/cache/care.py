@@ -73,7 +73,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
     Raises:
         UsageError: A pattern matches nothing.
     """
-    found: list[Kept] = []
+    result: list[Kept] = []
     problems: list[CacheError] = []
     for path in sorted((cache.root / "refs").glob("*/*")):
         if path.name.startswith("."):
@@ -82,16 +82,16 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
             ref = read_ref(path)
             if ref:
                 used = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                found.append(Kept(_name(path), ref, path, _path(cache, ref), used))
+                result.append(Kept(_name(path), ref, path, _path(cache, ref), used))
         except CacheError as error:
             problems.append(error)
         except OSError:  # it has just been removed
             continue
     for pattern in patterns:
-        if not any(_matches(kept.name, pattern) for kept in found):
-            hint = did_you_mean(close_matches(pattern, [kept.name for kept in found]), "`zoo cache ls` lists them")
+        if not any(_matches(kept.name, pattern) for kept in result):
+            hint = did_you_mean(close_matches(pattern, [kept.name for kept in result]), "`zoo cache ls` lists them")
             raise UsageError(f"nothing in the cache is called {pattern!r}", hint=hint, name=pattern)
-    return [kept for kept in found if not patterns or any(_matches(kept.name, item) for item in patterns)], problems
+    return [kept for kept in result if not patterns or any(_matches(kept.name, item) for item in patterns)], problems
 
 
 def _path(cache: Cache, ref: Ref) -> Path:
@@ -141,14 +141,14 @@ def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
     Returns:
         Each path, and whether its bytes are what its name says; also the paths that a ref names and that are not there.
     """
-    found = list(objects(cache))
-    for path in found:
+    result = list(objects(cache))
+    for path in result:
         try:
             good = cache.prove(path, path.parent.name) is not None
         except CacheError:  # a link or a folder, or it cannot be read: the others are looked at all the same
             good = False
         yield path, good
-    missing = {item.path for item in contents(cache)[0] if _is_own(cache, item)} - set(found)
+    missing = {item.path for item in contents(cache)[0] if _is_own(cache, item)} - set(result)
     yield from ((path, False) for path in sorted(missing))
     for copy in copies(cache):
         if ref := copy.ref():
@@ -211,21 +211,21 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
         limit = None
     old = [item for item in kept if limit is not None and item.used.timestamp() < limit]
     needed = _needed(cache)
-    found = []
+    result = []
     for path in _inside(cache.root / "objects"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             if path.name.startswith("."):
-                found.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
+                result.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
-                found.append(Leftover(path, status.st_size, "no name stands for it"))
+                result.append(Leftover(path, status.st_size, "no name stands for it"))
     for name in ("objects", CONVERTED, FEATURES):
-        found += _links(cache.root / name)
+        result += _links(cache.root / name)
     own = needed | own_copies(cache)
-    found += [item for copy in copies(cache) if copy.source not in own or not copy.ref() for item in _left(copy)]
+    result += [item for copy in copies(cache) if copy.source not in own or not copy.ref() for item in _left(copy)]
     if limit is not None:
-        found += _unused_features(cache, limit)
-    return found, old
+        result += _unused_features(cache, limit)
+    return result, old
 
 
 def _is_shared(cache: Cache) -> bool:
@@ -261,9 +261,9 @@ def prune(cache: Cache, *, unused_days: float | None = None) -> int:
     Raises:
         CacheError: The cache cannot be written.
     """
-    found, old = leftovers(cache, unused_days=unused_days)
+    result, old = leftovers(cache, unused_days=unused_days)
     with disk_errors(cache.root):
-        freed = sum(_remove(item.path) for item in found) + sweep(cache.arriving)
+        freed = sum(_remove(item.path) for item in result) + sweep(cache.arriving)
     return freed + remove(cache, old)
 
 

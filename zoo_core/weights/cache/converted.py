@@ -66,9 +66,9 @@ def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
     if not believed or settings.verify() == "always" or not settings.convert():
         return read_and_tell(artefact.path)[0]
     copy = Copy(Cache(artefact.path.parents[2]), artefact.sha256)
-    found = copy.read()
-    if found is not None:
-        return found
+    result = copy.read()
+    if result is not None:
+        return result
     state, mapped = read_and_tell(artefact.path)
     if mapped and misaligned(state) < _WORTH_IT:
         return state

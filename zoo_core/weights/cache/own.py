@@ -125,14 +125,14 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | N
     """The checkpoint that :func:`_names` has spread out."""
     if tensors is None:
         return None
-    found: dict[tuple[tuple[str, ...], bool], dict[str, Any]] = {}
+    result: dict[tuple[tuple[str, ...], bool], dict[str, Any]] = {}
     for name, tensor in tensors.items():
         try:
             keys, averaged, own = json.loads(name)
         except (ValueError, TypeError):
             return None
-        found.setdefault((tuple(keys), averaged), {})[own] = tensor
-    every = tuple(Candidate(keys, state, averaged) for (keys, averaged), state in found.items())
+        result.setdefault((tuple(keys), averaged), {})[own] = tensor
+    every = tuple(Candidate(keys, state, averaged) for (keys, averaged), state in result.items())
     return Checkpoint(path, None, every, mapped=False)
 
 

@@ -91,12 +91,12 @@ def candidates(content: object) -> list[Candidate]:
         >>> [(each.label, each.averaged) for each in found]
         [('model', False), ('ema.module', True)]
     """
-    found = list(_within(content, (), set()))
-    if any(each.keys[:1] == (_RAW,) for each in found):
-        found = [replace(each, averaged=each.keys[:1] != (_RAW,)) for each in found]
-    lists = [each for each in found if each.numbered]
-    found = [each for each in found if not each.numbered]
-    return sorted([*found, *(named for each in lists if (named := _named(each, found)))], key=_rank)
+    result = list(_within(content, (), set()))
+    if any(each.keys[:1] == (_RAW,) for each in result):
+        result = [replace(each, averaged=each.keys[:1] != (_RAW,)) for each in result]
+    lists = [each for each in result if each.numbered]
+    result = [each for each in result if not each.numbered]
+    return sorted([*result, *(named for each in lists if (named := _named(each, result)))], key=_rank)
 
 
 def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
@@ -192,17 +192,17 @@ def module_state(module: Foreign) -> dict[str, Any]:
     state = module.state if isinstance(module.state, dict) else {}
     if not isinstance(state.get("_modules"), Mapping) or not isinstance(state.get("_parameters"), Mapping):
         return {}
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     left_out = state.get("_non_persistent_buffers_set", ())
     for name, value in [*state["_parameters"].items(), *(state.get("_buffers") or {}).items()]:
         if (is_tensor(value) or isinstance(value, OddTensor | Foreign)) and not (
             isinstance(left_out, set | frozenset | list) and name in left_out
         ):
-            found[str(name)] = value
+            result[str(name)] = value
     for name, child in state["_modules"].items():
         if isinstance(child, Foreign):
-            found.update({f"{name}.{inner}": value for inner, value in module_state(child).items()})
-    return found
+            result.update({f"{name}.{inner}": value for inner, value in module_state(child).items()})
+    return result
 
 
 def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -215,10 +215,10 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
     Raises:
         Unreadable: There is none, or a tensor in it is none of plain numbers.
     """
-    found = candidates(content)
-    if not found:
+    result = candidates(content)
+    if not result:
         raise no_state_dict(content, source)
-    best = next((each for each in found if each.averaged), found[0])
+    best = next((each for each in result if each.averaged), result[0])
     refuse_odd_tensors(best.tensors, source)
     state = dict(best.tensors)
     prefix = common_prefix(state)

@@ -126,16 +126,16 @@ def names_in(content: object) -> set[str]:
         >>> sorted(names_in({"arch": "resnet50", "epoch": 3, "args": {"model": "resnet18"}}))
         ['resnet18', 'resnet50']
     """
-    found: set[str] = set()
+    result: set[str] = set()
     rest = [(content, 0)]
-    while rest and len(found) < _NAMES:
+    while rest and len(result) < _NAMES:
         value, depth = rest.pop()
         if isinstance(value, str) and len(value) <= _LONGEST_NAME:
-            found.add(value.rpartition("/")[2])
+            result.add(value.rpartition("/")[2])
         elif depth < _DEEPEST:
             parts = value.values() if isinstance(value, Mapping) else parts_of(value)
             rest += [(each, depth + 1) for each in islice(parts, _NAMES)]
-    return found
+    return result
 
 
 def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
@@ -143,19 +143,19 @@ def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str
     best: tuple[str, list[Match]] = (common_prefix(tensors), [])
     for prefix in _prefixes(tensors):
         for state in (under(tensors, prefix), without_parallel(under(tensors, prefix))):
-            found = match({name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}, known)
-            if found and (not best[1] or found[0].score > best[1][0].score):
-                best = (prefix, found)
+            result = match({name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}, known)
+            if result and (not best[1] or result[0].score > best[1][0].score):
+                best = (prefix, result)
     return best
 
 
 def _prefixes(names: Mapping[str, Any]) -> list[str]:
     """What may be before the names of a model: nothing, what all names begin with, and what many do."""
     whole = common_prefix(names).split(".")[:-1]
-    found = ["".join(f"{part}." for part in whole[:depth]) for depth in range(len(whole) + 1)]
-    base = found[-1]
+    result = ["".join(f"{part}." for part in whole[:depth]) for depth in range(len(whole) + 1)]
+    base = result[-1]
     first = Counter(name.removeprefix(base).partition(".")[0] for name in names)
     frequent = [part for part, count in first.most_common(3) if count > len(names) / 4]
     second = Counter(".".join(name.removeprefix(base).split(".")[:2]) for name in names)
     frequent += [part for part, count in second.most_common(2) if count > len(names) / 4]
-    return [*found, *(f"{base}{part}." for part in frequent)]
+    return [*result, *(f"{base}{part}." for part in frequent)]

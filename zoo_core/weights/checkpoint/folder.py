@@ -123,10 +123,10 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             path=index,
         )
     shards = [read_state_dict(index.parent / name) for name in names]
-    found = {name: tensor for shard in shards for name, tensor in shard.items()}
-    if absent := sorted({*places} - {*found}):
+    result = {name: tensor for shard in shards for name, tensor in shard.items()}
+    if absent := sorted({*places} - {*result}):
         raise Unreadable(f"the shards of {index} lack {len(absent)} tensors", got=", ".join(absent[:4]), path=index)
-    return found
+    return result
 
 
 def read_distributed(metadata: Path) -> dict[str, Tensor]:
@@ -189,5 +189,5 @@ def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
         require_small_directory(part)
         with zipfile.ZipFile(part) as archive:
             tensor: Any = read_plain(part, archive)[0]
-        found: Tensor = tensor.clone()
-        return found
+        result: Tensor = tensor.clone()
+        return result

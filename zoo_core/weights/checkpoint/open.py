@@ -44,10 +44,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     file = file_in(expand(path))
     content, mapped = _content(file)
-    found = candidates(content)
-    if not found:
+    result = candidates(content)
+    if not result:
         raise no_state_dict(content, file)
-    return Checkpoint(file, content, tuple(found), mapped)
+    return Checkpoint(file, content, tuple(result), mapped)
 
 
 def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
@@ -58,8 +58,8 @@ def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
     """
     file = expand(path)
     content = outline_of(file)
-    found = candidates(content) if content is not None else ()
-    return Checkpoint(file, content, tuple(found)) if found else open_checkpoint(path)
+    result = candidates(content) if content is not None else ()
+    return Checkpoint(file, content, tuple(result)) if result else open_checkpoint(path)
 
 
 def _content(file: Path) -> tuple[object, bool]:

@@ -118,8 +118,8 @@ def match(shapes: Shapes, known: Iterable[Signature], *, most: int = 5) -> list[
     near_ones = [(round(_exact(each, shapes, hashes, score), 4), each) for score, each in scored[: 40 + most]]
     whole = sum(hashes.values()) & _MASK
     near_ones.sort(key=lambda item: (-item[0], item[1].whole != whole))
-    found = [Match(each.name, score) for score, each in near_ones]
-    return [each for place, each in enumerate(found) if place < most or each.score == found[0].score]
+    result = [Match(each.name, score) for score, each in near_ones]
+    return [each for place, each in enumerate(result) if place < most or each.score == result[0].score]
 
 
 def _exact(each: Signature, shapes: Shapes, hashes: Mapping[str, int], score: float) -> float:

@@ -46,18 +46,18 @@ def fetch_once(request: Request, existing: Callable[[], Artefact | None]) -> Art
         FetchError: No source could be read.
         CacheError: The folder cannot be written.
     """
-    found: list[Artefact] = []
+    result: list[Artefact] = []
 
     def ready() -> bool:
         if artefact := existing():
-            found.append(artefact)
-        return bool(found)
+            result.append(artefact)
+        return bool(result)
 
     lock = request.folder / f".{request.stem}.lock"
     patience = request.policy.patience
     with turn(lock, ready=ready, progress=lambda: _progress(request), patience=patience) as in_vain:
-        if found or ready():
-            return found[0]
+        if result or ready():
+            return result[0]
         with progress_bar(request.file, request.size, request.progress) as advance:
             if in_vain():
                 request = replace(request, policy=replace(request.policy, attempts=1))

@@ -39,14 +39,14 @@ _SURELY_ABANDONED = 600.0
 def partials(folder: Path, stem: str) -> list[Path]:
     """The files in a folder that are still arriving for that stem, the longest first."""
     prefix = f".{stem}."
-    found = []
+    result = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             ours = entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
             if ours and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    found.append((entry.stat(follow_symlinks=False).st_size, entry.name))
-    return [folder / name for _, name in sorted(found, reverse=True)]
+                    result.append((entry.stat(follow_symlinks=False).st_size, entry.name))
+    return [folder / name for _, name in sorted(result, reverse=True)]
 
 
 def own_name(stem: str) -> str:

@@ -72,7 +72,7 @@ class _Member:
 
 def _storages(file: _Member) -> dict[str, Tensor]:
     """Flat tensors by key."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for _ in range(_count_of(file)):
         key, _location, kind = file.load()
         dtype = dtype_of(kind)
@@ -80,16 +80,16 @@ def _storages(file: _Member) -> dict[str, Tensor]:
         require(is_count(count))
         numbers = file.take(count * dtype.itemsize)
         empty = torch.empty(0, dtype=dtype, device="cpu")
-        found[str(key)] = torch.frombuffer(bytearray(numbers), dtype=dtype) if numbers else empty
+        result[str(key)] = torch.frombuffer(bytearray(numbers), dtype=dtype) if numbers else empty
     for key, root, offset, count in file.load():
         require(is_count(offset) and is_count(count))
-        found[str(key)] = found[str(root)][offset : offset + count]
-    return found
+        result[str(key)] = result[str(root)][offset : offset + count]
+    return result
 
 
 def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by key, as views of the storages."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for _ in range(_count_of(file)):
         key, storage, _kind = file.load()
         dimensions, _unused = struct.unpack("<ii", file.take(8))
@@ -98,8 +98,8 @@ def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
         (offset,) = file.integers(1)
         require(all(map(is_count, (offset, *shape, *stride))))
         require_modest(shape, storages[str(storage)])
-        found[str(key)] = storages[str(storage)].as_strided(shape, stride, offset)
-    return found
+        result[str(key)] = storages[str(storage)].as_strided(shape, stride, offset)
+    return result
 
 
 def _count_of(file: _Member) -> int:
@@ -214,12 +214,12 @@ def _copied(data: mmap.mmap, at: int, length: int) -> torch.UntypedStorage:
     if not length:
         return _NOTHING
     # large ones outside the heap, which keeps what it was given back
-    found = mmap.mmap(-1, length) if length >= _WORTH_IT else bytearray(length)
+    result = mmap.mmap(-1, length) if length >= _WORTH_IT else bytearray(length)
     for start in range(0, length, _BLOCK):
-        found[start : start + _BLOCK] = data[at + start : at + min(start + _BLOCK, length)]
+        result[start : start + _BLOCK] = data[at + start : at + min(start + _BLOCK, length)]
         if length >= _WORTH_IT and hasattr(mmap, "MADV_DONTNEED"):
             data.madvise(mmap.MADV_DONTNEED)
-    return torch.frombuffer(found, dtype=torch.uint8).untyped_storage()
+    return torch.frombuffer(result, dtype=torch.uint8).untyped_storage()
 
 
 def _viewed(storages: dict[str, Storage], each: StorageId) -> Storage:

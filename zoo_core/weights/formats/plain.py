@@ -112,8 +112,8 @@ class _Storages:
     def _numbers(self, member: zipfile.ZipInfo, length: int) -> torch.UntypedStorage:
         if member.compress_type == ZIP_STORED:
             start = self._start_of(member, length)
-            found: torch.UntypedStorage = self._bytes[start : start + length]
-            return found
+            result: torch.UntypedStorage = self._bytes[start : start + length]
+            return result
         self.mapped = False
         data = bytearray(self._unpack(member))
         return (

@@ -204,8 +204,8 @@ class Unpickler:
         self.at = at + count
         self._left -= min(count, len(self._data))
         require(self._left >= 0, _TOO_MANY)
-        found: bytes = self._data[at : self.at]
-        return found
+        result: bytes = self._data[at : self.at]
+        return result
 
     def _number(self, count: int) -> int:
         at = self.at

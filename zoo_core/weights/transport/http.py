@@ -237,8 +237,8 @@ def headers_for(url: str) -> dict[str, str]:
     """
     if not (url.startswith("https://") or is_loopback(url)):
         return {}
-    found = (header.partition(":") for base, header in settings.headers() if url.startswith(f"{base.rstrip('/')}/"))
-    return {name: value.strip() for name, _, value in found}
+    result = (header.partition(":") for base, header in settings.headers() if url.startswith(f"{base.rstrip('/')}/"))
+    return {name: value.strip() for name, _, value in result}
 
 
 class _Bearer(requests.auth.AuthBase):

@@ -191,8 +191,8 @@ def find_lock(start: Path | None = None) -> Path | None:
         here = (start or Path.cwd()).absolute()
     except OSError:  # the current folder has been removed
         return None
-    found = (folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file())
-    return next((path for path in found if believed(str(path), "ZOO_LOCK")), None)
+    result = (folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file())
+    return next((path for path in result if believed(str(path), "ZOO_LOCK")), None)
 
 
 def current_lock() -> Lock | None:

@@ -20,7 +20,7 @@ _SIDE = 64
 
 
 def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Where stem and stages are, found by running the encoder once on a small empty picture.
+    """Where stem and stages are, found by running the encoder once on a small empty image.
 
     Args:
         model: An encoder of segmentation_models_pytorch.

@@ -21,7 +21,7 @@ _PREPROCESSING = {
     "XceptionEncoder": _HALF,
     "advprop": _HALF,
 }
-"""What pictures go through, by encoder or tag, where it is not what torchvision does."""
+"""What images go through, by encoder or tag, where it is not what torchvision does."""
 _CODE = {"MixVisionTransformerEncoder": "nvidia-source-code-license", "MobileOne": "mobileone-license"}
 """The licence of the code by encoder, where its file says another one than that of the library."""
 

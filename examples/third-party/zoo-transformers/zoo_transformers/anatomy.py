@@ -102,7 +102,7 @@ def _head(model: Any, path: str, role: Any = "main") -> Head:  # noqa: ANN401
 
 
 def last_hidden_state(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    """Pictures to tokens, ``[N, L, C]``, after the last norm."""
+    """Images to tokens, ``[N, L, C]``, after the last norm."""
     found: Tensor = model.base_model(x).last_hidden_state
     return found
 

@@ -30,7 +30,7 @@ _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "z
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     default=Path("zoo-demo.png"),
     show_default=True,
-    help="Where the picture goes.",
+    help="Where the image goes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
@@ -71,17 +71,17 @@ def _writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "--output says where it goes"
-        raise ZooError(f"the picture cannot be written to {output}", got=str(error), hint=hint) from error
+        raise ZooError(f"the image cannot be written to {output}", got=str(error), hint=hint) from error
 
 
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
-    """Get, freeze and train both models, draw the picture, and return the figures."""
+    """Get, freeze and train both models, draw the image, and return the figures."""
     import zoo_core as zoo
     from zoo_tiny.demo import after, figure, transfer
 
     started = time.perf_counter()
     digits = transfer.load_digits(seed)
-    pictures = transfer.as_input(digits.scans, zoo.info(MODEL))
+    images = transfer.as_input(digits.scans, zoo.info(MODEL))
     classes = len(transfer.DIGITS)
     trained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed)
     untrained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed, weights=None)
@@ -93,7 +93,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
             def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
                 progress.update(task, advance=1, accuracy=accuracy)
 
-            outcomes.append(transfer.train_head(model, pictures, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
+            outcomes.append(transfer.train_head(model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
     with _writing(output):
         figure.draw(output, MODEL, digits, *outcomes)
         used = after.use(trained, digits, output.with_suffix(""))
@@ -111,7 +111,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
         "seed": seed,
         "accuracy": {"pretrained": outcomes[0].accuracy, "random": outcomes[1].accuracy},
         "curves": {"pretrained": outcomes[0].curve, "random": outcomes[1].curve},
-        "picture": str(output),
+        "image": str(output),
         **used,
         "seconds": round(time.perf_counter() - started, 2),
     }
@@ -141,7 +141,7 @@ def _report(figures: dict[str, Any]) -> None:
         f"saved       {figures['saved']}, and loaded from there",
         f"predict     held-out digits {figures['truth']} are taken for {figures['predicted']}",
         f"look        {figures['maps']}, and the parts of the model in {figures['report']}",
-        f"picture     {figures['picture']}, after {figures['seconds']:.1f} s",
+        f"image     {figures['image']}, after {figures['seconds']:.1f} s",
         f"next        zoo predict {figures['saved']} your-digits/*.png",
     )
     for line in lines:

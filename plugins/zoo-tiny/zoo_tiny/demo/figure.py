@@ -1,4 +1,4 @@
-"""The picture that ``zoo demo`` leaves: two learning curves, and what the two models make of some digits."""
+"""The image that ``zoo demo`` leaves: two learning curves, and what the two models make of some digits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADING: dict[str, Any] = {"y": 0.905, "ha": "left", "fontsize": 10, "color": _
 
 
 def draw(path: Path, model: str, digits: Digits, trained: Outcome, untrained: Outcome) -> None:
-    """Write the picture as a PNG.
+    """Write the image as a PNG.
 
     Args:
         path: Where to.

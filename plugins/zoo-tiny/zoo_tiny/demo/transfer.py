@@ -18,7 +18,7 @@ DIGITS = "123456789"
 """The classes. Zero is left out, so that nine classes are not the number any library would guess."""
 
 EXAMPLES = 10
-"""Labelled pictures of each digit."""
+"""Labelled images of each digit."""
 
 _BATCH = 15
 _LEARNING_RATE = 0.01  # the best of 0.001 to 0.1 for the trained and for the untrained backbone alike
@@ -82,7 +82,7 @@ def as_input(scans: Tensor, card: zoo.Card) -> Tensor:
 
 def train_head(
     model: nn.Module,
-    pictures: Tensor,
+    images: Tensor,
     digits: Digits,
     *,
     epochs: int,
@@ -91,15 +91,15 @@ def train_head(
 ) -> Outcome:
     """Train the head of a model whose backbone is frozen, and measure it after each epoch.
 
-    A frozen backbone gives the same features every time, so each picture goes through it once. The head learns from
+    A frozen backbone gives the same features every time, so each image goes through it once. The head learns from
     features of mean 0 and standard deviation 1: those of an untrained backbone are small, and it would learn slowly
     for that reason alone. The scaling is then folded into the head, and the finished model measured as it stands.
 
     Args:
         model: From ``zoo.get(..., freeze="backbone")``; its head is trained in place.
-        pictures: ``[N, 1, H, W]``, all digits.
+        images: ``[N, 1, H, W]``, all digits.
         digits: Their labels, and which are for learning.
-        epochs: How often every labelled picture is seen.
+        epochs: How often every labelled image is seen.
         seed: Decides their order.
         on_epoch: Called with the accuracy so far after each epoch.
     """
@@ -107,7 +107,7 @@ def train_head(
     backbone, split_head = zoo.split(model)
     head = cast("nn.Linear", split_head)
     with torch.no_grad():
-        features = backbone(pictures)
+        features = backbone(images)
     mean, std = features[digits.labelled].mean(0), features[digits.labelled].std(0).clamp(min=1e-6)
     scaled = (features - mean) / std
     curve = [_accuracy(head(scaled), digits)]
@@ -125,7 +125,7 @@ def train_head(
     with torch.no_grad():
         head.weight.div_(std)
         head.bias.sub_(head.weight @ mean)
-        scores = model(pictures)
+        scores = model(images)
     return Outcome(tuple(curve), scores[digits.held_out].argmax(1), _accuracy(scores, digits))
 
 
