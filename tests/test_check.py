@@ -11,10 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-import toys
 from click import unstyle
 from click.testing import CliRunner
-from mutants import MUTANTS
+from support import toys
+from support.mutants import MUTANTS
 
 import zoo_core as zoo
 from zoo_core.cli.check import check

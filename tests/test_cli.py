@@ -110,7 +110,6 @@ def test_plugins_lists_who_contributes_what():
         (["get", "nofamily/resnet18"], "no such family: 'nofamily'"),
         (["get", "resnet18@V9"], "has no weights 'V9'"),
         (["get", "resnet18", "--weights", "V9"], "has no weights 'V9'"),
-        (["get", "resnet18", "--num-classes", "0"], "num_classes cannot be 0"),
         (["get", "resnet18", "--num-classes", "-1"], "num_classes cannot be -1"),
         (["get", "resnet18", "--num-classes", "nine"], "not a valid integer"),
         (["get", "resnet18", "--weights", "none", "--freeze", "layer9"], "called 'layer9'"),

@@ -7,7 +7,7 @@ Those have their values where they fit into the memory of two test processes. ``
 from __future__ import annotations
 
 import pytest
-from kinds import of_each_kind
+from support.kinds import of_each_kind
 
 from zoo_core.testing import Conformance
 

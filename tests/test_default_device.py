@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from unchained import unchained
+from support.unchained import unchained
 
 import zoo_core as zoo
 from zoo_core.embedding.rows import Rows, read_rows

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import reference
+from support import reference
 
 from zoo_core.cli.check import check
 from zoo_core.testing import CHECKS

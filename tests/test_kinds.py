@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kinds import chosen, of_each_kind
+from support.kinds import chosen, of_each_kind
 
 import zoo_core as zoo
 

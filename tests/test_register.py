@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from own_models import LeNetDict, Siamese
+from support.own_models import LeNetDict, Siamese
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as command

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import hub as small
 import pytest
 import torch
 from click.testing import CliRunner
+from support import hub as small
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 
 import pytest
-import surface
+from support import surface
 
 import zoo_core
 from zoo_core.contract import hooks

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from loopback import Server, sha256, status
+from support.loopback import Server, sha256, status
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "third-party"

@@ -220,7 +220,7 @@ def clever_zoo(tmp_path, **said):
     """A registry with that one model, and a file of weights for it."""
     import hashlib
 
-    from toys import zoo_of
+    from support.toys import zoo_of
 
     torch.save(Clever().state_dict(), path := tmp_path / "clever.pth")
     weights = zoo.Weights("V1", (path.as_uri(),), hashlib.sha256(path.read_bytes()).hexdigest())

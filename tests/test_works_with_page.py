@@ -1,6 +1,6 @@
 """docs/WORKS_WITH.md is what its tests would write, as far as that is known without running them."""
 
-from works_with import PAGE, described, page, pins
+from support.works_with import PAGE, described, page, pins
 
 
 def test_the_page_has_each_test_as_a_sentence_and_the_versions_that_are_pinned():

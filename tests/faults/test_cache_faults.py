@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from loopback import sha256
+from support.loopback import sha256
 
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, FetchError, Offline

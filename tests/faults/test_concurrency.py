@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from loopback import good, serving, sha256, status
+from support.loopback import good, serving, sha256, status
 
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch

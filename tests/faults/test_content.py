@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from loopback import cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import cut, hang_up, serving, sha256, status, wanted_start
 
 from zoo_core.errors import DigestMismatch
 from zoo_core.weights import fetch

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback import cut, sha256, status
+from support.loopback import cut, sha256, status
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import fetch

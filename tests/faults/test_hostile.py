@@ -9,7 +9,7 @@ import time
 import zlib
 
 import pytest
-from loopback import Server, cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import Server, cut, hang_up, serving, sha256, status, wanted_start
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import cut, sha256
+from support.loopback import cut, sha256
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch

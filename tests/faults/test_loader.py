@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 import torch
-from old_tar import old_tar
 from safetensors.torch import save_file
+from support.old_tar import old_tar
 
 from zoo_core.errors import Unreadable
 from zoo_core.weights import read_state_dict

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import cut, good, sha256, status
+from support.loopback import cut, good, sha256, status
 
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, FetchError, UsageError, WeightsError

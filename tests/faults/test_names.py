@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from loopback import serving, sha256, status
+from support.loopback import serving, sha256, status
 
 from zoo_core.errors import FetchError, UsageError, ZooError
 from zoo_core.weights import Cache, fetch

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from loopback import good, hang_up, sha256, status
+from support.loopback import good, hang_up, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import fetch

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from loopback import cut, sha256
+from support.loopback import cut, sha256
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch

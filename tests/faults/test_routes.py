@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from loopback import cut, serving, sha256, status
+from support.loopback import cut, serving, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import fetch

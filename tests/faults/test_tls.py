@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from loopback import Server, sha256, status
+from support.loopback import Server, sha256, status
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from loopback import cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import cut, hang_up, serving, sha256, status, wanted_start
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch

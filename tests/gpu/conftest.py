@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from device_sample import DEVICE
+from support.device_sample import DEVICE
 
 
 @pytest.fixture(scope="session")

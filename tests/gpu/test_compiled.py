@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from device_sample import model_under_test, need_a_device
+from support.device_sample import model_under_test, need_a_device
 
 import zoo_core as zoo
 

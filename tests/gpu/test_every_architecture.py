@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from device_sample import model_under_test, models_of, need_a_device, scores, tensors, to
+from support.device_sample import model_under_test, models_of, need_a_device, scores, tensors, to
 from torch import nn
 
 import zoo_core as zoo

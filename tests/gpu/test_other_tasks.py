@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from device_sample import model_under_test, models_of, need_a_device, tensors, to
+from support.device_sample import model_under_test, models_of, need_a_device, tensors, to
 
 import zoo_core as zoo
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_sample import model_under_test, need_a_device, scores
-from two_devices import follow, spread
+from support.device_sample import model_under_test, need_a_device, scores
+from support.two_devices import follow, spread
 
 import zoo_core as zoo
 

@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from device_sample import model_under_test, need_a_device, scores, to
+from support.device_sample import model_under_test, need_a_device, scores, to
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

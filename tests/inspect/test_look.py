@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from kinds import of_each_kind
 from PIL import Image
+from support.kinds import of_each_kind
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group

@@ -14,9 +14,9 @@ from functools import lru_cache
 
 import pytest
 import torch
-from kinds import of_each_kind
 
 import zoo_core as zoo
+from support.kinds import of_each_kind
 
 BY_DEFAULT = 60_000_000
 _SIDES = (64, 128)

@@ -1,9 +1,9 @@
 """Files from a stranger, made by a grammar and by mutation, through every door that reads weights, in child processes.
 
-Run as ``python tests/support/fuzz_files.py 500000 --seed 1``, some 200 files a second. Each file is made from the seed
-and its number alone, so ``--only NUMBER`` makes one again and shows what comes of it. A child that a file kills, keeps
-for too long or makes too large is replaced, and the file is named. The only error that may come out of a door is a
-ZooError.
+Run as ``PYTHONPATH=tests python -m support.fuzz_files 500000 --seed 1``, some 200 files a second. Each file is made
+from the seed and its number alone, so ``--only NUMBER`` makes one again and shows what comes of it. A child that a file
+kills, keeps for too long or makes too large is replaced, and the file is named. The only error that may come out of a
+door is a ZooError.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from old_tar import old_tar
 from safetensors.torch import save
 
 import zoo_core as zoo
+from support.old_tar import old_tar
 from zoo_core.errors import ZooError
 from zoo_core.weights import read_state_dict
 from zoo_core.weights.checkpoint.candidates import candidates

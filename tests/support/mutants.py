@@ -6,12 +6,11 @@ import socket
 import threading
 from dataclasses import dataclass, field, replace
 
-import odd_toys
 import torch
-import toys
 from torch import nn
 from torch.nn.functional import linear
 
+from support import odd_toys, toys
 from zoo_core import Chain, Licenses, Preprocessing, flatten
 
 

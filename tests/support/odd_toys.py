@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import toys
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, pixel_unshuffle
 
+from support import toys
 from zoo_core import Anatomy, Head, Stage
 
 

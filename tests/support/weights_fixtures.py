@@ -3,8 +3,8 @@
 import os
 
 import pytest
-from loopback import Server
 
+from support.loopback import Server
 from zoo_core.weights.transport.policy import Policy
 
 

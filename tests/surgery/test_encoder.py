@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, every_layout, model_under_test
+from support.architectures import every_architecture, every_layout, model_under_test
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_sample import model_under_test, scores
+from support.device_sample import model_under_test, scores
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import every_layout, model_under_test
+from support.architectures import every_layout, model_under_test
 from torch import nn
 
 import zoo_core as zoo

@@ -7,7 +7,11 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture_that_combines_heads, every_architecture_with_one_head, model_under_test
+from support.architectures import (
+    every_architecture_that_combines_heads,
+    every_architecture_with_one_head,
+    model_under_test,
+)
 from torch import nn
 
 import zoo_core as zoo

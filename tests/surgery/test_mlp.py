@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from architectures import every_architecture, model_under_test
+from support.architectures import every_architecture, model_under_test
 from torch import nn
 
 import zoo_core as zoo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from unchained import unchained
+from support.unchained import unchained
 
 import zoo_core as zoo
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from architectures import every_layout, model_under_test
+from support.architectures import every_layout, model_under_test
 from torch import nn
 
 import zoo_core as zoo

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.two_devices import spread
 from torch import nn
-from two_devices import spread
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import odd_toys
 import pytest
-import toys
+from support import odd_toys, toys
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import toys
+from support import toys
 
 import zoo_core as zoo
 from zoo_core.testing import check_compile

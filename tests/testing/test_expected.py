@@ -5,8 +5,8 @@ from __future__ import annotations
 from unittest import SkipTest
 
 import pytest
-import toys
-from mutants import MUTANTS
+from support import toys
+from support.mutants import MUTANTS
 
 import zoo_core as zoo
 from zoo_core.testing import Conformance, NonConformance, check_card, check_exceptions, check_split, check_swap, judge

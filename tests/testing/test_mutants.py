@@ -6,10 +6,9 @@ import sys
 import textwrap
 from dataclasses import replace
 
-import odd_toys
 import pytest
-import toys
-from mutants import MUTANTS
+from support import odd_toys, toys
+from support.mutants import MUTANTS
 
 import zoo_core as zoo
 from zoo_core import Family

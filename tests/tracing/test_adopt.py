@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from own_models import CASES, LeNetDict, LeNetList, ResNet1d, Siamese, UNet
+from support.own_models import CASES, LeNetDict, LeNetList, ResNet1d, Siamese, UNet
 
 import zoo_core as zoo
 from zoo_core.errors import AnatomyError, NotSupported, UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from click.testing import CliRunner
-from own_models import LeNetDict
+from support.own_models import LeNetDict
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as command

@@ -1,3 +1,3 @@
-from weights_fixtures import no_outside, policy, server
+from support.weights_fixtures import no_outside, policy, server
 
 __all__ = ["no_outside", "policy", "server"]

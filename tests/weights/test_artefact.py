@@ -2,7 +2,7 @@ import os
 import stat
 
 import pytest
-from loopback import good, serving, sha256
+from support.loopback import good, serving, sha256
 
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, Offline, Unreadable, Untrusted, UsageError

@@ -3,7 +3,7 @@ import tarfile
 import time
 
 import pytest
-from loopback import sha256
+from support.loopback import sha256
 
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 import torch
-from loopback import sha256
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.loopback import sha256
 
 from zoo_core import Card, Weights
 from zoo_core.errors import Unreadable, ZooWarning

@@ -7,10 +7,10 @@ import random
 import zipfile
 from pathlib import Path
 
-import fuzz_files
 import pytest
 import torch
 from click.testing import CliRunner
+from support import fuzz_files
 
 import zoo_core as zoo
 from zoo_core.cli.inspect import inspect

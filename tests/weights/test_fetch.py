@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback import serving, sha256
+from support.loopback import serving, sha256
 
 import zoo_core.errors
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, Offline, Untrusted, UsageError

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from loopback import sha256, status
+from support.loopback import sha256, status
 
 from zoo_core import Card, Weights
 from zoo_core.errors import DigestMismatch, FetchError

@@ -1,5 +1,5 @@
 import pytest
-from loopback import sha256
+from support.loopback import sha256
 
 from zoo_core import Card, Licenses, Weights
 from zoo_core.errors import LicenseRefused, UsageError

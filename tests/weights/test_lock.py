@@ -3,7 +3,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from loopback import sha256
+from support.loopback import sha256
 
 from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import DigestMismatch, LockError

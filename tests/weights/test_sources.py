@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from loopback import Server, good, sha256, status
+from support.loopback import Server, good, sha256, status
 
 from zoo_core import Card, Weights
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted

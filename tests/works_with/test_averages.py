@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tools import MODELS, batch, model, train
+from support.tools import MODELS, batch, model, train
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import zoo_core as zoo

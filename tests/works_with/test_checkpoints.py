@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tools import batch, model
+from support.tools import batch, model
 from torch import distributed, nn
 
 import zoo_core as zoo

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tools import MODELS, batch, model
+from support.tools import MODELS, batch, model
 
 import zoo_core as zoo
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tools import MODELS, batch, comes_back, model, trainable
+from support.tools import MODELS, batch, comes_back, model, trainable
 
 import zoo_core as zoo
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tools import MODELS, batch, comes_back, layers, model, train, trainable
+from support.tools import MODELS, batch, comes_back, layers, model, train, trainable
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, NotSupported, UsageError

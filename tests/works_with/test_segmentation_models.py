@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools import MODELS, batch, model, trainable
+from support.tools import MODELS, batch, model, trainable
 
 import zoo_core as zoo
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tools import MODELS, batch, comes_back, model, train, trainable
+from support.tools import MODELS, batch, comes_back, model, train, trainable
 
 import zoo_core as zoo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools import batch, comes_back, model, train, trainable
+from support.tools import batch, comes_back, model, train, trainable
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import zoo_core as zoo

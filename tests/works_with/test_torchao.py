@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tools import MODELS, batch, comes_back, model, train, trainable
+from support.tools import MODELS, batch, comes_back, model, train, trainable
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, Unreadable

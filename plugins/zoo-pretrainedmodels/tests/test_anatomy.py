@@ -4,7 +4,17 @@ import pickle
 
 import pytest
 import torch
-from cadene import CARDS, MENDED, every_model, from_the_library, image, models_that_run, on_meta, randomised, shared
+from support.cadene import (
+    CARDS,
+    MENDED,
+    every_model,
+    from_the_library,
+    image,
+    models_that_run,
+    on_meta,
+    randomised,
+    shared,
+)
 from torch import nn
 from zoo_pretrainedmodels.anatomy import anatomy
 from zoo_pretrainedmodels.build import build

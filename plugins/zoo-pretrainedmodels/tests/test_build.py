@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from cadene import (
+from support.cadene import (
     MENDED,
     TransformImage,
     every_model,

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from cadene import CARDS, TransformImage, every_model, shared
+from support.cadene import CARDS, TransformImage, every_model, shared
 from zoo_pretrainedmodels import index
 from zoo_pretrainedmodels.catalog import cards, version
 from zoo_pretrainedmodels.library import library

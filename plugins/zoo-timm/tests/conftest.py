@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from loopback import Server, status
 from safetensors.torch import save_file
+from support.loopback import Server, status
 
 import zoo_core as zoo
 

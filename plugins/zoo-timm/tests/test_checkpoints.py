@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from loopback import status
-from old_tar import old_tar
-from timm_files import assert_same, by_timm, fresh, randomised
+from support.loopback import status
+from support.old_tar import old_tar
+from support.timm_files import assert_same, by_timm, fresh, randomised
 
 import zoo_core as zoo
 from zoo_core.errors import FetchError, LoadMismatch

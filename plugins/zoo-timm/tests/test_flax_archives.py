@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from timm_files import assert_same, by_timm, fresh, randomised
+from support.timm_files import assert_same, by_timm, fresh, randomised
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, Untrusted

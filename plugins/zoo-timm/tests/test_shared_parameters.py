@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from timm_files import fresh
+from support.timm_files import fresh
 
 import zoo_core as zoo
 
