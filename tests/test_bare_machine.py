@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 THERE = {"torch", "torchvision", "timm", "numpy"}
 CARRIED = {"pytest", "hypothesis", "safetensors", "sybil", "zoo_core", "filelock"}
-OURS = {"benchmarks", *(path.stem for path in (ROOT / "tests" / "support").glob("*.py"))}
+OURS = {"benchmarks", "support"}
 FILES = [
     ROOT / "conftest.py",
     *sorted((ROOT / "benchmarks").glob("gpu*.py")),

@@ -219,7 +219,9 @@ def families(tmp_path, monkeypatch):
     """A registry of two families that can be built, and one whose library is missing."""
     monkeypatch.chdir(tmp_path)
     tiny = Plugin("tiny", "tiny 1.0", (Family("tiny", "zoo_tiny.catalog:cards", "zoo_tiny.anatomy:anatomy"),))
-    gone = Plugin("gone", "gone 1.0", (Family("gone", "toys:cards", "toys:as_told", requires="no-such-library"),))
+    gone = Plugin(
+        "gone", "gone 1.0", (Family("gone", "support.toys:cards", "support.toys:as_told", requires="no-such-library"),)
+    )
     own = Zoo((*toys.zoo_of(None, toys.CARD).plugins, tiny, gone))
     own.member("gone").cards = {}
     with zoo.use(own):

@@ -25,7 +25,7 @@ WRONG = [
     (Head, "num_classes", -1, "a whole number of at least 0, got -1"),
     (Head, "num_classes", None, "a whole number of at least 0, got None"),
     (Head, "kind", "liner", "is 'liner'; did you mean 'linear'"),
-    (Head, "kind", "dense", "it may be linear, conv, conv3d"),
+    (Head, "kind", "dense", "it may be linear, conv, conv1d, conv3d"),
     (Head, "role", "auxiliary", "is 'auxiliary'; "),
     (Head, "attributes", "num_classes", "a tuple of str, got 'num_classes'"),
     (Head, "per_class", 0, "a whole number of at least 1, got 0"),

@@ -70,10 +70,13 @@ def test_a_saved_one_comes_back_where_it_is_registered(tmp_path):
 def test_a_saved_one_says_what_to_register_where_it_is_not(tmp_path):
     registered()
     zoo.save(zoo.get("mine/lenet", weights=None), tmp_path / "save")
-    with zoo.use(zoo.Zoo(plugins=())), pytest.raises(UnknownModel, match=r"import own_models, or register") as caught:
+    with (
+        zoo.use(zoo.Zoo(plugins=())),
+        pytest.raises(UnknownModel, match=r"import support.own_models, or register") as caught,
+    ):
         zoo.load(tmp_path / "save")
-    assert "own_models:LeNetDict" in str(caught.value)
-    assert json.loads((tmp_path / "save" / "recipe.json").read_text())["registered"] == "own_models:LeNetDict"
+    assert "support.own_models:LeNetDict" in str(caught.value)
+    assert json.loads((tmp_path / "save" / "recipe.json").read_text())["registered"] == "support.own_models:LeNetDict"
 
 
 def test_a_built_one_is_adopted_by_name_and_saved(tmp_path):
@@ -102,7 +105,7 @@ def test_names_that_nobody_can_ask_for_are_refused():
 
 
 def test_a_family_may_leave_its_anatomy_to_tracing():
-    family = Family("acme", catalog="own_models:cards")
+    family = Family("acme", catalog="support.own_models:cards")
     with zoo.use(zoo.Zoo(plugins=(Plugin("acme", "acme 1.0", families=(family,)),))):
         model = zoo.get("acme/net", num_classes=3, weights=None)
         assert zoo.anatomy(model).main.num_classes == 3
@@ -110,7 +113,7 @@ def test_a_family_may_leave_its_anatomy_to_tracing():
 
 def test_a_card_can_be_added_to_a_zoo():
     own = zoo.Zoo()
-    own.add(Card("tiny", "other", build="own_models:LeNetDict", input_size=(1, 28, 28)))
+    own.add(Card("tiny", "other", build="support.own_models:LeNetDict", input_size=(1, 28, 28)))
     assert "tiny/other" in own.list(family="tiny")
     with pytest.raises(UsageError, match="cannot be added"):
         own.add("tiny/other")

@@ -115,7 +115,7 @@ def test_what_is_no_timeout_is_a_usage_error(tmp_path, arguments):
 
 @pytest.mark.parametrize("dest", [None, 5, b"dest", "a\0b"])
 def test_what_is_no_folder_is_a_usage_error(dest):
-    with pytest.raises(UsageError, match="not a (folder|path)"):
+    with pytest.raises(UsageError, match=r"not a (folder|path)"):
         fetch("https://weights.invalid/net.pth", dest, sha256="0" * 64)
 
 

@@ -298,11 +298,11 @@ def cached():
 
 
 def build(function):
-    return {"build": f"mutants:{function.__name__}"}
+    return {"build": f"support.mutants:{function.__name__}"}
 
 
 def odd(kind, **changes):
-    return {"build": f"odd_toys:{kind.__name__}", **changes}
+    return {"build": f"support.odd_toys:{kind.__name__}", **changes}
 
 
 def preprocessing(**changes):
@@ -319,10 +319,12 @@ MUTANTS = {
     "digest missing": Mutant("card", "toy/toy@V1: no digest at all", weights={"sha256": ""}),
     "too few class names": Mutant("card", "2 class names for 10 classes", weights={"categories": ("cat", "dog")}),
     "function that gives too few class names": Mutant(
-        "card", "2 class names for 10 classes", weights={"categories": "mutants:two_names"}
+        "card", "2 class names for 10 classes", weights={"categories": "support.mutants:two_names"}
     ),
     "function of class names that is not there": Mutant(
-        "card", "categories names mutants:names, which gives no class names", weights={"categories": "mutants:names"}
+        "card",
+        "categories names support.mutants:names, which gives no class names",
+        weights={"categories": "support.mutants:names"},
     ),
     "plain http and a part of the digest": Mutant(
         "card", "it needs all 64 digits of the digest, and 8 are known", weights={"urls": ("http://example.org/a.pth",)}
@@ -348,14 +350,18 @@ MUTANTS = {
     ),
     "no default": Mutant("card", "it has weights but no default", card={"default": None}),
     "state dict renamed": Mutant(
-        "state", "mutants:renamed loses fc.weight, fc.bias", weights={"convert": "mutants:renamed"}
+        "state", "support.mutants:renamed loses fc.weight, fc.bias", weights={"convert": "support.mutants:renamed"}
     ),
-    "state dict cut short": Mutant("state", "missing (layer2.0.weight", weights={"convert": "mutants:shortened"}),
+    "state dict cut short": Mutant(
+        "state", "missing (layer2.0.weight", weights={"convert": "support.mutants:shortened"}
+    ),
     "conversion that fails": Mutant(
-        "state", "mutants:picky fails on a state dict in the model's own", weights={"convert": "mutants:picky"}
+        "state",
+        "support.mutants:picky fails on a state dict in the model's own",
+        weights={"convert": "support.mutants:picky"},
     ),
     "conversion that returns nothing": Mutant(
-        "state", "returns a NoneType, not a state dict", weights={"convert": "mutants:forgetful"}
+        "state", "returns a NoneType, not a state dict", weights={"convert": "support.mutants:forgetful"}
     ),
     "options the constructor refuses": Mutant(
         "state", "refuses the options depth=5", weights={"options": {"depth": 5}}
@@ -385,7 +391,9 @@ MUTANTS = {
         "builds", "asks the network for weights.example.org", card=build(downloading_if_it_can)
     ),
     "constructor of another version": Mutant("builds", "its constructor fails", card=build(of_another_version)),
-    "constructor that is not there": Mutant("builds", "mutants:tiy does not import", card={"build": "mutants:tiy"}),
+    "constructor that is not there": Mutant(
+        "builds", "support.mutants:tiy does not import", card={"build": "support.mutants:tiy"}
+    ),
     # paths
     "anatomy that raises": Mutant("paths", "I have never seen such a model", raising),
     "wrong head path": Mutant("paths", "head site 'fc1': no such module; did you mean 'fc'", head(path="fc1")),

@@ -162,4 +162,4 @@ CASES = {
 
 def cards():
     """The catalogue of a family that leaves its anatomy to tracing."""
-    return [Card("acme", "net", build="own_models:LeNetDict", input_size=(1, 28, 28), num_classes=10)]
+    return [Card("acme", "net", build="support.own_models:LeNetDict", input_size=(1, 28, 28), num_classes=10)]

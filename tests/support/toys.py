@@ -62,13 +62,13 @@ def anatomy(model):
     )
 
 
-CARD = Card("toy", "toy", "toys:Toy", num_classes=10, weights=(V1,), default="V1")
+CARD = Card("toy", "toy", "support.toys:Toy", num_classes=10, weights=(V1,), default="V1")
 
 
 def zoo_of(anatomy_function=None, *cards, exceptions="") -> Zoo:
     """A registry with the toy family alone: its anatomy and its cards the right ones, or others."""
     current.update(anatomy=anatomy_function or anatomy, cards=cards or (CARD,))
-    family = Family("toy", "toys:cards", "toys:as_told", exceptions=exceptions)
+    family = Family("toy", "support.toys:cards", "support.toys:as_told", exceptions=exceptions)
     return Zoo((Plugin("toy", "toy 1.0", families=(family,)),))
 
 

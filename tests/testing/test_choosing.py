@@ -105,7 +105,7 @@ def zoo_testing_norms(card):
 
 
 def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
-    card = replace(toys.CARD, build="odd_toys:Detector", task="detection", parameters=10**6)
+    card = replace(toys.CARD, build="support.odd_toys:Detector", task="detection", parameters=10**6)
     with zoo.use(toys.zoo_of(odd_toys.detector(), card)), shapes_above(0):
         assert not model_under_test(card).conv1.weight.is_meta
         assert judge(check_freeze, card).outcome == "passed"
@@ -113,7 +113,7 @@ def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
 
 @pytest.mark.parametrize(("build", "outcome"), [("Unshuffled", "passed"), ("Mixed", "refused")])
 def test_a_stem_that_has_to_be_watched_is_watched_where_the_rest_is_checked_by_shapes(build, outcome):
-    card = replace(toys.CARD, build=f"odd_toys:{build}", parameters=10**6)
+    card = replace(toys.CARD, build=f"support.odd_toys:{build}", parameters=10**6)
     with zoo.use(toys.zoo_of(odd_toys.unshuffled, card)), shapes_above(0):
         verdict = judge(check_in_channels, card)
     assert verdict.outcome == outcome, verdict.reason

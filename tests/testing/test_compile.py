@@ -13,7 +13,7 @@ from zoo_core.testing.under_test import NonConformance
 
 
 def check(kind):
-    card = replace(toys.CARD, name=kind.__name__.lower(), build=f"toys:{kind.__name__}")
+    card = replace(toys.CARD, name=kind.__name__.lower(), build=f"support.toys:{kind.__name__}")
     with zoo.use(toys.zoo_of(None, card)):
         check_compile(card)
 

@@ -38,7 +38,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_a_right_plugin_of_another_kind_passes(name):
     anatomy, build, task = ODD[name]
-    card = replace(toys.CARD, build=f"odd_toys:{build}", task=task)
+    card = replace(toys.CARD, build=f"support.odd_toys:{build}", task=task)
     with zoo.use(toys.zoo_of(anatomy, card)):
         verdicts = [judge(check, card) for check in CHECKS]
     assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
@@ -47,7 +47,7 @@ def test_a_right_plugin_of_another_kind_passes(name):
 
 @pytest.mark.parametrize(("build", "outcome"), [("Blind", "skipped"), ("Faint", "passed")])
 def test_a_split_is_not_said_to_be_right_where_every_image_gives_the_same_scores(build, outcome):
-    card = replace(toys.CARD, build=f"odd_toys:{build}")
+    card = replace(toys.CARD, build=f"support.odd_toys:{build}")
     with zoo.use(toys.zoo_of(None, card)):
         verdict = judge(check_split, card)
     assert verdict.outcome == outcome
@@ -55,7 +55,7 @@ def test_a_split_is_not_said_to_be_right_where_every_image_gives_the_same_scores
 
 
 def test_a_split_that_skips_a_norm_is_found_behind_layers_whose_signal_dies():
-    card = replace(toys.CARD, build="odd_toys:Faint")
+    card = replace(toys.CARD, build="support.odd_toys:Faint")
     with zoo.use(toys.zoo_of(MUTANTS["split that skips a norm"].anatomy, card)):
         assert "split and forward differ" in judge(check_split, card).reason
 
@@ -87,7 +87,7 @@ def on_disk(tmp_path, monkeypatch):
         for name, source in {"mutant_catalogue": catalogue, **others}.items():
             (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
             monkeypatch.delitem(sys.modules, name, raising=False)
-        family = Family("mutant", "mutant_catalogue:cards", "toys:anatomy")
+        family = Family("mutant", "mutant_catalogue:cards", "support.toys:anatomy")
         return Zoo((Plugin("mutant", "mutant 1.0", families=(family,)),))
 
     return write
@@ -97,7 +97,7 @@ CATALOGUE = """
     from zoo_core import Card
 
     def cards():
-        return [Card("mutant", name, "toys:Toy") for name in ("net", "other")]
+        return [Card("mutant", name, "support.toys:Toy") for name in ("net", "other")]
 """
 
 
@@ -137,7 +137,7 @@ def test_a_catalogue_that_needs_its_caller_is_found(on_disk):
         ('"other"', '""', "nobody can ask for ''"),
         ('"mutant"', '"torchvision"', "'net' says that its family is 'torchvision'"),
         ("[Card", "[name or Card", "holds 'net', which is no Card"),
-        ('"toys:Toy"', '"toys:Toy", input_size=(3, 0, 224)', r"input_size (3, 0, 224)"),
+        ('"support.toys:Toy"', '"support.toys:Toy", input_size=(3, 0, 224)', r"input_size (3, 0, 224)"),
         ('("net", "other")', "()", "is empty"),
     ],
     ids=["twice", "slash", "at", "empty", "family", "no card", "size", "nothing"],

@@ -93,8 +93,8 @@ class Comparison:
     Example:
         >>> row = Measured("tiny/net", parameters=1_500_000, latency=0.002, license="mit")
         >>> print(Comparison((row,), device="cpu", batch_size=1))
-        model     Mparams  GMACs   ms  MB  acc@1  licence
-        tiny/net      1.5      ?  2   ?      ?  mit
+        model     Mparams  GMACs  ms  MB  acc@1  licence
+        tiny/net      1.5      ?   2   ?      ?  mit
         a forward of 1 image on cpu
     """
 
