@@ -93,6 +93,7 @@ def gradients_of_one_rank(rank, folder, find_unused):
         grads = [{key: each.grad for key, each in model.named_parameters()} for model in (wrapped.module, alone)]
         found[name] = (alone.state_dict(), *grads)
     torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()  # a group that goes while the other process still uses it can abort that process
     dist.destroy_process_group()
 
 
@@ -119,6 +120,7 @@ def frozen_before_wrapping(rank, folder, name):
     found = {key: each.grad for key, each in model.named_parameters() if each.grad is not None}
     expected = {key for key, each in model.named_parameters() if each.requires_grad}
     torch.save((found, expected), folder / f"{rank}.pt")
+    dist.barrier()  # as above
     dist.destroy_process_group()
 
 
