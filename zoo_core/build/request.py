@@ -130,7 +130,7 @@ def _seed(seed: object) -> int:
     except TypeError:
         result = None
     if result is None or isinstance(seed, bool) or not -(2**63) <= result < 2**64:
-        raise UsageError(f"seed cannot be {seed!r}", expected="a whole number that fits in 64 bits")
+        raise UsageError(f"seed cannot be {seed!r}", expected="an integer that fits in 64 bits")
     return result
 
 

@@ -31,7 +31,7 @@ def require_words(record: object, **allowed: Sequence[str]) -> None:
 
 
 def require_counts(record: object, **least: int) -> None:
-    """Refuse a field that is no whole number, or too small a one.
+    """Refuse a field that is no integer, or too small a one.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -41,12 +41,12 @@ def require_counts(record: object, **least: int) -> None:
         >>> require_counts(SimpleNamespace(stride=0), stride=1)
         Traceback (most recent call last):
         ...
-        zoo_core.errors.AnatomyError: SimpleNamespace.stride must be a whole number of at least 1, got 0
+        zoo_core.errors.AnatomyError: SimpleNamespace.stride must be an integer of at least 1, got 0
     """
     for name, smallest in least.items():
         value = getattr(record, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-            raise _wrong(record, name, f"a whole number of at least {smallest}")
+            raise _wrong(record, name, f"an integer of at least {smallest}")
 
 
 def require_text(record: object, *names: str, or_none: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a save: written so that whoever looks finds the old save, the new one, or none, but never a half."""
+"""The folder of a save: written so that a reader finds the old save, the new one, or none, but never a half."""
 
 from __future__ import annotations
 

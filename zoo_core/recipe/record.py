@@ -52,7 +52,7 @@ class Recipe:
         ties: Tensor name to the name under which the file has the same tensor.
         class_names: What the classes are called, in the order of the scores.
         preprocessing: What an image goes through on its way in, as the weights that the model began with want it;
-            empty when nobody said.
+            empty when unknown.
         dtype: Of the floating-point tensors; empty when they differ.
         channels_last: Whether filters lie with their channels last.
         training: Whether the model was in train mode.

@@ -115,7 +115,7 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
     if heads and not custom:
         refuse_custom(heads)
     if heads:
-        return  # only whoever has their code can build it
+        return  # only a caller who has their code can build it
     try:
         twin = unwrap(rebuild(recipe, options=known.options))
     except ZooError as error:

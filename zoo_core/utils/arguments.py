@@ -56,7 +56,7 @@ def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
 
 
 def check_num_classes(num_classes: object) -> int:
-    """``num_classes`` as it is, when it is a positive whole number.
+    """``num_classes`` as it is, when it is a positive integer.
 
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.
@@ -78,7 +78,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
         hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
         raise UsageError(
             f"{name} cannot be {value!r}",
-            expected=f"a whole number of at least {least}",
+            expected=f"an integer of at least {least}",
             got=f"{value!r}, of type {type(value).__name__}",
             hint=hint,
             argument=name,

@@ -134,7 +134,7 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
     if digest and not digests.is_digest(digest):
         raise UsageError(f"not a SHA-256: {sha256!r}", expected="64 hex digits, or at least the first 8", sha256=sha256)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise UsageError(f"not a size in bytes: {size!r}", expected="a whole number, or None")
+        raise UsageError(f"not a size in bytes: {size!r}", expected="an integer, or None")
     checked_timeout(timeout)
     return digest
 

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
     """Images to feature maps, large to small; made by :func:`zoo_core.encoder`.
 
     It is a class of its own, because it returns a list. It shares its parameters with the model it was made from, and
-    holds nothing behind the last stage it needs, so that DDP finds no parameter unused. All verbs that need no head
+    holds nothing after the last stage it needs, so that DDP finds no parameter unused. All verbs that need no head
     take it: they see the body, whose tensors have the names that they have in the model.
 
     Attributes:

@@ -59,7 +59,7 @@ class PerHead(Chain):
         path: The site.
         names: The heads that stand there.
         whole: The chain as it was for one head.
-        outputs: What stands behind the output of each.
+        outputs: What follows the output of each.
     """
 
     path: str
@@ -94,7 +94,7 @@ class EachHead:
     Attributes:
         whole: ``(model, pooled)`` to the scores, as it was for one head at each site.
         names: The heads that stand there.
-        outputs: What stands behind the output of each.
+        outputs: What follows the output of each.
     """
 
     whole: Callable[[Any, Any], Any]

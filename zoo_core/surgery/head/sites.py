@@ -137,7 +137,7 @@ def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
 
 @strict_arguments
 def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """What the classes of ``model`` are called, in the order of its scores; empty when nobody said.
+    """What the classes of ``model`` are called, in the order of its scores; empty when unknown.
 
     Args:
         model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.

@@ -52,7 +52,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
         The same model.
 
     Raises:
-        UsageError: ``num_keypoints`` is not a positive whole number.
+        UsageError: ``num_keypoints`` is not a positive integer.
         NotSupported: The model finds no keypoints.
 
     Example:
