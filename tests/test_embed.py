@@ -132,7 +132,7 @@ def test_a_file_of_another_model_is_left_alone(glyphs, photos, tmp_path):
 @pytest.mark.extra
 @pytest.mark.parametrize("crash", ["between parts", "before the merge", "after the merge"])
 def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monkeypatch):
-    from zoo_core.embedding import parquet
+    from zoo_core.embedding import embeddings
 
     class Killed(BaseException):
         pass
@@ -141,13 +141,15 @@ def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monke
         raise Killed
 
     out = tmp_path / "features.parquet"
-    monkeypatch.setattr(parquet, "PART", 2)
+    monkeypatch.setattr(embeddings, "PART", 2)
     with monkeypatch.context() as patched:
         if crash == "between parts":
-            write, count = parquet._write_part, iter(range(9))
-            patched.setattr(parquet, "_write_part", lambda *args: write(*args) if next(count) < 1 else die())
+            write, count = embeddings._write_part, iter(range(9))
+            patched.setattr(embeddings, "_write_part", lambda *args: write(*args) if next(count) < 1 else die())
         else:
-            patched.setattr(*((parquet, "_merge") if crash == "before the merge" else (parquet.shutil, "rmtree")), die)
+            patched.setattr(
+                *((embeddings, "_merge") if crash == "before the merge" else (embeddings.shutil, "rmtree")), die
+            )
         with pytest.raises(Killed):
             zoo.embed(glyphs, photos, out=out)
     assert (tmp_path / "features.parquet.parts").exists()
@@ -158,13 +160,13 @@ def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monke
 
 _SLOW = """
 import sys, time
-from zoo_core.embedding import parquet
+from zoo_core.embedding import embeddings
 import zoo_core as zoo
-parquet.PART, write = 2, parquet._write_part
+parquet.PART, write = 2, embeddings._write_part
 def slowly(*args):
     write(*args)
     time.sleep(0.2)
-parquet._write_part = slowly
+embeddings._write_part = slowly
 zoo.embed("tiny/glyphnet", sys.argv[1], out=sys.argv[2], batch_size=1)
 """
 
@@ -211,7 +213,7 @@ def test_images_without_paths_are_not_mixed_up_in_a_file(glyphs, tmp_path):
 
 @pytest.mark.extra
 def test_two_runs_do_not_write_to_one_file_at_once(glyphs, photos, tmp_path):
-    from zoo_core.embedding.parquet import _alone
+    from zoo_core.embedding.embeddings import _alone
 
     out = tmp_path / "features.parquet"
     with _alone(out), pytest.raises(UsageError, match="another run is writing"):

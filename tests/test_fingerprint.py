@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
-from zoo_core.contract.records import card_from_record, card_to_record
+from zoo_core.contract.card_file import card_from_record, card_to_record
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.prediction.fingerprint import agrees, fingerprint
 

@@ -17,7 +17,7 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UnknownModel, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded
-from zoo_core.prediction.outputs import Reading
+from zoo_core.prediction.results import Reading
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -97,7 +97,7 @@ def test_a_folder_is_read_with_the_folders_inside_it_in_order(glyphs, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(GREY).save(tmp_path / name, format="PNG")
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
-    from zoo_core.images.sources import sources_of
+    from zoo_core.images.read import sources_of
 
     sources, several = sources_of(tmp_path)
     assert several

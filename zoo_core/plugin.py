@@ -9,11 +9,10 @@ from typing import Any
 
 from zoo_core.contract.anatomy import Anatomy, Head, InputScaling, Stage
 from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
-from zoo_core.contract.card_file import read_cards
+from zoo_core.contract.card_file import read_cards, write_cards
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.contract.family import Family
 from zoo_core.contract.hooks import hookimpl
-from zoo_core.contract.records import write_cards
 from zoo_core.errors import AnatomyError, ZooError
 
 __all__ = [

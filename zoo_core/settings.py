@@ -1,44 +1,331 @@
-"""The settings, read when they are asked for, so that a change takes effect at once.
+"""The settings there are, and where they are read: the environment, a project's ``zoo.toml``, and a user's.
 
-Each is a variable of the environment, and, in lower case, a key of ``zoo.toml``: see :mod:`zoo_core.config`. The
-environment comes first. ``zoo config`` shows what is in force, and where that is said.
-
-===================  ===============  ==================================================================================
-``ZOO_CACHE``        ``cache``        the folder of the weights cache
-``ZOO_CACHE_SHARED`` ``cache_shared`` a second cache, such as a team's: used below one's own, and only read
-``ZOO_OFFLINE``      ``offline``      ``1``: open no socket; what is not in the cache is an error
-``ZOO_VERIFY``       ``verify``       ``always``: hash every file on every use; ``auto``: when it may have changed
-``ZOO_CONVERT``      ``convert``      ``0``: keep no copies, which can be mapped, of weights whose own files cannot
-``ZOO_MIRROR``       ``mirror``       base urls that serve a file of digest ``d`` as ``<base>/<d>``; tried first
-``ZOO_REWRITE``      ``rewrite``      ``from=to`` pairs of url prefixes: where to go instead
-``ZOO_HEADERS``      ``headers``      ``url=Name: value``, one a line: what else to send to urls that begin so
-``ZOO_LICENSES``     ``licenses``     the licences that are acceptable
-``ZOO_CONNECTIONS``  ``connections``  how many connections may bring one large file at once; 8, and at most 32
-``ZOO_PROGRESS``     ``progress``     ``1`` or ``0``: always or never a progress bar; else on a terminal only
-``ZOO_LOCK``         ``lock``         the lock file to obey, or ``0``; else a ``zoo.lock`` in this folder or a parent
-``ZOO_FAMILIES``     ``families``     the order in which families are searched for an unqualified name
-``ZOO_PLUGINS``      ``plugins``      load these plugins only
-``ZOO_DISABLE``      ``disable``      do not load these plugins
-``ZOO_CONFIG``                        the file to read in place of every ``zoo.toml``, or ``0`` for none
-``HF_ENDPOINT``                       what to use instead of ``https://huggingface.co``
-===================  ===============  ==================================================================================
-
-In a variable, names have commas between them, and urls and pairs have spaces. In a file::
-
-    cache = "weights"                       # beside the file
-    offline = false
-    licenses = ["apache-2.0", "bsd-3-clause"]
-
-    [rewrite]
-    "https://download.pytorch.org/" = "https://mirror.example.org/pytorch/"
+Each is a row of :data:`SETTINGS`: a variable of the environment, and a key of ``zoo.toml``. A project's file is in the
+current folder or a parent, beside ``zoo.lock``; a user's is ``zoo/zoo.toml`` in the platform's configuration folder,
+``~/.config`` on Linux. ``ZOO_CONFIG`` names another file in place of both, or is ``0`` for none. The environment comes
+first, then the project, then the user; an unknown key is an error. All are read at each use, so that a change takes
+effect at once. ``zoo config`` shows the values and their origin; docs/SETTINGS.md is written from the table.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, cast
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from zoo_core.config import SETTINGS, find, is_from_checkout
+from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import believed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAME = "zoo.toml"
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_MOST = 32
+_FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting may be.
+
+    Attributes:
+        expected: What a variable may hold, for messages.
+        in_file: The same of a file.
+        from_text: The value in the text of a variable; None when that says nothing. Raises ValueError.
+        from_file: The value in a file that stands in some folder; raises ValueError.
+        is_secret: Whether no message may hold what is said.
+    """
+
+    expected: str
+    in_file: str
+    from_text: Callable[[str], Any]
+    from_file: Callable[[Any, Path], Any]
+    is_secret: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        key: Its name in a file.
+        variable: Its name in the environment.
+        kind: What it may be.
+        meaning: What it does.
+    """
+
+    key: str
+    variable: str
+    kind: Kind
+    meaning: str
+
+
+def find(setting: Setting) -> tuple[Any, str] | None:
+    """What a setting is, and where that is said; None when nobody says anything.
+
+    Raises:
+        UsageError: What is said means nothing; or a file cannot be read, or has a key that is not a setting.
+    """
+    text = os.environ.get(setting.variable)
+    if text is not None:
+        try:
+            value = setting.kind.from_text(text)
+        except ValueError as error:
+            hint = str(error) or None
+            message = f"{setting.variable} has {'another form' if setting.kind.is_secret else repr(text)}"
+            raise UsageError(message, expected=setting.kind.expected, hint=hint) from None
+        if value is not None:
+            return value, setting.variable
+    for path in files():
+        values = _values(path)
+        if setting.key in values:
+            return values[setting.key], str(path)
+    return None
+
+
+def is_from_checkout(setting: Setting) -> bool:
+    """Whether what is in force of a setting is said by a project's file, which may have come with a checkout."""
+    result = find(setting)
+    if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
+        return False
+    return result[1] != os.path.join(_user_folder(), NAME)  # noqa: PTH118
+
+
+def files() -> tuple[Path, ...]:
+    """The files that are in force here, the one that decides first.
+
+    Raises:
+        UsageError: ``ZOO_CONFIG`` names a file that is not there.
+    """
+    chosen = os.environ.get("ZOO_CONFIG")
+    if chosen is not None:
+        if chosen.lower() in _FALSE:
+            return ()
+        path = expand(chosen).absolute()
+        if not path.is_file():
+            raise UsageError(f"ZOO_CONFIG has {chosen!r}, which is not a file", hint="0 means none", path=path)
+        return (path,)
+    try:
+        here = Path.cwd()
+    except OSError:  # the current folder has been removed
+        folders = []
+    else:
+        folders = [str(here), *map(str, here.parents)]
+    # os.path, which is several times as fast as Path: this is asked for on every use.
+    paths = (os.path.join(folder, NAME) for folder in folders)  # noqa: PTH118
+    project = next((path for path in paths if os.path.isfile(path) and believed(path, "ZOO_CONFIG")), "")  # noqa: PTH113
+    user = os.path.join(_user_folder(), NAME)  # noqa: PTH118
+    chosen_files = dict.fromkeys((project, user if os.path.isabs(user) else ""))  # noqa: PTH117 - without a home, "~" stays
+    return tuple(Path(path) for path in chosen_files if os.path.isfile(path))  # noqa: PTH113
+
+
+def _user_folder() -> str:
+    if sys.platform == "linux":  # as platformdirs says, whose import takes as long as the start of python
+        base = os.environ.get("XDG_CONFIG_HOME", "").strip()
+        return os.path.join(base or os.path.expanduser("~/.config"), "zoo")  # noqa: PTH111, PTH118
+    from platformdirs import user_config_dir
+
+    return user_config_dir("zoo")
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", got=error.strerror, path=path) from error
+    return _cached(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _cached(path: Path, _mtime: int, _size: int) -> dict[str, Any]:
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        UsageError: It is not TOML, or has a key that is not a setting, or a value that means nothing.
+    """
+    import tomllib
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read", cause=str(error), path=path) from error
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"at line (\d+)", str(error))
+        raise _malformed(path, int(match[1]) if match else text.count("\n") + 1, str(error), "TOML") from error
+    return {key: _checked(path, text, key, value) for key, value in given.items()}
+
+
+def _checked(path: Path, text: str, key: str, value: object) -> object:
+    known = {setting.key: setting for setting in SETTINGS}
+    line = _line_of(text, key)
+    if key not in known:
+        hint = did_you_mean(close_matches(key, known), "`zoo config` lists the settings")
+        raise _malformed(path, line, f"there is no setting {key!r}", hint=hint)
+    kind = known[key].kind
+    try:
+        return kind.from_file(value, path.parent)
+    except ValueError as error:
+        what = "has another form" if kind.is_secret else f"is {value!r}"
+        raise _malformed(path, line, f"{key} {what}", kind.in_file, hint=str(error) or None) from None
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line on which a key stands, or the table of that name."""
+    title = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[]=.]""")
+    numbered = enumerate(text.split("\n"), start=1)
+    return next((number for number, line in numbered if title.match(line)), 1)
+
+
+def _malformed(path: Path, line: int, reason: str, expected: str | None = None, hint: str | None = None) -> UsageError:
+    return UsageError(f"{path}, line {line}: {reason}", expected=expected, hint=hint, path=path, line=line)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError
+    return text.lower() in _TRUE
+
+
+def _flag_in_file(value: object, _folder: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - the kind says what was expected
+    return value
+
+
+def _path_in_file(value: object, folder: Path) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return str(folder / expand(value))
+
+
+def _lock(text: str) -> str:
+    return "" if text.lower() in _FALSE else text
+
+
+def _lock_in_file(value: object, folder: Path) -> str:
+    return "" if value is False else _path_in_file(value, folder)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _list_in_file(value: object, _folder: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValueError
+    return tuple(item.strip() for item in value)
+
+
+def _when(text: str) -> str | None:
+    if text.lower() not in ("auto", "always", ""):
+        raise ValueError(did_you_mean(close_matches(text, ["auto", "always"]), "unset it for 'auto'"))
+    return text.lower() or None
+
+
+def _when_in_file(value: object, _folder: Path) -> str | None:
+    if not value or not isinstance(value, str):
+        raise ValueError
+    return _when(value)
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for item in text.split():
+        old, _, new = item.partition("=")
+        if not (old and new):
+            raise ValueError(f"{item!r} is no pair")
+        pairs.append((old, new))
+    return tuple(pairs)
+
+
+def _pairs_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(old and new and isinstance(new, str) for old, new in value.items()):
+        raise ValueError
+    return tuple(value.items())
+
+
+def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = (line.strip().partition("=") for line in text.splitlines() if line.strip())
+    return tuple(_header(url.strip(), header.strip()) for url, _, header in pairs)
+
+
+def _headers_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise ValueError  # noqa: TRY004 - the kind says what was expected
+    each = ((url, headers if isinstance(headers, list) else [headers]) for url, headers in value.items())
+    return tuple(_header(url, header) for url, headers in each for header in headers)
+
+
+def _header(url: str, header: object) -> tuple[str, str]:
+    if not _BASE.fullmatch(url) or not isinstance(header, str) or not _HEADER.fullmatch(header):
+        raise ValueError
+    return url, header
+
+
+def _number(text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST):
+        raise ValueError
+    return int(text) if text else None
+
+
+def _number_in_file(value: object, _folder: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ValueError
+    return value
+
+
+_FLAG = Kind("1 or 0", "true or false", _flag, _flag_in_file)
+_PATH = Kind("a path", "a path in quotes", lambda text: text or None, _path_in_file)
+_LOCK = Kind("a path, or 0", "a path in quotes, or false", _lock, _lock_in_file)
+_NAMES = Kind("names with commas between", "a list of names", _names, _list_in_file)
+_URLS = Kind("urls with spaces between", "a list of urls", lambda text: tuple(text.split()), _list_in_file)
+_PAIRS = Kind("from=to, two url prefixes", "a table of url prefixes", _pairs, _pairs_in_file)
+_BASE = re.compile(r"https?://[^/\s@]+(?:/\S*)?")
+_HEADER = re.compile(
+    r"(?!(?:host|range|if-range|content-|transfer-|connection|accept-encoding))[\w-]+:[ -~]+", re.IGNORECASE
+)
+"""Any header but those that say where a request goes, and which bytes it is about."""
+_HEADERS = Kind(
+    "url=Name: value, one a line",
+    'a table of urls and "Name: value"',
+    _headers,
+    _headers_in_file,
+    is_secret=True,
+)
+_NUMBER = Kind(f"1 to {_MOST}", f"1 to {_MOST}", _number, _number_in_file)
+_WHEN = Kind("'auto' or 'always'", "'auto' or 'always'", _when, _when_in_file)
+
+SETTINGS = (
+    Setting("cache", "ZOO_CACHE", _PATH, "the folder of the weights cache"),
+    Setting("cache_shared", "ZOO_CACHE_SHARED", _PATH, "a second cache, which is only read"),
+    Setting("offline", "ZOO_OFFLINE", _FLAG, "open no socket"),
+    Setting("verify", "ZOO_VERIFY", _WHEN, "when a file in the cache is hashed again"),
+    Setting("convert", "ZOO_CONVERT", _FLAG, "keep copies that can be mapped"),
+    Setting("mirror", "ZOO_MIRROR", _URLS, "base urls that serve files by digest"),
+    Setting("rewrite", "ZOO_REWRITE", _PAIRS, "url prefixes, and where to go instead"),
+    Setting("headers", "ZOO_HEADERS", _HEADERS, "what else to send to a mirror, such as a key"),
+    Setting("licenses", "ZOO_LICENSES", _NAMES, "the licences that are acceptable"),
+    Setting("connections", "ZOO_CONNECTIONS", _NUMBER, "how many may bring one large file at once"),
+    Setting("progress", "ZOO_PROGRESS", _FLAG, "show progress bars"),
+    Setting("lock", "ZOO_LOCK", _LOCK, "the lock file to obey"),
+    Setting("families", "ZOO_FAMILIES", _NAMES, "the order in which families are searched"),
+    Setting("plugins", "ZOO_PLUGINS", _NAMES, "the only plugins to load"),
+    Setting("disable", "ZOO_DISABLE", _NAMES, "plugins not to load"),
+)
+"""Every setting, in the order of the table in :mod:`zoo_core.settings`."""
+
+_BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
 def cache_dir() -> str | None:
@@ -131,6 +418,3 @@ def disabled_plugins() -> tuple[str, ...]:
 def _value(key: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
     result = find(_BY_KEY[key])
     return result[0] if result else None
-
-
-_BY_KEY = {setting.key: setting for setting in SETTINGS}

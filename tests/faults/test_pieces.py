@@ -14,7 +14,7 @@ from support.loopback import good, hang_up, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.download.ownership import partials
+from zoo_core.weights.download.lock import partials
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(2_000_000)

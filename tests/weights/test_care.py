@@ -9,9 +9,9 @@ from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError
 from zoo_core.weights import Cache, obtain
 from zoo_core.weights.cache import care
-from zoo_core.weights.cache.adopt import adopt
 from zoo_core.weights.cache.bundle import export_bundle, import_bundle
 from zoo_core.weights.cache.mirrors import export_mirror
+from zoo_core.weights.cache.reuse import adopt
 
 ONE, TWO = os.urandom(30_000), os.urandom(20_000)
 

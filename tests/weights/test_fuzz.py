@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo_core import Card, Licenses, Preprocessing, Weights
-from zoo_core.contract.records import card_to_record, scan_cards
+from zoo_core.contract.card_file import card_to_record, scan_cards
 from zoo_core.errors import CacheError, CatalogError, LockError, ZooError, ZooWarning
 from zoo_core.weights.cache.refs import Ref, parse_ref, ref_name
 from zoo_core.weights.digest import Stamp

@@ -17,8 +17,7 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as commands
 from zoo_core.errors import Unreadable
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.weights.checkpoint.describe import all_signatures, describe
-from zoo_core.weights.checkpoint.ends import Ends
+from zoo_core.weights.checkpoint.describe import Ends, all_signatures, describe
 from zoo_core.weights.checkpoint.open import open_checkpoint, open_outline
 from zoo_core.weights.checkpoint.signatures import match, sign, write_signatures
 from zoo_core.weights.formats.outline import outline_of

@@ -9,10 +9,9 @@ import torch
 
 import zoo_core as zoo
 from zoo_core.errors import Unreadable
-from zoo_core.weights.cache import own
+from zoo_core.weights.cache import converted
 from zoo_core.weights.cache.care import leftovers
-from zoo_core.weights.cache.converted import copies
-from zoo_core.weights.cache.own import open_own
+from zoo_core.weights.cache.converted import copies, open_own
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.open import open_checkpoint
 
@@ -21,7 +20,7 @@ NAME = "tiny/glyphnet"
 
 @pytest.fixture(autouse=True)
 def small_files_are_worth_it(monkeypatch):
-    monkeypatch.setattr(own, "_WORTH_IT", 1)
+    monkeypatch.setattr(converted, "_WORTH_A_COPY", 1)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_a_copy_holds_what_the_file_holds(path):
 
 def test_the_second_load_does_not_open_the_file(path, net, monkeypatch):
     first = zoo.get(NAME, weights=path)
-    monkeypatch.setattr(own, "open_checkpoint", lambda _: pytest.fail("the file was opened"))
+    monkeypatch.setattr(converted, "open_checkpoint", lambda _: pytest.fail("the file was opened"))
     second = zoo.get(NAME, weights=path)
     assert same(first, net)
     assert same(second, net)
@@ -97,7 +96,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(path, monkeypatch):
         os.utime(file, (1, 1))
         return checkpoint
 
-    monkeypatch.setattr(own, "open_checkpoint", meddled)
+    monkeypatch.setattr(converted, "open_checkpoint", meddled)
     with pytest.raises(Unreadable, match="was written to while it was read"):
         zoo.get(NAME, weights=path)
 
@@ -120,7 +119,7 @@ def test_prune_keeps_the_copy_of_a_file_that_is_as_it_was(path, monkeypatch):
 
 
 def test_only_the_latest_files_have_a_copy(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(own, "_MOST", 2)
+    monkeypatch.setattr(converted, "_MOST", 2)
     for number in range(4):
         torch.save(net.state_dict(), tmp_path / f"{number}.pth")
         zoo.get(NAME, weights=tmp_path / f"{number}.pth")

@@ -17,8 +17,15 @@ import torch
 from torch import Tensor
 
 from zoo_core.build.construct import construct
-from zoo_core.build.file_head import guesses, head_beside, head_in_file, tensors_at
-from zoo_core.build.file_shape import image_sizes_in_file, meet_keypoints, meet_stem
+from zoo_core.build.file_shape import (
+    guesses,
+    head_beside,
+    head_in_file,
+    image_sizes_in_file,
+    meet_keypoints,
+    meet_stem,
+    tensors_at,
+)
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning

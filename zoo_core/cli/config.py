@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo_core import config as configuration
+from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.weights.transport.urls import shown
 
@@ -16,7 +16,7 @@ from zoo_core.weights.transport.urls import shown
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(*, as_json: bool) -> None:
     """Show every setting, its value, and whether the environment or which zoo.toml says so."""
-    rows = [_facts(setting) for setting in configuration.SETTINGS]
+    rows = [_facts(setting) for setting in settings.SETTINGS]
     if as_json:
         echo(json.dumps(rows, indent=2))
         return
@@ -27,8 +27,8 @@ def config(*, as_json: bool) -> None:
             echo(f"{row['key']:12}{_plainly(row['value'])}  ({row['from']})")
 
 
-def _facts(setting: configuration.Setting) -> dict[str, Any]:
-    value, origin = configuration.find(setting) or (None, None)
+def _facts(setting: settings.Setting) -> dict[str, Any]:
+    value, origin = settings.find(setting) or (None, None)
     if setting.kind.is_secret and value:
         value = [f"{shown(url)} = {header.partition(':')[0]}: ..." for url, header in value]
     elif isinstance(value, tuple):  # urls may hold passwords

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core import config
+from zoo_core import settings
 from zoo_core.cli.cache import human
 from zoo_core.cli.console import echo
 from zoo_core.cli.plugins import facts_of
@@ -184,16 +184,16 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _settings() -> Iterator[Finding]:
-    for setting in config.SETTINGS:
+    for setting in settings.SETTINGS:
         try:
-            result = config.find(setting)
+            result = settings.find(setting)
         except ZooError as error:
             yield Finding("settings", setting.key, "malformed", error.summary, "zoo config shows all settings")
             continue
         if result is not None:
             value = "yes" if result[0] is True else "no" if result[0] is False else "set"
             yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {result[1]}")
-    known = [setting.variable for setting in config.SETTINGS] + ["ZOO_CONFIG", "ZOO_SHARD"]
+    known = [setting.variable for setting in settings.SETTINGS] + ["ZOO_CONFIG", "ZOO_SHARD"]
     for name in sorted(os.environ):
         if name.startswith("ZOO_") and name not in known and not name.startswith("ZOO_TEST"):
             hint = did_you_mean(close_matches(name, known), "zoo config lists them; unset this one")

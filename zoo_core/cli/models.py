@@ -66,7 +66,7 @@ def info(name: str, *, as_json: bool) -> None:
     card = Info.of(zoo.resolve(name)[0], zoo.find)
     problem = zoo.member(card.family).problem
     if as_json:
-        from zoo_core.contract.records import card_to_record
+        from zoo_core.contract.card_file import card_to_record
 
         also = {other.id: [*differences(card, other)] for other in card.others}
         echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))

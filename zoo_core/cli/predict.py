@@ -1,4 +1,4 @@
-"""``zoo predict``: named results of images, a line each."""
+"""``zoo predict`` and ``zoo sliding-window``: named results of images, a line each, and maps of scores."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _names(path: Path | None) -> list[str] | None:
 
 def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
     """The images of all arguments; an argument without any is one that fails."""
-    from zoo_core.images.sources import Source, sources_of
+    from zoo_core.images.read import Source, sources_of
 
     for argument in images:
         try:
@@ -167,3 +167,38 @@ def _draw(found: Prediction, folder: Path) -> None:
 
 _drawn: set[Path] = set()
 """What this process has drawn: files of one name in several folders must not replace one another."""
+
+
+@click.command("sliding-window")
+@click.argument("model", shell_complete=complete_model)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npy file to write.")
+@click.option("--size", type=int, help="Height and width of a window; those of the weights unless given.")
+@click.option("--stride", type=int, help="From one window to the next; the size unless given.")
+@click.option("--blend", type=click.Choice(["constant", "gaussian"]), default="constant", show_default=True)
+@click.option("--outputs", type=click.Choice(["scores", "embeddings"]), default="scores", show_default=True)
+@click.option("--batch-size", default=16, show_default=True, help="Windows in one pass.")
+def sliding_window(
+    model: str, image: Path, out: Path, size: int | None, stride: int | None, blend: str, outputs: str, batch_size: int
+) -> None:
+    r"""Run MODEL over a large IMAGE window by window, and write [1, classes, rows, columns] to a file.
+
+    A TIFF is read window by window, with zoo-core[tiff].
+
+    \b
+    zoo sliding-window resnet50 slide.tif --size 224 --stride 112 --out scores.npy
+    zoo sliding-window fcn_resnet50 street.jpg --size 520 --stride 260 --blend gaussian --out logits.npy
+    """
+    from zoo_core.prediction.sliding_window import sliding_window as run
+
+    result = run(
+        model,
+        image,
+        size=size,
+        stride=stride,
+        blend=blend,  # type: ignore[arg-type]  # one of the choices
+        outputs=outputs,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        out=out,
+    )
+    echo(f"{out}: {' x '.join(str(side) for side in result.scores.shape)}")

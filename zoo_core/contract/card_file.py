@@ -1,4 +1,4 @@
-"""The cards in a file, read one by one as they are asked for: listing a thousand models parses none of them."""
+"""Cards in a file: one JSON record a line, read one by one, so that listing a thousand models parses none."""
 
 from __future__ import annotations
 
@@ -7,17 +7,210 @@ import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import MISSING, asdict, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-from zoo_core.contract.card import Card
-from zoo_core.contract.records import card_in_line, scan_cards
+from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import CatalogError, ZooWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from importlib.resources.abc import Traversable
     from pathlib import Path
+
+
+def scan_cards(path: Path | Traversable) -> tuple[list[Card], list[CatalogError]]:
+    """The cards in a file, and what is wrong with the other lines: each problem names file, line and reason.
+
+    Raises:
+        CatalogError: The file cannot be read at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path} cannot be read", cause=str(error), file=str(path), line=0) from error
+    cards, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                cards.append(card_in_line(line, path, number))
+            except CatalogError as problem:
+                problems.append(problem)
+    return cards, problems
+
+
+def card_in_line(line: str | bytes, path: Path | Traversable, number: int) -> Card:
+    """The card in one line of a file.
+
+    Raises:
+        CatalogError: It is not one; the message names file, line and reason.
+    """
+    try:
+        return card_from_record(json.loads(line))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        msg = f"{path}, line {number}: not a card"
+        raise CatalogError(msg, cause=str(error), file=str(path), line=number) from error
+
+
+def write_cards(path: Path, cards: Iterable[Card]) -> None:
+    """Write cards to a file, one a line; what equals its default is left out.
+
+    Args:
+        path: The file to write.
+        cards: What to write, in this order.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "catalog.jsonl")
+        >>> write_cards(file, [Card(family="acme", name="net", build="acme:net")])
+        >>> print(file.read_text(), end="")
+        {"family": "acme", "name": "net", "build": "acme:net"}
+    """
+    lines = (json.dumps(card_to_record(card), ensure_ascii=False) for card in cards)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def card_to_record(card: Card) -> dict[str, Any]:
+    """A card as plain data for JSON; fields that equal their defaults are left out."""
+    return _without_defaults(card)
+
+
+def card_from_record(record: dict[str, Any]) -> Card:
+    """The card that :func:`card_to_record` turned into plain data.
+
+    Raises:
+        TypeError: A field is missing or unknown.
+        ValueError: A value is impossible.
+    """
+    _require_types(record, _CARD_TYPES)
+    weights = tuple(_weights(item) for item in record.get("weights", ()))
+    values = {**record, "weights": weights}
+    if "input_size" in record:
+        values["input_size"] = tuple(record["input_size"])
+    return Card(**values)
+
+
+_CARD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "family": str,
+    "name": str,
+    "build": str,
+    "task": str,
+    "num_classes": int,
+    "options": dict,
+    "weights": list,
+    "default": (str, type(None)),
+    "parameters": (int, type(None)),
+    "needs_values": str,
+}
+_WEIGHTS_TYPES: dict[str, type | tuple[type, ...]] = {
+    "tag": str,
+    "urls": list,
+    "sha256": str,
+    "digests": dict,
+    "size": (int, type(None)),
+    "num_classes": int,
+    "categories": (str, list),
+    "preprocessing": dict,
+    "licenses": dict,
+    "metrics": dict,
+    "options": dict,
+    "convert": (str, type(None)),
+    "whole": bool,
+    "ignore": list,
+    "absent": list,
+    "docs": (str, type(None)),
+    "outputs": dict,
+}
+_PREPROCESSING_TYPES: dict[str, type | tuple[type, ...]] = {
+    "crop": (list, type(None)),
+    "resize": list,
+    "fit": str,
+    "interpolation": str,
+    "mean": list,
+    "std": list,
+    "value_range": (int, float),
+    "channel_order": str,
+    "antialias": bool,
+}
+
+
+def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
+    """Refuse what JSON can say and a field cannot mean: a text for a list would be taken letter by letter."""
+    for name, value in record.items():
+        wanted = types.get(name, object)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted not in (bool, object)):
+            msg = f"{name} cannot be {value!r:.60}"
+            raise TypeError(msg)
+
+
+def _weights(record: dict[str, Any]) -> Weights:
+    _require_types(record, _WEIGHTS_TYPES)
+    if not all(isinstance(url, str) for url in record.get("urls", ())):
+        msg = "urls must be texts"
+        raise TypeError(msg)
+    values = _tuples(record)
+    if "preprocessing" in record:
+        values["preprocessing"] = _preprocessing(record["preprocessing"])
+    if "licenses" in record:
+        values["licenses"] = Licenses(**record["licenses"])
+    if "outputs" in record:
+        values["outputs"] = {device: _numbers(device, numbers) for device, numbers in record["outputs"].items()}
+    return Weights(**values)
+
+
+def _numbers(name: str, numbers: object) -> tuple[float, ...]:
+    if not isinstance(numbers, list) or not all(isinstance(each, int | float) for each in numbers):
+        msg = f"{name} must be a list of numbers"
+        raise TypeError(msg)
+    return tuple(numbers)
+
+
+def _preprocessing(record: dict[str, Any]) -> Preprocessing:
+    _require_types(record, _PREPROCESSING_TYPES)
+    for name in ("crop", "resize", "mean", "std"):
+        if not all(isinstance(each, int | float) for each in record.get(name) or ()):
+            msg = f"{name} must be numbers"
+            raise TypeError(msg)
+    return Preprocessing(**_tuples(record))
+
+
+def preprocessing_to_record(preprocessing: Preprocessing | None) -> dict[str, Any]:
+    """A preprocessing as plain data, all of it, for people and programs to read; nothing for None."""
+    record = asdict(preprocessing) if preprocessing else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+
+def preprocessing_from_record(record: dict[str, Any]) -> Preprocessing | None:
+    """What :func:`preprocessing_to_record` turned into plain data.
+
+    Raises:
+        TypeError: A field is unknown, or of another type.
+        ValueError: A value is impossible.
+    """
+    return _preprocessing(record) if record else None
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has only lists; our records hold tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
+def _without_defaults(item: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our dataclasses
+    kept: dict[str, Any] = {}
+    for spec in fields(item):
+        value = getattr(item, spec.name)
+        default = spec.default_factory() if spec.default_factory is not MISSING else spec.default
+        if value == default:
+            continue
+        if isinstance(item, Card) and spec.name == "weights":
+            kept[spec.name] = [_without_defaults(weights) for weights in value]
+        elif isinstance(value, Preprocessing | Licenses):
+            kept[spec.name] = _without_defaults(value)
+        else:
+            kept[spec.name] = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return kept
+
 
 _HEAD = r'\{"family": "([^"\\]*)", "name": "([^"\\]*)", "build": "[^"\\]*"(?:, "task": "([^"\\]*)")?[,}]'
 """How each line begins that ``write_cards`` wrote."""

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.embedding.embeddings import Embeddings
+from zoo_core.embedding.embeddings import Embeddings, Row
 from zoo_core.embedding.fingerprint import digest_of_module
 from zoo_core.errors import ImageError, ZooWarning
 from zoo_core.images.loading import Loaded, in_batches, load_images
-from zoo_core.images.read import read
-from zoo_core.images.sources import Source, sources_of
+from zoo_core.images.read import Source, read, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.features.vectors import Vectors
@@ -25,20 +24,9 @@ from zoo_core.utils.eval_mode import inferring
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
 _NAMED_AT_MOST = 3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image: its name, vector, label and size; or the reason why it has none."""
-
-    name: str
-    vector: Tensor | None
-    label: str = ""
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
 
 
 @strict_arguments
@@ -88,7 +76,7 @@ def embed(
         open_model(model, weights=weights, device=device), size=size, batch_size=batch_size, num_workers=num_workers
     )
     if out is not None:
-        from zoo_core.embedding.parquet import read_embeddings, resume
+        from zoo_core.embedding.embeddings import read_embeddings, resume
 
         failed = dict(resume(Path(out), embedder, labelled_sources(images)))
         result = read_embeddings(Path(out), model=embedder.model, failed=failed)

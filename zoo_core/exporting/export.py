@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.contract.records import preprocessing_to_record
+from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.exporting.formats import FORMATS
 from zoo_core.exporting.named_outputs import NamedOutputs, names_in

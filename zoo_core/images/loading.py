@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.images.read import ReadImage
-    from zoo_core.images.sources import Source
+    from zoo_core.images.read import ReadImage, Source
 
 _MOST_WORKERS = 8
 _LONGEST = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card import Preprocessing
-from zoo_core.contract.records import preprocessing_from_record, preprocessing_to_record
+from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.example import example_input

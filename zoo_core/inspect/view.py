@@ -12,8 +12,7 @@ import torch
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.images.numbers import numbers_of
-from zoo_core.images.read import read
-from zoo_core.images.sources import sources_of
+from zoo_core.images.read import read, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.opened import require_values
 from zoo_core.surgery.example import channels_told

@@ -12,9 +12,8 @@ from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.surgery.metadata import knowledge_of
 from zoo_core.weights.artefact import obtain
-from zoo_core.weights.cache.entry import Entry
 from zoo_core.weights.cache.refs import read_ref
-from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.transport.urls import needs_network
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_core.contract.card import Weights
-    from zoo_core.recipe.limit import Limit
+    from zoo_core.recipe.rebuild import Limit
     from zoo_core.recipe.record import Recipe
     from zoo_core.weights import Artefact
 

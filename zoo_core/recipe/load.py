@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.build.place import place
-from zoo_core.contract.records import preprocessing_from_record
+from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.base import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
-from zoo_core.recipe.limit import Limit
 from zoo_core.recipe.plain import holds_custom
-from zoo_core.recipe.rebuild import card_of, rebuild
+from zoo_core.recipe.rebuild import Limit, card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of, unwrap

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from zoo_core.contract.records import preprocessing_from_record
+from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo

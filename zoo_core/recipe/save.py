@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import distributed, nn
 
-from zoo_core.contract.records import preprocessing_to_record
+from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.numbers import fitting, with_preprocessing
 from zoo_core.recipe import state

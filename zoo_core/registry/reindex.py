@@ -16,8 +16,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoo_core.contract.card_file import CardFile
-from zoo_core.contract.records import write_cards
+from zoo_core.contract.card_file import CardFile, write_cards
 from zoo_core.errors import ZooWarning
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
-from zoo_core.surgery.gone import copies_of, cut_of
-from zoo_core.surgery.metadata import anatomy_of, is_unproven, no_head, unwrap
+from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, is_unproven, no_head, unwrap
 from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from zoo_core.tracing.recording import Ref, plain_fields
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoo_core.tracing.dataflow import Dataflow
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Op
+    from zoo_core.tracing.recording import Dataflow, Op
 
 
 _KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d"]], ...] = (

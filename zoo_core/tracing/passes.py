@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.tracing.dataflow import Dataflow
 from zoo_core.tracing.program import arguments, run
-from zoo_core.tracing.recording import record
+from zoo_core.tracing.recording import Dataflow, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

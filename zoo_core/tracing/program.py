@@ -1,22 +1,27 @@
-"""A piece of a forward pass as it was recorded: modules and functions, run again on a model with the same parts."""
+"""A piece of a forward pass as it was recorded, between two tensors, run again on a model with the same parts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn import functional
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
 
+from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.forward import Variant, restore_forward, variant
 from zoo_core.surgery.features.split import replaced
+from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import nn
+
+    from zoo_core.tracing.recording import Call, Dataflow, Op
 
 
 @dataclass(frozen=True)
@@ -251,3 +256,212 @@ def _ending(module: nn.Module) -> nn.Module:
     twin: nn.Module = object.__new__(variant(type(module), _Ending, ()))
     object.__setattr__(twin, "__dict__", module.__dict__)
     return twin
+
+
+class Untraceable(Exception):
+    """Why a piece of the forward pass cannot be written down as steps."""
+
+
+def piece(
+    flows: Sequence[Dataflow], starts: Sequence[list[int]], ends: Sequence[Any], expand: Collection[str] = ()
+) -> Chain | Program:
+    """The steps from some tensors to others, the same in every recorded pass.
+
+    Args:
+        flows: The passes: on batches of several sizes, and in train mode too.
+        starts: For each, the tensors to begin with.
+        ends: For each, what comes out: a nest of tensors.
+        expand: Paths of modules whose parts are steps of their own.
+
+    Returns:
+        A Chain where each step takes just what the step before it gives.
+
+    Raises:
+        Untraceable: The passes differ, or something else than these tensors goes in.
+    """
+    raw = [
+        _numbered(_steps(flow, start, end, expand), start, end)
+        for flow, start, end in zip(flows, starts, ends, strict=True)
+    ]
+    shapes = [numbers for _, _, numbers in raw]
+    sizes = [
+        {number: flow.recording.shapes[value] for value, number in numbers.items()}
+        for flow, numbers in zip(flows, shapes, strict=True)
+    ]
+    steps: list[Step] = []
+    for each in _aligned([steps for steps, _, _ in raw]):
+        if len({repr(step.run) for step in each}) > 1:
+            raise Untraceable(f"{each[0].run} runs in one pass and {each[-1].run} in another")
+        known = {value.number for step in steps for value in tree_iter(step.output) if isinstance(value, Value)}
+        known |= {*range(len(starts[0]))}
+        args, kwargs = _merged([(step.args, step.kwargs) for step in each], sizes, known)
+        steps.append(Step(each[0].run, args, kwargs, each[0].output))
+    program = Program(tuple(steps), raw[0][1], several=len(starts[0]) if len(starts[0]) > 1 else 0)
+    return _as_chain(program, sizes) or program
+
+
+def _aligned(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
+    if len({len(steps) for steps in passes}) > 1:
+        raise Untraceable("train and eval mode, or batches of other sizes, run different steps")
+    return list(zip(*passes, strict=True))
+
+
+def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) -> list[Step]:  # noqa: ANN401 - a nest
+    recording = flow.recording
+    ends = [each.value for each in tree_iter(end) if isinstance(each, Ref)]
+    needed = flow.ancestors(ends, stop=start)
+    foreign = {value for number in needed for value in recording.ops[number].inputs if value in recording.inputs}
+    if foreign - {*start}:
+        raise Untraceable("more goes in than one tensor: the input itself is used again later")
+    last_use: dict[int, int] = dict.fromkeys(ends, len(recording.ops))
+    for number in sorted(needed):
+        for value in recording.ops[number].inputs:
+            last_use[value] = max(number, last_use.get(value, -1))
+
+    def visit(call: Call) -> Iterator[Step]:
+        for child in call.children:
+            if isinstance(child, int):
+                if child in needed:
+                    yield _of_op(recording.ops[child])
+            elif needed.isdisjoint(range(child.start, child.end)):
+                continue
+            elif child.path not in expand and _is_whole(flow, child, needed, start, last_use):
+                yield Step(child.path, child.args, child.kwargs, child.output)
+            else:
+                yield from visit(child)
+
+    return [*visit(recording.root)]
+
+
+def _of_op(op: Op) -> Step:
+    if op.function is None:
+        raise Untraceable(f"what {op.modules[-1] or 'the model'} computes is hidden from torch")
+    name = getattr(op.function, "__name__", "")
+    local = "<locals>" in getattr(op.function, "__qualname__", "")
+    if local and not hasattr(functional, name):
+        raise Untraceable(f"{name or 'a function'} was made inside another function")
+    return Step(Functional(name) if local else op.function, op.args, op.kwargs, op.output)
+
+
+def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], last_use: dict[int, int]) -> bool:
+    """Whether this call is one step: it takes what is there by then, and all that is used of it comes out of it."""
+    recording = flow.recording
+    inside = range(call.start, call.end)
+    if any(recording.producer.get(value, -1) in inside for value in start):
+        return False
+    records = [*tree_iter((call.args, call.kwargs))]
+    taken = [each.value for each in records if isinstance(each, Ref)]
+    if any(isinstance(each, Unknown) for each in records):
+        return False
+    if any(value not in start and recording.producer.get(value, -1) not in needed for value in taken):
+        return False
+    made = {value for number in inside for value in recording.ops[number].outputs}
+    return {value for value in made if last_use.get(value, -1) >= call.end} <= {*call.outputs}
+
+
+def _numbered(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:  # noqa: ANN401 - a nest
+    """The steps with tensors numbered from 0 on, what comes out, and the numbers."""
+    numbers = {value: index for index, value in enumerate(start)}
+    for step in steps:
+        for each in tree_iter(step.output):
+            if isinstance(each, Ref):
+                numbers.setdefault(each.value, len(numbers))
+
+    def change(each: object) -> object:
+        if isinstance(each, Ref):
+            if each.value not in numbers:
+                raise Untraceable("it needs a tensor from before its start")
+            return Value(numbers[each.value])
+        if isinstance(each, Unknown | torch.device):
+            raise Untraceable(f"it is given {each.kind if isinstance(each, Unknown) else 'a device'}")
+        return Own(each.name) if isinstance(each, Parameter) else each
+
+    def change_made(each: object) -> object:
+        return Value(numbers[each.value]) if isinstance(each, Ref) else None
+
+    changed = [
+        Step(step.run, tree_map(change, step.args), tree_map(change, step.kwargs), tree_map(change_made, step.output))
+        for step in steps
+    ]
+    return changed, tree_map(change, end), numbers
+
+
+def _merged(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - nests
+    """One nest of arguments that stands for those of every pass."""
+    leaves = [tree_flatten(nest) for nest in nests]
+    if any(spec != leaves[0][1] for _, spec in leaves):
+        raise Untraceable("its arguments differ from pass to pass")
+    merged = [_one(list(values), sizes, known) for values in zip(*(each for each, _ in leaves), strict=True)]
+    return tree_unflatten(merged, leaves[0][1])
+
+
+def _one(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - a leaf
+    if all(value == values[0] and type(value) is type(values[0]) for value in values):
+        return values[0]
+    if all(isinstance(value, bool) for value in values):
+        return Training()  # the passes differ in their mode, in what else could a flag
+    if all(type(value) is int for value in values):
+        for number in sorted(known):
+            shapes = [size[number] for size in sizes]
+            if len({len(shape) for shape in shapes}) == 1 and (result := _as_size(values, shapes, number)):
+                return result
+    raise Untraceable(f"it is given {values[0]} once and {values[-1]} another time")
+
+
+def _as_size(values: list[int], shapes: list[tuple[int, ...]], number: int) -> Size | None:
+    axes = range(len(shapes[0]))
+    for chosen in [(axis,) for axis in axes] + [(a, b) for a in axes for b in axes if a < b]:
+        made = []
+        for shape in shapes:
+            size = 1
+            for axis in chosen:
+                size *= shape[axis]
+            made.append(size)
+        if all(each and not value % each for value, each in zip(values, made, strict=True)):
+            times = {value // each for value, each in zip(values, made, strict=True)}
+            if len(times) == 1:
+                return Size(number, chosen, times.pop())
+    return None
+
+
+def _as_chain(program: Program, sizes: list[dict[int, tuple[int, ...]]]) -> Chain | None:
+    """The same as a Chain; None where a step takes more than what the step before it gives."""
+    if program.several:
+        return None
+    steps: list[Any] = []
+    last = 0
+    for step in program.steps:
+        records = [*tree_iter((step.args, step.kwargs))]
+        if {each.number for each in records if isinstance(each, Value)} != {last}:
+            return None
+        if any(isinstance(each, Own | Training) or (isinstance(each, Size) and each.value != last) for each in records):
+            return None
+        if not isinstance(step.output, Value):
+            return None
+        if isinstance(step.run, str):
+            if len(step.args) != 1 or step.kwargs:
+                return None
+            steps.append(step.run)
+        elif all(_flattens(size[last], size[step.output.number]) for size in sizes) and _reshapes(step):
+            steps.append(flatten)
+        else:
+            steps.append(Apply(_from_zero(step)))
+        last = step.output.number
+    return Chain(*steps) if program.output == Value(last) else None
+
+
+def _reshapes(step: Step) -> bool:
+    return getattr(step.run, "__name__", "") in {"flatten", "view", "reshape", "squeeze"}
+
+
+def _flattens(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    return len(after) == 2 and len(before) > 2 and before[0] == after[0]  # noqa: PLR2004 - N, C
+
+
+def _from_zero(step: Step) -> Step:
+    def change(each: object) -> object:
+        if isinstance(each, Value):
+            return Value(0)
+        return Size(0, each.axes, each.times) if isinstance(each, Size) else each
+
+    return Step(step.run, tree_map(change, step.args), tree_map(change, step.kwargs), Value(0))

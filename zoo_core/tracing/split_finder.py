@@ -12,18 +12,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.features.split import Backbone
 from zoo_core.tracing.passes import batch_of, output_of, with_the_same_tensors
-from zoo_core.tracing.pieces import Untraceable, piece
-from zoo_core.tracing.program import Item, RunTo
+from zoo_core.tracing.program import Item, RunTo, Untraceable, piece
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.tracing.dataflow import Dataflow
     from zoo_core.tracing.heads import Layers
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Call
+    from zoo_core.tracing.recording import Call, Dataflow
     from zoo_core.tracing.stage_finder import Grid
 
     Piece = Callable[[Any, Any], Any]

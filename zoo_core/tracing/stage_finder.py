@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.tracing.dataflow import Dataflow
-    from zoo_core.tracing.recording import Call
+    from zoo_core.tracing.recording import Call, Dataflow
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 

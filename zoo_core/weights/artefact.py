@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, cast
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
-from zoo_core.weights.cache.entry import Entry
-from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock
-from zoo_core.weights.trust.pins import known_bytes
-from zoo_core.weights.trust.rules import Trust, checked_trust
+from zoo_core.weights.trust.rules import Trust, checked_trust, known_bytes
 
 if TYPE_CHECKING:
     import os

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.contract.card import Weights
-    from zoo_core.weights.cache.entry import Entry
+    from zoo_core.weights.cache.store import Entry
     from zoo_core.weights.request import Request
 
 Attempts = list[tuple[str, str]]

@@ -20,7 +20,7 @@ from zoo_torchvision.catalog import cards
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError
-from zoo_core.surgery.packed import is_packed, load_packed, packed_state_in
+from zoo_core.surgery.loading import is_packed, load_packed, packed_state_in
 
 CARDS = {card.name: card for card in cards() if card.name.startswith("quantized_")}
 ENTRIES = [(name, tag) for name, card in CARDS.items() for tag in card.tags]

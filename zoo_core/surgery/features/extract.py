@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
 from zoo_core.surgery.features.split import Absent, replaced, twin_of
-from zoo_core.surgery.gone import copies_of, cut_of
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.features.split import replaced
-from zoo_core.surgery.head.hidden_layers import between, without_hidden
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
     check_names,
@@ -24,7 +23,7 @@ from zoo_core.surgery.head.multi_head import (
     one_head,
 )
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
-from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted, made_for
+from zoo_core.surgery.head.sites import HeadLike, between, count_scores, evaluating, fitted, made_for, without_hidden
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute

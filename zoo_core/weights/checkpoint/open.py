@@ -2,16 +2,199 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from zoo_core.utils.paths import expand
+from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
-from zoo_core.weights.formats.outline import outline_of
+from zoo_core.weights.formats.outline import outline_of, require_small_directory
+from zoo_core.weights.formats.plain import read_plain
+from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
+from zoo_core.weights.formats.read import read_state_dict
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+
+INDEX = ".index.json"
+"""How the name of an index ends, which says which shard each tensor is in."""
+METADATA = ".metadata"
+"""The name of the index of a folder of torch.distributed.checkpoint."""
+_USUAL = (
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin"),
+    *("model.pt", "pytorch_model.pt", "mp_rank_00_model_states.pt", METADATA),
+)
+"""Files of weights in the folders of Hugging Face's Trainer, accelerate, DeepSpeed and torch, the likeliest first."""
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz")
+_LATEST = "latest"
+_LONGEST_NAME = 255
+_LARGEST = 64 << 20
+"""Bytes of the largest index."""
+
+
+def file_in(path: Path) -> Path:
+    """The file of weights that a folder is about; any other path is itself.
+
+    Args:
+        path: Of a file or a folder.
+
+    Raises:
+        Unreadable: The folder has none, or several.
+    """
+    if not is_folder(path):
+        return path
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read", got=error.strerror or str(error), path=path) from error
+    for name in _USUAL:
+        if (path / name).is_file():
+            return path / name
+    if latest := _latest(path):
+        return file_in(latest)
+    every = [each for each in inside if each.is_file() and each.name.endswith((*_WEIGHTS, INDEX))]
+    indexes = [each for each in every if each.name.endswith(INDEX)]
+    one = indexes or every
+    if len(one) == 1:
+        return one[0]
+    raise Unreadable(
+        f"{path} is a folder with {'several files' if one else 'no file'} of weights",
+        expected=f"one file, or one of {', '.join(_USUAL[:4])}",
+        got=", ".join(each.name for each in one[:6]) or None,
+        cause=_zero_cause(path),
+        hint="give the path of one of them" if one else _next_step(path, inside),
+        path=path,
+    )
+
+
+def _latest(path: Path) -> Path | None:
+    """The folder of the last step, as DeepSpeed names it in a file of one line."""
+    try:
+        with (path / _LATEST).open(encoding="utf-8") as opened:
+            name = opened.read(_LONGEST_NAME).strip()
+    except (OSError, ValueError):
+        return None
+    is_plain = name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
+    return path / name if is_plain and is_folder(path / name) and not (path / name / _LATEST).exists() else None
+
+
+def _next_step(path: Path, inside: list[Path]) -> str:
+    """What to give instead of a folder with no file of weights."""
+    if (path / "saved_model.pb").exists():
+        return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
+    folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
+    return f"give the path of one of its folders: {', '.join(folders[-4:])}" if folders else "give the path of the file"
+
+
+def _zero_cause(path: Path) -> str | None:
+    """Whether it is a folder of DeepSpeed's ZeRO, which has to be put together first."""
+    is_zero = (path / "zero_to_fp32.py").exists() or any(path.glob("*zero_pp_rank*"))
+    return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that an index names.
+
+    Args:
+        index: A ``*.index.json``, beside its shards.
+
+    Raises:
+        Unreadable: The index is malformed, a shard is missing, or a shard lacks a tensor.
+    """
+    try:
+        require(index.stat().st_size <= _LARGEST)
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        require(isinstance(places, dict) and all(isinstance(each, str) for each in places.values()))
+        names = sorted({*places.values()})
+        require(all(Path(name).name == name for name in names))
+    except (OSError, ValueError, KeyError, TypeError, NotPlain, RecursionError) as error:
+        raise Unreadable(f"{index} is no index of shards", got=str(error) or None, path=index) from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise Unreadable(
+            f"{index} names {len(names)} shards, and {len(missing)} of them are not there",
+            got=", ".join(missing[:4]),
+            hint="copy the whole folder",
+            path=index,
+        )
+    shards = [read_state_dict(index.parent / name) for name in names]
+    result = {name: tensor for shard in shards for name, tensor in shard.items()}
+    if absent := sorted({*places} - {*result}):
+        raise Unreadable(f"the shards of {index} lack {len(absent)} tensors", got=", ".join(absent[:4]), path=index)
+    return result
+
+
+def read_distributed(metadata: Path) -> dict[str, Tensor]:
+    """The tensors of a folder that ``torch.distributed.checkpoint`` wrote, each put together from its chunks.
+
+    Args:
+        metadata: The ``.metadata`` in it.
+
+    Raises:
+        Unreadable: It is broken, or a chunk is missing.
+    """
+    try:
+        require(metadata.stat().st_size <= _LARGEST)
+        data = metadata.read_bytes()
+        content = Unpickler(data, calls=CALLS, constants=CONSTANTS, budget=len(data)).load()
+        return dict(_tensors(content, metadata.parent))
+    except Exception as error:  # a broken file can make the reader raise anything
+        raise Unreadable(
+            f"{metadata.parent} is a broken folder of torch.distributed.checkpoint",
+            got=f"{type(error).__name__}: {error!s:.200}",
+            done="nothing in it was run",
+            hint="copy the whole folder again",
+            path=metadata.parent,
+        ) from error
+
+
+def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 - as it was read
+    import torch
+
+    sizes = {name: each.state for name, each in content.state["state_dict_metadata"].items()}
+    chunks: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {}
+    for place, info in content.state["storage_data"].items():
+        require(type(place) is Foreign and type(info) is Foreign)
+        chunks.setdefault(place.state["fqn"], []).append((place.state.get("offset"), info.state))
+    for name, parts in chunks.items():
+        if not isinstance(sizes[name], dict) or "size" not in sizes[name]:
+            continue  # bytes of some object, and no tensor
+        read = [(offset or (), _chunk(folder, info)) for offset, info in parts]
+        if len(read) == 1:
+            yield name, read[0][1]
+            continue
+        size = tuple(sizes[name]["size"])
+        require(sum(part.numel() for _, part in read) == torch.Size(size).numel())
+        whole = torch.empty(size, dtype=read[0][1].dtype, device="cpu")
+        for offset, part in read:
+            whole[tuple(slice(at, at + length) for at, length in zip(offset, part.shape, strict=True))] = part
+        yield name, whole
+
+
+def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
+    """One chunk: a file of ``torch.save`` within a larger one."""
+    name, offset, length = info["relative_path"], info["offset"], info["length"]
+    require(Path(name).name == name and isinstance(offset, int) and isinstance(length, int))
+    source = folder / name
+    require(offset >= 0 and length >= 0 and offset + length <= source.stat().st_size)
+    with tempfile.TemporaryDirectory() as scratch, source.open("rb") as opened:
+        part = Path(scratch, "chunk.pt")
+        opened.seek(offset)
+        part.write_bytes(opened.read(length))
+        require_small_directory(part)
+        with zipfile.ZipFile(part) as archive:
+            tensor: Any = read_plain(part, archive)[0]
+        result: Tensor = tensor.clone()
+        return result
 
 
 @dataclass(frozen=True)
@@ -40,8 +223,6 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         Unreadable: It cannot be read, or holds no tensors by name.
     """
-    from zoo_core.weights.checkpoint.folder import file_in
-
     file = file_in(expand(path))
     content, mapped = _content(file)
     result = candidates(content)
@@ -64,7 +245,6 @@ def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _content(file: Path) -> tuple[object, bool]:
     """What it holds, and whether tensors are mapped from it."""
-    from zoo_core.weights.checkpoint.folder import INDEX, METADATA, read_distributed, read_shards
     from zoo_core.weights.formats.read import read_whole
 
     if file.name.endswith(INDEX):

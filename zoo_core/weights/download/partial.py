@@ -17,7 +17,7 @@ from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.download.background import Background
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
-from zoo_core.weights.download.ownership import (
+from zoo_core.weights.download.lock import (
     FLAGS,
     ORIGIN,
     claim,

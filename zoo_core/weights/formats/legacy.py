@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, require_modest
-from zoo_core.weights.formats.storages import Storage, StorageId, dtype_of, is_count, storage_id
+from zoo_core.weights.formats.rebuild import (
+    CALLS,
+    CONSTANTS,
+    Storage,
+    StorageId,
+    dtype_of,
+    is_count,
+    require_modest,
+    storage_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,7 @@ import torch
 
 from zoo_core.utils.paths import in_utf8
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
-from zoo_core.weights.formats.storages import Storage, storage_id
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, Storage, storage_id
 
 if TYPE_CHECKING:
     import zipfile

@@ -13,7 +13,7 @@ from zoo_core.weights.transport.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_BLOCK = 1 << 20
+_REMOTE_BLOCK = 1 << 20
 
 
 class RemoteSource:
@@ -58,7 +58,7 @@ class RemoteSource:
             with self._files.open(self._path, "rb", cache_type="readahead") as file:
                 total = file.seek(0, 2)
                 start = file.seek(min(offset, total))
-                yield Reply(start, total, "", iter(lambda: file.read(_BLOCK), b""))
+                yield Reply(start, total, "", iter(lambda: file.read(_REMOTE_BLOCK), b""))
         except (FileNotFoundError, PermissionError) as error:
             raise Permanent(str(error) or type(error).__name__) from error
         except (Failure, ZooError):
