@@ -9,17 +9,13 @@ holds a copy of its own of more than one whole stage, and surgery, which needs a
 from __future__ import annotations
 
 import sys
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.split import twin_of
 from zoo_core.surgery.metadata import unwrap
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,19 +50,6 @@ def in_shards(model: nn.Module) -> nn.Module:
 def _fsdp_modules(model: nn.Module) -> list[Any]:
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return [each for each in model.modules() if isinstance(each, fsdp.FSDPModule)] if fsdp else []
-
-
-def before_sharding(verb: Callable[P, R]) -> Callable[P, R]:
-    """Make a verb that puts new tensors into a model refuse one that is sharded."""
-
-    @wraps(verb)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        model = args[0] if args else kwargs.get("model", kwargs.get("module"))
-        if isinstance(model, nn.Module):
-            refuse_sharded(model, verb.__name__)
-        return verb(*args, **kwargs)
-
-    return checked
 
 
 def refuse_sharded(model: nn.Module, verb: str) -> None:

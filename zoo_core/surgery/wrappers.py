@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from torch import distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -12,10 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from zoo_core.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-P = ParamSpec("P")
-R = TypeVar("R")
+    from collections.abc import Iterator
 
 
 @contextmanager
@@ -32,17 +28,6 @@ def renewing(model: object, verb: str) -> Iterator[None]:
     yield
     for wrapper in wrappers:
         _renew(wrapper)
-
-
-def renews_ddp(verb: Callable[P, R]) -> Callable[P, R]:
-    """:func:`renewing` for the whole of a verb, whose first argument is the model."""
-
-    @wraps(verb)
-    def renewed(*args: P.args, **kwargs: P.kwargs) -> R:
-        with renewing(args[0] if args else kwargs.get("model", kwargs.get("module")), verb.__name__):
-            return verb(*args, **kwargs)
-
-    return renewed
 
 
 def _ddps(model: object) -> Iterator[DistributedDataParallel]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
@@ -19,10 +20,7 @@ from zoo_core.surgery.features.split import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output import behind, paths_of, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
-from zoo_core.surgery.hold import held_paths
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
-from zoo_core.surgery.sharded import before_sharding
-from zoo_core.surgery.wrappers import renews_ddp
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import seeded
 
@@ -58,8 +56,6 @@ class Branch(nn.Module):
 
 
 @strict_arguments
-@before_sharding
-@renews_ddp
 def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | None = None) -> Model:
     """Split the end of ``model`` into branches that share the trunk: each owns the stages from ``at`` on, and a head.
 
@@ -94,33 +90,30 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         {'colour': (2, 3), 'shape': (2, 5)}
     """
     check_names(heads)
-    kept = stage_index(model, at)
-    refuse_auxiliary(model, "branch")
-    bare, known, main = unwrap(model), knowledge_of(model), _main(model)
-    check_unbranched(known, main.path)
-    x = example_input(bare)
-    run, stages = front(bare, kept), tail(bare, kept, x)
-    width = _width(bare, kept, run, x, at)
-    after = one_head(known.anatomy)
-    with seeded(seed, bare):
-        new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
-    counts = [_scores(head, main) for head in new.values()]
-    branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
-    site = replace(main, in_features=width, num_classes=sum(counts), kind="conv")
-    anatomy = replace(
-        known.anatomy,
-        heads=(site,),
-        stages=known.anatomy.stages[:kept],
-        features=run,
-        pool=None,
-        classify=None,
-        scores=None,
-    )
-    _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
-    tensors = _outcomes(bare, main.path, known.receipt.tensors)
-    receipt = replace(known.receipt, tensors=tensors)
-    attach(bare, replace(known, anatomy=anatomy, held=held_paths(bare), receipt=receipt))
-    record_edit(bare, "branch", at=at, heads=heads)
+    with editing(model, "branch", record={"at": at, "heads": heads}) as edit:
+        bare, known, main = edit.model, knowledge_of(model), _main(model)
+        kept = stage_index(model, at)
+        refuse_auxiliary(model, "branch")
+        check_unbranched(known, main.path)
+        x = example_input(bare)
+        run, stages = front(bare, kept), tail(bare, kept, x)
+        width = _width(bare, kept, run, x, at)
+        after = one_head(known.anatomy)
+        with seeded(seed, bare):
+            new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
+        counts = [_scores(head, main) for head in new.values()]
+        branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
+        edit.anatomy = anatomy = replace(
+            known.anatomy,
+            heads=(replace(main, in_features=width, num_classes=sum(counts), kind="conv"),),
+            stages=known.anatomy.stages[:kept],
+            features=run,
+            pool=None,
+            classify=None,
+            scores=None,
+        )
+        _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
+        edit.outcomes |= _outcomes(bare, main.path, known.receipt.tensors)
     return model
 
 
@@ -178,10 +171,10 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
 
 
 def _outcomes(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """What happened to every tensor: that of a branch is a copy of one that was there, or belongs to its new head."""
+    """What happened to the tensors of the branches: each is a copy of one that was there, or of a new head."""
     result: dict[str, Outcome] = {}
     for name in model.state_dict():
-        own = name.removeprefix(f"{site}.").partition(".body.")[2] if name.startswith(f"{site}.") else name
-        new = own.startswith(f"{site}.")
-        result[name] = "initialised" if new else before.get(own, "loaded")
+        if name.startswith(f"{site}."):
+            own = name.removeprefix(f"{site}.").partition(".body.")[2]
+            result[name] = "initialised" if own.startswith(f"{site}.") else before.get(own, "loaded")
     return result
