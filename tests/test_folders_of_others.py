@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,14 @@ from rich.table import Table
 from zoo_core.cli.console import terminal
 from zoo_core.cli.group import zoo as group
 from zoo_core.cli.lock import _renew
-from zoo_core.errors import LockError, WeightsError, ZooError, ZooWarning
+from zoo_core.errors import CacheError, LockError, WeightsError, ZooError, ZooWarning
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.private_files import believed, write_anew
-from zoo_core.weights.cache.care import leftovers, prune
-from zoo_core.weights.cache.store import Cache
+from zoo_core.weights import Cache, fetch, obtain
+from zoo_core.weights.cache.care import contents, leftovers, prune, remove
+from zoo_core.weights.cache.converted import Copy
+from zoo_core.weights.digest import Stamp
+from zoo_core.weights.download.lock import give_up, own_name
 from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
 
 NAMES = tuple(f"acme/net{number}@V1" for number in range(12))
@@ -28,6 +33,12 @@ def cache(tmp_path):
     cache = Cache(tmp_path / "cache")
     cache.make()
     return cache
+
+
+def glyphnet():
+    """A card whose weights are in a package, and these."""
+    card, tag = current_zoo().resolve("tiny/glyphnet")
+    return card, card.find(tag)
 
 
 @pytest.mark.parametrize("folder", ["objects", "converted", "features"])
@@ -42,6 +53,130 @@ def test_prune_removes_a_link_and_never_enters_it(folder, cache, tmp_path):
     prune(cache, unused_days=0)
     assert not link.is_symlink()
     assert (outside / "chapter.tex").exists()
+
+
+@pytest.mark.parametrize("at", ["objects", "refs", "refs/tiny", "arriving", "the digest"])
+def test_a_link_to_a_folder_anywhere_in_a_cache_is_refused(at, tmp_path):
+    cache, outside = Cache(), tmp_path / "outside"
+    outside.mkdir()
+    place = cache.root / at
+    if at == "the digest":
+        place = obtain(*glyphnet()).path.parent
+        place.rename(tmp_path / "moved")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(outside)
+    with pytest.raises(CacheError, match=f"{place} is a symbolic link"):
+        obtain(*glyphnet())
+    assert list(outside.iterdir()) == []
+    place.unlink()  # as the error says
+    assert obtain(*glyphnet()).path.is_file()
+
+
+def test_a_linked_tag_is_left_alone(tmp_path):
+    cache = Cache()
+    cache.root.mkdir()
+    (cache.root / "CACHEDIR.TAG").symlink_to(tmp_path / "outside")
+    obtain(*glyphnet())
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_stamp_makes_no_link_believed(tmp_path):
+    path = obtain(*glyphnet()).path
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    ref = Cache().ref_path("tiny", "glyphnet", "GLYPHS_V1")
+    lines = ref.read_text().splitlines()
+    ref.write_text("\n".join([*lines[:-1], f"stamp {Stamp.of(path)}", ""]))
+    with pytest.raises(CacheError, match="is a symbolic link"):
+        obtain(*glyphnet())
+
+
+@pytest.mark.parametrize("folder", ["converted", "own", "features", "hub"])
+def test_a_linked_folder_of_copies_is_neither_filled_nor_emptied(folder, tmp_path):
+    cache, outside = Cache(), tmp_path / "outside"
+    (outside / ("ab" * 32)).mkdir(parents=True)
+    (outside / ("ab" * 32) / "chapter.tex").write_text("text")
+    obtain(*glyphnet())
+    (cache.root / folder).symlink_to(outside)
+    if folder == "converted":
+        with pytest.warns(ZooWarning, match="symbolic link"):
+            assert Copy(cache, "ab" * 32).write({"weight": torch.zeros(9)}, "net") is False
+    prune(cache, unused_days=0)
+    remove(cache, contents(cache)[0])
+    assert sorted(path.name for path in outside.rglob("*")) == ["ab" * 32, "chapter.tex"]
+
+
+def test_a_folder_of_the_users_own_may_be_a_link(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "link"))
+    assert obtain(*glyphnet()).path.is_relative_to(tmp_path / "disk")
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert fetch((tmp_path / "net.pth").as_uri(), tmp_path / "link", sha256=digest).parent == tmp_path / "link"
+
+
+def test_a_linked_cache_that_was_only_found_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.delenv("ZOO_CACHE")
+    Cache(tmp_path / "another").make()
+    (tmp_path / "weights_cache").symlink_to(tmp_path / "another")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(ZooWarning, match=f"it is a symbolic link; ZOO_CACHE={tmp_path}/weights_cache"):
+        assert not Cache().root.is_relative_to(tmp_path / "another")
+
+
+def test_a_linked_lock_writes_no_file_of_another_kind(tmp_path):
+    (tmp_path / "zoo.lock").symlink_to(tmp_path / "autostart.desktop")
+    with pytest.raises(LockError, match="where there is no lock"):
+        write_lock(tmp_path / "zoo.lock", [])
+    assert not (tmp_path / "autostart.desktop").exists()
+
+
+def make_theirs(path, fault, elsewhere):
+    """Make a file one that is not ours: another user's, one with a second name, or a link."""
+    if fault == "another user":
+        if os.geteuid():
+            pytest.skip("only root can play another user")
+        os.chown(path, 65534, 65534)
+    elif fault == "a second name":
+        os.link(path, elsewhere)
+    else:
+        path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("part", ["", ".origin", ".at-2"])
+@pytest.mark.parametrize("fault", ["another user", "a second name", "a link"])
+def test_a_partial_that_is_not_ours_is_neither_continued_nor_removed(part, fault, tmp_path):
+    data = b"weights" * 100
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "net.pth").write_bytes(data)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    partial = folder / own_name(f"net-{digest[:16]}.pth")
+    partial.write_bytes(b"we")
+    give_up(partial)
+    partial = next(folder.iterdir())
+    theirs = partial.with_name(partial.name + part)
+    theirs.write_bytes(b"we")
+    make_theirs(theirs, fault, tmp_path / "elsewhere")
+    assert fetch((tmp_path / "net.pth").as_uri(), folder, sha256=digest).read_bytes() == data
+    assert theirs.read_bytes() == partial.read_bytes() == b"we"
+
+
+@pytest.mark.parametrize("fault", ["another user", "a second name", "a link"])
+def test_a_lock_that_is_not_ours_is_neither_waited_for_nor_removed(fault, tmp_path):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lock = folder / f".net-{digest[:16]}.pth.lock"
+    lock.write_text("years of work")
+    make_theirs(lock, fault, tmp_path / "elsewhere")
+    before = lock.lstat().st_mode
+    fetch((tmp_path / "net.pth").as_uri(), folder, sha256=digest)
+    assert lock.read_text() == "years of work"
+    assert lock.lstat().st_mode == before
 
 
 def test_a_text_is_written_in_the_place_of_a_link_and_not_through_it(tmp_path):

@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.loopback import cut, sha256, status
@@ -264,9 +263,9 @@ def test_permissions_follow_the_umask(url, tmp_path):
 def test_the_bytes_are_on_the_disk_before_the_name_is(server, url, tmp_path, monkeypatch):
     """The order of fsync and rename, watched through the system calls that Python makes."""
     calls = []
-    real_fsync, real_replace = os.fsync, Path.replace
+    real_fsync, real_replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (calls.append(Path(to).name), real_replace(self, to))[1])
+    monkeypatch.setattr(os, "replace", lambda *names, **at: (calls.append(names[1]), real_replace(*names, **at))[1])
     server.script(PATH, cut(100))
     fetch(url, tmp_path, sha256=DIGEST)
     assert calls.index("fsync") < calls.index(NAME)

@@ -3,13 +3,11 @@
 import os
 import shutil
 import socket
-import ssl
-import subprocess
 import threading
 import time
 
 import pytest
-from support.loopback import Server, sha256, status
+from support.loopback import certificate, secured, sha256, status
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
@@ -21,27 +19,10 @@ DIGEST = sha256(DATA)
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates of these tests")
 
 
-def certificate(folder, name, days="2"):
-    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(cert), "-days", days, "-subj", f"/CN={name}"]
-    command += ["-addext", f"subjectAltName=DNS:{name}"]
-    subprocess.run(command, check=True, capture_output=True)
-    return key, cert
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificates")
     return {name: certificate(folder, name) for name in ("localhost", "elsewhere.invalid")}
-
-
-def secured(key_and_cert):
-    server = Server()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(key_and_cert[1], key_and_cert[0])
-    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
-    return server
 
 
 @pytest.fixture
@@ -132,26 +113,6 @@ def test_a_handshake_that_never_ends_is_given_up(tmp_path):
         with pytest.raises(FetchError):
             fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _seconds: None))
         assert time.monotonic() - started < 10
-
-
-@pytest.mark.usefixtures("trusted")
-@pytest.mark.parametrize("connection", ["keep-alive", "close"])
-def test_a_slow_body_over_tls_is_hung_up_on(secure, tmp_path, connection):
-    def drip(handler, data):
-        handler.send_response(200)
-        handler.send_header("Connection", connection)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        for index in range(200):
-            handler.wfile.write(data[index : index + 1])
-            time.sleep(0.05)
-
-    secure.put("/net.pth", DATA)
-    secure.always["/net.pth"] = drip
-    started = time.monotonic()
-    with pytest.raises(FetchError, match="less than"):
-        fetch(https(secure, "/net.pth"), tmp_path, sha256=DIGEST, policy=Policy(timeout=0.25, sleep=lambda _s: None))
-    assert time.monotonic() - started < 10
 
 
 def test_the_authorities_of_ssl_cert_file_are_believed(secure, tmp_path, policy, monkeypatch, certificates):

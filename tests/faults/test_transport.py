@@ -231,32 +231,6 @@ def drip(handler, data):
         time.sleep(0.05)
 
 
-def drip_and_close(handler, data):
-    """The client's connection has given its socket away by the time the body is read."""
-    handler.send_response(200)
-    handler.send_header("Connection", "close")
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    for index in range(200):
-        handler.wfile.write(data[index : index + 1])
-        time.sleep(0.05)
-
-
-def drip_without_length(handler, data):
-    handler.close_connection = True
-    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
-    for index in range(200):
-        handler.wfile.write(data[index : index + 1])
-        time.sleep(0.05)
-
-
-def drip_in_chunks(handler, data):
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
-    for index in range(200):
-        handler.wfile.write(b"1\r\n" + data[index : index + 1] + b"\r\n")
-        time.sleep(0.05)
-
-
 def drip_headers(handler, data):
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     for index in range(200):
@@ -291,9 +265,6 @@ def stall(handler, data):
     [
         silence,
         drip,
-        drip_and_close,
-        drip_without_length,
-        drip_in_chunks,
         drip_headers,
         drip_chunk_length,
         endless_interim,

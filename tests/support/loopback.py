@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import re
 import socket
+import ssl
+import subprocess
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -167,3 +169,22 @@ def hang_up(handler):
     with contextlib.suppress(OSError):
         handler.wfile.flush()
         handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def certificate(folder, name, days="2"):
+    """A key and a certificate for a host of that name, signed by itself."""
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(cert), "-days", days, "-subj", f"/CN={name}"]
+    command += ["-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, cert
+
+
+def secured(key_and_cert):
+    """A server over TLS."""
+    server = Server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(key_and_cert[1], key_and_cert[0])
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    return server

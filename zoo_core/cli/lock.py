@@ -11,8 +11,10 @@ import click
 
 from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
+from zoo_core.utils.no_follow import real
 from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
@@ -86,14 +88,14 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
     from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock
 
     if sbom:
-        write_anew(sbom.absolute(), bill_of_materials(read_lock(path).entries.values()))
+        write_anew(real(sbom.absolute().parent) / sbom.name, bill_of_materials(read_lock(path).entries.values()))
     if sign:
         sign_lock(path, sign)
 
 
 def _renew(path: Path, entries: dict[str, Locked]) -> None:
     """Put entries into a lock file; those that another `zoo lock` has written since it was read stay."""
-    with _turn(path):
+    with disk_errors(path.parent), _turn(path):
         now = read_lock(path).entries if path.exists() else {}
         write_lock(path, {**now, **entries}.values())
 

@@ -15,6 +15,7 @@ from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
 from zoo_core.embedding.rows import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError
 from zoo_core.surgery.head.sites import evaluating
+from zoo_core.utils import no_follow
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.paths import expand
@@ -183,16 +184,18 @@ def cached_features(
     total = _length(dataset)
     for name, count in {"batch_size": batch_size, "num_workers": num_workers + 1}.items():
         check_count(name, count)
-    root = expand(folder) if folder is not None else Cache().root / FEATURES
+    cache = Cache() if folder is None else None
+    root = cache.root / FEATURES if cache else no_follow.real(expand(folder or "").absolute())
+    believed = not (cache and cache.is_only_found)
     facts = {"data": data, "samples": digest_of_samples(dataset, total), "backbone": digest_of_module(backbone)}
     place = folder_of(root, facts)
-    if read_rows(place) is None:
+    if read_rows(place, believed=believed) is None:
         with _alone(place):
-            if read_rows(place) is None:
+            if read_rows(place, believed=believed) is None:
                 loading = {"batch_size": batch_size, "num_workers": num_workers}
-                _compute(backbone, dataset, Rows(place, total), loading, device or _device(backbone))
+                _compute(backbone, dataset, Rows(place, total, believed=believed), loading, device or _device(backbone))
     with contextlib.suppress(OSError):
-        (place / WHOLE).touch()  # when they were last used, for `zoo cache prune`
+        no_follow.touch(place / WHOLE)  # when they were last used, for `zoo cache prune`
     return CachedFeatures(place)
 
 
@@ -253,7 +256,7 @@ def _alone(place: Path) -> Iterator[None]:
 
     lock = filelock.FileLock(place.with_name(f".{place.name}.lock"))
     with disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        no_follow.make_folder(place)
         with contextlib.suppress(NotImplementedError):  # a file system without locks: work may be done twice
             lock.acquire()
     try:

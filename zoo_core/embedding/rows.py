@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
 
 from zoo_core.embedding.fingerprint import bytes_of
 from zoo_core.errors import CacheError, UsageError
-from zoo_core.weights.digest import Stamp, steady_digest
+from zoo_core.utils import no_follow
+from zoo_core.utils.private_files import anew
+from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
 from zoo_core.weights.download.disk import disk_errors, require_space, sync_folder
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _PARTS = ("features", "targets")
 _EVERY = 5.0
 """Seconds between notes of how far it got: what an interruption may cost."""
 
+_BINARY = getattr(os, "O_BINARY", 0)
+
 Kind = dict[str, Any]
 
 
@@ -35,20 +39,22 @@ class Rows:
     Args:
         folder: Where they go; what an interrupted run left there is continued.
         total: How many rows there will be.
+        believed: Whether what is there is believed: not in a cache that was only found.
     """
 
-    def __init__(self, folder: Path, total: int) -> None:
+    def __init__(self, folder: Path, total: int, *, believed: bool = True) -> None:
         self._folder = folder
         self._total = total
+        self._believed = believed
         self._kinds: dict[str, Kind] = {}
         self._noted = time.monotonic()
         self.done = 0
 
     def __enter__(self) -> Self:
         with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self.done, self._kinds = self._left_behind()
-            self._files = {part: (self._folder / f"{part}.partial").open("ab") for part in _PARTS}
+            no_follow.make_folder(self._folder)
+            self.done, self._kinds = self._left_behind() if self._believed else (0, {})
+            self._files = {part: _appended(self._folder / f"{part}.partial") for part in _PARTS}
             for part, file in self._files.items():
                 file.truncate(self.done * _row_bytes(self._kinds[part]) if self._kinds else 0)
         return self
@@ -96,19 +102,21 @@ class Rows:
             record: dict[str, Any] = {"rows": self.done}
             for part in _PARTS:
                 path = self._folder / f"{part}.bin"
-                (self._folder / f"{part}.partial").replace(path)
+                no_follow.replace(self._folder / f"{part}.partial", path)
                 digest, stamp = steady_digest(path)
+                if not self._believed:
+                    note_stamp(path, digest, stamp)
                 record[part] = {**self._kinds[part], "sha256": digest, "stamp": str(stamp)}
             sync_folder(self._folder)
             _write(self._folder / WHOLE, record)
-            (self._folder / _SO_FAR).unlink(missing_ok=True)
+            no_follow.unlink(self._folder / _SO_FAR)
 
     def _left_behind(self) -> tuple[int, dict[str, Kind]]:
         """How many rows an interrupted run is known to have written, and of what kind."""
         try:
-            record = json.loads((self._folder / _SO_FAR).read_text(encoding="utf-8"))
+            record = json.loads(no_follow.read_text(self._folder / _SO_FAR))
             done, kinds = int(record["rows"]), {part: dict(record[part]) for part in _PARTS}
-            there = [(self._folder / f"{part}.partial").stat().st_size for part in _PARTS]
+            there = [no_follow.status(self._folder / f"{part}.partial").st_size for part in _PARTS]
             if all(size >= done * _row_bytes(kinds[part]) for size, part in zip(there, _PARTS, strict=True)):
                 return min(done, self._total), kinds
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -126,13 +134,19 @@ class Rows:
             os.fsync(file.fileno())
 
 
-def read_rows(folder: Path) -> tuple[Tensor, Tensor] | None:
+def read_rows(folder: Path, *, believed: bool = True) -> tuple[Tensor, Tensor] | None:
     """The features and targets in a folder, mapped; None when they are not there, not whole or not what they were.
 
     Changing them does not change the files.
+
+    Args:
+        folder: Where they are, free of links.
+        believed: Whether what it says of its files is believed; else only what this user has noted.
     """
     try:
-        record = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        record = json.loads(no_follow.read_text(folder / WHOLE))
+        if not believed and not all(has_noted(folder / f"{part}.bin", record[part]["sha256"]) for part in _PARTS):
+            return None
         features, targets = (_mapped(folder, part, record) for part in _PARTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -178,12 +192,14 @@ def _row_bytes(kind: Kind) -> int:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(record, file)
+    with anew(path) as file:
+        file.write(json.dumps(record).encode())
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+def _appended(path: Path) -> BinaryIO:
+    return os.fdopen(no_follow.descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY), "ab")
 
 
 def _write_if_possible(path: Path, record: dict[str, Any]) -> None:

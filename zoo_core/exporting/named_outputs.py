@@ -3,68 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.recipe.opened import gives_features
-from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _AUXILIARY = "aux"
-"""What torchvision calls the output of a head that only helps in training."""
 
 
 class NamedOutputs(nn.Module):
     """A model whose outputs are a tuple of tensors in the order of ``names``.
 
     Args:
-        model: What runs; shared, not copied. What is wrapped around it, such as ``torch.compile``, is left out.
-        prepare: What a batch goes through first; None for nothing.
+        model: What runs; shared, not copied.
+        names: The outputs that are kept; ``("scores",)`` for a model that returns a tensor.
         softmax: Whether scores become probabilities.
-
-    Attributes:
-        names: The outputs, which are known after the first batch.
 
     Example:
         >>> import torch, zoo_core as zoo
-        >>> model = NamedOutputs(zoo.get("tiny/glyphnet").eval(), softmax=True)
-        >>> model(torch.zeros(2, 1, 32, 32))[0].sum(1).round(), model.names
-        (tensor([1., 1.], grad_fn=<RoundBackward0>), ('scores',))
+        >>> model = zoo.get("tiny/glyphnet").eval()
+        >>> found = NamedOutputs(model, ("scores",), softmax=True)(torch.zeros(2, 1, 32, 32))
+        >>> found[0].sum(1).round()
+        tensor([1., 1.], grad_fn=<RoundBackward0>)
     """
 
-    def __init__(self, model: nn.Module, *, prepare: nn.Module | None = None, softmax: bool = False) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], *, softmax: bool = False) -> None:
         super().__init__()
-        self.model = model if isinstance(model, Encoder) else unwrap(model)
-        self.prepare = prepare or nn.Identity()
-        self.names: tuple[str, ...] = ()
+        self.model = unwrap(model)
+        self.names = tuple(names)
         self.softmax = softmax
         self.anatomy = anatomy_of(model)
         self.training = self.model.training
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A batch of images to the outputs."""
-        output = self.model(self.prepare(image))
-        if not isinstance(self.model, Encoder):
-            output = self.anatomy.scores_in(output)
-        if not self.names:
-            self.names = self._names_in(output)
-        if isinstance(output, Mapping):
-            output = [output[name] for name in self.names]
-        result = (output,) if isinstance(output, Tensor) else tuple(output)
+        output = self.anatomy.scores_in(self.model(image))
+        result = tuple(output[name] for name in self.names) if isinstance(output, Mapping) else (output,)
         return tuple(each.softmax(1) for each in result) if self.softmax else result
 
-    def _names_in(self, output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output
-        """The names of the tensors that the model returned; those that only help in training are left out."""
-        if isinstance(self.model, Encoder):
-            return tuple(name or f"map{i}" for i, name in enumerate(self.model.names))
-        if isinstance(output, Tensor):
-            return ("features" if gives_features(self.model) else "scores",)
-        if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
-            helps = {_AUXILIARY} if any(site.role == "aux" for site in self.anatomy.heads) else set()
-            return tuple(str(name) for name in output if name not in helps)
-        raise NotSupported(
-            f"an output of the type {type(output).__name__} has no place in an exported graph",
-            expected="a tensor, or a dict of tensors",
-        )
+
+def names_in(output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output
+    """The names of the tensors that a model returned; those that only help in training are left out.
+
+    Raises:
+        NotSupported: It returned something else than a tensor or a dict of tensors.
+    """
+    if isinstance(output, Tensor):
+        return ("scores",)
+    if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
+        return tuple(name for name in output if name != _AUXILIARY)
+    raise NotSupported(
+        f"an output of the type {type(output).__name__} has no place in an exported graph",
+        expected="a tensor, or a dict of tensors",
+    )

@@ -105,6 +105,7 @@ def _published(recipe: Recipe) -> tuple[Weights, Artefact] | None:
         cache = Cache()
         path = cache.ref_path(card.family, card.name, entry.tag)
         ref = read_ref(path)
+        ref = ref if ref and cache.vouches_for(ref) else None
         # a digest that is only the recipe's would become the pin of these weights
         is_pinned = digest in (ref.sha256 if ref else "", entry.sha256)
         artefact = (

@@ -7,9 +7,10 @@ import os
 import stat
 import warnings
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from zoo_core.errors import ZooWarning
+from zoo_core.utils import no_follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,30 +18,37 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def new_beside(path: Path) -> Iterator[Path]:
-    """An empty file of a random name beside ``path``, made by us alone, to be renamed; removed if it is still there.
+def anew(path: Path) -> Iterator[BinaryIO]:
+    """A file of a random name beside ``path``, made by us alone, that takes its place when it has been written.
+
+    Whatever was there is replaced, whole or not at all; a link is replaced and never followed.
+
+    Args:
+        path: In a folder that is free of links, see :mod:`zoo_core.utils.no_follow`.
 
     Raises:
         OSError: The folder cannot be written.
     """
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
+    descriptor = no_follow.descriptor(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        yield temporary
-    finally:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        no_follow.replace(temporary, path)
+    except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            no_follow.unlink(temporary)
+        raise
 
 
 def write_anew(path: Path, text: str) -> None:
-    """Put a text in the place of whatever is there, whole or not at all; a link is replaced and never followed.
+    """Put a text in the place of whatever is there, as :func:`anew` does.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    with new_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    with anew(path) as file:
+        file.write(text.encode())
 
 
 def believed(path: str, instead: str) -> bool:
@@ -54,7 +62,7 @@ def believed(path: str, instead: str) -> bool:
     """
     reason = _foreign(path)
     if reason:
-        _warn(path, reason, instead)
+        pass_over(path, reason, instead)
     return not reason
 
 
@@ -75,7 +83,14 @@ def _foreign(path: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _warn(path: str, reason: str, instead: str) -> None:
+def pass_over(path: str, reason: str, instead: str) -> None:
+    """Warn, once, of something that was found and is not obeyed.
+
+    Args:
+        path: What was found.
+        reason: Why not.
+        instead: What the user sets to have it all the same.
+    """
     warnings.warn(
         f"{path} is passed over: {reason}; {instead}={path} has it obeyed all the same", ZooWarning, stacklevel=5
     )

@@ -82,7 +82,9 @@ def obtain(
     cache = cache or Cache()
     ref_path = cache.ref_path(card.family, card.name, weights.tag)
     lock = current_lock() if obey_lock else None
-    sha256, strength, ref = known_bytes(name, weights, ref_path, lock.find(name) if lock else None)
+    sha256, strength, ref = known_bytes(
+        name, weights, ref_path, lock.find(name) if lock else None, vouches_for=cache.vouches_for
+    )
     entry = Entry(cache, ref_path, ref)
     if artefact := entry.find(sha256, strength):
         return artefact

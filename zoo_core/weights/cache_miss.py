@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.mirrors import digest_at_mirror
 from zoo_core.weights.cache.reuse import digest_in_hub_cache, find_elsewhere
@@ -91,7 +92,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
         return artefact
     if declared is not request and (result := find_elsewhere(request.urls, declared.sha256, request.size)):
         return _adopted(entry, declared, *result)
-    request = replace(declared, urls=_reachable(declared), place=_place(entry, request))
+    request = replace(declared, urls=_reachable(declared, entry.passed_over()), place=_place(entry, request))
     require_trust(request.urls, request.sha256, request.trust)
     try:
         return fetch_once(request, lambda: entry.arrived(request))
@@ -108,12 +109,16 @@ def _place(entry: Entry, request: Request) -> Callable[[str], Path]:
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
     """Take in a file that another tool downloaded: as a link, or as a copy where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
-        return Artefact(linked, digest, linked.stat().st_size, path.as_uri(), request.strength, fetched=True)
+        return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
     return download(replace(request, urls=(path.as_uri(),), sha256=digest, place=_place(entry, request)))
 
 
-def _reachable(request: Request) -> tuple[str, ...]:
+def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
     """Where to look, in order: mirrors, which serve by digest, and then the card's urls; offline, what needs no socket.
+
+    Args:
+        request: What is to be fetched.
+        passed_over: A cache that has it and is not believed.
 
     Raises:
         Offline: Nothing of that may be asked.
@@ -122,7 +127,7 @@ def _reachable(request: Request) -> tuple[str, ...]:
     all_urls = tuple(dict.fromkeys((*(below(base, request.sha256) for base in bases), *map(_rewritten, request.urls))))
     urls = tuple(url for url in all_urls if not (settings.offline() and needs_network(url)))
     if not urls:
-        require_online(request.name, all_urls)
+        require_online(request.name, all_urls, passed_over=passed_over)
     if urls and not (urls := tuple(url for url in urls if not (hub_is_offline() and is_hub(url)))):
         raise Offline(
             f"{request.name} is not in the cache, and HF_HUB_OFFLINE is set",

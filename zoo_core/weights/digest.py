@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from zoo_core.utils import no_follow
+from zoo_core.utils.private_files import write_anew
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +75,17 @@ class Stamp:
     def of(cls, path: Path) -> Stamp:
         """The stamp of a file as it is now.
 
+        Args:
+            path: In a folder that is free of links, as all that are passed on to here.
+
         Raises:
             OSError: There is no such file.
         """
-        status = path.lstat()
+        return cls.from_status(no_follow.status(path))
+
+    @classmethod
+    def from_status(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file of which the system says that."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def __str__(self) -> str:
@@ -90,15 +102,65 @@ class Stamp:
         return cls(size, mtime_ns, ctime_ns, inode)
 
 
+def noted_stamp(path: Path, digest: str) -> Stamp | None:
+    """The stamp that this user's notes have of a file, when they say that its bytes had that digest."""
+    noted = _noted(path)
+    return noted[1] if noted and noted[0] == digest else None
+
+
+def has_noted(path: Path, digest: str) -> bool:
+    """Whether this user's notes say that a file had that digest; also where there is no folder for such notes."""
+    return _notes() is None or noted_stamp(path, digest) is not None
+
+
+def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
+    """Note for this user what the digest of a file was, in a folder of theirs and not beside the file."""
+    folder = _notes()
+    if folder is not None and _noted(path) != (digest, stamp):
+        with contextlib.suppress(OSError):  # it is hashed again, then
+            no_follow.make_folder(folder)
+            write_anew(folder / _key(path), f"{digest} {stamp}")
+
+
+def _noted(path: Path) -> tuple[str, Stamp] | None:
+    folder = _notes()
+    if folder is None:
+        return None
+    try:
+        digest, _, text = no_follow.read_text(folder / _key(path)).partition(" ")
+        return digest, Stamp.parse(text)
+    except (OSError, ValueError):
+        return None
+
+
+def _notes() -> Path | None:
+    """The folder of this user's notes; None without a home folder."""
+    from platformdirs import user_state_path
+
+    try:
+        folder = user_state_path("zoo") / "stamps"
+    except RuntimeError:  # of a container whose user is only a number
+        return None
+    return no_follow.real(folder) if folder.is_absolute() else None
+
+
+def _key(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
 def steady_digest(path: Path) -> tuple[str, Stamp]:
-    """The SHA-256 of a file and its stamp, from a moment in which nobody changed it.
+    """The SHA-256 of a plain file and its stamp, from a moment in which nobody changed it.
+
+    Args:
+        path: In a folder that is free of links, see :mod:`zoo_core.utils.no_follow`.
 
     Raises:
         OSError: The file cannot be read, or never holds still.
     """
     for _ in range(_PATIENCE):
         before = Stamp.of(path)
-        digest = sha256_of(path)
+        with os.fdopen(no_follow.descriptor(path), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if Stamp.of(path) == before:
             return digest, before
     raise OSError(errno.EBUSY, "changes while it is read", str(path))

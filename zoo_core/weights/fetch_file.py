@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
+from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import aside, disk_errors, move_aside, read_error, refuse_odd
@@ -70,7 +71,8 @@ def fetch(
     """
     expected = _checked(url, sha256, size, timeout)
     require_trust((url,), expected)
-    folder = _folder(dest)
+    dest = _folder(dest)
+    folder = no_follow.real(dest)
     request = Request(
         name=shown(url),
         urls=(url,),
@@ -84,27 +86,27 @@ def fetch(
         policy=policy or Policy(timeout=timeout),
     )
     final = folder / request.stem
-    if result := _good(final, expected):
-        return _tidied(result)
+    if _good(final, expected):
+        return dest / _tidied(final).name
     if needs_network(url):
         require_online(final.name, (url,))
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        no_follow.make_folder(folder)
     path = fetch_once(request, lambda: _existing(request, final)).path
-    return _tidied(path)
+    return dest / _tidied(path).name
 
 
 def _existing(request: Request, final: Path) -> Artefact | None:
     """The file, if another process has fetched it."""
     path = _good(final, request.sha256)
-    return Artefact(path, "", path.stat().st_size, "", request.strength, fetched=False) if path else None
+    return Artefact(path, "", no_follow.status(path).st_size, "", request.strength, fetched=False) if path else None
 
 
 def _tidied(final: Path) -> Path:
     """The path, when what dead downloads left beside it has been removed, and a bad file that was in its place."""
     sweep(final.parent, whole=final.name, spare=_SPARE)
     with contextlib.suppress(OSError):
-        aside(final).unlink(missing_ok=True)
+        no_follow.unlink(aside(final))
     return final
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import FetchError, Offline, UsageError, ZooError
+from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def fetch_folder(name: str) -> Path:
         commit = str(api.model_info(repo, revision=revision).sha)
         folder = root / commit
         if not _is_whole(folder):
+            no_follow.make_folder(folder)
             api.hf_hub_download(repo, RECIPE, revision=commit, local_dir=folder)
             file = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]["file"]
             if not isinstance(file, str) or "/" in file or file.startswith("."):

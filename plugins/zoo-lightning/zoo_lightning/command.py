@@ -84,8 +84,8 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     columns path and label, or a Hugging Face dataset on disk.
 
     \b
-    zoo finetune flowers/ --model resnet18 --freeze backbone --out my-flowers
-    zoo finetune flowers/ --model resnet18 --cache-features 20 --out my-flowers
+    Example:
+        zoo finetune flowers/ --model resnet18 --freeze backbone --cache-features 20 --epochs 5 --out my-flowers
     """
     from zoo_lightning.data import read_data
 

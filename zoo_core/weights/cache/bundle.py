@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.utils.private_files import new_beside
+from zoo_core.utils import no_follow
+from zoo_core.utils.no_follow import real
+from zoo_core.utils.private_files import anew
 from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
@@ -43,16 +46,19 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
         CacheError: The file cannot be written.
     """
     chosen = sorted(kept, key=lambda item: item.name)
-    with disk_errors(file.parent), new_beside(file) as temporary:
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
-            for item in {item.ref.sha256: item for item in chosen}.values():
-                require_proven(cache, item)
-                with item.path.open("rb") as data:
-                    _add(archive, f"objects/{item.ref.sha256}/{item.path.name}", item.ref.size, data)
-            for item in chosen:
-                text = str(item.ref).encode()
-                _add(archive, item.ref_path.relative_to(cache.root).as_posix(), len(text), io.BytesIO(text))
-        temporary.replace(file)
+    place = real(file.parent) / file.name
+    with (
+        disk_errors(file.parent),
+        anew(place) as opened,
+        tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for item in {item.ref.sha256: item for item in chosen}.values():
+            require_proven(cache, item)
+            with os.fdopen(no_follow.descriptor(item.path), "rb") as data:
+                _add(archive, f"objects/{item.ref.sha256}/{item.path.name}", item.ref.size, data)
+        for item in chosen:
+            text = str(item.ref).encode()
+            _add(archive, item.ref_path.relative_to(cache.root).as_posix(), len(text), io.BytesIO(text))
     return len(chosen)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError, ZooWarning, close_matches, did_you_mean
+from zoo_core.utils import no_follow
 from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies, own_copies
 from zoo_core.weights.cache.refs import Ref, read_ref
@@ -57,7 +58,7 @@ class Kept:
     def present(self) -> bool:
         """Whether the file is there with the length that it should have."""
         try:
-            return self.path.stat().st_size == self.ref.size
+            return no_follow.status(self.path).st_size == self.ref.size
         except OSError:
             return False
 
@@ -74,13 +75,13 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
     """
     result: list[Kept] = []
     problems: list[CacheError] = []
-    for path in sorted((cache.root / "refs").glob("*/*")):
+    for path in _inside(cache.root / "refs"):
         if path.name.startswith("."):
             continue
         try:
             ref = read_ref(path)
             if ref:
-                used = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                used = datetime.fromtimestamp(no_follow.status(path).st_mtime, UTC)
                 result.append(Kept(_name(path), ref, path, _path(cache, ref), used))
         except CacheError as error:
             problems.append(error)
@@ -96,7 +97,10 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
 def _path(cache: Cache, ref: Ref) -> Path:
     """Where the file is: one that is not in this cache may be in the shared one."""
     path = cache.place(ref.sha256, ref.file)
-    return path if path.exists() else shared_object(ref.sha256) or path
+    with contextlib.suppress(OSError):
+        no_follow.status(path)
+        return path
+    return shared_object(ref.sha256) or path
 
 
 def _name(path: Path) -> str:
@@ -119,17 +123,22 @@ def objects(cache: Cache) -> Iterator[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """The files in the folders of a folder of the cache; a link in the place of a folder is not entered."""
+    result: list[Path] = []
     with contextlib.suppress(OSError):
-        homes = [] if folder.is_symlink() else [home for home in folder.iterdir() if not home.is_symlink()]
-        return sorted(path for home in homes if home.is_dir() for path in home.iterdir())
-    return []
+        for home in no_follow.names(folder):
+            with contextlib.suppress(OSError):
+                result += [folder / home / name for name in no_follow.names(folder / home)]
+    return result
 
 
 def _links(folder: Path) -> Iterator[Leftover]:
     """The links in the places of folders: they go, and what they lead to stays."""
     with contextlib.suppress(OSError):
-        homes = [folder] if folder.is_symlink() else sorted(folder.iterdir())
-        yield from (Leftover(home, home.lstat().st_size, "a link") for home in homes if home.is_symlink())
+        is_link = stat.S_ISLNK(no_follow.status(folder).st_mode)
+        for home in [folder] if is_link else [folder / name for name in no_follow.names(folder)]:
+            status = no_follow.status(home)
+            if stat.S_ISLNK(status.st_mode):
+                yield Leftover(home, status.st_size, "a link")
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
@@ -170,7 +179,7 @@ def remove(cache: Cache, kept: Iterable[Kept]) -> int:
     gone = list(kept)
     with disk_errors(cache.root):
         for item in gone:
-            item.ref_path.unlink(missing_ok=True)
+            no_follow.unlink(item.ref_path)
         needed = _needed(cache)
         paths = dict.fromkeys(item.path for item in gone if _is_own(cache, item) and item.ref.sha256 not in needed)
         sources = {item.ref.sha256 for item in gone} - needed
@@ -213,7 +222,7 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
     result = []
     for path in _inside(cache.root / "objects"):
         with contextlib.suppress(OSError):
-            status = path.lstat()
+            status = no_follow.status(path)
             if path.name.startswith("."):
                 result.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
@@ -237,7 +246,7 @@ def _is_shared(cache: Cache) -> bool:
 def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
     paths = _inside(cache.root / FEATURES)
     for folder in dict.fromkeys(path.parent for path in paths):
-        files = [(path, path.lstat()) for path in paths if path.parent == folder]
+        files = [(path, no_follow.status(path)) for path in paths if path.parent == folder]
         if max((status.st_mtime for _, status in files), default=limit) < limit:
             yield from (Leftover(path, status.st_size, "cached features, unused") for path, status in files)
 
@@ -246,7 +255,7 @@ def _left(copy: Copy) -> Iterator[Leftover]:
     """The files of a converted copy that is of no use, unless it is just being made."""
     for path in copy.files():
         with contextlib.suppress(OSError):
-            status = path.lstat()
+            status = no_follow.status(path)
             if time.time() - status.st_ctime > _FRESH:
                 yield Leftover(path, status.st_size, "a converted copy of what is gone, or not a whole one")
 
@@ -276,12 +285,10 @@ def _needed(cache: Cache) -> set[str]:
 
 def _remove(path: Path) -> int:
     try:
-        size = path.lstat().st_size
+        size = no_follow.status(path).st_size
     except OSError:
         return 0
-    if path.parent.is_symlink():  # a file of another folder
-        return 0
-    path.unlink(missing_ok=True)
+    no_follow.unlink(path)
     with contextlib.suppress(OSError):  # not empty yet
-        path.parent.rmdir()
+        no_follow.remove_folder(path.parent)
     return size

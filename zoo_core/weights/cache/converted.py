@@ -14,7 +14,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import stat
 import warnings
 from dataclasses import dataclass
@@ -28,13 +27,14 @@ from torch import Tensor
 
 from zoo_core import settings
 from zoo_core.errors import CacheError, Unreadable, ZooWarning
+from zoo_core.utils import no_follow
 from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.odd import kind_of
 from zoo_core.weights.checkpoint.open import Checkpoint, open_checkpoint
-from zoo_core.weights.digest import Stamp, is_full, steady_digest
+from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
 from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
 
@@ -104,12 +104,12 @@ class Copy:
     @property
     def size(self) -> int:
         """What the folder takes, in bytes."""
-        return sum(path.lstat().st_size for path in self.files())
+        return sum(no_follow.status(path).st_size for path in self.files())
 
     def files(self) -> list[Path]:
         """All that is in the folder."""
         with contextlib.suppress(OSError):
-            return sorted(self.folder.iterdir())
+            return [self.folder / name for name in no_follow.names(self.folder)]
         return []
 
     def ref(self) -> Ref | None:
@@ -118,7 +118,10 @@ class Copy:
             ref = read_ref(self.folder / _REF)
         except CacheError:
             return None
-        return ref if ref and ref.source == f"sha256:{self.source}" else None
+        if ref is None or ref.source != f"sha256:{self.source}":
+            return None
+        is_believed = not self.cache.is_only_found or has_noted(self.folder / ref.file, ref.sha256)
+        return ref if is_believed else None
 
     def read(self) -> dict[str, Tensor] | None:
         """The tensors, mapped; None when there is no copy, or it is not what it should be."""
@@ -215,24 +218,22 @@ class Copy:
         """
         freed = self.size
         for path in self.files():
-            path.unlink(missing_ok=True)
+            no_follow.unlink(path)
         with contextlib.suppress(OSError):
-            self.folder.rmdir()
+            no_follow.remove_folder(self.folder)
         return freed
 
     def _note(self, path: Path, digest: str, stamp: Stamp) -> None:
         ref = fresh_ref(path, digest, source=f"sha256:{self.source}", strength="converted", stamp=stamp)
+        self.cache.note(path, digest, stamp)
         self.cache.write_ref(self.folder / _REF, ref)
 
 
 def copies(cache: Cache) -> list[Copy]:
     """Every converted copy in a cache, whole or not."""
     with contextlib.suppress(OSError):
-        return [
-            Copy(cache, path.name)
-            for path in sorted((cache.root / FOLDER).iterdir())
-            if path.is_dir() and not path.is_symlink()
-        ]
+        names = no_follow.names(cache.root / FOLDER)
+        return [Copy(cache, name) for name in names if no_follow.is_folder(cache.root / FOLDER / name)]
     return []
 
 
@@ -254,7 +255,7 @@ def _alone(lock: Path) -> Iterator[bool]:
         yield True
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(lock)  # noqa: PTH108 - while it is ours, so that it is nobody else's
+            no_follow.unlink(lock)  # while it is ours, so that it is nobody else's
         with contextlib.suppress(OSError):
             holder.release()
 
@@ -393,14 +394,14 @@ def _forget(cache: Cache, *, most: int) -> None:
         if (path, note) in good[:most]:
             continue
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+            no_follow.unlink(path)
             if note.sha256 not in kept:
                 Copy(cache, note.sha256).remove()
 
 
 def _notes(cache: Cache) -> Iterator[tuple[Path, Ref]]:
     with contextlib.suppress(OSError):
-        for path in sorted((cache.root / NOTES).iterdir()):
+        for path in (cache.root / NOTES / name for name in no_follow.names(cache.root / NOTES)):
             if not path.name.startswith(".") and (note := _note(path)):
                 yield path, note
 

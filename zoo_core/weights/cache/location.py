@@ -7,8 +7,9 @@ from pathlib import Path
 
 from zoo_core import settings
 from zoo_core.errors import CacheError
+from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import believed
+from zoo_core.utils.private_files import believed, pass_over, write_anew
 
 FOLDER = "weights_cache"
 TAG = "CACHEDIR.TAG"
@@ -36,9 +37,8 @@ def cache_folder(start: Path | None = None) -> Path:
     """
     if chosen := settings.cache_dir():
         return expand(chosen).absolute()
-    for folder in _from(start):
-        if _is_tagged(folder / FOLDER) and believed(str(folder / FOLDER), "ZOO_CACHE"):
-            return folder / FOLDER
+    if folder := _in_a_checkout(start):
+        return folder
     from platformdirs import user_cache_path
 
     with contextlib.suppress(RuntimeError):  # of a container whose user is only a number
@@ -51,6 +51,31 @@ def cache_folder(start: Path | None = None) -> Path:
         hint="set ZOO_CACHE to a folder that can be written",
         path=None,
     )
+
+
+def is_only_found(root: Path) -> bool:
+    """Whether a cache is in the checkout that we are in, by its place or because a ``zoo.toml`` there names it.
+
+    Args:
+        root: Of the cache, free of links.
+    """
+    if chosen := settings.cache_dir():
+        return not settings.may_vouch("cache") and no_follow.real(expand(chosen).absolute()) == root
+    folder = _in_a_checkout()
+    return folder is not None and no_follow.real(folder) == root
+
+
+def _in_a_checkout(start: Path | None = None) -> Path | None:
+    """The nearest ``weights_cache`` here or above that is a cache of this user's."""
+    for folder in _from(start):
+        path = str(folder / FOLDER)
+        if not _is_tagged(folder / FOLDER):
+            continue
+        if (folder / FOLDER).is_symlink():  # which a checkout may hold: it leads anywhere
+            pass_over(path, "it is a symbolic link", "ZOO_CACHE")
+        elif believed(path, "ZOO_CACHE"):
+            return folder / FOLDER
+    return None
 
 
 def _from(start: Path | None) -> tuple[Path, ...]:
@@ -76,6 +101,8 @@ def write_tag(folder: Path) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    if not (folder / TAG).exists():
+    try:
+        no_follow.status(folder / TAG)
+    except FileNotFoundError:
         text = "\n# This folder is zoo's weights cache. Everything in it can be fetched again.\n"
-        (folder / TAG).write_bytes(SIGNATURE + text.encode())
+        write_anew(folder / TAG, SIGNATURE.decode() + text)

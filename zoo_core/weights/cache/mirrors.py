@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from zoo_core.errors import CacheError
-from zoo_core.utils.private_files import new_beside, write_anew
+from zoo_core.utils import no_follow
+from zoo_core.utils.private_files import anew, write_anew
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.bundle import require_proven
 from zoo_core.weights.cache.refs import parse_ref, ref_name
@@ -81,42 +82,28 @@ def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
         DigestMismatch: An object in the cache is missing or bad.
         CacheError: The folder cannot be written.
     """
+    folder = no_follow.real(folder.absolute())
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        no_follow.make_folder(folder)
         for item in kept:
             require_proven(cache, item)
             _put(item.path, folder / item.ref.sha256)
             ref = folder / item.ref_path.relative_to(cache.root)
-            _refuse_links(folder, ref.parent)
-            ref.parent.mkdir(parents=True, exist_ok=True)
+            no_follow.make_folder(ref.parent)
             write_anew(ref, str(item.ref))
-        names = sorted(path.name for path in folder.iterdir() if digests.is_full(path.name))
+        names = [name for name in no_follow.names(folder) if digests.is_full(name)]
         write_anew(folder / "SHA256SUMS", "".join(f"{name}  {name}\n" for name in names))
     return len(names)
 
 
 def _put(path: Path, final: Path) -> None:
     """Link a file, or copy it where that cannot be; whole or not at all."""
-    with new_beside(final) as temporary:  # removed at the end: a rename onto another link to one file does nothing
-        try:
-            temporary.unlink()
-            os.link(path, temporary)
-        except OSError:
-            with path.open("rb") as source, temporary.open("xb") as copy:
-                shutil.copyfileobj(source, copy)
-        temporary.replace(final)
-
-
-def _refuse_links(root: Path, folder: Path) -> None:
-    """Refuse a folder below ``root`` that is reached through a link: what is written there would be elsewhere."""
-    for each in (folder, *folder.parents):
-        if each == root:
-            return
-        if each.is_symlink():
-            raise CacheError(
-                f"{each} is a link",
-                expected="a folder of the mirror itself",
-                done="nothing was written through it",
-                hint="remove the link",
-                path=each,
-            )
+    temporary = final.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        no_follow.link(path, temporary)
+    except OSError:
+        with os.fdopen(no_follow.descriptor(path), "rb") as source, anew(final) as copy:
+            shutil.copyfileobj(source, copy)
+    else:
+        no_follow.replace(temporary, final)
+        no_follow.unlink(temporary)  # a rename onto another link to one file does nothing

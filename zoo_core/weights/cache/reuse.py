@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.refs import pinned
 from zoo_core.weights.cache.store import Entry
@@ -204,7 +205,9 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     for card, weights in result:
         entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
         strength = "declared" if weights.strength == "none" else weights.strength
-        entry.keep(Artefact(placed, digest, placed.stat().st_size, path.absolute().as_uri(), strength, fetched=True))
+        entry.keep(
+            Artefact(placed, digest, no_follow.status(placed).st_size, path.absolute().as_uri(), strength, fetched=True)
+        )
     return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in result), digest)
 
 

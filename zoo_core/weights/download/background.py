@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -69,3 +71,82 @@ class Background:
         work, self._work = self._work, None
         if work is not None:
             work.result()
+
+
+_AT_ONCE = 1 << 18
+"""Bytes that are worth a change of threads."""
+_WAITING = 16 << 20
+"""Bytes that may wait to be hashed; who brings more waits too."""
+
+
+class Hashing:
+    """The SHA-256 of blocks, taken in a thread of its own while more of them arrive.
+
+    They are hashed from the memory in which they arrived: reading them again from the file would cost as much as
+    writing them. No block may be changed after it was added.
+    """
+
+    def __init__(self) -> None:
+        self._hasher = hashlib.sha256()
+        self._blocks: list[bytes | memoryview] = []
+        self._count = 0
+        self._work: deque[tuple[Future[None], int]] = deque()
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "zoo-background")
+
+    def add(self, block: bytes | memoryview) -> None:
+        """Hash a block after those before it."""
+        self._blocks.append(block)
+        self._count += len(block)
+        if self._count >= _AT_ONCE:
+            blocks, count = self._blocks, self._count
+            self._blocks, self._count = [], 0
+            self.do(lambda: self._update(blocks), count)
+
+    def do(self, act: Callable[[], None], count: int = 0) -> None:
+        """Do something in the same thread, after what was added before.
+
+        Args:
+            act: What to do, such as :meth:`update` with what a file holds.
+            count: How many bytes it keeps in memory.
+
+        Raises:
+            OSError: What was done before has failed.
+        """
+        while self._work and (self._work[0][0].done() or sum(each for _, each in self._work) > _WAITING):
+            self._work.popleft()[0].result()
+        if self._pool is not None:
+            try:
+                self._work.append((self._pool.submit(act), count))
+            except RuntimeError:  # this process may have no more threads
+                self._wait()
+                self._pool = None
+        if self._pool is None:
+            act()
+
+    def update(self, block: bytes | memoryview) -> None:
+        """Hash a block now; only for what :meth:`do` does."""
+        self._hasher.update(block)
+
+    def hexdigest(self) -> str:
+        """The digest of all blocks so far.
+
+        Raises:
+            OSError: What was done has failed.
+        """
+        self._wait()
+        self._update(self._blocks)
+        self._blocks, self._count = [], 0
+        return self._hasher.hexdigest()
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what has been begun."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _update(self, blocks: list[bytes | memoryview]) -> None:
+        for block in blocks:
+            self._hasher.update(block)
+
+    def _wait(self) -> None:
+        while self._work:
+            self._work.popleft()[0].result()

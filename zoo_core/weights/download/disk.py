@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, ZooError
+from zoo_core.utils import no_follow
 from zoo_core.weights.digest import Stamp
 
 if TYPE_CHECKING:
@@ -23,11 +24,26 @@ def refuse_odd(path: Path) -> None:
         CacheError: There is one, or nobody can tell.
     """
     try:
-        mode = path.lstat().st_mode
+        mode = no_follow.status(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
+    except CacheError:
+        raise
     except OSError as error:
         raise read_error(path, error) from error
+    refuse_mode(path, mode)
+
+
+def refuse_mode(path: Path, mode: int) -> None:
+    """Refuse what is no plain file.
+
+    Args:
+        path: Where it is.
+        mode: What the system says of it.
+
+    Raises:
+        CacheError: It is a link, a folder or a device.
+    """
     if not stat.S_ISREG(mode):
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise CacheError(
@@ -122,6 +138,7 @@ def move_aside(path: Path, stamp: Stamp) -> Path | None:
     try:
         if Stamp.of(path) != stamp:
             return None
-        return path.replace(aside(path))
+        no_follow.replace(path, aside(path))
     except OSError:
         return None
+    return aside(path)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.lock import partials, turn
@@ -68,7 +69,7 @@ def _progress(request: Request) -> object:
     seen = []
     for path in partials(request.folder, request.stem):
         with contextlib.suppress(OSError):
-            status = path.stat()
+            status = no_follow.status(path)
             seen.append((path.name, status.st_size, status.st_mtime_ns))
     return seen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import filelock
+
+from zoo_core.utils import no_follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +79,7 @@ class _Holder:
         self._close()
         with contextlib.suppress(OSError):
             if self._lock.is_locked:
-                Path(self._lock.lock_file).unlink()  # while it is ours, so that it is nobody else's
+                no_follow.unlink(Path(self._lock.lock_file))  # while it is ours, so that it is nobody else's
         with contextlib.suppress(OSError, NotImplementedError):
             self._lock.release()
 
@@ -86,6 +89,7 @@ class _Holder:
         Raises:
             OSError: There are no locks here.
         """
+        self._require_own()
         try:
             self._lock.acquire(timeout=_POLL, poll_interval=_POLL)
         except filelock.Timeout:
@@ -95,12 +99,17 @@ class _Holder:
         self._close()
         return True
 
+    def _require_own(self) -> None:
+        """Use no lock file of another user, nor one that has a second name: it is as if there were no locks."""
+        with contextlib.suppress(FileNotFoundError):
+            if not is_ours(no_follow.status(Path(self._lock.lock_file))):
+                raise PermissionError(errno.EPERM, "the lock is not ours", self._lock.lock_file)
+
     def _look(self) -> None:
         """Keep the other's file open: when it is let go, it is removed."""
         with contextlib.suppress(OSError):
             if self._seen is None and not self._lock.is_locked:
-                flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-                self._seen = os.open(self._lock.lock_file, flags)
+                self._seen = no_follow.descriptor(Path(self._lock.lock_file))
             elif self._seen is not None and not os.fstat(self._seen).st_nlink:
                 self.released = True
                 self._close()
@@ -137,7 +146,11 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 
 SUFFIX = ".partial"
 ORIGIN = ".origin"
-_OURS = re.compile(r"\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial(\.origin)?", re.DOTALL | re.ASCII)
+PIECE = ".at-"
+"""Before the number of the first byte of a piece that waits beside a partial file for those before it."""
+_OURS = re.compile(
+    r"(?P<partial>\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial)(\.origin|\.at-[0-9]+)?", re.DOTALL | re.ASCII
+)
 FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
 """How to open one: to append, so that one which somebody truncated has the wrong length in the end, and no hole."""
 _NOBODY = 0
@@ -151,13 +164,21 @@ def partials(folder: Path, stem: str) -> list[Path]:
     """The files in a folder that are still arriving for that stem, the longest first."""
     prefix = f".{stem}."
     result = []
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            ours = entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
-            if ours and entry.is_file(follow_symlinks=False):
+    with contextlib.suppress(OSError):
+        for name in no_follow.names(folder):
+            if name.startswith(prefix) and name.endswith(SUFFIX):
                 with contextlib.suppress(OSError):
-                    result.append((entry.stat(follow_symlinks=False).st_size, entry.name))
+                    status = no_follow.status(folder / name)
+                    result += [(status.st_size, name)] if stat.S_ISREG(status.st_mode) else []
     return [folder / name for _, name in sorted(result, reverse=True)]
+
+
+def belongings(path: Path) -> list[Path]:
+    """What there is beside a partial: the note of its origin, and pieces that wait for those before them."""
+    with contextlib.suppress(OSError):
+        starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
+        return [path.with_name(name) for name in no_follow.names(path.parent) if name.startswith(starts)]
+    return []
 
 
 def own_name(stem: str) -> str:
@@ -175,12 +196,28 @@ def give_up(path: Path) -> None:
 def move(path: Path, new: Path) -> bool:
     """Rename a partial and the note of its origin; False when another process was quicker."""
     try:
-        path.rename(new)
+        no_follow.replace(path, new)
     except OSError:
         return False
-    with contextlib.suppress(OSError):
-        path.with_name(path.name + ORIGIN).rename(new.with_name(new.name + ORIGIN))
+    move_belongings(path, new)
     return True
+
+
+def move_belongings(path: Path, new: Path) -> None:
+    """Rename what there is beside a partial that has another name now."""
+    for each in belongings(path):
+        with contextlib.suppress(OSError):
+            no_follow.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
+
+
+def remove(path: Path) -> None:
+    """Remove a partial and what there is beside it.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    for each in (path, *belongings(path)):
+        no_follow.unlink(each)
 
 
 def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
@@ -197,10 +234,9 @@ def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
     """
     freed = 0
     with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
-            if match := _OURS.fullmatch(name):
-                path = folder / name.removesuffix(ORIGIN)
-                freed += _swept(path, 0.0 if match["stem"] == whole else spare)
+        matches = filter(None, map(_OURS.fullmatch, no_follow.names(folder)))
+        for name, stem in dict.fromkeys((match["partial"], match["stem"]) for match in matches):
+            freed += _swept(folder / name, 0.0 if stem == whole else spare)
     return freed
 
 
@@ -208,15 +244,17 @@ def _swept(path: Path, spare: float) -> int:
     """The bytes that were freed by removing a partial and the note of its origin, if its owner is dead."""
     freed = 0
     with contextlib.suppress(OSError):
-        if path.exists():
-            if time.time() - path.lstat().st_mtime < spare or (file := claim(path)) is None:
-                return 0
-            with file:
-                freed = os.fstat(file.fileno()).st_size
-                path.unlink(missing_ok=True)
-        elif not surely_dead(path):  # in the middle of being renamed, perhaps
+        try:
+            status = no_follow.status(path)
+        except FileNotFoundError:
+            if surely_dead(path):  # else it is in the middle of being renamed, perhaps
+                remove(path)
             return 0
-        path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
+        if time.time() - status.st_mtime < spare or (file := claim(path)) is None:
+            return 0
+        with file:
+            freed = status.st_size
+            remove(path)
     return freed
 
 
@@ -227,20 +265,25 @@ def _host() -> str:
 def claim(path: Path) -> FileIO | None:
     """The open file if its owner is dead: it holds no lock on the file, and has long been silent or surely ended."""
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | FLAGS)
+        descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
     status = os.fstat(descriptor)
-    is_ours = status.st_nlink == 1 and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
-    if (
-        is_ours
-        and stat.S_ISREG(status.st_mode)
-        and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file))
-    ):
+    try:
+        are_ours = all(is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
+    except OSError:  # another process is quicker
+        are_ours = False
+    if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
         return file
     file.close()
     return None
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether a file is a plain one of this user's, which nobody can reach under another name."""
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:

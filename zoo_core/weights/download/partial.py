@@ -8,24 +8,28 @@ is in it counts only because the digest of the whole file is checked in the end.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
+from zoo_core.utils import no_follow
 from zoo_core.utils.private_files import write_anew
-from zoo_core.weights.download.background import Background
+from zoo_core.weights.download.background import Background, Hashing
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
 from zoo_core.weights.download.lock import (
     FLAGS,
     ORIGIN,
+    PIECE,
+    belongings,
     claim,
     give_up,
     lock,
     move,
+    move_belongings,
     own_name,
     partials,
+    remove,
     surely_dead,
 )
 
@@ -35,9 +39,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _BLOCK = 1 << 20
-_HASHED_AT_ONCE = 1 << 18
-"""Few enough bytes to stay in the processor's own cache between reading and hashing."""
-_HASH_FROM = 1 << 20
 _FLUSH_FROM = 32 << 20
 _TICK = 0.01
 
@@ -74,7 +75,7 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            no_follow.make_folder(folder)
             adopted = _adopt(folder, stem)
         return adopted or cls.new(folder, stem)
 
@@ -86,10 +87,10 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            no_follow.make_folder(folder)
             while True:
                 path = folder / own_name(stem)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666)
+                descriptor = no_follow.descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS)
                 file = os.fdopen(descriptor, "r+b", buffering=0)
                 if lock(file) is not False:
                     return cls(path, file)
@@ -112,10 +113,10 @@ class Partial:
             give_up(self.path)
 
     def discard(self) -> None:
-        """Remove it and what is known of its origin."""
+        """Remove it and what there is beside it, as far as that can be."""
         self._keep = False
-        self.path.unlink(missing_ok=True)
-        self._origin_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            remove(self.path)
 
     def write(self, block: bytes | memoryview) -> None:
         """Append bytes.
@@ -128,16 +129,35 @@ class Partial:
             while rest:  # unbuffered, so that other processes see it grow
                 rest = rest[self._file.write(rest) :]
             self.length += len(block)
-            self._hashing.follow(self.length)
+            self._hashing.add(block)
             self._flushing.follow(self.length)
         except OSError as error:
             self._keep = False
             raise disk_error(self.path.parent, error) from error
 
     def catch_up(self) -> None:
-        """Take over what the file holds already."""
-        self.length = self._file.seek(0, os.SEEK_END)
-        self._hashing.follow(self.length)
+        """Take over what the file holds already, and the pieces that go on where it ends."""
+        self.length = length = self._file.seek(0, os.SEEK_END)
+        self._hashing.do(lambda: self._hash(length))
+        if not hasattr(os, "pread"):  # a file has one position there
+            self._hashing.hexdigest()
+        for begin, path in self.pieces():
+            with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(path), "rb") as piece:
+                if begin <= self.length:
+                    piece.seek(self.length - begin)
+                    while block := piece.read(_BLOCK):
+                        self.write(block)
+                    no_follow.unlink(path)
+
+    def pieces(self) -> list[tuple[int, Path]]:
+        """The first byte and the file of each piece that waits for those before it, in order."""
+        prefix = f"{self.path.name}{PIECE}"
+        found = [path for path in belongings(self.path) if path.name.startswith(prefix)]
+        return sorted((int(number), path) for path in found if (number := path.name.removeprefix(prefix)).isdecimal())
+
+    def piece(self, begin: int) -> Path:
+        """Where a piece that begins at some byte may wait for those before it; this process may end meanwhile."""
+        return self.path.with_name(f"{self.path.name}{PIECE}{begin}")
 
     def restart(self) -> None:
         """Forget what has arrived."""
@@ -145,23 +165,24 @@ class Partial:
         with disk_errors(self.path.parent):
             self._file.seek(0)
             self._file.truncate()
+            for each in belongings(self.path):
+                no_follow.unlink(each)
         self.length = 0
         self._follow()
-        self._origin_path.unlink(missing_ok=True)
 
     def _follow(self) -> None:
         """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
-        self._hasher = hashlib.sha256()
-        self._hashing = Background(self._hash, step=_HASH_FROM, apart=hasattr(os, "pread"))  # Windows cannot
+        self._hashing = Hashing()
         self._flushing = Background(self._flush, step=_FLUSH_FROM)
 
     def _unfollow(self) -> None:
         self._hashing.close()
         self._flushing.close()
 
-    def _hash(self, begin: int, end: int) -> None:
-        for at in range(begin, end, _HASHED_AT_ONCE):
-            self._hasher.update(self._read(min(_HASHED_AT_ONCE, end - at), at))
+    def _hash(self, end: int) -> None:
+        """Hash what was there before."""
+        for at in range(0, end, _BLOCK):
+            self._hashing.update(self._read(min(_BLOCK, end - at), at))
 
     def _read(self, count: int, at: int) -> bytes:
         """Bytes that were written, wherever the next ones are being written."""
@@ -179,7 +200,7 @@ class Partial:
     def touch(self) -> None:
         """Show other processes that somebody is still at work."""
         with contextlib.suppress(OSError):
-            os.utime(self.path)
+            no_follow.touch(self.path)
 
     @property
     def digest(self) -> str:
@@ -189,8 +210,7 @@ class Partial:
             CacheError: The disk is broken.
         """
         with disk_errors(self.path.parent):
-            self._hashing.catch_up(self.length)
-        return self._hasher.hexdigest()
+            return self._hashing.hexdigest()
 
     def head(self, count: int = 512) -> bytes:
         """The first bytes."""
@@ -201,7 +221,7 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """What names the source of the bytes, and its strong ETag; two empty strings when they are not known."""
         try:
-            source, etag = self._origin_path.read_text(encoding="utf-8").splitlines()
+            source, etag = no_follow.read_text(self._origin_path).splitlines()
         except (OSError, ValueError):
             return "", ""
         return source, etag
@@ -228,7 +248,7 @@ class Partial:
             Stolen: What would be published is not what was hashed.
         """
         with disk_errors(final.parent):
-            final.parent.mkdir(parents=True, exist_ok=True)
+            no_follow.make_folder(final.parent)
             refuse_odd(final)
             self._require_own()
             self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
@@ -241,17 +261,19 @@ class Partial:
                 time.sleep(_TICK)
             if os.name == "nt":
                 self._file.close()
-            self.path.replace(final)
+            no_follow.replace(self.path, final)
             self._file.close()
             sync_folder(final.parent)
         self._published = True
-        self._origin_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is of no harm
+            for each in belongings(self.path):
+                no_follow.unlink(each)
         return final
 
     def _require_own(self) -> None:
         ours = os.fstat(self._file.fileno())
         try:
-            there = self.path.lstat()
+            there = no_follow.status(self.path)
         except FileNotFoundError:
             there = None
         if not there or not os.path.samestat(ours, there) or ours.st_size != self.length:
@@ -274,8 +296,7 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
         if adopted is None:
             adopted = _take_over(path, file, stem)
         else:
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + ORIGIN).unlink(missing_ok=True)
+            remove(path)
             file.close()
     return adopted
 
@@ -301,8 +322,6 @@ def _copied(path: Path, file: FileIO, stem: str) -> Partial:
     except (OSError, ZooError):  # the bytes are only a saving
         partial.restart()
     file.close()
-    origin = path.with_name(path.name + ORIGIN)
-    with contextlib.suppress(OSError):
-        origin.rename(partial.path.with_name(partial.path.name + ORIGIN))
-    path.unlink(missing_ok=True)
+    move_belongings(path, partial.path)
+    no_follow.unlink(path)
     return partial

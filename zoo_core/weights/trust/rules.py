@@ -12,7 +12,7 @@ from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.transport.urls import is_loopback, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from zoo_core.contract.card import Weights
@@ -76,12 +76,13 @@ def _in_the_clear(url: str) -> bool:
     return urlsplit(url).scheme.lower() in ("http", "ftp") and not is_loopback(url)
 
 
-def require_online(name: str, urls: Sequence[str]) -> None:
+def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None = None) -> None:
     """Refuse to open a socket when ``ZOO_OFFLINE`` is set.
 
     Args:
         name: The file that is missing.
         urls: Where it could be had.
+        passed_over: A cache that has it, and is not believed because it was only found.
 
     Raises:
         Offline: It is set.
@@ -90,14 +91,18 @@ def require_online(name: str, urls: Sequence[str]) -> None:
         raise Offline(
             f"{name} is not in the cache, and ZOO_OFFLINE is set",
             done="no socket was opened",
-            hint=f"unset ZOO_OFFLINE; or fetch {shown(urls[0])} elsewhere and bring it here "
+            cause=f"{passed_over} has it, but came with the checkout: it vouches for nothing" if passed_over else None,
+            hint=(f"ZOO_CACHE={passed_over} believes that cache; or " if passed_over else "")
+            + f"unset ZOO_OFFLINE; or fetch {shown(urls[0])} elsewhere and bring it here "
             "with `zoo cache import FILE` or `zoo bundle import`; or build it untrained with weights=None",
             file=name,
             urls=tuple(urls),
         )
 
 
-def known_bytes(name: str, weights: Weights, ref_path: Path, locked: Locked | None) -> tuple[str, str, Ref | None]:
+def known_bytes(
+    name: str, weights: Weights, ref_path: Path, locked: Locked | None, *, vouches_for: Callable[[Ref], bool]
+) -> tuple[str, str, Ref | None]:
     """What the bytes of some weights must be.
 
     The lock decides, and the card must agree with it; without a lock, the card; and what the card leaves open, the ref
@@ -108,6 +113,7 @@ def known_bytes(name: str, weights: Weights, ref_path: Path, locked: Locked | No
         weights: What the card says.
         ref_path: The ref of the last time.
         locked: The entry of the lock.
+        vouches_for: Whether a ref counts where neither the lock nor the card has the whole digest.
 
     Returns:
         The whole digest, a prefix of it, or ``""`` when nothing says it; how much that proves, as in
@@ -137,6 +143,8 @@ def known_bytes(name: str, weights: Weights, ref_path: Path, locked: Locked | No
             raise
         ref = None
     if ref and not (ref.sha256 == known if locked else _one_of(weights, ref.sha256)):
+        ref = None
+    if ref and not locked and weights.strength != "proven" and not vouches_for(ref):
         ref = None
     strength: str = "proven" if locked else weights.strength
     if strength == "none":
