@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW
 _IN_FOLDERS = bool(_NO_FOLLOW) and os.open in os.supports_dir_fd
+_LONGEST = 4096
+"""Bytes of a path, as Linux counts them; macOS takes fewer, and refuses more by itself."""
 _ODD = {errno.ENOTDIR, errno.ELOOP}
 
 
@@ -164,6 +166,8 @@ def _within(path: Path, *, make: bool = False) -> Iterator[tuple[str, int | None
         _look_at(path.parent, make=make)
         yield str(path), None
         return
+    if len(os.fsencode(path)) >= _LONGEST:  # what is made step by step could not be opened by its whole path
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
     folder = os.open(path.anchor, _FOLDER)
     try:
         for depth, name in enumerate(path.parts[1:-1], start=2):
