@@ -34,7 +34,7 @@ def test_a_corrupt_file_and_an_empty_folder_are_left_out_and_named(digits):
     data = read_data(digits)
     assert len(data.class_names) == 3
     assert "empty has no images" in data.notes[0]
-    assert "broken.png cannot be read" in data.notes[1]
+    assert "broken.png was left out: it cannot be read" in data.notes[1]
 
 
 def test_a_csv_with_several_labels_is_multi_label(digits):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_core import errors
+
+if TYPE_CHECKING:
+    from zoo_lightning.samples import ImageData
 
 
 def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -81,7 +84,8 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     r"""Fine-tune MODEL on the images in DATA, and save it to a folder that zoo.load and zoo predict take.
 
     DATA is a folder with one folder of images for each class (or train and val folders of those), a CSV with the
-    columns path and label, or a Hugging Face dataset on disk.
+    columns path and label, or a Hugging Face dataset on disk; for a detector annotations of COCO's format, a file or
+    the folder that has it; for segmentation a folder with images and masks.
 
     \b
     Example:
@@ -98,23 +102,24 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
         f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
     )
     if dry:
-        _explain(model, images.counts(), options)
+        _explain(model, images, options)
         return
     from zoo_lightning.run import finetune as run
 
     result = run(images, model=model, out=out, resume=resume, trainer={"enable_progress_bar": not quiet}, **options)
-    click.echo(f"accuracy {result.metrics['accuracy']:.1%} on the validation images")
+    name, value = result.headline
+    click.echo(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
     click.echo(f"saved {result.folder}, report {result.report}")
 
 
-def _explain(model: str, counts: dict[str, int], options: dict[str, Any]) -> None:
+def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:
     """What a run would do: nothing is fetched, built or written."""
     import zoo_core as zoo
 
-    for name, count in counts.items():
+    for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
     card = zoo.info(model)
-    click.echo(f"{card.id if hasattr(card, 'id') else model}: a new head of {len(counts)} classes")
+    click.echo(f"{card.id if hasattr(card, 'id') else model}: a new head of {len(images.class_names)} classes")
     frozen = ", ".join(options["freeze"]) or "nothing"
     click.echo(
         f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+
+from zoo_lightning.page import figure, table
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from collections.abc import Iterator
+
+    from torch.utils.data import DataLoader
 
     from zoo_lightning.module import FineTune
+    from zoo_lightning.samples import ImageData
 
-_BINS = 10
+_BINS, _MISTAKES = 10, 12
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,38 @@ class Evaluation:
         rows = self.calibration()
         return sum(abs(confidence - right) * count for confidence, right, count in rows) / len(self.targets)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The accuracy."""
+        return {"accuracy": self.accuracy}
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The name and the value of what counts most."""
+        return "accuracy", self.accuracy
+
+    def sections(self, data: ImageData) -> Iterator[str]:
+        """What a report says of it."""
+        if not self.multi_label:
+            yield "<h2>Confusion</h2>"
+            counts = self.confusion().tolist()
+            rows = [[name, *(str(count) for count in row)] for name, row in zip(data.class_names, counts, strict=True)]
+            yield table(rows, ["true \\ predicted", *data.class_names])
+            yield "<h2>Calibration</h2>"
+            yield f"<p>Expected calibration error {self.expected_calibration_error():.3f}.</p>"
+            bins = [(f"{sure:.2f}", f"{right:.2f}", str(count)) for sure, right, count in self.calibration()]
+            yield table(bins, ("confidence", "accuracy", "images"))
+        yield "<h2>Worst mistakes</h2>"
+        worst = self.mistakes(_MISTAKES)
+        if not worst:
+            yield "<p>None.</p>"
+        for index in worst:
+            sample = data.val[index]
+            truth = ", ".join(data.class_names[label] for label in sample.labels)
+            guess = data.class_names[int(self.probabilities[index].argmax())]
+            sure = float(self.probabilities[index].max())
+            yield figure(sample.image(), f"{sample.name}: {truth}, taken for {guess} ({sure:.0%})")
+
     def mistakes(self, count: int) -> list[int]:
         """The images whose own class is least probable, worst first, as indices."""
         if self.multi_label:
@@ -89,16 +125,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(module: FineTune, dataset: Dataset[Any], *, batch_size: int, workers: int = 0) -> Evaluation:
+def evaluate(module: FineTune, batches: DataLoader[Any]) -> Evaluation:
     """Run a model on images; its mode is afterwards as it was.
 
     Args:
         module: Whose model is run.
-        dataset: Images and targets.
-        batch_size: Images of a batch.
-        workers: Processes that decode images.
+        batches: Of images and targets.
     """
-    batches: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()

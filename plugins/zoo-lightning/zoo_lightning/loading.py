@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import v2
 
 import zoo_core as zoo
-from zoo_core import errors
+from zoo_lightning.augment import transform_for
+from zoo_lightning.coco import size_of, with_visibility
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import nn
 
-    from zoo_lightning.data import ImageData, Sample
-
-AUGMENT = ("none", "light", "standard", "strong")
-"""The presets of augmentation, from none to strong."""
+    from zoo_lightning.samples import ImageData, Sample
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -34,7 +31,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], transform: Callable[[Any], Tensor], num_classes: int = 0, seed: int = 0
+        self, samples: Sequence[Sample], transform: Callable[..., Any], num_classes: int = 0, seed: int = 0
     ) -> None:
         self.samples, self.transform, self.num_classes, self.seed = samples, transform, num_classes, seed
 
@@ -45,7 +42,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         sample = self.samples[index % len(self.samples)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.seed, index))
-            return self.transform(sample.image()), self._target(sample)
+            return self.pair(sample)
+
+    def pair(self, sample: Sample) -> tuple[Tensor, Any]:
+        """The image as a tensor, and its target."""
+        image: Tensor = self.transform(sample.image())
+        return image, self._target(sample)
 
     def _target(self, sample: Sample) -> Tensor:
         if not self.num_classes:
@@ -53,6 +55,53 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         target = torch.zeros(self.num_classes)
         target[list(sample.labels)] = 1.0
         return target
+
+
+class BoxDataset(ImageDataset):
+    """Images and the objects in them, as torchvision's detectors take them.
+
+    Args:
+        samples: What is in it.
+        transform: Changes an image and its target together.
+        parts: What a target has beside boxes: ``"masks"``, ``"keypoints"``.
+        with_crowds: Whether it has groups too, to measure with.
+        seed: Of everything drawn at random.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: Callable[..., Any],
+        *,
+        parts: Collection[str] = (),
+        with_crowds: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(samples, transform, seed=seed)
+        self.parts, self.with_crowds = parts, with_crowds
+
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - an ObjectSample
+        """The image as a tensor, and its target."""
+        image = sample.image()
+        target = sample.target(size_of(image), self.parts, with_crowds=self.with_crowds)
+        return with_visibility(*self.transform(image, target))
+
+
+class MaskDataset(ImageDataset):
+    """Images and the classes of their pixels, changed together."""
+
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
+        """The image as a tensor, and its mask."""
+        image, mask = self.transform(sample.image(), sample.target())
+        return image, mask.long()
+
+
+class WholeMaskDataset(ImageDataset):
+    """Images as ``zoo.predict`` prepares them, and their masks as they are."""
+
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
+        """The image as a tensor, and its mask."""
+        return self.transform(sample.image()), sample.target().as_subclass(Tensor).long()
 
 
 class EpochSampler(Sampler[int]):
@@ -142,35 +191,6 @@ def mixed_seed(seed: int, number: int) -> int:
     return (value ^ (value >> 31)) >> 1
 
 
-def transform_for(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
-    """The preprocessing of the model's weights, after the augmentations of a preset.
-
-    Args:
-        model: A model from ``zoo.get``.
-        augment: ``"none"``; ``"light"``: shifts by up to a tenth and small turns, for images whose sides matter, such
-            as digits; ``"standard"``: crops and flips as torchvision's reference trains; ``"strong"``: those after
-            RandAugment.
-
-    Raises:
-        UsageError: There is no such preset.
-    """
-    if augment not in AUGMENT:
-        raise errors.UsageError(f"there is no augmentation {augment!r}", expected=", ".join(AUGMENT))
-    if augment in ("none", "light"):
-        plain = zoo.transforms(model)
-        shifts = [_without_palette, v2.RandomAffine(8, translate=(0.1, 0.1)), plain]
-        return v2.Compose(shifts) if augment == "light" else plain
-    standard = zoo.transforms(model, train=True)
-    return v2.Compose([_without_palette, v2.RandAugment(), standard]) if augment == "strong" else standard
-
-
-def _without_palette(image: Any) -> Any:  # noqa: ANN401 - a PIL image or a tensor
-    """Grey or RGB: augmentations turn the indices of a palette into others, and most do not take transparency."""
-    if isinstance(image, Tensor) or image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
-
-
 def loaders(
     data: ImageData, model: nn.Module, *, augment: str, batch_size: int, workers: int, seed: int
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -184,11 +204,49 @@ def loaders(
         workers: Processes that decode images.
         seed: Of the order and of the augmentations.
     """
-    width = len(data.class_names) if data.multi_label else 0
-    train = ImageDataset(data.train, transform_for(model, augment), width, seed)
-    val = ImageDataset(data.val, transform_for(model, "none"), width, seed)
-    loading: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    train, val = datasets(data, model, augment=augment, seed=seed)
+    loading: dict[str, Any] = {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "collate_fn": collate_for(data.task),
+    }
     return (
         DataLoader(train, batch_sampler=EpochBatches(EpochSampler(len(train), seed), batch_size), **loading),
-        DataLoader(val, sampler=EpochSampler(len(val), None), batch_size=batch_size, **loading),
+        DataLoader(val, sampler=EpochSampler(len(val), None), batch_size=val_batch(data.task, batch_size), **loading),
     )
+
+
+def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """What is trained on, with augmentations, and what is validated with."""
+    plain, augmented = (transform_for(model, each, data.task) for each in ("none", augment))
+    if data.task == "detection":
+        parts = parts_of(model)
+        return (
+            BoxDataset(data.train, augmented, parts=parts, seed=seed),
+            BoxDataset(data.val, plain, parts=parts, with_crowds=True, seed=seed),
+        )
+    if data.task == "segmentation":
+        return MaskDataset(data.train, augmented, seed=seed), WholeMaskDataset(data.val, zoo.transforms(model))
+    width = len(data.class_names) if data.multi_label else 0
+    return ImageDataset(data.train, augmented, width, seed), ImageDataset(data.val, plain, width, seed)
+
+
+def parts_of(model: nn.Module) -> frozenset[str]:
+    """What a detector learns beside boxes: ``"masks"``, ``"keypoints"``."""
+    found = zoo.anatomy(model)
+    has = {"masks": "mask" in {site.role for site in found.heads}, "keypoints": found.keypoints is not None}
+    return frozenset(name for name, there in has.items() if there)
+
+
+def collate_for(task: str) -> Callable[[Any], Any] | None:
+    """How samples become a batch: images of different sizes stay apart; None for torch's own way."""
+    return _apart if task == "detection" else None
+
+
+def _apart(batch: Sequence[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
+    return [image for image, _ in batch], [target for _, target in batch]
+
+
+def val_batch(task: str, batch_size: int) -> int:
+    """Images of a batch to validate with: masks keep their size, so that each is a batch of its own."""
+    return 1 if task == "segmentation" else batch_size

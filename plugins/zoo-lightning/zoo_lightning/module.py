@@ -20,8 +20,6 @@ from zoo_lightning.loading import mixed_seed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from torchmetrics import Metric
-
 METRIC = "val_score"
 """Accuracy, or mean average precision where an image has several classes."""
 
@@ -92,7 +90,7 @@ class FineTune(LightningModule):
         weights = torch.tensor(class_weights) if class_weights is not None else None
         self.register_buffer("class_weights", weights, persistent=False)
         self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup else None
-        self.score: Metric = (
+        self.score: Any = (
             MultilabelAveragePrecision(main.num_classes)
             if multi_label
             else MulticlassAccuracy(main.num_classes, average="micro")
@@ -104,7 +102,7 @@ class FineTune(LightningModule):
         if not isinstance(scores, Tensor):
             raise errors.NotSupported(
                 f"a model that gives a {type(scores).__name__} is not fine-tuned on one set of classes",
-                cause="it has several outputs",
+                cause="it has several outputs, or is for another task",
                 hint="subclass FineTune with a training_step of your own",
             )
         return scores

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from lightning.pytorch.tuner.tuning import Tuner
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.data import ImageData, read_data
-from zoo_lightning.evaluate import evaluate
+from zoo_lightning.augment import transform_for
+from zoo_lightning.data import read_data
 from zoo_lightning.head_first import train_head
-from zoo_lightning.loading import ImageDataset, loaders, transform_for
+from zoo_lightning.loading import ImageDataset, loaders
 from zoo_lightning.module import METRIC, FineTune
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import POINT, History, ResumePoint, Stopping, begin
+from zoo_lightning.samples import ImageData
+from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
 if TYPE_CHECKING:
     import os
@@ -107,13 +109,16 @@ class Result:
 
     Attributes:
         folder: The saved model, for ``zoo.load``.
-        metrics: The last ones by name, and ``accuracy`` on the validation images.
+        metrics: The last ones by name; and of the saved model on the validation images ``accuracy``, or ``map`` with
+            its kin for boxes, or ``mean_iou`` and ``pixel_accuracy`` for masks.
         report: The page about the run.
+        headline: The name and the value of the metric that counts most.
     """
 
     folder: Path
     metrics: dict[str, float]
     report: Path
+    headline: tuple[str, float] = ("", 0.0)
 
 
 def finetune(
@@ -198,7 +203,7 @@ def _require_savable(model: nn.Module) -> None:
 
 def _facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
     """What the result of a run depends on, as JSON has it."""
-    samples = repr([[(sample.name, sample.labels) for sample in side] for side in (data.train, data.val)])
+    samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
     chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
     facts = {
         "model": model if isinstance(model, str) else type(model).__name__,
@@ -222,22 +227,18 @@ def _options(options: Mapping[str, Any]) -> Options:
 
 
 def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTune:
-    count = len(data.class_names)
-    built = zoo.get(model, num_classes=count, seed=options.seed) if isinstance(model, str) else model
-    main = zoo.anatomy(built).main
-    if main is not None and main.num_classes != count:
-        raise errors.UsageError(
-            f"the model has {main.num_classes} outputs, and the data {count} classes",
-            hint=f"zoo.swap_head(model, {count})",
-        )
+    require_options(data.task, asdict(options))
+    built = suited(build(model, data, options.seed) if isinstance(model, str) else model, data)
     if options.freeze:
         zoo.freeze(built, *options.freeze)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
     counts = data.counts()
-    weights = _balance(counts, len(data.train), multi_label=data.multi_label) if options.balance else None
-    return FineTune(
+    total = sum(counts.values()) if data.task == "segmentation" else len(data.train)
+    weights = _balance(counts, total, multi_label=data.multi_label) if options.balance else None
+    return module_for(
         built,
+        data,
         lr=options.lr or 1e-3,
         head_lr=options.head_lr,
         layer_decay=options.layer_decay,
@@ -255,7 +256,7 @@ def _balance(counts: Mapping[str, int], total: int, *, multi_label: bool) -> lis
     """A weight for each class, such that all count alike; for several labels, of the images that have the label."""
     if multi_label:
         return [max(total - each, 1) / each for each in counts.values()]
-    return [total / (len(counts) * each) for each in counts.values()]
+    return [total / (len(counts) * max(each, 1)) for each in counts.values()]
 
 
 def _head_first(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
@@ -322,8 +323,8 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     if not engine.is_global_zero:
         return Result(run.target, metrics, report)
     options = run.options
-    evaluation = evaluate(run.module, run.val, batch_size=options.batch_size, workers=options.workers)
-    metrics["accuracy"] = evaluation.accuracy
+    evaluation = evaluation_of(run.module, run.val, run.data, batch_size=options.batch_size, workers=options.workers)
+    metrics |= evaluation.metrics
     zoo.save(run.module.model, run.target, class_names=run.data.class_names)
     settings = asdict(options)
     summary = {"metrics": metrics, "settings": settings, "notes": run.data.notes}
@@ -337,4 +338,4 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
         settings=settings,
     )
     report.write_text(page, encoding="utf-8")
-    return Result(run.target, metrics, report)
+    return Result(run.target, metrics, report, evaluation.headline)

@@ -1,0 +1,71 @@
+"""Pieces of HTML: tables, curves and images in a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torchvision.transforms import v2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_SIDE = 96
+_WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """Rows of cells as a table."""
+    head = f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>" if header else ""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{head}{body}</table>"
+
+
+def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: str) -> str:
+    """Lines over the epochs as inline SVG."""
+    every = {name: [row[name] for row in history if name in row] for name in names}
+    lines = {name: line for name, line in every.items() if line}
+    values = [value for line in lines.values() for value in line]
+    if not values:
+        return "<p>No epoch was completed.</p>"
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    drawn = []
+    for (name, line), color in zip(lines.items(), ("#1f77b4", "#d62728"), strict=False):
+        step = (_WIDTH - 2 * _MARGIN) / max(1, len(line) - 1)
+        points = [
+            (_MARGIN + place * step, _HEIGHT - _MARGIN - (value - low) / span * (_HEIGHT - 2 * _MARGIN))
+            for place, value in enumerate(line)
+        ]
+        path = "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in points)
+        drawn.append(f'<path d="{path}" stroke="{color}"><title>{escape(name)}</title></path>{dots}')
+    marks = [
+        _text(2, _MARGIN, f"{high:.3g}"),
+        _text(2, _HEIGHT - _MARGIN, f"{low:.3g}"),
+        _text(_MARGIN, _HEIGHT - 6, f"{label}: {', '.join(lines)}"),
+    ]
+    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
+    return f'<svg class="lines" role="img" aria-label="{escape(label)}" {size}>{"".join([*drawn, *marks])}</svg>'
+
+
+def _text(x: int, y: int, text: str) -> str:
+    return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}</text>'
+
+
+def figure(image: Any, caption: str) -> str:  # noqa: ANN401 - a PIL image or a tensor
+    """A small image with a line of text below it."""
+    escaped = escape(caption)
+    source = f"data:image/png;base64,{_thumbnail(image)}"
+    return f'<figure><img alt="{escaped}" src="{source}"><figcaption>{escaped}</figcaption></figure>'
+
+
+def _thumbnail(read: Any) -> str:  # noqa: ANN401 - as above
+    image = v2.functional.to_pil_image(read) if isinstance(read, Tensor) else read.convert("RGB")
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,211 @@
+"""Images with what is known of them: samples, splits, and what is said of those that were left out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import zoo_core as zoo
+from zoo_core import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What splits are called, in lower case, and which side of ours each is."""
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its classes.
+
+    Attributes:
+        source: A path, or the bytes of an encoded image.
+        labels: Indices into the class names; exactly one unless the data is multi-label.
+        name: What to call it in a report.
+    """
+
+    source: Path | bytes
+    labels: tuple[int, ...]
+    name: str
+
+    def image(self) -> Image | Tensor:
+        """The decoded image, as ``zoo.predict`` will read it: upright, and with all its bits.
+
+        Raises:
+            ImageError: It is no image, or is truncated.
+        """
+        return zoo.read_image(self.source)
+
+    def counts(self) -> Mapping[int, int]:
+        """How much there is of each class: one image, or so many boxes or pixels."""
+        return Counter(self.labels)
+
+    def fault(self) -> str:
+        """Why the image cannot be used; empty if it can."""
+        try:
+            self.image()
+        except errors.ImageError as error:
+            why = error.summary.removeprefix(f"{self.source!s}: ").removeprefix("a bytes: ")
+            return f"it cannot be read: {why}"
+        return ""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images to train on and to validate with.
+
+    Attributes:
+        train: The samples to train on.
+        val: The samples to validate with.
+        class_names: In the order of the scores; of boxes and masks the first is the background.
+        multi_label: Whether an image has any number of classes.
+        notes: What was left out, one sentence each.
+        task: ``"classification"``, ``"detection"`` or ``"segmentation"``.
+        num_keypoints: Keypoints of an object; 0 for none.
+    """
+
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    class_names: tuple[str, ...]
+    multi_label: bool = False
+    notes: tuple[str, ...] = field(default=())
+    task: str = "classification"
+    num_keypoints: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many training images each class has; how many boxes, or pixels, where images have those.
+
+        Example:
+            >>> ImageData((Sample(b"", (1,), "a"),), (), ("cat", "dog")).counts()
+            {'cat': 0, 'dog': 1}
+        """
+        total: Counter[int] = Counter()
+        for sample in self.train:
+            total.update(sample.counts())
+        first = int(self.task == "detection")  # no box is of the background
+        return {name: total[index] for index, name in enumerate(self.class_names) if index >= first}
+
+
+class Faults:
+    """What is wrong with data, by kind, and where: counted, with a few names.
+
+    Example:
+        >>> faults = Faults()
+        >>> for name in "abcd":
+        ...     faults.add("boxes have no area, and were left out", name)
+        >>> list(faults)
+        ['4 boxes have no area, and were left out: a, b, c, ...']
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, name: str) -> None:
+        """One more of a kind; the kind is a sentence that begins with what is counted."""
+        self._names[kind].append(name)
+
+    def __iter__(self) -> Iterator[str]:
+        for kind, names in self._names.items():
+            different = list(dict.fromkeys(names))
+            more = ", ..." if len(different) > _NAMED_AT_MOST else ""
+            yield f"{len(names)} {kind}: {', '.join(different[:_NAMED_AT_MOST])}{more}"
+
+
+def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """The splits that are used, as ``train`` or ``val``: a test split validates where there is no other."""
+    if "val" in sides.values():
+        notes += [f"the split {name} was left out: it is for testing" for name, side in sides.items() if side == "test"]
+        return {name: side for name, side in sides.items() if side != "test"}
+    return {name: "val" if side == "test" else side for name, side in sides.items()}
+
+
+def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and the other files; what is hidden is neither."""
+    every = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return (
+        [path for path in every if path.suffix.lower() in SUFFIXES],
+        [path for path in every if path.suffix.lower() not in SUFFIXES],
+    )
+
+
+Sides = list[tuple[Sample, str]]
+"""Samples, and ``"train"``, ``"val"`` or nothing for each."""
+
+
+def readable(sides: Sides, notes: list[str], workers: int) -> Sides:
+    """The samples that can be used; the notes name the others."""
+    with ThreadPoolExecutor(workers) as pool:  # decoding holds no lock of Python's
+        faults = list(pool.map(lambda pair: pair[0].fault(), sides))
+    notes += [f"{sample.name} was left out: {why}" for (sample, _), why in zip(sides, faults, strict=True) if why]
+    return [pair for pair, why in zip(sides, faults, strict=True) if not why]
+
+
+def divided(sides: Sides, val: float, seed: int, *, by_class: bool) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The samples to train on and to validate with, drawn where the data has no split of its own."""
+    if not any(side == "val" for _, side in sides):
+        draw = _split_classes if by_class else _split_labels
+        sides = draw([sample for sample, _ in sides], val, seed)
+    train, held_out = (tuple(sample for sample, side in sides if (side == "val") == wants) for wants in (False, True))
+    return train, held_out
+
+
+def require_both(path: Path, data: ImageData) -> ImageData:
+    """The data, if there is something to train on and something to validate with.
+
+    Raises:
+        UsageError: There is not.
+    """
+    cause = "; ".join(data.notes)
+    if not data.train:
+        raise errors.UsageError(f"{path} leaves no image to train on", cause=cause or "it has none that can be used")
+    if not data.val:
+        raise errors.UsageError(
+            f"{path} leaves no image to validate with",
+            cause=cause or "no class has two images",
+            hint="give a class at least two images that can be read, or write a split val",
+        )
+    return data
+
+
+def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
+    """A share of every class, drawn reproducibly, and at least one image of a class that has two."""
+    groups: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.labels].append(sample)
+    held_out: set[int] = set()
+    for labels, group in sorted(groups.items()):
+        order = random.Random(f"{seed} {labels}").sample(group, len(group))  # noqa: S311 - a split is no secret
+        held_out.update(id(each) for each in order[: round(val * len(group)) or int(len(group) > 1)])
+    return [(sample, "val" if id(sample) in held_out else "train") for sample in samples]
+
+
+def _split_labels(samples: Sequence[Sample], val: float, seed: int) -> Sides:
+    """A share of the images, drawn reproducibly, that leaves each label at least one image to train on."""
+    left = Counter(label for sample in samples for label in set(sample.labels))
+    count = max(1, round(val * len(samples)))
+    held_out: set[int] = set()
+    for sample in random.Random(f"{seed}").sample(samples, len(samples)):  # noqa: S311 - a split is no secret
+        if len(held_out) < count and all(left[label] > 1 for label in sample.labels):
+            held_out.add(id(sample))
+            left.subtract(set(sample.labels))
+    return [(sample, "val" if id(sample) in held_out else "train") for sample in samples]
