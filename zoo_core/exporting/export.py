@@ -14,12 +14,13 @@ import torch
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.exporting.formats import FORMATS
-from zoo_core.exporting.named_outputs import NamedOutputs, names_in
+from zoo_core.exporting.named_outputs import NamedOutputs, by_name
 from zoo_core.images.numbers import numbers_of, resized
 from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.sites import class_names, evaluating
+from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def export(
     x = _example(opened, size)
     bare = unwrap(opened)
     with evaluating(bare), torch.no_grad():
-        names = names_in(anatomy_of(opened).scores_in(opened(x)))
+        names = tuple(by_name(Outputs.of(opened), opened(x)))
         wrapped = NamedOutputs(opened, names, softmax=softmax).eval()
         partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or '.' + to}")
         try:
@@ -203,6 +204,11 @@ def _metadata(
         "input": {"name": "image", "shape": list(x.shape[1:])},
         "outputs": list(names),
         "softmax": softmax,
-        "class_names": list(class_names_of(model)),
+        "class_names": _names(model),
         "preprocessing": preprocessing,
     }
+
+
+def _names(model: nn.Module) -> Any:  # noqa: ANN401 - a list, or lists by head
+    names = class_names(model)
+    return {head: list(each) for head, each in names.items()} if isinstance(names, dict) else list(names)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ class NamedOutputs(nn.Module):
     Args:
         model: What runs; shared, not copied.
         names: The outputs that are kept; ``("scores",)`` for a model that returns a tensor.
-        softmax: Whether scores become probabilities.
+        softmax: Whether scores become probabilities; those that the model gives already, and embeddings, stay.
 
     Example:
         >>> import torch, zoo_core as zoo
@@ -37,26 +38,35 @@ class NamedOutputs(nn.Module):
         self.model = unwrap(model)
         self.names = tuple(names)
         self.softmax = softmax
-        self.anatomy = anatomy_of(model)
+        self.outputs = Outputs.of(model)
         self.training = self.model.training
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A batch of images to the outputs."""
-        output = self.anatomy.scores_in(self.model(image))
-        result = tuple(output[name] for name in self.names) if isinstance(output, Mapping) else (output,)
-        return tuple(each.softmax(1) for each in result) if self.softmax else result
+        output = by_name(self.outputs, self.model(image))
+        result = {name: output[name] for name in self.names}
+        return tuple(self._probabilities(name, each) if self.softmax else each for name, each in result.items())
+
+    def _probabilities(self, name: str, scores: Tensor) -> Tensor:
+        head = name if self.outputs.heads else ""
+        return scores if head in self.outputs.embeddings else self.outputs.probabilities(scores, head)
 
 
-def names_in(output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output
-    """The names of the tensors that a model returned; those that only help in training are left out.
+def by_name(outputs: Outputs, returned: Any) -> dict[str, Tensor]:  # noqa: ANN401 - any model's output
+    """The tensors that a model returned by name; those that only help in training are left out.
+
+    Args:
+        outputs: How what the model returns is read.
+        returned: What it returned.
 
     Raises:
         NotSupported: It returned something else than a tensor or a dict of tensors.
     """
+    output = outputs.read(returned) if outputs.heads else outputs.scores_in(returned)
     if isinstance(output, Tensor):
-        return ("scores",)
+        return {"scores": output}
     if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
-        return tuple(name for name in output if name != _AUXILIARY)
+        return {name: each for name, each in output.items() if outputs.heads or name != _AUXILIARY}
     raise NotSupported(
         f"an output of the type {type(output).__name__} has no place in an exported graph",
         expected="a tensor, or a dict of tensors",

@@ -18,6 +18,7 @@ from zoo_core.inspect.maps import map_in
 from zoo_core.inspect.view import overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.opened import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
+from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
@@ -273,7 +274,7 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.body = copy.deepcopy(unwrap(model)).requires_grad_(requires_grad=False)
-        self._anatomy = anatomy_of(model)
+        self._outputs = Outputs.of(model)
         self.tap: nn.Module = nn.Identity()
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.body.parameters()):
             self.body.float()
@@ -298,8 +299,7 @@ class _Logits(nn.Module):
             handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Any = self._anatomy.scores_in(self.body(x))
-        result = result.get("out", result) if isinstance(result, dict) else result
+        result: Any = self._outputs.read(self.body(x))
         if not isinstance(result, Tensor) or result.dim() < _TABLE:
             raise NotSupported(
                 "the model gives no logits of classes",

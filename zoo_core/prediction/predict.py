@@ -16,6 +16,7 @@ from zoo_core.images.read import read, sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Reading
 from zoo_core.recipe.opened import open_model, require_results
+from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names as names_of
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
@@ -90,7 +91,8 @@ def predict(
     Returns:
         For a classifier a list of ``(name, probability)``; for a detector :class:`Detections`, with ``.boxes``,
         ``.names``, ``.scores``, and ``.masks`` or ``.keypoints``; for segmentation a :class:`Segmentation`, with
-        ``.mask``, ``.legend`` and ``.save(path)``; for several heads a dict of these. For many images a list of those,
+        ``.mask``, ``.legend`` and ``.save(path)``; for several heads a dict of these, in which a head without
+        scores has its embedding, a tensor. For many images a list of those,
         in which an :class:`ImageError` is in the place of each that could not be read. Classes without a name are
         called by their number. Class 0 of detectors and segmentation is the background.
 
@@ -190,7 +192,7 @@ class Predictor:
             model,
             _pipeline(model, size),
             task,
-            Reading(names, top, threshold, card.task if card else ""),
+            Reading(names, top, threshold, card.task if card else "", Outputs.of(model)),
             batch_size,
             num_workers,
             keep,
@@ -234,7 +236,7 @@ class Predictor:
             return []
         try:
             with inferring(unwrap(self.model)):
-                output = anatomy_of(self.model).scores_in(self.model(self._input(batch)))
+                output = self.reading.outputs.read(self.model(self._input(batch)))
                 return list(self.reading.results(output, batch))
         except ZooError:
             raise

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.head.read import Outputs
 
 if TYPE_CHECKING:
     import os
@@ -231,6 +232,8 @@ def to_record(result: Any) -> Any:  # noqa: ANN401 - a result, or several by nam
     """
     if isinstance(result, dict):
         return {name: to_record(each) for name, each in result.items()}
+    if isinstance(result, torch.Tensor):
+        return result.tolist()
     if isinstance(result, Segmentation):
         return [{"name": name, "share": share} for name, share, _ in result.legend]
     if isinstance(result, Detections):
@@ -254,6 +257,8 @@ def to_line(result: Any) -> str:  # noqa: ANN401 - a result, or several by name
     """
     if isinstance(result, dict):
         return "; ".join(f"{name}: {to_line(each)}" for name, each in result.items())
+    if isinstance(result, torch.Tensor):
+        return f"an embedding of {'x'.join(map(str, result.shape))} numbers"
     if isinstance(result, Segmentation):
         return ", ".join(f"{name} {share:.1%}" for name, share, _ in result.legend)
     if isinstance(result, Detections):
@@ -266,6 +271,7 @@ _SURE = 0.5
 _EXACT = 1e-3
 """How far a sum of probabilities may be from 1, in half precision."""
 _BACKGROUND = "background"
+_ONE_HEAD = Outputs((), frozenset(), {}, lambda output: output)
 
 
 @dataclass(frozen=True)
@@ -277,23 +283,31 @@ class Reading:
         top: How many classes of a classifier.
         threshold: Least probability; None for the default of each kind of model.
         task: What the model does, as on its card; empty when that is not known.
+        outputs: Which heads there are, and what they give.
+        head: The one that is read; ``""`` for all of them, or the only one.
     """
 
     names: tuple[str, ...] | Mapping[str, tuple[str, ...]]
     top: int
     threshold: float | None
     task: str = ""
+    outputs: Outputs = _ONE_HEAD
+    head: str = ""
 
     def results(self, output: Any, batch: Sequence[Loaded]) -> Iterator[Any]:  # noqa: ANN401 - any model's output
         """A result for each image of a batch.
+
+        Args:
+            output: The scores in what the model returned, by head where there are several.
+            batch: The images.
 
         Raises:
             NotSupported: The output is of no kind that is known.
             UsageError: There are other numbers of names and classes.
             ValueError: The model gave nan.
         """
-        if isinstance(output, Mapping) and isinstance(output.get("out"), Tensor):  # torchvision's segmentation
-            output = output["out"]
+        if isinstance(output, Tensor) and output.ndim == 1 and len(output) == len(batch):
+            output = output[:, None]  # a binary head whose one logit has no axis of its own
         if isinstance(output, Tensor) and output.ndim == _MAPS and output.shape[2:].numel() == 1:
             output = output.flatten(1)  # scores, as pretrainedmodels' SqueezeNets give them
         if isinstance(output, Mapping) and output:
@@ -301,8 +315,10 @@ class Reading:
             inner = {name: list(heads[name].results(each, batch)) for name, each in output.items()}
             for i in range(len(batch)):
                 yield {name: each[i] for name, each in inner.items()}
+        elif isinstance(output, Tensor) and self.head in self.outputs.embeddings:
+            yield from output.float().cpu()
         elif isinstance(output, Tensor) and output.ndim == _SCORES:
-            yield from (self._named(scores) for scores in output.float().cpu())
+            yield from (self._named(*each) for each in zip(output.float().cpu(), self._chances(output), strict=True))
         elif isinstance(output, Tensor) and output.ndim == _MAPS and self.task != "classification":
             yield from (self._segmented(scores, image) for scores, image in zip(output, batch, strict=True))
         elif isinstance(output, Sequence) and all(isinstance(each, Mapping) and "boxes" in each for each in output):
@@ -317,32 +333,44 @@ class Reading:
     def _by_head(self, heads: list[str]) -> dict[str, Reading]:
         """How the output of each head is read; what the model knows by one list is of a head that it had before."""
         names = self.names if isinstance(self.names, Mapping) else {}
-        if unknown := [name for name in names if name not in heads]:
+        scoring = [name for name in heads if name not in self.outputs.embeddings]
+        if unknown := [name for name, own in names.items() if name not in scoring and own]:
+            is_head = unknown[0] in heads
             raise UsageError(
-                f"class_names has names for {unknown[0]!r}, and no head is called so",
-                expected=f"a list for any of {', '.join(heads)}",
+                f"class_names has names for {unknown[0]!r}, "
+                + ("which gives an embedding and no scores" if is_head else "and no head is called so"),
+                expected=f"a list for any of {', '.join(scoring)}",
             )
-        return {name: replace(self, names=tuple(names.get(name, ()))) for name in heads}
+        return {name: replace(self, names=tuple(names.get(name, ())), head=name) for name in heads}
 
-    def _named(self, scores: Tensor) -> Named:
+    def _chances(self, scores: Tensor) -> Tensor:
+        """Scores as probabilities: of each class by itself where there is a threshold."""
+        scores = scores.float().cpu()
+        chances = self.outputs.probabilities(scores, self.head, each=self.threshold is not None)
+        if scores.ndim != _SCORES or scores.shape[1] == 1 or self.outputs.activations.get(self.head):
+            return chances
+        # a softmax of the model's own
+        is_done = torch.tensor([_are_probabilities(each) for each in scores], device="cpu")
+        return torch.where(is_done[:, None], scores, chances)
+
+    def _named(self, scores: Tensor, chances: Tensor) -> Named:
         if scores.isnan().any():
             msg = "the model gives nan: its weights hold nan, or overflow in this dtype"
             raise ValueError(msg)
         names = self._names_for(len(scores))
-        if self.threshold is not None or len(scores) == 1:  # softmax makes 1 of one logit, whatever it is
-            chances = scores.sigmoid()
+        if self.threshold is not None or len(scores) == 1:
             order = chances.argsort(descending=True, stable=True)
             chosen = [i for i in order.tolist() if chances[i] >= (self.threshold or 0)]
         else:
-            chances = scores if _are_probabilities(scores) else scores.softmax(0)
             chosen = chances.topk(min(self.top, len(chances))).indices.tolist()
         return [(names[i], chances[i].item()) for i in chosen]
 
     def _segmented(self, scores: Tensor, image: Loaded) -> Segmentation:
         scores = F.interpolate(scores[None].float(), size=image.size, mode="bilinear", align_corners=False)[0]
         if len(scores) == 1:  # of the one class that there is beside the background
-            mask = (scores[0].sigmoid() >= (_SURE if self.threshold is None else self.threshold)).to(torch.uint8)
-            return Segmentation(mask.cpu(), self._names_with_background(2))
+            least = _SURE if self.threshold is None else self.threshold
+            mask = (self._chances(scores[None])[0, 0] >= least).to(torch.uint8)
+            return Segmentation(mask, self._names_with_background(2))
         labels = scores.argmax(0).cpu()
         return Segmentation(labels, self._names_with_background(len(scores)))
 

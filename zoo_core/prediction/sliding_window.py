@@ -15,7 +15,8 @@ from zoo_core.images.numbers import numbers_of
 from zoo_core.images.regions import Rows, open_rows
 from zoo_core.recipe.opened import open_model, require_results, require_values
 from zoo_core.surgery.features.vectors import Vectors
-from zoo_core.surgery.metadata import anatomy_of, class_names_of, knowledge_of, unwrap
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.metadata import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
@@ -205,7 +206,7 @@ def sliding_window(
         runner: nn.Module = Vectors(opened)
         read: Callable[[Any], Any] = lambda output: output  # noqa: E731 - beside its other case
     else:
-        runner, read = opened, anatomy_of(opened).scores_in
+        runner, read = opened, Outputs.of(opened).read
     run = _Run(runner, read, sides, steps, blend, batch_size, out)
     layers = _layers(opened, image)
     try:
@@ -340,8 +341,6 @@ class _Run:
 
     def _forward(self, windows: Tensor) -> Tensor:
         output = self.read(self.model(windows.to(self.device, self.dtype)))
-        if isinstance(output, dict) and isinstance(output.get("out"), Tensor):  # torchvision's segmentation
-            output = output["out"]
         if not isinstance(output, Tensor):
             raise NotSupported(
                 f"no scores for windows in a {type(output).__name__}",

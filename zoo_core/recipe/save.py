@@ -308,14 +308,15 @@ def _class_names(
 
 
 def _in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names of several heads in the order of their scores."""
-    got = {head: len(names) for head, names in said.items()}
-    if got != dict(counts) or any(isinstance(names, str) for names in said.values()):
-        expected = ", ".join(f"{count} for {head!r}" for head, count in counts.items())
+    """The names of several heads in the order of their scores; embeddings have none."""
+    needed = {head: count for head, count in counts.items() if count}
+    got = {head: len(names) for head, names in said.items() if len(names)}
+    if got != needed or any(isinstance(names, str) for names in said.values()):
+        expected = ", ".join(f"{count} for {head!r}" for head, count in needed.items())
         raise UsageError(
             f"class_names cannot be {said!r}", expected=f"a list by head: {expected}" if counts else "a list of names"
         )
-    return [name for head in counts for name in said[head]]
+    return [name for head in needed for name in said[head]]
 
 
 def _card(model: nn.Module, known: Knowledge) -> Card:

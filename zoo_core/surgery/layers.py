@@ -32,6 +32,17 @@ def is_norm(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__ and not list(module.children()) and getattr(scale, "dim", int)() == 1
 
 
+def has_nothing_to_score_with(module: nn.Module) -> bool:
+    """Whether ``module`` holds nothing that could weigh features, but norms at most, so that it gives features again.
+
+    Example:
+        >>> has_nothing_to_score_with(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)))
+        True
+    """
+    norms = tuple(f"{path}." if path else "" for path, each in module.named_modules() if is_norm(each))
+    return all(name.startswith(norms) for name in module.state_dict())
+
+
 def is_bias(name: str) -> bool:
     """Whether a tensor of that name is what a layer adds: ``bias``, ``in_proj_bias``, ``bias_ih_l0``, ``q_bias``.
 

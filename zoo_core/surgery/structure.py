@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
+from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
     for head in old.heads:
         if not _inside(changed, head.path):
             continue
-        around = _scoring(model, head.path)
+        around = _scoring(model, head.path, changed)
         if around == head.path:
             heads = tuple(_measured(model, each) if each is head else each for each in result.heads)
             result = replace(result, heads=heads)
@@ -198,14 +199,20 @@ def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Ana
     return replace(anatomy, heads=heads, pool=pool)
 
 
-def _scoring(model: nn.Module, path: str) -> str:
-    """The path of a head site, or of the innermost module around it that has a layer to score with."""
-    result = _replaced_around(model, path)
-    while (
-        result and not _layers(model.get_submodule(result)) and not isinstance(model.get_submodule(result), nn.Identity)
+def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
+    """The path of a head site, or of the innermost module around it that has a layer to score with.
+
+    A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
+    """
+    site = _replaced_around(model, path)
+    is_bare = bool(site) and has_nothing_to_score_with(model.get_submodule(site))
+    around = site
+    while around and not (
+        _layers(model.get_submodule(around))
+        and (not is_bare or any(under(name, around) and _owner_has(model, name) for name in changed))
     ):
-        result = result.rpartition(".")[0]
-    return result
+        around = around.rpartition(".")[0]
+    return around or (site if is_bare else "")
 
 
 def _replaced_around(model: nn.Module, path: str) -> str:

@@ -75,7 +75,7 @@ class FineTune(LightningModule):
         self.label_smoothing, self.multi_label, self.warmup, self.seed = label_smoothing, multi_label, warmup, seed
         self.unfreeze_at = dict(unfreeze_at or {})
         main = zoo.anatomy(model).main
-        if main is None:
+        if main is None or not main.num_classes:
             raise errors.NotSupported(
                 "a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)"
             )

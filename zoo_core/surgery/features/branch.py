@@ -40,13 +40,19 @@ class Branch(nn.Module):
 
     Attributes:
         body: The modules it runs, under the paths they had in the model.
+        site: The path of its head in there.
     """
 
     def __init__(
-        self, body: nn.Module, stages: Chain, pool: Callable[[Any, Any], Any], classify: Callable[[Any, Any], Any]
+        self,
+        body: nn.Module,
+        site: str,
+        stages: Chain,
+        pool: Callable[[Any, Any], Any],
+        classify: Callable[[Any, Any], Any],
     ) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.site = body, site
         self.stages, self.pool, self.classify = stages, pool, classify
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - as the head gives them
@@ -114,6 +120,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         )
         _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
         edit.outcomes |= _outcomes(bare, main.path, known.receipt.tensors)
+        edit.update(names=())
     return model
 
 
@@ -146,7 +153,7 @@ def _branch(
         body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
     body = copy.deepcopy(body)
     body.set_submodule(site, head)
-    return Branch(body, stages, pool, classify).train(model.training)
+    return Branch(body, site, stages, pool, classify).train(model.training)
 
 
 def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:

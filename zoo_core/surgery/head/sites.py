@@ -20,6 +20,7 @@ from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.head.mlp import MLPHead, Squeeze
 from zoo_core.surgery.head.multi_head import Heads, check_names
 from zoo_core.surgery.hold import hold_frozen_parts
+from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
 from zoo_core.utils.arguments import check_num_classes, strict_arguments
 from zoo_core.utils.device import on_the_cpu
@@ -184,7 +185,7 @@ def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn
 def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
     """How many classes a new head scores, found by running it once on zeros; by name where there are several heads.
 
-    An ``Identity`` scores none: it gives the features.
+    One that holds nothing to score with, such as an ``Identity`` or a norm, scores none: it gives the features.
 
     Args:
         head: The new head.
@@ -239,6 +240,8 @@ def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
     if isinstance(head, nn.Identity):
         return 0
+    part = scoring_part(head)
+    is_bare = has_nothing_to_score_with(part)
     given = (_PROBE_BATCH, *(shape or (site.in_features, *[_PROBE_SIDE] * _SPATIAL[site.kind])))
     like = next(head.parameters(), torch.empty(0, device="cpu"))
     try:
@@ -253,7 +256,18 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
         raise _mismatch(
             head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
         )
-    return width // site.per_class
+    return 0 if is_bare and (_is_torchs(part) or width == site.in_features) else width // site.per_class
+
+
+def scoring_part(head: nn.Module) -> nn.Module:
+    """What scores in a head: the head itself, or that of a branch with stages of its own."""
+    body, site = getattr(head, "body", None), getattr(head, "site", None)
+    return body.get_submodule(site) if isinstance(body, nn.Module) and isinstance(site, str) else head
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether no code but that of torch runs in it: a user's own may score without a tensor that is saved."""
+    return all(type(each).__module__.startswith("torch.nn.") for each in module.modules())
 
 
 def _squeezes(head: nn.Module) -> bool:

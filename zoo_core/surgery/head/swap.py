@@ -23,7 +23,16 @@ from zoo_core.surgery.head.multi_head import (
     one_head,
 )
 from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
-from zoo_core.surgery.head.sites import HeadLike, between, count_scores, evaluating, fitted, made_for, without_hidden
+from zoo_core.surgery.head.sites import (
+    HeadLike,
+    between,
+    classes_by_head,
+    count_scores,
+    evaluating,
+    fitted,
+    made_for,
+    without_hidden,
+)
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
@@ -177,7 +186,7 @@ def swap_head(
         after = _after(anatomy, sites, head)
         new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
         num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
-        names = _names_kept(knowledge_of(bare), bare, new[0], num_classes)
+        names = _names_kept(knowledge_of(bare), bare, new[0], counts)
         heads = tuple(replace(site, num_classes=num_classes) for site in sites)
         stays_on_map = anatomy.pool is None and is_recomposed(bare)
         own = at == "features" or stays_on_map or after is not one_head(anatomy)
@@ -198,14 +207,19 @@ def _new_heads(
         return [*new, *(_follow(model, site, counts, head) for site in sites[1:])], counts
 
 
-def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """The names of the classes: those it had where the old head is part of the new one, or as many as the user said."""
+def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int | dict[str, int]) -> tuple[str, ...]:
+    """The names of the classes: those it had where the old head is part of the new one, or as many as the user said.
+
+    Names of one head are not spread over several, nor those of several over others.
+    """
     main = known.anatomy.main
     old = model.get_submodule(main.path) if main else None
-    is_inside = any(module is old for module in new.modules())
-    if is_inside and main and num_classes == main.num_classes:
+    num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
+    if main and any(module is old for module in new.modules()) and num_classes == main.num_classes:
         return known.class_names
-    return known.names if len(known.names) == num_classes else ()
+    before = classes_by_head(model, main)
+    is_alike = counts == before if isinstance(counts, dict) else not before
+    return known.names if is_alike and len(known.names) == num_classes else ()
 
 
 def _sites(model: nn.Module) -> tuple[Head, ...]:
