@@ -83,9 +83,9 @@ def test_what_is_the_backbone_is_not_guessed_where_the_head_is_not_known():
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("list", [(16, 2)]),
+        ("list", [(6, 1), (16, 2)]),
         ("unet", [(16, 2), (32, 4)]),
-        ("autoencoder", [(16, 4)]),
+        ("autoencoder", [(8, 2), (16, 4)]),
         ("resnet1d", [(8, 2), (16, 4), (32, 8)]),
     ],
 )

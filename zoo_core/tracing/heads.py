@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +14,10 @@ from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import Ref, plain_fields
+from zoo_core.tracing.recording import Ref, ShapesOnly, plain_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Dataflow, Op
@@ -359,14 +360,16 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
     for path in paths:
         if path not in called:
             raise NoHead(f"the weights of {path} are used without calling it", paths)
-    if why := _refusal(passes, sites, main, said=said):
-        with_numbers = tuple(replace(each, attributes=_numbers(passes.model, each)) for each in sites)
-        if not any(each.attributes for each in with_numbers) or _refusal(passes, with_numbers, main, said=said):
-            raise NoHead(f"with other classes at {', '.join(paths)}, {why}", paths)
-        return with_numbers
-    counting = tuple(replace(each, attributes=_counts(passes.model, each)) for each in sites)
-    is_proven = any(each.attributes for each in counting) and not _refusal(passes, counting, main, said=said)
-    return counting if is_proven else sites
+    counting, numbered = (
+        tuple(replace(each, attributes=paths_in(passes.model, each)) for each in sites)
+        for paths_in in (_counts, _numbers)
+    )
+    reasons = {}
+    for tried in dict.fromkeys((counting, sites, numbered)):
+        reasons[tried] = _refusal(passes, tried, main, said=said)
+        if reasons[tried] is None:
+            return tried
+    raise NoHead(f"with other classes at {', '.join(paths)}, {reasons[sites]}", paths)
 
 
 def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
@@ -375,14 +378,9 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     A site that the user ``said`` may also leave the shape as it is, as where forward returns a class and no scores,
     or be one of several whose scores are joined.
     """
-    model = duplicate(passes.model)
-    for each in sites:
-        model.set_submodule(each.path, _wider(model.get_submodule(each.path)))
-        for name in each.attributes:
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, each.num_classes + _MORE)
+    model = passes.model
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), _with_more_classes(model, sites), ShapesOnly():
             made = run(model, passes.x)
     except Exception as error:  # noqa: BLE001 - the model's own code
         return f"forward fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -405,6 +403,28 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         if value != main.value and changed and not aux:
             return f"another output's shape is {list(shape)} after {list(wanted)}"
     return None
+
+
+@contextmanager
+def _with_more_classes(model: nn.Module, sites: Sequence[Head]) -> Iterator[None]:
+    """Inside the block, the sites of the recorded copy give more scores, and its numbers of classes say so."""
+    counts = {name: each.num_classes for each in sites for name in each.attributes}
+    layers = {each.path: model.get_submodule(each.path) for each in sites}
+    try:
+        for path, layer in layers.items():
+            model.set_submodule(path, _wider(layer))
+        _set_numbers(model, {name: count + _MORE for name, count in counts.items()})
+        yield
+    finally:
+        for path, layer in layers.items():
+            model.set_submodule(path, layer)
+        _set_numbers(model, counts)
+
+
+def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
+    for name, number in numbers.items():
+        path, _, own = name.rpartition(".")
+        setattr(model.get_submodule(path), own, number)
 
 
 def _wider(layer: Any) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution

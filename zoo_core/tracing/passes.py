@@ -87,10 +87,9 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
 
 
 def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
-    other = _like(flow, model, batch_of(x, 3)) or flow
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
-    if len(larger.recording.ops) == len(flow.recording.ops) and larger.recording.root.end >= 0 and _alike(flow, larger):
-        other = larger
+    is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
+    other = larger if is_whole and _alike(flow, larger) else _like(flow, model, batch_of(x, 3)) or flow
     try:
         trained = _recorded(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms

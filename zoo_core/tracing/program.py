@@ -198,6 +198,21 @@ class Item:
         return output
 
 
+@dataclass(frozen=True)
+class ItemOf:
+    """As a stage reads the map in what its last module gives: a tuple, a list or a dict.
+
+    Attributes:
+        key: Where it is, as of :class:`Item`.
+    """
+
+    key: tuple[Any, ...]
+
+    def __call__(self, _model: object, output: Any) -> Any:  # noqa: ANN401 - any output object
+        """The map."""
+        return Item(self.key)(output)
+
+
 class _Stop(Exception):
     """Raised where a pass has what it is for."""
 

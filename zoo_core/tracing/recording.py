@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -120,6 +121,22 @@ class Recording:
             stack += [child for child in reversed(call.children) if isinstance(child, Call)]
 
 
+def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
+    """What a function gives; only the shape of a batch norm without values, which takes torch long."""
+    if func is functional.batch_norm and args and args[0].is_meta:
+        return torch.empty_like(args[0])
+    return func(*args, **kwargs)
+
+
+class ShapesOnly(TorchFunctionMode):
+    """Inside the block, batch norms of tensors without values cost nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401 - whatever torch gives
+        return _shape_of(func, args, kwargs or {})
+
+
 class _Recorder(TorchFunctionMode):
     """Notes what runs while it is active."""
 
@@ -138,7 +155,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 - whatever torch gives
         kwargs = kwargs or {}
         noted = self.noted((args, kwargs))  # before it runs, since it may work in place
-        result = func(*args, **kwargs)
+        result = _shape_of(func, args, kwargs)
         name = getattr(func, "__name__", "")
         made = args[0] if name == "__setitem__" else result
         if any(isinstance(each, Tensor) for each in tree_iter(made)):
@@ -331,20 +348,24 @@ class Dataflow:
             todo += self.recording.ops[number].inputs
         return result
 
-    def cuts(self, outputs: Iterable[int]) -> list[int]:
-        """The tensors through which everything passes on its way to some outputs, in the order they were made."""
+    def live(self, outputs: Iterable[int]) -> list[frozenset[int]]:
+        """The tensors that are needed before each op and after the last one, on the way to some outputs."""
         ends = [value for value in outputs if value in self.from_input]
         used = self.ancestors(ends)
         last: dict[int, int] = {}
         for number in sorted(used):
             last.update(dict.fromkeys(self.moving(self.recording.ops[number]), number))
         last.update(dict.fromkeys(ends, len(self.recording.ops)))
-        live = {value for value in self.recording.inputs if value in last}
-        result = [*live] if len(live) == 1 else []
-        for number in sorted(used):
-            op = self.recording.ops[number]
-            live = {value for value in live if last[value] > number}
-            live |= {value for value in op.outputs if last.get(value, -1) > number and value in self.from_input}
-            if len(live) == 1 and (value := next(iter(live))) not in result:
-                result.append(value)
+        live = frozenset(value for value in self.recording.inputs if value in last)
+        result = [live]
+        for number, op in enumerate(self.recording.ops):
+            if number in used:
+                made = {value for value in op.outputs if last.get(value, -1) > number and value in self.from_input}
+                live = frozenset(value for value in live if last[value] > number) | made
+            result.append(live)
         return result
+
+    def cuts(self, outputs: Iterable[int]) -> list[int]:
+        """The tensors through which everything passes on its way to some outputs, in the order they were made."""
+        alone = (next(iter(live)) for live in self.live(outputs) if len(live) == 1)
+        return list(dict.fromkeys(alone))

@@ -96,9 +96,14 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
     flow = passes.evaluated
     expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
     expand |= _around(anatomy.heads)
+    last = anatomy.stages[-1].output if anatomy.stages else None
+    until = next((call.end for call in flow.recording.calls() if call.path == last), 0)
     for value in reversed(flow.cuts(starts[0])):
-        if grid.map_of(value) is None or value in flow.recording.inputs:
+        made = flow.recording.producer.get(value, -1)
+        if grid.map_of(value) is None or made < 0:
             continue
+        if made < until - 1 and all(call.path != last for call in _makers(flow, value)):
+            break  # before the last stage, which gives several tensors
         places = [_same_place(flow, other, value) for other in passes.flows]
         if any(place is None for place in places):
             continue

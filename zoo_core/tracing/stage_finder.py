@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
 from zoo_core.contract.anatomy import Stage
+from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Call, Dataflow
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
+_LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
+_MANY = 4
+"""Times as many channels as before: what makes so many prepares them for the head."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,34 @@ class Map:
 
 @dataclass(frozen=True)
 class Unit:
-    """A module that belongs to one stage as a whole."""
+    """A module that belongs to one stage as a whole.
+
+    Attributes:
+        path: Where it is.
+        kind: Its class.
+        map: The feature map that it gives.
+        outputs: The tensors that it gives and that are needed later.
+        layers: How many linear and convolutional layers it has.
+        is_block: Whether it has such a layer and is none.
+        has_blocks: Whether it has a part that is a block.
+        several: Whether it gives maps of several resolutions.
+        read: As of a stage: where the map is in what it gives, unless that is the map.
+    """
 
     path: str
-    map: Map | None
-    value: int | None
+    kind: type[nn.Module]
+    map: Map
+    outputs: frozenset[int]
     layers: int
-    composite: bool
+    is_block: bool
+    has_blocks: bool
+    several: bool
+    read: ItemOf | None
+
+    @property
+    def parent(self) -> str:
+        """Path of the module that it is in."""
+        return self.path.rpartition(".")[0]
 
 
 class Grid:
@@ -111,6 +136,8 @@ class Grid:
     def _image(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
         layouts: tuple[tuple[Layout, tuple[int, int], int], ...] = (("NCHW", (-2, -1), 1), ("NHWC", (-3, -2), -1))
         for layout, at, axis in layouts:
+            if 1 in (shape[at[0]], shape[at[1]]):
+                continue
             strides = [self._stride(i, shape[place], other[place] if other else None) for i, place in enumerate(at)]
             same = other is None or shape[axis] == other[axis]
             if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35 if other else 0.2):
@@ -142,129 +169,201 @@ def _whole(stride: float, near: float = 0.003) -> int:
 
 
 def find_stages(
-    model: nn.Module, grid: Grid, cuts: Sequence[int], anatomy: Anatomy, end: int
+    model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: Anatomy
 ) -> tuple[tuple[Stage, ...], Layout]:
     """The stages of a recorded model.
 
     Args:
         model: What was recorded.
         grid: Reads its feature maps.
-        cuts: The tensors through which everything passes.
+        outputs: What the trunk is needed for.
         anatomy: Its stem and heads.
-        end: Number of the op at which the trunk ends.
 
     Returns:
         The stages, first to last, and how their maps lie.
     """
-    stem, around = anatomy.stem, _around(anatomy)
-    units = _units(model, grid, {*cuts}, end)
-    groups: list[list[Unit]] = []
-    for unit in units:
-        if groups and unit.map and groups[-1][-1].map and unit.map.stride == groups[-1][-1].map.stride:
-            groups[-1].append(unit)
-        elif unit.map:
-            groups.append([unit])
-    groups = [group for group in (_trimmed(group, stem, around) for group in _without_embedding(groups, stem)) if group]
-    groups = _downward(_without_stem(groups, stem))
-    groups = _isotropic(model, grid, {*cuts}, groups)
-    layouts = Counter(group[-1].map.layout for group in groups if group[-1].map)
+    deepest = grid.deepest(grid.flow.ancestors(outputs))
+    end = grid.flow.recording.producer.get(deepest, -1) + 1
+    trunk = _Trunk(model, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
+    units = trunk.units()
+    if any(unit.is_block for unit in units):
+        groups = [group for group in map(_trimmed, _by_stride(_without_stem(units, anatomy.stem))) if group]
+        bare = [not any(unit.is_block for unit in group) for group in groups]
+        groups = groups[1:] if bare and bare[0] and not all(bare) else groups  # a stem of several layers
+    else:
+        groups = _plain(_by_stride(units))
+    groups = _isotropic(_downward(groups), trunk.whole.values())
+    layouts = Counter(group[-1].map.layout for group in groups)
     layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
-    names = _names(groups)
-    stages = []
-    for name, group in zip(names, groups, strict=True):
-        result = group[-1].map
-        if result is not None:
-            stages.append(Stage(name, tuple(unit.path for unit in group), result.channels, result.stride))
+    stages = [
+        Stage(name, tuple(unit.path for unit in group), group[-1].map.channels, group[-1].map.stride, group[-1].read)
+        for name, group in zip(_names(groups), groups, strict=True)
+    ]
     return tuple(stages), layout
 
 
-def _units(model: nn.Module, grid: Grid, cuts: set[int], end: int) -> list[Unit]:
-    result: list[Unit] = []
-    seen: set[str] = set()
+class _Trunk:
+    """The modules one after another through which everything passes, each of one resolution.
 
-    def visit(call: Call) -> None:
+    Args:
+        model: What was recorded.
+        grid: Reads its feature maps.
+        live: The tensors that are needed before each op.
+        cuts: Those through which everything passes on its way to the deepest one.
+        end: Number of the op at which the trunk ends.
+    """
+
+    def __init__(self, model: nn.Module, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
+        self.model, self.grid, self.live, self.cuts, self.end = model, grid, live, cuts, end
+        self.known = {*grid.flow.recording.inputs}  # what may be needed later beside what a unit gives
+        self.opened = 0  # modules that hold more than one unit, as do all that hold them
+        self.whole: dict[str, Unit] = {}  # every module that may be a unit, those inside others too
+
+    def units(self) -> list[Unit]:
+        """In the order they run."""
+        return self._inside(self.grid.flow.recording.root)
+
+    def _inside(self, call: Call) -> list[Unit]:
+        result: list[Unit] = []
         for child in call.children:
-            if isinstance(child, int) or child.start >= end:
-                continue
-            values = [value for value in child.outputs if value in cuts]
-            if _spans(grid, child, cuts, end) or not values or child.end > end:
-                visit(child)
-            elif child.path not in seen:
-                seen.add(child.path)
-                result.append(_unit(model.get_submodule(child.path), child.path, grid, values[-1]))
+            if isinstance(child, int):
+                taken = self.grid.flow.moving(self.grid.flow.recording.ops[child])
+                if taken and self.known.issuperset(taken):
+                    self.known.update(self.grid.flow.recording.ops[child].outputs)
+            elif child.start < self.end:
+                result += self._of(child)
+        return result
 
-    visit(grid.flow.recording.root)
+    def _of(self, call: Call) -> list[Unit]:
+        """The module as one unit, or those in it where its resolution changes twice."""
+        live = self.live[call.end] if call.end <= self.end else frozenset()
+        outputs = live & {*call.outputs}
+        outputs = frozenset() if live - outputs - self.known else outputs
+        again, known = call.path in self.whole, {*self.known}
+        unit = self._whole(call, outputs)
+        if unit:
+            self.whole.setdefault(call.path, unit)
+        opened = self.opened
+        result = self._inside(call)
+        if unit and self.opened == opened and not _spans(self._stride_before(call), result, unit):
+            self.known = known
+            result = [] if again else [unit]
+        elif unit:
+            self.opened += 1
+        self.known |= outputs
+        return result
+
+    def _whole(self, call: Call, outputs: frozenset[int]) -> Unit | None:
+        maps = {value: result for value in sorted(outputs) if (result := self.grid.map_of(value))}
+        if not maps:
+            return None
+        module, first = self.model.get_submodule(call.path), next(iter(maps))
+        layers = sum(isinstance(each, _LAYER) for each in module.modules())
+        if layers <= 1 and not outputs <= self.cuts:
+            return None  # one layer of a branch
+        return Unit(
+            call.path,
+            type(module),
+            maps[first],
+            outputs,
+            layers,
+            is_block=_is_block(module),
+            has_blocks=any(_is_block(each) for each in module.children()),
+            several=len({each.stride for each in maps.values()}) > 1,
+            read=None if isinstance(call.output, Ref) else ItemOf(_key(call.output, first)),
+        )
+
+    def _stride_before(self, call: Call) -> int:
+        taken = [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
+        return min((result.stride for value in taken if (result := self.grid.map_of(value))), default=1)
+
+
+def _spans(before: int, inner: list[Unit], whole: Unit) -> bool:
+    """Whether the resolution changes twice inside a module, or after most of its layers."""
+    first = _layers(unit for unit in inner if unit.map.stride == before and unit.has_blocks)
+    at_end = whole.map.stride > before and 2 * first > whole.layers
+    return at_end or any(before < unit.map.stride < whole.map.stride for unit in inner)
+
+
+def _is_block(module: nn.Module) -> bool:
+    return not isinstance(module, _LAYER) and any(isinstance(each, _LAYER) for each in module.modules())
+
+
+def _key(output: object, value: int) -> tuple[Any, ...]:
+    leaves, _ = tree_flatten_with_path(output)
+    path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
+    return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
+
+
+def _by_stride(units: list[Unit]) -> list[list[Unit]]:
+    """The units that follow one another at one resolution; one that gives maps of several is alone."""
+    result: list[list[Unit]] = []
+    for unit in units:
+        last = result[-1][-1] if result else None
+        if last and unit.map.stride == last.map.stride and not unit.several and not last.several:
+            result[-1].append(unit)
+        else:
+            result.append([unit])
     return result
 
 
-def _spans(grid: Grid, call: Call, cuts: set[int], end: int) -> bool:
-    """Whether the resolution changes inside a call other than once at its beginning."""
-    recording = grid.flow.recording
-    if call.end > end:
-        return True
-    taken = next((grid.map_of(value) for value in _taken(call)), None)
-    shown = cuts & grid.given_out
-    made = [value for number in range(call.start, call.end) for value in recording.ops[number].outputs]
-    strides = [result.stride for value in made if value in shown and (result := grid.map_of(value))]
-    while strides and taken and strides[0] == taken.stride:
-        strides.pop(0)
-    return len({*strides}) > 1
+def _plain(groups: list[list[Unit]]) -> list[list[Unit]]:
+    """The stages of layers without blocks, as VGG has them: the stem is of the first, a pool at the end of the last."""
+    result: list[list[Unit]] = []
+    for group in groups:
+        if any(unit.layers for unit in group):
+            result.append(group)
+        elif result and group[-1].map.stride > result[-1][-1].map.stride:
+            result[-1] = [*result[-1], *group]
+    return result
 
 
-def _taken(call: Call) -> list[int]:
-    return [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
+def _trimmed(group: list[Unit]) -> list[Unit]:
+    """A group without what has no layers at its front, and without what belongs to the head after its blocks.
 
-
-def _around(anatomy: Anatomy) -> set[str]:
-    """Paths of the modules that a head site is in."""
-    parts = [head.path.split(".") for head in anatomy.heads]
-    return {".".join(each[:depth]) for each in parts for depth in range(1, len(each))}
-
-
-def _trimmed(group: list[Unit], stem: Sequence[str], around: set[str]) -> list[Unit]:
-    """A group without the stem at its front, and without what belongs to the head: single layers after its blocks."""
-
-    def in_stem(unit: Unit) -> bool:
-        return any(path == unit.path or path.startswith(f"{unit.path}.") for path in stem)
-
-    start = next((i + 1 for i in reversed(range(len(group))) if in_stem(group[i])), 0)
-    rest = group[start:]
+    That is not in the module that the blocks are in. A bare layer that makes somewhat more channels is the last one of
+    the stage, as in NFNets; one that makes four times as many, as in EfficientNets, is of the head.
+    """
+    rest = group
     while rest and not rest[0].layers:
         rest = rest[1:]
-    if any(unit.composite for unit in rest):
-        while not rest[-1].composite or (
-            len(rest) > 1 and rest[-1].layers == 1 and _parent(rest[-1]) in around - {_parent(rest[-2])}
-        ):
-            rest = rest[:-1]
+    if not any(unit.is_block for unit in rest):
+        return rest
+    layers = Counter[str]()
+    for unit in rest:
+        layers[unit.parent] += unit.layers
+    around = max(layers, key=lambda path: layers[path])
+    while _is_of_head(rest, around):
+        rest = rest[:-1]
     return rest
 
 
-def _parent(unit: Unit) -> str:
-    return unit.path.rpartition(".")[0]
+def _is_of_head(rest: list[Unit], around: str) -> bool:
+    *before, last = rest
+    if not before:
+        return False
+    if not last.layers:
+        return len(before[-1].outputs) == 1  # else it joins what the block before it gives
+    widens = 1 < last.map.channels / before[-1].map.channels < _MANY
+    return last.parent != around and (last.is_block or not widens)
 
 
-def _without_stem(groups: list[list[Unit]], stem: Sequence[str]) -> list[list[Unit]]:
-    """The groups without those that lie in a module around the stem in which no other group lies."""
+def _without_stem(units: list[Unit], stem: Sequence[str]) -> list[Unit]:
+    """The units after the stem, which is the largest module around it with no more layers than what follows."""
     for path in stem:
-        for end in (index for index, letter in enumerate(path) if letter == "."):
-            inside = [all(unit.path.startswith(path[: end + 1]) for unit in group) for group in groups]
-            if 0 < sum(inside) < len(groups) - sum(inside):
-                return [group for group, within in zip(groups, inside, strict=True) if not within]
-    leaves = [not any(unit.composite for unit in group) for group in groups]
-    return groups[1:] if leaves and leaves[0] and not all(leaves) else groups
+        for end in (*(index for index, letter in enumerate(path) if letter == "."), len(path)):
+            prefix = f"{path[:end]}."
+            inside = [f"{unit.path}.".startswith(prefix) or prefix.startswith(f"{unit.path}.") for unit in units]
+            after = max((index + 1 for index, within in enumerate(inside) if within), default=0)
+            is_first = all(within or not unit.layers for unit, within in zip(units[:after], inside, strict=False))
+            if is_first and 0 < _layers(units[:after]) <= _layers(units[after:]):
+                units = units[after:]
+                break
+    return units
 
 
-def _without_embedding(groups: list[list[Unit]], stem: Sequence[str]) -> list[list[Unit]]:
-    """The groups without convolutions that make patches: a small module around the stem that ends inside a group."""
-    for path in stem:
-        for end in (index for index, letter in enumerate(path) if letter == "."):
-            prefix = path[: end + 1]
-            kept = [[unit for unit in group if not unit.path.startswith(prefix)] for group in groups]
-            before, after = (sum(unit.layers for group in each for unit in group) for each in (groups, kept))
-            ends_inside = any(0 < len(rest) < len(group) for rest, group in zip(kept, groups, strict=True))
-            if ends_inside and before - after < after:
-                return [group for group in kept if group]
-    return groups
+def _layers(units: Iterable[Unit]) -> int:
+    return sum(unit.layers for unit in units)
 
 
 def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
@@ -273,7 +372,7 @@ def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
     last = 1
     for group in groups:
         read = group[-1].map
-        if read is None or read.stride < last:
+        if read.stride < last:
             continue
         times = max(round(read.stride / last), 1)
         near = math.isclose(times * last, read.stride, rel_tol=0.2)
@@ -282,31 +381,17 @@ def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
     return result
 
 
-def _isotropic(model: nn.Module, grid: Grid, cuts: set[int], groups: list[list[Unit]]) -> list[list[Unit]]:
+def _isotropic(groups: list[list[Unit]], whole: Iterable[Unit]) -> list[list[Unit]]:
     """Where the resolution never changes, each of the blocks that run one after another is a stage of its own."""
     if len(groups) != 1:
         return groups
-    best: list[Unit] = []
-    for call in (grid.flow.recording.root, *grid.flow.recording.calls()):
-        blocks: dict[type[nn.Module], list[Unit]] = {}
-        for child in call.children:
-            if not isinstance(child, int) and (made := [value for value in child.outputs if value in cuts]):
-                module = model.get_submodule(child.path)
-                unit = _unit(module, child.path, grid, made[-1])
-                if unit.layers and unit.composite and unit.map:
-                    blocks.setdefault(type(module), []).append(unit)
-        best = max([best, *blocks.values()], key=len)
-    return [[unit] for unit in best] if len(best) > 1 else groups
-
-
-def _unit(module: nn.Module, path: str, grid: Grid, value: int) -> Unit:
-    layers = sum(isinstance(each, nn.Linear | nn.modules.conv._ConvNd) for each in module.modules())  # noqa: SLF001 - the base of all
-    return Unit(path, grid.map_of(value), value, layers, _is_block(module, layers))
-
-
-def _is_block(module: nn.Module, layers: int) -> bool:
-    is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)  # noqa: SLF001 - as above; one may hold its padding
-    return layers > 0 and not is_layer and any(True for _ in module.children())
+    within = tuple(f"{unit.path}." for unit in groups[0])
+    kinds: dict[tuple[str, type[nn.Module]], list[Unit]] = {}
+    for unit in whole:
+        if unit.is_block and f"{unit.path}.".startswith(within):
+            kinds.setdefault((unit.parent, unit.kind), []).append(unit)
+    blocks = max(kinds.values(), key=len, default=[])
+    return [[unit] for unit in blocks] if len(blocks) > 1 else groups
 
 
 def _names(groups: list[list[Unit]]) -> list[str]:

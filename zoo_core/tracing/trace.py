@@ -144,10 +144,7 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
         return replace(anatomy, stages=stages, layout=layout)
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
-    deepest = grid.deepest(flow.ancestors(before or [main.value]))
-    end = flow.recording.producer.get(deepest, -1) + 1
-    cuts = flow.cuts([deepest])
-    stages, layout = find_stages(passes.model, grid, cuts, anatomy, end)
+    stages, layout = find_stages(passes.model, grid, before or [main.value], anatomy)
     return replace(anatomy, stages=stages, layout=layout)
 
 
