@@ -151,22 +151,30 @@ def closed_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def served_resnet18(file_server, tmp_path):
-    """resnet18's default weights are a file made here and served on the loopback address, through the usual path."""
+@pytest.fixture(scope="session")
+def resnet18_file(tmp_path_factory):
+    """An untrained resnet18 as torchvision's own file, and its digest; made once."""
     import hashlib
-    from dataclasses import replace
 
     import torch
     import torchvision
 
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def served_resnet18(file_server, resnet18_file):
+    """resnet18's default weights are a file made here and served on the loopback address, through the usual path."""
+    from dataclasses import replace
+
     import zoo_core as zoo
 
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    digest = hashlib.sha256((tmp_path / "resnet18.pth").read_bytes()).hexdigest()
+    path, digest = resnet18_file
     own = zoo.Zoo()
     card = own.resolve("torchvision/resnet18")[0]
-    weights = replace(card.find(), urls=(f"{file_server(tmp_path).url}/resnet18.pth",), sha256=digest)
+    weights = replace(card.find(), urls=(f"{file_server(path.parent).url}/{path.name}",), sha256=digest)
     own.add(replace(card, weights=(weights,)))
     with zoo.use(own):
         yield
@@ -174,6 +182,6 @@ def served_resnet18(file_server, tmp_path):
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)],
-    patterns=["README.md", "docs/*.md", "docs/tutorials/*.md", "plugins/*/README.md"],
+    patterns=["README.md", "docs/*.md", "docs/tutorials/*.md", "docs/coming_from/*.md", "plugins/*/README.md"],
     fixtures=["served_resnet18"],
 ).pytest()

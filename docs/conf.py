@@ -1,12 +1,15 @@
-"""The site: uv run --group docs sphinx-build -W docs docs/_build/html."""
+"""The site: uv run --group docs sphinx-build --fail-on-warning docs docs/_build/html."""
 
 from __future__ import annotations
 
-import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zoo_core
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generate  # after its folder is on the path
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -25,6 +28,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "zoo"
 html_theme_options = {"top_of_page_buttons": []}
+html_favicon = "figures/logo.svg"
 html_show_sphinx = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -36,52 +40,44 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 suppress_warnings = ["myst.xref_missing", "ref.python"]  # pages link to files of the repository, which are no pages
 
-ROOMS = {
-    "registry": "Names",
-    "build": "Models",
-    "surgery.head": "Heads",
-    "surgery.stem": "Stems",
-    "surgery.fine_tuning": "Freezing and training",
-    "surgery.features": "Features",
-    "surgery": "What zoo knows of a model",
-    "tracing": "Models of your own",
-    "images": "Preparing images",
-    "prediction": "Results",
-    "inspect": "Looking inside",
-    "embedding": "Features of many images",
-    "export": "Export",
-    "recipe": "Saving",
-    "contract": "Records",
-    "errors": "Errors",
+ACCESSIBLE = {
+    '<p class="caption" role="heading">': '<p class="caption" role="heading" aria-level="2">',
+    "<pre>": '<pre tabindex="0">',  # what scrolls can be scrolled with the keyboard
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
+    '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
+    '<h2 id="search': '<h1 id="search',
 }
-"""The rooms of ``zoo_core`` as headings; a public name stands under the room that it is imported from."""
+"""What furo's pages lack for keyboards and screen readers, and what is written instead."""
 
 
-def _public_names() -> dict[str, list[str]]:
-    """Heading to the public names below it, as the stub of the package has them."""
-    stub = Path(zoo_core.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
-    found: dict[str, list[str]] = {heading: [] for heading in ROOMS.values()}
-    for module, name in re.findall(r"^from \.([\w.]+) import \w+ as (\w+)", stub, re.MULTILINE):
-        rooms = [room for room in ROOMS if f"{module}.".startswith(f"{room}.")]
-        found.setdefault(ROOMS[max(rooms, key=len)] if rooms else module.split(".")[0], []).append(name)
-    return {heading: names for heading, names in found.items() if names}
+def _before(app: Sphinx) -> None:  # noqa: ARG001 - Sphinx's event
+    generate.write_pages()
 
 
-def _write_reference(app: Sphinx) -> None:  # noqa: ARG001 - Sphinx's event
-    """Write the reference: every public name is on it, because it is made of them."""
-    lines = ["Reference", "=========", "", "Everything is a name of ``zoo_core``, imported as ``zoo``.", ""]
-    for heading, names in _public_names().items():
-        lines += [heading, "-" * len(heading), ""]
-        for name in names:
-            item = getattr(zoo_core, name)
-            is_class = isinstance(item, type)
-            kind = "exception" if is_class and issubclass(item, BaseException) else "class" if is_class else "function"
-            lines += [f".. auto{kind}:: zoo_core.{name}", "   :no-members:" if kind == "exception" else "", ""]
-    text = "\n".join(lines)
-    page = Path(__file__).with_name("reference.rst")
-    if not page.exists() or page.read_text(encoding="utf-8") != text:
-        page.write_text(text, encoding="utf-8")
+def _link_notebook(_app: Sphinx, name: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
+    """Link each tutorial to the notebook that is made of it."""
+    if name.startswith("tutorials/"):
+        href = f"../notebooks/{name.removeprefix('tutorials/')}.ipynb"
+        context["body"] += f'<p><a href="{href}" download>This page as a notebook</a></p>'
+
+
+def _after(app: Sphinx, exception: Exception | None) -> None:
+    if exception is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    for page in out.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        changed = text
+        for lacking, accessible in ACCESSIBLE.items():
+            changed = changed.replace(lacking, accessible)
+        if changed != text:
+            page.write_text(changed, encoding="utf-8")
+    generate.write_browser(out / "zoo.html")
+    generate.write_notebooks(out / "notebooks")
 
 
 def setup(app: Sphinx) -> None:  # noqa: D103 - Sphinx's hook
-    app.connect("builder-inited", _write_reference)
+    app.connect("builder-inited", _before)
+    app.connect("html-page-context", _link_notebook)
+    app.connect("build-finished", _after)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [page for page in PAGES if "_build" not in page.parts]
+PAGES = [page for page in PAGES if not {"_build", "howto"} & {*page.parts}]  # these are made by a build of the site
+generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
 def anchors(page):
@@ -35,3 +37,19 @@ def test_every_page_is_in_the_table_of_contents():
     listed = set(re.findall(r"^([\w/]+)$", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES[1:]} - {"index"}
     assert {page for page in pages if not page[0].isupper()} <= listed  # those are listed by a pattern
+
+
+def test_every_row_of_the_readme_has_a_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| you want to |") : text.index("## Names")]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(generate["table_rows"]()) == len(rows)
+    index = generate["howto_pages"]()["index"]
+    assert index.count("](") == len(rows)
+
+
+@pytest.mark.parametrize("name", sorted(set(generate["howto_pages"]()) - {"index"}))
+def test_a_how_to_page_is_the_script_that_the_tests_run(name):
+    page = generate["howto_pages"]()[name]
+    code, *_ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert code.strip() in (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
