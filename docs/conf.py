@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "zoo"
 html_theme_options = {"top_of_page_buttons": []}
@@ -46,7 +47,6 @@ ACCESSIBLE = {
     '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
     '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
-    '<h2 id="search': '<h1 id="search',
 }
 """What furo's pages lack for keyboards and screen readers, and what is written instead."""
 

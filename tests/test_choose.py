@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from click.testing import CliRunner
+from support.chromium import CHROMIUM, FLAGS
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo_core as zoo
@@ -17,12 +16,6 @@ from zoo_core.cli.models import list_
 from zoo_core.errors import UsageError
 from zoo_core.registry.choose import Entry
 from zoo_core.registry.zoo import current_zoo
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 
 
 def test_models_are_filtered_and_sorted_by_what_is_published():
