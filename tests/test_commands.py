@@ -72,41 +72,59 @@ def understood(line):
         context = command.make_context(name, rest, parent=context)
 
 
+FILES = (
+    *("cat.jpg", "street.jpg", "last.ckpt", "runs/last.ckpt", "resnet18-f37072fd.pth"),
+    *("features.parquet", "weights.zip", "key.pem", "key.pub.pem"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder in which what the commands name exists."""
+    folder = tmp_path_factory.mktemp("place")
+    for name in FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    for name in ("photos", "flowers"):
+        (folder / name).mkdir()
+    return folder
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch, resnet18_file):
-    """A folder with the files that the pages name."""
+    """A folder in which the commands of the pages do what they say."""
     from PIL import Image, ImageDraw
+
+    import zoo_core as zoo
 
     monkeypatch.chdir(tmp_path)
     for letter in "KO":
         for number in range(3):
-            path = tmp_path / "photos" / letter / f"{number}.jpg"
+            path = Path("photos", letter, f"{number}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
             image = Image.new("RGB", (64, 64))
             ImageDraw.Draw(image).text((32, 32), letter, fill="white", font_size=40 + number, anchor="mm")
             image.save(path)
-    shutil.copy(tmp_path / "photos" / "K" / "0.jpg", tmp_path / "cat.jpg")
-    shutil.copy(tmp_path / "cat.jpg", tmp_path / "street.jpg")
-    for name in ("runs/last.ckpt", "last.ckpt", "package/module.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(resnet18_file[0], tmp_path / name)
-    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(1000))))
-    for name in ("features.parquet", "weights.zip"):
-        (tmp_path / name).touch()
-    (tmp_path / "flowers").mkdir()
+    Path("runs").mkdir()
+    for name in ("cat.jpg", "street.jpg"):
+        shutil.copy("photos/K/0.jpg", name)
+    for name in ("runs/last.ckpt", "last.ckpt"):
+        shutil.copy(resnet18_file[0], name)
+    Path("classes.txt").write_text("\n".join(map(str, range(1000))))
+    zoo.save(zoo.get("tiny/glyphnet", num_classes=2, seed=0), "flowers", class_names=["rose", "tulip"])
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if ON_PAGES[page]], ids=lambda page: page.parent.name + page.stem
-)
-def test_every_command_on_a_page_is_one_with_these_arguments(page, world):
+@pytest.mark.parametrize("page", [page for page, lines in ON_PAGES.items() if lines], ids=lambda page: page.stem)
+def test_every_command_on_a_page_is_one_with_these_arguments(page, place, monkeypatch):
+    monkeypatch.chdir(place)
     for line in ON_PAGES[page]:
         understood(line)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_the_help_of_a_command_fits_and_shows_how_it_is_used(path, world):
+def test_the_help_of_a_command_fits_and_shows_how_it_is_used(path, place, monkeypatch):
+    monkeypatch.chdir(place)
     assert not [line for line in help_of(path).splitlines() if len(line) > 80]
     undescribed = [each.name for each in COMMANDS[path].params if isinstance(each, click.Option) and not each.help]
     assert not undescribed
@@ -145,12 +163,7 @@ NAMES = ("resnet18", "resnet50", "mobilenet_v3_small", "timm/test_vit", "maskrcn
 
 @pytest.mark.extra
 def test_the_commands_of_the_pages_run(world, weights_of, monkeypatch):
-    import zoo_core as zoo
-
     monkeypatch.setenv("HF_TOKEN", "hf_a_token_of_this_test")
-    (world / "flowers").rmdir()
-    (world / "features.parquet").unlink()
-    zoo.save(zoo.get("tiny/glyphnet", num_classes=2, seed=0), world / "flowers", class_names=["rose", "tulip"])
     failed = []
     with small.hub() as (_, address), weights_of(*NAMES):
         monkeypatch.setenv("HF_ENDPOINT", address)

@@ -61,15 +61,24 @@ _EXAMPLES = {
     "inspect": ("zoo inspect runs/last.ckpt",),
     "browse": ("zoo browse --out zoo.html",),
     "plugins": ("zoo plugins --try",),
-    "check": ("zoo check tiny", "zoo check timm --model 'test_*'"),
+    "check": ("zoo check tiny", "zoo check timm 'test_*'"),
     "config": ("ZOO_OFFLINE=1 zoo config",),
     "plugin": ("zoo plugin new acme --library acme-models",),
+    "plugin signatures": ("zoo plugin signatures acme zoo_acme/signatures.json.gz",),
     "trace": ("zoo trace package.module:Net --example 1x3x64x64",),
     "lock": ("zoo lock resnet18 resnet50",),
     "sync": ("zoo sync --frozen",),
     "cache": ("zoo cache ls 'resnet*'", "zoo cache prune --unused 90"),
+    "cache import": ("zoo cache import --torch-hub", "zoo cache import resnet18-f37072fd.pth"),
+    "cache ls": ("zoo cache ls 'resnet*'",),
+    "cache path": ("zoo cache path", "zoo cache path resnet18"),
+    "cache prune": ("zoo cache prune --unused 90 --dry-run",),
+    "cache rm": ("zoo cache rm 'resnet*'",),
     "mirror": ("zoo mirror export /srv/weights 'resnet*'",),
+    "mirror export": ("zoo mirror export /srv/weights 'resnet*'",),
     "bundle": ("zoo bundle export weights.zip 'resnet*'", "zoo bundle import weights.zip"),
+    "bundle export": ("zoo bundle export weights.zip 'resnet*'",),
+    "bundle import": ("zoo bundle import weights.zip",),
 }
 """How commands are used whose own help does not show it."""
 
@@ -85,12 +94,9 @@ class LazyGroup(click.Group):
         """The command of that name, imported now."""
         if cmd_name in COMMANDS:
             command: click.Command = resolve_name(COMMANDS[cmd_name].where)
-            if cmd_name in _EXAMPLES:
-                command.epilog = "\n".join(["\b", *_EXAMPLES[cmd_name]])
-            _keep_lines(command)
-            return command
+            return _with_examples(command, cmd_name)
         claimants = plugin_commands().get(cmd_name, ())
-        return _from_plugin(cmd_name, claimants) if claimants else None
+        return _with_examples(_from_plugin(cmd_name, claimants), cmd_name) if claimants else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -117,11 +123,14 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-def _keep_lines(command: click.Command) -> None:
-    r"""Let click see the ``\b`` of raw docstrings, which marks lines that are not to be filled up to paragraphs."""
+def _with_examples(command: click.Command, path: str) -> click.Command:
+    r"""Show how a command is used below its help, and keep the lines that a raw docstring marks with ``\b``."""
     command.help = (command.help or "").replace("\\b\n", "\b\n")
-    for each in getattr(command, "commands", {}).values():
-        _keep_lines(each)
+    if path in _EXAMPLES:
+        command.epilog = "\n".join(["\b", *_EXAMPLES[path]])
+    for name, each in getattr(command, "commands", {}).items():
+        _with_examples(each, f"{path} {name}")
+    return command
 
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:

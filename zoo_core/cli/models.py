@@ -47,7 +47,7 @@ def list_(pattern: str, family: str | None, task: str | None, **options: Any) ->
 
     \b
     zoo list 'torchvision/*net*'
-    zoo list --table --task classification --max-parameters 10M --license apache-2.0 --sort accuracy
+    zoo list --table --max-parameters 10M --license apache-2.0 --sort accuracy
     """
     print_models(pattern, family=family, task=task, **options)
 

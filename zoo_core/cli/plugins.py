@@ -200,7 +200,7 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     replace. It passes the conformance kit, ruff and mypy as it is.
 
     \b
-    zoo plugin new acme --library acme-models --models "acme.models:Net,acme.models:net50"
+    zoo plugin new acme --library acme-models --models "acme.models:Net"
     """
     if not _SIZES.fullmatch(input_size):
         raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")

@@ -44,7 +44,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
     \b
     zoo predict resnet50 cat.jpg photos/ 'more/**/*.png'
     zoo predict flowers/ photos/ --json > results.jsonl
-    zoo predict resnet18 photos/ --weights runs/last.ckpt --class-names classes.txt
+    zoo predict resnet18 photos/ --weights last.ckpt --class-names names.txt
     zoo predict maskrcnn_resnet50_fpn street.jpg --draw drawn/
     """
     runner = _predictor(model, options, keep=draw is not None)
@@ -175,8 +175,20 @@ _drawn: set[Path] = set()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npy file to write.")
 @click.option("--size", type=int, help="Height and width of a window; those of the weights unless given.")
 @click.option("--stride", type=int, help="From one window to the next; the size unless given.")
-@click.option("--blend", type=click.Choice(["constant", "gaussian"]), default="constant", show_default=True)
-@click.option("--outputs", type=click.Choice(["scores", "embeddings"]), default="scores", show_default=True)
+@click.option(
+    "--blend",
+    type=click.Choice(["constant", "gaussian"]),
+    default="constant",
+    show_default=True,
+    help="How the logits of overlapping windows are weighted.",
+)
+@click.option(
+    "--outputs",
+    type=click.Choice(["scores", "embeddings"]),
+    default="scores",
+    show_default=True,
+    help="What each window gives.",
+)
 @click.option("--batch-size", default=16, show_default=True, help="Windows in one pass.")
 def sliding_window(
     model: str, image: Path, out: Path, size: int | None, stride: int | None, blend: str, outputs: str, batch_size: int
@@ -187,7 +199,7 @@ def sliding_window(
 
     \b
     zoo sliding-window resnet50 slide.tif --size 224 --stride 112 --out scores.npy
-    zoo sliding-window fcn_resnet50 street.jpg --size 520 --stride 260 --blend gaussian --out logits.npy
+    zoo sliding-window fcn_resnet50 street.jpg --size 520 --out logits.npy
     """
     from zoo_core.prediction.sliding_window import sliding_window as run
 

@@ -88,8 +88,8 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     the folder that has it; for segmentation a folder with images and masks.
 
     \b
-    Example:
-        zoo finetune flowers/ --model resnet18 --freeze backbone --cache-features 20 --epochs 5 --out my-flowers
+    zoo finetune flowers/ --model resnet18 --freeze backbone --out my-flowers
+    zoo finetune flowers/ --model resnet18 --cache-features 20 --out my-flowers
     """
     from zoo_lightning.data import read_data
 

@@ -34,11 +34,14 @@ _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "z
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    """Teach a pretrained network nine handwritten digits, and an untrained one beside it.
+    r"""Teach a pretrained network nine handwritten digits, and an untrained one beside it.
 
     The network that ships with zoo has learned printed letters and signs, and never saw a digit. Its backbone is
     frozen, and a new head of nine classes learns from ten labelled examples of each. The same is then done on a
     backbone with random weights. What lies between the two accuracies is what the pretraining was worth.
+
+    \b
+    zoo demo --output curves.png
     """
     _check_needs(output)
     figures = _run(epochs, seed, output, quiet=as_json)
