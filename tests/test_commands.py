@@ -151,7 +151,7 @@ def weights_of(file_server, tmp_path):
             torch.save(zoo.get(name, weights=None).state_dict(), path)
             card = own.resolve(name)[0]
             digest = sha256(path.read_bytes()).hexdigest()
-            weights = replace(card.find(), urls=(f"{address}/{path.name}",), sha256=digest, file=path.name)
+            weights = replace(card.find(), urls=(f"{address}/{path.name}",), sha256=digest, size=None)
             own.add(replace(card, weights=(weights,), default=weights.tag))
         return zoo.use(own)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
@@ -40,3 +44,20 @@ def presentable(value: object) -> object:
     if type(value) is dict:
         return {presentable(key): presentable(each) for key, each in value.items()}
     return value
+
+
+def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
+    """A table for a notebook; what names and notes contain is shown, and never read as HTML.
+
+    Example:
+        >>> html_table("models", ("name",), [("<b>",)])
+        '<table><caption>models</caption><tr><th>name</th></tr><tr><td>&lt;b&gt;</td></tr></table>'
+    """
+    from html import escape
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(visible(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    after = f"<p>{escape(visible(note))}</p>" if note else ""
+    return f"<table><caption>{escape(visible(caption))}</caption>{line('th', header)}{body}</table>{after}"

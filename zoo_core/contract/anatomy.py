@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+_FITS = 18
+"""Characters of a box of the figure."""
 UNPROVEN = "no head site was proven when it was traced"
 """How ``Anatomy.headless`` begins where a model may have a head that was not found."""
 
@@ -273,3 +275,33 @@ class Anatomy:
     def main(self) -> Head | None:
         """The main head site, or None."""
         return next((head for head in self.heads if head.role == "main"), None)
+
+    def _repr_html_(self) -> str:
+        """A figure for a notebook: the stem, the stages and the head sites, in the order in which they run."""
+        boxes = [("stem", ", ".join(self.stem), "#cfe3f7")] if self.stem else []
+        boxes += [(each.name, f"{each.channels} at 1/{each.stride}", "#cdeadb") for each in self.stages]
+        heads = [(each.path, f"{each.in_features} to {each.num_classes}", "#fbdcc4") for each in self.heads]
+        return _figure([*boxes, *(heads or [("no head", self.headless or "", "#e6e9ee")])])
+
+
+def _figure(boxes: list[tuple[str, str, str]]) -> str:
+    """Boxes from left to right as SVG: the name, a line below it, and the colour of each."""
+    from html import escape
+
+    from zoo_core.text import visible
+
+    width, gap = 132, 26
+    parts = []
+    for place, (name, line, colour) in enumerate(boxes):
+        left = place * (width + gap)
+        short = [escape(visible(text if len(text) <= _FITS else f"{text[: _FITS - 1]}…")) for text in (name, line)]
+        arrow = f'<path d="M{left - gap + 3} 28H{left - 4}m-6-4 6 4-6 4" fill="none" stroke="currentColor"/>'
+        parts.append(
+            f'{arrow if place else ""}<rect x="{left}" y="4" width="{width}" height="48" rx="6" fill="{colour}"/>'
+            f'<text x="{left + width // 2}" y="25">{short[0]}</text>'
+            f'<text x="{left + width // 2}" y="42" font-size="11">{short[1]}</text>'
+            f"<title>{escape(visible(f'{name}: {line}'))}</title>"
+        )
+    size = f'viewBox="0 0 {len(boxes) * (width + gap) - gap} 56" style="max-width:100%;height:56px"'
+    style = 'font-family="sans-serif" font-size="13" text-anchor="middle" fill="#1b2733"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {style}>{"".join(parts)}</svg>'

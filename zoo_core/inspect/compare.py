@@ -23,6 +23,7 @@ from zoo_core.inspect.view import cannot_write
 from zoo_core.registry.choose import ACCURACY, in_three_digits
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.text import html_table
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
@@ -112,8 +113,15 @@ class Comparison:
             ).rstrip()
             for line in table
         ]
+        return "\n".join([*lines, self._measured])
+
+    def _repr_html_(self) -> str:
+        return html_table("Models side by side", _HEADER, (row.cells for row in self.rows), self._measured)
+
+    @property
+    def _measured(self) -> str:
         images = "image" if self.batch_size == 1 else "images"
-        return "\n".join([*lines, f"a forward of {self.batch_size} {images} on {self.device}"])
+        return f"a forward of {self.batch_size} {images} on {self.device}"
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as plain data, for JSON or a data frame."""

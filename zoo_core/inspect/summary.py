@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
+from zoo_core.text import html_table
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ class Summary:
         return "\n".join([self.title, *lines, self._total])
 
     def _repr_html_(self) -> str:
-        lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row.cells) for row in self.parts]
-        header = "".join(f"<th>{name}</th>" for name in _HEADER)
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return f"<table><caption>{escape(self.title)}</caption><tr>{header}</tr>{body}</table><p>{self._total}</p>"
+        return html_table(self.title, _HEADER, (row.cells for row in self.parts), self._total)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to a file: HTML for the suffix ``.html``, and plain text otherwise.

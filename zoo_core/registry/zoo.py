@@ -320,7 +320,8 @@ def list_models(
             not known comes last.
 
     Returns:
-        Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for.
+        Names such as ``"torchvision/resnet18"``, in the order in which an unqualified name is looked for; a notebook
+        shows them as a table.
 
     Raises:
         UsageError: An argument is impossible, or no model has that task.
@@ -339,11 +340,11 @@ def list_models(
         "input_size": input_size,
         "sort": sort,
     }
-    if all(value is None for value in filters.values()):
-        return zoo.list(pattern, family=family, task=task)  # which reads no card
-    from zoo_core.registry.choose import chosen
+    from zoo_core.registry.choose import ModelNames, chosen
 
-    return [each.id for each in chosen(zoo.entries(pattern, family=family, task=task), **filters)]  # type: ignore[arg-type]  # as declared above
+    if all(value is None for value in filters.values()):
+        return ModelNames(zoo.list(pattern, family=family, task=task))  # which reads no card
+    return ModelNames(each.id for each in chosen(zoo.entries(pattern, family=family, task=task), **filters))  # type: ignore[arg-type]  # as declared above
 
 
 @strict_arguments

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from zoo_core.text import html_table, redacted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -77,6 +79,14 @@ class Receipt:
         taken = f"; {self.taken}" if self.taken else ""
         slowly = f"; built with values: {self.needed_values}" if self.needed_values else ""
         return f"{self.model}{weights}: {', '.join(parts) or 'no tensors'}{taken}{slowly}"
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook: how many tensors had each outcome, and which."""
+        outcomes: dict[Outcome, int] = dict(Counter(self.tensors.values()))
+        rows = [(what, str(count), _shortened(self.names(what))) for what, count in outcomes.items()]
+        weights = f"@{self.tag}" if self.tag else ""
+        file = f"{self.source}, {self.strength}" if self.source else "no file"
+        return html_table(f"{self.model}{weights}", ("tensors", "how many", "names"), rows, redacted(file))
 
 
 def _shortened(names: tuple[str, ...], most: int = 4) -> str:
