@@ -91,8 +91,8 @@ def test_the_tutorials_run_as_notebooks_in_one_kernel(tmp_path, monkeypatch, ser
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.chdir(tmp_path)
     read = runpy.run_path(str(DOCS / "generate.py"))["notebook"]
-    fresh = nbformat.v4.new_code_cell("%reset -f")
-    cells = [cell for page in sorted(DOCS.glob("tutorials/*.md")) for cell in (fresh, *read(page).cells)]
+    pages = sorted(DOCS.glob("tutorials/*.md"))
+    cells = [cell for page in pages for cell in (nbformat.v4.new_code_cell("%reset -f"), *read(page).cells)]
     whole = nbformat.v4.new_notebook(cells=[nbformat.from_dict(cell) for cell in cells if cell.cell_type == "code"])
     client = nbclient.NotebookClient(whole, timeout=200, kernel_name="python3")
     client.execute()
