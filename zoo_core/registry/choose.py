@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.contract.card import Card, Licenses
 from zoo_core.errors import UsageError
-from zoo_core.text import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,23 +131,6 @@ def in_three_digits(number: float) -> str:
 
 
 HEADER = ("model", "Mparams", "GMACs", "size", "acc@1", "licence")
-
-
-class ModelNames(list[str]):
-    """The names that ``zoo.list`` gives: a list, which a notebook shows as a table of what the models cost and give."""
-
-    _MOST = 50
-    """Rows of that table."""
-
-    def _repr_html_(self) -> str:
-        from zoo_core.registry.zoo import current_zoo
-
-        shown = self[: self._MOST]
-        families = {name.partition("/")[0] for name in shown} & current_zoo().claims.keys()
-        entries = {entry.id: entry for family in families for entry in current_zoo().entries(family=family)}
-        rows = [cells(entries[name]) if name in entries else (name, *"?????") for name in shown]
-        more = f", of which {len(shown)} are shown" if len(self) > len(shown) else ""
-        return html_table("Models", HEADER, rows, f"{len(self)} models{more}")
 
 
 def cells(entry: Entry, license: str | None = None) -> tuple[str, ...]:  # noqa: A002 - as above

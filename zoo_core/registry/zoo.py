@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import warnings
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
 from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import Iterator
 
     from zoo_core.contract.card import Card
@@ -291,6 +291,24 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
         _current.reset(token)
 
 
+class ModelNames(builtins.list[str]):
+    """The names that ``zoo.list`` gives: a list, which a notebook shows as a table of what the models cost and give."""
+
+    _MOST = 50
+    """Rows of that table."""
+
+    def _repr_html_(self) -> str:
+        from zoo_core.registry.choose import HEADER, cells
+        from zoo_core.text import html_table
+
+        zoo, shown = current_zoo(), self[: self._MOST]
+        families = {name.partition("/")[0] for name in shown} & zoo.claims.keys()
+        entries = {entry.id: entry for family in families for entry in zoo.entries(family=family)}
+        rows = [cells(entries[name]) if name in entries else (name, *"?????") for name in shown]
+        more = f", of which {len(shown)} are shown" if len(self) > len(shown) else ""
+        return html_table("Models", HEADER, rows, f"{len(self)} models{more}")
+
+
 @strict_arguments_of("list")
 def list_models(
     pattern: str = "*",
@@ -340,10 +358,10 @@ def list_models(
         "input_size": input_size,
         "sort": sort,
     }
-    from zoo_core.registry.choose import ModelNames, chosen
-
     if all(value is None for value in filters.values()):
         return ModelNames(zoo.list(pattern, family=family, task=task))  # which reads no card
+    from zoo_core.registry.choose import chosen
+
     return ModelNames(each.id for each in chosen(zoo.entries(pattern, family=family, task=task), **filters))  # type: ignore[arg-type]  # as declared above
 
 
