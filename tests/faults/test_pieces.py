@@ -13,8 +13,10 @@ import pytest
 from support.loopback import good, hang_up, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
+from zoo_core.utils import no_follow
 from zoo_core.weights import fetch
 from zoo_core.weights.download.lock import partials
+from zoo_core.weights.download.partial import Partial
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(2_000_000)
@@ -358,6 +360,72 @@ def test_a_download_in_pieces_that_was_killed_is_continued(server, url, tmp_path
     before = len(server.asked)
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
     assert min(int(asked.headers["Range"][6:].split("-")[0]) for asked in server.asked[before:]) == kept
+
+
+def kept(folder):
+    """How many bytes a killed process has left, of the beginning of the file and of pieces that wait."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix == ".partial" or ".at-" in path.name)
+
+
+def test_a_killed_download_is_sent_again_no_more_than_was_under_way(server, url, tmp_path, policy):
+    def uneven(handler, data):
+        start, _ = wanted(handler)
+        parts(handler, data, pause=0.5 if 100_000 <= start < 200_000 else 0.01)  # one slow line that the others pass
+
+    server.always[PATH] = uneven
+    process = child(url, tmp_path)
+    while not any(".at-" in path.name for path in tmp_path.iterdir()) or server.sent < 500_000:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    arrived, sent = kept(tmp_path), server.sent
+    assert sent - arrived <= LINES["connections"] * LINES["piece"]
+    server.always[PATH], server.sent = parts, 0
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+    assert server.sent == len(DATA) - arrived
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("spoil", ["gone", "shorter", "other bytes", "a link", "too long"])
+def test_a_waiting_piece_that_is_not_what_it_was_does_no_harm(server, url, tmp_path, policy, spoil):
+    with Partial.open(tmp_path, NAME) as partial:
+        partial.write(DATA[:250_000])
+        piece = partial.piece(700_000)
+        piece.write_bytes(DATA[700_000:800_000])
+        partial.piece(250_000 - 50_000).write_bytes(DATA[200_000:300_000])
+    piece = next(path for path in tmp_path.iterdir() if path.name.endswith("-700000"))
+    if spoil == "gone":
+        piece.unlink()
+    elif spoil == "shorter":
+        os.truncate(piece, 10)
+    elif spoil == "other bytes":
+        piece.write_bytes(bytes(100_000))
+    elif spoil == "too long":
+        piece.write_bytes(DATA)
+    else:
+        piece.rename(tmp_path / "elsewhere")
+        piece.symlink_to(tmp_path / "elsewhere")
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+
+
+def test_what_begins_before_the_end_of_a_partial_goes_on_where_it_ends(server, url, tmp_path, policy):
+    with Partial.open(tmp_path, NAME) as partial:
+        partial.write(DATA[:250_000])
+        partial.piece(200_000).write_bytes(DATA[200_000:400_000])
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+    assert server.sent == len(DATA) - 400_000
+
+
+def test_where_the_disk_takes_no_piece_they_wait_in_memory(server, url, tmp_path, policy, monkeypatch):
+    real = no_follow.descriptor
+
+    def full(path, *options):
+        if ".at-" in path.name:
+            raise OSError(28, "No space left on device")
+        return real(path, *options)
+
+    monkeypatch.setattr(no_follow, "descriptor", full)
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
 
 
 def test_four_processes_move_the_bytes_of_all_pieces_once(server, url, tmp_path):

@@ -1,31 +1,37 @@
 """A large file over several connections at once: they take pieces of it, and the pieces are given out in order.
 
 So the partial file grows from its start as over a single line, is hashed as it grows, and can be continued whatever
-happens. There are more lines only while bytes are waited for. One that fails gives its piece back and is not used
-again, so that a server which wants fewer gets fewer; only when the last one has failed, all has.
+happens. What arrives before its turn waits in files beside it, which outlive the process as it does. There are more
+lines only while bytes are waited for. One that fails gives its piece back and is not used again, so that a server which
+wants fewer gets fewer; only when the last one has failed, all has.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from zoo_core.utils import no_follow
 from zoo_core.weights.transport.failures import Failure, StaleRange, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
     from types import TracebackType
 
+    from zoo_core.weights.download.partial import Partial
     from zoo_core.weights.transport.policy import Policy
     from zoo_core.weights.transport.reply import Source
 
 _AHEAD = 2
-"""How many pieces more than there are lines may be begun: what one slow line can make us hold in memory."""
+"""How many pieces more than there are lines may be begun: what one slow line can make us keep twice."""
+_BLOCK = 1 << 20
 _HANDFUL = 1 << 20
 _AT_FIRST = 2
 _HUNGRY = 0.01
@@ -37,13 +43,48 @@ _FAREWELL = 1.0
 
 @dataclass(eq=False)
 class _Piece:
-    """Bytes ``begin`` to ``end`` of the file, of which those before ``got`` have arrived."""
+    """Bytes ``begin`` to ``end`` of the file, of which those before ``got`` have arrived.
+
+    The first ``waiting`` of them are in a file, if they came before their turn, and the rest in ``blocks``.
+    """
 
     number: int
     begin: int
     end: int
     got: int
+    place: Path
+    waiting: int = 0
     blocks: deque[bytes] = field(default_factory=deque)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep(self, blocks: list[bytes]) -> None:
+        """Put bytes into the file; into memory where the disk does not take them."""
+        count = sum(map(len, blocks))
+        if not self.blocks:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(self.place, flags), "ab") as file:
+                file.writelines(blocks)
+                file.flush()
+                if file.tell() == self.waiting + count:
+                    self.waiting += count
+                    return
+        self.blocks.extend(blocks)  # and then all the rest of the piece
+
+    def kept(self, at: int) -> bytes:
+        """Bytes of the file, from that one of the whole on; none when it is not what it was.
+
+        Args:
+            at: The first byte.
+        """
+        with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(self.place), "rb") as file:
+            file.seek(at - self.begin)
+            return file.read(min(_BLOCK, self.begin + self.waiting - at))
+        return b""
+
+    def discard(self) -> None:
+        """Remove the file, as far as that can be."""
+        with contextlib.suppress(OSError):
+            no_follow.unlink(self.place)
 
 
 class Pieces:
@@ -51,28 +92,25 @@ class Pieces:
 
     Args:
         source: Where the file is; each line is another source like it.
-        start: The first byte to fetch.
+        partial: What there is of it; pieces of a process that has ended are taken from beside it.
         total: The length of the whole file.
         etag: Its strong ETag: every piece must have it.
         policy: How many lines, and how large a piece.
-        alive: Called now and then while bytes arrive that cannot be given out yet.
     """
 
-    def __init__(
-        self, source: Source, *, start: int, total: int, etag: str, policy: Policy, alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, source: Source, partial: Partial, *, total: int, etag: str, policy: Policy) -> None:
         # As many pieces for each line, so that none is left with one more than the others in the end.
+        start = partial.length
         rounds = math.ceil((total - start) / policy.piece / policy.connections)
         length = math.ceil((total - start) / (rounds * policy.connections))
-        begins = range(start, total, length)
-        self._pieces = [_Piece(*item, min(item[1] + length, total), item[1]) for item in enumerate(begins)]
-        self._free = deque(self._pieces)
+        self._pieces = _cut(partial, total, length)
+        self._free = deque(piece for piece in self._pieces if piece.got < piece.end)
         self._source = source
         self._etag = etag
         self._policy = policy
-        self._alive = alive
+        self._alive = partial.touch
         self._given_out = 0
-        self._missing = total - start
+        self._missing = sum(piece.end - piece.got for piece in self._pieces)
         self._failure: Failure | None = None
         self._over = False
         lock = threading.Lock()
@@ -86,7 +124,7 @@ class Pieces:
         with self._room:
             for _ in range(_AT_FIRST):
                 self._start()
-        if not self._lines:
+        if not self._lines and self._missing:
             raise StaleRange("this process may start no thread")
         return self._in_order()
 
@@ -118,23 +156,33 @@ class Pieces:
         for piece in self._pieces:
             at = piece.begin
             while at < piece.end:
-                block = self._next(piece)
+                block = self._next(piece, at)
                 yield block
                 at += len(block)
+            piece.discard()
             with self._room:
                 self._given_out += 1
                 self._room.notify_all()
 
-    def _next(self, piece: _Piece) -> bytes:
+    def _next(self, piece: _Piece, at: int) -> bytes:
+        with piece.lock:  # what waits in its file came before what comes to memory
+            if piece.begin + piece.waiting > at:
+                if block := piece.kept(at):
+                    return block
+                raise StaleRange("a piece that waited for its turn is not there any more")
         with self._arrived:
             while not piece.blocks:
+                if piece.begin + piece.waiting > at:
+                    break
                 if self._failure is not None:
                     raise self._failure
                 missing = self._missing
                 if not self._arrived.wait(_HUNGRY if self._spare else _TICK):
                     self._start()
                 self._show_life(missing)
-            return piece.blocks.popleft()
+            if piece.blocks and piece.begin + piece.waiting <= at:
+                return piece.blocks.popleft()
+        return self._next(piece, at)
 
     def _show_life(self, missing: int) -> None:
         """Tell those who wait for us that bytes arrive, although the file does not grow."""
@@ -190,8 +238,12 @@ class Pieces:
     def _hand_over(self, piece: _Piece, blocks: list[bytes]) -> None:
         """Give blocks to who puts them in order; many at a time, since each time costs a change of threads."""
         count = sum(map(len, blocks))
+        with piece.lock:
+            if piece.number == self._given_out:
+                piece.blocks.extend(blocks)
+            elif blocks:
+                piece.keep(blocks)
         with self._arrived:
-            piece.blocks.extend(blocks)
             piece.got += count
             self._missing -= count
             self._arrived.notify()
@@ -210,3 +262,21 @@ class Pieces:
                 self._over = True
             self._arrived.notify()
             self._room.notify_all()
+
+
+def _cut(partial: Partial, total: int, length: int) -> list[_Piece]:
+    """The rest of a file in pieces; those that wait beside it are whole pieces of their own."""
+    bounds, at = list[tuple[int, int, int]](), partial.length
+    waiting = [(begin, path, no_follow.status(path).st_size) for begin, path in partial.pieces()]
+    for begin, path, size in waiting:
+        if begin < at or begin + size > total or not size:
+            no_follow.unlink(path)
+            continue
+        bounds += [(first, min(first + length, begin), 0) for first in range(at, begin, length)]
+        bounds.append((begin, begin + size, size))
+        at = begin + size
+    bounds += [(first, min(first + length, total), 0) for first in range(at, total, length)]
+    return [
+        _Piece(number, begin, end, begin + size, partial.piece(begin), size)
+        for number, (begin, end, size) in enumerate(bounds)
+    ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.download.disk import require_space
+from zoo_core.weights.download.disk import disk_errors, require_space
 from zoo_core.weights.download.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
@@ -151,10 +151,12 @@ class Transfer:
 
         So nothing that is on its way has to be thrown away when more lines are to bring the rest.
         """
-        worth_it = self._size is not None and self._size - self._partial.length >= self._policy.split_from
+        waiting = self._partial.pieces()
+        worth_it = self._size is not None and (waiting or self._size - self._partial.length >= self._policy.split_from)
         if not worth_it or self._connections == 1 or self._probed:
             return None
-        return self._partial.length + min(_HANDFUL, self._policy.piece)
+        end = self._partial.length + min(_HANDFUL, self._policy.piece)
+        return min(end, waiting[0][0]) if waiting else end
 
     def _write(self, blocks: Iterable[bytes]) -> None:
         for block in blocks:
@@ -165,13 +167,12 @@ class Transfer:
     def _may_split(self, reply: Reply) -> bool:
         """Whether several lines may bring the rest: each must be able to tell that it is of the same file."""
         missing = (self._total or 0) - self._partial.length
-        return self._connections > 1 and reply.ranges and bool(reply.etag) and missing >= self._policy.split_from
+        worth_it = missing >= self._policy.split_from or self._partial.pieces()
+        return bool(self._connections > 1 and reply.ranges and reply.etag and worth_it)
 
     def _in_pieces(self, etag: str) -> None:
-        start, total = self._partial.length, self._total or 0
-        pieces = Pieces(
-            self._source, start=start, total=total, etag=etag, policy=self._policy, alive=self._partial.touch
-        )
+        with disk_errors(self._partial.path.parent):
+            pieces = Pieces(self._source, self._partial, total=self._total or 0, etag=etag, policy=self._policy)
         try:
             with pieces as blocks:
                 self._write(blocks)
