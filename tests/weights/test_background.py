@@ -1,10 +1,13 @@
 """Work that follows a growing file."""
 
+import hashlib
+import os
 import threading
+from unittest.mock import Mock
 
 import pytest
 
-from zoo_core.weights.download.background import Background
+from zoo_core.weights.download.background import Background, Hashing
 
 
 @pytest.fixture
@@ -72,3 +75,35 @@ def test_where_no_thread_can_be_had_it_is_done_in_between(behind, monkeypatch):
     one.follow(10)
     one.follow(30)
     assert seen == [(0, 10), (10, 30)]
+
+
+def blocks_of(data, count):
+    return [data[at : at + count] for at in range(0, len(data), count)]
+
+
+@pytest.mark.parametrize("count", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("has_threads", [True, False])
+def test_blocks_are_hashed_in_order_wherever_that_is_done(count, has_threads, monkeypatch):
+    if not has_threads:
+        monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    data = os.urandom(3 * count + 7)
+    hashing = Hashing()
+    for block in blocks_of(data, count):
+        hashing.add(block)
+    assert hashing.hexdigest() == hashlib.sha256(data).hexdigest()
+    hashing.add(b"more")
+    assert hashing.hexdigest() == hashlib.sha256(data + b"more").hexdigest()
+    hashing.close()
+
+
+def test_what_waits_to_be_hashed_is_bounded():
+    go_on, hashing = threading.Event(), Hashing()
+    hashing.do(lambda: go_on.wait(10) and None, 32 << 20)
+    writer = threading.Thread(target=hashing.add, args=(bytes(1 << 20),), daemon=True)
+    writer.start()
+    writer.join(0.1)
+    assert writer.is_alive()
+    go_on.set()
+    writer.join(10)
+    assert hashing.hexdigest() == hashlib.sha256(bytes(1 << 20)).hexdigest()
+    hashing.close()
