@@ -13,14 +13,14 @@ _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
-@click.option("--to", type=click.Choice([*_SUFFIXES]), default="onnx", show_default=True, help="The format.")
+@click.option("--to", type=click.Choice([*_SUFFIXES]), help="The format; what OUT ends in says it else, or ONNX.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; the model's name here unless given.")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--size", type=int, help="Height and width of the images.")
 @click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
 @click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
 def export(
-    model: str, to: str, out: Path | None, weights: str, size: int | None, *, softmax: bool, static: bool
+    model: str, to: str | None, out: Path | None, weights: str, size: int | None, *, softmax: bool, static: bool
 ) -> None:
     r"""Write MODEL, a name or a saved folder, for another runtime, with class names and preprocessing in its metadata.
 
@@ -32,7 +32,7 @@ def export(
     """
     from zoo_core.exporting.export import export as run
 
-    target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to])
+    target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to or "onnx"])
     result = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
     echo(
         f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.exporting.formats import FORMATS
-from zoo_core.exporting.named_outputs import NamedOutputs, by_name
-from zoo_core.images.numbers import numbers_of, resized
-from zoo_core.recipe.opened import open_model
+from zoo_core.exporting.formats import FORMATS, input_name
+from zoo_core.exporting.named_outputs import NamedOutputs, Prepare
+from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
+from zoo_core.images.numbers import Numbers, numbers_of, require_known, resized
+from zoo_core.recipe.opened import gives_features, open_model, require_values
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.sites import class_names, evaluating
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import os
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -34,6 +39,10 @@ _LISTS = {"detection": "it takes a list of images", "keypoints": "it takes a lis
 _REFUSED = {**_LISTS, "optical_flow": "it takes two images"}
 _ALLOWED = 1e-3
 """How far outputs may be apart, as a share of the largest: runtimes fuse and reorder what they compute."""
+_ROUNDINGS = 16
+"""The same for half precision, in roundings of its type."""
+_ONE_AT_A_TIME = Lock()
+"""Exporters keep state of the process, and a model put back into train mode by another thread gives something else."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +50,20 @@ class Exported:
     """A model that was exported.
 
     Attributes:
-        path: The file.
-        difference: The largest difference between its outputs and the model's, over batches of 2, 3 and 1.
-        largest: The largest output, in magnitude, to compare with.
+        path: The file; of OpenVINO (``.bin``) and of a large ONNX model (``.onnx.data``), the tensors are in a second
+            one beside it, and move with it.
+        difference: The largest difference between an output and the model's, over batches of 2, 3 and 1; of several
+            outputs, of the one where it is the largest share.
+        largest: The largest value of that output, in magnitude, to compare with.
         outputs: Their names.
+        int8: How the model did on the images of ``int8``, before and after.
     """
 
     path: Path
     difference: float
     largest: float
     outputs: tuple[str, ...]
+    int8: Quantized | None = None
 
 
 @strict_arguments
@@ -58,9 +71,11 @@ def export(
     model: nn.Module | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    to: str = "onnx",
+    to: str | None = None,
     size: int | Sequence[int] | None = None,
     softmax: bool = False,
+    with_preprocessing: bool = False,
+    int8: str | os.PathLike[str] | None = None,
     dynamic: bool = True,
     weights: str | os.PathLike[str] | None = "default",
 ) -> Exported:
@@ -70,10 +85,16 @@ def export(
 
     Args:
         model: A model that takes a batch of images, its name, or the folder of a save.
-        path: The file to write.
-        to: ``"onnx"`` (``zoo-core[export]``), ``"pt2"`` for ``torch.export``, or ``"torchscript"``.
+        path: The file to write. One that is there is replaced at the end, and only if all went well.
+        to: ``"onnx"`` (``zoo-core[export]``), ``"openvino"`` (``zoo-core[export,openvino]``), ``"pt2"`` for
+            ``torch.export``, or ``"torchscript"``. None for what the name says (``.onnx``, ``.xml``, ``.pt2``,
+            ``.ts``), and else ONNX.
         size: Height and width of the images, instead of those of its weights.
         softmax: Whether the graph ends in probabilities.
+        with_preprocessing: Whether the graph takes bytes, uint8 ``[N, H, W, C]`` in RGB, of the size in the metadata,
+            and normalizes them itself. Resizing stays outside: no runtime does it as the weights were trained.
+        int8: For ONNX: a folder of images, with a folder for each class, by which a classifier is quantized to eight
+            bits; how it does on them before and after is in the result.
         dynamic: Whether the file takes a batch of any length; otherwise of two.
         weights: As for :func:`zoo_core.get`, where ``model`` is a name.
 
@@ -91,57 +112,109 @@ def export(
         >>> found.outputs, found.difference < 1e-4
         (('scores',), True)
     """
-    if to not in FORMATS:
+    target = Path(path)
+    kind = FORMATS[_format_of(target, to)]
+    opened = open_model(model, weights=weights)
+    _refuse_by_kind(opened, softmax=softmax)
+    require_values(opened)
+    if int8 is not None:
+        require_quantizable(opened, kind.suffix, int8, with_preprocessing=with_preprocessing)
+    x = _example(opened, size)
+    dtype = x.dtype
+    prepare = Prepare(_known_numbers(opened, size), x) if with_preprocessing else None
+    if prepare is not None:
+        x = _bytes_like(x)
+    runs = NamedOutputs(opened, prepare=prepare, softmax=softmax)
+    uncast = torch.autocast(x.device.type, enabled=False)  # a file must not keep the casts of this moment
+    with _ONE_AT_A_TIME, evaluating(runs.model), torch.no_grad(), uncast, _staged(target) as partial:
+        runs.eval()(x)
+        _write(kind, runs, x, partial, _metadata(opened, x, runs, size), dynamic=dynamic)
+        difference, largest = _compare(kind, runs, x, partial, dynamic=dynamic)
+        _require_agreement(runs, x, difference, largest, dtype)
+        quantized = None if int8 is None else quantize(opened, partial, int8, size)
+    return Exported(target, difference, largest, runs.names, quantized)
+
+
+def _format_of(target: Path, to: str | None) -> str:
+    by_name = next((name for name, kind in FORMATS.items() if kind.suffix == target.suffix.lower()), None)
+    result = to or by_name or "onnx"
+    if result not in FORMATS:
         raise UsageError(f"to cannot be {to!r}", expected=f"one of {', '.join(FORMATS)}")
-    opened, target = open_model(model, weights=weights), Path(path)
-    card = knowledge_of(opened).card
+    if by_name not in (None, result) or (result == "openvino" and by_name is None):
+        raise UsageError(
+            f"{target.name} is no name for a file of {result}",
+            expected=f"a name that ends in {FORMATS[result].suffix}",
+            hint=f"to={by_name!r}, or another name" if by_name else f"{target.name}{FORMATS[result].suffix}",
+        )
+    if target.is_dir():
+        raise UsageError(
+            f"{target} is a folder", expected="the path of a file", hint=f"{target / 'model'}{FORMATS[result].suffix}"
+        )
+    return result
+
+
+def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:
+    card = knowledge_of(model).card
     if card is not None and card.task in _REFUSED:
         raise NotSupported(
             f"a model for {card.task} is not exported", cause=f"{_REFUSED[card.task]}, and not a batch of one shape"
         )
-    x = _example(opened, size)
-    bare = unwrap(opened)
-    with evaluating(bare), torch.no_grad():
-        names = tuple(by_name(Outputs.of(opened), opened(x)))
-        wrapped = NamedOutputs(opened, names, softmax=softmax).eval()
-        partial = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix or '.' + to}")
-        try:
-            partial.touch()  # where nothing can be written is known before a minute of tracing
-            _write(
-                FORMATS[to], wrapped, x, partial, _metadata(opened, x, names, size, softmax=softmax), dynamic=dynamic
-            )
-            difference, largest = _compare(FORMATS[to], wrapped, x, partial, dynamic=dynamic)
-            if not math.isfinite(largest):
-                raise ZooError(
-                    "the model gives nan or infinity for an image of noise, so that nothing can be compared",
-                    done="no file was written",
-                    hint="zoo.activation_stats(model, x) names the layer where it begins",
-                )
-            if not difference <= _ALLOWED * max(largest, 1e-6):
-                raise ZooError(
-                    f"the {to} file gives other outputs than the model",
-                    expected=f"a difference of at most {_ALLOWED:g} of the largest output, {largest:.4g}",
-                    got=f"{difference:.4g}",
-                    done="no file was written",
-                    hint="another format for to, or another version of torch",
-                )
-            partial.replace(target)
-        except OSError as error:
-            if isinstance(error, ZooError):
-                raise
-            raise UsageError(f"{target} cannot be written", cause=str(error), hint="another path") from error
-        finally:
-            partial.unlink(missing_ok=True)
-    return Exported(target, difference, largest, names)
+    if softmax and (isinstance(model, Encoder) or gives_features(model)):
+        raise NotSupported(
+            "the probabilities of features mean nothing",
+            cause="the model has no head that scores classes",
+            hint="leave softmax out, or zoo.swap_head(model, 9)",
+        )
 
 
-def _write(kind: Format, model: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool) -> None:
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Where to write ``target``: in a folder beside it, from which all files move out when the block is done.
+
+    They have their last names from the beginning, for one may name another, as ONNX names its tensors.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}.", dir=target.parent) as folder:
+            yield Path(folder, target.name)
+            others = [file for file in Path(folder).iterdir() if file.name != target.name]
+            for file in [*others, Path(folder, target.name)]:  # the one that names the others comes last
+                file.replace(target.with_name(file.name))
+    except OSError as error:
+        if isinstance(error, ZooError):
+            raise
+        raise UsageError(f"{target} cannot be written", cause=str(error), hint="another path") from error
+
+
+def _require_agreement(model: NamedOutputs, x: Tensor, difference: float, largest: float, dtype: torch.dtype) -> None:
+    if not math.isfinite(largest):
+        raise ZooError(
+            "the model gives nan or infinity for an image of noise, so that nothing can be compared",
+            done="no file was written",
+            hint="zoo.activation_stats(model, x) names the layer where it begins",
+        )
+    allowed = max(_ALLOWED, _ROUNDINGS * torch.finfo(dtype).eps) if dtype.is_floating_point else _ALLOWED
+    if difference <= allowed * max(largest, 1e-6):
+        return
+    changes = any(not torch.equal(*pair) for pair in zip(model(x), model(x), strict=True))
+    raise ZooError(
+        "the file gives other outputs than the model",
+        expected=f"a difference of at most {allowed:.2g} of the largest output, {largest:.4g}",
+        got=f"{difference:.4g}",
+        done="no file was written",
+        cause="the model itself gives something else each time, in eval mode too" if changes else None,
+        hint="a model without randomness" if changes else "another format for to, or another version of torch",
+    )
+
+
+def _write(
+    kind: Format, model: NamedOutputs, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool
+) -> None:
     try:
         kind.write(model, x, path, json.dumps(metadata, ensure_ascii=False), dynamic)
     except (ZooError, OSError):
         raise
     except Exception as error:  # exporters raise whatever they meet in a model's code
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "without a message")
         raise NotSupported(
             "this model cannot be exported so",
             cause=f"{type(error).__name__}: {reason}",
@@ -151,17 +224,28 @@ def _write(kind: Format, model: nn.Module, x: Tensor, path: Path, metadata: dict
         ) from error
 
 
-def _compare(kind: Format, model: nn.Module, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
-    """The largest difference between the outputs of the file and the model's, and the largest of these; nan is kept."""
+def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
+    """The largest difference of an output from the model's, and the largest of its values; nan is kept.
+
+    Of several outputs it is that of the one where it is the largest share: maps of one model differ in scale.
+    """
     run = _opened(kind, path)
-    differences, sizes = [], []
+    pairs = [[0.0, 0.0] for _ in model.names]
     for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
-        for expected, result in zip(model(batch), run(batch), strict=True):
+        for pair, expected, result in zip(pairs, model(batch), run(batch), strict=True):
             if expected.shape != result.shape:
                 return math.inf, expected.abs().max().item()
-            differences.append((expected - result).abs().max())
-            sizes.append(expected.abs().max())
-    return torch.stack(differences).max().item(), torch.stack(sizes).max().item()
+            apart = (expected.double() - result.to(expected.device).double()).abs().max().item()
+            pair[:] = _larger(pair[0], apart), _larger(pair[1], expected.abs().max().item())
+    difference, largest = max(
+        pairs, key=lambda pair: math.inf if math.isnan(sum(pair)) else pair[0] / max(pair[1], 1e-6)
+    )
+    return difference, largest
+
+
+def _larger(first: float, second: float) -> float:
+    """The larger one, and nan where one of them is: ``max`` would lose it."""
+    return first if math.isnan(first) else second if math.isnan(second) else max(first, second)
 
 
 def _opened(kind: Format, path: Path) -> Run:
@@ -182,16 +266,36 @@ def _example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
     """A batch of two images of noise, of the size that the model sees."""
     one = example_input(model)
     if size is not None:
-        sides = resized(numbers_of(model), size).crop or (size, size) if isinstance(size, int) else tuple(size)
-        one = example_input(model, (*one.shape[1:-2], *sides))
+        one = example_input(model, (*one.shape[1:-2], *_sides(model, size)))
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(one.shape, generator=generator, device="cpu").to(one.device, one.dtype)
     return torch.cat([one, noise])
 
 
-def _metadata(
-    model: nn.Module, x: Tensor, names: tuple[str, ...], size: int | Sequence[int] | None, *, softmax: bool
-) -> dict[str, Any]:
+def _known_numbers(model: nn.Module, size: int | Sequence[int] | None) -> Preprocessing:
+    result = resized(numbers_of(model), size)
+    for name in ("mean", "std"):
+        require_known(name, getattr(result, name))
+    return result
+
+
+def _bytes_like(x: Tensor) -> Tensor:
+    """Images as they are decoded, of the size of a batch."""
+    shape = (x.shape[0], *x.shape[2:], x.shape[1])
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device="cpu").to(x.device)
+
+
+def _sides(model: nn.Module, size: int | Sequence[int]) -> Sequence[int]:
+    """Height and width of the images that a model sees, for a size as :func:`zoo_core.transforms` takes it."""
+    try:
+        numbers = numbers_of(model)
+    except NotSupported:  # nothing says how images are prepared, and nothing needs to
+        numbers = Numbers(Preprocessing(), "classification")
+    return resized(numbers, size).crop or ((size, size) if isinstance(size, int) else tuple(size))
+
+
+def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Sequence[int] | None) -> dict[str, Any]:
     known = knowledge_of(model)
     try:
         preprocessing = preprocessing_to_record(resized(numbers_of(model), size))
@@ -201,14 +305,14 @@ def _metadata(
         "format": 1,
         "model": known.card.id if known.card else type(unwrap(model)).__name__,
         "tag": known.receipt.tag,
-        "input": {"name": "image", "shape": list(x.shape[1:])},
-        "outputs": list(names),
-        "softmax": softmax,
-        "class_names": _names(model),
+        "input": {
+            "name": input_name(runs.names),
+            "shape": list(x.shape[1:]),
+            "dtype": str(x.dtype).removeprefix("torch."),
+        },
+        "outputs": list(runs.names),
+        "softmax": runs.softmax,
+        "class_names": {} if isinstance(model, Encoder) else class_names(model),
         "preprocessing": preprocessing,
+        "normalizes": isinstance(runs.prepare, Prepare),
     }
-
-
-def _names(model: nn.Module) -> Any:  # noqa: ANN401 - a list, or lists by head
-    names = class_names(model)
-    return {head: list(each) for head, each in names.items()} if isinstance(names, dict) else list(names)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from zoo_core.errors import ZooError
+from zoo_core.errors import NotSupported, ZooError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
+
+    from zoo_core.exporting.named_outputs import NamedOutputs
 
 METADATA = "zoo.json"
 """Under what name the metadata is in a file."""
@@ -23,46 +27,80 @@ METADATA = "zoo.json"
 Run = Callable[["Tensor"], "Sequence[Tensor]"]
 
 
+_ALONE_UP_TO = 1536 * 1024 * 1024
+"""Bytes of tensors that an ONNX file holds itself; protobuf ends at 2 GB, and the graph needs some of it."""
+
+
 @dataclass(frozen=True)
 class Format:
     """One format.
 
     Attributes:
+        suffix: What the name of its files ends with.
         write: Model, example, path, metadata as JSON, and whether the batch may have any length.
         open: Path to a function of a batch.
         metadata: Path to the metadata as JSON.
     """
 
-    write: Callable[[nn.Module, Tensor, Path, str, bool], None]
+    suffix: str
+    write: Callable[[NamedOutputs, Tensor, Path, str, bool], None]
     open: Callable[[Path], Run]
     metadata: Callable[[Path], str]
 
 
-def _dynamic(dynamic: bool) -> Any:  # noqa: ANN401, FBT001 - what torch.export takes
-    return ({0: torch.export.Dim("batch")},) if dynamic else None
+def _program(model: NamedOutputs, x: Tensor, dynamic: bool) -> torch.export.ExportedProgram:  # noqa: FBT001 - as Format.write
+    return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None)
 
 
-def _write_pt2(model: nn.Module, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as Format.write
-    program = torch.export.export(model, (x,), dynamic_shapes=_dynamic(dynamic))
-    torch.export.save(program, path, extra_files={METADATA: metadata})
+def _write_pt2(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    with path.open("wb") as file:  # by its path, torch takes a name that ends in .pt2 alone
+        torch.export.save(_program(model, x, dynamic), file, extra_files={METADATA: metadata})
 
 
 def _open_pt2(path: Path) -> Run:
-    module: Run = torch.export.load(path).module()
+    with path.open("rb") as file:
+        module: Run = torch.export.load(file).module()
     return module
 
 
 def _pt2_metadata(path: Path) -> str:
     files = {METADATA: ""}
-    torch.export.load(path, extra_files=files)
+    with path.open("rb") as file:
+        torch.export.load(file, extra_files=files)
     return files[METADATA]
 
 
-def _write_torchscript(model: nn.Module, x: Tensor, path: Path, metadata: str, _: bool) -> None:  # noqa: FBT001 - as above
+def _write_torchscript(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    _refuse_branches(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated, and that a trace is one path through the code
-        traced = torch.jit.trace(model, x)  # type: ignore[no-untyped-call]  # torch's
-        torch.jit.save(traced, path, _extra_files={METADATA: metadata.encode()})
+        try:
+            _trace(model, x, path, metadata)
+        except RuntimeError as error:
+            if "Python function" not in str(error):
+                raise
+            # an autograd.Function, such as the swish of efficientnet_pytorch: torch.export has what it computes
+            _trace(_program(model, x, dynamic).module(), x, path, metadata)
+
+
+def _trace(module: nn.Module, x: Tensor, path: Path, metadata: str) -> None:
+    traced = torch.jit.trace(module, x, check_trace=False)  # type: ignore[no-untyped-call]  # torch's
+    torch.jit.save(traced, path, _extra_files={METADATA: metadata.encode()})
+
+
+def _refuse_branches(model: nn.Module, x: Tensor) -> None:
+    """Refuse a forward that asks for a value of a tensor: a trace would keep the one branch that it took for ``x``."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            model(mode.from_tensor(x))
+    except DataDependentOutputException as error:
+        raise NotSupported(
+            "this model cannot be exported so",
+            cause=f"its forward reads values of tensors ({error.func}), and a trace keeps what they were for one image",
+            hint='to="pt2", which says where, or a forward without a branch on values',
+        ) from error
+    except Exception:  # noqa: BLE001 - what cannot be run without values says nothing about branches
+        return
 
 
 def _open_torchscript(path: Path) -> Run:
@@ -81,31 +119,44 @@ def _torchscript_metadata(path: Path) -> str:
     return result.decode() if isinstance(result, bytes) else str(result)
 
 
-def _write_onnx(model: Any, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: ANN401, FBT001 - as above
+def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
     _require_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
         program = torch.onnx.export(
-            model,
-            (x,),
+            _program(model, x, dynamic),
             dynamo=True,
-            dynamic_shapes=_dynamic(dynamic),
-            input_names=["image"],
+            input_names=[input_name(model.names)],
             output_names=list(model.names),
             verbose=False,
         )
     if program is None:
         raise ZooError("torch gave no ONNX program", hint="another version of torch")
     program.model.metadata_props[METADATA] = metadata
-    program.save(path)
+    size = sum(each.const_value.nbytes for each in program.model.graph.initializers.values() if each.const_value)
+    program.save(path, external_data=size > _ALONE_UP_TO)
+
+
+def input_name(outputs: Sequence[str]) -> str:
+    """What the input of a graph is called: ``"image"``, or a name that no output has.
+
+    Example:
+        >>> input_name(("scores",)), input_name(("image", "shape"))
+        ('image', 'input_image')
+    """
+    name = "image"
+    while name in outputs:
+        name = f"input_{name}"
+    return name
 
 
 def _open_onnx(path: Path) -> Run:
     ort = _require_onnx()
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
 
     def run(batch: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(each) for each in session.run(None, {"image": batch.numpy()})]
+        return [torch.from_numpy(each) for each in session.run(None, {name: batch.cpu().numpy()})]
 
     return run
 
@@ -124,8 +175,44 @@ def _require_onnx() -> Any:  # noqa: ANN401 - the module of onnxruntime
     return onnxruntime
 
 
+def _write_openvino(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    ov = _require_openvino()
+    with tempfile.TemporaryDirectory() as folder:
+        through = Path(folder, "model.onnx")
+        _write_onnx(model, x, through, metadata, dynamic)
+        graph = ov.Core().read_model(through)
+        graph.set_rt_info(metadata, [METADATA])
+        ov.save_model(graph, path, compress_to_fp16=False)
+
+
+def _open_openvino(path: Path) -> Run:
+    ov = _require_openvino()
+    core = ov.Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}  # or it computes in what is fastest on this processor
+    compiled = core.compile_model(core.read_model(path), "CPU", exact)
+
+    def run(batch: Tensor) -> list[Tensor]:
+        result = compiled([batch.cpu().numpy()])
+        return [torch.from_numpy(result[output].copy()) for output in compiled.outputs]
+
+    return run
+
+
+def _openvino_metadata(path: Path) -> str:
+    return str(_require_openvino().Core().read_model(path).get_rt_info([METADATA]).astype(str))
+
+
+def _require_openvino() -> Any:  # noqa: ANN401 - the module
+    try:
+        import openvino
+    except ImportError as error:
+        raise ZooError("OpenVINO needs openvino", hint="pip install 'zoo-core[export,openvino]'") from error
+    return openvino
+
+
 FORMATS = {
-    "onnx": Format(_write_onnx, _open_onnx, _onnx_metadata),
-    "pt2": Format(_write_pt2, _open_pt2, _pt2_metadata),
-    "torchscript": Format(_write_torchscript, _open_torchscript, _torchscript_metadata),
+    "onnx": Format(".onnx", _write_onnx, _open_onnx, _onnx_metadata),
+    "openvino": Format(".xml", _write_openvino, _open_openvino, _openvino_metadata),
+    "pt2": Format(".pt2", _write_pt2, _open_pt2, _pt2_metadata),
+    "torchscript": Format(".ts", _write_torchscript, _open_torchscript, _torchscript_metadata),
 }

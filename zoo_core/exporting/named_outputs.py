@@ -5,69 +5,108 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.metadata import unwrap
+from zoo_core.recipe.opened import gives_features
+from zoo_core.surgery.features.encoder import Encoder
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from zoo_core.contract.card import Preprocessing
 
+_RGB = 3
 _AUXILIARY = "aux"
+"""What torchvision calls the output of a head that only helps in training."""
+
+
+class Prepare(nn.Module):
+    """The end of a preprocessing inside a graph: bytes as images are decoded, ``[N, H, W, C]``, to what a model takes.
+
+    It computes what :func:`zoo_core.transforms` does after the resize and the crop, in the same order. No runtime
+    resizes as PIL does, so that those two stay outside.
+
+    Args:
+        wanted: The preprocessing, with a number for each channel.
+        like: A batch that the model takes; a video has its frames before the rows, ``[N, T, H, W, C]`` as bytes.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> wanted = zoo.Preprocessing(mean=(0.5,), std=(0.5,))
+        >>> Prepare(wanted, torch.zeros(1, 1, 2, 2))(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).shape
+        torch.Size([1, 1, 2, 2])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, wanted: Preprocessing, like: Tensor) -> None:
+        super().__init__()
+        sides = [1] * (like.ndim - 2)
+        self.register_buffer("mean", torch.tensor(wanted.mean, device=like.device).view(-1, *sides))
+        self.register_buffer("std", torch.tensor(wanted.std, device=like.device).view(-1, *sides))
+        self.white = wanted.value_range
+        self.turns = wanted.channel_order == "BGR" and len(wanted.mean) == _RGB
+        self.dtype = like.dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Bytes to a batch."""
+        x = images.movedim(-1, 1).float().div(255)
+        x = x.flip(1) if self.turns else x
+        x = x if self.white == 1 else x * self.white
+        return ((x - self.mean) / self.std).to(self.dtype)
 
 
 class NamedOutputs(nn.Module):
     """A model whose outputs are a tuple of tensors in the order of ``names``.
 
     Args:
-        model: What runs; shared, not copied.
-        names: The outputs that are kept; ``("scores",)`` for a model that returns a tensor.
-        softmax: Whether scores become probabilities; those that the model gives already, and embeddings, stay.
+        model: What runs; shared, not copied. What is wrapped around it, such as ``torch.compile``, is left out.
+        prepare: What a batch goes through first; None for nothing.
+        softmax: Whether scores become probabilities.
+
+    Attributes:
+        names: The outputs, which are known after the first batch.
 
     Example:
         >>> import torch, zoo_core as zoo
-        >>> model = zoo.get("tiny/glyphnet").eval()
-        >>> found = NamedOutputs(model, ("scores",), softmax=True)(torch.zeros(2, 1, 32, 32))
-        >>> found[0].sum(1).round()
-        tensor([1., 1.], grad_fn=<RoundBackward0>)
+        >>> model = NamedOutputs(zoo.get("tiny/glyphnet").eval(), softmax=True)
+        >>> model(torch.zeros(2, 1, 32, 32))[0].sum(1).round(), model.names
+        (tensor([1., 1.], grad_fn=<RoundBackward0>), ('scores',))
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], *, softmax: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, prepare: nn.Module | None = None, softmax: bool = False) -> None:
         super().__init__()
-        self.model = unwrap(model)
-        self.names = tuple(names)
+        self.model = model if isinstance(model, Encoder) else unwrap(model)
+        self.prepare = prepare or nn.Identity()
+        self.names: tuple[str, ...] = ()
         self.softmax = softmax
-        self.outputs = Outputs.of(model)
+        self.anatomy = anatomy_of(model)
         self.training = self.model.training
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A batch of images to the outputs."""
-        output = by_name(self.outputs, self.model(image))
-        result = {name: output[name] for name in self.names}
-        return tuple(self._probabilities(name, each) if self.softmax else each for name, each in result.items())
+        output = self.model(self.prepare(image))
+        if not isinstance(self.model, Encoder):
+            output = self.anatomy.scores_in(output)
+        if not self.names:
+            self.names = self._names_in(output)
+        if isinstance(output, Mapping):
+            output = [output[name] for name in self.names]
+        result = (output,) if isinstance(output, Tensor) else tuple(output)
+        return tuple(each.softmax(1) for each in result) if self.softmax else result
 
-    def _probabilities(self, name: str, scores: Tensor) -> Tensor:
-        head = name if self.outputs.heads else ""
-        return scores if head in self.outputs.embeddings else self.outputs.probabilities(scores, head)
-
-
-def by_name(outputs: Outputs, returned: Any) -> dict[str, Tensor]:  # noqa: ANN401 - any model's output
-    """The tensors that a model returned by name; those that only help in training are left out.
-
-    Args:
-        outputs: How what the model returns is read.
-        returned: What it returned.
-
-    Raises:
-        NotSupported: It returned something else than a tensor or a dict of tensors.
-    """
-    output = outputs.read(returned) if outputs.heads else outputs.scores_in(returned)
-    if isinstance(output, Tensor):
-        return {"scores": output}
-    if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
-        return {name: each for name, each in output.items() if outputs.heads or name != _AUXILIARY}
-    raise NotSupported(
-        f"an output of the type {type(output).__name__} has no place in an exported graph",
-        expected="a tensor, or a dict of tensors",
-    )
+    def _names_in(self, output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output
+        """The names of the tensors that the model returned; those that only help in training are left out."""
+        if isinstance(self.model, Encoder):
+            return tuple(name or f"map{i}" for i, name in enumerate(self.model.names))
+        if isinstance(output, Tensor):
+            return ("features" if gives_features(self.model) else "scores",)
+        if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
+            helps = {_AUXILIARY} if any(site.role == "aux" for site in self.anatomy.heads) else set()
+            return tuple(str(name) for name in output if name not in helps)
+        raise NotSupported(
+            f"an output of the type {type(output).__name__} has no place in an exported graph",
+            expected="a tensor, or a dict of tensors",
+        )

@@ -86,13 +86,26 @@ def require_results(model: nn.Module) -> None:
         NotSupported: Its head was cut off, or its weights have none; or it is on the meta device.
     """
     require_values(model)
-    known, heads = knowledge_of(model), anatomy_of(model).heads
-    was_cut = any(edit.verb == "truncate" for edit in known.edits)
-    has_none = known.card is not None and not any(site.num_classes for site in heads)
-    if was_cut or has_none:
+    if gives_features(model):
+        was_cut = _was_cut(model)
         raise NotSupported(
             f"this {type(unwrap(model)).__name__} has no head: it gives features, and no scores of classes",
             hint="model(zoo.transforms(model)(image)[None]) gives them"
             if was_cut
             else "zoo.embed(model, images) gives them by image; zoo.swap_head(model, 9) puts a head there",
         )
+
+
+def gives_features(model: nn.Module) -> bool:
+    """Whether a model has no head that scores classes: it was cut off, or was never there.
+
+    Example:
+        >>> gives_features(get("tiny/glyphnet")), gives_features(get("tiny/glyphnet", num_classes=0))
+        (False, True)
+    """
+    known, heads = knowledge_of(model), anatomy_of(model).heads
+    return _was_cut(model) or (known.card is not None and not any(site.num_classes for site in heads))
+
+
+def _was_cut(model: nn.Module) -> bool:
+    return any(edit.verb == "truncate" for edit in knowledge_of(model).edits)

@@ -1,0 +1,114 @@
+"""Which kinds of models can be exported to which formats: tried on one model of each, and written down.
+
+``python tests/support/exports.py`` tries those of ``kinds.txt`` that ``exports.tsv`` has no row for, the small ones
+first, and writes the table of ``docs/EXPORT.md``. With names of models it tries these again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gc
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import zoo_core as zoo
+from zoo_core.testing.under_test import example
+
+FILE = Path(__file__).with_suffix(".tsv")
+PAGE = Path(__file__).parents[2] / "docs" / "EXPORT.md"
+FORMATS = ("pt2", "torchscript", "onnx", "openvino")
+MOST = 120_000_000
+"""Parameters of the largest model that is tried."""
+FIELDS = ("model", "format", "verdict", "difference", "reason")
+REFUSED_TASKS = ("detection", "keypoints", "optical_flow")
+WORKS, REFUSED = "works", "refused"
+_BEGIN, _END = "<!-- table -->", "<!-- end -->"
+
+
+def tried(name, formats=FORMATS):
+    """A row for each format: whether it works, the difference as a share of the largest output, or why not."""
+    card = zoo.info(name)
+    model, x = zoo.get(name, weights=None, seed=0), example(card)
+    alive = card.task in REFUSED_TASKS or _let_images_through(model, x)
+    for to in formats:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = zoo.export(
+                    model, Path(folder, "model.xml" if to == "openvino" else "model"), to=to, size=tuple(x.shape[-2:])
+                )
+                verdict, difference = WORKS, f"{result.difference / result.largest:.0e}"
+                reason = "" if alive else "outputs hardly depend on the image"
+            except zoo.ZooError as error:
+                said = {key: each for key, each in vars(error).items() if key in ("cause", "summary")}
+                verdict, difference = REFUSED, ""
+                reason = " ".join(str(said.get("cause") or said.get("summary") or error).split())[:160]
+        yield dict(zip(FIELDS, (name, to, verdict, difference, reason), strict=True))
+        gc.collect()
+
+
+@torch.no_grad()
+def _let_images_through(model, x):
+    """Whether outputs differ from image to image, after noise on every parameter and a batch for its batch norms.
+
+    A scale of zeros hides what it multiplies, and the signal of an untrained GoogLeNet dies on its way to the head.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
+    norms = [each for each in model.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches, of which there is one
+    if norms:
+        with contextlib.suppress(ValueError):  # a norm over one value of a channel, in a batch of such small images
+            model.train()(x)
+    scores = zoo.anatomy(model.eval()).scores_in(model(x))
+    scores = next(iter(scores.values())) if isinstance(scores, dict) else scores
+    return bool((scores[0] - scores[1]).abs().max() > 1e-3 * scores.abs().max())
+
+
+def rows():
+    """What was written down."""
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def write(found):
+    """Write the rows down, in the order of ``kinds.txt``."""
+    from support.kinds import of_each_kind
+
+    order = {name: i for i, name in enumerate(of_each_kind())}
+    found = sorted(found, key=lambda row: (order.get(row["model"], len(order)), FORMATS.index(row["format"])))
+    with FILE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def main(names):
+    from support.kinds import of_each_kind
+
+    found = rows() if FILE.exists() else []
+    there = {(row["model"], row["format"]) for row in found}
+    size = {name: zoo.info(name).parameters or 0 for name in of_each_kind()}
+    for name in names or sorted(size, key=size.get):
+        formats = [to for to in FORMATS if names or (name, to) not in there]
+        if not names and size[name] > MOST:
+            continue
+        try:
+            for row in tried(name, formats):
+                found = [each for each in found if (each["model"], each["format"]) != (name, row["format"])] + [row]
+                sys.stderr.write(" ".join(row.values()) + "\n")
+                write(found)
+        except Exception as error:  # noqa: BLE001 - the next model is tried
+            sys.stderr.write(f"{name}: {type(error).__name__}: {str(error)[:200]}\n")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    main(sys.argv[1:])
