@@ -26,7 +26,7 @@ MOST = 120_000_000
 FIELDS = ("model", "format", "verdict", "difference", "reason")
 REFUSED_TASKS = ("detection", "keypoints", "optical_flow")
 WORKS, REFUSED = "works", "refused"
-_BEGIN, _END = "<!-- table -->", "<!-- end -->"
+_BEGIN, _END = "<!-- written by tests/support/exports.py -->", "<!-- end -->"
 
 
 def tried(name, formats=FORMATS):
@@ -40,12 +40,11 @@ def tried(name, formats=FORMATS):
                 result = zoo.export(
                     model, Path(folder, "model.xml" if to == "openvino" else "model"), to=to, size=tuple(x.shape[-2:])
                 )
-                verdict, difference = WORKS, f"{result.difference / result.largest:.0e}"
+                verdict, difference = WORKS, f"{result.difference / result.largest:.0e}".replace("0e+00", "0")
                 reason = "" if alive else "outputs hardly depend on the image"
             except zoo.ZooError as error:
-                said = {key: each for key, each in vars(error).items() if key in ("cause", "summary")}
                 verdict, difference = REFUSED, ""
-                reason = " ".join(str(said.get("cause") or said.get("summary") or error).split())[:160]
+                reason = " ".join((error.parts.get("cause") or error.summary).split())[:160]
         yield dict(zip(FIELDS, (name, to, verdict, difference, reason), strict=True))
         gc.collect()
 
@@ -88,6 +87,32 @@ def write(found):
         writer = csv.DictWriter(file, FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+def page(text, found):
+    """The page with the table of these rows in it."""
+    before, _, rest = text.partition(_BEGIN)
+    return f"{before}{_BEGIN}\n{_table(found)}\n{_END}{rest.partition(_END)[2]}"
+
+
+def _table(found):
+    cells = {(row["model"], row["format"]): row for row in found}
+    lines = ["| model | " + " | ".join(FORMATS) + " |", "|---" * (len(FORMATS) + 1) + "|"]
+    reasons = {}
+    for name in dict.fromkeys(row["model"] for row in found):
+        each = (_cell(cells.get((name, to)), reasons) for to in FORMATS)
+        lines.append(f"| {name} | " + " | ".join(each) + " |")
+    return "\n".join([*lines, "", *(f"{number}. {reason}" for reason, number in reasons.items())])
+
+
+def _cell(row, reasons):
+    if row is None:
+        return "-"
+    if row["verdict"] == WORKS and not row["reason"]:
+        return row["difference"]
+    number = reasons.setdefault(row["reason"].replace("|", "/").replace("<", "&lt;"), len(reasons) + 1)
+    return f"{row['difference'] or REFUSED} ({number})"
 
 
 def main(names):

@@ -8,7 +8,7 @@ import click
 
 from zoo_core.cli.console import complete_model, echo
 
-_SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
+_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": ".ts"}
 
 
 @click.command()
@@ -18,9 +18,20 @@ _SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--size", type=int, help="Height and width of the images.")
 @click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
+@click.option("--with-preprocessing", is_flag=True, help="Take bytes, uint8 [N, H, W, C], and normalize in the graph.")
+@click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Quantize (ONNX), by images of FOLDER.")
 @click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
 def export(
-    model: str, to: str | None, out: Path | None, weights: str, size: int | None, *, softmax: bool, static: bool
+    model: str,
+    to: str | None,
+    out: Path | None,
+    weights: str,
+    size: int | None,
+    int8: Path | None,
+    *,
+    softmax: bool,
+    with_preprocessing: bool,
+    static: bool,
 ) -> None:
     r"""Write MODEL, a name or a saved folder, for another runtime, with class names and preprocessing in its metadata.
 
@@ -33,8 +44,20 @@ def export(
     from zoo_core.exporting.export import export as run
 
     target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to or "onnx"])
-    result = run(model, target, to=to, size=size, softmax=softmax, dynamic=not static, weights=weights)
+    result = run(
+        model,
+        target,
+        to=to,
+        size=size,
+        softmax=softmax,
+        with_preprocessing=with_preprocessing,
+        int8=int8,
+        dynamic=not static,
+        weights=weights,
+    )
     echo(
         f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "
         f"where the largest output is {result.largest:.3g}"
     )
+    if result.int8:
+        echo(str(result.int8))

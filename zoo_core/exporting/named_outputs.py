@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.recipe.opened import gives_features
 from zoo_core.surgery.features.encoder import Encoder
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
     from zoo_core.contract.card import Preprocessing
@@ -64,7 +65,7 @@ class NamedOutputs(nn.Module):
     Args:
         model: What runs; shared, not copied. What is wrapped around it, such as ``torch.compile``, is left out.
         prepare: What a batch goes through first; None for nothing.
-        softmax: Whether scores become probabilities.
+        softmax: Whether scores become probabilities; those that the model gives already, and embeddings, stay.
 
     Attributes:
         names: The outputs, which are known after the first batch.
@@ -82,30 +83,31 @@ class NamedOutputs(nn.Module):
         self.prepare = prepare or nn.Identity()
         self.names: tuple[str, ...] = ()
         self.softmax = softmax
-        self.anatomy = anatomy_of(model)
+        self.outputs = Outputs.of(model)
         self.training = self.model.training
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """A batch of images to the outputs."""
-        output = self.model(self.prepare(image))
-        if not isinstance(self.model, Encoder):
-            output = self.anatomy.scores_in(output)
+        output = self._by_name(self.model(self.prepare(image)))
         if not self.names:
-            self.names = self._names_in(output)
-        if isinstance(output, Mapping):
-            output = [output[name] for name in self.names]
-        result = (output,) if isinstance(output, Tensor) else tuple(output)
-        return tuple(each.softmax(1) for each in result) if self.softmax else result
+            self.names = tuple(output)
+        return tuple(self._probabilities(name, each) if self.softmax else each for name, each in output.items())
 
-    def _names_in(self, output: Any) -> tuple[str, ...]:  # noqa: ANN401 - any model's output
-        """The names of the tensors that the model returned; those that only help in training are left out."""
+    def _probabilities(self, name: str, scores: Tensor) -> Tensor:
+        head = name if self.outputs.heads else ""
+        return scores if head in self.outputs.embeddings else self.outputs.probabilities(scores, head)
+
+    def _by_name(self, returned: Any) -> dict[str, Tensor]:  # noqa: ANN401 - any model's output
+        """The tensors that the model returned by name; those that only help in training are left out."""
         if isinstance(self.model, Encoder):
-            return tuple(name or f"map{i}" for i, name in enumerate(self.model.names))
+            return {
+                name or f"map{i}": each for i, (name, each) in enumerate(zip(self.model.names, returned, strict=True))
+            }
+        output = self.outputs.read(returned) if self.outputs.heads else self.outputs.scores_in(returned)
         if isinstance(output, Tensor):
-            return ("features" if gives_features(self.model) else "scores",)
+            return {"features" if gives_features(self.model) else "scores": output}
         if isinstance(output, Mapping) and output and all(isinstance(each, Tensor) for each in output.values()):
-            helps = {_AUXILIARY} if any(site.role == "aux" for site in self.anatomy.heads) else set()
-            return tuple(str(name) for name in output if name not in helps)
+            return {str(name): each for name, each in output.items() if self.outputs.heads or name != _AUXILIARY}
         raise NotSupported(
             f"an output of the type {type(output).__name__} has no place in an exported graph",
             expected="a tensor, or a dict of tensors",
