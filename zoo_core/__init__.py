@@ -5,6 +5,11 @@ the stub beside this file. Each is imported when it is first used, so that impor
 torch.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and any(word.startswith("zoo_core") for word in sys.orig_argv):
+    del sys.path[0]  # `python -m zoo_core` would import whatever a file in the current folder is called
+
 from typing import Any
 
 import lazy_loader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -18,6 +19,7 @@ def main() -> None:
     The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
     Ctrl-C.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started from here imports what the current folder holds
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as *rest
     open_streams()
     try:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from zoo_core.contract.card_file import CardFile, write_cards
 from zoo_core.errors import ZooWarning
+from zoo_core.utils.paths import import_path
 
 if TYPE_CHECKING:
     from zoo_core.contract.family import Family
@@ -93,7 +94,7 @@ def _indexing(cards: str, path: Path) -> str:
     """Have the plugin's own command index the library in another process, which finds what this one finds."""
     done = subprocess.run(  # noqa: S603 - this python, and what the plugin says of itself
         [sys.executable, "-P", "-c", _COMMAND, cards, str(path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(import_path())},
         capture_output=True,
         check=False,
         text=True,

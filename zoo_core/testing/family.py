@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.under_test import NonConformance, require
+from zoo_core.utils.paths import import_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def check_light(family: str) -> None:
         NonConformance: It imports torch, and the message says where; or it does not load.
     """
     catalog = current_zoo().member(family).family.catalog
-    code = _WATCH.format(path=sys.path, heavy=_HEAVY, catalog=catalog)
+    code = _WATCH.format(path=import_path(), heavy=_HEAVY, catalog=catalog)
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - ours
     said = [line for line in done.stdout.splitlines() if line.startswith(("HEAVY ", "CARDS "))]
     if not said:

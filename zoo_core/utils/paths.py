@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
-
-if TYPE_CHECKING:
-    import os
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -54,6 +52,22 @@ def in_utf8(path: Path, number: int) -> Path:
     except UnicodeEncodeError:
         return Path(f"/dev/fd/{number}")
     return path
+
+
+def import_path() -> list[str]:
+    """Where another Python is to look for modules: where this one does, but for the current folder.
+
+    What is installed in it as editable is found all the same.
+
+    Example:
+        >>> "" in import_path()
+        False
+    """
+    try:
+        here = os.path.realpath(Path.cwd())
+    except OSError:  # it has been removed
+        here = ""
+    return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 
 
 def is_folder(path: Path) -> bool:
