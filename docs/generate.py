@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import zoo_core
 
@@ -122,8 +123,9 @@ def write_notebooks(folder: Path) -> None:
         jupytext.write(notebook(page), folder / f"{page.stem}.ipynb")
 
 
-def notebook(page: Path) -> object:
-    """The notebook that jupytext pairs with a page: its Python blocks are the cells."""
+def notebook(page: Path) -> Any:  # noqa: ANN401 - nbformat's node
+    """The notebook that jupytext pairs with a page: its Python blocks are the cells, and commands are text."""
     import jupytext
 
-    return jupytext.read(page, fmt="md")
+    text = page.read_text(encoding="utf-8").replace("```sh\n", "```text\n")  # which jupytext would take for code
+    return jupytext.reads(text, fmt="md")

@@ -336,3 +336,48 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, tmp_path):
         in answer.stdout
     )
     assert "wrong: connections: " in answer.stdout
+
+
+def on_a_terminal(*args, columns=80):
+    """What a command prints on a terminal of so many columns, with its escapes."""
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    command = [sys.executable, "-m", "zoo_core.cli", *args]
+    process = subprocess.Popen(
+        command, stdout=follower, stderr=subprocess.DEVNULL, env={**environment, "TERM": "xterm-256color"}
+    )
+    os.close(follower)
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(leader, 65536))
+        except OSError:  # the last writer has gone
+            break
+        if not parts[-1]:
+            break
+    os.close(leader)
+    process.wait()
+    return b"".join(parts).decode().replace("\r", "")
+
+
+@pytest.mark.parametrize(
+    "args", [["info", "timm/resnet50"], ["list", "--table", "timm/*pretrain*"], ["plugins"]], ids=" ".join
+)
+def test_lines_on_a_terminal_are_broken_between_words(args):
+    printed = on_a_terminal(*args)
+    assert printed.strip()
+    plain = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in printed.splitlines()]
+    assert not [line for line in plain if len(line) > 80 and len(line.split()) > 2]  # a url is not broken
+    assert " ".join(plain).split() == zoo(*args).stdout.split()
+
+
+def test_colours_are_for_terminals():
+    assert "\x1b[" in on_a_terminal("info", "tiny/glyphnet")
+    assert "\x1b[" not in zoo("info", "tiny/glyphnet").stdout

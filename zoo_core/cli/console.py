@@ -28,8 +28,9 @@ def terminal(*, stderr: bool = False) -> Console:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=visible(segment.text))
 
-    width = None if stderr or sys.stdout.isatty() else _UNBROKEN
-    return _Visible(highlight=False, soft_wrap=not stderr, width=width, stderr=stderr)
+    is_wrapped = stderr or sys.stdout.isatty()
+    width = None if is_wrapped else _UNBROKEN
+    return _Visible(highlight=False, soft_wrap=not is_wrapped, width=width, stderr=stderr)
 
 
 def complete_model(_context: object, _parameter: object, incomplete: str) -> list[str]:
@@ -58,6 +59,20 @@ def complete_family(_context: object, _parameter: object, incomplete: str) -> li
 def echo(text: object, *, err: bool = False) -> None:
     """Print a line in which names, sources and keys may be a stranger's: control characters are shown as escapes."""
     click.echo(visible(str(text)), err=err)
+
+
+def paragraph(text: object, *, indent: int = 4) -> None:
+    """Print a line that is to be read: on a terminal it is broken between words, and goes on indented."""
+    line = visible(str(text))
+    if sys.stdout.isatty():
+        import shutil
+        import textwrap
+
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(
+            line, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+    click.echo(line)
 
 
 def note(text: object) -> None:

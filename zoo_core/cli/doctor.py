@@ -17,7 +17,7 @@ import click
 
 from zoo_core import settings
 from zoo_core.cli.cache import human
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.plugins import facts_of
 from zoo_core.errors import ZooError, close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
@@ -78,12 +78,12 @@ def _print(found: list[Finding], wrong: list[Finding]) -> None:
         if each.part != part:
             part = each.part
             echo(part)
-        echo(f"  {each.name:<21} {each.state}")
+        paragraph(f"  {each.name:<21} {each.state}", indent=24)
     echo("")
     for each in wrong:
-        echo(f"wrong: {each.name}: {each.problem}")
+        paragraph(f"wrong: {each.name}: {each.problem}")
         if each.remedy:
-            echo(f"  next step: {each.remedy}")
+            paragraph(f"  next step: {each.remedy}")
     if not wrong:
         echo("nothing is wrong")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, paragraph
 
 if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.describe import StateDict
@@ -69,4 +69,4 @@ def _print(found: StateDict, line: str | None) -> None:
     }
     for title, text in rows.items():
         if text:
-            echo(f"  {title}: {text}")
+            paragraph(f"  {title}: {text}")

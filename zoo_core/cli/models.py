@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_model, echo, terminal
+from zoo_core.cli.console import complete_model, echo, paragraph, terminal
 from zoo_core.cli.listing import number, print_models
 from zoo_core.registry.info import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
@@ -80,11 +80,11 @@ def _print(card: Info, problem: str | None) -> None:
 
     console = terminal()
     console.print(f"[bold]{escape(card.id)}[/]")
-    console.print(outline(card), markup=False)
+    paragraph(outline(card))
     if problem:
         console.print(f"[red]cannot be built here:[/] {escape(problem)}")
     for line in lines_on_others(card):
-        console.print(line, markup=False)
+        paragraph(line)
     if not card.weights:
         console.print("no pretrained weights")
         return
@@ -94,7 +94,7 @@ def _print(card: Info, problem: str | None) -> None:
     console.print(table)
     for in_words in (_preprocessing, _licenses, _source):
         for tags, words in _grouped(card.weights, in_words):
-            console.print(f"{tags}: {words}", markup=False)
+            paragraph(f"{tags}: {words}")
 
 
 def _row(card: Card, weights: Weights) -> tuple[str, ...]:

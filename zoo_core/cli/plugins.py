@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import UsageError, ZooError
@@ -156,11 +156,11 @@ def _on_one_line(error: BaseException, member: Member) -> str:
 
 def _print(row: dict[str, Any], *, verbose: bool) -> None:
     what = ", ".join([*row["families"], *(f"command {name}" for name in row["commands"])]) or "nothing"
-    echo(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}")
+    paragraph(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}", indent=7)
     for problem in row["problems"]:
-        echo(f"       {problem}")
+        paragraph(f"       {problem}", indent=7)
     for note in row["notes"]:
-        echo(f"       note: {note}")
+        paragraph(f"       note: {note}", indent=7)
     if verbose and row["traceback"]:
         echo(row["traceback"])
 
