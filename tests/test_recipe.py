@@ -376,13 +376,6 @@ def test_a_head_of_another_shape_than_the_saved_one_is_refused(tmp_path):
 # --- what cannot be saved
 
 
-def test_a_model_changed_by_hand_is_refused_with_the_tensor_that_differs(tmp_path):
-    model = glyphnet()
-    model.layer1.conv1 = nn.Conv2d(16, 16, 5, padding=2, bias=False)
-    with pytest.raises(errors.NotSupported, match=r"layer1.conv1.weight(.|\n)*swap_head"):
-        zoo.save(model, tmp_path / "save")
-
-
 def test_a_model_on_the_meta_device_is_refused(tmp_path):
     with pytest.raises(errors.NotSupported, match="meta"):
         zoo.save(zoo.get("resnet18", weights=None, device="meta"), tmp_path / "save")
@@ -768,37 +761,16 @@ def test_models_of_other_tasks_come_back(name, x, tmp_path):
     came_back(zoo.get(name, weights=None, in_channels=4), tmp_path / "save", x)
 
 
-def another_activation(model):
-    model.layer1.relu = nn.GELU()
-
-
-def another_stride(model):
-    model.layer2.conv1.dilation = (2, 2)
-
-
-def one_module_more(model):
-    model.layer1.drop = nn.Dropout(0.5)
-
-
 def another_class(model):
     model.__class__ = type("Mine", (type(model),), {})
 
 
-@pytest.mark.parametrize("change", [another_activation, another_stride, one_module_more, another_class])
-def test_what_was_changed_by_hand_without_changing_a_tensor_is_refused(change, tmp_path):
+def test_another_class_is_refused(tmp_path):
     model = glyphnet()
-    change(model)
+    another_class(model)
     with pytest.raises(errors.NotSupported, match="not what its recipe makes"):
         zoo.save(model, tmp_path / "save")
     assert not (tmp_path / "save").exists()
-
-
-def test_a_dropout_rate_that_was_changed_by_hand_is_refused_and_named(tmp_path):
-    model = glyphnet(head=zoo.mlp_head(9, hidden=(16,), dropout=0.2))
-    model.fc[2].p = 0.5
-    with pytest.raises(errors.NotSupported, match=r"fc\.2 .*Dropout\(p=0\.5") as caught:
-        zoo.save(model, tmp_path / "save")
-    assert "p=0.2" in str(caught.value)
 
 
 def test_a_synchronised_batch_norm_comes_back_as_a_plain_one(tmp_path):

@@ -49,19 +49,9 @@ def test_after_pruning_every_verb_sees_the_widths_that_are_left(name):
     assert train(inner, name)(batch(name)).shape[1] == 3
 
 
-def test_a_pruned_model_is_saved_under_a_name_of_its_own(tmp_path):
-    name = "tiny/glyphnet"
-    inner = pruned(name)
-    with pytest.raises(NotSupported, match=r"@zoo\.register"):
-        zoo.save(inner, tmp_path / "x")
-
-    @zoo.register("mine/half-glyphnet", input_size=(1, 32, 32))
-    def half_glyphnet():
-        return pruned(name)
-
-    again = zoo.get("mine/half-glyphnet", weights=None)
-    again.load_state_dict(inner.state_dict())
-    comes_back(again, name, tmp_path / "y")
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_pruned_model_is_saved_and_loaded(name, tmp_path):
+    comes_back(pruned(name), name, tmp_path / "x")
 
 
 def test_a_file_of_a_pruned_model_is_not_taken_for_the_whole(tmp_path):

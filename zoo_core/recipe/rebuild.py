@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
@@ -16,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zoo_core
 from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
+from zoo_core.recipe.by_hand import VERB, change_by_hand, may_be_set
 from zoo_core.recipe.plain import from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.head.describe import LAYERS, Custom, Layers
+from zoo_core.surgery.head.describe import Custom, Layers
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
 
@@ -119,12 +119,6 @@ def _padded(rank: int) -> Callable[[torch.Size], tuple[int, ...]]:
     return lambda shape: (*(1,) * (rank - len(shape)), *shape)
 
 
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
-"""Of an activation or a kind of pooling. Nothing that fits it is a path, a url or a reference to code."""
-_LARGEST = 1 << 20
-"""No size in any architecture comes near it."""
-
-
 def allowed_options(
     card: Card, options: Mapping[str, Any], plain: tuple[str, ...], own: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -142,7 +136,7 @@ def allowed_options(
     refused = [
         name
         for name, value in options.items()
-        if name not in own and not _of_the_card(card, name, value) and not (name in plain and _is_plain(value))
+        if name not in own and not _of_the_card(card, name, value) and not (name in plain and may_be_set(value))
     ]
     if refused:
         name = refused[0]
@@ -169,16 +163,6 @@ def _same(known: object, value: object) -> bool:
     if isinstance(known, list | tuple) and isinstance(value, list | tuple):
         return len(known) == len(value) and all(map(_same, known, value))
     return type(known) is type(value) and known == value
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(each) and not isinstance(each, list | tuple) for each in value)
-    if isinstance(value, type):
-        return value in LAYERS.values()
-    if isinstance(value, str):
-        return _WORD.fullmatch(value) is not None
-    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
 _VERBS = frozenset(
@@ -228,7 +212,7 @@ def rebuild(
                 filled(model)
             with limited:
                 for edit in recipe.edits:
-                    model = _repeat(model, edit, heads or {})
+                    model = repeat(model, edit, heads or {})
     except ZooError:
         raise
     except Exception as error:  # what the values in a file make a library raise can be anything
@@ -282,15 +266,17 @@ def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]
             yield from customs_in(each, str(key))
 
 
-def _repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module]) -> nn.Module:
+def repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
     """Do what an edit says once more, through the public function of that name."""
     verb = _verb(edit["verb"])
-    arguments = {name: _built(from_plain(each), heads) for name, each in edit.items() if name != "verb"}
+    arguments = {name: _built(from_plain(each), heads or {}) for name, each in edit.items() if name != "verb"}
     return cast("nn.Module", verb(model, **arguments))
 
 
 def _verb(name: str) -> Callable[..., Any]:
     """The public function of surgery of that name: a recipe can call nothing else."""
+    if name == VERB:
+        return change_by_hand
     if name not in _VERBS:
         raise Unreadable(
             f"the recipe asks for {name!r}, which is no surgery that this zoo can do",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import re
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -15,14 +17,16 @@ from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.numbers import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base import has_base, left_out
+from zoo_core.recipe.by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.plain import to_plain
-from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom
+from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom, repeat
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
-from zoo_core.surgery.head.sites import classes_by_head
-from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.head.multi_head import Heads
+from zoo_core.surgery.head.sites import classes_by_head, scoring_part
+from zoo_core.surgery.metadata import Edit, knowledge_of, unwrap
 from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
@@ -30,12 +34,13 @@ from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from zoo_core.contract.card import Card, Preprocessing
+    from zoo_core.surgery.head.describe import Custom
     from zoo_core.surgery.metadata import Knowledge
 
 
@@ -63,14 +68,12 @@ def whole(model: nn.Module) -> Iterator[nn.Module | None]:
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_BATCH_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
-"""Taken for one: whether a batch norm is synchronised changes how it is trained, and not what it computes."""
 _NOTHING = "nothing: it would not be there"
 
 
 _BY_HAND = (
-    "the model was changed by hand, or adopted under another name or with other options",
-    "zoo.swap_head and the other verbs change it in a way that can be repeated",
+    "layers that are none of torch.nn were put in by hand, or it was adopted under another name or with other options",
+    'a function that builds and changes it, under @zoo.register("mine/net"), is a model that can be saved',
 )
 _TOOLS = (
     (
@@ -97,14 +100,17 @@ _TOOLS = (
 """What tools leave in a model, why a recipe cannot make that, and what can be done."""
 
 
-def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> None:
+def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> Recipe:
     """Build the model from its recipe, and compare every tensor's shape, and every module's class and settings.
 
     Args:
         model: The model, without wrappers.
         known: What zoo knows of it.
         recipe: What would be saved.
-        custom: Whether heads of their own code, which only their owner can build, are left unproven.
+        custom: Whether heads of their own code, which only their owner can build, may be saved.
+
+    Returns:
+        The recipe, with what was changed by hand as its last edit.
 
     Raises:
         NotSupported: The recipe makes another model, or none.
@@ -114,11 +120,18 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
     }
     if heads and not custom:
         refuse_custom(heads)
-    if heads:
-        return  # only a caller who has their code can build it
     try:
-        twin = unwrap(rebuild(recipe, options=known.options))
+        recipe, twin = _twin(model, known, recipe, heads)
+        following = {
+            *known.anatomy.channel_attributes,
+            *(path for head in known.anatomy.heads for path in head.attributes),
+        }
+        if changes := changes_by_hand(model, twin, following):
+            edit = edit_to_plain(Edit(VERB, changes))
+            recipe, twin = replace(recipe, edits=[*recipe.edits, edit]), repeat(twin, edit)
     except ZooError as error:
+        if heads:
+            return recipe  # only a caller who has their code can build it
         raise NotSupported(
             f"{recipe.id} cannot be built again as it is now",
             got=error.summary,
@@ -126,26 +139,64 @@ def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -
             hint='a function that builds and prunes it, under @zoo.register("mine/net"), is a model that can be saved',
         ) from error
     _compare(model, "tensors", _shapes(model), _shapes(twin))
-    _compare(model, "modules", _settings(model), _settings(twin))
+    _compare(model, "modules", *_settings(model, twin, following))
+    return recipe
+
+
+def _twin(model: nn.Module, known: Knowledge, recipe: Recipe, heads: Mapping[str, Custom]) -> tuple[Recipe, nn.Module]:
+    """The recipe, and what it makes; without heads that were put in by hand where they need other changes before."""
+    given = {name: copy.deepcopy(_head(model, known, name)).cpu() for name in heads}
+    try:
+        return recipe, unwrap(rebuild(recipe, given, options=known.options))
+    except ZooError:
+        own = [
+            plain
+            for edit, plain in zip(known.edits, recipe.edits, strict=True)
+            if edit.verb == VERB or not edit.by_hand
+        ]
+        if len(own) == len(recipe.edits):
+            raise
+        recipe = replace(recipe, edits=own)
+        return recipe, unwrap(rebuild(recipe, given, options=known.options))
+
+
+def _head(model: nn.Module, known: Knowledge, name: str) -> nn.Module:
+    site = model.get_submodule(known.anatomy.main.path if known.anatomy.main else "")
+    return scoring_part(site[name]) if isinstance(site, Heads) and name in site else site
 
 
 def _shapes(model: nn.Module) -> dict[str, str]:
     return {name: f"of the shape {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
 
 
-def _settings(model: nn.Module) -> dict[str, str]:
+def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The class of each module and what it says of itself: an activation or a dropout rate shows in no tensor."""
-    modules = model.named_modules(remove_duplicate=False)
-    return {path or "the model itself": _described(module) for path, module in modules}
+    ours, theirs = (dict(each.named_modules(remove_duplicate=False)) for each in (model, twin))
+    said = [{path or "the model itself": _described(each) for path, each in some.items()} for some in (ours, theirs)]
+    for path in ours.keys() & theirs.keys():
+        now, then = settings_of(ours[path]), settings_of(theirs[path])
+        dot = f"{path}." if path else ""
+        for name in now.keys() & then.keys() - {each.removeprefix(dot) for each in following if each.startswith(dot)}:
+            said[0][f"{dot}{name}"], said[1][f"{dot}{name}"] = f"= {now[name]!r}", f"= {then[name]!r}"
+        if "forward" in vars(ours[path]) and "forward" not in vars(theirs[path]) and not _is_own_forward(ours[path]):
+            said[0][f"{dot}forward"] = "is a function of its own"
+    return said[0], said[1]
+
+
+def _is_own_forward(module: nn.Module) -> bool:
+    """Whether what stands for the forward of a module only wraps it, as accelerate's mixed precision does."""
+    forward = inspect.unwrap(vars(module)["forward"])
+    return getattr(forward, "__func__", forward) is type(module).forward
 
 
 def _described(module: nn.Module) -> str:
     # some libraries say what their layers are in repr, and not in extra_repr where torch looks for it
     said = module.extra_repr() if next(module.children(), None) else repr(module)
-    kind = type(module)
-    if kind in _BATCH_NORMS:
-        return f"a batch norm ({module.extra_repr()})"
-    return f"a {kind.__module__}.{kind.__qualname__}: {_ADDRESS.sub('', said)}"
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        return f"a {kind_of(module)} of {', '.join(name for name, _ in module.named_children())}"
+    if kind_of(module).startswith("a "):
+        return f"{kind_of(module)} ({module.extra_repr()})"
+    return f"a {kind_of(module)}: {_ADDRESS.sub('', said)}"
 
 
 def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[str, str]) -> None:
@@ -182,6 +233,9 @@ def save(
     module, the class names, and how images are prepared. Before anything is written, the model is built again from
     the recipe to prove that every module and tensor of it will be there.
 
+    What was changed by hand is saved too, where layers of torch.nn were replaced, appended or taken out, or where the
+    plain settings of a layer or the shape of a tensor were changed.
+
     What no recipe holds is not saved: hooks, the optimizer, and that a batch norm is synchronised, which is for
     training only.
 
@@ -204,7 +258,7 @@ def save(
 
     Raises:
         NotAZooModel: zoo knows nothing about the model.
-        NotSupported: It cannot be built again: it was adopted without a name, changed by hand, or has a head of its own
+        NotSupported: It cannot be built again: it was adopted without a name, or has a layer or a head of its own
             code; the message says which and what to do.
         UsageError: Other files are in the folder, or the class names are not as many as the scores, or
             the preprocessing not for as many channels as the model has.
@@ -243,7 +297,7 @@ def _save(
     known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
-    prove(bare, known, recipe, custom=custom_heads)
+    recipe = prove(bare, known, recipe, custom=custom_heads)
     is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
     if with_base is False and is_custom:
         raise NotSupported(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
 
 
+BY_HAND = "by_hand"
+"""The verb of an edit that stands for what a user did without zoo, where a save is loaded."""
+
+
 @dataclass
 class Editing:
     """An edit that is going on.
@@ -97,7 +101,8 @@ def editing(
                 if known:
                     _settle(edit, before, held)
         if known and record is not None:
-            done = Edit(verb, {name: describe_all(value) for name, value in record.items()})
+            arguments = {name: describe_all(value) for name, value in record.items()}
+            done = Edit(verb, arguments, by_hand=verb == BY_HAND)
             attach(bare, replace(knowledge_of(bare), edits=(*knowledge_of(bare).edits, done)))
 
 

@@ -44,10 +44,12 @@ class Edit:
         verb: Name of the public function that did it, such as ``"swap_head"``.
         arguments: What it was given besides the model, as plain values and our own frozen records. A module that the
             user passed in is described here and lives in the model.
+        by_hand: Whether it stands for what the user did without zoo.
     """
 
     verb: str
     arguments: Mapping[str, Any]
+    by_hand: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,14 @@ class Knowledge:
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes are called: as the user said, or as the weights say while their head is in its place."""
-        if self.names or self.weights is None or any(edit.verb in _NEW_HEADS for edit in self.edits):
+        if self.names or self.weights is None or any(map(self._replaces_head, self.edits)):
             return self.names
         return self.weights.class_names
+
+    def _replaces_head(self, edit: Edit) -> bool:
+        sites = [head.path for head in self.anatomy.heads]
+        changed = [path for _, paths in edit.arguments.get("layers", ()) for path in paths] if edit.by_hand else []
+        return edit.verb in _NEW_HEADS or any(under(a, b) or under(b, a) for a in changed for b in sites)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -165,7 +172,7 @@ def knowledge_of(model: nn.Module) -> Knowledge:
     if id(bare) in _edited.get():
         return result
     now = structure_of(bare)
-    if result.structure is not None and now.shapes != result.structure.shapes:
+    if result.structure is not None and now != result.structure:
         result = _changed_by_hand(bare, result, now.changed_since(result.structure))
         attach(bare, result)
     return result
@@ -185,17 +192,33 @@ def being_edited(model: nn.Module) -> Iterator[None]:
         _edited.reset(token)
 
 
-def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
-    """What is known of a model after the user, or another library, changed it."""
+def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
+    """Where the parts of ``model`` are now that these tensors of it were changed, taken out or put in.
+
+    Raises:
+        AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
+    """
+    known, now = model.__dict__[ATTRIBUTE], structure_of(model)
+    return _live_anatomy(model, known, changed, now) if changed else cast("Anatomy", known.anatomy)
+
+
+def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str], now: Structure) -> Anatomy:
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(model, known.anatomy, changed, read)
-    before, now = (known.structure.shapes if known.structure else {}), structure_of(model).shapes
+    before = known.structure.shapes if known.structure else {}
     paths = [path for stage in anatomy.stages for path in stage.modules]
-    if any(name in before and name in now and any(under(name, path) for path in paths) for name in changed):
+    if any(name in before and name in now.shapes and any(under(name, path) for path in paths) for name in changed):
         anatomy = with_live_channels(model, anatomy, _size(known))
+    return anatomy
+
+
+def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
+    """What is known of a model after the user, or another library, changed it."""
+    now = structure_of(model)
+    anatomy = _live_anatomy(model, known, changed, now)
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
-    names = [name for name in changed if name in structure_of(model).shapes]
+    names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
     tensors: dict[str, Outcome] = {name: what for name, what in known.receipt.tensors.items() if name not in changed}
     tensors |= {name: "initialised" if name in in_head else "adapted" for name in sorted(names)}
@@ -207,7 +230,7 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     main = next((head for head in new_sites if head.role == "main"), None)
     if main is None:
         return known
-    edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))})
+    edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))}, by_hand=True)
     return replace(known, edits=(*known.edits, edit), names=())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,23 +27,30 @@ _COUNTS = ("out_features", "out_channels")
 
 @dataclass(frozen=True)
 class Structure:
-    """Names and shapes of the tensors of a model at one time.
+    """Names and shapes of the tensors of a model at one time, and what kinds of layers hold them.
 
     Attributes:
         shapes: Name of each parameter to its shape, and of each buffer in the state dict to None: some change their
             shape as the model runs.
+        kinds: Path of each module that holds tensors to the kind of torch's layers that it is.
     """
 
     shapes: Mapping[str, tuple[int, ...] | None]
+    kinds: Mapping[str, str]
 
     def __deepcopy__(self, memo: object) -> Structure:
         """The very same: it never changes, and copying a model copies what it carries."""
         return self
 
     def changed_since(self, before: Structure) -> set[str]:
-        """Names of the tensors that are new, gone or of another shape."""
+        """Names of the tensors that are new, gone, of another shape or in another kind of layer."""
         names = {*self.shapes, *before.shapes}
-        return {name for name in names if self.shapes.get(name) != before.shapes.get(name)}
+        others = {path for path, kind in self.kinds.items() if before.kinds.get(path, kind) != kind}
+        return {
+            name
+            for name in names
+            if self.shapes.get(name) != before.shapes.get(name) or (others and name.rpartition(".")[0] in others)
+        }
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -53,7 +61,23 @@ def structure_of(model: nn.Module) -> Structure:
         {'weight': (2, 3), 'bias': (2,)}
     """
     shapes = {name: _shape(tensor) if isinstance(tensor, nn.Parameter) else None for name, tensor in tensors_of(model)}
-    return Structure(shapes)
+    return Structure(shapes, dict(_kinds(model)))
+
+
+def _kinds(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if module._parameters or module._buffers:  # noqa: SLF001 - as below
+        yield prefix[:-1], _kind(type(module))  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
+    for name, child in module._modules.items():  # noqa: SLF001 - as below
+        if child is not None:
+            yield from _kinds(child, f"{prefix}{name}.")
+
+
+@cache
+def _kind(kind: type) -> str:
+    """The layer of torch that a class is or derives from; batch norms are one, synchronised or not."""
+    if issubclass(kind, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of all of them
+        return "BatchNorm"
+    return next(each.__name__ for each in kind.__mro__ if each.__module__.startswith("torch.nn.modules."))
 
 
 def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

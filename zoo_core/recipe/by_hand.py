@@ -1,0 +1,232 @@
+"""What was changed in a model by hand, as a save records it: layers of torch.nn, shapes of tensors, plain settings.
+
+A loop that puts a GroupNorm where each BatchNorm was, a layer appended to a stage, an activation replaced, a head
+without its auxiliary ones, the image size of a transformer: the model is compared with what its recipe makes, and what
+differs is written down as one more edit, which is made again when the save is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.errors import Unreadable
+from zoo_core.surgery.editing import BY_HAND, editing
+from zoo_core.surgery.head.describe import LAYERS, Layers, describe
+from zoo_core.surgery.metadata import live_anatomy
+from zoo_core.surgery.structure import structure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+VERB = BY_HAND
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+"""Of an activation or a kind of pooling. Nothing that fits it is a path, a url or a reference to code."""
+LARGEST = 1 << 20
+"""No size in any architecture comes near it."""
+_BATCH_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+_ORDERED = (nn.Sequential, nn.ModuleList)
+_PLAIN = bool | int | float | str | None
+
+
+def kind_of(module: nn.Module) -> str:
+    """Dotted path of a module's class; batch norms have one: if they are synchronised changes only how they train."""
+    kind = type(module)
+    return "a batch norm" if kind in _BATCH_NORMS else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def settings_of(module: nn.Module) -> dict[str, Any]:
+    """The public attributes of a module that are plain values, such as a dropout rate or a kind of pooling."""
+    return {name: each for name, each in vars(module).items() if _is_setting(name) and _is_plain(each)}
+
+
+def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str]) -> dict[str, Any]:
+    """What has to be done to ``made`` so that it is built as ``model``, as far as that can be written down.
+
+    Args:
+        model: A model.
+        made: What its recipe makes.
+        following: Dotted paths of attributes that only repeat how many classes or channels there are.
+
+    Returns:
+        The arguments of :func:`change_by_hand`; none where nothing can or need be done.
+    """
+    changes = _Changes(following)
+    changes.look(model, made, "")
+    return changes.arguments()
+
+
+class _Changes:
+    def __init__(self, following: Collection[str]) -> None:
+        self.following = following
+        self.layers: list[tuple[Layers | None, list[str]]] = []
+        self.shapes: dict[str, tuple[int, ...] | None] = {}
+        self.settings: dict[str, dict[str, Any]] = {}
+
+    def arguments(self) -> dict[str, Any]:
+        """What differs; those of the three that are empty are left out."""
+        every = {"layers": [[layer, paths] for layer, paths in self.layers], "shapes": self.shapes}
+        return {name: each for name, each in {**every, "settings": self.settings}.items() if each}
+
+    def look(self, now: nn.Module, then: nn.Module, path: str) -> None:
+        """Note what differs between two modules, and between all in them."""
+        is_other = kind_of(now) != kind_of(then) or (isinstance(now, _ORDERED) and _reordered(now, then))
+        shapes, before = _own_shapes(now), _own_shapes(then)
+        if path and (is_other or shapes != before) and self._replace(now, path):
+            return
+        if is_other:
+            return  # it cannot be written down, and the save is refused
+        dot = f"{path}." if path else ""
+        names = shapes.keys() & before.keys()
+        self.shapes |= {f"{dot}{name}": shapes[name] for name in sorted(names) if shapes[name] != before[name]}
+        settings, known = settings_of(now), settings_of(then)
+        differing = {
+            name: settings[name]
+            for name in settings.keys() & known.keys()
+            if repr(settings[name]) != repr(known[name])
+            and f"{dot}{name}" not in self.following
+            and may_be_set(settings[name])
+        }
+        if differing:
+            self.settings[path] = dict(sorted(differing.items()))
+        for name, child in now._modules.items():  # noqa: SLF001 - with those that are None
+            other = then._modules.get(name)  # noqa: SLF001 - as above
+            if child is None or other is None:
+                if child is not other:
+                    self._replace(child, f"{dot}{name}")
+            else:
+                self.look(child, other, f"{dot}{name}")
+        gone = [name for name, other in then.named_children() if name not in now._modules]  # noqa: SLF001 - as above
+        for name in gone:
+            self._replace(None, f"{dot}{name}")
+
+    def _replace(self, module: nn.Module | None, path: str) -> bool:
+        layer = None if module is None else describe(module)
+        if not isinstance(layer, Layers | None):
+            return False
+        paths = next((paths for other, paths in self.layers if other == layer), None)
+        if paths is None:
+            self.layers.append((layer, paths := []))
+        paths.append(path)
+        return True
+
+
+def change_by_hand(
+    model: nn.Module,
+    *,
+    layers: Sequence[Sequence[Any]] = (),
+    shapes: Mapping[str, Sequence[int] | None] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> nn.Module:
+    """Change a model as it was changed by hand before it was saved.
+
+    Args:
+        model: Changed in place.
+        layers: Descriptions of layers with the paths at which they stand, None where a module was taken out.
+        shapes: Name of a tensor that a module has itself to its shape, None where it was taken out.
+        settings: Path of a module to values of its attributes.
+
+    Returns:
+        The same model.
+
+    Raises:
+        Unreadable: It has no such place, or a value is none that a file may set.
+    """
+    every = {"layers": layers, "shapes": shapes, "settings": settings}
+    record = {name: each for name, each in every.items() if each}
+    with editing(model, VERB, record=record) as edit:
+        before = structure_of(edit.model)
+        for layer, paths in layers:
+            for path in paths:
+                _put(edit.model, path, layer)
+        for name, shape in (shapes or {}).items():
+            _reshape(edit.model, name, shape)
+        for path, values in (settings or {}).items():
+            _set(edit.model.get_submodule(path), values)
+        edit.anatomy = live_anatomy(edit.model, structure_of(edit.model).changed_since(before))
+    return model
+
+
+def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
+    owner, _, name = path.rpartition(".")
+    parent = model.get_submodule(owner)
+    if layer is not None and not isinstance(layer, Layers):
+        raise _refused(path, layer)
+    if layer is None and isinstance(parent, (*_ORDERED, nn.ModuleDict)):
+        del parent._modules[name]  # noqa: SLF001 - del parent[name] takes numbers only
+    elif layer is None:
+        parent._modules[name] = None  # noqa: SLF001 - a name of the parent's own forward stays
+    else:
+        if vars(parent).get(name, parent) is None:  # what is None when a module is made is no module
+            del vars(parent)[name]
+        if hasattr(parent, name) and name not in parent._modules:  # noqa: SLF001 - no public way to look there
+            raise _refused(path, layer)
+        parent._modules[name] = layer.build().train(parent.training)  # noqa: SLF001 - add_module takes no None back
+
+
+def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers  # noqa: SLF001 - setattr would register anew
+    old = table.get(leaf)
+    if leaf not in table or not (shape is None or all(type(side) is int and 0 <= side <= LARGEST for side in shape)):
+        raise _refused(name, shape)
+    if shape is None:
+        table[leaf] = None
+        return
+    like = torch.empty(0, device="cpu") if old is None else old
+    new = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+    table[leaf] = nn.Parameter(new) if table is module._parameters else new  # noqa: SLF001 - as above
+
+
+def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
+    known = settings_of(module)
+    for name, value in values.items():
+        if name not in known or not may_be_set(value):
+            raise _refused(name, value)
+        setattr(module, name, value)
+
+
+def may_be_set(value: object) -> bool:
+    """Whether a file may say this value of an attribute: a number, a short word, a layer, some of these."""
+    if isinstance(value, list | tuple):
+        return all(may_be_set(each) and not isinstance(each, list | tuple) for each in value)
+    if isinstance(value, type):
+        return value in LAYERS.values()
+    if isinstance(value, str):
+        return WORD.fullmatch(value) is not None
+    return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= LARGEST)
+
+
+def _refused(name: str, value: object) -> Unreadable:
+    return Unreadable(
+        f"the recipe changes {name!r} by hand in a way that a folder may not",
+        got=str(value)[:100],
+        done="nothing was loaded",
+        cause="it was changed by hand, or the library here is of another version",
+    )
+
+
+def _own_shapes(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
+    left_out = module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public name for it
+    tables: dict[str, Any] = {**module._parameters, **module._buffers}  # noqa: SLF001 - with those that are None
+    return {name: None if each is None else tuple(each.shape) for name, each in tables.items() if name not in left_out}
+
+
+def _reordered(now: nn.Module, then: nn.Module) -> bool:
+    first, second = ([name for name, _ in each.named_children()] for each in (now, then))
+    common = {*first} & {*second}
+    return [name for name in first if name in common] != [name for name in second if name in common]
+
+
+def _is_setting(name: str) -> bool:
+    return not name.startswith("_") and name != "training"
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (
+        isinstance(value, tuple | list) and all(isinstance(each, _PLAIN) for each in value)
+    )
