@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -227,3 +229,59 @@ def test_vectors_that_are_not_numbers_are_refused():
         found.nearest(found.vectors[0])
     with pytest.raises(UsageError, match="nan or infinity"):
         zoo.probe(found)
+
+
+def write_shards(photos, folder, *, labels=True):
+    """Two shards of the images, with a class beside each."""
+    for number, kind in enumerate(("dark", "light")):
+        with tarfile.open(folder / f"shard-{number:03}.tar", "w") as shard:
+            for image in sorted((photos / kind).iterdir()):
+                shard.add(image, image.name)
+                if labels:
+                    shard.addfile(*member(f"{image.stem}.cls", kind.encode()))
+    return str(folder / "shard-{000..001}.tar")
+
+
+def member(name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info, io.BytesIO(content)
+
+
+def test_shards_have_the_vectors_of_their_images_and_the_classes_beside_them(glyphs, photos, tmp_path):
+    found, expected = zoo.embed(glyphs, write_shards(photos, tmp_path)), zoo.embed(glyphs, photos)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert found.labels == expected.labels
+    assert found.names[0] == str(tmp_path / "shard-000.tar" / "0.png")
+    assert zoo.embed(glyphs, [str(tmp_path / "shard-001.tar")]).labels == ("light",) * 3
+
+
+def test_a_shard_that_is_cut_off_gives_what_it_has_and_is_named(glyphs, photos, tmp_path):
+    shards = write_shards(photos, tmp_path)
+    whole = (tmp_path / "shard-001.tar").read_bytes()
+    (tmp_path / "shard-001.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(ZooWarning, match=r"shard-001\.tar"):
+        found = zoo.embed(glyphs, shards)
+    assert 3 < len(found) < 6
+    with pytest.raises(ImageError, match="there is no such shard"):
+        zoo.embed(glyphs, str(tmp_path / "shard-{000..002}.tar"))
+
+
+def test_links_in_a_shard_lead_nowhere(glyphs, photos, tmp_path):
+    shards = write_shards(photos, tmp_path)
+    with tarfile.open(tmp_path / "shard-000.tar", "a") as shard:
+        link = tarfile.TarInfo("secret.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(photos / "light" / "4.png")
+        shard.addfile(link)
+    assert len(zoo.embed(glyphs, shards)) == 6
+
+
+@pytest.mark.extra
+def test_an_image_has_one_row_from_whichever_folder_a_run_starts(glyphs, photos, tmp_path, monkeypatch):
+    out = tmp_path / "features.parquet"
+    for folder, images in ((tmp_path, "photos"), (photos, "."), (photos / "dark", "../dark"), (tmp_path, photos)):
+        monkeypatch.chdir(folder)
+        assert len(zoo.embed(glyphs, images, out=out)) == 6
+    assert set(zoo.Embeddings.load(out).names) == {str(path) for path in photos.glob("*/*.png")}
+    shards = write_shards(photos, tmp_path)
+    assert len(zoo.embed(glyphs, shards, out=out)) == len(zoo.embed(glyphs, shards, out=out)) == 12

@@ -34,7 +34,9 @@ def embed(
     duplicates: float | None,
     outliers: int | None,
 ) -> None:
-    r"""Write a vector for each of IMAGES, a file, folder or glob, to a Parquet file: path, label, size, vector.
+    r"""Write a vector for each of IMAGES to a Parquet file: path, label, size, vector.
+
+    IMAGES is a file, a folder, a glob, or shards as WebDataset writes them, such as "shards-{000..010}.tar".
 
     A run that was killed goes on where it was. The folder of an image inside IMAGES is its label.
 

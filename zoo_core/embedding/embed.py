@@ -12,6 +12,7 @@ import torch
 
 from zoo_core.embedding.embeddings import Embeddings, Row
 from zoo_core.embedding.fingerprint import digest_of_module
+from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, ZooWarning
 from zoo_core.images.loading import Loaded, in_batches, load_images
 from zoo_core.images.read import Source, read, sources_of
@@ -46,9 +47,10 @@ def embed(
     Args:
         model: A model with a head, its name, or the folder of a save.
         images: As for :func:`zoo_core.predict`: a path, a glob, a folder, arrays, tensors, or many of these. The folder
-            of an image inside the folder that is searched is its label.
+            of an image inside the folder that is searched is its label. Or shards, as WebDataset writes them:
+            ``"shards-{000..010}.tar"``, in which a ``.cls`` beside an image is its label.
         out: A Parquet file to write to as the run goes (``zoo-core[embed]``). A run that was killed goes on: images
-            that are in it or in its parts already are not read again.
+            that are in it or in its parts already are not read again. Its paths are absolute.
         size: Height and width that the model sees, instead of those of its weights.
         weights: As for :func:`zoo_core.get`, where ``model`` is a name.
         device: Where the model goes when it is named or saved.
@@ -107,11 +109,14 @@ def _in_memory(embedder: Embedder, sources: Iterable[tuple[Source, str]]) -> Emb
 
 
 def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN401 - whatever people call images
-    """Images with their labels: the folder of each inside the folder that is searched.
+    """Images with their labels: the folder of each inside the folder that is searched, or its class in a shard.
 
     Raises:
         ImageError: A folder or a glob has no images.
     """
+    if shards := shards_in(images):
+        yield from images_in(shards)
+        return
     root = Path(images) if isinstance(images, str | os.PathLike) and Path(images).is_dir() else None
     for source in sources_of(images)[0]:
         inside = Path(source.name).parent.relative_to(root) if root is not None else Path()

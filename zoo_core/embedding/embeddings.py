@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
+from zoo_core.embedding.shards import Packed
 from zoo_core.errors import ImageError, UsageError, ZooError
 from zoo_core.utils.arguments import check_count
 
@@ -253,15 +254,18 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _not_yet(sources: Iterable[tuple[Source, str]], done: set[str]) -> Iterator[tuple[Source, str]]:
+    """The images that have no row, by their absolute paths: those are the same from whichever folder a run starts."""
+    known = {os.path.abspath(name) for name in done}  # noqa: PTH100 - links stay: their names may be labels
     for source, label in sources:
-        if not isinstance(source.item, str | os.PathLike | ImageError):
+        if not isinstance(source.item, str | os.PathLike | ImageError | Packed):
             raise UsageError(
                 f"{source.name} has no path, by which a file of embeddings knows what it has already",
                 hint="zoo.embed(model, images).save(out) writes vectors of images without paths",
             )
-        if source.name not in done:
-            done.add(source.name)  # a path that is listed twice is one image
-            yield source, label
+        name = os.path.abspath(source.name)  # noqa: PTH100 - as above
+        if name not in known:
+            known.add(name)  # a path that is listed twice is one image
+            yield source._replace(name=name), label
 
 
 def _whole_files(out: Path, parts: Path) -> list[Path]:

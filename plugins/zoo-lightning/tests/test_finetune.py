@@ -194,11 +194,6 @@ def test_every_option_of_training_runs(digits, tmp_path):
     assert result.report.is_file()
 
 
-def test_a_learning_rate_is_found_where_none_is_set(digits, tmp_path):
-    finetune(digits, out=tmp_path / "out", epochs=1, lr=None, **RUN)
-    assert (tmp_path / "out" / "recipe.json").is_file()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"epoch": 3}, "no option 'epoch'"), ({"epochs": 0}, "no epoch to train"), ({"resume": True}, "no run to resume")],
@@ -301,3 +296,45 @@ def test_adapters_are_trained_saved_small_and_merged(digits, tmp_path):
 def test_an_adapter_of_another_kind_is_refused(digits, tmp_path):
     with pytest.raises(UsageError, match="'lora' or None"):
         finetune(digits, out=tmp_path / "out", adapter="prefix", **RUN)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("freeze", [(), ("backbone",)])
+def test_auxiliary_heads_train_in_two_processes_whatever_is_frozen(digits, tmp_path, freeze):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import dataclasses, warnings
+warnings.simplefilter("ignore")
+import zoo_core as zoo
+from zoo_lightning import finetune
+model = zoo.get("googlenet", weights=None, num_classes=3, seed=0)
+numbers = dataclasses.replace(zoo.preprocessing("torchvision/googlenet"), crop=(48, 48), resize=(48,))
+finetune({str(digits)!r}, model=zoo.set_preprocessing(model, numbers), out={str(tmp_path / "out")!r}, epochs=1,
+         batch_size=4, augment="none", freeze={freeze!r},
+         trainer={{"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": "ddp"}})
+""")
+    answer = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "pretrainedmodels/inceptionv3"])
+def test_auxiliary_heads_count_in_the_loss_of_training(name):
+    module = FineTune(zoo.get(name, weights=None, num_classes=3, seed=0, device="meta"))
+    size = 75 if name == "googlenet" else 299
+    module.train()
+    count = len(module.heads(torch.empty(2, 3, size, size, device="meta")))
+    assert count == (3 if name == "googlenet" else 2)
+    assert len(module.eval().heads(torch.empty(2, 3, size, size, device="meta"))) == 1
+
+
+def test_a_learning_rate_is_found_where_none_is_set_though_an_epoch_has_few_steps(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo_lightning.run._STEPS", 30)
+    rates = []
+
+    class Look(Callback):
+        def on_train_start(self, _, module):
+            rates.append(module.lr)
+
+    finetune(digits, out=tmp_path / "out", epochs=1, lr=None, **{**RUN, "trainer": {**QUIET, "callbacks": [Look()]}})
+    assert rates[-1] != 1e-3

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METRIC = "val_score"
 """Accuracy, or mean average precision where an image has several classes."""
+_AUXILIARY = 0.3
+"""What the loss of an auxiliary head counts (https://arxiv.org/abs/1409.4842)."""
 
 
 class FineTune(LightningModule):
@@ -98,14 +100,19 @@ class FineTune(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``[N, num_classes]`` of images ``[N, C, H, W]``."""
-        scores = zoo.anatomy(self.model).scores_in(self.model(images))
-        if not isinstance(scores, Tensor):
+        return self.heads(images)[0]
+
+    def heads(self, images: Tensor) -> list[Tensor]:
+        """The scores, and after them those of auxiliary heads, which Inception and GoogLeNet have in training."""
+        output: Any = zoo.anatomy(self.model).scores_in(self.model(images))
+        several = [each for each in output if each is not None] if isinstance(output, tuple) else [output]
+        if not several or not all(isinstance(each, Tensor) and each.shape == several[0].shape for each in several):
             raise errors.NotSupported(
-                f"a model that gives a {type(scores).__name__} is not fine-tuned on one set of classes",
+                f"a model that gives a {type(output).__name__} is not fine-tuned on one set of classes",
                 cause="it has several outputs, or is for another task",
                 hint="subclass FineTune with a training_step of your own",
             )
-        return scores
+        return several
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, or binary cross-entropy where an image has several classes."""
@@ -150,7 +157,10 @@ class FineTune(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """One batch."""
         images, targets = self.mix(*batch) if self.mix else batch
-        loss = self.loss(self(images), targets)
+        main, *auxiliary = self.heads(images)
+        loss = self.loss(main, targets)
+        for scores in auxiliary:
+            loss = loss + _AUXILIARY * self.loss(scores, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
         return loss
 

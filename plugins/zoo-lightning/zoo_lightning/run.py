@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 REPORT, METRICS = "report.html", "metrics.json"
+_STEPS = 100
+"""In which a learning rate is looked for."""
 RUN = "run"
 """The ending of the folder of a run that is not finished, beside the one it writes to."""
 
@@ -308,8 +311,14 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
-    result = Tuner(engine).lr_find(module, train, val)
+    """A rate at which the loss falls fastest, looked for in as many steps as that takes, however few an epoch has."""
+    epochs = engine.fit_loop.max_epochs
+    engine.fit_loop.max_epochs = max(epochs or 0, 1 + _STEPS // len(train))
+    result = Tuner(engine).lr_find(module, train, val, num_training=_STEPS)
+    engine.fit_loop.max_epochs = epochs
     suggestion = result.suggestion() if result else None
+    if suggestion is None:
+        warnings.warn(f"no learning rate was found, so it is {module.lr}", errors.ZooWarning, stacklevel=3)
     module.lr = suggestion or module.lr
 
 

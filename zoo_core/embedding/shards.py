@@ -1,0 +1,104 @@
+"""Images in shards, as WebDataset writes them: tar files, read as they are.
+
+A shard is a plain tar file whose members of one name, such as ``0001.jpg`` and ``0001.cls``, are one sample. The
+library webdataset decodes, shuffles and splits for training; embedding needs the bytes in their order and nothing else,
+which ``tarfile`` gives.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import ImageError
+from zoo_core.images.read import IMAGE_SUFFIXES, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_ENDINGS = (".tar", ".tar.gz", ".tgz")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CLASS = ".cls"
+
+
+class Packed(bytes):
+    """The bytes of an image in a shard, by whose name a file of embeddings knows it."""
+
+    __slots__ = ()
+
+
+def shards_in(images: Any) -> list[Path]:  # noqa: ANN401 - whatever people call images
+    """The shards that a path, a glob, a range such as ``shards-{000..010}.tar``, or a list of these, stands for.
+
+    Returns:
+        Their paths in order; none where the images are of another kind.
+
+    Raises:
+        ImageError: There is no such shard.
+
+    Example:
+        >>> shards_in("photos/")
+        []
+    """
+    several = images if isinstance(images, list | tuple) else [images]
+    texts = [os.fspath(each) for each in several if isinstance(each, str | os.PathLike)]
+    if not texts or len(texts) < len(several) or not all(text.lower().endswith(_ENDINGS) for text in texts):
+        return []
+    return [path for text in texts for each in _expanded(text) for path in _matching(each)]
+
+
+def _expanded(text: str) -> list[str]:
+    """Each number of a range in braces, with as many digits as its first has."""
+    if not (match := _RANGE.search(text)):
+        return [text]
+    first, last = match.groups()
+    numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    return [each for number in numbers for each in _expanded(text[: match.start()] + number + text[match.end() :])]
+
+
+def _matching(text: str) -> list[Path]:
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - a glob is no path
+    matches = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207 - absolute patterns too
+    if not matches:
+        raise ImageError(
+            f"{text}: there is no such shard", hint="check the path, and the numbers of the range", name=text
+        )
+    return matches
+
+
+def images_in(shards: Iterable[Path]) -> Iterator[tuple[Source, str]]:
+    """The images in shards, and the class of each where a ``.cls`` beside it has one.
+
+    A shard that cannot be read to its end is an image that cannot be read.
+    """
+    for shard in shards:
+        try:
+            with tarfile.open(shard) as opened:
+                yield from _samples(opened, shard)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            problem = ImageError(f"{shard}: the shard cannot be read: {error}", name=str(shard))
+            yield Source(str(shard), problem), ""
+
+
+def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str]]:
+    """Members of one name stand one after the other."""
+    images: list[Source] = []
+    name, label = "", ""
+    for member in opened:
+        if not member.isfile():  # a link leads to another member, or out of the shard
+            continue
+        path = Path(member.name)
+        key = str(path.with_name(path.name.partition(".")[0]))
+        if key != name:
+            yield from ((each, label) for each in images)
+            images, name, label = [], key, ""
+        file = opened.extractfile(member)
+        if file is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(Source(str(shard / path), Packed(file.read())))
+        elif file is not None and path.suffix.lower() == _CLASS:
+            label = file.read().decode(errors="replace").strip()
+    yield from ((each, label) for each in images)
