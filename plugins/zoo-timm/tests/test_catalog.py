@@ -14,7 +14,7 @@ import timm
 import torch
 from timm.data import ImageNetInfo, resolve_data_config
 from timm.models._registry import _model_default_cfgs
-from zoo_timm import catalog, categories, index, zoo_families
+from zoo_timm import accuracies, catalog, categories, index, zoo_families
 from zoo_timm.checkpoints import convert
 from zoo_timm.entrypoints import listening, loading_of
 
@@ -217,3 +217,16 @@ def test_a_card_tells_of_the_model_that_is_built(name):
 def test_zoo_lists_them_all():
     assert len(zoo.list(family="timm")) == 1371
     assert zoo.info("timm/resnet50").default == "a1_in1k"
+
+
+def test_every_published_accuracy_is_of_weights_that_see_images_of_that_size():
+    text = accuracies.FILE.read_text()
+    assert text.startswith(f"# {accuracies.SOURCE}\n")
+    published = {line.partition(",")[0] for line in text.splitlines()[2:]}
+    measured = [(card, weights) for card, weights in ENTRIES if weights.metrics]
+    assert {f"{card.name}.{weights.tag}" for card, weights in measured} == published
+    assert len(published) == 1266
+    for card, weights in measured:
+        assert weights.num_classes == 1000
+        size = weights.preprocessing.crop[-1]
+        assert weights.metrics == accuracies.metrics_of(f"{card.name}.{weights.tag}", size)

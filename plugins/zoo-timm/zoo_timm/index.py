@@ -1,7 +1,8 @@
 """Write the catalogue from the installed timm: ``python -m zoo_timm.index``.
 
 Everything comes from the library's own registry: a pretrained configuration for each tag, and for each entrypoint what
-it hands to the function that builds and loads (:mod:`zoo_timm.entrypoints`).
+it hands to the function that builds and loads (:mod:`zoo_timm.entrypoints`). Only accuracies are from its repository
+(:mod:`zoo_timm.accuracies`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import timm
 import torch
 
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
+from zoo_timm.accuracies import metrics_of
 from zoo_timm.categories import LISTS
 from zoo_timm.entrypoints import listening, loading_of
 
@@ -118,6 +120,7 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
         categories=_categories(configuration.num_classes),
         preprocessing=_preprocessing(configuration),
         licenses=Licenses(code="apache-2.0", weights=(configuration.license or "unknown").lower()),
+        metrics=metrics_of(f"{name}.{tag}", configuration.input_size[-1]),
         options={"pretrained_cfg": tag},
         convert="zoo_timm.checkpoints:convert" if loading.filter or configuration.custom_load else None,
         whole=loading.filter is not None,
