@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import warnings
 
@@ -102,6 +103,34 @@ def test_a_folder_is_read_with_the_folders_inside_it_in_order(glyphs, tmp_path):
     sources, several = sources_of(tmp_path)
     assert several
     assert [source.name for source in sources] == [str(tmp_path / "a/1.png"), str(tmp_path / "b/2.png")]
+
+
+@pytest.mark.parametrize("dtype", [str, object])
+def test_an_array_of_paths_is_many_images(dtype, glyphs, photo):
+    paths = np.array([str(photo), str(photo)], dtype=dtype)
+    assert zoo.predict(glyphs, paths) == zoo.predict(glyphs, [photo, photo])
+
+
+def test_what_is_no_file_is_not_waited_for(glyphs, photo, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "dead.png").symlink_to("nowhere.png")
+    Image.fromarray(PIXELS).convert("L").save(tmp_path / "drawing.eps")
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    names = ["pipe.png", "circle.png", "dead.png", "drawing.eps", "clip.mp4"]
+    with pytest.warns(ZooWarning, match="5 of 6"):
+        *failed, good = zoo.predict(glyphs, [*(tmp_path / name for name in names), photo])
+    assert good == zoo.predict(glyphs, photo)
+    problems = ["no file", "not there", "nowhere.png, which is not there", "a drawing (EPS)", "a video"]
+    for name, problem, error in zip(names, problems, failed, strict=True):
+        assert error.summary.startswith(f"{tmp_path / name}: ")
+        assert problem in error.summary
+        assert error.parts["hint"]
+
+
+def test_an_impossible_size_is_refused_before_memory_is_taken(glyphs, photo):
+    with pytest.raises(UsageError, match="gigabytes"):
+        zoo.predict(glyphs, photo, size=100_000)
 
 
 # Images that are not plain
@@ -220,7 +249,7 @@ def test_what_is_no_image_is_refused(wrong, glyphs):
 
 
 def test_an_error_of_the_preparation_says_what_it_said(glyphs):
-    with pytest.raises(ImageError, match=r"image 0: an image of 2 channels(.|\n)*\n  expected: 1 channels") as caught:
+    with pytest.raises(ImageError, match=r"image 0: an image of 2 channels(.|\n)*\n  expected: 1 channel") as caught:
         zoo.predict(glyphs, np.zeros((8, 8, 2), dtype=np.uint8))
     assert str(caught.value).count("expected:") == 1
 

@@ -136,7 +136,8 @@ def _print(found: Prediction, *, as_json: bool) -> None:
         record = {"image": found.name, "result": to_record(found.result)}
         echo(json.dumps(record | ({"note": found.note} if found.note else {}), ensure_ascii=False))
     else:
-        echo(f"{found.name}: {to_line(found.result)}")
+        name = found.name.replace("\n", "\\n")  # a line for each image
+        echo(f"{name}: {to_line(found.result)}")
 
 
 def one_line(error: ZooError) -> str:

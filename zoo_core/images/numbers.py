@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _VERB = "set_preprocessing"
 _SIDES = 2
+_LARGEST = 16_384
+"""More pixels a side than any model sees; a slip of the keys beyond that takes all memory."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,12 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
     sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
     if len(sides) != _SIDES or any(type(side) is not int or side < 1 for side in sides):
         raise UsageError(f"size cannot be {size!r}", expected="pixels, or height and width, such as 384 or (384, 512)")
+    if max(sides) > _LARGEST:
+        raise UsageError(
+            f"images of {size} pixels would take gigabytes each",
+            expected=f"at most {_LARGEST}",
+            hint="zoo.sliding_window runs over large images",
+        )
     if not before.crop and not before.resize:
         raise NotSupported(
             f"a model for {numbers.task} brings images to its size itself",

@@ -89,7 +89,8 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
     def _wrong(self, count: int) -> UsageError:
         return UsageError(
             f"an image of {count} channels for a model that takes {self.count}",
-            expected=f"{self.count} channels" + (", or grey" if self.count == _RGB else ""),
+            expected=f"{self.count} channel{'' if self.count == 1 else 's'}"
+            + (", or grey" if self.count == _RGB else ""),
             cause="the channels of a tensor are its third axis from the end: [..., C, H, W]",
         )
 

@@ -78,6 +78,8 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
     if isinstance(images, str | os.PathLike):
         return _of_path(os.fspath(images), VIDEO_SUFFIXES if video else IMAGE_SUFFIXES)
     axes = getattr(images, "ndim", None)
+    if axes == 1 and str(getattr(images, "dtype", ""))[:1] in ("<", "o", "s"):  # an array or a column of paths
+        return _of_each(images, video=video), True  # type: ignore[arg-type]  # an array
     if axes is not None:
         several = axes > (_CLIP_AXES if video else _BATCH_AXES - 1)
         numbered = enumerate(images) if several else [(0, images)]  # type: ignore[arg-type]  # an array
@@ -146,6 +148,8 @@ def _chained(first: Source, rest: Iterable[Source]) -> Iterator[Source]:
     yield from rest
 
 
+_DRAWINGS = ("EPS", "WMF")
+"""What Pillow would have another program draw, and that from a file of anyone's."""
 _DEEP_MODES = ("I", "F")
 """What the modes of PIL images with more than 8 bits begin with."""
 _SIXTEEN_BITS = 65_535
@@ -251,14 +255,15 @@ def _is_pil(item: object) -> bool:
 def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or an open file
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(file, Path):
+        _require_regular(file, name)
     try:
         with Image.open(file) as image:
             return _decoded(image, name)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        what = "the file is empty" if _is_empty(file) else "no image that Pillow can read"
-        raise ImageError(f"{name}: {what}", hint="leave it out, or save it as PNG or JPEG", name=name) from error
+        raise _no_image(name, _what(file)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name}: too large to be read as one image",
@@ -279,15 +284,42 @@ def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or a
         ) from error
 
 
-def _is_empty(file: Any) -> bool:  # noqa: ANN401 - as above
-    return file.stat().st_size == 0 if isinstance(file, Path) else file.seek(0, io.SEEK_END) == 0
+def _require_regular(path: Path, name: str) -> None:
+    """Refuse what would be waited for, as a pipe is, or has no end."""
+    try:
+        is_regular = path.is_file() or not path.exists()
+    except OSError as error:  # such as links in a circle
+        raise ImageError(f"{name}: cannot be opened", cause=str(error), hint="check the path", name=name) from error
+    if path.is_symlink() and not path.exists():
+        where = path.readlink()
+        raise ImageError(f"{name}: a link to {where}, which is not there", hint="mend or remove the link", name=name)
+    if not is_regular:
+        kind = "folder" if path.is_dir() else "pipe, socket or device"
+        raise ImageError(
+            f"{name}: a {kind}, and no file", hint="write the image to a file, or give its bytes", name=name
+        )
+
+
+def _no_image(name: str, what: str) -> ImageError:
+    return ImageError(f"{name}: {what}", hint="leave it out, or save it as PNG or JPEG", name=name)
+
+
+def _what(file: Any) -> str:  # noqa: ANN401 - a path or an open file
+    """What a file is that Pillow cannot read."""
+    if file.stat().st_size == 0 if isinstance(file, Path) else file.seek(0, io.SEEK_END) == 0:
+        return "the file is empty"
+    if isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES:
+        return "a video, and the model takes images"
+    return "no image that Pillow can read"
 
 
 def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     from PIL import ImageOps
 
+    if image.format in _DRAWINGS:
+        raise _no_image(name, f"a drawing ({image.format}), and no image of pixels")
     frames = getattr(image, "n_frames", 1)
-    note = f"animated: the first of {frames} frames" if frames > 1 and getattr(image, "is_animated", True) else ""
+    note = f"the first of {frames} frames or pages" if frames > 1 and getattr(image, "is_animated", True) else ""
     image.load()
     turned: Image = ImageOps.exif_transpose(image)
     upright = _from_lab(turned) if turned.mode == "LAB" else turned

@@ -87,7 +87,10 @@ def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path
         raise ImageError(f"{name}: no such file", hint="check the path", name=name) from error
     except (OSError, ValueError) as error:  # PyAV's errors are these too
         raise ImageError(
-            f"{name}: no video that can be read", cause=f"{type(error).__name__}: {error}", name=name
+            f"{name}: no video that can be read",
+            cause=f"{type(error).__name__}: {error}",
+            hint="leave it out, or convert it to MP4",
+            name=name,
         ) from error
     if not kept:
         raise ImageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -65,7 +65,12 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
     sources, several = sources_of(image, video=False)
     source = next(iter(sources), None)
     if several or source is None:
-        raise UsageError("this looks at one image", got="several, or none", hint="call it once for each image")
+        where = f"{image}: " if isinstance(image, str | os.PathLike) else ""
+        raise UsageError(
+            f"{where}this looks at one image",
+            got="a folder, glob or list of images" if source else "none",
+            hint="call it once for each image",
+        )
     opened = read(source.item, source.name).image
     try:
         prepare, numbers = transforms(model, size=size), numbers_of(model).preprocessing
