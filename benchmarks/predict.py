@@ -1,16 +1,16 @@
 """From image files to names: how much of a forward's speed is left, how much memory it takes, and how soon it begins.
 
-Run as ``uv run --group bench python -m benchmarks.predict``. Three things are measured:
+Run as ``uv run --group bench python -m benchmarks.predict``. Measured are:
 
 - throughput: ``zoo.predict`` of so many JPEG files of 500 x 375, beside the model alone on batches that are in memory
-  already. Both run in one process on both cores, in turns of a hundred images, and the CPU seconds of each turn count:
-  what reading and preparing images costs beside the model.
+  already. Both run in one process on all its cores, in turns of a hundred images, and the CPU seconds of each turn
+  count: what reading and preparing images costs beside the model.
 - memory: the peak of ``zoo.predict`` over 200 images and over so many, each in a process of its own; and of
   ``zoo.sliding_window`` over an image on disk and over one of ten times its height.
-- the first result: a fresh interpreter from its first instruction to the name of one image, weights in the cache, beside
-  torchvision as its documentation has it, and ``transformers.pipeline``.
-- windows: ``zoo.sliding_window`` beside ``nn.functional.unfold`` and the model written out, and MONAI's inferer where it
-  is installed.
+- the first result: a fresh interpreter from its first instruction to the name of one image, weights in the cache,
+  beside torchvision as its documentation has it, and ``transformers.pipeline``.
+- windows: ``zoo.sliding_window`` beside ``nn.functional.unfold`` and the model written out, and MONAI's inferer where
+  it is installed.
 """
 
 from __future__ import annotations
