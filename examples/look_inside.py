@@ -28,12 +28,12 @@ print(stats.plot(folder / "depth.png").name)
 
 # Output:
 # GlyphNet: tiny/glyphnet@GLYPHS_V1: 54 loaded, 2 initialised (fc.weight, fc.bias)
-# part      stage   kind    parameters  trainable  held  tensors        output
-# 2 layers  stem            176         0          1     6 loaded
-# 4 layers  layer1          4,672       0          2     12 loaded      16 channels at 1/2
-# 6 layers  layer2          14,528      0          3     18 loaded      32 channels at 1/4
-# 6 layers  layer3          57,728      0          3     18 loaded      64 channels at 1/8
-# fc        head    Linear  585         585              2 initialised
+# part         stage   parameters  trainable  held  tensors        channels
+# 2 layers     stem    176         0          1     6 loaded
+# 4 layers     layer1  4,672       0          2     12 loaded      16 at 1/2
+# 6 layers     layer2  14,528      0          3     18 loaded      32 at 1/4
+# 6 layers     layer3  57,728      0          3     18 loaded      64 at 1/8
+# fc (Linear)  head    585         585              2 initialised
 # 77,689 parameters, 585 trainable
 # net.svg
 # {'layer1': (16, 16), 'layer2': (8, 8), 'layer3': (4, 4)}

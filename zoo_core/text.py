@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
@@ -21,6 +21,44 @@ def visible(text: str) -> str:
         net\x1b]0;owned\x07
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures: range = range(0)) -> Iterator[str]:
+    r"""Rows of words as lines, the first row their header.
+
+    Args:
+        rows: With as many cells each.
+        columns: How wide lines may be. A first cell that is too long then has a line to itself, so that it can be
+            copied, and last cells that do not fit are on a line below.
+        figures: Which cells are numbers, set to the right.
+
+    Example:
+        >>> rows = [("model", "size", "licence"), ("net", "224", "mit"), ("a/very/long/name", "32", "mit")]
+        >>> print(*table(rows, columns=20, figures=range(1, 2)), sep="\n")
+        model  size  licence
+        net     224  mit
+        a/very/long/name
+                 32  mit
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    count = len(widths)
+    if columns is not None:
+        least = max(len(rows[0][0]), min(widths[0], columns // 4))
+        while count > 1 and least + sum(widths[1:count]) + 2 * (count - 1) > columns:
+            count -= 1
+        widths[0] = max(min(widths[0], columns - sum(widths[1:count]) - 2 * (count - 1)), least)
+    for row in rows:
+        first = row[0]
+        if len(first) > widths[0]:
+            yield visible(first)
+            first = ""
+        cells = [
+            cell.rjust(width) if i in figures else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip([first, *row[1:count]], widths, strict=False))
+        ]
+        yield visible("  ".join(cells).rstrip())
+        if any(row[count:]):
+            yield visible(f"    {'  '.join(cell for cell in row[count:] if cell)}")
 
 
 def redacted(text: str) -> str:

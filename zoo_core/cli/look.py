@@ -56,11 +56,12 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
 @click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--target", help="Name or number of the class; the most probable unless given.")
+@click.option("--head", help="Which of several heads the class is of.")
 @click.option("--method", default="gradcam", show_default=True, help="Such as gradcam, layercam or hirescam.")
 @click.option("--at", help="A stage or a module path, instead of the deepest that gives a map.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--out", type=_OUT, required=True, help="The image file to write.")
-def cam(model: str, image: Path, target: str | None, method: str, at: str | None, weights: str, out: Path) -> None:
+def cam(model: str, image: Path, target: str | None, weights: str, out: Path, **options: str | None) -> None:
     r"""Draw which part of IMAGE speaks for a class of MODEL.
 
     \b
@@ -73,7 +74,7 @@ def cam(model: str, image: Path, target: str | None, method: str, at: str | None
     opened = open_model(model, weights=None if weights == "none" else weights)
     is_number = target is not None and target.isdecimal() and target not in class_names_of(opened)
     chosen = int(target or 0) if is_number else target
-    result = run(opened, image, target=chosen, method=method, at=at)
+    result = run(opened, image, target=chosen, **options)  # type: ignore[arg-type]  # method has a default
     echo(f"{result}\n{result.save(out)}")
 
 

@@ -18,12 +18,14 @@ from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
 from zoo_core.surgery.metadata import unwrap
+from zoo_core.text import table
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import unmoved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+_WIDTH = 80
 _LABELS = 48
 """Up to so many layers fit on the axis of a plot by name."""
 _FUNCTIONS = frozenset(
@@ -100,8 +102,7 @@ class ActivationStats:
 
     def __str__(self) -> str:
         cells = [("layer", "kind", "output", "mean", "std", "peak", "zeros"), *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
+        lines = [*table(cells, columns=_WIDTH, figures=range(3, len(cells[0])))]
         first, last = self.rows[0], self.rows[-1]
         lines.append(f"std from {first.std:.3g} at {first.label} to {last.std:.3g} at {last.label}")
         bad = self.first_bad
@@ -333,8 +334,3 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def _cells(row: Activation) -> tuple[str, ...]:
     figures = (f"{row.mean:.3g}", f"{row.std:.3g}", f"{row.peak:.3g}", f"{row.zeros:.0%}")
     return (row.label, row.kind, "x".join(map(str, row.shape)), *figures)
-
-
-def _aligned(line: tuple[str, ...], widths: list[int]) -> Iterator[str]:
-    for place, (cell, width) in enumerate(zip(line, widths, strict=True)):
-        yield cell.ljust(width) if place < 3 else cell.rjust(width)  # noqa: PLR2004 - words, then figures

@@ -19,7 +19,8 @@ from zoo_core.inspect.view import overlay, resized_map, save_image, to_html, vie
 from zoo_core.recipe.opened import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
+from zoo_core.surgery.head.sites import class_names
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ METHODS = {
 _TABLE = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cam:
     """Which part of an image speaks for a class; ``print`` says where, a notebook shows it.
 
@@ -57,7 +58,7 @@ class Cam:
         heatmap: ``[H, W]`` from 0 to 1, of the size that the model saw.
         image: What the model saw, ``[H, W, 3]`` from 0 to 1.
         target: Number of the class.
-        name: What the class is called; its number where it has no name.
+        name: What the class is called, after its head where there are several; its number where it has no name.
         logit: What the model gave for it.
         layer: The stage or module that the map is of.
         method: How it was made.
@@ -89,6 +90,9 @@ class Cam:
         """
         return save_image(self.overlay(), path)
 
+    def __repr__(self) -> str:
+        return f"Cam({self})"
+
     def __str__(self) -> str:
         row, column = divmod(int(self.heatmap.argmax()), self.heatmap.shape[1])
         return (
@@ -106,6 +110,7 @@ def cam(
     image: Any,  # noqa: ANN401 - as for predict
     *,
     target: int | str | None = None,
+    head: str | None = None,
     method: str = "gradcam",
     at: str | None = None,
     size: int | Sequence[int] | None = None,
@@ -121,6 +126,7 @@ def cam(
         image: One image, as for :func:`predict`.
         target: Number or name of the class; None for the one with the largest logit. For segmentation the mean over
             the pixels counts.
+        head: Which of several heads the class is of, by its name.
         method: One of ``"gradcam"``, ``"gradcam++"``, ``"hirescam"``, ``"layercam"``, ``"xgradcam"``,
             ``"elementwise"``, ``"eigencam"``, ``"eigengradcam"``, ``"scorecam"``, ``"ablationcam"``.
         at: A stage or the path of a module that gives a map, instead.
@@ -132,7 +138,7 @@ def cam(
     Raises:
         ZooError: grad-cam is not installed.
         NotSupported: The model gives no logits of classes, or no stage of it gives a map that they depend on.
-        UsageError: ``target`` or ``method`` is impossible.
+        UsageError: ``target``, ``head`` or ``method`` is impossible.
         ImageError: The image cannot be read.
 
     Warns:
@@ -150,20 +156,20 @@ def cam(
         raise NotSupported("a detector has no logit of the whole image", hint="zoo.activation_maps works on any model")
     with torch.inference_mode(mode=False), _full_precision():
         view = view_of(opened, image, size)
-        twin = _Logits(opened)
+        twin = _Logits(opened, head)
         x = view.x.detach().clone().to(twin.dtype)
         with torch.no_grad():
             logits = twin(x)
         _require_numbers(logits)
-        chosen = _target(opened, logits, target)
+        names = _names(opened, twin.head)
+        chosen = _target(names, logits, target)
         layers = _layers(opened, twin, x, chosen, at)
         layer, heatmap = _first_that_lights_up(layers, made, twin, x, chosen)
-    names = class_names_of(opened)
     return Cam(
         resized_map(heatmap, *view.image.shape[:2]),
         view.image,
         chosen,
-        names[chosen] if chosen < len(names) else str(chosen),
+        f"{f'{twin.head}: ' if twin.head else ''}{names[chosen] if chosen < len(names) else chosen}",
         logits[0, chosen].item(),
         layer.name,
         method,
@@ -269,10 +275,12 @@ class _Logits(nn.Module):
     Attributes:
         tap: What one tensor of one module goes through, where ``tapped`` puts it.
         dtype: Of the image.
+        head: Which of several heads; None where there is one.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: str | None = None) -> None:
         super().__init__()
+        self.head = head
         self.body = copy.deepcopy(unwrap(model)).requires_grad_(requires_grad=False)
         self._outputs = Outputs.of(model)
         self.tap: nn.Module = nn.Identity()
@@ -299,22 +307,45 @@ class _Logits(nn.Module):
             handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Any = self._outputs.read(self.body(x))
+        result: Any = self._of_head(self._outputs.read(self.body(x)))
         if not isinstance(result, Tensor) or result.dim() < _TABLE:
             raise NotSupported(
                 "the model gives no logits of classes",
-                got=f"a {type(result).__name__}" + (f" of {', '.join(result)}" if isinstance(result, dict) else ""),
+                got=f"a {type(result).__name__}",
                 hint="zoo.activation_maps works on any model",
             )
         return result if result.dim() == _TABLE else result.flatten(2).mean(-1)
 
+    def _of_head(self, output: Any) -> Any:  # noqa: ANN401 - what a model gives
+        if not isinstance(output, dict):
+            if self.head is not None:
+                raise UsageError(f"head cannot be {self.head!r}", cause="the model has one head", hint="leave it out")
+            return output
+        scoring = [name for name in output if name not in self._outputs.embeddings]
+        if self.head is None and len(scoring) == 1:
+            self.head = scoring[0]
+        if self.head not in scoring:
+            what = "gives no logits" if self.head in output else "is not one of the model's"
+            raise UsageError(
+                "the model has several heads" if self.head is None else f"the head {self.head!r} {what}",
+                expected=f"head= one of {', '.join(map(repr, scoring))}, or --head on the command line",
+            )
+        return output[self.head]
 
-def _target(model: nn.Module, logits: Tensor, target: int | str | None) -> int:
+
+def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
+    """What the classes are called, of one head where there are several."""
+    names = class_names(model)
+    if isinstance(names, dict):
+        return names.get(head or "", ())
+    return names if head is None else ()
+
+
+def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> int:
     count = logits.shape[1]
     if target is None:
         return int(logits[0].argmax())
     if isinstance(target, str):
-        names = class_names_of(model)
         if target in names:
             return names.index(target)
         raise UsageError(

@@ -23,7 +23,7 @@ from zoo_core.inspect.view import cannot_write
 from zoo_core.registry.choose import ACCURACY, in_three_digits
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import knowledge_of, unwrap
-from zoo_core.text import html_table
+from zoo_core.text import html_table, table
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HEADER = ("model", "Mparams", "GMACs", "ms", "MB", "acc@1", "licence")
-_LONGEST = 34
+_WIDTH = 80
 _SECONDS = 0.3
 """How long a forward is measured at least, in which its median settles."""
 
@@ -64,11 +64,10 @@ class Measured:
     @property
     def cells(self) -> tuple[str, ...]:
         """What a table shows."""
-        name = self.name if len(self.name) <= _LONGEST else f"{self.name[: _LONGEST - 1]}…"
         if self.error is not None:
-            return (name, *("-",) * 5, self.error)
+            return (self.name, *("-",) * 6)
         return (
-            name,
+            self.name,
             f"{self.parameters / 1e6:.1f}",
             _scaled(self.multiply_adds, 1e9),
             _scaled(self.latency, 1e-3),
@@ -104,16 +103,10 @@ class Comparison:
     batch_size: int
 
     def __str__(self) -> str:
-        table = [_HEADER, *(row.cells for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if 0 < i < len(_HEADER) - 1 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
-        return "\n".join([*lines, self._measured])
+        rows = [_HEADER, *(row.cells for row in self.rows)]
+        lines = table(rows, columns=_WIDTH, figures=range(1, len(_HEADER) - 1))
+        failed = [f"{row.name}: {row.error}" for row in self.rows if row.error is not None]
+        return "\n".join([*lines, self._measured, *failed])
 
     def _repr_html_(self) -> str:
         return html_table("Models side by side", _HEADER, (row.cells for row in self.rows), self._measured)

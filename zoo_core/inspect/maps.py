@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
 from zoo_core.inspect.view import overlay, save_image, to_html, view_of
 from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.features.encoder import as_map
@@ -32,7 +32,7 @@ _CONVOLUTIONAL = (nn.Conv2d, nn.ConvTranspose2d, nn.modules.batchnorm._BatchNorm
 _GAP, _LABEL, _COLUMNS = 4, 14, 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ActivationMaps:
     """Mean activations of layers over an image; ``print`` lists them, a notebook shows them.
 
@@ -77,6 +77,9 @@ class ActivationMaps:
             ZooError: It cannot be written there.
         """
         return save_image(self.sheet(), path)
+
+    def __repr__(self) -> str:
+        return f"ActivationMaps({', '.join(self.maps)})"
 
     def __str__(self) -> str:
         return "\n".join(
@@ -129,7 +132,12 @@ def activation_maps(
 
     def hook_of(path: str) -> Any:  # noqa: ANN401 - a hook
         def keep(module: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 - as hooks are given
-            result = map_in(opened, module, output, view.x, by_output.get(path))
+            try:
+                result = map_in(opened, module, output, view.x, by_output.get(path))
+            except NotSupported:  # tokens of other places than the image has
+                if len(paths) == 1:
+                    raise
+                return
             if result is not None:
                 maps[paths[path]], channels[paths[path]] = result[0].mean(0).float().cpu().numpy(), result.shape[1]
 

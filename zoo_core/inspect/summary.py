@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
-from zoo_core.text import html_table
+from zoo_core.text import html_table, table
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-_HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "tensors", "output")
+_HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "tensors", "channels")
+_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Row:
         held: Norms and other modules with statistics that ``zoo.freeze`` holds in eval mode.
         rates: Learning rates of its parameters in the optimizer, the smallest first.
         sources: What happened to its tensors on the way in, and to how many.
-        shape: Channels and stride of what a stage gives, in words.
+        shape: Channels of what a stage gives and their stride, such as ``"512 at 1/32"``.
     """
 
     path: str
@@ -60,7 +62,7 @@ class Row:
         return (self.path, self.stage, self.kind, *figures, rates, sources, self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """The parts of a model; ``print`` shows the stages as a table, ``str(summary.layers())`` every layer.
 
@@ -91,12 +93,15 @@ class Summary:
     def _total(self) -> str:
         return f"{self.parameters:,} parameters, {self.trainable:,} trainable"
 
+    def __repr__(self) -> str:
+        return f"Summary({self.title.partition(':')[0]}: {self._total})"
+
     def __str__(self) -> str:
-        table = [_HEADER, *(row.cells for row in self.parts)]
-        used = [place for place in range(len(_HEADER)) if any(line[place] for line in table[1:])]
-        widths = {place: max(len(line[place]) for line in table) for place in used}
-        lines = ["  ".join(line[place].ljust(widths[place]) for place in used).rstrip() for line in table]
-        return "\n".join([self.title, *lines, self._total])
+        cells = [_HEADER, *(row.cells for row in self.parts)]
+        used = [place for place in range(len(_HEADER)) if any(line[place] for line in cells[1:])]
+        lines = table([[line[place] for place in used] for line in cells], columns=_WIDTH)
+        title = textwrap.wrap(self.title, _WIDTH, subsequent_indent="    ", break_long_words=False)
+        return "\n".join([*title, *lines, self._total])
 
     def _repr_html_(self) -> str:
         return html_table(self.title, _HEADER, (row.cells for row in self.parts), self._total)
@@ -166,7 +171,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
         )
     unique = {id(p): p for p in bare.parameters()}.values()
     trainable = sum(p.numel() for p in unique if p.requires_grad)
-    shapes = {s.name: f"{s.channels} channels at 1/{s.stride}" for s in anatomy_of(opened).stages}
+    shapes = {s.name: f"{s.channels} at 1/{s.stride}" for s in anatomy_of(opened).stages}
     total = sum(p.numel() for p in unique)
     return Summary(f"{type(bare).__name__}: {known.receipt}", _parts(rows, shapes), tuple(rows), total, trainable)
 
@@ -192,9 +197,9 @@ def _merged(stage: str, rows: list[Row], shape: str) -> Row:
     for row in rows:
         sources.update(row.sources)
     return Row(
-        rows[0].path if len(rows) == 1 else f"{len(rows)} layers",
+        f"{rows[0].path} ({rows[0].kind})" if len(rows) == 1 else f"{len(rows)} layers",
         stage,
-        rows[0].kind if len(rows) == 1 else "",
+        "",
         sum(row.parameters for row in rows),
         sum(row.trainable for row in rows),
         sum(row.held for row in rows),
