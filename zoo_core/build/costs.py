@@ -1,4 +1,4 @@
-"""What one image costs a model: multiply-adds and activations, counted on the meta device."""
+"""What one image costs a model, and what parts it has: counted and read on the meta device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own 
 from torch.utils.flop_counter import flop_registry
 
 from zoo_core.build.signatures import as_published
-from zoo_core.contract.costs import Cost
+from zoo_core.contract.costs import Cost, Parts
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.metadata import anatomy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,3 +93,23 @@ def cost_of_run(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
     with torch.no_grad(), CostCounter() as counter:
         model(*inputs)
     return counter.cost
+
+
+def parts_of(card: Card) -> Parts:
+    """The heads and stages of the model of a card.
+
+    Raises:
+        ZooError: It cannot be built here, or nothing says where its parts are.
+
+    Example:
+        >>> from zoo_core.registry.zoo import current_zoo
+        >>> print(parts_of(current_zoo().resolve("torchvision/resnet18")[0]).words[0])
+        fc of 512 features
+    """
+    anatomy = anatomy_of(as_published(card))
+    runs: list[tuple[str, str, int, int]] = []
+    for stage in anatomy.stages:
+        alike = bool(runs) and runs[-1][2:] == (stage.channels, stage.stride)
+        first = runs.pop()[0] if alike else stage.name
+        runs.append((first, stage.name, stage.channels, stage.stride))
+    return Parts(tuple((site.path, site.in_features) for site in anatomy.heads), tuple(runs))

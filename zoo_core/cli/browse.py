@@ -11,11 +11,12 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.errors import ZooError
-from zoo_core.registry.choose import ACCURACY
+from zoo_core.registry.choose import ACCURACY, in_three_digits
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Preprocessing
+    from zoo_core.contract.card import Card, Preprocessing, Weights
+    from zoo_core.registry.families import Member
 
 _PLACE = "/*CATALOGUE*/[]"
 
@@ -24,12 +25,13 @@ _PLACE = "/*CATALOGUE*/[]"
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The HTML file to write.")
 def browse(out: Path) -> None:
     """Write the catalogue as one page: search, filter, sort, and copy the line that gets a model."""
-    records = [_record(current_zoo().resolve(name)[0]) for name in current_zoo().list()]
+    members = [member for member in current_zoo().usable(listed=True) if not member.problem]
+    records = [_record(card, member) for member in members for card in member.cards.values()]
     try:
         out.write_text(page(records), encoding="utf-8")
     except OSError as error:
         raise ZooError(f"cannot write {out}", cause=str(error), hint="name a file in a folder that exists") from error
-    echo(f"{out}: {len(records)} models")
+    echo(f"{out}: {len(records)} model{'' if len(records) == 1 else 's'}")
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -39,29 +41,41 @@ def page(records: list[dict[str, Any]]) -> str:
     return template.replace(_PLACE, data.replace("<!--", "<\\!--"))
 
 
-def _record(card: Card) -> dict[str, Any]:
-    result = {
-        "f": card.family,
-        "n": card.name,
-        "t": card.task,
-        "p": card.parameters,
-        "i": "x".join(map(str, card.input_size)),
-        "d": card.default,
-        "w": [
-            {
-                "t": weights.tag,
-                "c": weights.num_classes,
-                "l": weights.licenses.weights,
-                "a": weights.metrics.get(ACCURACY),
-                "m": "; ".join(f"{name} {value:g}" for name, value in weights.metrics.items()),
-                "s": weights.size,
-                "x": _words(weights.preprocessing),
-                "u": weights.docs,
-            }
-            for weights in card.weights
-        ],
-    }
-    return {name: value for name, value in result.items() if value is not None}
+def _record(card: Card, member: Member) -> dict[str, Any]:
+    cost, parts = member.costs.get(card.name), member.parts.get(card.name)
+    heads, stages = parts.words if parts else (None, None)
+    return _known(
+        f=card.family,
+        n=card.name,
+        t=card.task,
+        p=card.parameters,
+        i="x".join(map(str, card.input_size)),
+        g=float(in_three_digits(cost.multiply_adds / 1e9)) if cost else None,
+        k=float(in_three_digits(cost.activations / 1e6)) if cost else None,
+        h=heads,
+        s=stages,
+        d=card.default,
+        w=[_weights_record(weights, card.input_size[-1]) for weights in card.weights],
+    )
+
+
+def _weights_record(weights: Weights, width: int) -> dict[str, Any]:
+    crop = weights.preprocessing.crop
+    return _known(
+        t=weights.tag,
+        c=weights.num_classes,
+        l=weights.licenses.weights,
+        a=weights.metrics.get(ACCURACY),
+        m="; ".join(f"{name} {value:g}" for name, value in weights.metrics.items()) or None,
+        s=weights.size,
+        z=True if crop and crop[-1] != width else None,  # so that the model's cost is not that with these weights
+        x=_words(weights.preprocessing),
+        u=weights.docs,
+    )
+
+
+def _known(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - anything that JSON can hold
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _words(preprocessing: Preprocessing) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.registry.choose import HEADER, cells, chosen
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import visible
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from zoo_core.text import table
 
 _COLUMNS = 80
 
@@ -32,34 +30,22 @@ def print_models(
         names = [entry.id for entry in entries]
     else:
         names, entries = zoo.list(pattern, family=family, task=task), []
-    if as_table and as_json:
-        lines = [json.dumps([dict(zip(HEADER, cells(entry), strict=True)) for entry in entries], indent=2)]
-    elif as_table:
+    if as_table:
+        by_accuracy = filters.get("sort") == "accuracy" or filters.get("min_accuracy") is not None
         license_ = filters.get("license")
-        lines = [*table([HEADER, *(cells(entry, license_) for entry in entries)]), f"{len(entries)} models"]
+        is_default = license_ is None and not by_accuracy
+        rows = [cells(entry, None if is_default else entry.best(license_)) for entry in entries]
+        width = shutil.get_terminal_size((_COLUMNS, 24)).columns if sys.stdout.isatty() else None
+        lines = [
+            *table([HEADER, *rows], columns=width, figures=range(1, len(HEADER) - 1)),
+            f"{len(rows)} model{'' if len(rows) == 1 else 's'}",
+        ]
+        if as_json:
+            lines = [json.dumps([dict(zip(HEADER, row, strict=True)) for row in rows], indent=2)]
     else:
         lines = [json.dumps(names, indent=2)] if as_json else names
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()  # a reader that has gone is noticed here, where main can still say so quietly
-
-
-def table(rows: list[tuple[str, ...]]) -> Iterable[str]:
-    """Rows as lines: words to the left, figures to the right; on a terminal names give way to its width.
-
-    Example:
-        >>> list(table([("model", "size", "licence"), ("net", "224", "mit")]))
-        ['model  size  licence', 'net     224  mit']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if sys.stdout.isatty():
-        import shutil
-
-        room = shutil.get_terminal_size((_COLUMNS, 24)).columns - sum(widths[1:]) - 2 * (len(widths) - 1)
-        widths[0] = max(min(widths[0], room), len(rows[0][0]))
-    for row in rows:
-        first = row[0] if len(row[0]) <= widths[0] else f"{row[0][: widths[0] - 1]}…"
-        middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        yield visible("  ".join([first.ljust(widths[0]), *middle, row[-1]]).rstrip())
 
 
 def list_plainly(arguments: list[str]) -> bool:

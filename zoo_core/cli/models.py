@@ -71,10 +71,10 @@ def info(name: str, *, as_json: bool) -> None:
         also = {other.id: [*differences(card, other)] for other in card.others}
         echo(json.dumps({**card_to_record(card), "also": also, "problem": problem}, indent=2, ensure_ascii=False))
     else:
-        _print(card, problem)
+        _print(card, problem, zoo.member(card.family).family.figures)
 
 
-def _print(card: Info, problem: str | None) -> None:
+def _print(card: Info, problem: str | None, source: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -92,6 +92,8 @@ def _print(card: Info, problem: str | None) -> None:
     for weights in card.weights:
         table.add_row(*map(escape, _row(card, weights)))
     console.print(table)
+    if source and any(weights.metrics for weights in card.weights):
+        console.print(f"metrics as published in {source}", markup=False)
     for in_words in (_preprocessing, _licenses, _source):
         for tags, words in _grouped(card.weights, in_words):
             paragraph(f"{tags}: {words}")

@@ -22,7 +22,7 @@ from zoo_core.registry.plugins import SLOW, go_without
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.resources.abc import Traversable
 
     from torch import nn
@@ -298,15 +298,39 @@ def costs(family: str, file: Path) -> None:
     """
     from zoo_core.build.costs import cost_of
     from zoo_core.contract.costs import write_costs
+
+    _write_measured(family, file, cost_of, write_costs)
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def parts(family: str, file: Path) -> None:
+    r"""Write to FILE the heads and stages of all models of FAMILY, read from models without values.
+
+    Ship it in your package and name it in Family.parts.
+
+    \b
+    zoo plugin parts acme zoo_acme/parts.json
+    """
+    from zoo_core.build.costs import parts_of
+    from zoo_core.contract.costs import write_parts
+
+    _write_measured(family, file, parts_of, write_parts)
+
+
+def _write_measured(
+    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
+) -> None:
     from zoo_core.errors import ZooError
 
     made = {}
     for card in current_zoo().member(family).cards.values():
         try:
-            made[card.name] = cost_of(card)
+            made[card.name] = measure(card)
         except ZooError as error:
             echo(f"left out: {card.id}: {error.summary}", err=True)
-    file.write_text(write_costs(made), encoding="utf-8")
+    file.write_text(write(made), encoding="utf-8")
     echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 

@@ -1,10 +1,10 @@
-"""What an image costs a model, as a family ships it: a file of names, multiply-adds and activations. No torch."""
+"""What an image costs a model, and what parts it has, as a family ships them in files. No torch."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +31,7 @@ def write_costs(costs: Mapping[str, Cost]) -> str:
         "net": [64, 8]
         }
     """
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(list(cost))}" for name, cost in costs.items())
-    return f"{{\n{lines}\n}}\n"
+    return _lines(costs)
 
 
 def read_costs(where: str) -> dict[str, Cost]:
@@ -42,9 +41,81 @@ def read_costs(where: str) -> dict[str, Cost]:
         >>> read_costs("zoo_tiny:costs.json")["glyphnet"].multiply_adds
         3058816
     """
+    try:
+        return {model: Cost(int(each[0]), int(each[1])) for model, each in _read(where).items()}
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return {}
+
+
+def _lines(records: Mapping[str, tuple[object, ...]]) -> str:
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(list(record))}" for name, record in records.items())
+    return f"{{\n{lines}\n}}\n"
+
+
+def _read(where: str) -> dict[str, Any]:
     package, _, name = where.partition(":")
     try:
-        result = json.loads(files(package).joinpath(name).read_text(encoding="utf-8"))
-        return {model: Cost(int(each[0]), int(each[1])) for model, each in result.items()}
-    except (AttributeError, IndexError, ModuleNotFoundError, OSError, TypeError, ValueError):
+        result: dict[str, Any] = json.loads(files(package).joinpath(name).read_text(encoding="utf-8"))
+    except (ModuleNotFoundError, OSError, ValueError):
+        return {}
+    return result
+
+
+class Parts(NamedTuple):
+    """The heads and stages of a model, as its anatomy has them.
+
+    Attributes:
+        heads: Path and features of each head site.
+        stages: First and last name, channels and stride of stages that follow one another and are alike.
+
+    Example:
+        >>> print(Parts((("head", 192),), (("block1", "block12", 192, 16),)))
+        head of 192 features; block1 to block12: 192 channels at 1/16
+    """
+
+    heads: tuple[tuple[str, int], ...]
+    stages: tuple[tuple[str, str, int, int], ...]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The heads in words, and the stages."""
+        heads = ", ".join(f"{path} of {features} features" for path, features in self.heads)
+        stages = ", ".join(
+            f"{first if first == last else f'{first} to {last}'}: {channels} channels at 1/{stride}"
+            for first, last, channels, stride in self.stages
+        )
+        return heads, stages
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, self.words))
+
+
+def write_parts(parts: Mapping[str, Parts]) -> str:
+    """The text of a file that :func:`read_parts` reads: a model on each line.
+
+    Example:
+        >>> print(write_parts({"net": Parts((("fc", 8),), ())}), end="")
+        {
+        "net": [[["fc", 8]], []]
+        }
+    """
+    return _lines(parts)
+
+
+def read_parts(where: str) -> dict[str, Parts]:
+    """The parts in ``"package:file"``, by the name of the model; empty where that is no such file.
+
+    Example:
+        >>> read_parts("zoo_tiny:parts.json")["glyphnet"].heads
+        (('fc', 64),)
+    """
+    try:
+        return {
+            model: Parts(
+                tuple((str(path), int(features)) for path, features in heads),
+                tuple((str(first), str(last), int(channels), int(stride)) for first, last, channels, stride in stages),
+            )
+            for model, (heads, stages) in _read(where).items()
+        }
+    except (AttributeError, TypeError, ValueError):
         return {}

@@ -29,6 +29,9 @@ class Family:
             writes it; ``zoo inspect`` tells by it which model a file is of.
         costs: ``"package:file"`` of what an image costs each model, as ``zoo plugin costs`` writes it; ``zoo list`` and
             ``zoo compare`` show it.
+        parts: ``"package:file"`` of the heads and stages of its models, as ``zoo plugin parts`` writes it;
+            ``zoo browse`` shows them.
+        figures: Where the figures in ``Weights.metrics`` were published, such as an address; ``zoo info`` says so.
         exceptions: ``"package.module:mapping"`` of the expected failures, for the conformance kit: ``"check:model"``
             globs to the reasons.
         plain_options: Names of the constructor's arguments that a saved folder may set to a number, a boolean, None or
@@ -50,5 +53,7 @@ class Family:
     image_size: str = ""
     signatures: str = ""
     costs: str = ""
+    parts: str = ""
+    figures: str = ""
     exceptions: str = ""
     plain_options: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo_core.contract.card import Card, Licenses
+from zoo_core.contract.card import Card, Licenses, Preprocessing
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,25 @@ _UNKNOWN = Licenses().weights
 _THOUSAND, _MILLION, _BILLION = 1e3, 1e6, 1e9
 
 
+class Figure(NamedTuple):
+    """What one of the weights of a model is chosen by.
+
+    Attributes:
+        tag: Of the weights.
+        license: Of the weights.
+        accuracy: Published, in percent; None where there is none.
+        size: Width of the images that they see, where that is another than the model was designed for.
+    """
+
+    tag: str
+    license: str
+    accuracy: float | None
+    size: int | None = None
+
+
+_NONE = Figure("", _UNKNOWN, None)
+
+
 class Entry(NamedTuple):
     """What a model is chosen by.
 
@@ -26,49 +45,76 @@ class Entry(NamedTuple):
         id: ``family/name``.
         parameters: How many, when known.
         input_size: Channels, height and width that it was designed for.
-        figures: Licence and published accuracy of each of its weights.
+        figures: What each of its weights is chosen by.
+        default: Tag of its default weights; None where there are none.
         cost: Of one image, when its family ships it.
 
     Example:
         >>> Entry.of_record({"family": "acme", "name": "net", "weights": [{"tag": "V1"}]}).figures
-        (('unknown', None),)
+        (Figure(tag='V1', license='unknown', accuracy=None, size=None),)
     """
 
     id: str
     parameters: int | None
     input_size: Sequence[int]
-    figures: tuple[tuple[str, float | None], ...]
+    figures: tuple[Figure, ...]
+    default: str | None = None
     cost: Cost | None = None
 
     @classmethod
     def of_card(cls, card: Card, cost: Cost | None = None) -> Entry:
         """What the model of a card is chosen by."""
-        figures = tuple((each.licenses.weights, each.metrics.get(ACCURACY)) for each in card.weights)
-        return cls(card.id, card.parameters, card.input_size, figures, cost)
+        width = card.input_size[-1]
+        figures = tuple(
+            Figure(
+                each.tag,
+                each.licenses.weights,
+                each.metrics.get(ACCURACY),
+                _other_width(each.preprocessing.crop, width),
+            )
+            for each in card.weights
+        )
+        return cls(card.id, card.parameters, card.input_size, figures, card.default, cost)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], cost: Cost | None = None) -> Entry:
         """The same of a line of a catalogue, ten times as fast as making a card of it."""
+        name, size = f"{record['family']}/{record['name']}", record.get("input_size", Card.input_size)
         figures = tuple(
-            (each.get("licenses", {}).get("weights", _UNKNOWN), each.get("metrics", {}).get(ACCURACY))
+            Figure(
+                each["tag"],
+                each.get("licenses", {}).get("weights", _UNKNOWN),
+                each.get("metrics", {}).get(ACCURACY),
+                _other_width(each.get("preprocessing", {}).get("crop", Preprocessing.crop), size[-1]),
+            )
             for each in record.get("weights", ())
         )
-        name = f"{record['family']}/{record['name']}"
-        return cls(name, record.get("parameters"), record.get("input_size", Card.input_size), figures, cost)
+        return cls(name, record.get("parameters"), size, figures, record.get("default"), cost)
 
-    def best(self, license: str | None = None) -> tuple[str, float | None]:  # noqa: A002 - the field's word for it
-        """Licence and accuracy of the weights with the highest accuracy, of those with that licence."""
-        result = [*self._with(license)]
-        return max(result, key=lambda figure: -1.0 if figure[1] is None else figure[1]) if result else (_UNKNOWN, None)
+    def best(self, license: str | None = None) -> Figure:  # noqa: A002 - the field's word for it
+        """The weights with the highest accuracy, of those with that licence."""
+        return max(self._with(license), key=lambda figure: figure.accuracy or -1.0, default=_NONE)
+
+    @property
+    def usual(self) -> Figure:
+        """The default weights."""
+        return next((figure for figure in self.figures if figure.tag == self.default), _NONE)
 
     def has(self, license: str | None, least: float | None) -> bool:  # noqa: A002 - as above
         """Whether some of its weights have that licence and at least that accuracy."""
-        return any(least is None or (figure is not None and figure >= least) for _, figure in self._with(license))
+        return any(
+            least is None or (figure.accuracy is not None and figure.accuracy >= least)
+            for figure in self._with(license)
+        )
 
-    def _with(self, license: str | None) -> Iterator[tuple[str, float | None]]:  # noqa: A002 - as above
+    def _with(self, license: str | None) -> Iterator[Figure]:  # noqa: A002 - as above
         for figure in self.figures:
-            if license is None or figure[0].lower() == license.lower():
+            if license is None or figure.license.lower() == license.lower():
                 yield figure
+
+
+def _other_width(crop: Sequence[int] | None, width: int) -> int | None:
+    return crop[-1] if crop and crop[-1] != width else None
 
 
 def chosen(
@@ -114,7 +160,7 @@ def _rank(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, A
     if sort == "name":
         return entry.id.partition("/")[2]
     if sort == "accuracy":
-        accuracy = entry.best(license)[1]
+        accuracy = entry.best(license).accuracy
         return 1.0 if accuracy is None else -accuracy
     number = entry.parameters if sort == "parameters" else entry.cost and entry.cost.multiply_adds
     return float("inf") if number is None else number
@@ -133,19 +179,25 @@ def in_three_digits(number: float) -> str:
 HEADER = ("model", "Mparams", "GMACs", "size", "acc@1", "licence")
 
 
-def cells(entry: Entry, license: str | None = None) -> tuple[str, ...]:  # noqa: A002 - as above
+def cells(entry: Entry, figure: Figure | None = None) -> tuple[str, ...]:
     """A model in a row of a table; a question mark for what is not known.
 
+    Args:
+        entry: The model.
+        figure: Which of its weights; the default ones unless given, and the name says so where it is others.
+
     Example:
-        >>> cells(Entry("acme/net", 5_300_000, (3, 224, 224), (("mit", 76.25),)))
-        ('acme/net', '5.3', '?', '224', '76.2', 'mit')
+        >>> net = Entry("acme/net", 5_300_000, (3, 224, 224), (Figure("V2", "mit", 76.25),), default="V1")
+        >>> cells(net, net.best())
+        ('acme/net@V2', '5.3', '?', '224', '76.2', 'mit')
     """
-    name, accuracy = entry.best(license)
+    shown = entry.usual if figure is None else figure
     return (
-        entry.id,
+        f"{entry.id}@{shown.tag}" if shown.tag and shown.tag != entry.default else entry.id,
         "?" if entry.parameters is None else f"{entry.parameters / _MILLION:.1f}",
-        "?" if entry.cost is None else in_three_digits(entry.cost.multiply_adds / _BILLION),
-        str(entry.input_size[-1]),
-        "?" if accuracy is None else f"{accuracy:.1f}",
-        name,
+        # what was counted is of images of the size that the model was designed for
+        "?" if entry.cost is None or shown.size else in_three_digits(entry.cost.multiply_adds / _BILLION),
+        str(shown.size or entry.input_size[-1]),
+        "?" if shown.accuracy is None else f"{shown.accuracy:.1f}",
+        shown.license,
     )

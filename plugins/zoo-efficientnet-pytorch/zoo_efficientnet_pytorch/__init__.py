@@ -15,6 +15,8 @@ def zoo_families() -> list[Family]:
             catalog="zoo_efficientnet_pytorch.catalog:cards",
             signatures="zoo_efficientnet_pytorch:signatures.json.gz",
             costs="zoo_efficientnet_pytorch:costs.json",
+            parts="zoo_efficientnet_pytorch:parts.json",
+            figures="https://github.com/lukemelas/EfficientNet-PyTorch",
             anatomy="zoo_efficientnet_pytorch.anatomy:anatomy",
             tested=">=0.7.1,<0.8",
             index="zoo_efficientnet_pytorch.index:cards",

@@ -15,6 +15,8 @@ def zoo_families() -> list[Family]:
             catalog="zoo_pretrainedmodels.catalog:cards",
             signatures="zoo_pretrainedmodels:signatures.json.gz",
             costs="zoo_pretrainedmodels:costs.json",
+            parts="zoo_pretrainedmodels:parts.json",
+            figures="https://github.com/Cadene/pretrained-models.pytorch",
             anatomy="zoo_pretrainedmodels.anatomy:anatomy",
             tested=">=0.7.4,<0.8",
             exceptions="zoo_pretrainedmodels.expected:EXPECTED",

@@ -15,6 +15,8 @@ def zoo_families() -> list[Family]:
             catalog="zoo_timm.catalog:cards",
             signatures="zoo_timm:signatures.json.gz",
             costs="zoo_timm:costs.json",
+            parts="zoo_timm:parts.json",
+            figures="https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv",
             anatomy="zoo_timm.anatomy:anatomy",
             tested="==1.0.31",  # the third number of timm is where models come and change
             image_size="img_size",

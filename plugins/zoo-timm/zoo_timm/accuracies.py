@@ -45,7 +45,9 @@ def _published() -> dict[tuple[str, int], dict[str, float]]:
 def main(source: str) -> None:
     """Write ``accuracies.csv`` from a copy of the repository's file."""
     with Path(source).open(encoding="utf-8", newline="") as file:
-        rows = sorted((row["model"], row["img_size"], *(row[column] for column in _NAMES)) for row in csv.DictReader(file))
+        rows = sorted(
+            (row["model"], row["img_size"], *(row[column] for column in _NAMES)) for row in csv.DictReader(file)
+        )
     with FILE.open("w", encoding="utf-8", newline="") as file:
         file.write(f"# {SOURCE}\n")
         csv.writer(file, lineterminator="\n").writerows([("model", "img_size", *_NAMES), *rows])

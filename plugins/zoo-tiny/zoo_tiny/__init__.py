@@ -21,6 +21,7 @@ def zoo_families() -> list[Family]:
             plain_options=("in_channels", "num_classes"),
             signatures="zoo_tiny:signatures.json.gz",
             costs="zoo_tiny:costs.json",
+            parts="zoo_tiny:parts.json",
         )
     ]
 

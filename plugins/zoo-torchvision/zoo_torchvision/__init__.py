@@ -15,6 +15,8 @@ def zoo_families() -> list[Family]:
             catalog="zoo_torchvision.catalog:cards",
             signatures="zoo_torchvision:signatures.json.gz",
             costs="zoo_torchvision:costs.json",
+            parts="zoo_torchvision:parts.json",
+            figures="https://docs.pytorch.org/vision/stable/models.html",
             anatomy="zoo_torchvision.anatomy:anatomy",
             tested=">=0.29,<0.30",
             image_size="image_size",
