@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_iter, tree_map
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.program import arguments, run
-from zoo_core.tracing.recording import Dataflow, record
+from zoo_core.tracing.recording import Dataflow, ShapesOnly, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,7 +202,7 @@ def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
 
 def output_of(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
     """What the model gives in eval mode, without gradients; its buffers are as before afterwards."""
-    with torch.no_grad(), evaluating(model), _same_buffers(model):
+    with torch.no_grad(), evaluating(model), _same_buffers(model), ShapesOnly():
         return run(model, x)
 
 

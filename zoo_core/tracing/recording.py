@@ -121,15 +121,22 @@ class Recording:
             stack += [child for child in reversed(call.children) if isinstance(child, Call)]
 
 
+_SAME_SHAPE = (functional.batch_norm, functional.layer_norm, functional.group_norm, functional.gelu)
+"""What torch takes long for on tensors without values, and what has the shape of its first argument."""
+
+
 def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
-    """What a function gives; only the shape of a batch norm without values, which takes torch long."""
-    if func is functional.batch_norm and args and args[0].is_meta:
-        return torch.empty_like(args[0])
+    """What a function gives; of some that take long on tensors without values, only the shape."""
+    if args and isinstance(args[0], Tensor) and args[0].is_meta:
+        if func in _SAME_SHAPE:
+            return torch.empty_like(args[0])
+        if func is functional.scaled_dot_product_attention and len(args) > 2 and "enable_gqa" not in kwargs:  # noqa: PLR2004 - query, key and value
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
     return func(*args, **kwargs)
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Inside the block, batch norms of tensors without values cost nothing."""
+    """Inside the block, norms and attention of tensors without values cost nothing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -13,7 +13,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.surgery.features.split import Backbone
 from zoo_core.tracing.passes import batch_of, output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, RunTo, Untraceable, piece
-from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.recording import Ref, ShapesOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,7 +202,7 @@ def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 
 def _in_eval(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
     from zoo_core.surgery.head.sites import evaluating
 
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), ShapesOnly():
         return run(model, x)
 
 
