@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,7 +43,8 @@ def adopt(
 
     With ``family`` it is a model of an installed library. With ``example`` it is any module: its head, stem, stages and
     split are found by running it (see :func:`zoo_core.trace`), proven, and left out where they cannot be; a verb that
-    needs what was left out says why it was.
+    needs what was left out says why it was. Where no head is proven and a family declares the class, as torchvision's
+    dense detectors are, what it declares holds.
 
     Args:
         model: Changed only by an attribute that forward never sees.
@@ -111,13 +113,24 @@ def _anatomy(
         _check_paths(model, anatomy)
         return anatomy
     if example is not None:
-        return trace(model, example, head=head, stages=stages).anatomy
+        result = trace(model, example, head=head, stages=stages).anatomy
+        return result if result.heads or head or stages else _declared(model) or result
     if head is not None or stages is not None:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
     try:
         return anatomy_for(current_zoo().member(str(family)), card, model)
     except AnatomyError as error:
         return _edited(model, str(family), card, options, error)
+
+
+def _declared(model: nn.Module) -> Anatomy | None:
+    """The anatomy that an installed family declares of a model of its library, where tracing proves no head."""
+    library = type(model).__module__.partition(".")[0]
+    for family, claims in current_zoo().claims.items():
+        if len(claims) == 1 and claims[0].family.anatomy is not None and claims[0].family.requires == library:
+            with suppress(AnatomyError):
+                return current_zoo().member(family).anatomy(model)
+    return None
 
 
 def _edited(

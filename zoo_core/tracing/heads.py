@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path
 
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.head.sites import evaluating
+from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Ref, ShapesOnly, plain_fields
@@ -207,6 +208,11 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     result = last_layers(passes.model, passes.evaluated)
     if not chosen and (place := _place(passes, result)):
         return place, result[0]
+    last = [path for each in result for path in (*each.ops, *each.reasons) if path]
+    boxes = box_heads(passes, last, _with_more_classes)
+    if boxes and chosen in {None, boxes[0].path}:
+        number = _number_of(passes.evaluated, boxes[0].path)
+        return boxes, Layers((), result[0].value, {boxes[0].path: number})
     main = _chosen(passes, result, chosen) if chosen else _main(passes.evaluated, result)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
@@ -269,11 +275,15 @@ def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
             return each
     for each in found:
         if path in each.reasons and path and not _layer_refusal(passes.model, path, []):
-            number = next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
-            return Layers(each.key, each.value, {path: number})
+            return Layers(each.key, each.value, {path: _number_of(flow, path)})
     reasons = {name: why for each in found for name, why in each.reasons.items()}
     why = reasons.get(path, "it is not the last layer before an output")
     raise NoHead(f"{path} is no head site: {why}", [name for each in found for name in each.ops])
+
+
+def _number_of(flow: Dataflow, path: str) -> int:
+    """The first op that uses the parameters of a layer."""
+    return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
 
 
 def _main(flow: Dataflow, found: list[Layers]) -> Layers:
@@ -410,9 +420,10 @@ def _with_more_classes(model: nn.Module, sites: Sequence[Head]) -> Iterator[None
     """Inside the block, the sites of the recorded copy give more scores, and its numbers of classes say so."""
     counts = {name: each.num_classes for each in sites for name in each.attributes}
     layers = {each.path: model.get_submodule(each.path) for each in sites}
+    more = {each.path: _MORE * each.per_class for each in sites}
     try:
         for path, layer in layers.items():
-            model.set_submodule(path, _wider(layer))
+            model.set_submodule(path, _wider(layer, more[path]))
         _set_numbers(model, {name: count + _MORE for name, count in counts.items()})
         yield
     finally:
@@ -427,15 +438,15 @@ def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
         setattr(model.get_submodule(path), own, number)
 
 
-def _wider(layer: Any) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
-    """A layer like this one with more classes."""
+def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
+    """A layer like this one with more outputs."""
     like = layer.weight
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, layer.out_features + _MORE, **options)
+        return nn.Linear(layer.in_features, layer.out_features + more, **options)
     kind: Any = next(each for each, _ in _KINDS if isinstance(layer, each))
     shape = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-    wider: nn.Module = kind(layer.in_channels, layer.out_channels + _MORE, **shape, **options)
+    wider: nn.Module = kind(layer.in_channels, layer.out_channels + more, **shape, **options)
     return wider
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.contract.anatomy import UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.metadata import Knowledge, unwrap
+from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.heads import Layers, NoHead, can_be_head, find_heads, owner
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
@@ -109,10 +110,12 @@ def trace(
         heads, main = (), Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
     anatomy = Anatomy(heads, stem=stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
-    if heads:
+    if any(each.role == "box" for each in heads):
+        anatomy = replace(anatomy, indivisible=INDIVISIBLE)
+    elif heads:
         anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
-        if anatomy.indivisible:
-            missing["split"] = anatomy.indivisible
+    if anatomy.indivisible:
+        missing["split"] = anatomy.indivisible
     if not anatomy.stages:
         missing["stages"] = "no module ends with a map or tokens before the resolution changes"
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
@@ -120,11 +123,12 @@ def trace(
 
 
 def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
+    others = [each for each in error.candidates if each != head]
     return AnatomyError(
         f"{head!r} is not proven to be a head of this {type(model).__name__}",
         got=error.why,
-        hint=f"head= may be {' or '.join(map(repr, error.candidates[:4]))}"
-        if error.candidates
+        hint=f"head= may be {' or '.join(map(repr, others[:4]))}"
+        if others
         else "give anatomy=zoo.Anatomy(...) to say by hand where its parts are",
     )
 
