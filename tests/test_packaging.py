@@ -120,3 +120,20 @@ def test_what_is_no_version_changes_nothing(checkout, version, words):
 def test_a_tree_with_changes_is_no_release(checkout):
     (checkout / "CITATION.cff").write_text("x")
     assert "commit them first" in cut(checkout, "0.2.0").stderr
+
+
+def test_no_message_advises_to_install_what_is_not_published():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
+    code = [*ROOT.glob("zoo_core/**/*.py"), *ROOT.glob("plugins/*/zoo_*/**/*.py")]
+    for path in [*pages, *code, *ROOT.glob("examples/third-party/*/README.md")]:
+        for line in re.findall(r"pip install ([^`\"\n#]+)", path.read_text(encoding="utf-8")):
+            names = [word.strip("',;.") for word in line.split()]
+            assert not [name for name in names if re.fullmatch(r"zoo-[\w-]+", name)], f"{path}: {line}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")), ids=lambda path: path.stem)
+def test_a_form_for_issues_has_what_a_form_needs(path):
+    form = pytest.importorskip("yaml").safe_load(path.read_text(encoding="utf-8"))
+    assert form["name"]
+    assert form["description"]
+    assert all(field["attributes"]["label"] for field in form["body"])

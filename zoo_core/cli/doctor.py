@@ -20,6 +20,7 @@ from zoo_core.cli.cache import human
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.plugins import facts_of
 from zoo_core.errors import ZooError, close_matches, did_you_mean
+from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import Cache
 
@@ -91,7 +92,7 @@ def _print(found: list[Finding], wrong: list[Finding]) -> None:
 def _python() -> Iterator[Finding]:
     yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("python", "zoo-core", version("zoo-core"))
-    for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install zoo-torchvision")):
+    for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install torchvision")):
         try:
             module = import_module(name)
         except Exception as error:  # noqa: BLE001 - an extension of another version raises what it likes
@@ -122,7 +123,7 @@ def _families() -> Iterator[Finding]:
         state += "".join(f"; note: {note}" for note in facts["notes"])
         yield Finding("families", plugin.name, state, problems, "zoo plugins --verbose shows more" if problems else "")
     if not registry.plugins:
-        yield Finding("families", "none", "", "no plugin is installed", "pip install zoo-torchvision, for one")
+        yield Finding("families", "none", "", "no plugin is installed", INSTALL_A_FAMILY)
 
 
 def _family(name: str) -> str:

@@ -18,6 +18,7 @@ from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.registry.entry_points import version_of
+from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.plugins import SLOW, go_without
 from zoo_core.registry.zoo import current_zoo
 
@@ -51,7 +52,7 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
         echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        echo("no plugins; pip install zoo-torchvision, for one")
+        echo(f"no plugins; {INSTALL_A_FAMILY}")
     for row in rows:
         _print(row, verbose=verbose)
     if rows and not try_it:

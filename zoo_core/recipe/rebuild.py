@@ -281,7 +281,7 @@ def _verb(name: str) -> Callable[..., Any]:
         raise Unreadable(
             f"the recipe asks for {name!r}, which is no surgery that this zoo can do",
             cause="a newer zoo wrote it, or it was changed by hand",
-            hint="pip install --upgrade zoo-core",
+            hint="load it with that version of zoo, or a newer one",
         )
     return cast("Callable[..., Any]", getattr(zoo_core, name))
 

@@ -147,7 +147,7 @@ def _check_format(path: Path, number: object) -> None:
             f"{path} was written by a newer zoo",
             expected=f"format {FORMAT} or older",
             got=f"format {number}",
-            hint="pip install --upgrade zoo-core",
+            hint="load it with that version of zoo, or a newer one",
             path=path,
         )
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from zoo_core.registry.plugins import Plugin
 
 
+INSTALL_A_FAMILY = "pip install ./plugins/zoo-torchvision, for one, in a checkout of zoo"
+"""What to do where no family is installed."""
+
+
 def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin]) -> UnknownFamily:
     """No plugin contributes ``family``; ``known`` are those that there are."""
     matches = close_matches(family, known)
@@ -21,7 +25,7 @@ def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin
         f"no such family: {family!r}",
         expected=f"one of {', '.join(known)}" if known else None,
         cause=_cause(plugins),
-        hint=did_you_mean(matches, registered if known else f"pip install zoo-torchvision, for one; {registered}"),
+        hint=did_you_mean(matches, registered if known else f"{INSTALL_A_FAMILY}; {registered}"),
         family=family,
         matches=matches,
     )
@@ -32,7 +36,7 @@ def unknown_model(
 ) -> UnknownModel:
     """None of the families in ``searched`` has ``name``; ``known`` are the models that they have."""
     matches = close_matches(name, known)
-    otherwise = "zoo list names every model there is" if known else "pip install zoo-torchvision, for one"
+    otherwise = "zoo list names every model there is" if known else INSTALL_A_FAMILY
     return UnknownModel(
         f"no such model: {name!r}",
         got=f"looked in {', '.join(searched) or 'no family at all'}",

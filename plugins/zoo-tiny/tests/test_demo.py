@@ -99,7 +99,7 @@ def test_a_missing_library_is_one_clear_error_with_the_install_command(run, monk
     result = run()
     assert isinstance(result.exception, ZooError)
     assert "scikit-learn" in str(result.exception)
-    assert "pip install 'zoo-core[demo]'" in str(result.exception)
+    assert "pip install 'zoo-tiny[demo]'" in str(result.exception)
 
 
 def test_a_folder_that_is_not_there_is_a_usage_error_before_any_work(run, tmp_path):

@@ -56,7 +56,7 @@ def _check_needs(output: Path) -> None:
     if missing:
         raise ZooError(
             f"the demo needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            hint="pip install 'zoo-core[demo]'",
+            hint="pip install 'zoo-tiny[demo]'",
             missing=tuple(missing),
         )
     if not output.absolute().parent.is_dir():
