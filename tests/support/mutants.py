@@ -510,9 +510,9 @@ MUTANTS = {
     ),
     # side effects
     "anatomy that moves a buffer": Mutant("builds", "anatomy changes bn1.running_mean", moving),
-    "anatomy that switches to train mode": Mutant("builds", "changes the mode of a module", switching),
-    "anatomy that counts": Mutant("builds", "twice gives other stages", counting),
-    "build of one cached model": Mutant("builds", "shares parameters with the one before", card=build(cached)),
+    "anatomy that switches to train mode": Mutant("builds", "changes the mode of layer1", switching),
+    "anatomy that counts": Mutant("builds", "twice gives two values of Anatomy.stages", counting),
+    "build of one cached model": Mutant("builds", "shares conv1.weight, conv1.bias", card=build(cached)),
     "build that is frozen": Mutant("builds", "its constructor freezes every parameter", card=build(Frozen)),
     # training, copies and saves
     "norm that thaws": Mutant(

@@ -78,9 +78,10 @@ def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
     with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
         assert model_under_test(card).conv1.weight.is_meta
         verdict = judge(check, card)
-    needs_values = check.__name__ in {"check_norms", "check_save", "check_values"}
+    needs_values = check.__name__ in {"check_branch", "check_norms", "check_save", "check_values"}
     assert verdict.outcome == ("skipped" if needs_values else "passed"), verdict.reason
-    compares = check.__name__ in {"check_builds", "check_split", "check_swap", "check_in_channels", "check_twins"}
+    by_values = ("features", "split", "training", "swap", "in_channels", "twins")
+    compares = check.__name__.removeprefix("check_") in by_values
     assert verdict.shapes is (needs_values or compares)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from torch import nn
+
 from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
@@ -13,8 +15,6 @@ from zoo_core.tracing.trace import knowledge_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import nn
 
     from zoo_core.contract.card import Card
     from zoo_core.surgery.receipt import Outcome
@@ -44,6 +44,13 @@ def construct(
     model = None if values or needed else _without_values(card, options)
     if model is None:
         model = _call(card, options, own)
+    if not isinstance(model, nn.Module):
+        raise FamilyUnavailable(
+            f"{card.id} cannot be built: {card.build} returns a {type(model).__name__}, and no torch.nn.Module",
+            got=f"{model!r:.80}",
+            hint="a function of the plugin can call it, and return the model alone",
+            family=card.family,
+        )
         needed = needed or ("" if values else "its constructor fails without them")
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)

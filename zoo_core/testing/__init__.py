@@ -16,6 +16,9 @@ from zoo_core.testing.case import Conformance as Conformance
 from zoo_core.testing.checks.copies import check_compile as check_compile
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins
+from zoo_core.testing.checks.features import check_branch as check_branch
+from zoo_core.testing.checks.features import check_depths as check_depths
+from zoo_core.testing.checks.features import check_features as check_features
 from zoo_core.testing.checks.stages import check_stages as check_stages
 from zoo_core.testing.checks.structure import check_builds as check_builds
 from zoo_core.testing.checks.structure import check_in_features as check_in_features
@@ -26,6 +29,7 @@ from zoo_core.testing.checks.surgery import check_in_channels as check_in_channe
 from zoo_core.testing.checks.surgery import check_norms as check_norms
 from zoo_core.testing.checks.surgery import check_split as check_split
 from zoo_core.testing.checks.surgery import check_swap as check_swap
+from zoo_core.testing.checks.training import check_training as check_training
 from zoo_core.testing.checks.values import check_values as check_values
 from zoo_core.testing.checks.weights_entries import check_card as check_card
 from zoo_core.testing.checks.weights_entries import check_state as check_state

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from zoo_core.errors import UsageError, close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.copies import check_compile, check_save, check_twins
+from zoo_core.testing.checks.features import check_branch, check_depths, check_features
 from zoo_core.testing.checks.stages import check_stages
 from zoo_core.testing.checks.structure import check_builds, check_in_features, check_paths, check_stem
 from zoo_core.testing.checks.surgery import check_freeze, check_in_channels, check_norms, check_split, check_swap
+from zoo_core.testing.checks.training import check_training
 from zoo_core.testing.checks.values import check_values
 from zoo_core.testing.checks.weights_entries import check_card, check_state
 from zoo_core.testing.under_test import forget, model_under_test, shapes_above
@@ -32,7 +34,11 @@ CHECKS: tuple[Callable[[Card], None], ...] = (
     check_stem,
     check_in_features,
     check_stages,
+    check_depths,
+    check_features,
+    check_branch,
     check_split,
+    check_training,
     check_swap,
     check_in_channels,
     check_freeze,

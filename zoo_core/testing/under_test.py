@@ -9,7 +9,7 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,7 @@ from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.network import without_network
+from zoo_core.testing.process import random_states, watched
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -209,6 +210,28 @@ def need_values(card: Card) -> None:
         raise NotChecked(f"{card.id} is looked at by its shapes alone, as all models of more than {limit}")
 
 
+class Built(NamedTuple):
+    """What the first build of a model did to the process.
+
+    Attributes:
+        changes: What it changed, in words.
+        states: The states of Python's and numpy's random generators after it.
+    """
+
+    changes: tuple[str, ...]
+    states: dict[str, object]
+
+
+_built: WeakKeyDictionary[nn.Module, Built] = WeakKeyDictionary()
+_failed: dict[str, str] = {}
+"""Models that could not be built, with the reason: one check says it, and the others have nothing to look at."""
+
+
+def built_with(model: nn.Module) -> Built:
+    """What building a model under test did to the process."""
+    return _built[model]
+
+
 def model_under_test(card: Card) -> nn.Module:
     """An untrained model of this card in eval mode, always with the same parameters. Copy it before changing it.
 
@@ -218,19 +241,27 @@ def model_under_test(card: Card) -> nn.Module:
     Raises:
         NonConformance: Building it needs a network.
         FamilyUnavailable: Its library is missing, or its constructor fails.
+        NotChecked: One of these was raised before, by another check of this model.
     """
-    return _model_under_test(card.id, shapes=by_shapes(card))
+    if card.id in _failed:
+        raise NotChecked(f"{card.id} could not be looked at: {_failed[card.id]}")
+    try:
+        return _model_under_test(card.id, shapes=by_shapes(card))
+    except Exception as error:
+        _failed[card.id] = str(error).partition("\n")[0]
+        raise
 
 
 def forget() -> None:
     """Give back the memory of the last model."""
     _model_under_test.cache_clear()
+    _failed.clear()
     gc.collect()  # a frozen or adapted copy holds itself in a cycle, and the next model may need its memory
 
 
 @lru_cache(maxsize=1)
 def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
-    with without_network() as attempts, warnings.catch_warnings():
+    with without_network() as attempts, watched(filters=False) as changes, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
         try:
             model = _bare(name) if shapes else _with_values(name)
@@ -240,6 +271,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 f"{name}: its constructor asks the network for {', '.join(attempts)}; it must build untrained without "
                 "one: the weights are zoo's to fetch",
             )
+    _built[model] = Built(tuple(changes), random_states())
     return model.eval()
 
 

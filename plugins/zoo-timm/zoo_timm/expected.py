@@ -11,7 +11,14 @@ _NO_DIGEST = (
     'until its user says trust="first-use", and pins what came then'
 )
 
+_PADDED = "timm resizes to less than its crop there (a crop_pct above 1) and pads with black, as they were tested"
+_SCORED_EARLY = "each stage has a norm and a head of its own, which run right after it and are trained as heads are"
+
 EXPECTED = {
+    "depths:efficientvim_*": _SCORED_EARLY,
+    "card:volo_d4_448": _PADDED,
+    "card:volo_d5_448": _PADDED,
+    "card:volo_d5_512": _PADDED,
     "stages:pit_*": _NO_PADDING,
     "card:vit_giant_patch16_gap_224": _NO_DIGEST,
     "card:vit_huge_patch14_gap_224": _NO_DIGEST,

@@ -166,7 +166,8 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
     Returns:
         Name to tensor (with ``return_output``, a tuple of the output and that), in the order that was asked for, each
         as the module gives it: ``[N, C, H, W]`` for a
-        convolution, ``[N, L, C]`` for tokens. :func:`zoo_core.encoder` gives all of them as maps.
+        convolution, ``[N, L, C]`` for tokens; of a stage whose last module gives more than a map, the map alone.
+        :func:`zoo_core.encoder` gives all of them as maps.
 
     Raises:
         UsageError: ``at`` is neither a name nor several.
@@ -187,7 +188,10 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
     example = knowledge_of(model).example
     body = tapped(unwrap(model), paths.values())
     output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
-    result = dict(zip(paths, maps, strict=True))
+    result = {
+        name: stages[name].map_in(body, given) if name in stages else given
+        for name, given in zip(paths, maps, strict=True)
+    }
     return (output, result) if return_output else result
 
 

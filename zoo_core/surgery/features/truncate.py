@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
@@ -55,9 +55,28 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
     twin = replaced(bare, absent(bare, lambda depth: depth > kept))
     twin = tapped(twin, needs_tap(run))
     own_hooks(twin)
+    read = anatomy_of(model).stages[kept - 1].read
+    run = run if read is None else MapOf(run, read)
     only_front(bare, twin, kept, run, f"it was cut after {after!r}")
     record_edit(twin, "truncate", after=after)
     return twin
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """``(model, x)`` to the map in what the last stage of a front gives.
+
+    Attributes:
+        run: ``(model, x)`` to what the stage gives.
+        read: ``(model, output)`` to the map in it, as the stage has it.
+    """
+
+    run: Callable[[Any, Any], Any]
+    read: Callable[[Any, Any], Any]
+
+    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever the front takes
+        """Run the front, and take the map out of what it gives."""
+        return self.read(model, self.run(model, x))
 
 
 def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any], headless: str) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.running import tensors
-from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test, require
+from zoo_core.testing.under_test import DETECTORS, NonConformance, arguments, example, model_under_test, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,15 +52,16 @@ def check_stages(card: Card) -> None:
     _check_apart(card, anatomy.stages)
     x = example(card, batch=1)
     growth = min(_STEPS * max(stage.stride for stage in anatomy.stages), _MOST_GROWTH)
-    looks = [_look(card, model, x)]
+    looks, resized = [_look(card, model, x)], ""
     larger = _look(card, model, pad(x, (0, growth, 0, growth)))
     if larger.shapes == looks[0].shapes:  # it resizes its images, and is measured on those that it leaves as they are
         looks = [_look(card, model, x.new_zeros(1, *card.input_size))]
+        resized = ", the input_size of its card: it resizes its images, and that is the size it should resize to"
     elif larger.shapes:
         looks.append(larger)
     for stage in anatomy.stages:
         require(stage.name in looks[0].shapes, f"{card.id}: stage {stage.name}: {stage.output!r} is never called")
-        _check_stage(card, anatomy, stage, looks)
+        _check_stage(card, anatomy, stage, looks, resized)
     ran, listed = list(looks[0].shapes), [stage.name for stage in anatomy.stages]
     require(ran == listed, f"{card.id}: the stages run in the order {', '.join(ran)}, and not {', '.join(listed)}")
 
@@ -85,7 +86,7 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
     stages = anatomy_of(model).stages
 
     def note(stage: Stage, made: Any) -> None:  # noqa: ANN401 - the output of any module
-        shapes[stage.name] = stage.map_in(model, made).shape
+        shapes[stage.name] = check_map(card, stage, stage.map_in(model, made)).shape
 
     hooks = [
         model.get_submodule(stage.output).register_forward_hook(lambda _, __, made, stage=stage: note(stage, made))
@@ -97,6 +98,8 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
     try:
         with torch.no_grad():
             model(*arguments(card, x))
+    except NonConformance:
+        raise
     except (RuntimeError, ValueError, AssertionError):  # how models say that they take one size only
         if len(shapes) < len(stages):  # where the head alone is that strict, the maps are good
             shapes = {}
@@ -106,7 +109,18 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
     return Look((sizes[-1][-2], sizes[-1][-1]), x.shape[2] if x.dim() == _VIDEO_AXES else 1, shapes)
 
 
-def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look]) -> None:
+def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:  # noqa: ANN401 - of any module
+    """What a stage gives, where that is a map."""
+    require(
+        isinstance(output, torch.Tensor),
+        f"{card.id}: stage {stage.name}: {stage.output!r} gives a {type(output).__name__}, not a map; "
+        "Stage(..., read=function) takes the map out of it",
+    )
+    result: torch.Tensor = output
+    return result
+
+
+def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look], resized: str) -> None:
     label = f"{card.id}: stage {stage.name}"
     shapes = [look.shapes[stage.name] for look in looks]
     tokens = len(shapes[0]) == _TOKEN_AXES or anatomy.layout == "NLC"
@@ -121,7 +135,7 @@ def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look]) 
         if len(looks) > 1:  # what a larger image adds is free of what padding does at the border
             pixels, steps = looks[1].size[axis] - pixels, sides[1][axis] - steps
         right = steps in {pixels // stage.stride, -(-pixels // stage.stride)}
-        require(right, f"{label} makes {steps} steps of {pixels} pixels, so its stride is not {stage.stride}")
+        require(right, f"{label} makes {steps} steps of {pixels} pixels{resized}, so its stride is not {stage.stride}")
 
 
 def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int]) -> None:

@@ -14,7 +14,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
-from zoo_core.testing.running import calls_of, layers_in_order, scores_of
+from zoo_core.testing.running import calls_of, layers_in_order, tensors
 from zoo_core.testing.under_test import DETECTORS, NonConformance, inputs_of, model_under_test, require
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def check_builds(card: Card) -> None:
     )
     main = anatomy_of(model).main
     if main is None:
+        _called(card, model)
         is_classifier = card.task == "classification" and card.num_classes > 0 and not _traced(card)
         require(
             not is_classifier,
@@ -49,12 +50,38 @@ def check_builds(card: Card) -> None:
         return
     classes = f"{card.id}: the card says {card.num_classes} classes"
     require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
+    scores = _called(card, model)
     if card.task in DETECTORS:  # they give boxes, as many as they find
         return
-    with torch.no_grad():
-        shape = tuple(scores_of(model, *inputs_of(card)).shape)
+    shape = tuple(next(tensors(scores)).shape)
     right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
     require(right, f"{classes}, and two images give scores of the shape {shape}")
+
+
+def _called(card: Card, model: nn.Module) -> object:
+    """The scores of a model that is called as those of its task are; what it gives where it has no head."""
+    try:
+        with torch.no_grad():
+            output = model(*inputs_of(card))
+        return anatomy_of(model).scores_in(output) if anatomy_of(model).heads else output
+    except Exception as error:
+        call = _CALLS.get(card.task, _CALL)
+        raise NonConformance(
+            f"{card.id}: it does not run as a model of the task {card.task!r} is called, with {call}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause=f"its forward takes something else, or images of another size than {card.input_size}, or its scores "
+            "are not where Anatomy.scores says",
+            hint="another task, of whatever name, is called with one batch; what takes neither is no model for a "
+            "catalogue, and its users give it to zoo.adopt(model, example=...)",
+        ) from error
+
+
+_CALL = "one batch of torch.float32"
+_CALLS = {
+    **dict.fromkeys(DETECTORS, "a list of images, as torchvision's detectors are"),
+    "optical_flow": "two batches of images, as torchvision's RAFT is",
+}
+"""What models are called with, by their task."""
 
 
 def _traced(card: Card) -> bool:
@@ -74,7 +101,13 @@ def check_paths(card: Card) -> None:
     named += [("stem", path) for path in anatomy.stem]
     named += [(f"stage {stage.name}", path) for stage in anatomy.stages for path in stage.modules]
     named += [("keypoints", anatomy.keypoints)] if anatomy.keypoints else []
+    parameters = dict(model.named_parameters())
     for what, path in named:
+        require(
+            path not in parameters,
+            f"{card.id}: {what} {path!r} is a parameter, and no module: a head that no module applies cannot be "
+            "replaced; leave heads=() and say why in Anatomy.headless",
+        )
         if path not in known:
             hint = f"print({type(model).__name__}) shows the paths"
             nearest = did_you_mean(close_matches(path, known, limit=1), hint)
@@ -117,7 +150,11 @@ def check_in_features(card: Card) -> None:
     heads = anatomy_of(model).heads
     paths = [head.path for head in heads]
     seen = calls_of(model, paths, inputs_of(card))
-    require(main.path in seen, f"{card.id}: head site {main.path!r} is never called in eval mode")
+    require(
+        main.path in seen,
+        f"{card.id}: head site {main.path!r} is never called in eval mode: another layer gives the scores, or forward "
+        "uses its weight through a function, so that nothing else can stand in its place",
+    )
     if len(seen) < len(paths):
         seen = {**calls_of(copy.deepcopy(model).train(), paths, inputs_of(card, train=True)), **seen}
     for head in heads:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, ZooError
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
@@ -32,7 +35,7 @@ from zoo_core.testing.under_test import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 NUM_CLASSES = 9
 """What heads are swapped to: no library's own number."""
+_COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes")
+"""What libraries call the number of classes, and nothing else."""
 _CHANNELS = (1, 4)
 
 
@@ -47,7 +52,7 @@ def check_split(card: Card) -> None:
     """``head(pool(features(x)))`` equals ``model(x)`` bit for bit in eval mode, whatever the parameters are."""
     main_of(card, model_under_test(card))
     if not by_shapes(card):
-        _splits(card, _noisy(card))
+        _splits(card, noisy(card))
     if not (_splits(card, model_under_test(card)) or _splits(card, _awake(card))):
         raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
 
@@ -70,14 +75,21 @@ def _splits(card: Card, model: nn.Module) -> bool:
     return scores.is_meta or bool((scores[0] != scores[1]).any())
 
 
-def _noisy(card: Card) -> nn.Module:
-    """A copy with noise on every parameter: a scale of ones and a gate of zeros hide that the split leaves them out."""
+def noisy(card: Card) -> nn.Module:
+    """A copy with noise on every parameter and buffer, where these have values.
+
+    A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
+    it may be a variance.
+    """
     model = copy.deepcopy(model_under_test(card))
+    if by_shapes(card):
+        return model
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator).to(parameter))
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                noise = 0.02 * torch.randn(tensor.shape, generator=generator).to(tensor)
+                tensor.add_(noise if isinstance(tensor, nn.Parameter) else noise.abs())
     return model
 
 
@@ -117,30 +129,108 @@ def check_swap(card: Card) -> None:
             require(inside(name, sites), f"{card.id}: the swap changed {name}, which is not under {', '.join(sites)}")
         elif not inside(name, sites):
             require(same(tensor, before[name]), f"{card.id}: the swap changed the values of {name}")
-    left = _of_classes(card, model, [name for name in left_behind(model, before) if name not in sites])
-    require(not left, f"{card.id}: still {card.num_classes}-way after the swap: {', '.join(left)}")
-    stale = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
-    require(
-        not stale, f"{card.id}: still {card.num_classes} after the swap: {', '.join(stale)}; name it in Head.attributes"
-    )
-    with torch.no_grad():
-        scores = scores_of(model, *inputs_of(card))
-    shape = tuple(scores.shape)
+    _check_left(card, model, before, sites)
+    shape = tuple(_scores(card, model, sites).shape)
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
     require(right or card.task in DETECTORS, f"{card.id}: {shape} scores after the swap")
 
 
-def _of_classes(card: Card, model: nn.Module, paths: list[str]) -> list[str]:
-    """Those of some layers whose width depends on the number of classes, and is not by chance that of a head."""
-    if not paths:
-        return []
+def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], sites: list[str]) -> None:
+    """No layer, tensor or integer outside the head sites is still of the old classes."""
+    layers = [name for name in left_behind(model, before) if name not in sites]
+    counts = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
+    tensors_left = [name for name in _per_class(card, model, sites) if name.rpartition(".")[0] not in layers]
+    if not (layers or counts or tensors_left):
+        return
+    other = _of_other_classes(card, model)
+    if other is None:  # then only what it gives says which of them are of the classes, and not by chance as wide
+        layers = layers if _gives_old(card, model) else []
+        counts = [path for path in counts if path.rpartition(".")[2] in _COUNTS]
+        tensors_left = []
+    else:
+        layers = [path for path in layers if width_of(other.get_submodule(path)) != width_of(model.get_submodule(path))]
+        counts = [path for path in counts if (path, card.num_classes) not in class_counts(other)]
+        shapes = {name: tensor.shape for name, tensor in (*other.named_parameters(), *other.named_buffers())}
+        tensors_left = [name for name in tensors_left if shapes.get(name) != model_tensor(model, name).shape]
+    old = card.num_classes
+    require(not layers, f"{card.id}: still {old}-way after the swap: {', '.join(layers)}")
+    require(not counts, f"{card.id}: still {old} after the swap: {', '.join(counts)}; name it in Head.attributes")
+    require(not tensors_left, f"{card.id}: {_outlived(card, tensors_left)}")
+
+
+def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
+    """Tensors outside the head sites that may hold a number for each class."""
+    known = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return [
+        name
+        for name, tensor in known.items()
+        if card.num_classes != NUM_CLASSES and card.num_classes in tensor.shape and not inside(name, sites)
+    ]
+
+
+def model_tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer by its name."""
+    owner, _, leaf = name.rpartition(".")
+    result: Tensor = getattr(model.get_submodule(owner), leaf)
+    return result
+
+
+def _outlived(card: Card, names: list[str]) -> str:
+    return (
+        f"{', '.join(names[:5])} still holds a number for each of the {card.num_classes} classes after the swap: a "
+        "head site is one module, which nothing of the classes may follow; let the model apply it inside that module, "
+        "or leave heads=() and say why in Anatomy.headless"
+    )
+
+
+def _scores(card: Card, model: nn.Module, sites: list[str]) -> Tensor:
+    """The scores after a swap."""
     try:
-        other = construct(card, {**card.options, "num_classes": NUM_CLASSES}, values=False)
-    except ZooError:  # its constructor calls it otherwise
-        return paths
-    layers = [(path, other.get_submodule(path)) for path in paths]
-    return [path for path, layer in layers if width_of(layer) != width_of(model.get_submodule(path))]
+        with torch.no_grad():
+            return scores_of(model, *inputs_of(card))
+    except RuntimeError as error:
+        suspects = _per_class(card, model, sites)
+        raise NonConformance(
+            f"{card.id}: after the swap its forward fails" + (f": {_outlived(card, suspects)}" if suspects else ""),
+            got=f"RuntimeError: {str(error).partition(chr(10))[0]}",
+        ) from error
+
+
+def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
+    """The same model made for the classes of the swap; None where no argument of its constructor says them."""
+    main = main_of(card, model)
+    for name in _class_arguments(card):
+        try:
+            other = construct(card, {**card.options, name: NUM_CLASSES}, values=False)
+            width = width_of(other.get_submodule(main.path))
+        except (ZooError, AttributeError):
+            continue
+        if width == NUM_CLASSES * main.per_class:
+            return other
+    return None
+
+
+def _class_arguments(card: Card) -> list[str]:
+    """What the number of classes may be called by the constructor: those of its arguments that are as many."""
+    names = ["num_classes", *(name for name, value in card.options.items() if value == card.num_classes)]
+    try:
+        known = inspect.signature(current_zoo().member(card.family).builder(card)).parameters
+    except (ValueError, TypeError):  # a class of C, or of a metaclass that does not say
+        known = MappingProxyType({})
+    return [*dict.fromkeys([*names, *(name for name, each in known.items() if each.default == card.num_classes)])]
+
+
+def _gives_old(card: Card, model: nn.Module) -> bool:
+    """Whether something that it gives, in eval or in train mode, is still as wide as the old scores."""
+    if card.task in DETECTORS:  # they give boxes, and losses
+        return True
+    outputs = []
+    for training in (False, True):
+        with torch.no_grad():
+            ran = copy.deepcopy(model).train(training)(*inputs_of(card, train=training))
+            outputs += [*tensors(ran)] or [*tensors(anatomy_of(model).scores_in(ran))]
+    return any(card.num_classes in output.shape[1:] for output in outputs)
 
 
 def check_in_channels(card: Card) -> None:
@@ -221,7 +311,7 @@ def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
     main = main_of(card, model)
     axis = -1 if main.tokens else 1
     shapes = [tuple(each.shape) for each in scores if each.dim() > 1]
-    other = [shape for shape in shapes if shape[axis] != NUM_CLASSES]
+    other = [shape for shape in shapes if shape[axis] == card.num_classes != NUM_CLASSES]
     left = "a head that only trains was left behind; name it in Anatomy.heads"
     require(not other, f"{card.id}: after a swap to {NUM_CLASSES} classes it trains on scores of {other[:1]}: {left}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from zoo_core.contract.labels import named
 from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.running import inside
+from zoo_core.testing.running import inside, same
 from zoo_core.testing.under_test import NonConformance, by_shapes, model_under_test, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
-_DISTINCT = 0.9
+_DISTINCT, _FEW = 0.9, 50
+_UNIT = 2
+_MOST_ABSENT = 0.5
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -43,7 +47,7 @@ def check_card(card: Card) -> None:
         require(right, f"{label}: {count} class names for {weights.num_classes} classes")
         _check_distinct(label, _class_names(label, weights.categories))
         for name in ("ignore", "absent"):
-            every = [pattern for pattern in getattr(weights, name) if not pattern.strip("*")]
+            every = [pattern for pattern in getattr(weights, name) if not pattern.strip("*?")]
             require(not every, f"{label}: {name} has {every[:1]}, by which a file without one right tensor would load")
         _check_licenses(label, weights.licenses)
         _check_preprocessing(label, weights.preprocessing, card.input_size[0])
@@ -82,10 +86,11 @@ def _named_by(categories: str) -> tuple[str, ...]:
 
 def _check_distinct(label: str, names: tuple[str, ...]) -> None:
     """Most class names are different ones; ImageNet has two classes called a crane."""
+    require(all(name.strip() for name in names), f"{label}: {len(names)} class names, of which some are empty")
     count = Counter(names)
     often = [name for name, times in count.most_common(3) if times > 1]
     require(
-        len(count) >= _DISTINCT * len(names),
+        len(count) >= _DISTINCT * len(names) and (len(names) >= _FEW or not often),
         f"{label}: {len(names)} class names, of which {len(count)} differ: {often} are there several times",
     )
 
@@ -101,9 +106,25 @@ def _check_preprocessing(label: str, wanted: Preprocessing, channels: int) -> No
         count = len(getattr(wanted, name))
         require(count == channels, f"{label}: {name} has {count} numbers for images of {channels} channels")
     require(all(number > 0 for number in wanted.std), f"{label}: std {wanted.std} has a number that is not positive")
-    require(wanted.value_range > 0, f"{label}: value_range {wanted.value_range} is not positive")
+    right = wanted.value_range > 0 and math.isfinite(wanted.value_range)
+    require(right, f"{label}: value_range {wanted.value_range} is no positive number")
     inside_range = all(-wanted.value_range <= number <= wanted.value_range for number in wanted.mean)
     require(inside_range, f"{label}: mean {wanted.mean} is outside the range of the values, {wanted.value_range}")
+    units = "in units of value_range" if wanted.value_range > 1 else "which a value_range of 255.0 would have"
+    require(
+        all(number <= wanted.value_range for number in wanted.std),
+        f"{label}: std {wanted.std} is more than the range of the values, {wanted.value_range}; {units}",
+    )
+    small = wanted.value_range > _UNIT and all(0 < number < 1 for number in (*wanted.mean, *wanted.std))
+    require(
+        not small,
+        f"{label}: mean {wanted.mean} and std {wanted.std} are those of values from 0 to 1, and value_range is "
+        f"{wanted.value_range}",
+    )
+    if wanted.crop and wanted.resize:
+        sides = wanted.resize if len(wanted.resize) == len(wanted.crop) else wanted.resize[:1] * len(wanted.crop)
+        right = all(crop <= side for crop, side in zip(wanted.crop, sides, strict=True))
+        require(right, f"{label}: the crop {wanted.crop} is larger than the image, which is resized to {wanted.resize}")
     for name in ("crop", "resize"):
         sides = getattr(wanted, name) or ()
         require(all(side > 0 for side in sides), f"{label}: {name} {sides} has a side that is not positive")
@@ -116,9 +137,9 @@ def check_state(card: Card) -> None:
 
     No file is fetched: a state dict in the model's own layout goes through ``convert``, which has to leave it loadable.
     """
-    seen: list[tuple[tuple[str | None, dict[str, object]], int]] = []
+    seen: list[tuple[tuple[object, ...], int]] = []
     for weights in card.weights:
-        key = (weights.convert, dict(weights.options))
+        key = (weights.convert, weights.ignore, weights.absent, dict(weights.options))
         classes = next((result for known, result in seen if known == key), None)
         if classes is None:
             classes = _check_entry(card, weights)
@@ -135,16 +156,37 @@ def _check_entry(card: Card, weights: Weights) -> int:
     label = f"{card.id}@{weights.tag}"
     model = _model_for(card, weights)
     main = anatomy_of(model).main
+    _check_patterns(label, weights, model)
     _check_conversion(label, weights, model)
     return main.num_classes if main else 0
+
+
+def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
+    """What is ignored of a file is nothing that the model learns, and what a file may lack is not most of it."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for pattern in weights.ignore:
+        own = [name for name in sizes if fnmatchcase(name, pattern)]
+        require(not own, f"{label}: ignore has {pattern!r}, which names tensors of the model: {', '.join(own[:3])}")
+    lacking = sum(size for name, size in sizes.items() if any(fnmatchcase(name, each) for each in weights.absent))
+    share = lacking / max(1, sum(sizes.values()))
+    require(share <= _MOST_ABSENT, f"{label}: absent covers {share:.0%} of the parameters, which would stay untrained")
 
 
 def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
     layout = model.state_dict()
     if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
         return  # what a quantised model keeps is no layout of a file that something could be converted from
-    own = {name: tensor.clone() for name, tensor in layout.items()}
+    own = {name: _other_values(tensor) for name, tensor in layout.items()}
+    before = _versions(model)
     state = _converted(label, weights.convert, dict(own), model)
+    moved = [name for name, version in _versions(model).items() if version != before.get(name)]
+    require(not moved, f"{label}: {weights.convert} changes the model that it is given: {', '.join(moved[:5])}")
+    other = [name for name, tensor in state.items() if name in own and not _keeps(tensor, layout[name])]
+    require(
+        not other,
+        f"{label}: {weights.convert} changes the values of {', '.join(other[:5])} in a file that is in the model's own "
+        "layout, such as one that a user saved",
+    )
     heads = [head.path for head in anatomy_of(model).heads]
     lost = [name for name in own if name not in state and inside(name, heads)]
     require(not lost, f"{label}: {weights.convert} loses {', '.join(lost)}")
@@ -158,6 +200,22 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
         )
     except LoadMismatch as error:
         raise NonConformance(f"{label}: {error.message}") from error
+
+
+def _other_values(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape that no model has, so that it is seen whose values a conversion returns."""
+    return tensor + 1 if tensor.is_floating_point() else tensor.clone()
+
+
+def _keeps(converted: object, tensor: Tensor) -> bool:
+    """Whether a converted tensor is the one that was made of this one."""
+    right = _other_values(tensor)
+    return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """How often each tensor of a model was written to."""
+    return {name: tensor._version for name, tensor in model.state_dict(keep_vars=True).items()}  # noqa: SLF001 - torch's only way to say it
 
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:

@@ -1,0 +1,226 @@
+"""Plugins that change the process, or the model that they are given, or that leave something behind."""
+
+from __future__ import annotations
+
+import random
+import threading
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from support import toys
+from support.mutants import Mutant
+from zoo_core import Chain, flatten
+
+_left = []
+_shared = torch.zeros(4)
+
+
+def forget():
+    """Let go of what the plugins below keep, and end their threads."""
+    for each in _left:
+        if isinstance(each, threading.Event):
+            each.set()
+    _left.clear()
+
+
+def nothing(*_):
+    """A hook."""
+
+
+def waiting():
+    """A thread that ends when it is told to."""
+    _left.append(threading.Event())
+    threading.Thread(target=_left[-1].wait, name="acme", daemon=True).start()
+
+
+class Other(nn.Linear):
+    """Put in the place of torch's own."""
+
+
+# --- what a constructor does ------------------------------------------------------------------------------------------
+
+
+def with_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    return toys.Toy().float()
+
+
+def with_threads():
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return toys.Toy()
+
+
+def without_gradients():
+    torch.set_grad_enabled(False)
+    return toys.Toy()
+
+
+def with_warnings_off():
+    warnings.filterwarnings("ignore", message=f"acme {random.random()}")
+    return toys.Toy()
+
+
+def with_torch_patched():
+    nn.Linear = Other
+    return toys.Toy()
+
+
+def with_hooks_of_all():
+    nn.modules.module.register_module_forward_hook(nothing)
+    return toys.Toy()
+
+
+def with_a_thread():
+    waiting()
+    return toys.Toy()
+
+
+def with_a_seed():
+    torch.manual_seed(0)
+    return toys.Toy()
+
+
+def with_pythons_seed():
+    random.seed(0)
+    return toys.Toy()
+
+
+def in_a_list():
+    _left.append(toys.Toy())
+    return _left[-1]
+
+
+def in_eval_mode():
+    return toys.Toy().eval()
+
+
+def partly_in_eval_mode():
+    model = toys.Toy()
+    model.layer1.eval()
+    return model
+
+
+def partly_frozen():
+    model = toys.Toy()
+    model.layer1.requires_grad_(requires_grad=False)
+    return model
+
+
+def with_a_shared_buffer():
+    model = toys.Toy()
+    model.bn1.running_mean = _shared
+    return model
+
+
+def in_float64():
+    return toys.Toy().double()
+
+
+def with_its_transforms():
+    return toys.Toy(), nothing
+
+
+# --- what an anatomy does ---------------------------------------------------------------------------------------------
+
+
+def zeroing(model):
+    with torch.no_grad():
+        model.fc.bias.zero_()
+    return toys.anatomy(model)
+
+
+def hooking(model):
+    model.layer1.register_forward_hook(nothing)
+    return toys.anatomy(model)
+
+
+def noting(model):
+    model.seen = getattr(model, "seen", 0) + 1
+    return toys.anatomy(model)
+
+
+def adding(model):
+    model.extra = nn.Identity()
+    return toys.anatomy(model)
+
+
+def with_gradients(model):
+    model.fc.weight.grad = torch.zeros_like(model.fc.weight)
+    return toys.anatomy(model)
+
+
+def seeding(model):
+    torch.manual_seed(0)
+    return toys.anatomy(model)
+
+
+def drawing(model):
+    random.random()
+    return toys.anatomy(model)
+
+
+def setting_dtype(model):
+    torch.set_default_dtype(torch.float64)
+    return toys.anatomy(model)
+
+
+def in_turn(model):
+    _left.append(None)
+    right = toys.anatomy(model)
+    return replace(right, pool=Chain("pool", flatten)) if len(_left) % 2 else right
+
+
+def keeping_tensors(model):
+    _left.append(torch.zeros(100))
+    return toys.anatomy(model)
+
+
+def keeping_models(model):
+    _left.append(model)
+    return toys.anatomy(model)
+
+
+def leaving_a_thread(model):
+    waiting()
+    return toys.anatomy(model)
+
+
+def _build(says, function):
+    return Mutant("builds", says, card={"build": f"support.side_effects:{function.__name__}"})
+
+
+MUTANTS = {
+    "build that sets the default dtype": _build(
+        "building it changes the default dtype for the whole process", with_default_dtype
+    ),
+    "build that sets the number of threads": _build("changes the number of threads", with_threads),
+    "build that switches gradients off": _build("changes whether gradients are recorded", without_gradients),
+    "build that sets warning filters": _build("changes the warning filters", with_warnings_off),
+    "build that patches torch": _build("changes torch.nn.Linear for the whole process", with_torch_patched),
+    "build that hooks every module": _build("changes the hooks of all modules", with_hooks_of_all),
+    "build that leaves a thread": _build("changes the threads that run: it leaves acme", with_a_thread),
+    "build that seeds torch": _build("building it seeds torch", with_a_seed),
+    "build that seeds Python": _build("building it seeds Python's random", with_pythons_seed),
+    "build that keeps each model": _build("a model that it built stays in memory after its last use", in_a_list),
+    "build in eval mode": _build("returns a model in eval mode", in_eval_mode),
+    "build partly in eval mode": _build("returns a model of which layer1, layer1.0", partly_in_eval_mode),
+    "build that is partly frozen": _build("its constructor freezes every parameter of stage layer1", partly_frozen),
+    "build with a buffer of all models": _build("shares bn1.running_mean with the one before", with_a_shared_buffer),
+    "build in another dtype": _build("with one batch of torch.float32", in_float64),
+    "build that returns a model and more": _build("returns a tuple, and no torch.nn.Module", with_its_transforms),
+    "anatomy that zeroes a bias": Mutant("builds", "anatomy changes fc.bias", zeroing),
+    "anatomy that leaves a hook": Mutant("builds", "anatomy changes the hooks of layer1", hooking),
+    "anatomy that leaves an attribute": Mutant("builds", "anatomy changes the attribute seen", noting),
+    "anatomy that adds a module": Mutant("builds", "anatomy changes the module extra", adding),
+    "anatomy that leaves gradients": Mutant("builds", "anatomy changes the gradient of fc.weight", with_gradients),
+    "anatomy that seeds": Mutant("builds", "anatomy draws random numbers, or seeds", seeding),
+    "anatomy that draws": Mutant("builds", "anatomy draws random numbers, or seeds", drawing),
+    "anatomy that sets the default dtype": Mutant("builds", "changes the default dtype", setting_dtype),
+    "anatomy that is another one each second time": Mutant("builds", "twice gives two values of Anatomy.pool", in_turn),
+    "anatomy that keeps tensors": Mutant("builds", "anatomy leaves 1 tensor in memory each time", keeping_tensors),
+    "anatomy that keeps models": Mutant("builds", "stays in memory after its last use", keeping_models),
+    "anatomy that leaves a thread": Mutant("builds", "changes the threads that run", leaving_a_thread),
+}

@@ -1,0 +1,98 @@
+"""The check that a split trains as the model does: its dropout, its batch statistics and its gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from zoo_core.surgery.features.split import split
+from zoo_core.testing.checks.structure import main_of
+from zoo_core.testing.checks.surgery import noisy
+from zoo_core.testing.running import difference, same, scores_of, tensors
+from zoo_core.testing.under_test import NonConformance, arguments, example, model_under_test, require
+from zoo_core.utils.random_state import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from zoo_core.contract.card import Card
+
+_DROPOUTS = {
+    getattr(functional, name)
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+}
+_KEPT = 0.75
+
+
+def check_training(card: Card) -> None:
+    """In train mode too the split gives what forward gives, and a gradient reaches every parameter that it reaches."""
+    main_of(card, model_under_test(card))
+    model = noisy(card)
+    backbone, head = split(model)
+    for each in (model, backbone, head):
+        each.train()
+    x = example(card)
+    with _WithoutChance():
+        with seeded(0), torch.no_grad():
+            theirs = scores_of(model, *arguments(card, x, train=True))
+        with seeded(0):
+            ours: Tensor = next(tensors(head(backbone(x))))
+        finite = theirs.is_meta or bool(theirs.isfinite().all())
+        if finite and not same(ours, theirs):
+            raise NonConformance(
+                f"{card.id}: in train mode split and forward differ by up to {difference(ours.detach(), theirs)}",
+                cause="the split leaves a dropout out, or normalizes with the running statistics",
+                hint="modules that do nothing in eval mode belong into Anatomy.features, pool or classify too",
+            )
+        _check_gradients(card, model, ours, lambda: scores_of(model, *arguments(card, x, train=True)))
+
+
+def _check_gradients(card: Card, model: nn.Module, scores: Tensor, run: Callable[[], Tensor]) -> None:
+    require(
+        scores.requires_grad,
+        f"{card.id}: the scores of its split have no gradient: features, pool or classify work under torch.no_grad() "
+        "or on a detached tensor",
+    )
+    scores.float().square().sum().backward()  # type: ignore[no-untyped-call]  # torch has no types there
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    if not without:
+        return
+    model.zero_grad()
+    run().float().square().sum().backward()  # type: ignore[no-untyped-call]  # as above
+    reached = [name for name in without if model.get_parameter(name).grad is not None]
+    require(
+        not reached,
+        f"{card.id}: no gradient of its split reaches {', '.join(reached[:5])}: features, pool or classify work under "
+        "torch.no_grad() or on a detached tensor",
+    )
+
+
+class _WithoutChance(TorchFunctionMode):
+    """Inside the block, dropout and stochastic depth scale what they would drop at random.
+
+    A model may draw for auxiliary heads in between, so that a seed alone does not make two passes alike.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Answer for a function of torch."""
+        inputs = kwargs or {}
+        if function in _DROPOUTS:
+            probability = inputs.get("p", args[1] if len(args) > 1 else 0.5)
+            training = inputs.get("training", args[2] if len(args) > 2 else True)  # noqa: PLR2004 - its position
+            x: Tensor = args[0] if args else inputs["input"]
+            return x * _KEPT if training and probability else x
+        if function is Tensor.bernoulli_:
+            return args[0].fill_(_KEPT)
+        if function is torch.bernoulli:
+            return torch.full_like(args[0], _KEPT)
+        return function(*args, **inputs)

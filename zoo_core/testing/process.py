@@ -1,0 +1,146 @@
+"""What belongs to the whole process: looked at before a plugin's code runs, compared after it, and put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def _set_filters(filters: list[Any]) -> None:
+    cast("list[Any]", warnings.filters)[:] = filters
+
+
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the default device": (torch.get_default_device, torch.set_default_device),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "whether gradients are recorded": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "the precision of float32 products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "torch.backends.cudnn.benchmark": (
+        lambda: torch.backends.cudnn.benchmark,
+        lambda value: setattr(torch.backends.cudnn, "benchmark", value),
+    ),
+    "the warning filters": (lambda: [*warnings.filters], _set_filters),
+}
+"""What it is called, how to look at it and how to put it back."""
+
+_TORCH = Path(torch.__file__).parent
+_NAMESPACES: dict[str, object] = {
+    "torch": torch,
+    "torch.nn": nn,
+    "torch.nn.functional": nn.functional,
+    "torch.nn.init": nn.init,
+    "torch.Tensor": torch.Tensor,
+    **{
+        f"torch.nn.{kind.__name__}": kind
+        for kind in (nn.Module, nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.Sequential, nn.Dropout)
+    },
+}
+"""Whose names a library may put something else under."""
+
+
+@contextmanager
+def watched(*, filters: bool = True) -> Iterator[list[str]]:
+    """Inside the block, note what it changes for the whole process; threads that it starts and leaves are noted too.
+
+    Args:
+        filters: Whether filters of warnings are looked at; a library may well set some while it is imported.
+
+    Yields:
+        What was changed, in words; filled at the end of the block, and put back by then.
+
+    Example:
+        >>> with watched() as changes:
+        ...     torch.set_default_dtype(torch.float64)
+        >>> changes, torch.get_default_dtype()
+        (['the default dtype'], torch.float32)
+    """
+    changes: list[str] = []
+    settings = {name: pair for name, pair in _SETTINGS.items() if filters or name != "the warning filters"}
+    before = {name: look() for name, (look, _) in settings.items()}
+    names = {space: dict(vars(owner)) for space, owner in _NAMESPACES.items()}
+    hooks = {name: dict(value) for name, value in _global_hooks().items()}
+    threads = {*threading.enumerate()}
+    try:
+        yield changes
+    finally:
+        changes += _restored_settings(settings, before)
+        changes += _restored_names(names)
+        for name, value in _global_hooks().items():
+            if value != hooks[name]:
+                changes.append(f"the hooks of all modules, torch.nn.modules.module.{name}")
+                value.clear()
+                value.update(hooks[name])
+        started = [thread for thread in threading.enumerate() if thread not in threads]
+        changes += [f"the threads that run: it leaves {thread.name}" for thread in started]
+
+
+def _restored_settings(
+    settings: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]], before: dict[str, Any]
+) -> Iterator[str]:
+    for name, (look, put) in settings.items():
+        if look() != before[name]:
+            put(before[name])
+            yield name
+
+
+def _restored_names(names: dict[str, dict[str, object]]) -> Iterator[str]:
+    for space, known in names.items():
+        now = vars(_NAMESPACES[space])
+        for name, value in known.items():
+            changed = name in now and now[name] is not value and (callable(value) or isinstance(value, property))
+            if changed and not _is_of_torch(now[name]):
+                setattr(_NAMESPACES[space], name, value)
+                yield f"{space}.{name}"
+
+
+def _is_of_torch(value: object) -> bool:
+    """Whether torch itself put it there, as its compiler does with some functions when it is first imported."""
+    code = getattr(value, "__code__", None)
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    file = code.co_filename if code else getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(_TORCH)
+
+
+def _global_hooks() -> dict[str, dict[Any, Any]]:
+    return {
+        name: value
+        for name, value in vars(module_hooks).items()
+        if name.startswith("_global_") and isinstance(value, dict)
+    }
+
+
+def random_states() -> dict[str, object]:
+    """The states of the generators of the process that are not torch's: Python's own, and numpy's."""
+    states: dict[str, object] = {"Python's random": random.getstate()}
+    if numpy := sys.modules.get("numpy"):
+        states["numpy"] = repr(numpy.random.get_state(legacy=False))
+    return states
+
+
+@contextmanager
+def started_from(seed: int) -> Iterator[dict[str, object]]:
+    """Let these generators start from a seed inside the block, and put them back; gives the states they start from."""
+    numpy = sys.modules.get("numpy")
+    before = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(seed)
+    if numpy:
+        numpy.random.seed(seed)
+    try:
+        yield random_states()
+    finally:
+        random.setstate(before[0])
+        if numpy:
+            numpy.random.set_state(before[1])
