@@ -28,7 +28,7 @@ from zoo_core.weights.checkpoint.odd import loss_of_values, refuse_odd_tensors
 from zoo_core.weights.checkpoint.open import open_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -109,11 +109,16 @@ def load_partial(
     left_out, left_behind = _skipped(model, state, entries)
     candidates = {name: tensor for name, tensor in own.items() if name not in left_out}
     offered = {name: tensor for name, tensor in state.items() if name not in left_behind}
-    result = _by_name(candidates, offered, source) if match == "name" else _by_order(candidates, offered, source)
+    offered = {name: _shaped(tensor, candidates.get(name)) for name, tensor in offered.items()}
+    result = (
+        _by_name(candidates, offered, source)
+        if match == "name"
+        else _by_order(candidates, offered, source, dict(bare.named_parameters()))
+    )
     if not result.pairs:
         raise _nothing_fits(bare, own, state, source, match)
     with editing(model, "load_partial") as edit:
-        _write(bare, own, {name: state[theirs] for name, theirs in result.pairs.items()})
+        _write(bare, own, {name: offered[theirs] for name, theirs in result.pairs.items()})
         edit.outcomes.update(dict.fromkeys(result.pairs, "loaded"))
         edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in result.pairs.items()})
     result.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
@@ -202,7 +207,24 @@ def _by_name(own: State, given: State, source: str) -> _Match:
     return result
 
 
-def _by_order(own: State, given: State, source: str) -> _Match:
+def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
+    """A single number in the shape that the model has for it."""
+    is_single = isinstance(own, torch.Tensor) and tensor.numel() == own.numel() == 1
+    return tensor.reshape(own.shape) if own is not None and is_single else tensor
+
+
+def _by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
+    """Pairs of tensors in step; where that pairs more, parameters alone, as averages of them have no buffers."""
+    whole = _in_step(own, given, source)
+    alone = _in_step({name: each for name, each in own.items() if name in parameters}, given, source)
+    if len(alone.pairs) <= len(whole.pairs):
+        return whole
+    buffers = (name for name in own if name not in parameters)
+    alone.notes.update(dict.fromkeys(buffers, f"a buffer, and {source} has parameters alone"))
+    return alone
+
+
+def _in_step(own: State, given: State, source: str) -> _Match:
     """Pairs of tensors in step; counters of norms, which not all norms have, follow the norm that they belong to."""
     result = _Match()
     ours = [name for name in own if not _is_counter(name)]
@@ -279,7 +301,7 @@ def _better(own: State, given: State, source: str, match: str, least: int) -> st
     if match == "order":
         counts['match="name" pairs them by name'] = len(_by_name(own, given, source).pairs)
     else:
-        counts['match="order" pairs tensors by order and shape'] = len(_by_order(own, given, source).pairs)
+        counts['match="order" pairs tensors by order and shape'] = len(_in_step(own, given, source).pairs)
     best = max(counts, key=counts.__getitem__)
     return f"{best}: {counts[best]} of {len(own)} then fit" if counts[best] > least else ""
 

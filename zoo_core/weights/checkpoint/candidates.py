@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, common_prefix, under, without_wrappers
 from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
-from zoo_core.weights.formats.outline import OddTensor, is_tensor
+from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if not isinstance(content, Mapping):
         return
     direct = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(value)}
+    direct |= _numbers_beside(direct, content)
     if direct and (len(direct) == len(content) or _mostly_tensors(content)):
         yield _candidate(keys, direct)
     for key, value in content.items():
@@ -165,10 +166,44 @@ def _belongs(value: object) -> bool:
     return is_tensor(value) or isinstance(value, OddTensor) or (isinstance(value, Foreign) and not module_state(value))
 
 
+def _numbers_beside(tensors: Mapping[str, Any], content: Mapping[Any, object]) -> dict[str, Any]:
+    """Numbers of Python that stand where a layer has a tensor: beside another tensor of the same layer."""
+    layers = {name.rpartition(".")[0] for name in tensors if "." in name}
+    return {
+        key: _as_tensor(key, value, next(iter(tensors.values())))
+        for key, value in content.items()
+        if isinstance(key, str) and key.rpartition(".")[0] in layers and _is_number(value)
+    }
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number, or a row of numbers."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return bool(values) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+
+
+def _as_tensor(name: str, value: Any, beside: object) -> Any:  # noqa: ANN401 - a number or a row of them
+    row = [*value] if isinstance(value, list | tuple) else [value]
+    shape = () if row != value and name.endswith(BUFFERS[-1:]) else (len(row),)
+    dtype = "float32" if any(isinstance(each, float) for each in row) else "int64"
+    if isinstance(beside, Outline):
+        return Outline(shape, dtype)
+    import torch
+
+    return torch.tensor(row, dtype=getattr(torch, dtype), device="cpu").reshape(shape)
+
+
 def _mostly_tensors(content: Mapping[Any, object]) -> bool:
     """Whether a mapping is a state dict with some notes in it, and not a wrapper with a tensor or two."""
     tensors = sum(is_tensor(value) or isinstance(value, OddTensor) for value in content.values())
-    return 2 * tensors > len(content) and not any(isinstance(value, Mapping) and value for value in content.values())
+    return 2 * tensors > len(content) and not any(map(_may_hold_tensors, content.values()))
+
+
+def _may_hold_tensors(value: object) -> bool:
+    """Whether it is a mapping of more than plain values: Paddle has one of names beside its tensors."""
+    return isinstance(value, Mapping) and any(
+        _belongs(each) or isinstance(each, Mapping | Foreign | list | tuple) for each in value.values()
+    )
 
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
 from zoo_core.weights.formats.rebuild import (
     CALLS,
@@ -22,7 +23,7 @@ from zoo_core.weights.formats.rebuild import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -146,16 +147,16 @@ def read_stream(file: Path) -> object:
     """
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read(data)
+            return _read(data, {**CALLS, _STORAGE_IN_BYTES: lambda content: _read(_checked(content))})
     except NotPlain:
         raise
     except Exception as error:  # a broken file can make Python raise anything
         raise NotPlain from error
 
 
-def _read(data: mmap.mmap) -> object:
-    magic, at = _pickle(data, 0)
-    if magic != _MAGIC:  # a pickle alone, with no tensors in it
+def _read(data: mmap.mmap | bytes, calls: Mapping[str, Callable[..., object]] = CALLS) -> object:
+    magic, at = _pickle(data, 0, calls=calls)
+    if magic != _MAGIC:  # a pickle alone, in which each storage is a file of its own
         require(at == len(data))
         return magic
     version, at = _pickle(data, at)
@@ -193,18 +194,20 @@ def _class_of(said: object) -> Name:
     return Name(said[1])  # type: ignore[index]  # a tuple, as just required
 
 
+_STORAGE_IN_BYTES = "torch.storage._load_from_bytes"
+"""What ``pickle.dump`` writes for a storage: the bytes of a file of its own."""
 _NOTHING = torch.empty(0, dtype=torch.uint8, device="cpu").untyped_storage()
 _WITHOUT_TENSORS: dict[str, Callable[..., object]] = {
     name: (call if name == "torch.Size" else lambda *_: None) for name, call in CALLS.items()
 }
 
 
-def _pickle(data: mmap.mmap, at: int, **reading: Any) -> tuple[Any, int]:  # noqa: ANN401 - as Unpickler takes them
-    reader = Unpickler(data, at, constants=CONSTANTS, budget=len(data), **reading)
+def _pickle(data: mmap.mmap | bytes, at: int, **reading: Any) -> tuple[Any, int]:  # noqa: ANN401 - as Unpickler takes them
+    reader = Unpickler(data, at, constants=CONSTANTS, budget=BUDGET * len(data), **reading)
     return reader.load(), reader.at
 
 
-def _numbers(data: mmap.mmap, at: int, keys: object, seen: dict[str, StorageId]) -> dict[str, Storage]:
+def _numbers(data: mmap.mmap | bytes, at: int, keys: object, seen: dict[str, StorageId]) -> dict[str, Storage]:
     """The storages by key."""
     require(type(keys) is list and {*keys} == {*seen})
     places: dict[str, tuple[int, int]] = {}
@@ -217,7 +220,13 @@ def _numbers(data: mmap.mmap, at: int, keys: object, seen: dict[str, StorageId])
     return {key: Storage(_copied(data, at, length), seen[key].dtype) for key, (at, length) in places.items()}
 
 
-def _copied(data: mmap.mmap, at: int, length: int) -> torch.UntypedStorage:
+def _checked(content: object) -> bytes:
+    """The bytes of a file in a file; those that Python 2 wrote are text."""
+    require(isinstance(content, bytes | str))
+    return content if isinstance(content, bytes) else str(content).encode("latin-1")
+
+
+def _copied(data: mmap.mmap | bytes, at: int, length: int) -> torch.UntypedStorage:
     """The numbers there in memory of their own; the pages that they were read from are given back."""
     if not length:
         return _NOTHING
@@ -225,7 +234,7 @@ def _copied(data: mmap.mmap, at: int, length: int) -> torch.UntypedStorage:
     result = mmap.mmap(-1, length) if length >= _WORTH_IT else bytearray(length)
     for start in range(0, length, _BLOCK):
         result[start : start + _BLOCK] = data[at + start : at + min(start + _BLOCK, length)]
-        if length >= _WORTH_IT and hasattr(mmap, "MADV_DONTNEED"):
+        if length >= _WORTH_IT and isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             data.madvise(mmap.MADV_DONTNEED)
     return torch.frombuffer(result, dtype=torch.uint8).untyped_storage()
 

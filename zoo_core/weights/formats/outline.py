@@ -14,6 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.weights.formats import sniff
+from zoo_core.weights.formats.numpy_pickle import numpy_calls
 from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEAD = 512
+BUDGET = 4
+"""How often the bytes of a file may be charged for: as text, as the bytes in it, and as the numbers of an array."""
 _LONGEST_HEADER = 100_000_000
 _TAIL = 65_536 + 22
 _FREE = 32 << 20
@@ -158,7 +161,9 @@ def _archive(file: Path, head: bytes) -> object:
             require(archive.getinfo(f"{root}/data/{said[2]}").file_size == said[4] * width)
             return dtype, width * said[4]
 
-        return Unpickler(archive.read(program), calls=_CALLS, persistent=storage, budget=file.stat().st_size).load()
+        return Unpickler(
+            archive.read(program), calls=_CALLS, persistent=storage, budget=BUDGET * file.stat().st_size
+        ).load()
 
 
 def require_small_directory(file: Path) -> None:
@@ -233,6 +238,7 @@ ODD_CALLS: dict[str, Callable[..., OddTensor]] = {
 """What makes tensors that are none of plain numbers."""
 _CALLS: dict[str, Callable[..., object]] = {
     **ODD_CALLS,
+    **numpy_calls(lambda numbers: Outline(numbers.shape, numbers.dtype), OddTensor),
     f"{UTILS}_rebuild_tensor": _tensor,
     f"{UTILS}_rebuild_tensor_v2": _tensor,
     f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,

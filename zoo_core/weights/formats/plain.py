@@ -14,6 +14,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED
 import torch
 
 from zoo_core.utils.paths import in_utf8
+from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
 from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, Storage, storage_id
 
@@ -59,7 +60,7 @@ def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
                 calls=CALLS,
                 constants=CONSTANTS,
                 persistent=storages.of,
-                budget=storages.size,
+                budget=BUDGET * storages.size,
             )
             return reader.load(), storages.mapped
     except NotPlain:

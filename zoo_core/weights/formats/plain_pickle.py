@@ -75,6 +75,22 @@ class Foreign:
         yield from (self.arguments, self.state, self.items, self.elements)
 
 
+class Later(Foreign):
+    """What is made of a call and of the state that comes after it, as an array is; inert until then.
+
+    Attributes:
+        finish: The state to what is made.
+        made: What was made.
+    """
+
+    __slots__ = ("finish", "made")
+
+    def __init__(self, name: str, finish: Callable[[object], object]) -> None:
+        super().__init__(name)
+        self.finish = finish
+        self.made: object = None
+
+
 _HASHED: Final = (*_ATOMS, Foreign)
 
 
@@ -147,8 +163,8 @@ class Unpickler:
             0x71: lambda: memo.update({number(1): stack[-1]}),  # BINPUT
             0x72: lambda: memo.update({number(4): stack[-1]}),  # LONG_BINPUT
             0x94: lambda: memo.update({len(memo): stack[-1]}),  # MEMOIZE
-            0x68: lambda: push(memo[number(1)]),  # BINGET
-            0x6A: lambda: push(memo[number(4)]),  # LONG_BINGET
+            0x68: lambda: push(_latest(memo[number(1)])),  # BINGET
+            0x6A: lambda: push(_latest(memo[number(4)])),  # LONG_BINGET
             0x28: lambda: self._marks.append(len(stack)),  # MARK
             0x30: lambda: self._top(1),  # POP
             0x31: self._to_mark,  # POP_MARK
@@ -265,9 +281,15 @@ class Unpickler:
     def _call(self, called: object, arguments: object) -> None:
         require(type(arguments) is tuple)
         self._left -= 4 * _COST
+        self._charge(arguments)  # type: ignore[arg-type]  # a tuple, as just required
         name = called if type(called) is Name else called.name if type(called) is Foreign else type(called).__name__
         known = self._calls.get(name) if type(called) is Name else None
         self._stack.append(known(*arguments) if known else Foreign(name, arguments))  # type: ignore[misc,arg-type]  # a tuple, as just required
+
+    def _charge(self, values: tuple[Any, ...]) -> None:
+        """Charge for what is copied, which memory holds once however often a pickle says it."""
+        self._left -= sum(len(each) for each in values if isinstance(each, str | bytes))
+        require(self._left >= 0, _TOO_MANY)
 
     def _call_with_keywords(self) -> None:
         called, arguments, keywords = self._top(3)
@@ -276,7 +298,13 @@ class Unpickler:
     def _build(self) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
-        if type(target) is Foreign:
+        if type(target) is Later:
+            self._left -= (
+                sum(len(each) for each in state if isinstance(each, str | bytes)) if type(state) is tuple else 0
+            )
+            require(self._left >= 0, _TOO_MANY)
+            target.made = self._stack[-1] = target.finish(state)
+        elif type(target) is Foreign:
             target.state = state
         elif type(target) is OrderedDict and type(state) is dict and state.keys() == _METADATA:
             vars(target).update(state)
@@ -286,6 +314,11 @@ class Unpickler:
     def _refer(self) -> None:
         require(self._persistent is not None)
         self._stack.append(self._persistent(self._stack.pop()))  # type: ignore[misc]  # as just required
+
+
+def _latest(value: Any) -> Any:  # noqa: ANN401 - any object of a pickle
+    """What was made of an object since it was noted."""
+    return value.made if type(value) is Later and value.made is not None else value
 
 
 def require(plain: bool, reason: str = "") -> None:  # noqa: FBT001 - it is the subject of the sentence
@@ -327,12 +360,20 @@ def _encode(text: object, encoding: object = "latin1") -> object:
     return str(text).encode("latin1")
 
 
+def _no_bytes(*content: object) -> bytes:
+    """No bytes, as Python 3 writes them in protocol 2."""
+    require(not content)
+    return b""
+
+
 _CALLS: Final[dict[str, Callable[..., object]]] = {
     "collections.OrderedDict": _ordered,
     "collections.defaultdict": _defaults,
     "__builtin__.set": _set,
     "builtins.set": _set,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _no_bytes,
+    "builtins.bytes": _no_bytes,
 }
 """What makes plain data."""
 

@@ -6,19 +6,23 @@ so that an error can name it.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, wrapped
+from zoo_core.weights.formats.numpy_pickle import numpy_calls
+from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, OddTensor, wrapped
 from zoo_core.weights.formats.plain_pickle import Name, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from zoo_core.weights.formats.numpy_pickle import Numbers
 
 
 DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
@@ -180,8 +184,21 @@ def _size(values: Untrusted = ()) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def _array(numbers: Numbers) -> Tensor:
+    """The tensor of an array, in memory of its own."""
+    dtype = getattr(torch, numbers.dtype)
+    if not numbers.data:
+        return torch.empty(numbers.shape, dtype=dtype, device="cpu")
+    data = torch.frombuffer(bytearray(numbers.data), dtype=torch.uint8)
+    if numbers.is_big != (sys.byteorder == "big"):
+        width = numbers.width // (1 + dtype.is_complex)  # each part of a complex number by itself
+        data = data.view(-1, width).flip(1).flatten()
+    return data.view(dtype).as_strided(numbers.shape, numbers.strides).contiguous()
+
+
 CALLS: dict[str, Callable[..., object]] = {
     **ODD_CALLS,
+    **numpy_calls(_array, OddTensor),
     f"{UTILS}_rebuild_tensor": _tensor,
     f"{UTILS}_rebuild_tensor_v2": _tensor,
     f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,

@@ -1,0 +1,132 @@
+"""Arrays of numpy in pickles, read as data: what numpy would make them of is checked, and numpy is never called.
+
+detectron2's ``.pkl``, Paddle's ``.pdparams`` and state dicts whose leaves are arrays hold them, in every protocol and
+under the names of numpy 1 and 2. No torch is needed, so that an outline can be read without it.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import accumulate
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo_core.weights.formats.plain_pickle import Foreign, Later, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DTYPES = {
+    **{f"f{width}": (f"float{8 * width}", width) for width in (2, 4, 8)},
+    **{f"i{width}": (f"int{8 * width}", width) for width in (1, 2, 4, 8)},
+    **{f"u{width}": (f"uint{8 * width}", width) for width in (1, 2, 4, 8)},
+    **{f"c{width}": (f"complex{8 * width}", width) for width in (8, 16)},
+    "b1": ("bool", 1),
+    "ml_dtypes.bfloat16": ("bfloat16", 2),
+}
+"""What torch calls a dtype, and the bytes of a number, by what numpy calls it."""
+_SCALARS = {
+    **{f"f{width}": letter for width, letter in zip((2, 4, 8), "efd", strict=True)},
+    **{f"i{width}": letter for width, letter in zip((1, 2, 4, 8), "bhiq", strict=True)},
+    **{f"u{width}": letter for width, letter in zip((1, 2, 4, 8), "BHIQ", strict=True)},
+    "b1": "?",
+}
+"""Letters of the module struct, by what numpy calls a dtype."""
+_MOST_AXES = 64
+
+
+class Numbers(NamedTuple):
+    """What an array is made of, checked.
+
+    Attributes:
+        dtype: What torch calls its dtype, such as ``"float32"``.
+        width: Bytes of a number.
+        shape: Its size.
+        strides: Numbers from one place to the next on each axis.
+        data: All its numbers.
+        is_big: Whether the most significant byte of a number comes first.
+    """
+
+    dtype: str
+    width: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    data: bytes
+    is_big: bool
+
+
+def numpy_calls(make: Callable[[Numbers], object], odd: Callable[[str], object]) -> dict[str, Callable[..., object]]:
+    """What stands for numpy's functions, by the names that a pickle has for them.
+
+    Args:
+        make: Numbers to what stands for the array.
+        odd: The kind of an array that is none of plain numbers, in words, to what stands for it.
+    """
+
+    def array(dtype: object, shape: object, data: object, order: object, axes: object = None) -> object:
+        numbers = _numbers(dtype, shape, data, order, axes)
+        return odd("numpy array of something else than numbers") if numbers is None else make(numbers)
+
+    def finish(state: Any) -> object:  # noqa: ANN401 - a value from a file
+        require(type(state) is tuple and len(state) in (4, 5))
+        shape, dtype, by_columns, data = state[-4:]
+        return array(dtype, shape, data, "F" if by_columns else "C")
+
+    def reconstruct(kind: object, *_: object) -> object:
+        return Later(_ARRAY, finish) if kind == _ARRAY else Foreign(str(kind))
+
+    def from_buffer(data: object, dtype: object, shape: object, order: object, axes: object = None) -> object:
+        return array(dtype, shape, data, order, axes)
+
+    calls: dict[str, Callable[..., object]] = {
+        "multiarray._reconstruct": reconstruct,
+        "numeric._frombuffer": from_buffer,
+        "multiarray.scalar": _scalar,
+    }
+    return {f"numpy.{core}.{name}": call for core in ("core", "_core") for name, call in calls.items()}
+
+
+_ARRAY = "numpy.ndarray"
+
+
+def _numbers(dtype: Any, shape: Any, data: Any, order: Any, axes: Any) -> Numbers | None:  # noqa: ANN401 - from a file
+    """What an array is made of; None where that is something else than numbers."""
+    word, is_big = _word(dtype)
+    if word not in DTYPES or not isinstance(data, bytes | str):
+        return None
+    name, width = DTYPES[word]
+    content = data.encode("latin-1") if isinstance(data, str) else data  # as Python 2 wrote it
+    require(type(shape) is tuple and len(shape) <= _MOST_AXES)
+    require(all(type(side) is int and side >= 0 for side in shape))
+    require(prod(shape) * width == len(content), "an array in it has more or fewer numbers than its shape says")
+    if order != "K":
+        require(order in ("C", "F", "A"))
+        return Numbers(name, width, shape, _strides(shape, by_columns=order == "F"), content, is_big)
+    axes = tuple(range(len(shape))) if axes is None else axes
+    require(type(axes) is tuple and sorted(axes) == [*range(len(shape))])
+    strides = _strides(shape, by_columns=False)
+    turned, steps = ([each[axis] for axis in axes] for each in (shape, strides))
+    return Numbers(name, width, tuple(turned), tuple(steps), content, is_big)
+
+
+def _strides(shape: Sequence[int], *, by_columns: bool) -> tuple[int, ...]:
+    sides = shape if by_columns else shape[::-1]
+    steps = [*accumulate(sides, lambda step, side: step * side, initial=1)][: len(shape)]
+    return tuple(steps if by_columns else steps[::-1])
+
+
+def _word(dtype: Any) -> tuple[str, bool]:  # noqa: ANN401 - a value from a file
+    """What numpy calls a dtype, and whether its most significant byte comes first."""
+    if type(dtype) is not Foreign or dtype.name != "numpy.dtype" or not dtype.arguments:
+        return "", False
+    state = dtype.state if type(dtype.state) is tuple else ()
+    return str(dtype.arguments[0]), len(state) > 1 and state[1] == ">"
+
+
+def _scalar(dtype: Any, data: Any = None) -> object:  # noqa: ANN401 - values from a file
+    """A number of numpy as one of Python."""
+    word, is_big = _word(dtype)
+    content = data.encode("latin-1") if isinstance(data, str) else data
+    if word not in _SCALARS or not isinstance(content, bytes):
+        return Foreign("numpy.generic")
+    return struct.unpack((">" if is_big else "<") + _SCALARS[word], content)[0]
