@@ -224,3 +224,28 @@ def test_another_number_of_class_names_than_scores_is_refused(tmp_path, names):
     change(tmp_path / "save", class_names=names)
     with pytest.raises(Unreadable, match=f"names {len(names)} classes, and its model has 3 scores"):
         zoo.load(tmp_path / "save")
+
+
+@pytest.mark.parametrize("fault", ["too many means", "no mean", "one std less", "a mean that is no number"])
+def test_a_preprocessing_that_fits_no_channels_is_refused(fault, tmp_path):
+    zoo.save(zoo.get("timm/test_resnet", weights=None, in_channels=4), tmp_path / "net")
+    recipe = json.loads((tmp_path / "net" / "recipe.json").read_text())
+    means, stds = {
+        "too many means": ([0.5] * 1000, [0.5] * 1000),
+        "no mean": ([], []),
+        "one std less": ([0.5] * 3, [0.5] * 2),
+        "a mean that is no number": ([0.5, 0.5, float("nan")], [0.5] * 3),
+    }[fault]
+    change(tmp_path / "net", preprocessing={**recipe["preprocessing"], "mean": means, "std": stds})
+    with pytest.raises(Unreadable, match=r"prepares images with \d+ means"):
+        zoo.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_preprocessing_for_the_channels_before_an_edit_or_after_it_is_read(channels, tmp_path):
+    zoo.save(zoo.get("timm/test_resnet", weights=None, in_channels=channels), tmp_path / "net")
+    recipe = json.loads((tmp_path / "net" / "recipe.json").read_text())
+    for count in {3, channels}:
+        numbers = {"mean": [0.5] * count, "std": [0.5] * count}
+        change(tmp_path / "net", preprocessing={**recipe["preprocessing"], **numbers})
+        zoo.load(tmp_path / "net")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.plain import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
+from zoo_core.surgery.example import example_input
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.contract.card import Card, Weights
+    from zoo_core.contract.card import Card, Preprocessing, Weights
 
 
 @strict_arguments
@@ -114,7 +116,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     )
     weights = _weights(known.card, recipe.weights.get("tag"))
     names = _class_names(recipe, known, source)
-    preprocessing = preprocessing_from_record(recipe.preprocessing)
+    preprocessing = _preprocessing(recipe, model, known, source)
     attach(
         model,
         replace(
@@ -132,6 +134,22 @@ def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, .
             hint="take another copy of it, or correct class_names in its recipe.json",
         )
     return tuple(recipe.class_names)
+
+
+def _preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: Path) -> Preprocessing | None:
+    """How images are prepared; with more or fewer numbers than channels, no image could be."""
+    result = preprocessing_from_record(recipe.preprocessing)
+    if result is None:
+        return None
+    channels = {example_input(model).shape[1], *(known.card.input_size[:1] if known.card else ())}
+    means, stds = len(result.mean), len(result.std)
+    if means != stds or means not in channels or not all(map(math.isfinite, result.mean + result.std)):
+        raise Unreadable(
+            f"the save {source} prepares images with {means} means and {stds} stds, which its model cannot take",
+            expected=f"{' or '.join(map(str, sorted(channels)))} of each",
+            hint="take another copy of it, or correct preprocessing in its recipe.json",
+        )
+    return result
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
