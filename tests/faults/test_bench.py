@@ -45,7 +45,7 @@ class AtGet:
 
     def __init__(self, url, folder, monkeypatch):
         monkeypatch.setenv("ZOO_CACHE", str(folder))
-        monkeypatch.setattr("zoo_core.weights.artefact.Policy", lambda: POLICY)
+        monkeypatch.setattr("zoo_core.weights.request.Policy", lambda: POLICY)
         net = zoo.register("acme/net", weights=url, sha256=DIGEST, anatomy=ANATOMY)
         net(lambda: nn.Sequential(nn.Linear(150, 100)))
         cache = Cache()

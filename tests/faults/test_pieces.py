@@ -364,7 +364,10 @@ def test_a_download_in_pieces_that_was_killed_is_continued(server, url, tmp_path
 
 def kept(folder):
     """How many bytes a killed process has left, of the beginning of the file and of pieces that wait."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix == ".partial" or ".at-" in path.name)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    begun = next(size for name, size in sizes.items() if name.endswith(".partial"))
+    pieces = [(int(name.rpartition("-")[2]), size) for name, size in sizes.items() if ".at-" in name]
+    return begun + sum(begin + size - max(begin, begun) for begin, size in pieces if begin + size > begun)
 
 
 def test_a_killed_download_is_sent_again_no_more_than_was_under_way(server, url, tmp_path, policy):
@@ -445,8 +448,8 @@ def test_an_interrupt_leaves_no_line_behind(server, url, tmp_path, policy):
 
     server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.01)
     place = tmp_path / NAME
-    request = Request(
-        "net", (url,), DIGEST, "proven", len(DATA), "net.pth", tmp_path, lambda _digest: place, policy=policy
+    request = Request.of(
+        "net", (url,), DIGEST, size=len(DATA), folder=tmp_path, place=lambda _digest, _file: place, policy=policy
     )
     with pytest.raises(KeyboardInterrupt):
         download(request, interrupt)

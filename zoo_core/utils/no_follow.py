@@ -187,8 +187,11 @@ def _step(folder: int, name: str, path: Path, *, make: bool) -> int:
         if not make:
             raise
     except OSError as error:
-        if error.errno in _ODD and stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            raise _is_a_link(path) from error
+        if error.errno not in _ODD:
+            raise
+        is_link = stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        if is_link or make:
+            raise _is_in_the_way(path, "a symbolic link" if is_link else "not a folder") from error
         raise
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
@@ -198,16 +201,16 @@ def _step(folder: int, name: str, path: Path, *, make: bool) -> int:
 def _look_at(folder: Path, *, make: bool) -> None:
     for each in (*reversed(folder.parents), folder):
         if each.is_symlink():
-            raise _is_a_link(each)
+            raise _is_in_the_way(each, "a symbolic link")
     if make:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _is_a_link(path: Path) -> CacheError:
+def _is_in_the_way(path: Path, what: str) -> CacheError:
     return CacheError(
-        f"{path} is a symbolic link",
+        f"{path} is {what}",
         expected="a folder",
-        done="it was not followed",
+        done="nothing was written",
         hint="remove it, after a look at who put it there",
         path=path,
     )

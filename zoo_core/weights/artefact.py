@@ -8,7 +8,6 @@ from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.request import Artefact, Request
-from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock
 from zoo_core.weights.trust.rules import Trust, checked_trust, known_bytes
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.contract.card import Card, Weights
+    from zoo_core.weights.transport.policy import Policy
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
@@ -90,18 +90,17 @@ def obtain(
         return artefact
     from zoo_core.weights.cache_miss import fetch_missing
 
-    request = Request(
-        name=name,
-        urls=weights.urls,
-        sha256=sha256,
+    request = Request.of(
+        name,
+        weights.urls,
+        sha256,
         strength=strength,
         size=weights.size,
-        file=weights.file_name,
         folder=cache.arriving,
-        place=lambda digest: cache.place(digest, weights.file_name),
+        place=cache.place,
         read_only=True,
         trust=cast("Trust | None", trust),
         progress=progress,
-        policy=policy or Policy(),
+        policy=policy,
     )
     return fetch_missing(entry, weights, request)

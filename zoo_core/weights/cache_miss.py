@@ -22,7 +22,6 @@ from zoo_core.weights.transport.urls import below, file_name, needs_network
 from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from zoo_core.contract.card import Weights
@@ -92,7 +91,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
         return artefact
     if declared is not request and (result := find_elsewhere(request.urls, declared.sha256, request.size)):
         return _adopted(entry, declared, *result)
-    request = replace(declared, urls=_reachable(declared, entry.passed_over()), place=_place(entry, request))
+    request = replace(declared, urls=_reachable(declared, entry.passed_over()))
     require_trust(request.urls, request.sha256, request.trust)
     try:
         return fetch_once(request, lambda: entry.arrived(request))
@@ -102,15 +101,11 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
         raise
 
 
-def _place(entry: Entry, request: Request) -> Callable[[str], Path]:
-    return lambda digest: entry.cache.place(digest, request.file)
-
-
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
     """Take in a file that another tool downloaded: as a link, or as a copy where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
         return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
-    return download(replace(request, urls=(path.as_uri(),), sha256=digest, place=_place(entry, request)))
+    return download(replace(request, urls=(path.as_uri(),), sha256=digest))
 
 
 def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from zoo_core.weights.download.from_sources import fetch_once
 from zoo_core.weights.download.lock import sweep
 from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
-from zoo_core.weights.transport.urls import file_name, needs_network, shown
+from zoo_core.weights.transport.urls import needs_network, shown
 from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
@@ -73,15 +73,13 @@ def fetch(
     require_trust((url,), expected)
     dest = _folder(dest)
     folder = no_follow.real(dest)
-    request = Request(
-        name=shown(url),
-        urls=(url,),
-        sha256=expected,
-        strength="proven" if digests.is_full(expected) else "weak",
+    request = Request.of(
+        shown(url),
+        (url,),
+        expected,
         size=size,
-        file=file_name(url),
         folder=folder,
-        place=lambda _digest: final,
+        place=lambda _digest, _file: final,
         progress=progress,
         policy=policy or Policy(timeout=timeout),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ class Request:
         size: Its length in bytes, when known.
         file: Its plain file name.
         folder: Where the partial file goes; on one file system with the place of the final one.
-        place: The final path for a file of some digest.
+        place: The final path for a file of some digest and name.
         read_only: Whether the final file may not be written.
         trust: ``"first-use"`` takes what comes, also over plain http.
         progress: Whether to show progress; None means as the settings and the terminal say.
@@ -64,11 +65,47 @@ class Request:
     size: int | None
     file: str
     folder: Path
-    place: Callable[[str], Path]
+    place: Callable[[str, str], Path]
     read_only: bool = False
     trust: Trust | None = None
     progress: bool | None = False
     policy: Policy = field(default_factory=Policy)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        urls: tuple[str, ...],
+        sha256: str,
+        *,
+        folder: Path,
+        place: Callable[[str, str], Path],
+        file: str = "",
+        strength: str = "",
+        size: int | None = None,
+        read_only: bool = False,
+        trust: Trust | None = None,
+        progress: bool | None = False,
+        policy: Policy | None = None,
+    ) -> Request:
+        """The request for a file, whoever needs it; the arguments are the attributes.
+
+        Where they are left out, the file is named after its first url, and a whole digest proves it.
+
+        Example:
+            >>> from pathlib import Path
+            >>> Request.of("net", ("file:///net.pth",), "5c106cde", folder=Path(), place=Path).strength
+            'weak'
+        """
+        file = file or file_name(urls[0])
+        strength = strength or ("proven" if digests.is_full(sha256) else "weak")
+        return cls(
+            name, urls, sha256, strength, size, file, folder, place, read_only, trust, progress, policy or Policy()
+        )
+
+    def final(self, digest: str) -> Path:
+        """Where its bytes belong, when they have that digest."""
+        return self.place(digest, self.file)
 
     @property
     def proven(self) -> bool:

@@ -212,15 +212,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
 
 
 def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:
-    request = Request(
-        name=path.name,
-        urls=(path.absolute().as_uri(),),
-        sha256=digest,
-        strength="proven",
-        size=None,
-        file=file,
-        folder=cache.arriving,
-        place=lambda whole: cache.place(whole, file),
-        read_only=True,
-    )
-    return download(request).path
+    urls, place = (path.absolute().as_uri(),), cache.place
+    return download(
+        Request.of(path.name, urls, digest, file=file, folder=cache.arriving, place=place, read_only=True)
+    ).path

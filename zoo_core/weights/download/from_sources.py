@@ -96,7 +96,7 @@ def _published(request: Request) -> Artefact | None:
     """What another process published under the name that we were about to use, when it is right."""
     if not digests.is_full(request.sha256):
         return None
-    final = request.place(request.sha256)
+    final = request.final(request.sha256)
     refuse_odd(final)
     try:
         got, stamp = digests.steady_digest(final)
@@ -119,7 +119,7 @@ def _download(request: Request, opened: Partial, advance: Advance) -> Artefact:
             try:
                 if _from_one(url, partial, request, wrong, advance):
                     sha256, size = partial.digest, partial.length
-                    final = partial.publish(request.place(sha256), read_only=request.read_only)
+                    final = partial.publish(request.final(sha256), read_only=request.read_only)
                     return _artefact(request, final, sha256, size, url)
                 attempts.append((url, wrong[-1][1]))
             except (Permanent, Transient) as failure:
