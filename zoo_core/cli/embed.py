@@ -18,6 +18,7 @@ from zoo_core.cli.console import complete_model, echo
 @click.option("--batch-size", default=32, show_default=True, help="Images in one pass.")
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that read images; one a core unless given.")
 @click.option("--device", help="Where the model runs, such as cuda.")
+@click.option("--engine", default="local", show_default=True, help="Where the model runs: here, or on a ray cluster.")
 @click.option("--nearest", metavar="IMAGE", help="Then print the images most like this one.")
 @click.option("--duplicates", type=float, metavar="SIMILARITY", help="Then print pairs at least this similar.")
 @click.option("--outliers", type=int, metavar="COUNT", help="Then print the images least like all others.")
@@ -30,6 +31,7 @@ def embed(
     batch_size: int,
     workers: int | None,
     device: str | None,
+    engine: str,
     nearest: str | None,
     duplicates: float | None,
     outliers: int | None,
@@ -57,6 +59,7 @@ def embed(
         batch_size=batch_size,
         num_workers=workers,
         device=device_of(device),
+        engine=engine,
     )
     for reason in result.failed.values():
         echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)

@@ -13,19 +13,22 @@ import torch
 from zoo_core.embedding.embeddings import Embeddings, Row
 from zoo_core.embedding.fingerprint import digest_of_module
 from zoo_core.embedding.shards import images_in, shards_in
-from zoo_core.errors import ImageError, ZooWarning
+from zoo_core.errors import ImageError, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded, in_batches, load_images
 from zoo_core.images.read import Source, read, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.opened import open_model
+from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import nn
+
+    Engine = Callable[["Embedder", Iterable[tuple[Source, str]]], Iterator[Row]]
 
 _NAMED_AT_MOST = 3
 
@@ -41,6 +44,7 @@ def embed(
     device: str | torch.device | None = None,
     batch_size: int = 32,
     num_workers: int | None = None,
+    engine: str = "local",
 ) -> Embeddings:
     """Vectors of images: what the head of ``model`` is given, maps and tokens averaged.
 
@@ -56,6 +60,7 @@ def embed(
         device: Where the model goes when it is named or saved.
         batch_size: Images in one pass.
         num_workers: Threads that read images; None for one a core.
+        engine: ``"local"`` runs the model in this process; ``"ray"`` on a cluster (``zoo-ray``), with the same rows.
 
     Returns:
         The vectors with the names of their images; images that could not be read are in ``.failed``.
@@ -63,7 +68,7 @@ def embed(
     Raises:
         ImageError: A folder or glob has no images, or none could be read.
         NotSupported: The model has no head, or nothing says how images are prepared.
-        UsageError: ``out`` was made by another model, or an argument is impossible.
+        UsageError: ``out`` was made by another model, there is no such engine, or an argument is impossible.
 
     Warns:
         ZooWarning: Some images could not be read.
@@ -77,13 +82,14 @@ def embed(
     embedder = Embedder.of(
         open_model(model, weights=weights, device=device), size=size, batch_size=batch_size, num_workers=num_workers
     )
+    rows = _engine(engine)
     if out is not None:
         from zoo_core.embedding.embeddings import read_embeddings, resume
 
-        failed = dict(resume(Path(out), embedder, labelled_sources(images)))
+        failed = dict(resume(Path(out), embedder, labelled_sources(images), rows))
         result = read_embeddings(Path(out), model=embedder.model, failed=failed)
     else:
-        result = _in_memory(embedder, labelled_sources(images))
+        result = _in_memory(embedder, rows(embedder, labelled_sources(images)))
     if result.failed and not len(result):
         name, reason = next(iter(result.failed.items()))
         raise ImageError(reason, name=name)
@@ -94,8 +100,25 @@ def embed(
     return result
 
 
-def _in_memory(embedder: Embedder, sources: Iterable[tuple[Source, str]]) -> Embeddings:
-    rows = list(embedder.run(sources))
+def _engine(name: str) -> Engine:
+    """What gives the rows of images: the ``embed_engine`` of the plugin that is called so.
+
+    Raises:
+        UsageError: No installed plugin has one.
+    """
+    if name == "local":
+        return Embedder.run
+    plugins = {entry.name: entry for entry in plugin_entries()}
+    engine = getattr(plugins[name].load(), "embed_engine", None) if name in plugins else None
+    if engine is None:
+        expected = "local, or the name of a plugin that brings one, such as ray"
+        raise UsageError(f"there is no engine {name!r}", expected=expected, hint="pip install zoo-ray")
+    result: Engine = engine
+    return result
+
+
+def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
+    rows = list(found)
     good = [row for row in rows if row.vector is not None]
     vectors = [row.vector for row in good if row.vector is not None]
     return Embeddings(

@@ -22,11 +22,11 @@ from zoo_core.errors import ImageError, UsageError, ZooError
 from zoo_core.utils.arguments import check_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import nn
 
-    from zoo_core.embedding.embed import Embedder
+    from zoo_core.embedding.embed import Embedder, Engine
     from zoo_core.images.read import Source
 
 
@@ -191,7 +191,9 @@ PART = 1024
 """Images in a part: what a crash costs at most."""
 
 
-def resume(out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]]) -> Iterator[tuple[str, str]]:
+def resume(
+    out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], engine: Engine
+) -> Iterator[tuple[str, str]]:
     """Write the rows of all images to a file, those that are there already excepted, and give those that failed.
 
     Raises:
@@ -203,7 +205,7 @@ def resume(out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]])
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _alone(out):
-            yield from _resume(out, parts, embedder, sources, facts)
+            yield from _resume(out, parts, facts, lambda done: engine(embedder, _not_yet(sources, done)))
     except OSError as error:
         if isinstance(error, ZooError):
             raise
@@ -211,7 +213,7 @@ def resume(out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]])
 
 
 def _resume(
-    out: Path, parts: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], facts: dict[str, str]
+    out: Path, parts: Path, facts: dict[str, str], run: Callable[[set[str]], Iterator[Row]]
 ) -> Iterator[tuple[str, str]]:
     parts.mkdir(exist_ok=True)  # the run before may have removed it
     files = _whole_files(out, parts)
@@ -219,7 +221,7 @@ def _resume(
         _require_same(file, facts)
     done = {path for file in files for path in _paths(file)}
     rows: list[Row] = []
-    for row in embedder.run(_not_yet(sources, done)):
+    for row in run(done):
         if row.vector is None:
             yield row.name, row.error
             continue

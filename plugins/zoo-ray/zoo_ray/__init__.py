@@ -1,0 +1,22 @@
+"""Embedding for zoo on a Ray cluster: ``zoo embed --engine ray``, or ``zoo.embed(..., engine="ray")``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["embed_engine"]
+
+
+def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN401 - zoo's own
+    """The rows of images, in order, from the actors of a cluster; this is what ``engine="ray"`` names.
+
+    Args:
+        embedder: A model that is ready to embed.
+        sources: Images with their labels.
+    """
+    from zoo_ray.actors import rows
+
+    return rows(embedder, sources)
