@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from support import hub as small
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
-from zoo_core.errors import FetchError, Offline, Unreadable, UsageError
+from zoo_core.errors import DigestMismatch, FetchError, Offline, Unreadable, UsageError
 
 X = torch.zeros(1, 1, 32, 32)
 
@@ -124,3 +125,94 @@ def test_tensors_that_were_changed_are_not_pushed(flowers, hub):
 def test_the_command_prints_the_name_with_its_commit(flowers, hub):
     answer = CliRunner().invoke(group, ["push", str(flowers), "hf://me/flowers"])
     assert answer.stdout == f"hf://me/flowers@{hub.repos['me/flowers'][-1][0]}\n", answer.output
+
+
+@pytest.mark.extra
+def test_timm_loads_what_is_its_own(hub, tmp_path):
+    import timm
+
+    model = zoo.get("timm/test_vit", weights=None, num_classes=3, in_channels=1, seed=0)
+    zoo.set_preprocessing(model, zoo.Preprocessing((160, 160), (168,), mean=(0.4,), std=(0.2,)))
+    zoo.push(zoo.save(model, tmp_path / "save", class_names=["a", "b", "c"]), "hf://me/vit")
+    files = hub.repos["me/vit"][-1][1]
+    (tmp_path / "there").mkdir()
+    for name, data in files.items():
+        (tmp_path / "there" / name).write_bytes(data)
+    found = timm.create_model(f"local-dir:{tmp_path / 'there'}", pretrained=True).eval()
+    x = torch.randn(2, 1, 160, 160)
+    assert torch.equal(found(x), model.eval()(x))
+    assert found.pretrained_cfg["label_names"] == ["a", "b", "c"]
+    assert timm.data.resolve_model_data_config(found)["mean"] == [0.4]
+    assert 'timm.create_model("hf_hub:me/vit", pretrained=True)' in files["README.md"].decode()
+
+
+@pytest.mark.extra
+def test_what_timm_would_not_build_has_no_config_for_it(hub, tmp_path):
+    model = zoo.swap_head(zoo.get("timm/test_vit", weights=None), zoo.mlp_head(3, hidden=(8,)))
+    zoo.push(zoo.save(model, tmp_path / "save"), "hf://me/vit")
+    assert "config.json" not in hub.repos["me/vit"][-1][1]
+
+
+@pytest.mark.extra
+def test_a_revision_is_pinned_by_its_commit_in_the_lock(flowers, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = zoo.push(flowers, "hf://me/flowers")
+    answer = CliRunner().invoke(group, ["lock", "hf://me/flowers"])
+    assert answer.exit_code == 0, answer.output
+    assert first.partition("@")[2] in (tmp_path / "zoo.lock").read_text()
+    zoo.push(zoo.save(zoo.swap_head(zoo.load(flowers), 7), tmp_path / "other"), "hf://me/flowers")
+    assert zoo.anatomy(zoo.load("hf://me/flowers")).main.num_classes == 2
+    assert CliRunner().invoke(group, ["sync", "--frozen"]).stdout == "hf://me/flowers@main  is here\n"
+    asked = len(hub.requests)
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    zoo.load("hf://me/flowers")
+    assert len(hub.requests) == asked
+    monkeypatch.delenv("ZOO_OFFLINE")
+    moved = CliRunner().invoke(group, ["lock"])
+    assert "the digest of hf://me/flowers@main has moved" in str(moved.exception)
+    assert CliRunner().invoke(group, ["lock", "--update"]).exit_code == 0
+    assert zoo.anatomy(zoo.load("hf://me/flowers")).main.num_classes == 7
+
+
+@pytest.mark.extra
+def test_a_recipe_that_is_not_the_locked_one_is_refused(flowers, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    zoo.push(flowers, "hf://me/flowers")
+    CliRunner().invoke(group, ["lock", "hf://me/flowers"])
+    commit, files = hub.repos["me/flowers"][-1]
+    hub.repos["me/flowers"][-1] = (commit, {**files, "recipe.json": files["recipe.json"].replace(b"rose", b"toad")})
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(DigestMismatch, match="hf://me/flowers is not what was locked"):
+        zoo.load("hf://me/flowers")
+
+
+@pytest.mark.extra
+def test_tensors_that_were_cut_off_are_fetched_again(flowers, hub, tmp_path):
+    name = zoo.push(flowers, "hf://me/flowers")
+    zoo.load(name)
+    (tensors,) = (tmp_path / "cache").rglob("model.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    assert torch.equal(zoo.load(name).eval()(X), zoo.load(flowers).eval()(X))
+
+
+@pytest.mark.extra
+def test_the_hint_is_for_what_happened(flowers, hub, monkeypatch, closed_port):
+    with pytest.raises(FetchError, match="check the branch, tag or commit"):
+        zoo.load("hf://me/nothing@v9")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    with pytest.raises(FetchError, match="check the network and HF_ENDPOINT"):
+        zoo.push(flowers, "hf://me/flowers")
+
+
+def test_names_that_the_hub_does_not_take_are_refused_here():
+    for wrong in ("hf://mé/flowers", "hf://me/a--b", "hf://me/a..b", "hf://me/a.git", "hf://me/a-", "hf://me/a@-x"):
+        with pytest.raises(UsageError, match="no name on the hub"):
+            zoo.load(wrong)
+
+
+@pytest.mark.extra
+def test_the_card_shows_a_class_as_it_is_called(hub, tmp_path):
+    model = zoo.get("tiny/glyphnet", num_classes=2, seed=0)
+    zoo.push(zoo.save(model, tmp_path / "save", class_names=["a\n---\nlicense: mit", "<b>"]), "hf://me/odd")
+    card = hub.repos["me/odd"][-1][1]["README.md"].decode()
+    assert "a --- license: mit, \\<b\\>" in card

@@ -15,6 +15,7 @@ from zoo_core.utils.no_follow import real
 from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
+from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def lock(
 
     \b
     zoo lock resnet18 tiny/glyphnet
+    zoo lock hf://me/flowers
     zoo lock --sbom weights.cdx.json --sign key.pem
     """
     from zoo_core.registry.zoo import current_zoo
@@ -62,10 +64,17 @@ def lock(
     old = read_lock(path) if path.exists() else Lock(path, {})
     if not name and not old.entries:
         raise UsageError("nothing to lock", expected="names of models, such as resnet18", hint="zoo list names them")
-    resolved = [zoo.resolve(item) for item in name or old.entries]
+    shared = [lock_entry(item) for item in name or old.entries if is_hub_name(item)]
+    resolved = [zoo.resolve(item) for item in name or old.entries if not is_hub_name(item)]
     chosen = [(card, card.find(tag)) for card, tag in resolved]
-    _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen})
+    _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen} | {entry.name for entry in shared})
     entries, written = dict(old.entries), []
+    for entry in shared:
+        _require_same(entries.get(entry.name), entry, update=update)
+        entries[entry.name] = entry
+        written.append({"name": entry.name, "sha256": entry.sha256, "strength": "as shared"})
+        if not as_json:
+            echo("  ".join(written[-1].values()))
     for card, weights in chosen:
         artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
         entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
@@ -79,7 +88,7 @@ def lock(
         written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
         if not as_json:
             echo("  ".join(written[-1].values()))
-    _renew(path, {name: entries[name] for name in (f"{card.id}@{weights.tag}" for card, weights in chosen)})
+    _renew(path, {each["name"]: entries[each["name"]] for each in written})
     _write_provenance(path, sbom, sign)
     echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
 
@@ -191,6 +200,10 @@ def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool
     from zoo_core.contract.card import Card
     from zoo_core.weights import obtain
 
+    if is_hub_name(entry.name):
+        was_here = fetched_already(entry)
+        fetch_folder(entry.name)
+        return not was_here
     if frozen:
         family, _, rest = entry.name.partition("/")
         weights = entry.weights()

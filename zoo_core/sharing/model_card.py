@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 _NAMED_AT_MOST = 50
 
 
-def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None) -> str:
+def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None, *, for_timm: bool = False) -> str:
     """Markdown with the metadata that the hub reads: base model and its licence, classes, preprocessing, how to load.
 
     Args:
         recipe: Of the save.
         repo: ``owner/name`` on the hub.
         metrics: What a training run wrote down.
+        for_timm: Whether timm loads it too.
     """
     head = ["---", "library_name: zoo", f"tags: [zoo, {recipe.family}]", f"license: {_license(recipe)}", "---", ""]
     tag = recipe.weights.get("tag")
@@ -37,18 +39,29 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None)
         'zoo.predict(model, "image.jpg")',
         "```",
         "",
+        *_with_timm(repo, for_timm=for_timm),
         f"Licence of the base weights: {_license(recipe)}.",
         "",
     ]
     if names := recipe.class_names:
         more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-        lines += ["## Classes", "", ", ".join(names[:_NAMED_AT_MOST]) + more, ""]
+        lines += ["## Classes", "", ", ".join(map(_plain, names[:_NAMED_AT_MOST])) + more, ""]
     if metrics:
-        lines += ["## Metrics", "", *(f"- {name}: {value}" for name, value in metrics.items()), ""]
+        lines += ["## Metrics", "", *(f"- {_plain(name)}: {_plain(value)}" for name, value in metrics.items()), ""]
     if recipe.preprocessing:
         lines += ["## Preprocessing", "", "```json", json.dumps(recipe.preprocessing, indent=2), "```", ""]
     versions = ", ".join(f"{name} {version}" for name, version in recipe.versions.items())
     return "\n".join([*head, *lines, f"Saved with {versions}.", ""])
+
+
+def _with_timm(repo: str, *, for_timm: bool) -> list[str]:
+    line = f'model = timm.create_model("hf_hub:{repo}", pretrained=True)'
+    return ["or with timm alone:", "", "```python", "import timm", "", line, "```", ""] if for_timm else []
+
+
+def _plain(text: object) -> str:
+    """A text that Markdown shows as it is: a class may be called anything, and a page is read by others."""
+    return re.sub(r"([\\`*_\[\]<>#|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _license(recipe: Recipe) -> str:

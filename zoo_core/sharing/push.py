@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.errors import FetchError, Offline, UsageError
+from zoo_core.errors import Offline, UsageError
 from zoo_core.recipe.record import FILE, read_recipe
 from zoo_core.sharing.model_card import model_card
+from zoo_core.sharing.timm_config import timm_config
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.digest import sha256_of
-from zoo_core.weights.hub_folder import SCHEME, client, parse
+from zoo_core.weights.hub_folder import SCHEME, client, hub_error, parse
 
 if TYPE_CHECKING:
     import os
@@ -29,6 +30,8 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 
     The repository gets ``model.safetensors``, ``recipe.json``, and a model card written from the recipe: base model and
     its licence, classes, preprocessing, how to load. It is made when it is not there. ``HF_TOKEN`` says who you are.
+    A model that is timm's own, with another number of classes or channels at most, gets timm's ``config.json`` too, so
+    that ``timm.create_model("hf_hub:owner/name", pretrained=True)`` loads it.
 
     Args:
         folder: Where :func:`zoo_core.save` saved a model.
@@ -65,20 +68,21 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
         shutil.copyfile(tensors, Path(staging, _TENSORS))
         shared = replace(recipe, tensors={**recipe.tensors, "file": _TENSORS})
         Path(staging, FILE).write_text(shared.text(), encoding="utf-8")
-        Path(staging, "README.md").write_text(model_card(shared, repo, _metrics(source)), encoding="utf-8")
+        config = timm_config(recipe, tensors)
+        if config is not None:
+            Path(staging, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        text = model_card(shared, repo, _metrics(source), for_timm=config is not None)
+        Path(staging, "README.md").write_text(text, encoding="utf-8")
         try:
             api.create_repo(repo, private=private, exist_ok=True)
+            if branch not in (None, "main"):
+                api.create_branch(repo, branch=branch, exist_ok=True)
             info = api.upload_folder(
                 repo_id=repo, folder_path=staging, revision=branch, commit_message=f"Share {recipe.id} from zoo"
             )
         except Exception as error:  # the client raises its own errors, and those of its transport
-            reason = str(error).strip().partition("\n")[0]
-            raise FetchError(
-                f"{to} does not take it",
-                cause=f"{type(error).__name__}: {reason}",
-                hint="HF_TOKEN has to be a token that may write there",
-                attempts=((to, reason),),
-            ) from error
+            said = "HF_TOKEN has to be a token that may write there"
+            raise hub_error(f"{to} does not take it", error, to, said) from error
     return f"{SCHEME}{repo}@{info.oid}"
 
 

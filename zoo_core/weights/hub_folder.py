@@ -8,17 +8,32 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.errors import FetchError, Offline, UsageError, ZooError
+from zoo_core.errors import DigestMismatch, FetchError, LockError, Offline, UsageError, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.trust.lock import Locked, current_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEME = "hf://"
 RECIPE = "recipe.json"
-_NAME = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_NAME = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_NOT_A_NAME = re.compile(r"--|\.\.|[-.](/|$)|\.git$")
+"""What the hub takes in no name."""
+_LONGEST = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT_IN_URL = re.compile(r"/resolve/([0-9a-f]{40})/")
+_HINTS = {
+    "GatedRepoError": "accept its conditions on its page, and set HF_TOKEN to a token of that account",
+    "RepositoryNotFoundError": "check owner and name; where it is private, HF_TOKEN has to be a token that may see it",
+    "RevisionNotFoundError": "check the branch, tag or commit after the @",
+    "EntryNotFoundError": "it has to be what zoo.push shared: a recipe.json and its tensors",
+    "ConnectError": "check the network and HF_ENDPOINT; a commit that was fetched before needs neither",
+    "ReadTimeout": "try again",
+}
+"""What to do, by the error of the client or of its transport."""
 
 
 def is_hub_name(name: object) -> bool:
@@ -42,8 +57,14 @@ def parse(name: str) -> tuple[str, str | None]:
         ('me/flowers', 'v1')
     """
     match = _NAME.fullmatch(name)
-    if match is None:
-        raise UsageError(f"{name!r} is no name on the hub", expected="hf://owner/name, or hf://owner/name@revision")
+    if match is None or _NOT_A_NAME.search(match["repo"]) or len(match["repo"]) > _LONGEST:
+        raise UsageError(
+            f"{name!r} is no name on the hub",
+            expected="hf://owner/name, or hf://owner/name@revision",
+            cause=None
+            if match is None
+            else f"the hub takes no '--', '..' or '.git', no '-' or '.' at an end, and at most {_LONGEST} characters",
+        )
     return match["repo"], match["revision"]
 
 
@@ -60,51 +81,122 @@ def client() -> Any:  # noqa: ANN401 - huggingface_hub's
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="zoo")
 
 
-def fetch_folder(name: str) -> Path:
+def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
     """The recipe and the tensors of a save on the hub, in the cache, under the commit that the revision is now.
 
-    A commit of 40 digits that is here already is not asked for again.
+    A revision that ``zoo.lock`` has is the commit that was locked, with the recipe that it had, which has the digest of
+    the tensors. A commit of 40 digits that is here already is not asked for again.
 
     Raises:
         Offline: ``ZOO_OFFLINE`` is set, and it is not here.
         FetchError: The hub does not give it.
+        DigestMismatch: Its recipe is not the one that was locked.
         UsageError: It is no name on the hub.
         ZooError: huggingface_hub is not installed.
     """
     repo, revision = parse(name)
-    root = Cache().root / "hub" / repo.replace("/", "--")
+    lock = current_lock() if obey_lock else None
+    locked = lock.find(_locked_name(repo, revision)) if lock else None
+    if locked is not None:
+        revision = _commit_of(locked)
+    root = _root(repo)
     if revision and _COMMIT.fullmatch(revision) and _is_whole(root / revision):
-        return root / revision
-    if settings.offline():
+        folder = root / revision
+    elif settings.offline():
         raise Offline(
             f"{name} is not here, and ZOO_OFFLINE is set",
             hint=f"{SCHEME}{repo}@COMMIT, with a commit that was fetched before, needs no network",
         )
+    else:
+        folder = _fetch(name, repo, revision, root)
+    if locked is not None and sha256_of(folder / RECIPE) != locked.sha256:
+        raise DigestMismatch(
+            f"{name} is not what was locked",
+            expected=f"sha256 {locked.sha256} of its {RECIPE} (zoo.lock)",
+            got=f"sha256 {sha256_of(folder / RECIPE)}",
+            hint=f"look into why; zoo lock --update {SCHEME}{repo} accepts what is there now",
+            expected_digest=locked.sha256,
+            got_digest=sha256_of(folder / RECIPE),
+            source=locked.urls[0],
+        )
+    return folder
+
+
+def lock_entry(name: str) -> Locked:
+    """What ``zoo.lock`` says of a save on the hub: the commit that its revision is now, and the digest of its recipe.
+
+    Raises:
+        FetchError: The hub does not give it.
+    """
+    repo, revision = parse(name)
+    folder = fetch_folder(name, obey_lock=False)
+    recipe = folder / RECIPE
+    endpoint = str(client().endpoint).rstrip("/")
+    url = f"{endpoint}/{repo}/resolve/{folder.name}/{RECIPE}"
+    return Locked(_locked_name(repo, revision), sha256_of(recipe), recipe.stat().st_size, RECIPE, (url,))
+
+
+def fetched_already(locked: Locked) -> bool:
+    """Whether the commit of an entry of :func:`lock_entry` is here."""
+    repo, _ = parse(locked.name)
+    return _is_whole(_root(repo) / _commit_of(locked))
+
+
+def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
+    """What the client or its transport raised, as an error of zoo that says what to do."""
+    reason = str(error).strip().partition("\n")[0]
+    kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
+    return FetchError(
+        summary, cause=f"{type(error).__name__}: {reason}", hint=_HINTS.get(kind, hint), attempts=((name, reason),)
+    )
+
+
+def _root(repo: str) -> Path:
+    return Cache().root / "hub" / repo.replace("/", "--")
+
+
+def _locked_name(repo: str, revision: str | None) -> str:
+    return f"{SCHEME}{repo}@{revision or 'main'}"
+
+
+def _commit_of(locked: Locked) -> str:
+    match = _COMMIT_IN_URL.search(locked.urls[0])
+    if match is None:
+        raise LockError(
+            f"zoo.lock names no commit for {locked.name}",
+            expected=f"a url with /resolve/COMMIT/{RECIPE}",
+            got=locked.urls[0],
+            hint=f"zoo lock --update {locked.name}",
+        )
+    return match[1]
+
+
+def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
     api = client()
     try:
         commit = str(api.model_info(repo, revision=revision).sha)
+        if not _COMMIT.fullmatch(commit):
+            raise ValueError(f"its commit is {commit!r:.60}")  # noqa: TRY301 - named below with the rest
         folder = root / commit
         if not _is_whole(folder):
             no_follow.make_folder(folder)
             api.hf_hub_download(repo, RECIPE, revision=commit, local_dir=folder)
             file = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]["file"]
             if not isinstance(file, str) or "/" in file or file.startswith("."):
-                raise ValueError(f"its tensors are in {file!r}")  # noqa: TRY301 - named below with the rest
+                raise ValueError(f"its tensors are in {file!r}")  # noqa: TRY301 - as above
+            (folder / file).unlink(missing_ok=True)  # one of another length, which the client would take for whole
             api.hf_hub_download(repo, file, revision=commit, local_dir=folder)
     except Exception as error:  # the client raises its own errors, and those of its transport
-        reason = str(error).strip().partition("\n")[0]
-        raise FetchError(
-            f"{name} could not be fetched",
-            cause=f"{type(error).__name__}: {reason}",
-            hint="check the name and revision; HF_TOKEN for a private repository",
-            attempts=((name, reason),),
-        ) from error
+        said = "check the name and revision; HF_TOKEN for a private repository"
+        raise hub_error(f"{name} could not be fetched", error, name, said) from error
     return folder
 
 
 def _is_whole(folder: Path) -> bool:
+    """Whether the recipe is there and its tensors are as long as it says; their digest is checked as they are read."""
     try:
-        file = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]["file"]
-        return (folder / str(file)).is_file()
-    except (OSError, ValueError, KeyError, TypeError):
+        tensors = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]
+        length = (folder / str(tensors["file"])).stat().st_size
+        return bool(length == tensors.get("size", length))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
