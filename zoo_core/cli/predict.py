@@ -190,10 +190,9 @@ _drawn: set[Path] = set()
     show_default=True,
     help="What each window gives.",
 )
+@click.option("--head", help="Which of several heads the scores are of.")
 @click.option("--batch-size", default=16, show_default=True, help="Windows in one pass.")
-def sliding_window(
-    model: str, image: Path, out: Path, size: int | None, stride: int | None, blend: str, outputs: str, batch_size: int
-) -> None:
+def sliding_window(model: str, image: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - as declared above
     r"""Run MODEL over a large IMAGE window by window, and write [1, classes, rows, columns] to a file.
 
     A TIFF is read window by window, with zoo-core[tiff].
@@ -204,14 +203,5 @@ def sliding_window(
     """
     from zoo_core.prediction.sliding_window import sliding_window as run
 
-    result = run(
-        model,
-        image,
-        size=size,
-        stride=stride,
-        blend=blend,  # type: ignore[arg-type]  # one of the choices
-        outputs=outputs,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        out=out,
-    )
+    result = run(model, image, out=out, **options)
     echo(f"{out}: {' x '.join(str(side) for side in result.scores.shape)}")
