@@ -11,6 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
+from zoo_core.surgery.features.extract import recorded, tapped
 
 X = torch.randn(2, 3, 64, 64)
 
@@ -150,3 +151,12 @@ def test_a_module_zoo_knows_nothing_about_is_refused():
 def test_it_works_on_the_gpu():
     model = zoo.get("resnet18", weights=None, device="cuda")
     assert zoo.features(model, X.cuda(), at="layer1")["layer1"].device.type == "cuda"
+
+
+def test_an_error_after_the_last_map_is_no_silence():
+    def run(body, x):
+        body.conv1(x)
+        raise RuntimeError("of the library")
+
+    with pytest.raises(RuntimeError, match="of the library"):
+        recorded(run, tapped(resnet18(), ["conv1"]), X, ["conv1"])

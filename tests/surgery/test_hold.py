@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import zoo_core as zoo
+from zoo_core.utils.eval_mode import inferring
 
 SAMPLES = [torch.randn(4, 1, 32, 32) for _ in range(2)]
 
@@ -194,3 +195,44 @@ def test_a_held_module_is_held_again_after_loading(model, tmp_path):
     again = zoo.load(zoo.save(model, tmp_path / "save")).train()
     assert not again.fc[1].training
     assert not again.layer1.bn1.training
+
+
+def one_step(model, x):
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(x).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_norms_that_others_unfroze_follow_where_train_is_not_called_again(copied):
+    model = copied(zoo.freeze(zoo.get("tiny/glyphnet", num_classes=9)).train())
+    with inferring(model):  # a round of validation, after which modes are put back one by one
+        pass
+    model.requires_grad_()
+    before = model.stem[1].running_mean.clone()
+    one_step(model, torch.rand(4, 1, 32, 32))
+    assert model.stem[1].training
+    assert not torch.equal(model.stem[1].running_mean, before)
+
+
+def test_a_part_is_copied_without_the_model_around_it():
+    model = zoo.freeze(zoo.get("tiny/glyphnet")).train()
+    assert not copy.deepcopy(model.stem).train()[1].training
+    assert len(pickle.dumps(model.stem)) < 20_000
+
+
+def test_norms_that_others_unfroze_stay_in_eval_mode_where_the_model_is():
+    model = zoo.freeze(zoo.get("tiny/glyphnet", num_classes=9)).train().eval().requires_grad_()
+    one_step(model, torch.rand(4, 1, 32, 32))
+    assert not model.stem[1].training
+    assert model.train().stem[1].training
+
+
+def test_norms_that_are_frozen_stay_so_at_every_step():
+    model = zoo.freeze(zoo.get("tiny/glyphnet", num_classes=9)).train()
+    one_step(model, torch.rand(4, 1, 32, 32))
+    assert not model.stem[1].training
+    assert zoo.drift(model, zoo.get("tiny/glyphnet", num_classes=9).state_dict()) == {}

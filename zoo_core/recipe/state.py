@@ -134,7 +134,7 @@ def restore(model: nn.Module, recipe: Recipe) -> None:
         parameter.requires_grad_(frozen.isdisjoint(_prefixes(name)))
     chosen = [(path, each) for path, each in stateful(model) if not held.isdisjoint(_prefixes(path))]
     for _, module in chosen:
-        hold(module)
+        hold(module, model)
     attach(model, replace(knowledge_of(model), held=frozenset(path for path, _ in chosen)))
     modules = dict(model.named_modules())
     for path, module in modules.items():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,19 +23,50 @@ class Held:
 
     An instance attribute, so that the module keeps its class and its state-dict keys; a class and not a closure, so
     that deepcopy and pickle follow the module. Once parameters of the module that were frozen require gradients again,
-    another library has unfrozen it, and it follows ``train`` as before.
+    another library has unfrozen it, and it follows ``train`` as before: from the next call of that on, or from the next
+    step of any optimizer, since trainers such as Lightning's call ``train`` once and for all.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, root: nn.Module | None) -> None:
         self.module = module
+        self.root = None if root is None else ref(root)
         self.frozen = not any(each.requires_grad for each in module.parameters(recurse=False))
         self.counts = {name: tensor.clone() for name, tensor in _buffers(module) if not tensor.dim()}
         self.loading = False
+        _watch(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model around the module, which may not be saved with it."""
+        return {**self.__dict__, "root": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Watch a copy too."""
+        self.__dict__.update(state)
+        _watch(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
+        """The copy is in the copy of the model, where that is copied."""
+        twin: Held = object.__new__(Held)
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        root = memo.get(id(self.root())) if self.root is not None else None
+        twin.root = None if root is None else ref(root)
+        return twin
+
+    def follow(self) -> None:
+        """Let the module train again, unless the model around it is known to be in eval mode."""
+        root = self.root() if self.root is not None else None
+        release(self.module)
+        self.module.training = root is None or root.training
+
+    def is_unfrozen(self) -> bool:
+        """Whether another library has unfrozen the module."""
+        return self.frozen and any(each.requires_grad for each in self.module.parameters(recurse=False))
 
     def __call__(self, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002 - the signature of nn.Module.train
         """Put what is inside into that mode, and leave the module itself in eval mode."""
         module = self.module
-        if self.frozen and any(each.requires_grad for each in module.parameters(recurse=False)):
+        if self.is_unfrozen():
             release(module)
             return module.train(mode)
         for child in module.children():
@@ -52,11 +87,36 @@ class Held:
         self.counts = {name: tensor.clone() for name, tensor in _buffers(self.module) if not tensor.dim()}
 
 
-def hold(module: nn.Module) -> None:
-    """Keep ``module`` in eval mode and its buffers as they are, until :func:`release`."""
-    if is_held(module):
-        release(module)
-    held = Held(module)
+_WATCHED: WeakSet[Held] = WeakSet()
+"""All that hold something in this process."""
+
+
+def _watch(held: Held) -> None:
+    _follow_at_steps()
+    _WATCHED.add(held)
+
+
+@cache
+def _follow_at_steps() -> None:
+    register_optimizer_step_pre_hook(_follow)
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]  # noqa: SLF001 - torch.compiler.disable imports all of dynamo
+def _follow(*_: object) -> None:
+    """Let modules that another library has unfrozen train again."""
+    for held in [each for each in _WATCHED if each.is_unfrozen()]:
+        held.follow()
+
+
+def hold(module: nn.Module, root: nn.Module | None = None) -> None:
+    """Keep ``module`` in eval mode and its buffers as they are, until :func:`release`.
+
+    Args:
+        module: A module.
+        root: The model that it is in, whose mode it follows once another library has unfrozen it.
+    """
+    release(module)
+    held = Held(module, root)
     module.__dict__["train"] = held
     for name in _RESETS:
         if hasattr(type(module), name):

@@ -7,15 +7,18 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
 from zoo_core.surgery.features.split import Absent, replaced, twin_of
-from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +98,7 @@ def recorded(
         x: What it takes.
         paths: The modules; all of them are tapped.
         whole: Whether what ``run`` gives is of use. A front has nothing after its last tap, and a forward that cannot
-            go on without it has done all that it is for.
+            go on without it, whatever it is given, has done all that it is for.
 
     Raises:
         NotSupported: One of them did not run.
@@ -106,8 +109,9 @@ def recorded(
     _CALL.outputs = outputs
     try:
         result = run(body, x)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError):
-        if whole or not all(path in outputs for path in paths):
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        _CALL.outputs = None
+        if whole or not all(path in outputs for path in paths) or not _comes_of_the_cut(run, body, x, error):
             raise
     finally:
         _CALL.outputs = outer
@@ -120,6 +124,35 @@ def recorded(
                 hint="an auxiliary head runs in train mode only",
             )
     return result, [outputs[path] for path in paths]
+
+
+_CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDictionary()
+"""Where the forward of a front ends: the error, the file and the line, which are the same for every input."""
+
+
+def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:  # noqa: ANN401
+    """Whether an error is only that a front has nothing after its last tap, and none of the library or of the input.
+
+    Then the forward ends in that place for what the model is made for as well.
+    """
+    place = _place_of(error)
+    if body not in _CUT_SHORT:
+        if ATTRIBUTE not in body.__dict__:
+            return False
+        try:
+            with inferring(body):
+                run(body, example_input(body).to(x))
+        except Exception as other:  # noqa: BLE001 - whatever a library raises where its layers are gone
+            _CUT_SHORT[body] = _place_of(other)
+    return _CUT_SHORT.get(body) == place
+
+
+def _place_of(error: Exception) -> tuple[type, str, int]:
+    last = error.__traceback__
+    assert last is not None  # noqa: S101 - it was raised
+    while last.tb_next is not None:
+        last = last.tb_next
+    return type(error), last.tb_frame.f_code.co_filename, last.tb_lineno
 
 
 def _place(model: nn.Module, path: str) -> str:

@@ -79,7 +79,7 @@ def freeze(
         parts = _stateful(bare, names)
         for module in parts.values():
             if norm == "eval":
-                hold(module)
+                hold(module, bare)
             else:
                 _release(module, bare)
         moving = edit.moving - parts.keys()
