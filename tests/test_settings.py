@@ -292,3 +292,10 @@ def test_licences_are_names_in_lower_case(monkeypatch):
 def test_a_lock_file_is_a_path_or_none_at_all(monkeypatch, text, meant):
     monkeypatch.setenv("ZOO_LOCK", text)
     assert settings.lock_file() == meant
+
+
+def test_an_integer_of_thousands_of_digits_is_an_error_of_ours(tmp_path, monkeypatch):
+    (tmp_path / "zoo.toml").write_text(f"connections = {'9' * 5000}")
+    monkeypatch.setenv("ZOO_CONFIG", str(tmp_path / "zoo.toml"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        settings.connections()

@@ -158,11 +158,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         given = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read", cause=str(error), path=path) from error
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
         raise _malformed(path, int(match[1]) if match else text.count("\n") + 1, str(error), "TOML") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
+        raise UsageError(f"{path} cannot be read", cause=str(error), path=path) from error
     return {key: _checked(path, text, key, value) for key, value in given.items()}
 
 

@@ -262,7 +262,19 @@ def test_a_truncated_bundle_is_refused(cache, tmp_path, monkeypatch, keep):
 
 
 @pytest.mark.parametrize(
-    "member", ["../evil", "/etc/evil", "objects/../../evil", "refs/../x", "refs/.a/b", "objects/ab/x", "other"]
+    "member",
+    [
+        "../evil",
+        "/etc/evil",
+        "objects/../../evil",
+        "refs/../x",
+        "refs/.a/b",
+        "objects/ab/x",
+        "other",
+        "refs/a/b\n@c",
+        "refs/a/\x1b[2J@c",
+        "refs/a/b�@c",
+    ],
 )
 def test_a_bundle_writes_nothing_outside_the_cache(tmp_path, member):
     import io
@@ -274,6 +286,12 @@ def test_a_bundle_writes_nothing_outside_the_cache(tmp_path, member):
     with pytest.raises(CacheError, match="does not belong"):
         import_bundle(Cache(), tmp_path / "bundle.tar")
     assert not list(tmp_path.parent.rglob("evil"))
+
+
+def test_a_pipe_is_no_bundle(tmp_path):
+    os.mkfifo(tmp_path / "bundle.tar")
+    with pytest.raises(CacheError, match="not a plain file"):
+        import_bundle(Cache(), tmp_path / "bundle.tar")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])

@@ -159,6 +159,18 @@ def test_a_value_that_cannot_be_used_is_an_error_of_ours(lock, old, new):
     assert [type(problem) for problem in read_lock(lock).problems] == [LockError]
 
 
+@pytest.mark.parametrize(
+    "where", ["version = {}", "version = 1\n[[weights]]\nsize = {}"], ids=["before", "in an entry"]
+)
+def test_an_integer_of_thousands_of_digits_is_an_error_of_ours(where, tmp_path):
+    (tmp_path / "zoo.lock").write_text(where.format("9" * 5000))
+    if "weights" in where:
+        assert len(read_lock(tmp_path / "zoo.lock").problems) == 1
+        return
+    with pytest.raises(LockError, match="line 1"):
+        read_lock(tmp_path / "zoo.lock")
+
+
 @pytest.mark.parametrize("where", ["x = ", "[[weights]]\nurls = "])
 def test_a_lock_that_is_nested_without_end_is_an_error_of_ours(lock, where):
     lock.write_text("version = 1\n" + where + "[" * 100_000)

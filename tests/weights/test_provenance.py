@@ -79,6 +79,18 @@ def test_a_signed_lock_is_good_until_a_byte_of_it_changes(lock, keys):
 
 
 @extra
+def test_a_link_in_the_place_of_a_signature_is_replaced_and_never_believed(lock, keys, tmp_path):
+    private, public = keys("mine")
+    (tmp_path / "notes").write_text("years of work")
+    signature_path(lock).symlink_to(tmp_path / "notes")
+    with pytest.raises(LockError, match="is not signed"):
+        verify_lock_signature(lock, public)
+    sign_lock(lock, private)
+    assert (tmp_path / "notes").read_text() == "years of work"
+    verify_lock_signature(lock, public)
+
+
+@extra
 def test_another_key_and_a_file_that_is_no_key_are_refused(lock, keys):
     private, _ = keys("mine")
     _, other = keys("other")

@@ -13,7 +13,7 @@ from zoo_core.errors import LockError, UsageError
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import care
 from zoo_core.weights.cache.converted import FOLDER
-from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.digest import steady_digest
 from zoo_core.weights.trust.lock import LOCK, current_lock, find_lock, read_lock
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def _verify_signature(public_key: Path, *, as_json: bool) -> None:
         raise lock.problems[0]
     states = {}
     for entry in lock.entries.values():
-        file = cache.find(entry.sha256)
-        states[entry.name] = "not here" if file is None else "good" if sha256_of(file) == entry.sha256 else "BAD"
+        states[entry.name] = _state(cache.find(entry.sha256), entry.sha256)
     if as_json:
         echo(json.dumps({"lock": str(path), "signature": "good", "weights": states}, indent=2))
     else:
@@ -103,6 +102,16 @@ def _verify_signature(public_key: Path, *, as_json: bool) -> None:
             echo(f"{name}: {state}")
     if "BAD" in states.values():
         raise SystemExit(1)
+
+
+def _state(file: Path | None, sha256: str) -> str:
+    """What an object in the cache is, without moving it."""
+    if file is None:
+        return "not here"
+    try:
+        return "good" if steady_digest(file)[0] == sha256 else "BAD"
+    except OSError:  # such as of a link
+        return "BAD"
 
 
 def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:

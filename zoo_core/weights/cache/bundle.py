@@ -8,7 +8,7 @@ import re
 import tarfile
 from typing import IO, TYPE_CHECKING
 
-from zoo_core.errors import CacheError, DigestMismatch
+from zoo_core.errors import CacheError, DigestMismatch, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.utils.no_follow import real
 from zoo_core.utils.private_files import anew
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.cache.care import Kept
 
 _OBJECT = re.compile(r"objects/([0-9a-f]{64})/([A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]{0,199})")
-_REF = re.compile(r"refs/[^/\\\x00]{1,255}/[^/\\\x00]{1,255}")
+_REF = re.compile(r"refs/[A-Za-z0-9_.~%+=, @-]{1,255}/[A-Za-z0-9_.~%+=, @-]{1,255}")
 _LONGEST_REF = 1 << 16
 _BLOCK = 1 << 20
 
@@ -104,7 +104,8 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
     cache.make()
     refs: dict[str, Ref] = {}
     try:
-        with tarfile.open(file, "r:") as archive:
+        opened = os.fdopen(no_follow.descriptor(real(file)), "rb")
+        with opened, tarfile.open(fileobj=opened, mode="r:") as archive:
             for member in archive:
                 data = archive.extractfile(member) if member.isreg() else None
                 if data and (match := _OBJECT.fullmatch(member.name)):
@@ -115,7 +116,9 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
                     raise _no_bundle(file, f"{member.name[:200]!r} does not belong in one")
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
         raise _no_bundle(file, str(error)) from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except ZooError:
+        raise
+    except OSError as error:
         raise read_error(file, error) from error
     strengths = {name: _strength(cache, name, ref, file) for name, ref in refs.items()}
     return [_note(cache, name, ref, strengths[name], file) for name, ref in refs.items()]

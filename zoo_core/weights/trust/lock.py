@@ -263,7 +263,7 @@ def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], li
         head = tomllib.loads(text)
     except RecursionError as error:
         raise _malformed(path, 1, "it is nested too deeply") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or an integer of thousands of digits
         return _tables_one_by_one(text, path, error)
     tables = head.pop("weights", [])
     _check_head(head, path)
@@ -281,14 +281,15 @@ def _tables_one_by_one(
 
     (_, head), *pieces = _pieces(text)
     try:
-        _check_head(tomllib.loads(head), path)
-    except tomllib.TOMLDecodeError as error:
+        before = tomllib.loads(head)
+    except (ValueError, RecursionError) as error:
         raise _malformed(path, _line_in(error), str(error)) from error
+    _check_head(before, path)
     tables, problems = [], []
     for start, piece in pieces:
         try:
             tables.append((start, tomllib.loads(piece)))
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(_malformed(path, start + _line_in(error), str(error), _name_in(piece)))
     return tables, problems or [_malformed(path, _line_in(whole), str(whole))]
 

@@ -6,14 +6,17 @@ A lock names the SHA-256 of every file of weights, so a signature over the lock 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LockError, NotSupported
+from zoo_core.utils.no_follow import real
+from zoo_core.utils.private_files import write_anew
 from zoo_core.weights.trust.licenses import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from zoo_core.weights.trust.lock import Locked
 
@@ -102,7 +105,12 @@ def sign_lock(lock: Path, private_key: Path) -> Path:
     signing = _model_signing()
     with _as_lock_error(f"{lock.name} was not signed", private_key, "an elliptic curve private key, in PEM"):
         signer = signing.signing.Config().use_elliptic_key_signer(private_key=private_key)
-        signer.sign(lock, signature_path(lock))
+        with TemporaryDirectory() as folder:
+            signature = Path(folder, "signature")
+            signer.sign(lock, signature)
+            text = signature.read_text(encoding="utf-8")
+        place = signature_path(lock.absolute())
+        write_anew(real(place.parent) / place.name, text)  # in the place of a link, and not through it
     return signature_path(lock)
 
 
@@ -118,7 +126,7 @@ def verify_lock_signature(lock: Path, public_key: Path) -> None:
         LockError: There is no signature, it is of another key or of another content, or the key cannot be read.
     """
     signature = signature_path(lock)
-    if not signature.is_file():
+    if not signature.is_file() or signature.is_symlink():
         raise LockError(
             f"{lock.name} is not signed", expected=str(signature), hint="`zoo lock --sign KEY` writes the signature"
         )
