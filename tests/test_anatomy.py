@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 
+import numpy as np
 import pytest
 
 import zoo_core as zoo
@@ -97,3 +98,9 @@ def test_every_field_has_an_example_where_it_is_defined(name, field):
 
 BY_PLACE = {"Head": ("in_features", "num_classes"), "Stage": ("modules",), "InputScaling": ("switch",)}
 """Fields that the examples give without their names."""
+
+
+def test_integers_of_numpy_are_integers():
+    head = Head("fc", np.int64(8), np.int32(10))
+    assert (head, type(head.in_features), type(head.num_classes)) == (Head("fc", 8, 10), int, int)
+    assert Stage("layer1", ("layer1",), np.int64(8), np.uint8(4)) == STAGE

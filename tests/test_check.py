@@ -89,6 +89,21 @@ def test_a_model_that_fails_does_not_stop_the_run(family):
     assert (report.complete, answer.exit_code) == (True, 1)
 
 
+def typo(model):
+    return model.clasifier
+
+
+def test_an_error_of_the_anatomy_is_said_once_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    others = [replace(toys.CARD, name=f"toy{number}") for number in range(3)]
+    with zoo.use(toys.zoo_of(typo, *others)):
+        answer = run()
+    assert answer.stderr.count("no attribute 'clasifier'") == 1
+    assert re.search(r"test_check.py, line \d+: +return model.clasifier", " ".join(answer.stderr.split()))
+    assert answer.stderr.count("failed toy/toy") == 3
+    assert "failed toy/toy1 builds, as toy/toy0" in answer.stderr
+
+
 def test_no_model_is_kept_once_it_has_been_checked(family):
     run("toy", *QUICK)
     assert _model_under_test.cache_info().currsize == 0

@@ -103,6 +103,11 @@ def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_the_guide_is_printed_for_those_who_have_only_the_wheel(tmp_path):
+    answer = zoo(tmp_path, "plugin", "guide")
+    assert answer.stdout.startswith("# A family of your own"), answer.stderr
+
+
 @pytest.mark.full  # mypy reads torch
 def test_it_passes_strict_types(plugin):
     answer = run(plugin, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
@@ -124,7 +129,7 @@ def test_any_name_passes_lint_and_imports(name, tmp_path):
 def test_a_library_is_required_and_installed(tmp_path):
     folder = write_plugin("acme", library="Acme-Models", directory=tmp_path)
     assert tomllib.loads((folder / "pyproject.toml").read_text())["project"]["dependencies"] == [
-        "zoo-core",
+        "zoo-core>=0.1,<0.2",
         "Acme-Models",
     ]
     hook = (folder / "zoo_acme" / "__init__.py").read_text()

@@ -137,9 +137,11 @@ def test_a_stride_that_would_leave_pixels_without_scores_is_refused(segmenter):
         zoo.sliding_window(segmenter, torch.zeros(3, 64, 64), size=32, stride=33)
 
 
-def test_a_detector_has_no_map_of_scores():
+def test_a_detector_and_several_heads_have_no_map_of_scores():
     with pytest.raises(NotSupported, match="detection"):
         zoo.sliding_window(zoo.get("ssdlite320_mobilenet_v3_large", weights=None), torch.zeros(3, 400, 400))
+    with pytest.raises(NotSupported, match="several heads"):
+        zoo.sliding_window(zoo.swap_head(zoo.get("tiny/glyphnet"), {"a": 2, "b": 3}), X)
 
 
 def test_all_channels_of_an_image_go_to_a_model_that_takes_them():
@@ -212,21 +214,3 @@ def test_blended_logits_are_those_of_monai(blend, segmenter):
         )
     found = zoo.sliding_window(segmenter, x, size=64, stride=32, blend=blend).scores
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_head_of_several_is_chosen_by_its_name():
-    model = zoo.swap_head(zoo.get("tiny/glyphnet", seed=0), {"kind": 3, "colour": 5, "vector": None}).eval()
-    x = torch.rand(1, 1, 32, 64)
-    found = zoo.sliding_window(model, x, size=32, head="colour").scores
-    with torch.no_grad():
-        expected = [model(x[..., left : left + 32])["colour"] for left in (0, 32)]
-    torch.testing.assert_close(found[0, :, 0].T, torch.cat(expected))
-    with pytest.raises(UsageError, match="several heads"):
-        zoo.sliding_window(model, x, size=32)
-    with pytest.raises(UsageError, match="'vector' gives no scores"):
-        zoo.sliding_window(model, x, size=32, head="vector")
-
-
-def test_windows_that_the_model_cannot_take_are_refused():
-    with pytest.raises(NotSupported, match=r"no windows of the shape \[1, 3, 32, 32\](.|\n)*1 channels"):
-        zoo.sliding_window("tiny/glyphnet", torch.zeros(3, 32, 64), size=32)

@@ -35,6 +35,7 @@ cause, and the next step. The values behind it are attributes, for programs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.text import presentable, redacted, visible
@@ -210,6 +211,27 @@ class ZooWarning(UserWarning):
 
     def __str__(self) -> str:
         return visible(redacted(super().__str__()))
+
+
+def raised_in(error: BaseException) -> str:
+    """File, line and text of the last line that is neither torch's nor zoo's; empty where there is none.
+
+    Args:
+        error: That was raised by code of somebody else, such as a plugin.
+
+    Example:
+        >>> raised_in(ValueError("never raised"))
+        ''
+    """
+    import traceback
+
+    ours = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<")) and "torch" not in Path(frame.filename).parts
+    ]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:

@@ -209,11 +209,3 @@ def test_what_is_wrong_with_a_layer_has_a_name(value, problem):
     with torch.no_grad():
         layer.weight.fill_(value)
     assert activation_stats(layer, torch.eye(4)[:2] + torch.tensor([[1.0], [2.0]])).first_bad.problem == problem
-
-
-def test_a_name_stands_for_its_model():
-    x = torch.zeros(1, 1, 32, 32)
-    expected = zoo.activation_stats(zoo.get("tiny/glyphnet"), x)
-    assert zoo.activation_stats("tiny/glyphnet", x) == expected
-    with pytest.raises(errors.UsageError, match="a model cannot be 3"):
-        zoo.activation_stats(3, x)

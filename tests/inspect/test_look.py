@@ -163,7 +163,6 @@ def test_a_heatmap_is_of_a_class_of_the_head_that_is_named(two_heads):
     for head, found in maps.items():
         assert found.logit == pytest.approx(expected[head][0, 1].item(), abs=1e-4)
         assert found.heatmap.max() > 0.9
-    assert zoo.cam(two_heads, np.eye(32), head="shape", target=torch.tensor(1)).target == 1
     assert not np.allclose(maps["colour"].heatmap, maps["shape"].heatmap)
     with pytest.raises(UsageError, match=r"a class from 0 to 2"):
         zoo.cam(two_heads, np.eye(32), head="colour", target=4)

@@ -109,6 +109,26 @@ class Faint(toys.Toy):
             nn.init.zeros_(layer.bias)
 
 
+class Sound(nn.Module):
+    """Signals of one axis."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(1, 4, 9, stride=4, padding=4), nn.Conv1d(4, 6, 9, stride=4, padding=4)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean(2))
+
+
+def sound(model):
+    return Anatomy(
+        heads=(Head("fc", in_features=6, num_classes=model.fc.out_features),),
+        stem=("first",),
+        stages=(Stage("second", ("second",), 6, 16),),
+    )
+
+
 class Deep(nn.Module):
     """Two convolutions of a stride of 8 each, or of other strides for rows and columns."""
 

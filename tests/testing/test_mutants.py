@@ -58,6 +58,23 @@ def test_a_right_plugin_of_another_kind_passes(name):
     assert {each.check for each in verdicts if each.outcome == "refused"} <= {"split", "training", "features", "branch"}
 
 
+def test_signals_of_one_axis_fit_but_for_their_stages():
+    card = replace(
+        toys.CARD, build="support.odd_toys:Sound", input_size=(1, 16_000), task="sound", weights=(), default=None
+    )
+    with zoo.use(toys.zoo_of(odd_toys.sound, card)):
+        verdicts = {each.check: each.outcome for each in (judge(check, card) for check in CHECKS)}
+        with pytest.raises(zoo.errors.NotSupported, match="takes no image"):
+            zoo.encoder("toy/toy", weights=None)
+    assert {name for name, outcome in verdicts.items() if outcome == "skipped"} == {
+        "stages",
+        "depths",
+        "features",
+        "branch",
+    }
+    assert "failed" not in verdicts.values()
+
+
 @pytest.mark.parametrize(("build", "outcome"), [("Blind", "skipped"), ("Faint", "passed")])
 def test_a_split_is_not_said_to_be_right_where_every_image_gives_the_same_scores(build, outcome):
     card = replace(toys.CARD, build=f"support.odd_toys:{build}")

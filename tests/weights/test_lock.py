@@ -1,15 +1,18 @@
 import os
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.loopback import sha256
 
+import zoo_core as zoo
 from zoo_core import Card, Licenses, Preprocessing, Weights
-from zoo_core.errors import DigestMismatch, LockError
+from zoo_core.errors import DigestMismatch, LockError, UnknownTag
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import obtain
 from zoo_core.weights.cache_miss import urls_at_commit
-from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, read_lock, write_lock
+from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, held_tag, read_lock, write_lock
 
 DATA = os.urandom(50_000)
 OTHER = os.urandom(50_000)
@@ -153,7 +156,7 @@ def test_an_entry_that_is_there_twice_is_neither(lock):
     ],
 )
 def test_a_value_that_cannot_be_used_is_an_error_of_ours(lock, old, new):
-    write_lock(lock, [entry("a/n@1")])
+    write_lock(lock, [entry("a/n@1", preprocessing=Preprocessing())])
     assert old in lock.read_text()
     lock.write_text(lock.read_text().replace(old, new))
     assert [type(problem) for problem in read_lock(lock).problems] == [LockError]
@@ -272,3 +275,52 @@ def http_server():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+NET = "tiny/glyphnet"
+
+
+def locked_otherwise(lock, **changes):
+    """A lock of the small network under other tags than its default, or with another preprocessing."""
+    weights = current_zoo().resolve(NET)[0].find()
+    tags = changes.pop("tags", (weights.tag,))
+    described = replace(weights.preprocessing, **changes)
+    write_lock(lock, [entry(f"{NET}@{tag}", preprocessing=described) for tag in tags])
+    return weights
+
+
+def test_a_bare_name_means_the_locked_weights_where_the_default_has_moved(lock):
+    locked_otherwise(lock, tags=("old",))
+    assert (held_tag(NET, "new"), held_tag("tiny/other", "new")) == ("old", "new")
+    with pytest.raises(UnknownTag, match="has no weights 'old'"):
+        zoo.get(NET)
+
+
+def test_a_bare_name_means_the_default_where_that_is_locked(lock):
+    locked_otherwise(lock, tags=("new", "old"))
+    assert held_tag(NET, "new") == "new"
+
+
+def test_a_bare_name_is_refused_where_several_are_locked_and_none_is_the_default(lock):
+    locked_otherwise(lock, tags=("older", "old"))
+    with pytest.raises(LockError, match="may mean several weights that are locked: old, older") as raised:
+        zoo.get(NET)
+    assert f"say which, as in {NET}@old" in str(raised.value)
+
+
+def test_weights_whose_images_are_prepared_otherwise_than_when_they_were_locked_are_refused(lock):
+    locked_otherwise(lock, mean=(0.25,), crop=None)
+    with pytest.raises(LockError, match=r"the preprocessing of tiny/glyphnet@.* is not the one") as raised:
+        zoo.get(NET)
+    assert "expected: crop=None, mean=(0.25,)" in str(raised.value)
+
+
+def test_weights_whose_images_are_not_cropped_are_locked_as_that(lock):
+    write_lock(lock, [entry(preprocessing=Preprocessing(crop=None))])
+    assert read_lock(lock).entries["acme/net@V1"].preprocessing == Preprocessing(crop=None)
+
+
+def test_a_lock_that_says_nothing_of_preprocessing_holds_none(lock):
+    write_lock(lock, [entry()])
+    assert read_lock(lock).entries["acme/net@V1"].preprocessing is None
+    assert "preprocessing" not in lock.read_text()

@@ -29,6 +29,7 @@ from zoo_core.weights.checkpoint.open import file_in
 from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.hub_folder import is_hub_name
 from zoo_core.weights.transport.urls import shown
+from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +203,7 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
     if not isinstance(weights, str) or not weights:
         raise UsageError(f"weights cannot be {weights!r}", expected="'default', a tag, a path or None")
     if weights in card.tags or weights.lower() == "default":
-        return card.find(tag if weights.lower() == "default" else weights)
+        return card.find(tag or held_tag(card.id, card.default) if weights.lower() == "default" else weights)
     return _own_path(weights) or card.find(weights)
 
 

@@ -86,13 +86,13 @@ def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None]
     """Make the checks, and write and print what was found even where Ctrl-C ends them."""
     from zoo_core.testing.under_test import shapes_above
 
-    reports = [run.report for run in runs]
+    reports, said = [run.report for run in runs], dict[tuple[str, str], str]()
     try:
         with shapes_above(choice.shapes_above), _progress() as progress:
             for run in runs:
                 for number, verdict in enumerate(_followed(run, progress), 1):
                     if verdict.outcome == "failed":
-                        _say(progress, run.report.family, verdict)
+                        _say(progress, run.report.family, verdict, said)
                     if number % _SAVED == 0:
                         _write(reports, {"json": files["json"]})
                 _write(reports, {"json": files["json"]})
@@ -119,13 +119,16 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _say(progress: Progress, family: str, verdict: Verdict) -> None:
-    """A failure, as soon as it is found: on stderr, above the bar."""
+def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str, str], str]) -> None:
+    """A failure, as soon as it is found, on stderr, above the bar; one that was said before by its first model."""
     from rich.markup import escape
 
     name = "/".join(part for part in (family, verdict.model) if part)
-    progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}", highlight=False)
-    progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
+    first = said.setdefault((family, verdict.reason.replace(name, "it")), name)
+    again = f", as {escape(first)}" if first != name else ""
+    progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}{again}", highlight=False)
+    if not again:
+        progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
 
 
 def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sysconfig
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core import __version__
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.contract.card_file import write_cards
@@ -335,6 +337,26 @@ def _write_measured(
     echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 
+@plugin.command()
+def guide() -> None:
+    r"""Print the guide for authors of plugins, which is Markdown.
+
+    \b
+    zoo plugin guide | less
+    """
+    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "doc", "zoo-core"))
+    pages = (places[0] / "docs" / "plugins.md", places[1] / "plugins.md")
+    page = next((each for each in pages if each.is_file()), None)
+    if page is None:
+        raise UsageError(
+            "the guide is not installed here",
+            cause="whoever packaged zoo-core left share/doc/zoo-core out",
+            hint="docs/plugins.md in the source distribution of zoo-core is the same: pip download --no-deps "
+            "--no-binary :all: zoo-core",
+        )
+    echo(page.read_text(encoding="utf-8"))
+
+
 def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequence[Card] = ()) -> Path:
     """Write a plugin distribution.
 
@@ -403,7 +425,9 @@ def _check_name(name: str) -> None:
 
 def _words(name: str, library: str) -> dict[str, str]:
     family = name.replace("-", "_")
-    dependencies = ["zoo-core", *([library] if library else [])]
+    major, minor, *_ = __version__.split(".")  # before 1.0 a minor version may change what plugins use
+    bound = f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}"
+    dependencies = [f"zoo-core>={major}.{minor},<{bound}", *([library] if library else [])]
     return {
         "distribution": f"zoo-{name.replace('_', '-')}",
         "package": f"zoo_{family}",

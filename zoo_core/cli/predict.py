@@ -190,9 +190,10 @@ _drawn: set[Path] = set()
     show_default=True,
     help="What each window gives.",
 )
-@click.option("--head", help="Which of several heads the scores are of.")
 @click.option("--batch-size", default=16, show_default=True, help="Windows in one pass.")
-def sliding_window(model: str, image: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 - as declared above
+def sliding_window(
+    model: str, image: Path, out: Path, size: int | None, stride: int | None, blend: str, outputs: str, batch_size: int
+) -> None:
     r"""Run MODEL over a large IMAGE window by window, and write [1, classes, rows, columns] to a file.
 
     A TIFF is read window by window, with zoo-core[tiff].
@@ -203,5 +204,14 @@ def sliding_window(model: str, image: Path, out: Path, **options: Any) -> None: 
     """
     from zoo_core.prediction.sliding_window import sliding_window as run
 
-    result = run(model, image, out=out, **options)
+    result = run(
+        model,
+        image,
+        size=size,
+        stride=stride,
+        blend=blend,  # type: ignore[arg-type]  # one of the choices
+        outputs=outputs,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        out=out,
+    )
     echo(f"{out}: {' x '.join(str(side) for side in result.scores.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import AnatomyError, close_matches, did_you_mean
@@ -31,7 +32,7 @@ def require_words(record: object, **allowed: Sequence[str]) -> None:
 
 
 def require_counts(record: object, **least: int) -> None:
-    """Refuse a field that is no integer, or too small a one.
+    """Refuse a field that is no integer, or too small a one; numpy's integers become Python's.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -45,8 +46,14 @@ def require_counts(record: object, **least: int) -> None:
     """
     for name, smallest in least.items():
         value = getattr(record, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+        try:
+            number = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = -1
+        if number < smallest:
             raise _wrong(record, name, f"an integer of at least {smallest}")
+        if type(value) is not int:
+            object.__setattr__(record, name, number)  # the records are frozen, once they are made
 
 
 def require_text(record: object, *names: str, or_none: bool = False) -> None:

@@ -15,6 +15,7 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import Edit, attach, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -132,7 +133,7 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
 def _record(preprocessing: object) -> Preprocessing:
     if isinstance(preprocessing, str):
         card, tag = current_zoo().resolve(preprocessing)
-        return card.find(tag).preprocessing
+        return card.find(tag or held_tag(card.id, card.default)).preprocessing
     if isinstance(preprocessing, Mapping):
         try:
             preprocessing = preprocessing_from_record(dict(preprocessing))
@@ -154,7 +155,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
     """
     if isinstance(model, str):
         card, tag = current_zoo().resolve(model)
-        return Numbers(card.find(tag).preprocessing, card.task)
+        return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
     known = knowledge_of(model)
     task = known.card.task if known.card else "classification"
     edits = list(known.edits)

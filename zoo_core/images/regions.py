@@ -116,10 +116,7 @@ def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
     except (tifffile.TiffFileError, OSError, IndexError, struct.error) as error:
         file.close()
         raise ImageError(
-            f"{name}: no TIFF that can be read",
-            cause=f"{type(error).__name__}: {error}",
-            hint="replace it by a whole copy, or leave it out",
-            name=name,
+            f"{name}: no TIFF that can be read", cause=f"{type(error).__name__}: {error}", name=name
         ) from error
     if rows.is_plain:
         return rows

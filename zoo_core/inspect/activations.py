@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
-from zoo_core.recipe.opened import open_model
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.text import table
 from zoo_core.utils.arguments import strict_arguments
@@ -157,7 +156,7 @@ class ActivationStats:
 
 @strict_arguments
 def activation_stats(
-    model: nn.Module | str | os.PathLike[str],
+    model: nn.Module,
     x: Any,  # noqa: ANN401 - whatever forward takes
     *,
     layers: str | Sequence[str] | None = None,
@@ -170,7 +169,7 @@ def activation_stats(
     stay, and running statistics and the random state are put back.
 
     Args:
-        model: Any module; DDP and ``torch.compile`` wrappers are looked through. Or a name, or the folder of a save.
+        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
         x: What the model takes: a batch such as ``[N, 3, H, W]``, or a tuple of several arguments.
         layers: Module paths or glob patterns over them, such as ``"layer*"``. None for every module without children,
             and every activation that a forward calls as a function, such as ``x.relu()``.
@@ -193,7 +192,7 @@ def activation_stats(
     """
     if stop not in (False, True, "nan"):
         raise UsageError(f"stop cannot be {stop!r}", expected="'nan', or False")
-    bare = unwrap(open_model(model))
+    bare = unwrap(model)
     chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
     rows: list[Activation] = []
     calls: Counter[str] = Counter()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import operator
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ from zoo_core.inspect.maps import map_in
 from zoo_core.inspect.view import overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.opened import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
-from zoo_core.surgery.head.read import Outputs, names_of_head
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.sites import class_names
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
@@ -161,7 +161,7 @@ def cam(
         with torch.no_grad():
             logits = twin(x)
         _require_numbers(logits)
-        names = names_of_head(opened, twin.head)
+        names = _names(opened, twin.head)
         chosen = _target(names, logits, target)
         layers = _layers(opened, twin, x, chosen, at)
         layer, heatmap = _first_that_lights_up(layers, made, twin, x, chosen)
@@ -280,9 +280,9 @@ class _Logits(nn.Module):
 
     def __init__(self, model: nn.Module, head: str | None = None) -> None:
         super().__init__()
-        self._outputs = Outputs.of(model)
-        self.head = self._outputs.chosen(head)
+        self.head = head
         self.body = copy.deepcopy(unwrap(model)).requires_grad_(requires_grad=False)
+        self._outputs = Outputs.of(model)
         self.tap: nn.Module = nn.Identity()
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.body.parameters()):
             self.body.float()
@@ -307,7 +307,7 @@ class _Logits(nn.Module):
             handle.remove()
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Any = self._outputs.of_head(self._outputs.read(self.body(x)), self.head)
+        result: Any = self._of_head(self._outputs.read(self.body(x)))
         if not isinstance(result, Tensor) or result.dim() < _TABLE:
             raise NotSupported(
                 "the model gives no logits of classes",
@@ -315,6 +315,30 @@ class _Logits(nn.Module):
                 hint="zoo.activation_maps works on any model",
             )
         return result if result.dim() == _TABLE else result.flatten(2).mean(-1)
+
+    def _of_head(self, output: Any) -> Any:  # noqa: ANN401 - what a model gives
+        if not isinstance(output, dict):
+            if self.head is not None:
+                raise UsageError(f"head cannot be {self.head!r}", cause="the model has one head", hint="leave it out")
+            return output
+        scoring = [name for name in output if name not in self._outputs.embeddings]
+        if self.head is None and len(scoring) == 1:
+            self.head = scoring[0]
+        if self.head not in scoring:
+            what = "gives no logits" if self.head in output else "is not one of the model's"
+            raise UsageError(
+                "the model has several heads" if self.head is None else f"the head {self.head!r} {what}",
+                expected=f"head= one of {', '.join(map(repr, scoring))}, or --head on the command line",
+            )
+        return output[self.head]
+
+
+def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
+    """What the classes are called, of one head where there are several."""
+    names = class_names(model)
+    if isinstance(names, dict):
+        return names.get(head or "", ())
+    return names if head is None else ()
 
 
 def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> int:
@@ -328,10 +352,9 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
             f"no class of this model is called {target!r}",
             hint=did_you_mean(close_matches(target, names), f"target= takes a number from 0 to {count - 1} as well"),
         )
-    with suppress(TypeError):  # a number of NumPy, or a tensor of one, as argmax gives them
-        if not isinstance(target, bool) and 0 <= operator.index(target) < count:
-            return operator.index(target)
-    raise UsageError(f"target cannot be {target!r}", expected=f"a class from 0 to {count - 1}, or its name")
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < count:
+        raise UsageError(f"target cannot be {target!r}", expected=f"a class from 0 to {count - 1}, or its name")
+    return target
 
 
 def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:

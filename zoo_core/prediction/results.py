@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -13,12 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.inspect.view import save_image
 from zoo_core.surgery.head.read import Outputs
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     from zoo_core.images.loading import Loaded
 
@@ -215,12 +214,9 @@ class Segmentation:
         return draw_segmentation(self, image)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the coloured mask and its legend to an image file.
-
-        Raises:
-            ZooError: It cannot be written there.
-        """
-        return save_image(self.draw(), path)
+        """Write the coloured mask and its legend to an image file."""
+        self.draw().save(path)
+        return Path(path)
 
 
 Result = Named | Detections | Segmentation

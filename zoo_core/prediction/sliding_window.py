@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.numbers import numbers_of
 from zoo_core.images.regions import Rows, open_rows
 from zoo_core.recipe.opened import open_model, require_results, require_values
 from zoo_core.surgery.features.vectors import Vectors
-from zoo_core.surgery.head.read import Outputs, names_of_head
-from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.metadata import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
@@ -154,7 +154,6 @@ def sliding_window(
     stride: int | Sequence[int] | None = None,
     blend: Blend = "constant",
     outputs: Literal["scores", "embeddings"] = "scores",
-    head: str | None = None,
     batch_size: int = 16,
     out: str | os.PathLike[str] | None = None,
 ) -> WindowScores:
@@ -176,7 +175,6 @@ def sliding_window(
         blend: How windows count that overlap, for segmentation: ``"constant"`` all alike, ``"gaussian"`` most in their
             middle.
         outputs: ``"embeddings"`` for what the head is given in place of what it gives.
-        head: Which of several heads the scores are of, by its name.
         batch_size: Windows in one pass.
         out: A ``.npy`` file to write the scores to, instead of keeping them in memory; it is there when it is whole.
 
@@ -208,8 +206,7 @@ def sliding_window(
         runner: nn.Module = Vectors(opened)
         read: Callable[[Any], Any] = lambda output: output  # noqa: E731 - beside its other case
     else:
-        reader = Outputs.of(opened)
-        runner, read = opened, lambda output: reader.of_head(reader.read(output), head)
+        runner, read = opened, Outputs.of(opened).read
     run = _Run(runner, read, sides, steps, blend, batch_size, out)
     layers = _layers(opened, image)
     try:
@@ -218,8 +215,7 @@ def sliding_window(
     finally:
         for layer in layers:
             layer.rows.close()
-    names = names_of_head(opened, Outputs.of(opened).chosen(head)) if outputs == "scores" else ()
-    return WindowScores(scores, sides, steps, names)
+    return WindowScores(scores, sides, steps, class_names_of(opened) if outputs == "scores" else ())
 
 
 @dataclass(frozen=True)
@@ -344,20 +340,12 @@ class _Run:
             yield at, self._forward(torch.stack([band[..., left : left + self.size[1]] for left in chosen]))
 
     def _forward(self, windows: Tensor) -> Tensor:
-        try:
-            output = self.read(self.model(windows.to(self.device, self.dtype)))
-        except ZooError:
-            raise
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise NotSupported(
-                f"the model takes no windows of the shape {list(windows.shape)}",
-                cause=str(error).partition("\n")[0],
-                hint="another size=, or an image of as many channels as the model takes",
-            ) from error
+        output = self.read(self.model(windows.to(self.device, self.dtype)))
         if not isinstance(output, Tensor):
             raise NotSupported(
                 f"no scores for windows in a {type(output).__name__}",
-                hint="zoo.swap_head(model, 9) gives it a head of scores",
+                cause="the model has several heads, or gives something else than scores",
+                hint="zoo.swap_head(model, 9) gives it one head",
             )
         if output.ndim == _MAPS and output.shape[2:].numel() == 1:
             output = output.flatten(1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from zoo_core.contract.card import Card
 from zoo_core.contract.card_file import CardFile
-from zoo_core.errors import AnatomyError, CatalogError
+from zoo_core.errors import AnatomyError, CatalogError, raised_in
 from zoo_core.registry.choose import Entry
 from zoo_core.registry.entry_points import is_installed, version_of
 from zoo_core.registry.plugins import go_without
@@ -144,7 +144,8 @@ class Member:
         try:
             result = resolve_name(self.family.anatomy)(model)
         except (Exception, SystemExit) as error:  # a plugin's own code, as above
-            raise self._no_anatomy(model, f"{type(error).__name__}: {error}") from error
+            where = raised_in(error)
+            raise self._no_anatomy(model, f"{type(error).__name__}: {error}{where and f', in {where}'}") from error
         if not isinstance(result, Anatomy):
             raise self._no_anatomy(model, repr(result)[:200])
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _HEAVY = ("torch",)
 _WATCH = """
 import sys, traceback
-sys.path[:] = {path!r}
+sys.path[:0] = {path!r}
 from pkgutil import resolve_name
 
 class Watch:
@@ -44,7 +45,8 @@ def check_light(family: str) -> None:
         NonConformance: It imports torch, and the message says where; or it does not load.
     """
     catalog = current_zoo().member(family).family.catalog
-    code = _WATCH.format(path=import_path(), heavy=_HEAVY, catalog=catalog)
+    path = [*import_path(), *_folder_of(catalog.partition(":")[0].partition(".")[0])]
+    code = _WATCH.format(path=path, heavy=_HEAVY, catalog=catalog)
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - ours
     said = [line for line in done.stdout.splitlines() if line.startswith(("HEAVY ", "CARDS "))]
     if not said:
@@ -57,6 +59,13 @@ def check_light(family: str) -> None:
         said[0].startswith("CARDS "),
         f"{family}: the catalogue {catalog} imports {heavy}; import it inside functions, or in another module",
     )
+
+
+def _folder_of(package: str) -> list[str]:
+    """Where a package lies that this process has imported: its tests may be run in that folder."""
+    module = sys.modules.get(package)
+    file = getattr(module, "__file__", None)
+    return [str(Path(file).parents[hasattr(module, "__path__")])] if file else []
 
 
 def check_names(family: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
-from zoo_core.errors import NotSupported, ZooError
+from zoo_core.errors import NotSupported, ZooError, raised_in
 from zoo_core.testing.choosing import short_name
 from zoo_core.testing.expected import reason_for
 from zoo_core.testing.meta_shapes import MetaShapes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
 
+_IN = "\n  in: "
 Outcome = Literal["passed", "failed", "refused", "expected", "skipped"]
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "refused", "expected", "skipped")
 """``passed``; ``failed``; ``refused``: zoo says that this model cannot do that, and why; ``expected``: it fails as its
@@ -116,5 +117,6 @@ def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
     except ZooError as error:
         return "failed", str(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code: whatever it raises is the finding
-        return "failed", f"{type(error).__name__}: {str(error).strip() or 'without a word'}"
+        where = raised_in(error)
+        return "failed", f"{type(error).__name__}: {str(error).strip() or 'without a word'}{where and f'{_IN}{where}'}"
     return "passed", ""

@@ -9,7 +9,7 @@ from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.trust.licenses import require_license
-from zoo_core.weights.trust.lock import current_lock
+from zoo_core.weights.trust.lock import current_lock, require_preprocessing
 from zoo_core.weights.trust.rules import Trust, checked_trust, known_bytes
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def obtain(
         FetchError: No source could be read.
         Offline: ``ZOO_OFFLINE`` is set and the file is not in the cache.
         Untrusted: Nothing says what the bytes should be.
-        LockError: The lock is malformed.
+        LockError: The lock is malformed, or was written for another preprocessing.
         CacheError: The cache cannot be used.
     """
     checked_trust(trust)
@@ -82,9 +82,9 @@ def obtain(
     cache = cache or Cache()
     ref_path = cache.ref_path(card.family, card.name, weights.tag)
     lock = current_lock() if obey_lock else None
-    sha256, strength, ref = known_bytes(
-        name, weights, ref_path, lock.find(name) if lock else None, vouches_for=cache.vouches_for
-    )
+    locked = lock.find(name) if lock else None
+    require_preprocessing(locked, weights)
+    sha256, strength, ref = known_bytes(name, weights, ref_path, locked, vouches_for=cache.vouches_for)
     entry = Entry(cache, ref_path, ref)
     if artefact := entry.find(sha256, strength):
         return artefact

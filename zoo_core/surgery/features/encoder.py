@@ -115,8 +115,11 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         UnknownPart: There is no such stage or module; the message lists the stages.
         NotSupported: A module did not run, or gives no map.
     """
-    stages, example = anatomy_of(model).stages, knowledge_of(model).example
-    if example is not None and not (isinstance(example, torch.Tensor) and example.dim() > _SIGNAL):
+    stages, knowledge = anatomy_of(model).stages, knowledge_of(model)
+    axes = knowledge.example.dim() if isinstance(knowledge.example, torch.Tensor) else 0
+    if knowledge.example is None:
+        axes = 1 + len(knowledge.card.input_size) if knowledge.card else _MAP
+    if axes <= _SIGNAL:
         raise NotSupported(
             "an encoder of this model cannot be made",
             cause="its forward takes no image, so its stages give no maps of rows and columns",

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from zoo_core.contract.chain import Chain
-from zoo_core.errors import UsageError
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
 from zoo_core.surgery.head.output import Behind
-from zoo_core.surgery.head.sites import class_names, classes_by_head, scoring_part
+from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 
@@ -84,34 +83,6 @@ class Outputs:
         is_by_head = result.keys() == {*self.heads} and not isinstance(result[_WHOLE], Mapping)
         return result if is_by_head else result[_WHOLE]
 
-    def chosen(self, head: str | None) -> str | None:
-        """The name of a head, or of the only one of several that gives scores; None where there is one head."""
-        scoring = [name for name in self.heads if name not in self.embeddings]
-        return scoring[0] if head is None and len(scoring) == 1 else head
-
-    def of_head(self, scores: Any, head: str | None) -> Any:  # noqa: ANN401 - what read() gives
-        """The scores of one head.
-
-        Args:
-            scores: As :meth:`read` gives them.
-            head: Its name; None where there is one that gives scores.
-
-        Raises:
-            UsageError: There is no such head, or there are several.
-        """
-        if not isinstance(scores, Mapping):
-            if head is not None:
-                raise UsageError(f"head cannot be {head!r}", cause="the model has one head", hint="leave it out")
-            return scores
-        scoring, chosen = [name for name in scores if name not in self.embeddings], self.chosen(head)
-        if chosen not in scoring:
-            what = "gives no scores" if chosen in scores else "is not one of the model's"
-            raise UsageError(
-                "the model has several heads" if head is None else f"the head {head!r} {what}",
-                expected=f"head= one of {', '.join(map(repr, scoring))}, or --head on the command line",
-            )
-        return scores[chosen]
-
     def probabilities(self, scores: Tensor, head: str = "", *, each: bool = False) -> Tensor:
         """Scores ``[N, classes, ...]`` as probabilities, whatever activation they went through already.
 
@@ -127,20 +98,6 @@ class Outputs:
             return scores.exp()
         is_alone = scores.ndim < _VECTORS or scores.shape[1] == 1  # softmax makes 1 of one logit, whatever it is
         return scores.sigmoid() if each or is_alone else scores.softmax(1)
-
-
-def names_of_head(model: nn.Module, head: str | None) -> tuple[str, ...]:
-    """What the classes of a head are called, empty when that is not known; None for the one head.
-
-    Example:
-        >>> import zoo_core as zoo
-        >>> names_of_head(zoo.get("tiny/glyphnet"), None)[:2]
-        ('A', 'B')
-    """
-    names = class_names(model)
-    if isinstance(names, dict):
-        return names.get(head or "", ())
-    return names if head is None else ()
 
 
 def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:

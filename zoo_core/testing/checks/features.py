@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _BRANCHES = {"one": 3, "other": 5}
 _BEFORE = "modules that run before the cut are named in no stage, or in a later one"
 _TOKEN_AXES = 3
+_IMAGE = 3
+"""Numbers of an input_size that has channels, rows and columns."""
 _MOST_OTHER_TOKENS = 16
 
 
@@ -85,7 +87,7 @@ def check_features(card: Card) -> None:
 
 
 def _need_images(card: Card, anatomy: Anatomy) -> None:
-    if card.task in DETECTORS or card.task == "optical_flow":
+    if card.task in DETECTORS or card.task == "optical_flow" or len(card.input_size) < _IMAGE:
         raise NotChecked(f"{card.id} is not called with one batch of images")
     if not anatomy.stages:
         raise NotChecked(f"{card.id} has no stages")

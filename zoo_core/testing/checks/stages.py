@@ -11,7 +11,15 @@ from torch.nn.functional import pad
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.running import tensors
-from zoo_core.testing.under_test import DETECTORS, NonConformance, arguments, example, model_under_test, require
+from zoo_core.testing.under_test import (
+    DETECTORS,
+    NonConformance,
+    NotChecked,
+    arguments,
+    example,
+    model_under_test,
+    require,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
     from zoo_core.contract.card import Card
 
 _TOKEN_AXES = 3
+_SIGNAL = 2
+"""Numbers of an input_size that has channels and one axis."""
 _VIDEO_AXES = 5
 _STEPS = 4
 _MOST_GROWTH = 512
@@ -50,6 +60,8 @@ def check_stages(card: Card) -> None:
         "go by; name them, or let Family.exceptions say why there are none",
     )
     _check_apart(card, anatomy.stages)
+    if len(card.input_size) == _SIGNAL:
+        raise NotChecked(f"{card.id} takes signals of one axis, whose stages are not measured")
     x = example(card, batch=1)
     growth = min(_STEPS * max(stage.stride for stage in anatomy.stages), _MOST_GROWTH)
     looks, resized = [_look(card, model, x)], ""

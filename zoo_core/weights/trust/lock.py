@@ -42,7 +42,7 @@ class Locked:
         plugin: The plugin that described it, with its version.
         library: The library that builds the model, with its version; ``""`` when the plugin does.
         licenses: Of code, weights and data.
-        preprocessing: What an image goes through on its way in.
+        preprocessing: What an image goes through on its way in; None where the lock does not say.
         outputs: What the model gives on the CPU for a generated image, where that was measured.
     """
 
@@ -54,7 +54,7 @@ class Locked:
     plugin: str = ""
     library: str = ""
     licenses: Licenses = field(default_factory=Licenses)
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing | None = None
     outputs: tuple[float, ...] = ()
 
     @property
@@ -64,7 +64,8 @@ class Locked:
 
     def weights(self) -> Weights:
         """The weights that it locks, with nothing left to a plugin."""
-        return Weights(self.tag, self.urls, self.sha256, self.size, licenses=self.licenses)
+        preprocessing = self.preprocessing or Preprocessing()
+        return Weights(self.tag, self.urls, self.sha256, self.size, licenses=self.licenses, preprocessing=preprocessing)
 
 
 def entry_of(table: dict[str, Any]) -> Locked:
@@ -87,7 +88,10 @@ def entry_of(table: dict[str, Any]) -> Locked:
             msg = f"{name} must be a text"
             raise TypeError(msg)
     _check_values(values)
-    preprocessing = {key: _tupled(value) for key, value in dict(values.pop("preprocessing", {})).items()}
+    described = values.pop("preprocessing", None)
+    preprocessing = {key: _tupled(value) for key, value in dict(described or {}).items()}
+    if preprocessing.get("crop") == ():  # TOML has no null
+        preprocessing["crop"] = None
     licenses = Licenses(**values.pop("licenses", {}))
     if not all(isinstance(value, str) for value in dataclasses.astuple(licenses)):
         msg = "licenses must be texts"
@@ -95,7 +99,7 @@ def entry_of(table: dict[str, Any]) -> Locked:
     return Locked(
         **{**values, "urls": tuple(values["urls"]), "outputs": tuple(values.get("outputs", ()))},
         licenses=licenses,
-        preprocessing=Preprocessing(**preprocessing),
+        preprocessing=None if described is None else Preprocessing(**preprocessing),
     )
 
 
@@ -132,7 +136,7 @@ def table_of(entry: Locked) -> str:
         value = getattr(entry, item.name)
         if item.name == "urls":
             lines += ["urls = [", *(f"    {_value(url)}," for url in value), "]"]
-        elif value not in ("", ()) or item.name not in ("plugin", "library", "outputs"):
+        elif value is not None and (value not in ("", ()) or item.name not in ("plugin", "library", "outputs")):
             lines.append(f"{item.name} = {_value(value)}")
     return "\n".join(lines) + "\n"
 
@@ -140,7 +144,8 @@ def table_of(entry: Locked) -> str:
 def _value(value: Any) -> str:  # noqa: ANN401 - any value that an entry has
     """A value as TOML: JSON spells texts, numbers and lists in the same way."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ", ".join(f"{name} = {_value(item)}" for name, item in dataclasses.asdict(value).items())
+        given = dataclasses.asdict(value)
+        items = ", ".join(f"{name} = {_value([] if item is None else item)}" for name, item in given.items())
         return f"{{ {items} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -177,6 +182,53 @@ class Lock:
                 (problem for problem in self.problems if getattr(problem, "entry", None) == name), self.problems[0]
             )
         return self.entries.get(name)
+
+
+def held_tag(model: str, default: str | None) -> str | None:
+    """The tag that the bare name of a model means in this project: the locked one, even where the default has moved.
+
+    Args:
+        model: ``family/name``.
+        default: The tag that its card has for the default now.
+
+    Raises:
+        LockError: Several are locked, of which none is the default.
+    """
+    lock = current_lock()
+    tags = [entry.tag for entry in lock.entries.values() if entry.name.startswith(f"{model}@")] if lock else []
+    if lock is None or not tags or default in tags:
+        return default
+    if len(tags) == 1:
+        return tags[0]
+    raise LockError(
+        f"{model} without a tag may mean several weights that are locked: {', '.join(sorted(tags))}",
+        cause=f"its plugin has another default by now, {default}",
+        hint=f"say which, as in {model}@{min(tags)}, or lock the new default with `zoo lock {model}`",
+        file=str(lock.path),
+        line=0,
+    )
+
+
+def require_preprocessing(locked: Locked | None, weights: Weights) -> None:
+    """Refuse weights whose images are prepared in another way than when they were locked.
+
+    Raises:
+        LockError: They are; the message says what differs.
+    """
+    if locked is None or locked.preprocessing in (None, weights.preprocessing):
+        return
+    before, now = dataclasses.asdict(locked.preprocessing), dataclasses.asdict(weights.preprocessing)
+    differs = [name for name in now if before[name] != now[name]]
+    raise LockError(
+        f"the preprocessing of {locked.name} is not the one that was locked",
+        expected=", ".join(f"{name}={before[name]!r}" for name in differs),
+        got=", ".join(f"{name}={now[name]!r}" for name in differs),
+        cause=f"it was locked with {locked.plugin or 'another version of its plugin'}",
+        done="nothing was loaded: right weights on images that are prepared otherwise give wrong answers",
+        hint=f"install that version again, or accept the new one with `zoo lock {locked.name}`",
+        file="",
+        line=0,
+    )
 
 
 def find_lock(start: Path | None = None) -> Path | None:
