@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -216,3 +217,25 @@ def test_the_card_shows_a_class_as_it_is_called(hub, tmp_path):
     zoo.push(zoo.save(model, tmp_path / "save", class_names=["a\n---\nlicense: mit", "<b>"]), "hf://me/odd")
     card = hub.repos["me/odd"][-1][1]["README.md"].decode()
     assert "a --- license: mit, \\<b\\>" in card
+
+
+@pytest.mark.extra
+def test_a_gated_repository_says_what_to_do_and_opens_with_a_token(flowers, hub, monkeypatch):
+    name = zoo.push(flowers, "hf://me/flowers")
+    hub.gated.add("me/flowers")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(FetchError, match="accept its conditions"):
+        zoo.load(name)
+    monkeypatch.setenv("HF_TOKEN", "hf_a_token_of_this_test")
+    assert zoo.class_names(zoo.load(name)) == ("rose", "tulip")
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("file", ["recipe.json", "model.safetensors"])
+def test_a_connection_that_breaks_leaves_nothing_that_is_taken_for_whole(file, flowers, hub):
+    name = zoo.push(flowers, "hf://me/flowers")
+    hub.cut.add(file)
+    with contextlib.suppress(FetchError):  # the client may try again by itself
+        zoo.load(name)
+    assert torch.equal(zoo.load(name).eval()(X), zoo.load(flowers).eval()(X))
+    assert not hub.cut

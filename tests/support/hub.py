@@ -20,6 +20,10 @@ class Hub:
     def __init__(self):
         self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.requests: list[str] = []
+        self.gated: set[str] = set()
+        """Repositories that nobody sees without a token."""
+        self.cut: set[str] = set()
+        """Files of which half is sent, once."""
 
     def commit(self, repo, revision):
         commits = self.repos.get(repo, [])
@@ -87,12 +91,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.state.requests.append(self.path)
+        if "Authorization" not in self.headers and any(f"/{repo}" in self.path for repo in self.server.state.gated):
+            return self.answer(401, {"error": "gated"}, X_Error_Code="GatedRepo")
+        return self.give()
+
+    def give(self):
         if match := _FILE.fullmatch(self.path.split("?")[0]):
             found = self.server.state.commit(match[1], match[2])
             if found is None or match[3] not in found[1]:
                 return self.answer(404, b"", X_Error_Code="EntryNotFound")
             data = found[1][match[3]]
             etag = hashlib.sha1(data).hexdigest()
+            if self.command == "GET" and match[3] in self.server.state.cut:
+                self.server.state.cut.remove(match[3])
+                self.close_connection = True
+                return self.answer(200, data[: len(data) // 2], Content_Length=str(len(data)), ETag=f'"{etag}"')
             return self.answer(200, data, ETag=f'"{etag}"', X_Repo_Commit=found[0], Accept_Ranges="bytes")
         if match := _INFO.fullmatch(self.path):
             found = self.server.state.commit(match[1], match[2])

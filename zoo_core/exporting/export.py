@@ -218,10 +218,14 @@ def _write(
         raise NotSupported(
             "this model cannot be exported so",
             cause=f"{type(error).__name__}: {reason}",
-            hint="dynamic=False, --static on the command line, for a batch of two"
-            if dynamic
-            else "another format for to",
+            hint=_way_out(reason, dynamic=dynamic),
         ) from error
+
+
+def _way_out(reason: str, *, dynamic: bool) -> str:
+    if "data-dependent" in reason:
+        return "a forward without a branch on values, such as one with torch.where"
+    return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
 
 
 def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
@@ -258,7 +262,7 @@ def _opened(kind: Format, path: Path) -> Run:
             "the runtime does not take the file",
             cause=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             done="no file was written",
-            hint="model.float(), where the model is in half precision, or another format for to",
+            hint="model.float(), where the runtime has no kernels for its type, or another format for to",
         ) from error
 
 
@@ -312,7 +316,7 @@ def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Seque
         },
         "outputs": list(runs.names),
         "softmax": runs.softmax,
-        "class_names": {} if isinstance(model, Encoder) else class_names(model),
+        "class_names": [] if isinstance(model, Encoder) else class_names(model),
         "preprocessing": preprocessing,
         "normalizes": isinstance(runs.prepare, Prepare),
     }
