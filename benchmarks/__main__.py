@@ -2,7 +2,8 @@
 
 It prints the tables, and writes them, the figures as JSON and a plot to ``--out``. Each library is measured in a
 process in which no other is imported. ``--quick`` takes a third of the rounds. ``--check`` warns where zoo is slower
-against the others than ``results/figures.json`` says, by more than the spread.
+against the others than ``results/figures.json`` says, by more than the spread. ``--guard`` does so for loading a few
+models alone, within a minute.
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--guard", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.guard:
+        guard(options.out)
+        return
     rounds = str(3 if options.quick else 9)
     text = [versions()]
     rows: list[Row] = []
@@ -66,20 +71,33 @@ def main() -> None:
         rows += read(path) if path.exists() else []
         text += [] if path.exists() else [said]
     text += [table(rows)] if rows else []
-    path = (options.out / "start.json").absolute()
-    text.append(run("start", "--rounds", rounds, "--json", str(path)))
-    rows += read(path) if path.exists() else []
-    path = (options.out / "own.json").absolute()
-    text.append(run("own", "--rounds", rounds, "--json", str(path)))
-    rows += read(path) if path.exists() else []
+    for module in ("start", "own", "saving", "predict"):
+        path = (options.out / f"{module}.json").absolute()
+        text.append(run(module, "--rounds", rounds, "--json", str(path)))
+        rows += read(path) if path.exists() else []
     text += [run(module) for module in ("around", "frozen", "forward", "download")]
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
     save(rows, options.out / "figures.json")
     plot(rows, options.out / "figures.png")
     if options.check:
-        slower = regressions(rows, read(Path(__file__).parent / "results" / "figures.json"))
-        print(*([f"warning: {line}" for line in slower] or ["nothing is slower than it was"]), sep="\n")
+        warn(rows)
+
+
+def warn(rows: list[Row]) -> None:
+    """Print where zoo is slower against the others than in the committed figures."""
+    slower = regressions(rows, read(Path(__file__).parent / "results" / "figures.json"))
+    print(*([f"warning: {line}" for line in slower] or ["nothing is slower than it was"]), sep="\n")
+
+
+def guard(folder: Path) -> None:
+    """Measure what takes little time, and warn; nothing fails, for a machine may be busy."""
+    rows: list[Row] = []
+    for case in ("resnet18, .pth", "resnet50, .pth"):
+        path = (folder / f"{case.partition(',')[0]}.json").absolute()
+        print(run("load", "--peer", "torchvision", "--only", case, "--rounds", "5", "--json", str(path)))
+        rows += read(path) if path.exists() else []
+    warn(rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.
 PAGES += sorted(ROOT.glob("plugins/*/README.md"))
 ELSEWHERE = {
     "zoo demo": "plugins/zoo-tiny/tests runs it",
-    "zoo get acme/toynet": "tests/test_plugin_new.py installs the plugin",
+    "zoo get acme/toynet": "tests/test_plugin_new.py does, with the plugin installed",
     "zoo check acme": "tests/test_guide.py does, with the plugin of the guide",
     "zoo plugin new acme --library acme-models": "tests/test_plugin_new.py does, with a library of its own",
     "zoo finetune": "plugins/zoo-lightning/tests runs it",

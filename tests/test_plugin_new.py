@@ -202,3 +202,16 @@ def test_the_command_says_what_comes_next(tmp_path):
     again = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme", "--directory", "here")
     assert again.returncode == 2
     assert again.stderr.startswith(f"zoo: {Path('here', 'zoo-acme')} is there already")
+
+
+def test_a_plugin_that_is_installed_from_the_current_folder_passes_the_kit(plugin, monkeypatch):
+    from zoo_core.testing import family
+
+    monkeypatch.setattr(family, "import_path", lambda: [each for each in sys.path if each and each != str(plugin)])
+    monkeypatch.setenv("PYTHONPATH", str(plugin))  # where an editable installation has a .pth file
+    monkeypatch.syspath_prepend(str(plugin))
+    monkeypatch.chdir(plugin)
+    import zoo_core as zoo
+
+    with zoo.use(zoo.Zoo()):
+        family.check_light("acme_nets")
