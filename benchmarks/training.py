@@ -1,0 +1,149 @@
+"""Twenty frozen epochs beside one pass, and embedding beside the plain forward and beside a cluster of one machine.
+
+Run as ``uv run --group extra python -m benchmarks.training``. The sides take turns, and a figure is the median of the
+ratios of the rounds, in CPU seconds of this process on one thread. Those of Ray are wall seconds, for its actors are
+other processes: two of them, beside a ``DataLoader`` of two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+import zoo_core as zoo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+EPOCHS = 20
+
+
+class Images(Dataset[tuple[torch.Tensor, int]]):
+    """Files, prepared as for a model."""
+
+    def __init__(self, files: list[Path], prepare: Callable[[Any], torch.Tensor]) -> None:
+        self.files, self.prepare = files, prepare
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.prepare(zoo.read_image(self.files[index])), index % 9
+
+
+def write_images(folder: Path, count: int) -> list[Path]:
+    """Images of noise, as JPEG files."""
+    rng = np.random.default_rng(0)
+    files = [folder / f"{number:05}.jpg" for number in range(count)]
+    for file in files:
+        small = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+        small.resize((320, 240)).save(file)
+    return files
+
+
+def model_of(name: str) -> nn.Module:
+    """A model with a frozen backbone and a new head."""
+    model = zoo.get(name, weights=None, num_classes=9, freeze="backbone", seed=0)
+    return zoo.set_preprocessing(model, name)
+
+
+def one_pass(model: nn.Module, dataset: Dataset[Any], workers: int = 0) -> None:
+    """The backbone over all images, by hand."""
+    backbone = zoo.split(model)[0].eval()
+    with torch.inference_mode():
+        for images, _ in DataLoader(dataset, batch_size=32, num_workers=workers):
+            backbone(images)
+
+
+def frozen_epochs(model: nn.Module, dataset: Dataset[Any], folder: Path) -> None:
+    """Twenty epochs of the head on features that are computed once, as ``zoo finetune --cache-features 20`` does it."""
+    from zoo_lightning import FineTune
+    from zoo_lightning.head_first import train_head
+
+    module = FineTune(model)
+    train_head(module, dataset, epochs=EPOCHS, batch_size=32, workers=0, folder=folder, device="cpu")
+
+
+def ratio(work: Callable[[], None], beside: Callable[[], None], rounds: int, clock: Callable[[], float]) -> list[float]:
+    """What the work takes, as a multiple of what is beside it, round by round."""
+
+    def seconds(each: Callable[[], None]) -> float:
+        started = clock()
+        each()
+        return clock() - started
+
+    beside()  # both are warm
+    work()
+    found = []
+    for number in range(rounds):
+        first, second = (work, beside) if number % 2 else (beside, work)
+        taken = {id(first): seconds(first), id(second): seconds(second)}
+        found.append(taken[id(work)] / taken[id(beside)])
+    return found
+
+
+def measure(name: str, count: int, rounds: int, *, with_ray: bool) -> None:
+    """Print a line a comparison."""
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        files = write_images(folder, count)
+        model = model_of(name)
+        dataset = Images(files, zoo.transforms(model))
+        fresh = iter(range(1000))
+
+        def cached() -> None:
+            frozen_epochs(model_of(name), dataset, folder / f"features-{next(fresh)}")
+
+        def embedded(engine: str = "local") -> None:
+            zoo.embed(model, [*files], batch_size=32, num_workers=1, engine=engine)
+
+        def plain() -> None:
+            one_pass(model, dataset)
+
+        started = time.process_time()
+        plain()
+        print(f"{count / (time.process_time() - started):.1f} images a CPU second in the plain forward of {name}")
+        tell(f"{EPOCHS} epochs on cached features, of one pass", ratio(cached, plain, rounds, time.process_time))
+        tell("zoo.embed, of the plain forward", ratio(embedded, plain, rounds, time.process_time))
+        if with_ray:
+            import ray
+
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            beside = ratio(lambda: embedded("ray"), lambda: one_pass(model, dataset, 2), rounds, time.perf_counter)
+            tell("zoo.embed on Ray with two workers, of a DataLoader with two", beside)
+
+
+def tell(what: str, ratios: list[float]) -> None:
+    """Print the median and the range."""
+    print(f"{what}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="torchvision/resnet18")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ray", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print(f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
+    measure(options.model, options.images, options.rounds, with_ray=options.ray)
+
+
+if __name__ == "__main__":
+    main()
