@@ -226,7 +226,9 @@ def test_another_number_of_class_names_than_scores_is_refused(tmp_path, names):
         zoo.load(tmp_path / "save")
 
 
-@pytest.mark.parametrize("fault", ["too many means", "no mean", "one std less", "a mean that is no number"])
+@pytest.mark.parametrize(
+    "fault", ["too many means", "no mean", "one std less", "a mean that is no number", "a std of 0"]
+)
 def test_a_preprocessing_that_fits_no_channels_is_refused(fault, tmp_path):
     zoo.save(zoo.get("timm/test_resnet", weights=None, in_channels=4), tmp_path / "net")
     recipe = json.loads((tmp_path / "net" / "recipe.json").read_text())
@@ -234,6 +236,7 @@ def test_a_preprocessing_that_fits_no_channels_is_refused(fault, tmp_path):
         "too many means": ([0.5] * 1000, [0.5] * 1000),
         "no mean": ([], []),
         "one std less": ([0.5] * 3, [0.5] * 2),
+        "a std of 0": ([0.5] * 3, [0.5, 0.0, 0.5]),
         "a mean that is no number": ([0.5, 0.5, float("nan")], [0.5] * 3),
     }[fault]
     change(tmp_path / "net", preprocessing={**recipe["preprocessing"], "mean": means, "std": stds})

@@ -27,14 +27,14 @@ SCHEMES = ("http", "https")
 CELLS = [" ".join(cell) for cell in product(SCHEMES, FRAMES, CONNECTIONS, FAULTS)]
 SECONDS = 40.0
 """For which such an answer goes on; whoever believes it waits for as long."""
-AT_ONCE = 24
+AT_ONCE = 16
 
 
 def policy(connections):
     """Little patience; more where the file has to come, on a machine that is busy."""
     several = {"connections": 3, "split_from": 6_000, "split_below": 1e12, "piece": 6_000}
     one = {"connections": 1}
-    patience = {"timeout": 1} if connections == "one of several" else {"timeout": 0.5, "attempts": 1}
+    patience = {"timeout": 2} if connections == "one of several" else {"timeout": 0.5, "attempts": 1}
     return Policy(sleep=lambda _seconds: None, **patience, **(one if "only" in connections else several))
 
 

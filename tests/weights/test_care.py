@@ -273,7 +273,7 @@ def test_a_truncated_bundle_is_refused(cache, tmp_path, monkeypatch, keep):
         "other",
         "refs/a/b\n@c",
         "refs/a/\x1b[2J@c",
-        "refs/a/b�@c",
+        "refs/a/b\udcff@c",
     ],
 )
 def test_a_bundle_writes_nothing_outside_the_cache(tmp_path, member):

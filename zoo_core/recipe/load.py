@@ -143,7 +143,8 @@ def _preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: P
         return None
     channels = {example_input(model).shape[1], *(known.card.input_size[:1] if known.card else ())}
     means, stds = len(result.mean), len(result.std)
-    if means != stds or means not in channels or not all(map(math.isfinite, result.mean + result.std)):
+    are_numbers = all(map(math.isfinite, result.mean + result.std)) and 0 not in result.std
+    if means != stds or means not in channels or not are_numbers:
         raise Unreadable(
             f"the save {source} prepares images with {means} means and {stds} stds, which its model cannot take",
             expected=f"{' or '.join(map(str, sorted(channels)))} of each",
