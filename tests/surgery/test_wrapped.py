@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported
+from zoo_core.errors import NotAZooModel, NotSupported
 
 X = torch.randn(2, 1, 32, 32)
 
@@ -189,3 +189,36 @@ def test_a_wrapper_that_cannot_be_renewed_says_how_else(group):
     with pytest.raises(NotSupported, match=r"wrapper\.module"):
         zoo.swap_head(wrapped, 3)
     assert zoo.anatomy(wrapped).main.num_classes == 114 == wrapped.module.fc.out_features
+
+
+class Parts(nn.Module):
+    """What people write: nothing but the two parts of a split."""
+
+    def __init__(self, name="tiny/glyphnet", head=None):
+        super().__init__()
+        self.backbone, own = zoo.split(zoo.get(name, weights=None, num_classes=3, seed=0).eval())
+        self.head = head or own
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_module_of_both_parts_stands_for_the_model(copied, tmp_path):
+    module, x = copied(Parts()), torch.rand(2, 1, 32, 32)
+    zoo.freeze(module).train()
+    assert [name for name, each in module.named_parameters() if each.requires_grad] == ["head.weight", "head.bias"]
+    assert not any(each.training for each in module.modules() if isinstance(each, nn.BatchNorm2d))
+    groups = zoo.param_groups(zoo.unfreeze(module, "layer3"), lr=0.1, head_lr=1.0)
+    assert {id(each) for group in groups for each in group["params"]} == {
+        id(each) for each in module.parameters() if each.requires_grad
+    }
+    module.eval()
+    assert torch.equal(zoo.load(zoo.save(module, tmp_path / "save")).eval()(x), module(x))
+    with pytest.raises(NotSupported, match="whole model"):
+        zoo.swap_head(module, 4)
+
+
+def test_a_backbone_under_another_head_says_how_zoo_knows_both():
+    with pytest.raises(NotAZooModel, match=r"zoo\.swap_head\(model, head\) before zoo\.split"):
+        zoo.freeze(Parts(head=nn.Linear(64, 5)))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.errors import NotSupported
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Knowledge, attach, being_edited, knowledge_of, unwrap
@@ -90,6 +91,7 @@ def editing(
         bare = unwrap(model)
         if adds_tensors:
             refuse_sharded(bare, verb)
+            _refuse_parts(model, bare, verb)
         known = knowledge_of(model) if ATTRIBUTE in bare.__dict__ else None
         edit = Editing(bare)
         before = dict(tensors_of(bare)) if adds_tensors else {}
@@ -104,6 +106,16 @@ def editing(
             arguments = {name: describe_all(value) for name, value in record.items()}
             done = Edit(verb, arguments, by_hand=verb == BY_HAND)
             attach(bare, replace(knowledge_of(bare), edits=(*knowledge_of(bare).edits, done)))
+
+
+def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
+    """Refuse to change the modules of a model of which only parts are held: the parts would stay as they are."""
+    if all(each is not bare for each in model.modules()):
+        raise NotSupported(
+            f"zoo.{verb} cannot change a model that was split: its parts would stay as they are",
+            done="nothing was changed",
+            hint=f"zoo.{verb}(model, ...) on the whole model, and zoo.split(model) after it",
+        )
 
 
 def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Module, bool]]:

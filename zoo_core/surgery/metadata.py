@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "_zoo"
 """Name of the attribute in which a model carries what zoo knows of it."""
+WHOLE = "_zoo_model"
+"""Name of the attribute in which a backbone keeps the model that it was split off from, which holds all its tensors."""
 WAY_BACK = "_zoo_way_back"
 """Name of the attribute in which a part of a model says what to do with the whole instead."""
 
@@ -118,9 +120,31 @@ def unwrap(model: nn.Module) -> nn.Module:
         inner = _inner(model)
         if inner is None:
             result = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
-            return _whole_of(result) or model
+            return _whole_of(result) or _whole_in_parts(model) or model
         model = inner
     return model
+
+
+def _parts_of_models(module: object) -> dict[int, nn.Module]:
+    """The models that parts inside ``module`` were split off from, by id."""
+    if not isinstance(module, nn.Module) or getattr(type(module), WAY_BACK, None):
+        return {}
+    parts = [part.__dict__[WHOLE][0] for part in module.modules() if WHOLE in part.__dict__]
+    return {id(each): each for each in parts}
+
+
+def _whole_in_parts(module: object) -> nn.Module | None:
+    """The model whose backbone and head a module holds, as ``zoo.split`` gave them; None where its head is another."""
+    models = list(_parts_of_models(module).values())
+    if len(models) != 1 or not isinstance(module, nn.Module):
+        return None
+    here = {id(parameter) for parameter in module.parameters()}
+    sites = [head.path for head in models[0].__dict__[ATTRIBUTE].anatomy.heads if head.role != "aux"]
+    try:
+        heads = [models[0].get_submodule(path) for path in sites]
+    except AttributeError:  # it was changed by hand since
+        return None
+    return models[0] if all(id(each) in here for head in heads for each in head.parameters()) else None
 
 
 def _whole_of(models: list[nn.Module]) -> nn.Module | None:
@@ -250,6 +274,12 @@ def _not_known(model: object) -> NotAZooModel:
             f"this {type(model).__name__} holds {len(several)} models that zoo knows",
             expected="one of them",
             hint=f"give zoo one of {', '.join(f'module.{path}' for path in several)}",
+        )
+    if _parts_of_models(model):
+        return NotAZooModel(
+            f"this {type(model).__name__} holds the backbone of a model, and not its head",
+            expected="both parts that zoo.split(model) gives",
+            hint="zoo.swap_head(model, head) before zoo.split(model) makes a head of your own one of the two",
         )
     return NotAZooModel(
         f"zoo knows nothing about this {type(model).__name__}",

@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import Variant, entered, left, variant, without, without_hooks
 from zoo_core.surgery.head.output import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, no_head, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +35,7 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
+        self.__dict__[WHOLE] = (model,)  # no module of this one
         self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
         # what only auxiliary heads need would be parameters that get no gradient, which DDP waits for
         self.body = replaced(self.body, {path: Absent() for path in _auxiliary_towers(anatomy)})
@@ -121,6 +122,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
     Returns:
         ``backbone`` and ``head``. In eval mode ``head(backbone(x))`` equals ``model(x)`` bit for bit, or the scores in
         it where a library returns them in an object; ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
+        A module that holds both stands for the model: ``zoo.freeze``, ``zoo.param_groups`` and ``zoo.save`` take it.
         Forward pre-hooks of the model itself run in ``backbone``, and its forward hooks in ``head``, on the scores.
 
     Raises:
