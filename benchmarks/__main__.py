@@ -76,6 +76,7 @@ def main() -> None:
         text.append(run(module, "--rounds", rounds, "--json", str(path)))
         rows += read(path) if path.exists() else []
     text += [run(module) for module in ("around", "frozen", "forward", "download")]
+    text.append(run("predict", "--images", "192" if options.quick else "1000", "--rounds", rounds))
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
     save(rows, options.out / "figures.json")
