@@ -216,7 +216,7 @@ class _Trunk:
     def __init__(self, model: nn.Module, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
         self.model, self.grid, self.live, self.cuts, self.end = model, grid, live, cuts, end
         self.known = {*grid.flow.recording.inputs}  # what may be needed later beside what a unit gives
-        self.opened = 0  # modules that hold more than one unit, as do all that hold them
+        self.opened = 0  # layers in modules that hold more than one unit, as does what mostly consists of such
         self.whole: dict[str, Unit] = {}  # every module that may be a unit, those inside others too
 
     def units(self) -> list[Unit]:
@@ -230,7 +230,7 @@ class _Trunk:
                 taken = self.grid.flow.moving(self.grid.flow.recording.ops[child])
                 if taken and self.known.issuperset(taken):
                     self.known.update(self.grid.flow.recording.ops[child].outputs)
-            elif child.start < self.end:
+            elif child.start < self.end or child.end == self.end:
                 result += self._of(child)
         return result
 
@@ -245,11 +245,13 @@ class _Trunk:
             self.whole.setdefault(call.path, unit)
         opened = self.opened
         result = self._inside(call)
-        if unit and self.opened == opened and not _spans(self._stride_before(call), result, unit):
+        before = self._stride_before(call)
+        is_open = unit and unit.map.stride > before and 2 * (self.opened - opened) > unit.layers
+        if unit and not is_open and not _spans(before, result, unit):
             self.known = known
             result = [] if again else [unit]
         elif unit:
-            self.opened += 1
+            self.opened = opened + unit.layers
         self.known |= outputs
         return result
 
@@ -279,9 +281,9 @@ class _Trunk:
 
 
 def _spans(before: int, inner: list[Unit], whole: Unit) -> bool:
-    """Whether the resolution changes twice inside a module, or after most of its layers."""
-    first = _layers(unit for unit in inner if unit.map.stride == before and unit.has_blocks)
-    at_end = whole.map.stride > before and 2 * first > whole.layers
+    """Whether the resolution changes twice inside a module, or after blocks that have most of its layers."""
+    first = [unit for unit in inner if unit.map.stride == before and unit.has_blocks]
+    at_end = whole.map.stride > before and len(first) > 1 and 2 * _layers(first) > whole.layers
     return at_end or any(before < unit.map.stride < whole.map.stride for unit in inner)
 
 
@@ -311,9 +313,10 @@ def _plain(groups: list[list[Unit]]) -> list[list[Unit]]:
     """The stages of layers without blocks, as VGG has them: the stem is of the first, a pool at the end of the last."""
     result: list[list[Unit]] = []
     for group in groups:
-        if any(unit.layers for unit in group):
-            result.append(group)
-        elif result and group[-1].map.stride > result[-1][-1].map.stride:
+        last = result[-1][-1].map if result else None
+        if any(unit.layers for unit in group) or (last and group[-1].map.channels != last.channels):
+            result.append(group)  # without layers of its own it joins branches
+        elif last and group[-1].map.stride > last.stride:
             result[-1] = [*result[-1], *group]
     return result
 
