@@ -104,6 +104,14 @@ def test_an_error_of_the_anatomy_is_said_once_with_its_line(tmp_path, monkeypatc
     assert "failed toy/toy1 builds, as toy/toy0" in answer.stderr
 
 
+def test_where_tracing_differs_is_said_and_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = MUTANTS["wrong stride"]
+    with zoo.use(wrong.zoo()):
+        answer = run("--check", "card", "--traced")
+    assert re.search(r"toy/toy: tracing finds .*instead of \[.*\(8, 16\)\]", answer.stdout), answer.output
+
+
 def test_no_model_is_kept_once_it_has_been_checked(family):
     run("toy", *QUICK)
     assert _model_under_test.cache_info().currsize == 0

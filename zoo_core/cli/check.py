@@ -52,11 +52,20 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 @click.option("--shard", "share", metavar="1/4", help="Only this share of the models.  [default: $ZOO_SHARD]")
 @click.option("--shapes-above", "limit", metavar="N", help="Check models of more parameters by shapes alone.")
 @click.option("--expect", "expected", multiple=True, metavar="CHECK:MODEL=REASON", help="A failure that is known.")
+@click.option("--traced", is_flag=True, help="Say too where tracing finds something else than an anatomy says.")
 @click.option("--json", "json_file", **_FILE, help="Write every verdict as JSON.")
 @click.option("--resume", is_flag=True, help="Keep what that file says already, but for failures.")
 @click.option("--junit", "junit_file", **_FILE, help="Write JUnit XML, for CI.")
 @click.option("--markdown", "markdown_file", **_FILE, help="Write a support matrix; with --all, the page of them all.")
-def check(family: str | None, *, every: bool, resume: bool, json_file: Path | None, **chosen: Any) -> None:  # noqa: ANN401 - click gives the fields of a Choice
+def check(
+    family: str | None,
+    *,
+    every: bool,
+    resume: bool,
+    traced: bool,
+    json_file: Path | None,
+    **chosen: Any,  # noqa: ANN401 - click gives the fields of a Choice
+) -> None:
     """Check that the models of FAMILY keep every promise of a zoo model, and say what is wrong with those that do not.
 
     Nothing is downloaded: models are built untrained. Known failures are those that the family declares, and --expect.
@@ -70,6 +79,8 @@ def check(family: str | None, *, every: bool, resume: bool, json_file: Path | No
     earlier = written(json_file) if resume else []
     runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed())]
     _check(runs, choice, files, every=every)
+    if traced:
+        _compare_with_traced(runs)
     if any(run.report.failed for run in runs):
         sys.exit(1)
 
@@ -100,6 +111,15 @@ def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None]
         _write(reports, files, page=every)
         for report in reports:
             _print(report)
+
+
+def _compare_with_traced(runs: Sequence[Run]) -> None:
+    """Say where tracing differs from what is declared: one of the two is wrong, and this does not say which."""
+    from zoo_core.testing.traced import compared
+
+    for card in (card for run in runs for card, _ in run.plan):
+        if note := compared(card).note:
+            terminal().print(f"{card.id}: tracing finds {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
