@@ -7,9 +7,11 @@ import re
 
 import pytest
 import torch
+from click.testing import CliRunner
 from lightning.pytorch import Callback
 from PIL import Image
 from zoo_lightning import finetune, read_data
+from zoo_lightning.command import finetune as command
 from zoo_lightning.detect import keypoint_map
 from zoo_lightning.loading import datasets
 
@@ -215,6 +217,12 @@ def test_a_model_or_an_option_for_other_data_is_refused_before_training(coco, tm
     with pytest.raises(UsageError, match=message):
         finetune(coco, model=model, out=tmp_path / "out", epochs=1, trainer=QUIET, **options)
     assert not (tmp_path / "out.run").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would(coco, tmp_path):
+    arguments = [str(coco), "--model", "resnet18", "--out", str(tmp_path / "out"), "--dry-run"]
+    with pytest.raises(UsageError, match="resnet18 is for classification"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
 def test_a_detector_is_refused_for_class_folders(digits, tmp_path):

@@ -139,9 +139,16 @@ def test_a_folder_that_cannot_be_saved_to_is_refused_before_training(digits, tmp
     assert not (tmp_path / "out.run").exists()
 
 
+class Doubling(torch.nn.Module):
+    """A layer that is not one of torch.nn."""
+
+    def forward(self, x):
+        return 2 * x
+
+
 def test_a_model_that_cannot_be_saved_is_refused_before_training(digits, tmp_path):
     model = zoo.get("tiny/glyphnet", num_classes=3)
-    model.stem.append(torch.nn.Conv2d(16, 16, 1))
+    model.stem.append(Doubling())
     with pytest.raises(NotSupported):
         finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "model": model})
     assert not (tmp_path / "out.run").exists()

@@ -113,9 +113,12 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
 
 
 def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:
-    """What a run would do: nothing is fetched, built or written."""
+    """What a run would do, or why it would not: nothing is fetched, built or written."""
     import zoo_core as zoo
+    from zoo_lightning.tasks import require_name, require_options
 
+    require_name(model, images)
+    require_options(images.task, options)
     for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
     card = zoo.info(model)

@@ -61,13 +61,25 @@ def build(name: str, data: ImageData, seed: int) -> nn.Module:
     Raises:
         UsageError: It is for another task.
     """
-    _require_task(name, zoo.info(name).task, data)
-    more: dict[str, Any] = {"num_keypoints": data.num_keypoints} if zoo.info(name).task == "keypoints" else {}
-    if zoo.info(name).task == "keypoints" and not data.num_keypoints:
+    task = require_name(name, data)
+    more: dict[str, Any] = {"num_keypoints": data.num_keypoints} if task == "keypoints" else {}
+    if task == "keypoints" and not data.num_keypoints:
         raise errors.UsageError(
             f"{name} learns keypoints, and the data has none", expected="categories with a list of keypoints"
         )
     return zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
+
+
+def require_name(name: str, data: ImageData) -> str:
+    """The task of a model that is named; empty for a folder or a file, which says it when it is built.
+
+    Raises:
+        UsageError: The data is for another task.
+    """
+    task: str = getattr(zoo.info(name), "task", "")
+    if task:
+        _require_task(name, task, data)
+    return task
 
 
 def suited(model: nn.Module, data: ImageData) -> nn.Module:
