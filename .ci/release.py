@@ -31,7 +31,7 @@ def with_version(path: Path, text: str, version: str) -> str:
     """The text of a file with another version, and with the range of zoo-core that belongs to it."""
     major, minor, *_ = version.split(".")
     allowed = f">={major}.{minor},<{major}.{int(minor) + 1}"
-    text = re.sub(r"(zoo-core ?)>=\d+\.\d+,<\d+\.\d+", rf"\g<1>{allowed}", text)
+    text = re.sub(r"(zoo-core(?:\[[\w,-]+\])? ?)>=\d+\.\d+,<\d+\.\d+", rf"\g<1>{allowed}", text)
     if path.name == "plugins.md" or "third-party" in path.parts:  # versions of their own
         return text
     return re.sub(
