@@ -3,8 +3,8 @@
 Run as ``uv run --group bench python -m benchmarks.predict``. Measured are:
 
 - throughput: ``zoo.predict`` of so many JPEG files of 500 x 375, beside the model alone on batches that are in memory
-  already. Both run in one process on all its cores, in turns of a hundred images, and the CPU seconds of each turn
-  count: what reading and preparing images costs beside the model.
+  already. Both run in one process on one thread of torch, in turns of a hundred images, and the CPU seconds of each
+  turn count: what reading and preparing images costs beside the model.
 - memory: the peak of ``zoo.predict`` over 200 images and over so many, each in a process of its own; and of
   ``zoo.sliding_window`` over an image on disk and over one of ten times its height.
 - the first result: a fresh interpreter from its first instruction to the name of one image, weights in the cache,
@@ -101,6 +101,7 @@ def throughput(name: str, folder: Path, count: int) -> Row:
 
     import zoo_core as zoo
 
+    torch.set_num_threads(1)  # threads that wait for one another spin, which would count as work
     model, files = ready(name), sorted(folder.iterdir())[:count]
     x = torch.rand(BATCH, 3, 224, 224)
 
