@@ -112,7 +112,7 @@ def _engine(name: str) -> Engine:
     engine = getattr(plugins[name].load(), "embed_engine", None) if name in plugins else None
     if engine is None:
         expected = "local, or the name of a plugin that brings one, such as ray"
-        raise UsageError(f"there is no engine {name!r}", expected=expected, hint="pip install zoo-ray")
+        raise UsageError(f"there is no engine {name!r}", expected=expected, hint="pip install ./plugins/zoo-ray")
     result: Engine = engine
     return result
 
