@@ -13,10 +13,7 @@ from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
 from zoo_core.weights.formats.outline import outline_of, require_small_directory
-from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
-from zoo_core.weights.formats.read import read_state_dict
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
 
 if TYPE_CHECKING:
     import os
@@ -110,6 +107,8 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     Raises:
         Unreadable: The index is malformed, a shard is missing, or a shard lacks a tensor.
     """
+    from zoo_core.weights.formats.read import read_state_dict
+
     try:
         require(index.stat().st_size <= _LARGEST)
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -142,6 +141,8 @@ def read_distributed(metadata: Path) -> dict[str, Tensor]:
     Raises:
         Unreadable: It is broken, or a chunk is missing.
     """
+    from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
+
     try:
         require(metadata.stat().st_size <= _LARGEST)
         data = metadata.read_bytes()
@@ -182,6 +183,8 @@ def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noq
 
 def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
     """One chunk: a file of ``torch.save`` within a larger one."""
+    from zoo_core.weights.formats.plain import read_plain
+
     name, offset, length = info["relative_path"], info["offset"], info["length"]
     require(Path(name).name == name and isinstance(offset, int) and isinstance(length, int))
     source = folder / name
