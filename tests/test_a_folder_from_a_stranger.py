@@ -14,7 +14,7 @@ import torch
 
 import zoo_core as zoo
 from zoo_core.errors import Unreadable, UsageError, WeightsError
-from zoo_core.recipe.plain import RECORDS, from_plain, to_plain
+from zoo_core.recipe.json_arguments import RECORDS, from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import LAYERS
 from zoo_core.weights import Cache

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import zoo_core as zoo
-from zoo_core.embedding import rows as rows_module
+from zoo_core.embedding import feature_files as rows_module
 from zoo_core.embedding.batches import Batches, room_on
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import care
+from zoo_core.weights.cache import maintenance
 
 TOTAL = 50
 
@@ -275,10 +275,10 @@ def test_no_room_is_found_out_at_the_first_batch(backbone, monkeypatch):
 
 def test_prune_removes_features_that_were_not_used_for_long(backbone, monkeypatch):
     kept = zoo.cached_features(backbone, Images())
-    assert care.prune(Cache()) == 0
-    assert care.prune(Cache(), unused_days=1) == 0
-    monkeypatch.setattr(care.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
-    assert care.prune(Cache(), unused_days=1) > TOTAL * 5 * 4
+    assert maintenance.prune(Cache()) == 0
+    assert maintenance.prune(Cache(), unused_days=1) == 0
+    monkeypatch.setattr(maintenance.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
+    assert maintenance.prune(Cache(), unused_days=1) > TOTAL * 5 * 4
     assert not kept.folder.exists()
 
 

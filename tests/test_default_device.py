@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.unchained import unchained
 
 import zoo_core as zoo
-from zoo_core.embedding.rows import Rows, read_rows
+from zoo_core.embedding.feature_files import Rows, read_rows
 from zoo_core.weights import read_state_dict
 
 

@@ -19,8 +19,8 @@ from zoo_core.errors import CacheError, LockError, WeightsError, ZooError, ZooWa
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.private_files import believed, write_anew
 from zoo_core.weights import Cache, fetch, obtain
-from zoo_core.weights.cache.care import contents, leftovers, prune, remove
 from zoo_core.weights.cache.converted import Copy
+from zoo_core.weights.cache.maintenance import contents, leftovers, prune, remove
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.lock import give_up, own_name
 from zoo_core.weights.trust.lock import Locked, read_lock, write_lock

@@ -19,8 +19,8 @@ from .errors import AnatomyError as AnatomyError
 from .errors import ZooError as ZooError
 from .errors import ZooWarning as ZooWarning
 from .exporting.export import export as export
-from .images.numbers import preprocessing as preprocessing
-from .images.numbers import set_preprocessing as set_preprocessing
+from .images.preprocessing import preprocessing as preprocessing
+from .images.preprocessing import set_preprocessing as set_preprocessing
 from .images.read import read_image as read_image
 from .images.transforms import transforms as transforms
 from .inspect.activations import activation_stats as activation_stats

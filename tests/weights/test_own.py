@@ -10,8 +10,8 @@ import torch
 import zoo_core as zoo
 from zoo_core.errors import Unreadable
 from zoo_core.weights.cache import converted
-from zoo_core.weights.cache.care import leftovers
 from zoo_core.weights.cache.converted import copies, open_own
+from zoo_core.weights.cache.maintenance import leftovers
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.open import open_checkpoint
 
@@ -111,7 +111,7 @@ def test_a_damaged_copy_is_made_again(path, net):
 
 
 def test_prune_keeps_the_copy_of_a_file_that_is_as_it_was(path, monkeypatch):
-    monkeypatch.setattr("zoo_core.weights.cache.care._FRESH", -1)
+    monkeypatch.setattr("zoo_core.weights.cache.maintenance._FRESH", -1)
     zoo.get(NAME, weights=path)
     assert leftovers(Cache())[0] == []
     path.unlink()

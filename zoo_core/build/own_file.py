@@ -38,7 +38,7 @@ from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.choose import Choice, choose
-from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
+from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

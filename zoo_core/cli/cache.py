@@ -10,7 +10,7 @@ import click
 
 from zoo_core.cli.console import complete_kept, echo
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import care
+from zoo_core.weights.cache import maintenance
 from zoo_core.weights.cache.converted import Copy, copies
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """List the weights in the cache, or those whose names match PATTERN."""
-    kept, problems = care.contents(Cache(), pattern)
+    kept, problems = maintenance.contents(Cache(), pattern)
     for problem in problems:
         echo(f"zoo: {problem}", err=True)
     if as_json:
@@ -44,7 +44,7 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
         echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
 
 
-def _facts(item: care.Kept) -> dict[str, Any]:
+def _facts(item: maintenance.Kept) -> dict[str, Any]:
     return {
         "name": item.name,
         "sha256": item.ref.sha256,
@@ -64,8 +64,8 @@ def _facts(item: care.Kept) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """Remove the weights whose names match PATTERN, with or without the tag."""
-    kept, _ = care.contents(Cache(), pattern)
-    freed = care.remove(Cache(), kept)
+    kept, _ = maintenance.contents(Cache(), pattern)
+    freed = maintenance.remove(Cache(), kept)
     if as_json:
         echo(json.dumps({"removed": [item.name for item in kept], "freed": freed}, indent=2))
     else:
@@ -78,10 +78,10 @@ def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
     """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
-    result, old = care.leftovers(Cache(), unused_days=unused)
+    result, old = maintenance.leftovers(Cache(), unused_days=unused)
     if as_json:
         files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in result]
-        freed = 0 if dry_run else care.prune(Cache(), unused_days=unused)
+        freed = 0 if dry_run else maintenance.prune(Cache(), unused_days=unused)
         echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
     elif dry_run:
         for item in result:
@@ -89,7 +89,7 @@ def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
         for kept in old:
             echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
     else:
-        echo(f"freed {human(care.prune(Cache(), unused_days=unused))}")
+        echo(f"freed {human(maintenance.prune(Cache(), unused_days=unused))}")
 
 
 @cache.command("path")
@@ -99,7 +99,7 @@ def path(name: str | None) -> None:
     if name is None:
         echo(Cache().root)
         return
-    for item in care.contents(Cache(), (name,))[0]:
+    for item in maintenance.contents(Cache(), (name,))[0]:
         echo(item.path)
 
 

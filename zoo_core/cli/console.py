@@ -43,7 +43,7 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
 
 def complete_kept(_context: object, _parameter: object, incomplete: str) -> list[str]:
     """The names of weights in the cache that begin as what was typed."""
-    from zoo_core.weights.cache.care import contents
+    from zoo_core.weights.cache.maintenance import contents
     from zoo_core.weights.cache.store import Cache
 
     return [item.name for item in contents(Cache())[0] if item.name.startswith(incomplete)]

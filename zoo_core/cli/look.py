@@ -25,7 +25,7 @@ def summary(model: str, weights: str, out: Path | None, *, layers: bool) -> None
     zoo summary flowers/ --layers --out flowers.html
     """
     from zoo_core.inspect.summary import summary as summarize
-    from zoo_core.recipe.opened import open_model
+    from zoo_core.recipe.open_model import open_model
 
     result = summarize(open_model(model, weights=None if weights == "none" else weights))
     result = result.layers() if layers else result
@@ -45,7 +45,7 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
     zoo maps resnet50 cat.jpg --at 'layer*' --out maps.png
     """
     from zoo_core.inspect.maps import activation_maps
-    from zoo_core.recipe.opened import open_model
+    from zoo_core.recipe.open_model import open_model
 
     opened = open_model(model, weights=None if weights == "none" else weights)
     result = activation_maps(opened, image, at=at or None)
@@ -68,7 +68,7 @@ def cam(model: str, image: Path, target: str | None, weights: str, out: Path, **
     zoo cam resnet50 cat.jpg --target 'tabby' --out cam.png
     """
     from zoo_core.inspect.cam import cam as run
-    from zoo_core.recipe.opened import open_model
+    from zoo_core.recipe.open_model import open_model
     from zoo_core.surgery.metadata import class_names_of
 
     opened = open_model(model, weights=None if weights == "none" else weights)
@@ -92,7 +92,7 @@ def draw(model: str, weights: str, out: Path, *, full: bool, depth: int) -> None
     zoo draw flowers/ --full --depth 2 --out flowers.pdf
     """
     from zoo_core.inspect.draw import draw as run
-    from zoo_core.recipe.opened import open_model
+    from zoo_core.recipe.open_model import open_model
 
     opened = open_model(model, weights=None if weights == "none" else weights)
     echo(run(opened, out, full=full, depth=depth))
@@ -117,8 +117,8 @@ def stats(
     zoo stats resnet18 --weights runs/last.ckpt --stop nan
     """
     from zoo_core.inspect.activations import activation_stats
-    from zoo_core.inspect.view import view_of
-    from zoo_core.recipe.opened import open_model, require_values
+    from zoo_core.inspect.overlay import view_of
+    from zoo_core.recipe.open_model import open_model, require_values
     from zoo_core.surgery.example import example_input
 
     opened = open_model(model, weights=None if weights == "none" else weights).eval()

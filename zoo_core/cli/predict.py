@@ -64,7 +64,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
 def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # noqa: ANN401 - torch is not imported here
     from zoo_core.cli.get import device_of
     from zoo_core.prediction.predict import Predictor
-    from zoo_core.recipe.opened import open_model
+    from zoo_core.recipe.open_model import open_model
 
     if options["weights"] == "none":
         raise click.BadParameter("an untrained model sees nothing", param_hint="--weights")

@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from zoo_core.build.request import Asked
 from zoo_core.embedding.batches import Batches
+from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
-from zoo_core.embedding.rows import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.utils import no_follow
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.paths import expand
-from zoo_core.weights.cache.care import FEATURES
+from zoo_core.weights.cache.maintenance import FEATURES
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 

@@ -17,7 +17,7 @@ from zoo_core.errors import ImageError, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded, in_batches, load_images
 from zoo_core.images.read import Source, read, sources_of
 from zoo_core.images.transforms import transforms
-from zoo_core.recipe.opened import open_model
+from zoo_core.recipe.open_model import open_model
 from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.utils.arguments import check_count, strict_arguments

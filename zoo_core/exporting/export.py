@@ -19,8 +19,8 @@ from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.exporting.formats import FORMATS, input_name
 from zoo_core.exporting.named_outputs import NamedOutputs, Prepare
 from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
-from zoo_core.images.numbers import Numbers, numbers_of, require_known, resized
-from zoo_core.recipe.opened import gives_features, open_model, require_values
+from zoo_core.images.preprocessing import Numbers, numbers_of, require_known, resized
+from zoo_core.recipe.open_model import gives_features, open_model, require_values
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.sites import class_names, evaluating

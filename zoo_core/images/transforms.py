@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.images.numbers import numbers_of, require_known, resized
+from zoo_core.images.preprocessing import numbers_of, require_known, resized
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning, close_matches, did_you_mean
 from zoo_core.inspect.maps import map_in
-from zoo_core.inspect.view import overlay, resized_map, save_image, to_html, view_of
-from zoo_core.recipe.opened import open_model, require_results
+from zoo_core.inspect.overlay import overlay, resized_map, save_image, to_html, view_of
+from zoo_core.recipe.open_model import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.view import Array
+    from zoo_core.inspect.overlay import Array
 
 METHODS = {
     "gradcam": "GradCAM",

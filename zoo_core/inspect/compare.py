@@ -19,7 +19,7 @@ from zoo_core.build.costs import CostCounter
 from zoo_core.build.get import get
 from zoo_core.build.request import usable_device
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.inspect.view import cannot_write
+from zoo_core.inspect.overlay import cannot_write
 from zoo_core.registry.choose import ACCURACY, in_three_digits
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import knowledge_of, unwrap

@@ -9,9 +9,9 @@ from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError, ZooError
+from zoo_core.inspect.overlay import cannot_write
 from zoo_core.inspect.summary import summary
-from zoo_core.inspect.view import cannot_write
-from zoo_core.recipe.opened import open_model
+from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
-from zoo_core.inspect.view import overlay, save_image, to_html, view_of
-from zoo_core.recipe.opened import open_model
+from zoo_core.inspect.overlay import overlay, save_image, to_html, view_of
+from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import asked_names, hooked
 from zoo_core.surgery.metadata import anatomy_of, unwrap
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.view import Array
+    from zoo_core.inspect.overlay import Array
 
 _TOKENS, _MAP = 3, 4
 _CONVOLUTIONAL = (nn.Conv2d, nn.ConvTranspose2d, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - the base of all batch norms

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
-from zoo_core.inspect.view import cannot_write
-from zoo_core.recipe.opened import open_model
+from zoo_core.inspect.overlay import cannot_write
+from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under

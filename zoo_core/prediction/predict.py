@@ -11,11 +11,11 @@ import torch
 
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.images.loading import in_batches, load_images
-from zoo_core.images.numbers import numbers_of, resized
+from zoo_core.images.preprocessing import numbers_of, resized
 from zoo_core.images.read import read, sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Reading
-from zoo_core.recipe.opened import open_model, require_results
+from zoo_core.recipe.open_model import open_model, require_results
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names as names_of
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.images.numbers import numbers_of
+from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.regions import Rows, open_rows
-from zoo_core.recipe.opened import open_model, require_results, require_values
+from zoo_core.recipe.open_model import open_model, require_results, require_values
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.metadata import class_names_of, knowledge_of, unwrap

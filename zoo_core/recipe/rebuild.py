@@ -16,7 +16,7 @@ import zoo_core
 from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
 from zoo_core.recipe.by_hand import VERB, change_by_hand, may_be_set
-from zoo_core.recipe.plain import from_plain, to_plain
+from zoo_core.recipe.json_arguments import from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import Custom, Layers
 from zoo_core.utils.device import on_the_cpu

@@ -14,12 +14,12 @@ from torch import distributed, nn
 
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
-from zoo_core.images.numbers import fitting, with_preprocessing
+from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
-from zoo_core.recipe.base import has_base, left_out
+from zoo_core.recipe.base_weights import has_base, left_out
 from zoo_core.recipe.by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
-from zoo_core.recipe.plain import to_plain
+from zoo_core.recipe.json_arguments import to_plain
 from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom, repeat
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo

@@ -12,7 +12,6 @@ A plugin's whole test file::
 called by hand as well. Models are built untrained through ``zoo.get(..., weights=None)``; no check touches a network.
 """
 
-from zoo_core.testing.case import Conformance as Conformance
 from zoo_core.testing.checks.copies import check_compile as check_compile
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins
@@ -35,6 +34,7 @@ from zoo_core.testing.checks.weights_entries import check_card as check_card
 from zoo_core.testing.checks.weights_entries import check_state as check_state
 from zoo_core.testing.choosing import CHECKS as CHECKS
 from zoo_core.testing.choosing import DEAR_CHECKS as DEAR_CHECKS
+from zoo_core.testing.conformance import Conformance as Conformance
 from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
 from zoo_core.testing.family import check_exceptions as check_exceptions
 from zoo_core.testing.family import check_light as check_light

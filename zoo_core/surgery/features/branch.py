@@ -18,7 +18,7 @@ from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
-from zoo_core.surgery.head.output import behind, paths_of, scores_only
+from zoo_core.surgery.head.output_activation import behind, paths_of, scores_only
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import Variant, entered, left, variant, without, without_hooks
-from zoo_core.surgery.head.output import parameters_of, paths_of
+from zoo_core.surgery.head.output_activation import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
 

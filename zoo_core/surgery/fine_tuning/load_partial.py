@@ -24,8 +24,8 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file
 from zoo_core.weights.checkpoint.candidates import candidates, no_state_dict, one_state_dict
 from zoo_core.weights.checkpoint.choose import Choice, choose
-from zoo_core.weights.checkpoint.odd import loss_of_values, refuse_odd_tensors
 from zoo_core.weights.checkpoint.open import open_checkpoint
+from zoo_core.weights.checkpoint.unsupported import loss_of_values, refuse_odd_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

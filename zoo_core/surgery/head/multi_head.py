@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.head.output import Behind, output_of
+from zoo_core.surgery.head.output_activation import Behind, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

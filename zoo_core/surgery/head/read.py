@@ -11,7 +11,7 @@ from torch import nn
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
-from zoo_core.surgery.head.output import Behind
+from zoo_core.surgery.head.output_activation import Behind
 from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, unwrap

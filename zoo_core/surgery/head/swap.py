@@ -22,7 +22,7 @@ from zoo_core.surgery.head.multi_head import (
     classify_each,
     one_head,
 )
-from zoo_core.surgery.head.output import behind, check_output, plain_like, scores_only
+from zoo_core.surgery.head.output_activation import behind, check_output, plain_like, scores_only
 from zoo_core.surgery.head.sites import (
     HeadLike,
     between,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, common_prefix, under, without_wrappers
-from zoo_core.weights.checkpoint.odd import refuse_odd_tensors
+from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 

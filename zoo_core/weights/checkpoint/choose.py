@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo_core.errors import UsageError
 from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged
 from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, under, without_parallel
-from zoo_core.weights.checkpoint.odd import kind_of
+from zoo_core.weights.checkpoint.unsupported import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

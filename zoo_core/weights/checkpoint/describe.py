@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
-from zoo_core.weights.checkpoint.odd import kind_of
 from zoo_core.weights.checkpoint.signatures import Match, Signature, match, read_signatures
+from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.formats.plain_pickle import parts_of
 
 if TYPE_CHECKING:

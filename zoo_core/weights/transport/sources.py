@@ -49,7 +49,7 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
         return LocalSource(url)
     if scheme not in _STORES:
         raise Permanent(f"{scheme}:// is not read: https, http, file, package and {', '.join(_STORES)} are")
-    from zoo_core.weights.transport.remote import RemoteSource
+    from zoo_core.weights.transport.fsspec_source import RemoteSource
 
     return RemoteSource(url)
 

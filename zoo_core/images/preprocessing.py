@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from zoo_core.surgery.metadata import Knowledge
 
+
 _VERB = "set_preprocessing"
 _SIDES = 2
 _LARGEST = 16_384

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.images.numbers import set_preprocessing
+from zoo_core.images.preprocessing import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.record import is_save
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap

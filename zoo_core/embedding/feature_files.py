@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+
 WHOLE = "whole.json"
 _SO_FAR = "so_far.json"
 _PARTS = ("features", "targets")

@@ -13,6 +13,7 @@ from zoo_core.weights.transport.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 _REMOTE_BLOCK = 1 << 20
 
 

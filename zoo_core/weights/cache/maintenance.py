@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from zoo_core.weights.cache.store import Cache
 
+
 _FRESH = 600.0
 """Seconds for which an object without a ref is left alone: its ref may be about to be written."""
 

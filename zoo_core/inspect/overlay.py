@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.images.numbers import numbers_of
+from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.read import read, sources_of
 from zoo_core.images.transforms import transforms
-from zoo_core.recipe.opened import require_values
+from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.metadata import knowledge_of, unwrap
 

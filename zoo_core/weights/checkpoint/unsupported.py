@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+
 _NEXT_STEPS = {
     "sparse": "save it as a dense tensor: tensor.to_dense()",
     "quantised": "save it as plain numbers: tensor.dequantize()",
