@@ -103,7 +103,7 @@ def _model_of(item):
 
 
 class FileServer:
-    """A real HTTP server on the loopback address that serves a folder and remembers what it was asked for."""
+    """A real HTTP server on the loopback address that serves a folder and remembers what it was requested."""
 
     def __init__(self, folder):
         self.paths: list[str] = []

@@ -38,7 +38,7 @@ _BLOCK = 1 << 20
 
 
 def serve(path: Path, digest: str, throttle: float) -> None:
-    """Serve one file under every path, with ranges, and print the port and then the bytes sent, when asked."""
+    """Serve one file under every path, with ranges, and print the port and then the bytes sent, on request."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         print(listener.getsockname()[1], flush=True)
         sent = [0]
@@ -60,10 +60,10 @@ def _answer(connection: socket.socket, path: Path, digest: str, throttle: float,
     with connection, path.open("rb") as file, connection.makefile("rb") as requests:
         while line := requests.readline():
             headers = "".join(iter(lambda: requests.readline().decode(), "\r\n"))
-            wanted = re.search(r"(?mi)^range: bytes=(\d+)-(\d*)", headers)
-            start = int(wanted[1]) if wanted else 0
-            end = min(int(wanted[2]) + 1 if wanted and wanted[2] else size, size)
-            status = f"206 Partial Content\r\nContent-Range: bytes {start}-{end - 1}/{size}" if wanted else "200 OK"
+            requested = re.search(r"(?mi)^range: bytes=(\d+)-(\d*)", headers)
+            start = int(requested[1]) if requested else 0
+            end = min(int(requested[2]) + 1 if requested and requested[2] else size, size)
+            status = f"206 Partial Content\r\nContent-Range: bytes {start}-{end - 1}/{size}" if requested else "200 OK"
             if b"net.pth" not in line:  # the hub's client asks for more than the file
                 connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
@@ -135,7 +135,7 @@ class Bench:
         return self.server.stdout.readline().strip()
 
     def moved(self) -> int:
-        """The bytes that the server has sent since it was last asked."""
+        """The bytes that the server has sent since the last call."""
         assert self.server.stdin
         self.server.stdin.write("\n")
         self.server.stdin.flush()

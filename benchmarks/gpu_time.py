@@ -94,6 +94,6 @@ def quartiles(ratios: list[float]) -> tuple[float, float, float]:
 
 
 def spread(ratios: list[float]) -> str:
-    """The median, and the quartiles behind it."""
+    """The median, and the quartiles."""
     low, middle, high = quartiles(ratios)
     return f"{middle:.3f}  ({low:.3f} to {high:.3f})"

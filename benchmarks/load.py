@@ -235,7 +235,7 @@ def measure(cases: list[Case], rounds: int) -> list[Row]:
 
 
 def main() -> None:
-    """Print a table, and write the figures where asked."""
+    """Print a table, and write the figures on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", help="only cases beside this library, in whose process no other is imported")
     parser.add_argument("--only", default="", help="only cases with this in their name")

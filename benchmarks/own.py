@@ -126,7 +126,7 @@ def _quiet(command: list[str]) -> Figures:
 
 
 def main() -> None:
-    """Print a table, and write the figures where asked."""
+    """Print a table, and write the figures on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="only cases with this in their name")
     parser.add_argument("--rounds", type=int, default=5)

@@ -241,7 +241,7 @@ def _publish(folder: Path) -> None:
 
 
 def main() -> None:
-    """Print a table, and write the figures where asked."""
+    """Print a table, and write the figures on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])

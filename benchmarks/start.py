@@ -127,7 +127,7 @@ def one_name(environment: Mapping[str, str]) -> float:
 
 
 def main() -> None:
-    """Print a table, and write the figures where asked."""
+    """Print a table, and write the figures on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)

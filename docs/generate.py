@@ -62,7 +62,7 @@ def reference() -> str:
 
 
 def table_rows() -> list[tuple[str, str, str]]:
-    """The rows of the README's table of verbs: what you want, the line, and the file behind the link."""
+    """The rows of the README's table of verbs: what you want, the line, and the file of the link."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(r"^\| ([a-z].+?) \| (.+?) \| \[[^\]]+\]\(((?:examples|docs)/[^)]+)\) \|$", text, re.MULTILINE)
 

@@ -9,7 +9,7 @@ head = zoo.mlp_head(9, hidden=(512, 256), batch_norm=True, dropout=0.2)
 model = zoo.get("resnet18", weights=None, head=head, freeze="backbone")
 print(model.fc)
 
-# The first width is asked of the model, so that the same head fits a network with other features.
+# The first width is read from the model, so that the same head fits a network with other features.
 zoo.swap_head(other := zoo.get("mobilenet_v3_small", weights=None), head)
 print(other.classifier[-1][0])
 

@@ -26,7 +26,7 @@ class Images(Dataset):
         self.images = torch.randn(total, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         self.breaks_at = breaks_at
         self.preprocess = lambda image: image
-        self.asked = []
+        self.read = []
 
     def __len__(self):
         return len(self.images)
@@ -34,7 +34,7 @@ class Images(Dataset):
     def __getitem__(self, index):
         if index == self.breaks_at:
             raise InterruptedError
-        self.asked.append(index)
+        self.read.append(index)
         return self.preprocess(self.images[index]), index % 7
 
 
@@ -164,17 +164,17 @@ def flip(path):
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_is_noticed_and_the_features_computed_again(backbone, damage):
     first = zoo.cached_features(backbone, Images())
-    wanted = first.features.clone()
+    expected = first.features.clone()
     damage(first.folder)
-    assert torch.equal(zoo.cached_features(backbone, Images()).features, wanted)
+    assert torch.equal(zoo.cached_features(backbone, Images()).features, expected)
     assert backbone.seen == 2 * TOTAL
 
 
 def test_changing_what_is_returned_leaves_the_files_as_they_were(backbone):
     kept = zoo.cached_features(backbone, Images())
-    wanted = kept.features.clone()
+    expected = kept.features.clone()
     kept.features.zero_()
-    assert torch.equal(zoo.cached_features(backbone, Images()).features, wanted)
+    assert torch.equal(zoo.cached_features(backbone, Images()).features, expected)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -224,7 +224,7 @@ class Gives(Dataset):
 
 
 REFUSED = {
-    "a stream": (Stream(), "asked for a sample again"),
+    "a stream": (Stream(), "requested a sample again"),
     "nothing": (Images(0), "empty"),
     "images without targets": (Gives(torch.zeros(3, 8, 8)), r"\(image, target\)"),
     "triples": (Gives((torch.zeros(3, 8, 8), 1, 2)), r"\(Tensor, int, int\)"),
@@ -306,17 +306,17 @@ PLACES = {
     "held by the CPU": {"keep": True},
     "held elsewhere": {"device": "meta", "keep": True},
     "sent elsewhere": {"device": "meta", "keep": False},
-    "where nobody knows what fits": {"device": "meta"},
+    "where the limit is unknown": {"device": "meta"},
 }
 
 
-@pytest.mark.parametrize("asked", PLACES.values(), ids=PLACES)
-def test_batches_are_on_the_device_that_was_asked_for(backbone, asked):
-    batches = zoo.cached_features(backbone, Images()).batches(16, **asked)
+@pytest.mark.parametrize("options", PLACES.values(), ids=PLACES)
+def test_batches_are_on_the_device_that_was_asked_for(backbone, options):
+    batches = zoo.cached_features(backbone, Images()).batches(16, **options)
     found = list(batches)
     assert [tuple(features.shape) for features, _ in found] == [(16, 5)] * 3 + [(2, 5)]
-    assert {tensor.device.type for pair in found for tensor in pair} == {asked.get("device", "cpu")}
-    assert batches.kept is bool(asked.get("keep"))
+    assert {tensor.device.type for pair in found for tensor in pair} == {options.get("device", "cpu")}
+    assert batches.kept is bool(options.get("keep"))
     assert len(batches) == len(found)
 
 
@@ -357,11 +357,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("asked", "said"), WRONG.values(), ids=WRONG)
-def test_impossible_batches_are_refused(backbone, asked, said):
+@pytest.mark.parametrize(("options", "said"), WRONG.values(), ids=WRONG)
+def test_impossible_batches_are_refused(backbone, options, said):
     kept = zoo.cached_features(backbone, Images())
     with pytest.raises(UsageError, match=said):
-        kept.batches(**asked)
+        kept.batches(**options)
 
 
 MEMORY = {

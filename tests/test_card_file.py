@@ -1,4 +1,4 @@
-"""Cards in a file: found by name without reading the others, whoever wrote the file."""
+"""Cards in a file: found by name without reading the others, whichever tool wrote the file."""
 
 from __future__ import annotations
 

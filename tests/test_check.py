@@ -27,7 +27,7 @@ from zoo_core.testing.reports import Report, from_json, merged, page, to_json, t
 from zoo_core.testing.under_test import _failed, _model_under_test
 from zoo_core.testing.verdicts import Verdict, judge
 
-WRONG = replace(MUTANTS["aux head left behind"].of(), name="wrong")
+WRONG = replace(MUTANTS["aux head left as it was"].of(), name="wrong")
 ORPHAN = replace(MUTANTS["digest missing"].of(), name="orphan")
 QUICK = ("--check", "card", "--check", "paths", "--check", "swap")
 

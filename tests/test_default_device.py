@@ -25,8 +25,8 @@ def places(model):
     return {tensor.device.type for tensor in model.state_dict().values()}
 
 
-def on_the_cpu(**asked):
-    return zoo.get("tiny/glyphnet", device="cpu", **asked)
+def on_the_cpu(**options):
+    return zoo.get("tiny/glyphnet", device="cpu", **options)
 
 
 def same(one, other):
@@ -34,9 +34,9 @@ def same(one, other):
     return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def usual(**asked):
+def usual(**options):
     with torch.device("cpu"):
-        return zoo.get("tiny/glyphnet", **asked)
+        return zoo.get("tiny/glyphnet", **options)
 
 
 VERBS = {
@@ -65,7 +65,7 @@ def test_surgery_on_a_model_on_the_cpu_does_what_it_does_without_a_default_devic
     assert same(found, expected)
 
 
-ASKED = {
+OPTIONS = {
     "pretrained": {},
     "another head": {"num_classes": 9, "seed": 0},
     "untrained": {"weights": None, "seed": 0},
@@ -73,16 +73,16 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_a_model_for_the_cpu_is_the_one_that_get_makes_without_a_default_device(asked):
-    found = on_the_cpu(**asked)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_model_for_the_cpu_is_the_one_that_get_makes_without_a_default_device(options):
+    found = on_the_cpu(**options)
     assert places(found) == {"cpu"}
-    assert same(found, usual(**asked))
+    assert same(found, usual(**options))
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_a_model_for_no_device_goes_to_the_default_device(asked):
-    assert places(zoo.get("tiny/glyphnet", **asked)) == {"meta"}
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_model_for_no_device_goes_to_the_default_device(options):
+    assert places(zoo.get("tiny/glyphnet", **options)) == {"meta"}
 
 
 def test_a_model_comes_back_to_the_device_that_was_asked_for_or_to_the_default_one(tmp_path):

@@ -284,8 +284,9 @@ def letters(folder):
 
 
 def test_preprocessing_in_the_graph_is_that_of_the_pipeline(tmp_path):
-    wanted = zoo.Preprocessing((16, 16), (16,), mean=(10, 20, 30), std=(2, 3, 4), value_range=255, channel_order="BGR")
-    model = zoo.set_preprocessing(adopted(), wanted).eval()
+    numbers = {"mean": (10, 20, 30), "std": (2, 3, 4), "value_range": 255, "channel_order": "BGR"}
+    expected = zoo.Preprocessing((16, 16), (16,), **numbers)
+    model = zoo.set_preprocessing(adopted(), expected).eval()
     path = zoo.export(model, tmp_path / "model.pt2", with_preprocessing=True).path
     images = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
     expected = model(zoo.transforms(model)(images.movedim(-1, 1)))

@@ -102,7 +102,7 @@ def test_every_option_of_zoo_check_that_is_named_is_there(option):
 
 def test_the_reference_is_what_the_docstrings_say():
     written = TEXT[TEXT.index(reference.BEGIN) :]
-    assert written == reference.reference(), "docs/plugins.md lags behind: run python tests/support/reference.py"
+    assert written == reference.reference(), "docs/plugins.md is out of date: run python tests/support/reference.py"
 
 
 @pytest.mark.parametrize("place", sorted(set(re.findall(r"\]\((\.\./[^)#]+)\)", TEXT))))

@@ -108,7 +108,7 @@ DEFECTS = {
         "must return a list of Family",
     ),
     "names its family with a number": (broken(a=('Family("NAME"', "Family(5")), "Family whose name is 5"),
-    "names its family with a slash": (broken(a=('Family("NAME"', 'Family("a/b"')), "nobody can ask for"),
+    "names its family with a slash": (broken(a=('Family("NAME"', 'Family("a/b"')), "no family can be called"),
     "raises in its catalogue": (broken(a=(LIST, "1 / 0")), "ZeroDivisionError"),
     "exits in its catalogue": (broken(a=(LIST, "raise SystemExit(4)")), "SystemExit: 4"),
     "has junk in its catalogue": (broken(a=(LIST, "return ['junk']")), "holds something wrong"),

@@ -14,7 +14,7 @@ from zoo_core.testing.family import FAMILY_CHECKS
 from zoo_core.testing.reports import page
 
 TEXT = (Path(__file__).parent.parent / "docs" / "MODELS.md").read_text(encoding="utf-8")
-STALE = "docs/MODELS.md lags behind: its first lines say which command writes it"
+STALE = "docs/MODELS.md is out of date: its first lines say which command writes it"
 FAMILIES = ("tiny", "torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels")
 
 

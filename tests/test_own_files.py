@@ -294,7 +294,7 @@ def test_a_head_that_only_code_can_build_is_named_and_then_given(path):
     torch.save(trained.state_dict(), path)
     with pytest.raises(LoadMismatch, match=r"fc\.norm\.weight[\s\S]*head="):
         zoo.get(NAME, weights=path)
-    with pytest.warns(ZooWarning, match="left behind"):
+    with pytest.warns(ZooWarning, match="left out"):
         zoo.get(NAME, weights=path, num_classes=9)
     assert same(zoo.get(NAME, weights=path, head=Own()), trained.state_dict())
 

@@ -65,10 +65,10 @@ def test_filters_of_images_and_of_volumes_are_laid_out_with_their_channels_last(
 
 
 def test_get_lays_filters_out_with_their_channels_last_when_asked():
-    plain, asked = zoo.get("tiny/glyphnet"), zoo.get("tiny/glyphnet", channels_last=True)
-    filters = [parameter for parameter in asked.parameters() if parameter.dim() == 4]
+    plain, last = zoo.get("tiny/glyphnet"), zoo.get("tiny/glyphnet", channels_last=True)
+    filters = [parameter for parameter in last.parameters() if parameter.dim() == 4]
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in filters)
-    same(asked, plain)
+    same(last, plain)
 
 
 def test_get_makes_a_model_without_memory_on_the_meta_device():

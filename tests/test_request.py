@@ -1,4 +1,4 @@
-"""What is asked of a model is checked before anything is fetched."""
+"""What is requested of a model is checked before anything is fetched."""
 
 from __future__ import annotations
 

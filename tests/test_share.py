@@ -76,10 +76,10 @@ def test_a_save_that_was_pushed_is_loaded_elsewhere(flowers, hub):
 def test_a_commit_that_is_here_needs_no_network(flowers, hub, monkeypatch):
     name = zoo.push(flowers, "hf://me/flowers")
     zoo.load(name)
-    asked = len(hub.requests)
+    before = len(hub.requests)
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     zoo.load(name)
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == before
     with pytest.raises(Offline):
         zoo.load("hf://me/flowers")
     with pytest.raises(Offline):
@@ -164,10 +164,10 @@ def test_a_revision_is_pinned_by_its_commit_in_the_lock(flowers, hub, tmp_path, 
     zoo.push(zoo.save(zoo.swap_head(zoo.load(flowers), 7), tmp_path / "other"), "hf://me/flowers")
     assert zoo.anatomy(zoo.load("hf://me/flowers")).main.num_classes == 2
     assert CliRunner().invoke(group, ["sync", "--frozen"]).stdout == "hf://me/flowers@main  is here\n"
-    asked = len(hub.requests)
+    before = len(hub.requests)
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     zoo.load("hf://me/flowers")
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == before
     monkeypatch.delenv("ZOO_OFFLINE")
     moved = CliRunner().invoke(group, ["lock"])
     assert "the digest of hf://me/flowers@main has moved" in str(moved.exception)

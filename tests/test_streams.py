@@ -1,4 +1,4 @@
-"""The command line where its output has nowhere to go, and progress where nobody has a terminal."""
+"""The command line where its output has nowhere to go, and progress without a terminal."""
 
 import os
 import signal

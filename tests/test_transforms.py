@@ -199,7 +199,7 @@ def test_workers_of_a_data_loader_can_run_it():
 
 
 class Prepared(torch.utils.data.Dataset):
-    """Images that are prepared when they are asked for, as torchvision's data sets do it."""
+    """Images that are prepared when they are requested, as torchvision's data sets do it."""
 
     def __init__(self, data, pipeline):
         self.data, self.pipeline = data, pipeline

@@ -3,7 +3,7 @@
 Each also *is* the builtin a caller would expect, so ``except KeyError`` around a look-up still works::
 
     ZooError
-    ├── UsageError (ValueError)              what was asked cannot be done as it was asked; the CLI exits with 2
+    ├── UsageError (ValueError)              the call cannot be done as it is written; the CLI exits with 2
     │   ├── UnknownArgument (TypeError)      a keyword that the function does not take
     │   ├── UnknownModel (KeyError)          no installed family has that name
     │   ├── UnknownFamily (KeyError)         no plugin contributes that family
@@ -30,7 +30,7 @@ Each also *is* the builtin a caller would expect, so ``except KeyError`` around 
         └── CacheError                       the cache folder cannot be used
 
 A message has up to six lines: what happened, what was expected, what was got, what was done about it, the likely
-cause, and the next step. The values behind it are attributes, for programs.
+cause, and the next step. Its values are attributes, for programs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError, ValueError):
-    """What was asked cannot be done as it was asked."""
+    """The call cannot be done as it is written."""
 
 
 class UnknownArgument(UsageError, TypeError):
@@ -238,7 +238,7 @@ def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str,
     """The known names most like ``name``, best first; compared without regard to case.
 
     Args:
-        name: What was asked for.
+        name: What was requested.
         known: The names there are.
         limit: How many to return at most.
 

@@ -67,7 +67,7 @@ class Setting:
 
 
 def find(setting: Setting) -> tuple[Any, str] | None:
-    """What a setting is, and where that is said; None when nobody says anything.
+    """What a setting is, and where that is said; None when it is not set.
 
     Raises:
         UsageError: What is said means nothing; or a file cannot be read, or has a key that is not a setting.
@@ -117,7 +117,7 @@ def files() -> tuple[Path, ...]:
         folders = []
     else:
         folders = [str(here), *map(str, here.parents)]
-    # os.path, which is several times as fast as Path: this is asked for on every use.
+    # os.path, which is several times as fast as Path: this is requested on every use.
     paths = (os.path.join(folder, NAME) for folder in folders)  # noqa: PTH118
     project = next((path for path in paths if os.path.isfile(path) and believed(path, "ZOO_CONFIG")), "")  # noqa: PTH113
     user = os.path.join(_user_folder(), NAME)  # noqa: PTH118

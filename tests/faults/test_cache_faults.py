@@ -16,7 +16,7 @@ DIGEST = sha256(DATA)
 
 
 @pytest.fixture
-def wanted(server):
+def requested(server):
     url = server.put("/net.pth", DATA)
     weights = Weights("V1", (url,), DIGEST)
     return Card("acme", "net", "acme:net", weights=(weights,), default="V1"), weights
@@ -26,79 +26,79 @@ def ref():
     return Cache().ref_path("acme", "net", "V1")
 
 
-def test_an_object_that_is_a_link_is_refused(wanted, tmp_path):
-    path = obtain(*wanted).path
+def test_an_object_that_is_a_link_is_refused(expected, tmp_path):
+    path = obtain(*expected).path
     path.unlink()
     (tmp_path / "elsewhere").write_bytes(DATA)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CacheError, match="a symbolic link"):
-        obtain(*wanted)
+        obtain(*expected)
 
 
-def test_an_object_that_is_a_folder_is_refused(wanted):
-    path = obtain(*wanted).path
+def test_an_object_that_is_a_folder_is_refused(expected):
+    path = obtain(*expected).path
     path.unlink()
     path.mkdir()
     with pytest.raises(CacheError, match="a folder"):
-        obtain(*wanted)
+        obtain(*expected)
 
 
-def test_an_object_that_is_gone_is_fetched_again(server, wanted):
-    obtain(*wanted).path.unlink()
-    assert obtain(*wanted).fetched
-    assert len(server.asked) == 2
+def test_an_object_that_is_gone_is_fetched_again(server, expected):
+    obtain(*expected).path.unlink()
+    assert obtain(*expected).fetched
+    assert len(server.requests) == 2
 
 
-def test_a_ref_that_is_gone_costs_a_hash_and_no_download(server, wanted):
-    obtain(*wanted)
+def test_a_ref_that_is_gone_costs_a_hash_and_no_download(server, expected):
+    obtain(*expected)
     ref().unlink()
-    assert obtain(*wanted).fetched is False
+    assert obtain(*expected).fetched is False
     assert ref().exists()
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("text", ["", "sha256 zz\n", "\x00\x01", "sha256 " + "0" * 64 + "\n", "size 5\nsize 6\n", "🦓"])
-def test_a_ref_that_means_nothing_is_written_anew_where_the_card_has_the_digest(server, wanted, text):
-    obtain(*wanted)
+def test_a_ref_that_means_nothing_is_written_anew_where_the_card_has_the_digest(server, expected, text):
+    obtain(*expected)
     ref().write_text(text)
-    assert obtain(*wanted).fetched is False
+    assert obtain(*expected).fetched is False
     assert f"sha256 {DIGEST}" in ref().read_text()
 
 
-def test_a_ref_cannot_point_out_of_the_cache(wanted, tmp_path):
-    obtain(*wanted)
+def test_a_ref_cannot_point_out_of_the_cache(expected, tmp_path):
+    obtain(*expected)
     ref().write_text(ref().read_text().replace("file net.pth", "file ../../../../escaped.pth"))
-    assert obtain(*wanted).path.is_relative_to(Cache().root)
+    assert obtain(*expected).path.is_relative_to(Cache().root)
 
 
-def test_a_ref_with_another_digest_does_not_overrule_the_card(wanted):
-    obtain(*wanted)
+def test_a_ref_with_another_digest_does_not_overrule_the_card(expected):
+    obtain(*expected)
     ref().write_text(ref().read_text().replace(DIGEST, "0" * 64))
-    assert obtain(*wanted).sha256 == DIGEST
+    assert obtain(*expected).sha256 == DIGEST
 
 
-def test_a_bad_object_offline_says_so(wanted, monkeypatch):
-    path = obtain(*wanted).path
+def test_a_bad_object_offline_says_so(expected, monkeypatch):
+    path = obtain(*expected).path
     path.chmod(0o644)
     path.write_bytes(b"bad")
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     with pytest.raises(Offline):
-        obtain(*wanted)
+        obtain(*expected)
 
 
-def test_a_bad_object_is_kept_for_inspection(wanted):
-    path = obtain(*wanted).path
+def test_a_bad_object_is_kept_for_inspection(expected):
+    path = obtain(*expected).path
     path.chmod(0o644)
     path.write_bytes(b"bad")
-    obtain(*wanted)
+    obtain(*expected)
     assert path.with_name(f".{path.name}.bad").read_bytes() == b"bad"
 
 
-def test_a_cache_folder_that_is_a_file_is_a_clear_error(wanted, monkeypatch, tmp_path):
+def test_a_cache_folder_that_is_a_file_is_a_clear_error(expected, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
     with pytest.raises(CacheError):
-        obtain(*wanted)
+        obtain(*expected)
 
 
 READ_ONLY = """
@@ -122,47 +122,47 @@ def mounted_read_only(folder):
 
 
 @pytest.mark.parametrize("touched", [False, True], ids=["as it was", "copied to another disk"])
-def test_a_read_only_cache_with_good_objects_works(server, wanted, touched):
-    path = obtain(*wanted).path
+def test_a_read_only_cache_with_good_objects_works(server, expected, touched):
+    path = obtain(*expected).path
     if touched:
         os.utime(path, (1, 1))
     mounted_read_only(Cache().root)
     try:
         server.close()
-        assert obtain(*wanted).path == path
+        assert obtain(*expected).path == path
     finally:
         subprocess.run(["umount", str(Cache().root)], check=True)
 
 
-def test_a_read_only_cache_without_the_object_is_a_clear_error(wanted):
+def test_a_read_only_cache_without_the_object_is_a_clear_error(expected):
     Cache().make()
     mounted_read_only(Cache().root)
     try:
         with pytest.raises(CacheError, match="Read-only"):
-            obtain(*wanted)
+            obtain(*expected)
     finally:
         subprocess.run(["umount", str(Cache().root)], check=True)
 
 
-def test_a_bad_object_in_a_read_only_cache_is_never_used(server, wanted):
-    path = obtain(*wanted).path
+def test_a_bad_object_in_a_read_only_cache_is_never_used(server, expected):
+    path = obtain(*expected).path
     path.chmod(0o644)
     path.write_bytes(b"bad")
     mounted_read_only(Cache().root)
     try:
         with pytest.raises((CacheError, FetchError)):
-            obtain(*wanted)
+            obtain(*expected)
     finally:
         subprocess.run(["umount", str(Cache().root)], check=True)
 
 
-def test_a_process_killed_while_it_writes_a_ref_leaves_the_old_one(wanted):
-    obtain(*wanted)
+def test_a_process_killed_while_it_writes_a_ref_leaves_the_old_one(expected):
+    obtain(*expected)
     (ref().parent / ".0123456789abcdef.tmp").write_text("sha256 half a li")
-    assert obtain(*wanted).fetched is False
+    assert obtain(*expected).fetched is False
 
 
-def test_the_current_folder_may_vanish(wanted, tmp_path):
+def test_the_current_folder_may_vanish(expected, tmp_path):
     code = "import os, sys; os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])\n"
     code += "from zoo_core.weights import Cache; print(Cache().root)"
     environment = {name: value for name, value in os.environ.items() if name != "ZOO_CACHE"}

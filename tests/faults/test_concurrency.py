@@ -164,7 +164,7 @@ def test_a_dead_holder_costs_no_wait(server, url, tmp_path):
 
     server.script(PATH, hold)
     holder = child(url, tmp_path, timeout=10)
-    while not server.asked:
+    while not server.requests:
         time.sleep(0.02)
     holder.kill()
     holder.wait()
@@ -235,7 +235,7 @@ def test_a_partial_that_another_process_took_is_not_published(server, url, tmp_p
 
     server.script(PATH, taken)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_a_partial_that_is_taken_again_and_again_is_a_clear_error(server, url, tmp_path):
@@ -253,7 +253,7 @@ def test_a_partial_that_is_taken_again_and_again_is_a_clear_error(server, url, t
     server.always[PATH] = taken
     with pytest.raises(CacheError, match="not the file that was written there"):
         fetch(url, tmp_path, sha256=DIGEST)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert not (tmp_path / NAME).exists()
 
 
@@ -290,7 +290,7 @@ def test_those_who_waited_in_vain_try_each_source_once(server, url, tmp_path, fa
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     threads[0].start()
-    while not server.asked:
+    while not server.requests:
         time.sleep(0.01)
     for thread in threads[1:]:
         thread.start()
@@ -299,7 +299,7 @@ def test_those_who_waited_in_vain_try_each_source_once(server, url, tmp_path, fa
     for thread in threads:
         thread.join()
     assert [type(problem) for problem in errors] == [error] * 4
-    assert len(server.asked) <= policy.attempts + 3
+    assert len(server.requests) <= policy.attempts + 3
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
@@ -317,7 +317,7 @@ def test_one_who_waited_for_a_failure_may_yet_succeed(server, url, tmp_path):
     server.script(PATH, refuse)
     failing = threading.Thread(target=refused)
     failing.start()
-    while not server.asked:
+    while not server.requests:
         time.sleep(0.01)
     waiting = child(url, tmp_path)
     time.sleep(1)
@@ -329,7 +329,7 @@ def test_one_who_waited_for_a_failure_may_yet_succeed(server, url, tmp_path):
 def test_one_who_waited_for_a_killed_process_is_as_patient_as_ever(server, url, tmp_path):
     server.script(PATH, lambda _handler, _data: time.sleep(15), status(503), status(503))
     holder = child(url, tmp_path)
-    while not server.asked:
+    while not server.requests:
         time.sleep(0.02)
     got = []
     waiting = threading.Thread(
@@ -341,7 +341,7 @@ def test_one_who_waited_for_a_killed_process_is_as_patient_as_ever(server, url, 
     holder.communicate()
     waiting.join()
     assert got[0].read_bytes() == DATA
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 def test_without_locks_later_ranks_wait_for_the_first(server, url, tmp_path):

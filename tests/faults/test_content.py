@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support.loopback import cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import cut, hang_up, requested_start, serving, sha256, status
 
 from zoo_core.errors import DigestMismatch
 from zoo_core.weights import fetch
@@ -49,7 +49,7 @@ def test_wrong_bytes_are_asked_for_twice_and_refused(server, url, tmp_path, poli
     server.always[PATH] = serving(WRONG[what])
     with pytest.raises(DigestMismatch, match="wrong bytes"):
         fetch(url, tmp_path, sha256=DIGEST, size=size, policy=policy)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert visible(tmp_path) == []
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_changes_in_the_middle_is_begun_again(server, url, tmp_path,
 
     server.script(PATH, cut_and_change)
     assert fetch(url, tmp_path, sha256=sha256(new), policy=policy).read_bytes() == new
-    assert server.asked[1].headers["If-Range"] == f'"{DIGEST[:16]}"'
+    assert server.requests[1].headers["If-Range"] == f'"{DIGEST[:16]}"'
 
 
 def test_a_changed_file_is_begun_again_even_where_the_condition_is_ignored(server, url, tmp_path, policy):
@@ -123,7 +123,7 @@ def test_a_changed_file_is_begun_again_even_where_the_condition_is_ignored(serve
 
 def test_machines_that_tag_the_same_bytes_differently_do_not_stop_a_download(server, url, tmp_path, policy):
     def one_of_two(handler, data):
-        etag, start = f'"{len(server.asked) % 2}"', wanted_start(handler)
+        etag, start = f'"{len(server.requests) % 2}"', requested_start(handler)
         if handler.headers.get("If-Range", etag) != etag:
             start = 0
         handler.send_response(206 if start else 200)
@@ -150,11 +150,11 @@ def test_a_weak_etag_is_no_condition(server, url, tmp_path, policy):
 
     server.script(PATH, weak)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
-    assert "If-Range" not in server.asked[1].headers
+    assert "If-Range" not in server.requests[1].headers
 
 
 def whole(handler, data):
-    """200 and everything, whatever range was asked for."""
+    """200 and everything, whatever range was requested."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(data)))
     handler.end_headers()
@@ -194,16 +194,16 @@ def ranged(start, content_range):
 def test_a_wrong_answer_to_a_range_is_recovered_from(server, url, tmp_path, policy, answer):
     server.script(PATH, cut(100_000), answer)
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
-    assert server.asked[1].headers["Range"] == "bytes=100000-"
+    assert server.requests[1].headers["Range"] == "bytes=100000-"
 
 
 def test_a_server_that_always_answers_ranges_wrongly_is_given_up(server, url, tmp_path, policy):
     server.always[PATH] = lambda handler, data: (
         ranged(0, "bytes 7-9/10") if "Range" in handler.headers else cut(100_000)
     )(handler, data)
-    with pytest.raises(OSError, match=r"asked for bytes|closed too early"):
+    with pytest.raises(OSError, match=r"requested bytes|closed too early"):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) < 20
+    assert len(server.requests) < 20
 
 
 def test_an_empty_file_is_a_file_when_that_is_what_was_promised(server, tmp_path):

@@ -61,7 +61,7 @@ def small_disk(tmp_path):
 def test_what_cannot_fit_is_refused_before_it_is_downloaded(server, url, small_disk):
     with pytest.raises(CacheError, match="no room for 3,000,000 bytes") as caught:
         fetch(url, small_disk, sha256=DIGEST, size=len(DATA))
-    assert server.asked == []
+    assert server.requests == []
     assert caught.value.free < caught.value.needed
     assert "ZOO_CACHE" in str(caught.value)
 
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_on_the_way_is_a_clear_error_and_gets_its_space_bac
     with pytest.raises(CacheError, match="cannot write") as caught:
         fetch(url, small_disk, sha256=DIGEST, policy=policy)
     assert caught.value.errno == errno.ENOSPC
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert sum(path.stat().st_size for path in small_disk.iterdir()) == 0
 
 
@@ -107,7 +107,7 @@ def test_a_read_only_disk_is_a_clear_error(url, tmp_path, server):
     try:
         with pytest.raises(CacheError, match="Read-only"):
             fetch(url, folder, sha256=DIGEST)
-        assert server.asked == []
+        assert server.requests == []
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
@@ -129,7 +129,7 @@ def test_a_good_file_on_a_read_only_disk_is_used(server, url, tmp_path):
 def test_a_limit_on_file_sizes_is_a_clear_error(server, url, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))"
     assert outcome(url, tmp_path, limit).startswith("CacheError cannot write")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert not (tmp_path / NAME).exists()
 
 
@@ -248,7 +248,7 @@ def test_a_damaged_file_is_moved_aside_and_fetched_again(server, url, tmp_path, 
     path.write_bytes(data)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_permissions_follow_the_umask(url, tmp_path):

@@ -9,7 +9,7 @@ import time
 import zlib
 
 import pytest
-from support.loopback import Server, cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import Server, cut, hang_up, requested_start, serving, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
@@ -42,7 +42,7 @@ def answer(headers=LENGTH, body=DATA, line=b"HTTP/1.1 200 OK"):
 
 
 def multipart(handler, data):
-    body = b"--x\r\nContent-Range: bytes 0-9/10\r\n\r\n" + data[wanted_start(handler) :] + b"\r\n--x--\r\n"
+    body = b"--x\r\nContent-Range: bytes 0-9/10\r\n\r\n" + data[requested_start(handler) :] + b"\r\n--x--\r\n"
     status(206, body, Content_Type="multipart/byteranges; boundary=x")(handler, data)
 
 
@@ -77,12 +77,12 @@ FAKE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
     "fault",
     [
         pytest.param(multipart, id="parts in parts"),
-        pytest.param(unasked_part, id="a part that was not asked for"),
-        pytest.param(later_part, id="a later part that was not asked for"),
+        pytest.param(unasked_part, id="a part that was not requested"),
+        pytest.param(later_part, id="a later part that was not requested"),
         pytest.param(packed_and_cut, id="an encoding that ends too early"),
         pytest.param(answer(LENGTH + b"Content-Length: 5\r\n"), id="two lengths"),
         pytest.param(answer(b"Content-Length: 5, 300000\r\n"), id="two lengths in one"),
-        pytest.param(answer(b"Content-Length: 5\r\n", DATA[:5] + FAKE), id="a second answer behind the first"),
+        pytest.param(answer(b"Content-Length: 5\r\n", DATA[:5] + FAKE), id="a second answer after the first"),
         pytest.param(answer(line=b"HTTP/1.1 2000 OK"), id="a status of four digits"),
         pytest.param(answer(line=b"HTTP/1.1 -20 OK"), id="a negative status"),
         pytest.param(answer(line=b"HTTP/9.9 200 OK"), id="a version to come"),
@@ -98,7 +98,7 @@ FAKE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
         pytest.param(answer(b"Transfer-Encoding: chunked\r\n", b"5" * 100_000), id="an endless chunk length"),
         pytest.param(answer(b"Transfer-Encoding: gzip\r\n", b"x"), id="a transfer encoding of its own"),
         pytest.param(answer(LENGTH + b"Content-Encoding: gzip, gzip\r\n"), id="said to be packed twice"),
-        pytest.param(reset_after_the_end, id="a reset behind the last byte"),
+        pytest.param(reset_after_the_end, id="a reset after the last byte"),
         pytest.param(answer(LENGTH + b'ETag: "a"b\x0b\x85c"\r\n', DATA[:1000]), id="a tag with odd characters"),
         pytest.param(answer(LENGTH + b'ETag: "' + b"x" * 30_000 + b'"\r\n', DATA[:1000]), id="a tag without end"),
         pytest.param(answer(LENGTH + b'ETag: "\r\n', DATA[:1000]), id="half a tag"),
@@ -125,7 +125,7 @@ def test_what_is_malformed_once_does_no_harm(server, url, tmp_path, policy, faul
         pytest.param(answer(LENGTH + b"Content-Range: bytes 5-9/10\r\n"), id="a range that 200 does not have"),
         pytest.param(answer(LENGTH + b"Last-Modified: never\r\n"), id="a date that is none"),
         pytest.param(answer(LENGTH + b"Content-Encoding: identity\r\n"), id="said to be as it is"),
-        pytest.param(answer(LENGTH + b"Content-Encoding: aws-chunked\r\n"), id="an encoding that nobody knows"),
+        pytest.param(answer(LENGTH + b"Content-Encoding: aws-chunked\r\n"), id="an unknown encoding"),
         pytest.param(answer(LENGTH + b"Content-Encoding: br\r\n"), id="only said to be brotli"),
         pytest.param(
             answer(LENGTH + b"Transfer-Encoding: chunked\r\n", b"493e0;x=y\r\n" + DATA + b"\r\n0\r\nT: r\r\n\r\n"),
@@ -184,7 +184,7 @@ def test_what_never_ends_is_ended_by_us(server, url, tmp_path, fault):
     with pytest.raises(WeightsError):
         fetch(url, tmp_path, sha256=DIGEST, policy=Policy(timeout=0.5, sleep=lambda _seconds: None))
     assert time.monotonic() - started < 12
-    assert len(server.asked) < 60
+    assert len(server.requests) < 60
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_line_that_is_closed_between_two_requests_costs_no_attempt(server, url
 
     server.script(PATH, answer_and_close, answer_and_close, answer_and_close)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=Policy(sleep=lambda _s: time.sleep(0.05))).read_bytes() == DATA
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 def test_a_server_that_is_not_up_yet_is_waited_for(closed_port, tmp_path):
@@ -315,10 +315,10 @@ def test_every_length_arrives(server, tmp_path, policy, count):
 
 
 def test_one_byte_short_in_every_attempt_is_given_up(server, url, tmp_path, policy):
-    server.always[PATH] = lambda handler, data: cut(max(0, len(data) - 1 - wanted_start(handler)))(handler, data)
+    server.always[PATH] = lambda handler, data: cut(max(0, len(data) - 1 - requested_start(handler)))(handler, data)
     with pytest.raises(FetchError, match="closed too early"):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) <= 2 * policy.attempts
+    assert len(server.requests) <= 2 * policy.attempts
 
 
 def test_two_that_want_other_bytes_of_one_url_do_not_disturb_each_other(server, tmp_path, policy):

@@ -226,7 +226,7 @@ def test_a_cleaner_that_spoils_a_partial_costs_one_more_download(server, url, tm
 
     server.script(PATH, spoil)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_a_good_file_that_appears_meanwhile_is_no_reason_to_fail(server, url, tmp_path, policy):
@@ -274,7 +274,7 @@ def test_a_flip_that_keeps_the_time_of_the_last_write_is_noticed(server, weights
         file.write(bytes([DATA[0] ^ 1]))
     os.utime(path, ns=times)
     assert get(weights).path.read_bytes() == DATA
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("value", ["http://[::bad", "not a url", "http://", "://", "s3://", "nosuchscheme://x"])

@@ -31,8 +31,8 @@ def policy():
     return Policy(timeout=2, sleep=lambda _seconds: None, **LINES)
 
 
-def wanted(handler):
-    """The range that was asked for; None for the whole file."""
+def requested(handler):
+    """The range that was requested; None for the whole file."""
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
     return (int(match[1]), int(match[2]) + 1 if match[2] else None) if match else None
 
@@ -56,10 +56,10 @@ def send(handler, body, pause=0.0):
 def parts(handler, data, pause=0.001, etag=None):
     """The right answer, whole or in part, in small steps."""
     etag = etag or f'"{sha256(data)[:16]}"'
-    asked = wanted(handler) if handler.headers.get("If-Range", etag) == etag else None
-    start, end = asked or (0, None)
+    span = requested(handler) if handler.headers.get("If-Range", etag) == etag else None
+    start, end = span or (0, None)
     end = min(end or len(data), len(data))
-    head(handler, start, end, len(data), partial=bool(asked), etag=etag)
+    head(handler, start, end, len(data), partial=bool(span), etag=etag)
     send(handler, data[start:end], pause)
 
 
@@ -70,7 +70,7 @@ def url(server):
 
 
 def asked_for(server):
-    return [asked.headers.get("Range") for asked in server.asked]
+    return [each.headers.get("Range") for each in server.requests]
 
 
 def once(server, fault, when):
@@ -78,7 +78,7 @@ def once(server, fault, when):
     left = [True]
 
     def reply(handler, data):
-        if left and (asked := wanted(handler)) and when(*asked):
+        if left and (span := requested(handler)) and when(*span):
             left.clear()
             fault(handler, data)
         else:
@@ -105,17 +105,17 @@ def test_where_the_length_is_known_no_byte_is_sent_twice(server, url, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("size", "asked"), [(None, [None]), (len(DATA), ["bytes=0-99999", "bytes=100000-"])], ids=["unknown", "known"]
+    ("size", "span"), [(None, [None]), (len(DATA), ["bytes=0-99999", "bytes=100000-"])], ids=["unknown", "known"]
 )
-def test_a_fast_server_is_asked_over_one_line(server, url, tmp_path, policy, size, asked):
+def test_a_fast_server_is_asked_over_one_line(server, url, tmp_path, policy, size, span):
     easily_pleased = dataclasses.replace(policy, split_below=1.0)
     assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=easily_pleased).read_bytes() == DATA
-    assert asked_for(server) == asked
+    assert asked_for(server) == span
 
 
 def test_a_line_that_becomes_slow_gets_help(server, url, tmp_path, policy):
     def slower(handler, data):
-        parts(handler, data, pause=0.001 if wanted(handler) else 0.2)
+        parts(handler, data, pause=0.001 if requested(handler) else 0.2)
 
     server.always[PATH] = slower
     measured = dataclasses.replace(policy, split_below=5e6)
@@ -125,7 +125,7 @@ def test_a_line_that_becomes_slow_gets_help(server, url, tmp_path, policy):
 
 def test_a_line_that_drips_gives_its_piece_to_the_others(server, url, tmp_path):
     def drip(handler, data):
-        start, end = wanted(handler)
+        start, end = requested(handler)
         handler.close_connection = True
         head(handler, start, end, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
         for at in range(start, min(end, start + 100)):
@@ -139,7 +139,7 @@ def test_a_line_that_drips_gives_its_piece_to_the_others(server, url, tmp_path):
 
 def test_every_piece_must_be_of_the_same_file(server, url, tmp_path, policy):
     fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert {asked.headers.get("If-Range") for asked in server.asked[1:]} == {f'"{DIGEST[:16]}"'}
+    assert {each.headers.get("If-Range") for each in server.requests[1:]} == {f'"{DIGEST[:16]}"'}
 
 
 def test_a_short_file_comes_over_one_line(server, url, tmp_path):
@@ -166,18 +166,18 @@ def test_without_a_strong_tag_one_line_brings_it(server, url, tmp_path, policy, 
 def test_a_server_that_knows_no_parts_sends_it_over_one_line(server, url, tmp_path, policy, size):
     server.always[PATH] = status(200, DATA, ETag='"abc"')
     assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=policy).read_bytes() == DATA
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def reset(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     head(handler, start, end or len(data), len(data), partial=True, etag=f'"{DIGEST[:16]}"')
     send(handler, data[start : start + 40_000])
     hang_up(handler)
 
 
 def stall(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     head(handler, start, end, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
     send(handler, data[start : start + 40_000])
     handler.wfile.flush()
@@ -190,31 +190,31 @@ def whole(handler, data):
 
 
 def too_much(handler, data):
-    start, _ = wanted(handler)
+    start, _ = requested(handler)
     head(handler, start, len(data), len(data), partial=True, etag=f'"{DIGEST[:16]}"')
     send(handler, data[start:])
 
 
 def another_part(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     head(handler, start + 10, end + 10, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
     send(handler, data[start + 10 : end + 10])
 
 
 def another_file(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     head(handler, start, end, len(data), partial=True, etag='"another"')
     send(handler, bytes(end - start))
 
 
 def a_little_less(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     head(handler, start, end - 7, len(data), partial=True, etag=f'"{DIGEST[:16]}"')
     send(handler, data[start : end - 7])
 
 
 def without_an_end(handler, data):
-    start, end = wanted(handler)
+    start, end = requested(handler)
     handler.send_response(206)
     handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
     handler.send_header("Transfer-Encoding", "chunked")
@@ -303,7 +303,7 @@ def test_a_file_that_changes_between_two_pieces_is_begun_again(server, url, tmp_
 
 def test_a_server_that_spoils_parts_is_asked_for_the_whole(server, url, tmp_path, policy):
     def spoiled(handler, data):
-        parts(handler, data if not wanted(handler) else data[:100] + bytes(len(data) - 100), etag='"abc"')
+        parts(handler, data if not requested(handler) else data[:100] + bytes(len(data) - 100), etag='"abc"')
 
     server.always[PATH] = spoiled
     assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
@@ -318,18 +318,18 @@ def test_wrong_bytes_in_pieces_are_refused(server, url, tmp_path, policy):
 
 def test_a_server_that_stops_sending_pieces_is_given_up_and_what_arrived_is_kept(server, url, tmp_path, policy):
     def half(handler, data):
-        (status(503) if wanted(handler)[0] >= 1_000_000 else parts)(handler, data)
+        (status(503) if requested(handler)[0] >= 1_000_000 else parts)(handler, data)
 
     server.always[PATH] = half
     with pytest.raises(FetchError, match="503"):
         fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy)
     assert sum(path.stat().st_size for path in partials(tmp_path, NAME)) >= 900_000
-    assert len(server.asked) < 60
+    assert len(server.requests) < 60
 
 
 def test_a_server_that_cuts_every_piece_short_still_finishes(server, url, tmp_path, policy):
     def short(handler, data):
-        (reset if wanted(handler)[0] else parts)(handler, data)
+        (reset if requested(handler)[0] else parts)(handler, data)
 
     server.always[PATH] = short
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
@@ -357,9 +357,9 @@ def test_a_download_in_pieces_that_was_killed_is_continued(server, url, tmp_path
     process.communicate()
     kept = sum(path.stat().st_size for path in partials(tmp_path, NAME))
     server.always[PATH] = parts
-    before = len(server.asked)
+    before = len(server.requests)
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
-    assert min(int(asked.headers["Range"][6:].split("-")[0]) for asked in server.asked[before:]) == kept
+    assert min(int(each.headers["Range"][6:].split("-")[0]) for each in server.requests[before:]) == kept
 
 
 def kept(folder):
@@ -372,7 +372,7 @@ def kept(folder):
 
 def test_a_killed_download_is_sent_again_no_more_than_was_under_way(server, url, tmp_path, policy):
     def uneven(handler, data):
-        start, _ = wanted(handler)
+        start, _ = requested(handler)
         parts(handler, data, pause=0.5 if 100_000 <= start < 200_000 else 0.01)  # one slow line that the others pass
 
     server.always[PATH] = uneven

@@ -1,4 +1,4 @@
-"""Downloads that another process began: killed, stopped, left behind, or spoiled."""
+"""Downloads that another process began: killed, stopped, abandoned, or spoiled."""
 
 import os
 import signal
@@ -66,8 +66,8 @@ def test_a_download_that_was_killed_is_continued_by_the_next_process(server, url
     process.wait()
     before = held(tmp_path)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert server.asked[-1].headers["Range"] == f"bytes={before}-"
-    assert server.asked[-1].headers["If-Range"] == f'"{DIGEST[:16]}"'
+    assert server.requests[-1].headers["Range"] == f"bytes={before}-"
+    assert server.requests[-1].headers["If-Range"] == f'"{DIGEST[:16]}"'
     assert server.sent <= len(DATA) + 20_000
 
 
@@ -119,7 +119,7 @@ def test_a_spoiled_partial_costs_one_more_download(server, url, tmp_path, policy
 def test_a_partial_that_is_whole_needs_no_byte(server, url, tmp_path):
     left_behind(tmp_path, DATA, age=3600)
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA)).read_bytes() == DATA
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_partial_that_is_whole_is_found_out_without_a_size_too(server, url, tmp_path, policy):
@@ -136,7 +136,7 @@ def test_a_fresh_partial_of_another_machine_is_left_alone(server, url, tmp_path)
 def test_an_old_partial_of_another_machine_is_continued(server, url, tmp_path):
     left_behind(tmp_path, DATA[:1_000_000], age=3600)
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert server.asked[0].headers["Range"] == "bytes=1000000-"
+    assert server.requests[0].headers["Range"] == "bytes=1000000-"
 
 
 def test_dead_partials_are_swept(server, url, tmp_path):

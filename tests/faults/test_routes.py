@@ -55,7 +55,7 @@ def test_a_password_in_a_proxy_that_is_misspelled_stays_out_of_messages(tmp_path
 
 @pytest.mark.parametrize(("line", "times"), [("407 Proxy Authentication Required", 1), ("503 Busy", 2)])
 def test_a_proxy_that_opens_no_tunnel_is_named(tmp_path, monkeypatch, line, times):
-    asked = []
+    received = []
 
     def serve(listener):
         while True:
@@ -64,7 +64,7 @@ def test_a_proxy_that_opens_no_tunnel_is_named(tmp_path, monkeypatch, line, time
             except OSError:
                 return
             with connection:
-                asked.append(connection.recv(4096))
+                received.append(connection.recv(4096))
                 connection.sendall(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -74,7 +74,7 @@ def test_a_proxy_that_opens_no_tunnel_is_named(tmp_path, monkeypatch, line, time
         with pytest.raises(FetchError, match=f"through the proxy http://127.0.0.1:{port}") as caught:
             fetch("https://weights.invalid/net.pth", tmp_path, sha256=DIGEST, policy=QUICK)
     assert line in str(caught.value)
-    assert len(asked) == times
+    assert len(received) == times
 
 
 def test_a_host_that_needs_no_proxy_is_not_said_to_be_behind_one(server, tmp_path, monkeypatch, policy):
@@ -117,7 +117,7 @@ def test_a_password_for_one_host_is_not_sent_to_the_next(server, tmp_path):
     server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth")
     url = f"http://me:secret@127.0.0.1:{port}{PATH}"
     assert fetch(url, tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert [("Authorization" in asked.headers) for asked in server.asked] == [True, False]
+    assert [("Authorization" in each.headers) for each in server.requests] == [True, False]
 
 
 def test_a_cookie_is_not_sent_to_another_host(server, tmp_path):
@@ -125,7 +125,7 @@ def test_a_cookie_is_not_sent_to_another_host(server, tmp_path):
     port = server.http.server_port
     server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth", Set_Cookie="id=secret")
     assert fetch(server.url(PATH), tmp_path, sha256=DIGEST).read_bytes() == DATA
-    assert "Cookie" not in server.asked[1].headers
+    assert "Cookie" not in server.requests[1].headers
 
 
 def test_what_netrc_knows_of_one_host_stays_with_it(server, tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_what_netrc_knows_of_one_host_stays_with_it(server, tmp_path, monkeypatc
     port = server.http.server_port
     server.always[PATH] = status(302, Location=f"http://localhost:{port}/there.pth")
     assert fetch(server.url(PATH), tmp_path / "dest", sha256=DIGEST).read_bytes() == DATA
-    assert [("Authorization" in asked.headers) for asked in server.asked] == [True, False]
+    assert [("Authorization" in each.headers) for each in server.requests] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ CONNECTIONS = ("the only connection", "one of several", "each of several")
 SCHEMES = ("http", "https")
 CELLS = [" ".join(cell) for cell in product(SCHEMES, FRAMES, CONNECTIONS, FAULTS)]
 SECONDS = 40.0
-"""For which such an answer goes on; whoever believes it waits for as long."""
+"""For which such an answer goes on; a client that believes it waits for as long."""
 AT_ONCE = 16
 
 

@@ -60,7 +60,7 @@ def test_a_certificate_for_another_host_is_refused(certificates, tmp_path, polic
     try:
         with pytest.raises(FetchError, match="certificate"):
             fetch(https(server, "/net.pth"), tmp_path, sha256=DIGEST, policy=policy)
-        assert server.asked == []
+        assert server.requests == []
     finally:
         server.close()
 
@@ -71,7 +71,7 @@ def test_a_redirect_from_https_to_plain_http_is_refused(secure, server, tmp_path
     secure.always["/old"] = status(302, Location=server.url("/net.pth"))
     with pytest.raises(FetchError, match="from https to plain http"):
         fetch(https(secure, "/old"), tmp_path, sha256=DIGEST, policy=policy)
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.usefixtures("trusted")

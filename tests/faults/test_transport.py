@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from support.loopback import cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import cut, hang_up, requested_start, serving, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
@@ -94,7 +94,7 @@ def chunks(*pieces, end=b"0\r\n\r\n"):
 def test_what_passes_is_tried_again(server, url, tmp_path, policy, fault):
     server.script(PATH, fault)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 410, 418, 451])
@@ -102,7 +102,7 @@ def test_a_refusal_is_asked_for_once(server, url, tmp_path, policy, code):
     server.always[PATH] = status(code)
     with pytest.raises(FetchError, match=str(code)):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("code", [201, 202, 203, 204, 304])
@@ -116,7 +116,7 @@ def test_a_server_that_always_fails_is_given_up(server, url, tmp_path, policy):
     server.always[PATH] = status(500)
     with pytest.raises(FetchError, match="500"):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) == policy.attempts
+    assert len(server.requests) == policy.attempts
 
 
 def test_pauses_grow_between_attempts(server, url, tmp_path):
@@ -196,7 +196,7 @@ def test_a_line_that_drops_every_fifth_of_the_file_still_finishes(server, url, t
 def test_a_line_that_drops_forty_times_still_finishes(server, url, tmp_path, policy):
     server.always[PATH] = cut(7_500)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
-    assert len(server.asked) == 40
+    assert len(server.requests) == 40
 
 
 def test_a_line_that_drops_without_ranges_is_given_up(server, url, tmp_path, policy):
@@ -207,14 +207,14 @@ def test_a_line_that_drops_without_ranges_is_given_up(server, url, tmp_path, pol
     server.always[PATH] = whole_but_cut
     with pytest.raises(FetchError, match="closed too early"):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) <= 2 * policy.attempts
+    assert len(server.requests) <= 2 * policy.attempts
 
 
 def test_a_server_that_gives_one_byte_a_time_and_drops_is_given_up(server, url, tmp_path, policy):
     server.always[PATH] = cut(1)
     with pytest.raises(FetchError):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) <= 2 * policy.attempts
+    assert len(server.requests) <= 2 * policy.attempts
 
 
 QUICK = Policy(timeout=0.25, sleep=lambda _seconds: None)
@@ -298,7 +298,7 @@ def test_a_drip_on_a_line_that_was_kept_open_is_given_up(server, url, tmp_path, 
 
 def test_a_drip_that_goes_on_where_it_was_hung_up_is_given_up(server, tmp_path):
     def drip_on(handler, data):
-        start = wanted_start(handler)
+        start = requested_start(handler)
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         handler.send_header("Content-Length", str(len(data) - start))
@@ -310,13 +310,13 @@ def test_a_drip_that_goes_on_where_it_was_hung_up_is_given_up(server, tmp_path):
     server.always["/small.pth"] = drip_on
     with pytest.raises(FetchError, match="bytes a second"):
         fetch(server.put("/small.pth", DATA[:5000]), tmp_path, sha256=sha256(DATA[:5000]), policy=QUICK)
-    assert len(server.asked) <= QUICK.attempts
+    assert len(server.requests) <= QUICK.attempts
 
 
 def test_a_stall_is_continued_where_it_stopped(server, url, tmp_path):
     server.script(PATH, stall)
     assert fetch(url, tmp_path, sha256=DIGEST, policy=CALM).read_bytes() == DATA
-    assert server.asked[1].headers["Range"] == "bytes=50000-"
+    assert server.requests[1].headers["Range"] == "bytes=50000-"
 
 
 def test_a_slow_but_steady_line_is_not_given_up(server, tmp_path):
@@ -332,7 +332,7 @@ def test_a_slow_but_steady_line_is_not_given_up(server, tmp_path):
     url = server.put("/slow.pth", DATA[:30_000])
     server.always["/slow.pth"] = steady
     assert fetch(url, tmp_path, sha256=sha256(DATA[:30_000]), policy=CALM).stat().st_size == 30_000
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_port_that_nobody_listens_on_is_given_up(tmp_path, policy):
@@ -400,7 +400,7 @@ def test_a_redirect_to_nowhere_ends(server, tmp_path, policy, location, reason):
     server.always["/loop"] = status(302, Location=location)
     with pytest.raises(FetchError, match=reason):
         fetch(server.url("/loop"), tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_redirects_without_end_end(server, tmp_path, policy):
@@ -420,12 +420,12 @@ def test_a_signed_redirect_is_asked_for_anew_in_each_attempt(server, url, tmp_pa
     server.always["/old"] = status(302, Location=PATH)
     server.script(PATH, cut(100_000))
     assert fetch(server.url("/old"), tmp_path, sha256=DIGEST, policy=policy).read_bytes() == DATA
-    assert [asked.path for asked in server.asked] == ["/old", PATH, "/old", PATH]
+    assert [each.path for each in server.requests] == ["/old", PATH, "/old", PATH]
 
 
 def test_no_encoding_is_asked_for(server, url, tmp_path):
     fetch(url, tmp_path, sha256=DIGEST)
-    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
 def test_an_encoding_that_was_not_asked_for_is_taken_off(server, url, tmp_path, policy):
@@ -483,7 +483,7 @@ def test_a_body_of_unknown_length_that_never_ends_is_not_asked_for_again(server,
     policy = Policy(timeout=2, unknown_length=3_000_000, sleep=lambda _seconds: None)
     with pytest.raises(DigestMismatch, match="3,000,000 bytes that zoo takes"):
         fetch(url, tmp_path, sha256=DIGEST, policy=policy)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_length_that_no_disk_can_hold_is_the_servers_failure(server, url, tmp_path, policy):
@@ -516,7 +516,7 @@ def test_an_interim_answer_is_passed_over(server, url, tmp_path, policy, interim
 
 def test_ranges_that_are_cut_short_are_asked_for_until_the_end(server, url, tmp_path, policy):
     def at_most_50_kb(handler, data):
-        start = wanted_start(handler)
+        start = requested_start(handler)
         end = min(start + 50_000, len(data))
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Length", str(end - start if start else len(data)))

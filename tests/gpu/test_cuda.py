@@ -23,7 +23,7 @@ from zoo_core.build.place import buffer_bytes
 def anonymous():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
-name, path, device, asked = sys.argv[1], Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
+name, path, device, options = sys.argv[1], Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
 on_gpu = device.startswith("cuda")
 own = zoo.Zoo()
 card = own.resolve(name)[0]
@@ -32,7 +32,7 @@ entry = replace(card.find(), urls=(path.as_uri(),), sha256=digest, size=path.sta
 own.add(replace(card, weights=(entry,), default=entry.tag))
 with zoo.use(own):
     zoo.get(name)                                             # into the cache
-    zoo.get("tiny/glyphnet", device=device, **asked)          # what is imported and woken up once is not the model's
+    zoo.get("tiny/glyphnet", device=device, **options)          # what is imported and woken up once is not the model's
 
 if on_gpu:
     torch.cuda.synchronize(); torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
@@ -45,7 +45,7 @@ def watch():
         time.sleep(0.001)  # peaks shorter than this are missed; looking more often would slow what is looked at
 watcher = threading.Thread(target=watch); watcher.start()
 with zoo.use(own):
-    model = zoo.get(name, device=device, **asked)
+    model = zoo.get(name, device=device, **options)
 if on_gpu:
     torch.cuda.synchronize()
 watching = False; watcher.join()
@@ -123,12 +123,12 @@ LOADS = {
 }
 
 
-@pytest.mark.parametrize(("name", "asked"), LOADS.values(), ids=LOADS)
-def test_loading_takes_little_more_memory_than_the_weights(folder, device, name, asked):
-    if device.type != "cuda" and asked != "{}":
+@pytest.mark.parametrize(("name", "options"), LOADS.values(), ids=LOADS)
+def test_loading_takes_little_more_memory_than_the_weights(folder, device, name, options):
+    if device.type != "cuda" and options != "{}":
         pytest.skip("on the CPU what is converted or laid out anew is a second copy of the file, and has to be")
     path = folder / f"{name}.pth"
     torch.save(zoo.get(name, weights=None).state_dict(), path)
-    peaks = run(PEAKS, f"torchvision/{name}", path, device, asked)
+    peaks = run(PEAKS, f"torchvision/{name}", path, device, options)
     assert peaks["device"] is None or peaks["device"] <= 1.05
     assert peaks["host"] <= 0.2

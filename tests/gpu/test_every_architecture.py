@@ -220,8 +220,8 @@ def test_a_partial_load_from_the_cpu_leaves_the_model_where_it_is(on_cpu, on_dev
     zoo.load_partial(model, state, skip=[f"{each}*" for each in heads])
     assert placed(model) == ({device.type}, {dtype})
     for key, each in model.state_dict().items():
-        wanted = before[key].cpu() if key.startswith(heads) else state[key].to(before[key].dtype)
-        assert torch.equal(each.cpu(), wanted), key
+        expected = before[key].cpu() if key.startswith(heads) else state[key].to(before[key].dtype)
+        assert torch.equal(each.cpu(), expected), key
 
 
 @every_dtype

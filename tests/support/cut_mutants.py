@@ -85,7 +85,7 @@ def paired(read=first):
 
 
 class Gated(toys.Toy):
-    """A branch behind a gate of zeros."""
+    """A branch after a gate of zeros."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)

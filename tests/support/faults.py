@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.loopback import cut, hang_up, serving, sha256, status, wanted_start
+from support.loopback import cut, hang_up, requested_start, serving, sha256, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ def part(text, *, body=lambda data: data):
 
     def reply(handler, data):
         content = body(data)
-        said = text.format(start=wanted_start(handler), last=len(data) - 1, size=len(data))
+        said = text.format(start=requested_start(handler), last=len(data) - 1, size=len(data))
         status(206, content, Content_Range=said, ETag='"abc"')(handler, data)
 
     return reply
@@ -231,7 +231,7 @@ ENCODINGS = {
     "a bomb in gzip": answer(lambda data: gzip.compress(bytes(50 * len(data))), Content_Encoding="gzip"),
 }
 PARTS = {
-    "a part that nobody requested": part("bytes 10-{last}/{size}", body=lambda data: data[10:]),
+    "a part without a request": part("bytes 10-{last}/{size}", body=lambda data: data[10:]),
     "a part of another length": part("bytes {start}-{last}/99999"),
     "a part without a range": status(206, b"abc"),
     "a part whose range is no range": part("zebra"),

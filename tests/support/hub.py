@@ -56,8 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.read_body()
         self.server.state.requests.append(self.path)
         if self.path == "/api/repos/create":
-            asked = json.loads(raw)
-            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            body = json.loads(raw)
+            repo = f"{body.get('organization') or 'me'}/{body['name']}"
             self.server.state.repos.setdefault(repo, [])
             return self.answer(200, {"url": f"http://{self.headers['Host']}/{repo}", "id": repo, "name": repo})
         repo = "/".join(self.path.split("/")[3:5])

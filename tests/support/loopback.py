@@ -19,7 +19,7 @@ def sha256(data):
 
 
 @dataclass
-class Asked:
+class Received:
     """One request as it came in."""
 
     path: str
@@ -34,7 +34,7 @@ class Server:
     """
 
     files: dict = field(default_factory=dict)
-    asked: list = field(default_factory=list)
+    requests: list = field(default_factory=list)
     scripts: dict = field(default_factory=dict)
     always: dict = field(default_factory=dict)
     sent: int = 0
@@ -53,7 +53,7 @@ class Server:
 
             def do_GET(self):
                 path = self.path.split("?", 1)[0]
-                server.asked.append(Asked(path, dict(self.headers)))
+                server.requests.append(Received(path, dict(self.headers)))
                 script = server.scripts.get(path)
                 reply = script.popleft() if script else server.always.get(path, server.otherwise or good)
                 reply(self, server.files.get(path))
@@ -94,12 +94,12 @@ class Server:
 
 
 def good(handler, data):
-    """The right answer: whole, or the range that was asked for."""
+    """The right answer: whole, or the range that was requested."""
     if data is None:
         status(404)(handler, data)
         return
     etag = f'"{sha256(data)[:16]}"'
-    start = wanted_start(handler)
+    start = requested_start(handler)
     condition = handler.headers.get("If-Range")
     if start and condition in (None, etag) and start < len(data):
         handler.send_response(206)
@@ -118,7 +118,7 @@ def good(handler, data):
     handler.send_body(body)
 
 
-def wanted_start(handler):
+def requested_start(handler):
     match = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     return int(match[1]) if match else 0
 
@@ -147,7 +147,7 @@ def cut(count):
     """The right headers, and then only ``count`` bytes before the line goes dead."""
 
     def reply(handler, data):
-        start = wanted_start(handler)
+        start = requested_start(handler)
         body = data[start:]
         if start:
             handler.send_response(206)

@@ -421,13 +421,13 @@ MUTANTS = {
     "wrong in_features": Mutant("in_features", "'fc' is given 8 features, not 7", head(in_features=7)),
     "no main head": Mutant("in_features", "none of its head sites has the role 'main'", head(role="summed")),
     "no head and no reason": Mutant("swap", "Anatomy.headless does not say why", whole(heads=())),
-    "aux head left behind": Mutant("swap", "still 10-way after the swap: aux", without_aux),
-    "class count left behind": Mutant(
+    "aux head left as it was": Mutant("swap", "still 10-way after the swap: aux", without_aux),
+    "class count left as it was": Mutant(
         "swap", "still 10 after the swap: num_classes; name it in Head.attributes", head(attributes=())
     ),
-    "aux convolution left behind": Mutant("swap", "still 10-way after the swap: side", card=build(Sided)),
+    "aux convolution left as it was": Mutant("swap", "still 10-way after the swap: side", card=build(Sided)),
     "aux scores without a layer": Mutant(
-        "freeze", "it trains on scores of [(2, 10)]: a head that only trains was left behind", card=build(Hidden)
+        "freeze", "it trains on scores of [(2, 10)]: a head that only trains was left out", card=build(Hidden)
     ),
     "wrong in_features of an aux head": Mutant(
         "in_features", "'aux' is given 6 features, not 5", head(1, in_features=5)

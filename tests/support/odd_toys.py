@@ -181,9 +181,9 @@ class Detector(nn.Module):
         if not self.training:
             return [{"scores": each.softmax(0), "boxes": box} for each, box in zip(scores, boxes, strict=True)]
         labels = torch.cat([target["labels"] for target in targets])
-        wanted = torch.cat([target["boxes"] for target in targets])
+        expected = torch.cat([target["boxes"] for target in targets])
         chosen = boxes[torch.arange(len(labels)), labels]
-        return {"classes": cross_entropy(scores, labels), "boxes": (chosen - wanted).abs().mean()}
+        return {"classes": cross_entropy(scores, labels), "boxes": (chosen - expected).abs().mean()}
 
 
 class Restless(Detector):

@@ -1,4 +1,4 @@
-"""Plugins that change the process, or the model that they are given, or that leave something behind."""
+"""Plugins that change the process, or the model that they are given, or that leave something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs that each own a copy of the last stages, behind a trunk that runs once."""
+"""Outputs that each own a copy of the last stages, after a trunk that runs once."""
 
 from __future__ import annotations
 

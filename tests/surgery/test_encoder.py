@@ -1,4 +1,4 @@
-"""Encoders: feature maps of several sizes, without pool and classifier, dilated where that was asked for."""
+"""Encoders: feature maps of several sizes, without pool and classifier, dilated where that was requested."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Level(nn.Module):
 
 
 class Levels(nn.Module):
-    """Two such blocks, behind a class token."""
+    """Two such blocks, after a class token."""
 
     def __init__(self):
         super().__init__()
@@ -286,7 +286,7 @@ def test_a_stage_that_does_not_exist_lists_the_stages():
 
 
 def test_building_arguments_cannot_be_given_with_a_built_model():
-    with pytest.raises(errors.UsageError, match="in_channels cannot be asked of a model that is already built"):
+    with pytest.raises(errors.UsageError, match="in_channels cannot be requested of a model that is already built"):
         zoo.encoder(resnet18(), in_channels=4)
 
 

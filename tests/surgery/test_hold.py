@@ -1,4 +1,4 @@
-"""Frozen is frozen: nothing of a frozen part moves, whoever trains, averages, recalibrates or resets."""
+"""Frozen is frozen: nothing of a frozen part moves, whatever trains, averages, recalibrates or resets."""
 
 from __future__ import annotations
 

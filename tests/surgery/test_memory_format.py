@@ -15,13 +15,13 @@ LAST = torch.channels_last
 VIDEO = torch.channels_last_3d
 
 
-def lies(weight, wanted):
+def lies(weight, expected):
     """Whether a weight lies so by its strides: 1x1 ones count as contiguous in every format."""
-    return weight.stride() == torch.empty(weight.shape, memory_format=wanted).stride()
+    return weight.stride() == torch.empty(weight.shape, memory_format=expected).stride()
 
 
-def net(name="resnet18", *, last=True, **asked):
-    return zoo.get(name, weights=None, channels_last=last, **asked)
+def net(name="resnet18", *, last=True, **options):
+    return zoo.get(name, weights=None, channels_last=last, **options)
 
 
 @pytest.fixture

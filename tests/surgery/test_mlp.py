@@ -107,23 +107,23 @@ def test_a_deep_head_equals_the_recipe_by_hand(name):
 
 
 @pytest.mark.parametrize(
-    ("classes", "described", "behind"),
+    ("classes", "described", "after"),
     [
         (1, zoo.mlp_head(1, activation="sigmoid", squeeze=True), lambda scores: torch.sigmoid(scores).squeeze(1)),
         (4, zoo.mlp_head(4, activation="softmax"), lambda scores: torch.softmax(scores, 1)),
     ],
     ids=["sigmoid and squeeze", "softmax"],
 )
-def test_an_activation_behind_the_output_equals_the_recipe_by_hand(classes, described, behind):
+def test_an_activation_after_the_output_equals_the_recipe_by_hand(classes, described, after):
     ours = zoo.freeze(zoo.get("resnet18", weights=None, seed=0), "backbone", norm="train")
     by_hand = copy.deepcopy(ours)
     torch.manual_seed(3)
     by_hand.fc = nn.Linear(512, classes)
     zoo.swap_head(ours, described, seed=3)
-    assert_equal(ours, by_hand, behind)
+    assert_equal(ours, by_hand, after)
 
 
-def assert_equal(ours, by_hand, behind):
+def assert_equal(ours, by_hand, after):
     """The same outputs in train and eval mode, and the same parameters in training."""
     x = torch.randn(4, 3, 64, 64)
     for training in (True, False):
@@ -131,7 +131,7 @@ def assert_equal(ours, by_hand, behind):
         for model in (ours, by_hand):
             torch.manual_seed(0)  # dropout
             outputs.append(model.train(training)(x))
-        assert torch.equal(outputs[0], behind(outputs[1]))
+        assert torch.equal(outputs[0], after(outputs[1]))
     trained = [[(p.requires_grad, p.shape) for p in model.parameters()] for model in (ours, by_hand)]
     assert trained[0] == trained[1]
 
@@ -206,7 +206,7 @@ def test_a_branch_has_its_activation_behind_its_output():
     model = zoo.get("squeezenet1_1", weights=None, seed=0).eval()
     at = zoo.anatomy(model).stages[-1].name
     plain = zoo.branch(copy.deepcopy(model), at=at, heads={"a": zoo.mlp_head(3)}, seed=3)
-    zoo.swap_head(model, zoo.mlp_head(2, activation="tanh"))  # what stood behind the old head goes with it
+    zoo.swap_head(model, zoo.mlp_head(2, activation="tanh"))  # what followed the old head goes with it
     ours = zoo.branch(model, at=at, heads={"a": zoo.mlp_head(3, activation="softmax")}, seed=3)
     assert torch.equal(ours(x)["a"], torch.softmax(plain(x)["a"], 1))
     assert torch.equal(pickle.loads(pickle.dumps(ours))(x)["a"], ours(x)["a"])

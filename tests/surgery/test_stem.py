@@ -189,8 +189,8 @@ def response(layer, channels, seed):
 # --- stems of other kinds
 
 
-class Behind(nn.Module):
-    """A first layer behind something that moves pixels."""
+class After(nn.Module):
+    """A first layer after something that moves pixels."""
 
     def __init__(self, layer, move):
         super().__init__()
@@ -231,7 +231,7 @@ STEMS = {
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_a_grey_image_means_what_it_meant(kind, channels):
     layer, move = STEMS[kind]
-    model = told(Behind(layer(), move), "layer")
+    model = told(After(layer(), move), "layer")
     grey = torch.randn(2, 1, 32, 32)
     before = model(grey.expand(-1, 3, -1, -1))
     after = zoo.adapt_stem(model, channels, policy="mean")(grey.expand(-1, channels, -1, -1))
@@ -241,7 +241,7 @@ def test_a_grey_image_means_what_it_meant(kind, channels):
 @pytest.mark.parametrize("kind", STEMS)
 def test_a_map_moves_whole_channels(kind):
     layer, move = STEMS[kind]
-    model = told(Behind(layer(), move), "layer")
+    model = told(After(layer(), move), "layer")
     image = torch.randn(2, 4, 32, 32)
     before = model(image[:, [3, 0, 2]])
     after = zoo.adapt_stem(model, 4, map={3: 0, 0: 1, 2: 2})(image)
@@ -251,7 +251,7 @@ def test_a_map_moves_whole_channels(kind):
 def test_the_order_of_inputs_is_found_by_lighting_one_channel_at_a_time():
     for kind, order in {"pixel unshuffle": Order(3, 4), "space to depth": Order(3, 1)}.items():
         layer, move = STEMS[kind]
-        model = Behind(layer(), move)
+        model = After(layer(), move)
         assert order_of(model, model.layer, 3, (32, 32)) == order
 
 
@@ -259,7 +259,7 @@ def test_the_order_of_inputs_is_found_by_lighting_one_channel_at_a_time():
 @pytest.mark.parametrize("kind", STEMS)
 def test_an_image_to_try_a_model_with_has_the_channels_of_its_images(kind, device):
     layer, move = STEMS[kind]
-    model = told(Behind(layer(), move), "layer")
+    model = told(After(layer(), move), "layer")
     assert example_input(model.to(device)).shape == (1, 3, 224, 224)
     if device == "cpu":
         assert example_input(zoo.adapt_stem(model, 5)).shape == (1, 5, 224, 224)
@@ -276,7 +276,7 @@ def test_a_model_built_with_other_channels_is_adapted_from_those():
 
 
 def test_a_stem_can_be_adapted_twice():
-    model = zoo.adapt_stem(zoo.adapt_stem(told(Behind(nn.Conv2d(12, 8, 3), block_major), "layer"), 1), 6)
+    model = zoo.adapt_stem(zoo.adapt_stem(told(After(nn.Conv2d(12, 8, 3), block_major), "layer"), 1), 6)
     assert model(torch.zeros(1, 6, 32, 32)).shape == (1, 8, 14, 14)
 
 
@@ -437,7 +437,7 @@ def test_a_weight_that_is_computed_is_refused():
 
 
 def test_inputs_that_no_number_of_channels_explains_are_refused():
-    model = told(Behind(nn.Conv2d(6, 4, 1), torch.fft.ifftshift), "layer")  # 3, 4, 5, 0, 1, 2
+    model = told(After(nn.Conv2d(6, 4, 1), torch.fft.ifftshift), "layer")  # 3, 4, 5, 0, 1, 2
     with pytest.raises(errors.NotSupported, match="comes from which channel"):
         zoo.adapt_stem(model, 1)
 

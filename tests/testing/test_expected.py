@@ -45,7 +45,7 @@ def test_the_name_of_a_check_may_be_written_as_its_function():
 
 
 def test_an_expected_failure_says_nothing_of_another_check():
-    mutant = MUTANTS["aux head left behind"]
+    mutant = MUTANTS["aux head left as it was"]
     with zoo.use(mutant.zoo()):
         assert judge(check_swap, mutant.of(), KNOWN).outcome == "failed"
 

@@ -164,9 +164,9 @@ def test_a_catalogue_that_needs_its_caller_is_found(on_disk):
     ("old", "new", "says"),
     [
         ('"other"', '"net"', "two cards are called 'net'"),
-        ('"other"', '"acme/other"', "nobody can ask for 'acme/other'"),
-        ('"other"', '"other@2"', "nobody can ask for 'other@2'"),
-        ('"other"', '""', "nobody can ask for ''"),
+        ('"other"', '"acme/other"', "a name cannot be 'acme/other'"),
+        ('"other"', '"other@2"', "a name cannot be 'other@2'"),
+        ('"other"', '""', "a name cannot be ''"),
         ('"mutant"', '"torchvision"', "'net' says that its family is 'torchvision'"),
         ("[Card", "[name or Card", "holds 'net', which is no Card"),
         ('"support.toys:Toy"', '"support.toys:Toy", input_size=(3, 0, 224)', r"input_size (3, 0, 224)"),

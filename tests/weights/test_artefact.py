@@ -46,7 +46,7 @@ def test_the_first_call_fetches_and_the_second_touches_no_network(server, url):
     assert first.path == second.path == Cache().place(sha256(DATA), "net-5c106cde.pth")
     assert second.source == url
     assert second.strength == "proven"
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_an_object_is_read_only(url):
@@ -78,7 +78,7 @@ def test_a_damaged_object_is_moved_aside_and_fetched_again(server, url, damage):
     assert again.fetched
     assert again.path.read_bytes() == DATA
     assert again.path.with_name(f".{again.path.name}.bad").exists()
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_a_flip_that_hides_behind_the_old_times_is_noticed(url):
@@ -133,7 +133,7 @@ def test_a_ref_that_is_damaged_does_not_matter_where_the_card_has_the_digest(ser
     get(card(url))
     Cache().ref_path("acme", "net", "V1").write_text("")
     assert get(card(url)).fetched is False
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_no_digest_at_all_is_refused_unless_first_use_is_trusted(url):
@@ -162,7 +162,7 @@ def test_an_unknown_kind_of_trust_is_a_usage_error(url):
 def test_the_next_source_is_tried_when_one_fails(server, url, policy):
     artefact = get(card(server.url("/gone.pth"), url), policy=policy)
     assert artefact.source == url
-    assert [asked.path for asked in server.asked] == ["/gone.pth", "/net-5c106cde.pth"]
+    assert [each.path for each in server.requests] == ["/gone.pth", "/net-5c106cde.pth"]
 
 
 def test_the_next_source_is_tried_when_one_has_other_bytes(server, url):
@@ -186,7 +186,7 @@ def test_offline_a_miss_names_the_file_and_how_to_bring_it(server, url, monkeypa
     with pytest.raises(Offline, match="acme/net@V1") as caught:
         get(card(url))
     assert "zoo cache import" in str(caught.value)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_offline_a_hit_works(url, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_file_of_torch_hub_is_linked_in_after_hashing(server, url, tmp_path):
     artefact = get(card(url, digest=sha256(DATA)[:8]))
     assert artefact.path.samefile(held)
     assert artefact.sha256 == sha256(DATA)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_bad_file_of_torch_hub_is_left_alone(server, url, tmp_path):
@@ -271,4 +271,4 @@ def test_an_object_under_another_file_name_is_found(server, url):
     path = get(card(url)).path
     path.rename(path.with_name("renamed.pth"))
     assert get(card(url)).fetched is False
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1

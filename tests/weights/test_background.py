@@ -11,7 +11,7 @@ from zoo_core.weights.download.background import Background, Hashing
 
 
 @pytest.fixture
-def behind():
+def background():
     """Makes one that notes the stretches it was given, and closes it."""
     made = []
 
@@ -25,9 +25,9 @@ def behind():
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_every_byte_is_seen_once_and_in_order(behind, apart):
+def test_every_byte_is_seen_once_and_in_order(background, apart):
     seen = []
-    one = behind(lambda begin, end: seen.append((begin, end)), step=10, apart=apart)
+    one = background(lambda begin, end: seen.append((begin, end)), step=10, apart=apart)
     for length in (3, 9, 12, 40, 41, 77):
         one.follow(length)
     one.catch_up(80)
@@ -35,17 +35,17 @@ def test_every_byte_is_seen_once_and_in_order(behind, apart):
     assert seen[-1][1] == 80
 
 
-def test_little_is_done_without_another_thread(behind):
+def test_little_is_done_without_another_thread(background):
     threads = []
-    one = behind(lambda _begin, _end: threads.append(threading.current_thread()), step=10)
+    one = background(lambda _begin, _end: threads.append(threading.current_thread()), step=10)
     one.follow(9)
     one.catch_up(9)
     assert threads == [threading.current_thread()]
 
 
-def test_the_writer_goes_on_meanwhile(behind):
+def test_the_writer_goes_on_meanwhile(background):
     go_on = threading.Event()
-    one = behind(lambda _begin, _end: go_on.wait(10), step=10)
+    one = background(lambda _begin, _end: go_on.wait(10), step=10)
     one.follow(10)
     one.follow(20)
     assert not go_on.is_set()
@@ -58,19 +58,19 @@ def fail(_begin, _end):
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_a_failure_is_the_writers_too(behind, apart):
-    one = behind(fail, step=10, apart=apart)
+def test_a_failure_is_the_writers_too(background, apart):
+    one = background(fail, step=10, apart=apart)
     with pytest.raises(OSError, match="broken"):  # noqa: PT012 - by whichever call comes first
         one.follow(10)
         one.catch_up(10)
 
 
-def test_where_no_thread_can_be_had_it_is_done_in_between(behind, monkeypatch):
+def test_where_no_thread_can_be_had_it_is_done_in_between(background, monkeypatch):
     def no_more(_thread):
         raise RuntimeError("can't start new thread")
 
     seen = []
-    one = behind(lambda begin, end: seen.append((begin, end)), step=10)
+    one = background(lambda begin, end: seen.append((begin, end)), step=10)
     monkeypatch.setattr(threading.Thread, "start", no_more)
     one.follow(10)
     one.follow(30)

@@ -72,12 +72,12 @@ def misaligned(state, path):
     )
 
 
-def same(got, wanted):
-    return list(got) == list(wanted) and all(
-        got[name].dtype == wanted[name].dtype
-        and got[name].shape == wanted[name].shape
-        and torch.equal(got[name], wanted[name])
-        for name in wanted
+def same(got, expected):
+    return list(got) == list(expected) and all(
+        got[name].dtype == expected[name].dtype
+        and got[name].shape == expected[name].shape
+        and torch.equal(got[name], expected[name])
+        for name in expected
     )
 
 
@@ -97,10 +97,10 @@ def copy_of(artefact):
 )
 def test_the_copy_holds_what_the_object_holds(tmp_path, save, wrap):
     artefact = put(tmp_path, save=save, wrap=wrap)
-    wanted = read_state_dict(artefact.path)
-    assert same(state_dict_of(artefact), wanted)
+    expected = read_state_dict(artefact.path)
+    assert same(state_dict_of(artefact), expected)
     assert copy_of(artefact).prove()
-    assert same(state_dict_of(artefact), wanted)
+    assert same(state_dict_of(artefact), expected)
 
 
 def test_every_tensor_of_the_copy_is_aligned_and_any_reader_reads_it(tmp_path):
@@ -199,10 +199,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_copy_is_noticed_and_made_again(tmp_path, damage):
     artefact = put(tmp_path)
-    wanted = read_state_dict(artefact.path)
+    expected = read_state_dict(artefact.path)
     state_dict_of(artefact)
     damage(copy_of(artefact).prove())
-    assert same(state_dict_of(artefact), wanted)
+    assert same(state_dict_of(artefact), expected)
     assert copy_of(artefact).prove(again=True)
     assert len(copy_of(artefact).files()) == 2
 
@@ -281,8 +281,12 @@ def test_what_safetensors_cannot_hold_is_read_as_it_is(tmp_path):
 
 def test_many_at_once_make_one_copy(tmp_path):
     artefact = put(tmp_path)
-    wanted, results = read_state_dict(artefact.path), []
-    threads = [threading.Thread(target=lambda: results.append(same(state_dict_of(artefact), wanted))) for _ in range(6)]
+    expected, results = read_state_dict(artefact.path), []
+
+    def compare():
+        results.append(same(state_dict_of(artefact), expected))
+
+    threads = [threading.Thread(target=compare) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

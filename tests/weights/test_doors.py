@@ -1,4 +1,4 @@
-"""Whatever is behind a path, what comes out of the doors that read weights is weights or a ZooError."""
+"""Whatever a path leads to, what comes out of the doors that read weights is weights or a ZooError."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_a_second_call_opens_no_socket(server, tmp_path):
     first = fetch(url, tmp_path, sha256=sha256(DATA))
     server.close()
     assert fetch(url, tmp_path, sha256=sha256(DATA)) == first
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_nothing_but_the_file_is_left_visible(server, tmp_path):
@@ -73,14 +73,14 @@ def test_plain_http_with_a_prefix_only_is_refused_before_any_socket(tmp_path):
 def test_no_digest_is_refused(server, tmp_path):
     with pytest.raises(Untrusted, match="no digest"):
         fetch(server.put("/net.pth", DATA), tmp_path, sha256="")
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_offline_opens_no_socket(server, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     with pytest.raises(Offline, match="net-"):
         fetch(server.put("/net.pth", DATA), tmp_path, sha256=sha256(DATA))
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_offline_still_copies_local_files(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Weights that are published in more than one file: each with its own digest, the others when nobody has the first."""
+"""Weights that are published in more than one file: each with its digest; others when the first cannot be had."""
 
 import os
 
@@ -30,7 +30,7 @@ def test_the_first_file_is_taken_where_it_can_be_had(card, server):
     artefact = obtain(card, card.find())
     assert artefact.path.read_bytes() == SAFE
     assert artefact.strength == "declared"
-    assert OTHER not in [asked.path for asked in server.asked]
+    assert OTHER not in [each.path for each in server.requests]
 
 
 def test_what_the_hub_declares_is_taken_from_where_its_own_tool_keeps_it(card, server, tmp_path):
@@ -39,7 +39,7 @@ def test_what_the_hub_declares_is_taken_from_where_its_own_tool_keeps_it(card, s
     held.write_bytes(SAFE)
     artefact = obtain(card, card.find())
     assert (artefact.source, artefact.strength) == (held.as_uri(), "declared")
-    assert "/cdn" not in [asked.path for asked in server.asked]
+    assert "/cdn" not in [each.path for each in server.requests]
 
 
 def test_the_next_file_is_taken_where_nobody_has_the_first(card, server, policy):
@@ -61,9 +61,9 @@ def test_what_was_taken_stays_without_a_socket(card, server, policy):
 def test_what_was_taken_is_asked_for_again_when_it_is_lost(card, server, policy):
     server.always[HUB] = status(404)
     obtain(card, card.find(), policy=policy).path.unlink()
-    server.asked.clear()
+    server.requests.clear()
     assert obtain(card, card.find(), policy=policy).path.read_bytes() == PICKLED
-    assert [asked.path for asked in server.asked] == [OTHER]
+    assert [each.path for each in server.requests] == [OTHER]
 
 
 def test_the_next_file_is_proven_by_its_own_digest(card, server, policy):

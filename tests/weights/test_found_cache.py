@@ -38,7 +38,7 @@ def found(request, tmp_path, monkeypatch):
 
 
 def planted(cache, data):
-    """Put an object and a ref with its stamp there, as whoever made the checkout could; the digest of the data."""
+    """Put an object and a ref with its stamp there, as the author of the checkout could; the digest of the data."""
     digest = hashlib.sha256(data).hexdigest()
     path = cache.place(digest, "net.pth")
     path.parent.mkdir(parents=True)

@@ -57,7 +57,7 @@ def test_averaged_weights_come_first_and_the_others_have_a_line_of_their_own(pat
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "expected"),
+    ("name", "options", "expected"),
     [
         ("timm/test_vit", {"num_classes": 5, "options": {"img_size": 96}}, {"image_size": 96, "head": "head: 64 to 5"}),
         ("timm/test_vit", {"num_classes": 7, "in_channels": 1}, {"image_size": 160, "channels": 1, "classes": 7}),
@@ -66,8 +66,8 @@ def test_averaged_weights_come_first_and_the_others_have_a_line_of_their_own(pat
         ("tiny/glyphnet", {"num_classes": 3, "dtype": "float16"}, {"dtypes": {"float16": 47, "int64": 9}}),
     ],
 )
-def test_sizes_and_the_form_of_the_head_are_told(path, name, asked, expected):
-    torch.save({"model": zoo.get(name, weights=None, **asked).state_dict()}, path)
+def test_sizes_and_the_form_of_the_head_are_told(path, name, options, expected):
+    torch.save({"model": zoo.get(name, weights=None, **options).state_dict()}, path)
     (found,) = inspect(path)
     assert {each: found[each] for each in expected} == expected
 

@@ -60,4 +60,4 @@ def test_weights_are_refused_before_anything_is_downloaded(server, monkeypatch, 
         monkeypatch.setenv("ZOO_LICENSES", "mit, apache-2.0")
     with pytest.raises(LicenseRefused, match=r"cc-by-nc-4\.0"):
         obtain(Card("acme", "net", "a:b", weights=(weights,)), weights, licenses=["mit"] if how == "argument" else None)
-    assert server.asked == []
+    assert server.requests == []

@@ -208,7 +208,7 @@ def test_a_digest_that_moved_upstream_is_an_error_that_shows_both(lock, server):
         obtain(*card(server.url("/net.pth"), sha256(OTHER)))
     assert sha256(DATA) in str(caught.value)
     assert sha256(OTHER) in str(caught.value)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_what_the_lock_does_not_name_is_free(lock, server):

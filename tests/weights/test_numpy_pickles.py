@@ -1,4 +1,4 @@
-"""Weights as arrays of numpy in pickles: of detectron2, of Paddle, of whoever calls ``pickle.dump``; read as data."""
+"""Weights as arrays of numpy in pickles: of detectron2, of Paddle, of any ``pickle.dump``; read as data."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from zoo_core.weights import read_state_dict
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.zeros(3), "n": torch.tensor(7)}
 
 
-def same(got, wanted):
-    return list(got) == list(wanted) and all(torch.equal(got[name], wanted[name]) for name in wanted)
+def same(got, expected):
+    return list(got) == list(expected) and all(torch.equal(got[name], expected[name]) for name in expected)
 
 
 @pytest.fixture

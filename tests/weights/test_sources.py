@@ -46,7 +46,7 @@ def test_bytes_that_are_not_what_the_hub_declares_are_refused(server, policy):
 def test_a_declared_digest_that_contradicts_the_card_is_an_error(server):
     with pytest.raises(DigestMismatch, match="has moved"):
         obtain(*card(like_the_hub(server), digest="00000000"))
-    assert not any(asked.path == "/cdn/blob" for asked in server.asked)
+    assert not any(each.path == "/cdn/blob" for each in server.requests)
 
 
 def test_a_small_file_whose_etag_is_no_sha256_is_not_declared(server):
@@ -81,7 +81,7 @@ def test_a_hub_that_a_checkout_put_in_place_of_the_real_one_declares_nothing(ser
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Untrusted, match='trust="first-use"'):
         obtain(*card(f"https://huggingface.co{HUB}"))
-    assert not server.asked
+    assert not server.requests
     assert obtain(*card(f"https://huggingface.co{HUB}"), trust="first-use").sha256 == DIGEST
 
 
@@ -220,7 +220,7 @@ def test_the_hub_is_left_alone_when_its_own_setting_says_so(hub_home, server, mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(Offline, match="HF_HUB_OFFLINE"):
         obtain(*card(url))
-    assert not server.asked
+    assert not server.requests
 
 
 @pytest.mark.parametrize("token", ["", "hf_abc"])
@@ -241,8 +241,8 @@ def test_the_token_goes_to_the_hub_alone(server, monkeypatch, hub_home):
     monkeypatch.setenv("HF_TOKEN", "hf_abc")
     try:
         assert obtain(*on_the_hub()).path.read_bytes() == DATA
-        assert {asked.headers.get("Authorization") for asked in server.asked} == {"Bearer hf_abc"}
-        assert [asked.headers.get("Authorization") for asked in other.asked] == [None]
+        assert {each.headers.get("Authorization") for each in server.requests} == {"Bearer hf_abc"}
+        assert [each.headers.get("Authorization") for each in other.requests] == [None]
     finally:
         other.close()
 
@@ -257,7 +257,7 @@ def test_the_token_that_hf_auth_login_keeps_is_sent_to_the_hub(server, monkeypat
     server.always[HUB] = status(401, X_Error_Code="GatedRepo")
     with pytest.raises(FetchError):
         obtain(*on_the_hub())
-    assert {asked.headers.get("Authorization") for asked in server.asked} == {sent}
+    assert {each.headers.get("Authorization") for each in server.requests} == {sent}
     assert hub_token("https://huggingface.co.evil.example/org/repo/resolve/main/x") == ""
 
 
@@ -268,8 +268,8 @@ def test_headers_go_to_the_url_that_they_are_for_alone(server, monkeypatch, clos
     monkeypatch.setenv("ZOO_HEADERS", f"{server.url('/zoo')}=X-Key: abc\n{server.url('/other')}=X-Other: d")
     try:
         assert obtain(*card(f"http://127.0.0.1:{closed_port}/net.pth", digest=DIGEST)).path.read_bytes() == DATA
-        assert [(asked.headers.get("X-Key"), asked.headers.get("X-Other")) for asked in server.asked] == [("abc", None)]
-        assert [asked.headers.get("X-Key") for asked in other.asked] == [None]
+        assert [(each.headers.get("X-Key"), each.headers.get("X-Other")) for each in server.requests] == [("abc", None)]
+        assert [each.headers.get("X-Key") for each in other.requests] == [None]
     finally:
         other.close()
 

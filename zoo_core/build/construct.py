@@ -26,7 +26,7 @@ def construct(
     """Call the library's own constructor, and make the model carry what zoo knows of it.
 
     A constructor that needs the values of its parameters, because its card says so or because it fails without them,
-    draws them whether they are wanted or not; the receipt says why.
+    draws them whether they are needed or not; the receipt says why.
 
     Args:
         card: What to build.

@@ -96,7 +96,7 @@ def encoder(
     given += ["weights"] if weights not in {"default", None} else []
     if given:
         raise UsageError(
-            f"{', '.join(given)} cannot be asked of a model that is already built",
+            f"{', '.join(given)} cannot be requested of a model that is already built",
             hint="give zoo.get those arguments, and zoo.encoder what it returns",
         )
     return Encoder(model, at, output_stride, depth)

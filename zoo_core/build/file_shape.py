@@ -238,7 +238,7 @@ def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
     for place in range(places[-1] + 1):
         layer = layers.get(place)
         before = layers.get(place - 1)
-        if layer is None and before is not None:  # what stands behind a layer is its nonlinearity
+        if layer is None and before is not None:  # what follows a layer is its nonlinearity
             layer = nn.ReLU()
         result.append(layer or nn.Identity())
     return result

@@ -14,7 +14,7 @@ from zoo_core.build.construct import construct
 from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
 from zoo_core.build.own_file import build_own
 from zoo_core.build.place import place
-from zoo_core.build.request import Asked
+from zoo_core.build.request import ModelRequest
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
@@ -92,7 +92,7 @@ def get(
         channels_last: Lay filters out with their channels last, as convolutions on a GPU like them best.
         seed: Makes all that is drawn at random reproducible, without touching the global random state.
         options: Arguments for the library's own constructor, over those that the card and the weights ask for.
-        trust: ``"first-use"`` accepts weights whose digest nobody published; it is pinned from then on.
+        trust: ``"first-use"`` accepts weights without a published digest; it is pinned from then on.
         licenses: The licences that are acceptable; anything else is refused before it is downloaded.
         progress: Whether to show a progress bar while downloading; None shows one on a terminal.
         ema: Which weights of a file of your own to take: True for averaged ones only, False for none of those. None
@@ -107,7 +107,7 @@ def get(
         HeadMismatch: The head does not take what its site gives.
         NotSupported: The model cannot have another number of channels, or another head.
         FamilyUnavailable: The library of the family is not installed.
-        WeightsError: The weights could not be had, trusted or loaded; nothing unproven is left behind.
+        WeightsError: The weights could not be had, trusted or loaded; nothing unproven remains.
 
     Example:
         >>> import zoo_core as zoo
@@ -115,7 +115,7 @@ def get(
         >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         ['fc.weight', 'fc.bias']
     """
-    asked = Asked.of(
+    request = ModelRequest.of(
         num_classes=num_classes,
         head=head,
         in_channels=in_channels,
@@ -130,61 +130,61 @@ def get(
         prefix=prefix,
     )
     if is_hub_name(name) or is_written_as_path(name):
-        return _saved(name, weights, asked)
+        return _saved(name, weights, request)
     card, tag = current_zoo().resolve(name)
     current_zoo().available(card)
     chosen = _choose(card, tag, weights)
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
-    home = asked.device or default_device()
-    with on_the_cpu(), seeded(asked.seed), no_collection():
-        model = _made(card, artefact, entry, asked, home)
-        _freeze(model, asked.freeze)
-        return place(model, home, asked.dtype, channels_last=asked.channels_last)
+    home = request.device or default_device()
+    with on_the_cpu(), seeded(request.seed), no_collection():
+        model = _made(card, artefact, entry, request, home)
+        _freeze(model, request.freeze)
+        return place(model, home, request.dtype, channels_last=request.channels_last)
 
 
 def _made(
-    card: Card, artefact: Artefact | None, entry: Weights | None, asked: Asked, home: torch.device | None
+    card: Card, artefact: Artefact | None, entry: Weights | None, request: ModelRequest, home: torch.device | None
 ) -> nn.Module:
-    """The model with its weights, and with the stem, head and keypoints that were asked for."""
+    """The model with its weights, and with the stem, head and keypoints that were requested."""
     if artefact is not None and entry is None:
-        model, has_head = _own(card, artefact, asked)
-        operate(model, asked, has_head=has_head)
+        model, has_head = _own(card, artefact, request)
+        operate(model, request, has_head=has_head)
         return model
     is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
     values = bool(entry and entry.absent) if artefact else not is_virtual
-    model = construct(card, _options(card, entry, asked.options), own=asked.options, values=values)
+    model = construct(card, _options(card, entry, request.options), own=request.options, values=values)
     if artefact is not None and entry is not None:
-        fill(model, entry, artefact, asked)
+        fill(model, entry, artefact, request)
     elif not values:
         fill_with_nothing(model)
-    operate(model, asked)
+    operate(model, request)
     return model
 
 
-def _own(card: Card, artefact: Artefact, asked: Asked) -> tuple[nn.Module, bool]:
-    """A model from a file of the user's own, and whether it has the head that was asked for already."""
+def _own(card: Card, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:
+    """A model from a file of the user's own, and whether it has the head that was requested already."""
     default = next((each for each in card.weights if each.tag == card.default), None)
-    options = _options(card, default, asked.options)
+    options = _options(card, default, request.options)
     if options.get("quantize"):
-        model = construct(card, options, own=asked.options, values=False)
+        model = construct(card, options, own=request.options, values=False)
         fill_packed(model, artefact)
         return model, False
-    return build_own(card, open_own(artefact.path), artefact, asked)
+    return build_own(card, open_own(artefact.path), artefact, request)
 
 
-def _saved(name: str, weights: object, asked: Asked) -> nn.Module:
-    """A save, with what is asked for done to it."""
+def _saved(name: str, weights: object, request: ModelRequest) -> nn.Module:
+    """A save, with what is requested done to it."""
     import zoo_core
 
-    if weights != "default" or asked.options:
+    if weights != "default" or request.options:
         wrong = "options" if weights == "default" else "weights"
         raise UsageError(f"{name} is a save, which has its own weights and options", hint=f"leave {wrong}= out")
-    home = asked.device or default_device()
+    home = request.device or default_device()
     model = zoo_core.load(name, device="cpu")
-    with on_the_cpu(), seeded(asked.seed), no_collection():
-        operate(model, asked)
-        _freeze(model, asked.freeze)
-        return place(model, home, asked.dtype, channels_last=asked.channels_last)
+    with on_the_cpu(), seeded(request.seed), no_collection():
+        operate(model, request)
+        _freeze(model, request.freeze)
+        return place(model, home, request.dtype, channels_last=request.channels_last)
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:

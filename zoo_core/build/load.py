@@ -1,4 +1,4 @@
-"""Giving a built model its weights, and then the head, stem and keypoints that were asked for."""
+"""Giving a built model its weights, and then the head, stem and keypoints that were requested."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from zoo_core.build.request import Asked
+    from zoo_core.build.request import ModelRequest
     from zoo_core.contract.card import Weights
     from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
 
 
-def fill(model: nn.Module, known: Weights, artefact: Artefact, asked: Asked) -> None:
+def fill(model: nn.Module, known: Weights, artefact: Artefact, request: ModelRequest) -> None:
     """Load a published file into ``model``, and write its receipt.
 
     Args:
         model: As its constructor made it.
         known: The entry of the card that the file is.
         artefact: The file.
-        asked: What will be replaced anyway, and so need not fit.
+        request: What will be replaced anyway, and so need not fit.
 
     Raises:
         Unreadable: The file is not weights.
         LoadMismatch: A tensor that is not replaced does not fit.
     """
-    outcomes = (_load_packed if is_packed(model) else _load)(model, known, artefact, asked)
+    outcomes = (_load_packed if is_packed(model) else _load)(model, known, artefact, request)
     receipt = Receipt(
         knowledge_of(model).receipt.model,
         known.tag,
@@ -75,20 +75,20 @@ def fill_packed(model: nn.Module, artefact: Artefact) -> None:
     attach(model, replace(known, receipt=receipt, weights=None))
 
 
-def _load(model: nn.Module, known: Weights, artefact: Artefact, asked: Asked) -> dict[str, Outcome]:
+def _load(model: nn.Module, known: Weights, artefact: Artefact, request: ModelRequest) -> dict[str, Outcome]:
     return load_state(
         model,
         _state_of(artefact, known, model),
         ignore=known.ignore,
         absent=known.absent,
-        replaceable=[*_replaceable(model, asked)],
+        replaceable=[*_replaceable(model, request)],
         source=artefact.path.name,
         # a file outside the cache may be written to again while the model lives, so it is copied and not mapped
         assign=artefact.strength != "local",
     )
 
 
-def _load_packed(model: nn.Module, known: Weights, artefact: Artefact, _: Asked) -> dict[str, Outcome]:
+def _load_packed(model: nn.Module, known: Weights, artefact: Artefact, _: ModelRequest) -> dict[str, Outcome]:
     """Load a quantised model, of which nothing can be replaced: its layers read and pack what the file holds."""
     state = packed_state_in(read_whole(artefact.path)[0], artefact.path)
     if known.convert:
@@ -105,35 +105,35 @@ def _state_of(artefact: Artefact, known: Weights, model: nn.Module) -> Mapping[s
     return convert(read_whole(artefact.path)[0] if whole else state_dict_of(artefact), model)
 
 
-def operate(model: nn.Module, asked: Asked, *, has_head: bool = False) -> None:
-    """Give ``model`` the stem, head and keypoints that were asked for; ``has_head`` where it has that head already."""
-    if asked.in_channels is not None:
-        adapt_stem(model, asked.in_channels)
-    if not has_head and loses_head(model, asked):
-        swap_head(model, asked.new_head)
-    if asked.num_keypoints is not None and _loses_keypoints(model, asked):
-        swap_keypoints(model, asked.num_keypoints)
+def operate(model: nn.Module, request: ModelRequest, *, has_head: bool = False) -> None:
+    """Give ``model`` the stem, head and keypoints that were requested; ``has_head`` where it has that head already."""
+    if request.in_channels is not None:
+        adapt_stem(model, request.in_channels)
+    if not has_head and loses_head(model, request):
+        swap_head(model, request.new_head)
+    if request.num_keypoints is not None and _loses_keypoints(model, request):
+        swap_keypoints(model, request.num_keypoints)
 
 
-def loses_head(model: nn.Module, asked: Asked) -> bool:
+def loses_head(model: nn.Module, request: ModelRequest) -> bool:
     """Whether the head that ``model`` has now has to go."""
-    if asked.head is not None:
+    if request.head is not None:
         return True
     main = anatomy_of(model).main
     if main is None:
-        return bool(asked.num_classes)
-    return asked.num_classes not in (None, main.num_classes)
+        return bool(request.num_classes)
+    return request.num_classes not in (None, main.num_classes)
 
 
-def _loses_keypoints(model: nn.Module, asked: Asked) -> bool:
+def _loses_keypoints(model: nn.Module, request: ModelRequest) -> bool:
     """Whether the keypoint layer that ``model`` has now has to go."""
-    if asked.num_keypoints is None:
+    if request.num_keypoints is None:
         return False
-    return getattr(model.get_submodule(keypoint_site(model)), "out_channels", None) != asked.num_keypoints
+    return getattr(model.get_submodule(keypoint_site(model)), "out_channels", None) != request.num_keypoints
 
 
-def _replaceable(model: nn.Module, asked: Asked) -> Iterator[str]:
-    if loses_head(model, asked):
+def _replaceable(model: nn.Module, request: ModelRequest) -> Iterator[str]:
+    if loses_head(model, request):
         yield from (site.path for site in anatomy_of(model).heads)
-    if _loses_keypoints(model, asked):
+    if _loses_keypoints(model, request):
         yield keypoint_site(model)

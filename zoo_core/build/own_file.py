@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.build.request import Asked
+    from zoo_core.build.request import ModelRequest
     from zoo_core.contract.card import Card, Weights
     from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
@@ -66,26 +66,26 @@ class _Built:
     """How many tensors, heads and first layers apart, are missing, too many or of another shape."""
 
 
-def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Asked) -> tuple[nn.Module, bool]:
+def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:
     """The model that a file of the user's own is of, loaded.
 
     Args:
         card: What the user says it is.
         checkpoint: What is in the file.
         artefact: The file.
-        asked: What the model is to become afterwards, and which tensors to take.
+        request: What the model is to become afterwards, and which tensors to take.
 
     Returns:
-        The model, and whether it has the head that was asked for already.
+        The model, and whether it has the head that was requested already.
 
     Raises:
         LoadMismatch: A tensor of the file has no place, or the model needs one that the file lacks.
         Unreadable: A tensor is not of plain numbers.
 
     Warns:
-        ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left behind.
+        ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left out.
     """
-    built = _at_its_size(card, _best(card, checkpoint, asked), checkpoint, asked)
+    built = _at_its_size(card, _best(card, checkpoint, request), checkpoint, request)
     if built.wrong:
         built = min((built, *_converted(card, built)), key=lambda each: each.wrong)
     model, choice, source = built.model, built.choice, artefact.path.name
@@ -96,7 +96,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
     try:
         meet_keypoints(model, state)
         meet_stem(model, state)
-        fresh = _meet_head(model, state, asked, source, notes)
+        fresh = _meet_head(model, state, request, source, notes)
         if checkpoint.mapped:  # a trainer may write to the file again while the model lives
             state = {name: private(tensor) for name, tensor in state.items()}
         outcomes = load_state(
@@ -109,7 +109,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, asked: Ask
     except LoadMismatch as error:
         raise explained(error, model, choice, checkpoint) from error
     _record(replace(built, choice=choice), artefact, outcomes, notes)
-    if choice.rivals and asked.prefix is None:
+    if choice.rivals and request.prefix is None:
         _say_rivals(choice, source)
     return model, bool(fresh)
 
@@ -161,12 +161,12 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
     return result
 
 
-def _best(card: Card, checkpoint: Checkpoint, asked: Asked) -> _Built:
+def _best(card: Card, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
     """The model built with the options that the file fits best, those of the default weights first."""
     best: _Built | None = None
-    for options in _roads(card, asked.options):
+    for options in _roads(card, request.options):
         try:
-            built = _built(card, options, checkpoint, asked)
+            built = _built(card, options, checkpoint, request)
         except ZooError:
             if best is None:
                 raise
@@ -191,10 +191,10 @@ def _roads(card: Card, own: Mapping[str, object] | None) -> Iterator[dict[str, o
             yield options
 
 
-def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, asked: Asked) -> _Built:
-    model = construct(card, options, own=asked.options, values=False)
+def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, request: ModelRequest) -> _Built:
+    model = construct(card, options, own=request.options, values=False)
     own = shapes_of(model)
-    choice = choose(checkpoint.candidates, own, ema=asked.ema, prefix=asked.prefix)
+    choice = choose(checkpoint.candidates, own, ema=request.ema, prefix=request.prefix)
     return _Built(model, choice, options, _wrong(model, own, choice.state))
 
 
@@ -224,23 +224,25 @@ def _converted(card: Card, best: _Built) -> Iterator[_Built]:
                 return
 
 
-def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, asked: Asked) -> _Built:
+def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
     """The model built for images of the size that position tables in the file are for."""
     option = current_zoo().member(card.family).family.image_size
-    if not built.wrong or not option or option in (asked.options or {}):
+    if not built.wrong or not option or option in (request.options or {}):
         return built
     size = built.options.get(option, card.input_size[-1])
     sizes = image_sizes_in_file(int(str(size)), shapes_of(built.model), built.choice.state)
     for result in sizes:
         with suppress(ZooError):
-            other = _built(card, {**built.options, option: result}, checkpoint, asked)
+            other = _built(card, {**built.options, option: result}, checkpoint, request)
             if other.wrong < built.wrong:
                 return other
     return built
 
 
-def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: str, notes: dict[str, str]) -> list[str]:
-    """Give ``model`` the head of the file, or the one that is asked for where the file has none.
+def _meet_head(
+    model: nn.Module, state: dict[str, Any], request: ModelRequest, source: str, notes: dict[str, str]
+) -> list[str]:
+    """Give ``model`` the head of the file, or the one that is requested where the file has none.
 
     Returns:
         Paths of heads that have values already, so that the file may lack them.
@@ -249,8 +251,8 @@ def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: st
     if site is None:
         return []
     inside = tensors_at(state, site)
-    if asked.head is not None and _shares(inside, model, asked.head):
-        swap_head(model, asked.head)
+    if request.head is not None and _shares(inside, model, request.head):
+        swap_head(model, request.head)
         _drop_misshaped(model, state, site.path, notes)
         return [each.path for each in anatomy_of(model).heads]
     own = {
@@ -264,14 +266,14 @@ def _meet_head(model: nn.Module, state: dict[str, Any], asked: Asked, source: st
     if result is not None:
         with suppress(ZooError):
             _swap(model, result, inside, site.path)
-            if guesses(result) and not loses_head(model, asked):
+            if guesses(result) and not loses_head(model, request):
                 _say_guess(site.path, source)
             return []
     if not inside:
-        return _put_fresh(model, asked)
+        return _put_fresh(model, request)
     # without a request the load says what does not fit
-    is_replaced = asked.head is not None or asked.num_classes is not None
-    return _replaced(model, state, inside, site.path, asked, source, notes) if is_replaced else []
+    is_replaced = request.head is not None or request.num_classes is not None
+    return _replaced(model, state, inside, site.path, request, source, notes) if is_replaced else []
 
 
 def _say_rivals(choice: Choice, source: str) -> None:
@@ -302,10 +304,10 @@ def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) ->
     swap_head(model, found, keep_hidden=keep)
 
 
-def _put_fresh(model: nn.Module, asked: Asked) -> list[str]:
-    if not loses_head(model, asked):
+def _put_fresh(model: nn.Module, request: ModelRequest) -> list[str]:
+    if not loses_head(model, request):
         return []
-    swap_head(model, asked.new_head)
+    swap_head(model, request.new_head)
     return [site.path for site in anatomy_of(model).heads]
 
 
@@ -314,44 +316,44 @@ def _replaced(
     state: dict[str, Any],
     inside: Mapping[str, Any],
     path: str,
-    asked: Asked,
+    request: ModelRequest,
     source: str,
     notes: dict[str, str],
 ) -> list[str]:
-    """Leave a head behind that only the user's own code could build, with a word."""
+    """Leave out a head that only the user's own code could build, with a word."""
     for name in inside:
         del state[f"{path}.{name}"]
     warnings.warn(
-        f"the head in {source} is left behind for the one that was asked for: its form is not known, "
+        f"the head in {source} is left out for the one that was requested: its form is not known, "
         f"{', '.join([*inside][:4])}. Give it as head=, and it is filled",
         ZooWarning,
         stacklevel=2,
     )
-    fresh = _put_fresh(model, asked)
-    left = f"the head in {source} was left behind"
+    fresh = _put_fresh(model, request)
+    left = f"the head in {source} was left out"
     notes.update(dict.fromkeys((name for name in shapes_of(model) if name.startswith(f"{path}.")), left))
     return fresh
 
 
 def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # noqa: ANN401 - a head of any kind
-    """Whether a head that is asked for has a tensor in the file."""
+    """Whether a head that is requested has a tensor in the file."""
     site = anatomy_of(model).main
     if site is None or not inside:
         return False
     with seeded(0, model):  # what is drawn here is thrown away
-        wanted = fitted(model, site, head).state_dict()
+        needed = fitted(model, site, head).state_dict()
     return any(
-        name in inside and inside[name].shape == tensor.shape for name, tensor in wanted.items() if tensor.dim() > 1
+        name in inside and inside[name].shape == tensor.shape for name, tensor in needed.items() if tensor.dim() > 1
     )
 
 
 def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: dict[str, str]) -> None:
-    """Leave out what the file has at the head in other shapes than the one that was asked for, with a note."""
+    """Leave out what the file has at the head in other shapes than the one that was requested, with a note."""
     own = shapes_of(model)
     for name in [name for name in state if name.startswith(f"{path}.")]:
         shape = tuple(state[name].shape)
         if own.get(name) != shape:
-            notes[name] = f"of shape {list(shape)} in the file, which the head that was asked for has no place for"
+            notes[name] = f"of shape {list(shape)} in the file, which the head that was requested has no place for"
             del state[name]
 
 

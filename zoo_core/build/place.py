@@ -93,12 +93,12 @@ def _by_pinned_buffers(model: nn.Module, device: torch.device, dtype: torch.dtyp
     road = _Road(device, buffer_bytes(model))
 
     def moved(tensor: Tensor) -> Tensor:
-        wanted = _becomes(tensor, dtype)
+        target = _becomes(tensor, dtype)
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
         lies = tensor.is_contiguous() or lies_last(tensor)
         if tensor.device.type != "cpu" or tensor.nbytes < _SMALL or not plain or not lies:
-            return tensor.to(device, wanted)
-        return road.send(tensor, wanted, last=last or lies_last(tensor))
+            return tensor.to(device, target)
+        return road.send(tensor, target, last=last or lies_last(tensor))
 
     _each(model, moved)
     road.finish()

@@ -1,4 +1,4 @@
-"""What is asked of a model, checked before anything is downloaded or built."""
+"""What is requested of a model, checked before anything is downloaded or built."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FREEZE = ("what", "until", "stages", "first", "last", "norm")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelRequest:
     """What a model is to be, where that differs from what its library and its weights make it; None leaves it so."""
 
     num_classes: int | None = None
@@ -47,7 +47,7 @@ class Asked:
 
     @classmethod
     def of(cls, **given: Any) -> Self:  # noqa: ANN401 - what users pass, before it is checked
-        """What is asked, in torch's own terms, when it is possible at all.
+        """The request, in torch's own terms, when it is possible at all.
 
         Raises:
             UsageError: A value is impossible, or two of them say the same thing.

@@ -37,8 +37,8 @@ _building = threading.local()
 def without_values() -> Iterator[None]:
     """Inside the block, this thread leaves the parameters of the modules it builds as uninitialised memory.
 
-    Every other tensor, buffers above all, gets its values as usual; so do the modules of other threads. Whoever uses
-    this must give every parameter its values afterwards. Numbers that would have been drawn for parameters are not, so
+    Every other tensor, buffers above all, gets its values as usual; so do the modules of other threads. A caller must
+    give every parameter its values afterwards. Numbers that would have been drawn for parameters are not, so
     that the global random state is another one afterwards than after an ordinary build.
 
     Example:

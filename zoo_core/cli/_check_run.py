@@ -87,7 +87,7 @@ class Run:
 
     @classmethod
     def of(cls, family: str, choice: Choice, earlier: Sequence[Report] = ()) -> Run:
-        """The run that was asked for, after everything that may be wrong with it was looked for.
+        """The run that was requested, after everything that may be wrong with it was looked for.
 
         Args:
             family: Its name.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="Where the model goes, such as cuda.")
 @click.option("--dtype", help="What its tensors become, such as bfloat16.")
 @click.option("--seed", type=int, help="Makes the new parameters reproducible.")
-@click.option("--trust", type=click.Choice(["first-use"]), help="Accept weights whose digest nobody published.")
+@click.option("--trust", type=click.Choice(["first-use"]), help="Accept weights without a published digest.")
 @click.option("--license", "licenses", multiple=True, help="An acceptable licence; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def get(

@@ -175,7 +175,7 @@ def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:
 
 
 @click.command()
-@click.option("--frozen", is_flag=True, help="Believe the lock alone: no plugin is asked.")
+@click.option("--frozen", is_flag=True, help="Believe the lock alone: no plugin is called.")
 @click.option("--license", "licenses", multiple=True, help="A licence that is acceptable; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sync(licenses: tuple[str, ...], *, frozen: bool, as_json: bool) -> None:

@@ -130,15 +130,15 @@ def _preprocessing(weights: Weights) -> str:
     def joined(numbers: Iterable[float], by: str = " ") -> str:
         return by.join(f"{number:g}" for number in numbers)
 
-    wanted, steps = weights.preprocessing, []
-    if wanted.resize:
-        smoothly = "" if wanted.antialias else " without antialiasing"
-        fit = "" if wanted.fit == "squash" else f" ({wanted.fit})"
-        steps.append(f"resize {joined(wanted.resize, 'x')}{fit} {wanted.interpolation}{smoothly}")
-    if wanted.crop:
-        steps.append(f"crop {joined(wanted.crop, 'x')}")
-    scale = f"{wanted.channel_order} of 0 to {wanted.value_range:g}"
-    return ", ".join([*steps, scale, f"mean {joined(wanted.mean)}", f"std {joined(wanted.std)}"])
+    preprocessing, steps = weights.preprocessing, []
+    if preprocessing.resize:
+        smoothly = "" if preprocessing.antialias else " without antialiasing"
+        fit = "" if preprocessing.fit == "squash" else f" ({preprocessing.fit})"
+        steps.append(f"resize {joined(preprocessing.resize, 'x')}{fit} {preprocessing.interpolation}{smoothly}")
+    if preprocessing.crop:
+        steps.append(f"crop {joined(preprocessing.crop, 'x')}")
+    scale = f"{preprocessing.channel_order} of 0 to {preprocessing.value_range:g}"
+    return ", ".join([*steps, scale, f"mean {joined(preprocessing.mean)}", f"std {joined(preprocessing.std)}"])
 
 
 def _licenses(weights: Weights) -> str:

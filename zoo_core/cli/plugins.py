@@ -172,7 +172,7 @@ _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _LONGEST = 40
 _SUFFIX = ".tmpl"
-"""What a template has behind its name, so that no tool takes it for code."""
+"""What a template has after its name, so that no tool takes it for code."""
 _OURS = (
     *("core", "torchvision", "timm", "efficientnet-pytorch", "pretrainedmodels", "tiny", "lightning", "ray"),
     "efficientnet_pytorch",

@@ -141,7 +141,7 @@ class InputScaling:
         switch: Dotted path of the boolean that turns it on.
         scale: One factor a channel.
         shift: One summand a channel.
-        norm: Dotted path of the batch norm behind the stem, whose running mean takes the shift over.
+        norm: Dotted path of the batch norm after the stem, whose running mean takes the shift over.
 
     Example:
         >>> InputScaling("transform_input", scale=(0.458,), shift=(-0.03,), norm="conv1.bn").switch

@@ -96,7 +96,7 @@ class Weights:
             a file is refused until the user says ``trust="first-use"``.
         size: Length of the file in bytes, when known.
         digests: What ``sha256`` is for urls that serve the same weights in another file than the first url does, as
-            in another format: file name to digest. Such a file is asked for when nobody has the first one.
+            in another format: file name to digest. Such a file is requested when the first one cannot be had.
         num_classes: Outputs of the head in the file; 0 when there is no head.
         categories: The class names in order, or ``"imagenet_1k"``, which ships with zoo, or a
             ``"package.module:function"`` of the plugin that returns them.
@@ -301,9 +301,9 @@ class Card:
               likely cause: there are no pretrained weights for this model
               next step: weights=None, or --weights none on the command line, builds it untrained
         """
-        wanted = tag or self.default
+        requested = tag or self.default
         for weights in self.weights:
-            if weights.tag == wanted:
+            if weights.tag == requested:
                 return weights
         untrained = "weights=None, or --weights none on the command line, builds it untrained"
         raise UnknownTag(

@@ -138,8 +138,8 @@ _PREPROCESSING_TYPES: dict[str, type | tuple[type, ...]] = {
 def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
     """Refuse what JSON can say and a field cannot mean: a text for a list would be taken letter by letter."""
     for name, value in record.items():
-        wanted = types.get(name, object)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted not in (bool, object)):
+        expected = types.get(name, object)
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected not in (bool, object)):
             msg = f"{name} cannot be {value!r:.60}"
             raise TypeError(msg)
 

@@ -54,11 +54,11 @@ def zoo_families() -> Sequence[Family]:
     """The model families this plugin contributes.
 
     Called once, when the plugin is loaded, so it must be cheap: return the records and import nothing heavy. What is
-    heavy stays behind the ``"package.module:function"`` strings of :class:`zoo_core.Family`.
+    heavy is named by the ``"package.module:function"`` strings of :class:`zoo_core.Family`.
 
     Returns:
         A list of records. What is none, a family named twice, and anything that this raises cost this plugin its
-        families and nobody else's: ``zoo plugins -v`` shows why. Two plugins that name one family are both refused.
+        families and no other plugin's: ``zoo plugins -v`` shows why. Two plugins that name one family are both refused.
 
     Example:
         >>> from zoo_core.plugin import Family, hookimpl

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from zoo_core.build.request import Asked
+from zoo_core.build.request import ModelRequest
 from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
@@ -97,15 +97,15 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
             >>> batches
             3 batches of 8 on cpu, from the disk
         """
-        asked = Asked.of(device=device, seed=seed)
-        home = asked.device or torch.device("cpu")
+        request = ModelRequest.of(device=device, seed=seed)
+        home = request.device or torch.device("cpu")
         size = check_count("batch_size", batch_size)
         return Batches(
             (self.features, self.targets),
             size,
             home,
             shuffle=shuffle,
-            seed=asked.seed,
+            seed=request.seed,
             drop_last=drop_last,
             keep=keep,
         )
@@ -169,7 +169,7 @@ def cached_features(
         CacheError: The folder cannot be written, or has no room.
 
     Warns:
-        ZooWarning: The dataset gives another image when it is asked again.
+        ZooWarning: The dataset gives another image when it is read again.
 
     Example:
         >>> import tempfile, torch, zoo_core as zoo
@@ -203,7 +203,7 @@ def _compute(
     backbone: nn.Module, dataset: Dataset[Any], rows: Rows, loading: dict[str, int], device: str | torch.device
 ) -> None:
     with rows, torch.no_grad(), evaluating(backbone):
-        rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was asked already
+        rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was read already
         with on_the_cpu():  # a loader draws a number for its workers
             batches = iter(DataLoader(rest, **loading))  # type: ignore[arg-type]  # mypy takes each int for all
         for images, targets in batches:
@@ -234,7 +234,7 @@ def _require_frozen(backbone: nn.Module) -> None:
 def _length(dataset: object) -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise UsageError(
-            f"a {type(dataset).__name__} cannot be asked for a sample again",
+            f"a {type(dataset).__name__} cannot be requested a sample again",
             expected="a dataset with a length that gives samples by index",
             hint="store the samples first; what is a stream cannot be continued or recognised",
         )

@@ -59,7 +59,7 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
         UsageError: A sample is not such a pair.
 
     Warns:
-        ZooWarning: The dataset gives another image when it is asked again.
+        ZooWarning: The dataset gives another image when it is read again.
     """
     hasher = hashlib.sha256(str(total).encode())
     for number in range(min(_SAMPLES, total)):
@@ -99,7 +99,7 @@ def pair_in(sample: object) -> tuple[Tensor, Any]:
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
     if not torch.equal(first, again):
         warnings.warn(
-            "the dataset gives another image each time it is asked for the same one: what is kept are the features "
+            "the dataset gives another image each time it is requested the same one: what is kept are the features "
             "of one draw, used again in every epoch; take random augmentation out, or train without cached features",
             ZooWarning,
             stacklevel=5,

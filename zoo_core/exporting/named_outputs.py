@@ -29,26 +29,26 @@ class Prepare(nn.Module):
     resizes as PIL does, so that those two stay outside.
 
     Args:
-        wanted: The preprocessing, with a number for each channel.
+        requested: The preprocessing, with a number for each channel.
         like: A batch that the model takes; a video has its frames before the rows, ``[N, T, H, W, C]`` as bytes.
 
     Example:
         >>> import torch, zoo_core as zoo
-        >>> wanted = zoo.Preprocessing(mean=(0.5,), std=(0.5,))
-        >>> Prepare(wanted, torch.zeros(1, 1, 2, 2))(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).shape
+        >>> requested = zoo.Preprocessing(mean=(0.5,), std=(0.5,))
+        >>> Prepare(requested, torch.zeros(1, 1, 2, 2))(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).shape
         torch.Size([1, 1, 2, 2])
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, wanted: Preprocessing, like: Tensor) -> None:
+    def __init__(self, requested: Preprocessing, like: Tensor) -> None:
         super().__init__()
         sides = [1] * (like.ndim - 2)
-        self.register_buffer("mean", torch.tensor(wanted.mean, device=like.device).view(-1, *sides))
-        self.register_buffer("std", torch.tensor(wanted.std, device=like.device).view(-1, *sides))
-        self.white = wanted.value_range
-        self.turns = wanted.channel_order == "BGR" and len(wanted.mean) == _RGB
+        self.register_buffer("mean", torch.tensor(requested.mean, device=like.device).view(-1, *sides))
+        self.register_buffer("std", torch.tensor(requested.std, device=like.device).view(-1, *sides))
+        self.white = requested.value_range
+        self.turns = requested.channel_order == "BGR" and len(requested.mean) == _RGB
         self.dtype = like.dtype
 
     def forward(self, images: Tensor) -> Tensor:

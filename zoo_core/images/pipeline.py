@@ -282,11 +282,11 @@ _IGNORED = 255
 """What masks are padded with: the label that torchvision's reference leaves out of the loss."""
 
 
-def compose(wanted: Preprocessing, task: str, *, train: bool) -> nn.Module:
+def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
     """The pipeline for what weights want.
 
     Args:
-        wanted: What they want, with a number for each channel.
+        numbers: What the weights expect, with a number for each channel.
         task: What the model does, as on its card.
         train: Whether to augment in place of resizing and cropping.
 
@@ -294,11 +294,11 @@ def compose(wanted: Preprocessing, task: str, *, train: bool) -> nn.Module:
         UsageError: torchvision has no such resampling filter, or there is no size to cut out.
         NotSupported: There are no standard augmentations for the task.
     """
-    mean, std = wanted.mean, wanted.std
-    turns = len(mean) == _RGB and wanted.channel_order == "BGR"
-    colour = [min(max(value / wanted.value_range, 0), 1) for value in (reversed(mean) if turns else mean)]
-    steps: list[Any] = [ToChannels(len(mean)), *(_augment(wanted, task) if train else _cut(wanted, colour))]
-    steps.append(ToFloats(wanted.value_range, "BGR" if turns else "RGB"))
+    mean, std = numbers.mean, numbers.std
+    turns = len(mean) == _RGB and numbers.channel_order == "BGR"
+    colour = [min(max(value / numbers.value_range, 0), 1) for value in (reversed(mean) if turns else mean)]
+    steps: list[Any] = [ToChannels(len(mean)), *(_augment(numbers, task) if train else _cut(numbers, colour))]
+    steps.append(ToFloats(numbers.value_range, "BGR" if turns else "RGB"))
     if any(mean) or any(value != 1 for value in std):
         steps.append(v2.Normalize(mean=list(mean), std=list(std)))
     if task == "video":
@@ -307,18 +307,18 @@ def compose(wanted: Preprocessing, task: str, *, train: bool) -> nn.Module:
     return result
 
 
-def _cut(wanted: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
+def _cut(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
     """Bring an image to its size."""
-    how = {"interpolation": _filter(wanted.interpolation), "antialias": wanted.antialias}
-    if wanted.resize and wanted.fit == "squash":
-        yield v2.Resize(list(wanted.resize), **how)
-    elif wanted.resize:
-        yield FitTo(wanted.resize, wanted.fit, **how)
-    if wanted.crop:
-        yield CenterCropOrPad(wanted.crop, colour) if wanted.fit == "border" else v2.CenterCrop(list(wanted.crop))
+    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
+    if numbers.resize and numbers.fit == "squash":
+        yield v2.Resize(list(numbers.resize), **how)
+    elif numbers.resize:
+        yield FitTo(numbers.resize, numbers.fit, **how)
+    if numbers.crop:
+        yield CenterCropOrPad(numbers.crop, colour) if numbers.fit == "border" else v2.CenterCrop(list(numbers.crop))
 
 
-def _augment(wanted: Preprocessing, task: str) -> list[Any]:
+def _augment(numbers: Preprocessing, task: str) -> list[Any]:
     """What torchvision's references do to train a model for this task, before they normalize.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
@@ -330,21 +330,21 @@ def _augment(wanted: Preprocessing, task: str) -> list[Any]:
             cause="a flip makes a left hand a right one" if task == "keypoints" else None,
             hint="put your own before those of zoo.transforms(model): v2.Compose([yours, zoo.transforms(model)])",
         )
-    return _AUGMENTATIONS[task](wanted)
+    return _AUGMENTATIONS[task](numbers)
 
 
-def _for_classification(wanted: Preprocessing) -> list[Any]:
-    if not wanted.crop:
+def _for_classification(numbers: Preprocessing) -> list[Any]:
+    if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
-    how = {"interpolation": _filter(wanted.interpolation), "antialias": wanted.antialias}
-    return [v2.RandomResizedCrop(list(wanted.crop), **how), v2.RandomHorizontalFlip()]
+    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
+    return [v2.RandomResizedCrop(list(numbers.crop), **how), v2.RandomHorizontalFlip()]
 
 
-def _for_segmentation(wanted: Preprocessing) -> list[Any]:
-    size = wanted.crop or wanted.resize
+def _for_segmentation(numbers: Preprocessing) -> list[Any]:
+    size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
-    how = {"interpolation": _filter(wanted.interpolation), "antialias": wanted.antialias}
+    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
     fill = {tv_tensors.Mask: _IGNORED, "others": 0}
     crop = v2.RandomCrop(list(size) * (_SIDES // len(size)), pad_if_needed=True, fill=fill)
     return [

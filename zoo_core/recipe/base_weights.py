@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.build.load import fill
-from zoo_core.build.request import Asked
+from zoo_core.build.request import ModelRequest
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.surgery.metadata import knowledge_of
@@ -117,7 +117,7 @@ def _published(recipe: Recipe) -> tuple[Weights, Artefact] | None:
 
 
 def _filler(entry: Weights, artefact: Artefact) -> Callable[[nn.Module], None]:
-    return lambda model: fill(model, entry, artefact, Asked())
+    return lambda model: fill(model, entry, artefact, ModelRequest())
 
 
 def _loaded(model: nn.Module) -> set[str]:

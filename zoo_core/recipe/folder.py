@@ -121,7 +121,7 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A name that nobody else has; what is there after the block is removed."""
+    """A name that is used once; what is there after the block is removed."""
     path = folder / f".{uuid4().hex}.partial"
     try:
         yield path

@@ -3,7 +3,7 @@
 ``importlib.metadata`` does this too, and its import alone takes twice as long as the start of python. A look into each
 folder and each file of entry points is so quick that nothing needs to be kept from one process to the next, and what is
 never kept is never out of date. Where distributions are found in another way, in zip files or through an import hook,
-``importlib.metadata`` is asked.
+``importlib.metadata`` is used.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ def is_installed(distribution: str) -> bool:
     """Whether a distribution of that name, however it is spelt, is installed.
 
     Example:
-        >>> is_installed("Torch"), is_installed("a-library-nobody-wrote")
+        >>> is_installed("Torch"), is_installed("a-missing-library")
         (True, False)
     """
     if _normal(distribution) in _folders(tuple(sys.path)):
         return True
     from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import distribution as asked
+    from importlib.metadata import distribution as read
 
     try:
-        asked(distribution)
+        read(distribution)
     except PackageNotFoundError:
         return False
     return True
@@ -88,7 +88,7 @@ def version_of(distribution: str) -> str | None:
     """The version of a distribution, however its name is spelt; None when it is not installed.
 
     Example:
-        >>> version_of("Torch").count(".") >= 2, version_of("a-library-nobody-wrote")
+        >>> version_of("Torch").count(".") >= 2, version_of("a-missing-library")
         (True, None)
     """
     folder = _folders(tuple(sys.path)).get(_normal(distribution), "")
@@ -96,10 +96,10 @@ def version_of(distribution: str) -> str | None:
     if version and folder.endswith(".dist-info"):
         return version
     from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as asked
+    from importlib.metadata import version as read
 
     try:
-        return asked(distribution)
+        return read(distribution)
     except PackageNotFoundError:
         return None
 

@@ -54,7 +54,7 @@ class Own:
 
 @dataclass
 class Member:
-    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once asked for.
+    """A family as one zoo knows it: who contributes it, whether it can be used, and its cards once requested.
 
     Attributes:
         family: What the plugin says of it.
@@ -166,7 +166,7 @@ def _public(version: str) -> str:
 
 
 class Shelf(MutableMapping[str, Card]):
-    """The cards of a family by name, in the order of its catalogue; those of a file are read when they are wanted.
+    """The cards of a family by name, in the order of its catalogue; those of a file are read when they are used.
 
     Args:
         family: Whose cards they are.

@@ -65,7 +65,7 @@ def lines_on_others(card: Info) -> Iterator[str]:
     """A line for each other family that has the name, and one on which of them the name alone means.
 
     Args:
-        card: The model that was asked for.
+        card: The model that was requested.
     """
     for other in card.others:
         yield f"also in {other.id}: {'; '.join(differences(card, other)) or 'the same by all that is known'}"
@@ -78,7 +78,7 @@ def differences(card: Card, other: Card) -> Iterator[str]:
     """What is different about a model of the same name, its default weights and their preprocessing.
 
     Args:
-        card: The model that was asked for.
+        card: The model that was requested.
         other: The one in another family.
 
     Example:

@@ -38,7 +38,7 @@ class Plugin:
         families: What it contributes.
         commands: Command name to ``"package.module:command"``.
         problem: Why it does not work and what to do, on one line; None when it does.
-        traceback: The traceback behind the problem.
+        traceback: The traceback of the problem.
         notes: What is odd about it without stopping it, such as a hook name that zoo does not know.
         seconds: How long loading it took.
     """
@@ -172,12 +172,12 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
 
 
 def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
-    asked = _plain_answers(module)
-    if asked is None:
-        asked, plugin.notes = _answers(plugin.name, module)
-    for answer in asked["zoo_families"]:
+    answers = _plain_answers(module)
+    if answers is None:
+        answers, plugin.notes = _answers(plugin.name, module)
+    for answer in answers["zoo_families"]:
         plugin.families = (*plugin.families, *_checked_families(answer))
-    for answer in asked["zoo_commands"]:
+    for answer in answers["zoo_commands"]:
         plugin.commands = {**plugin.commands, **_checked_commands(answer)}
 
 
@@ -234,7 +234,7 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
             if not all(isinstance(each, str) for each in (value if is_names else (value,))):
                 raise PluginError(f"zoo_families returned a Family whose {part} is {value!r:.60}, which is no text")
         if not family.name.strip() or set("/@*?[ ") & set(family.name):
-            raise PluginError(f"nobody can ask for a family called {family.name!r}: no '/', '@', space or wildcard")
+            raise PluginError(f"no family can be called {family.name!r}: no '/', '@', space or wildcard")
     names = [family.name for family in families]
     if len(set(names)) != len(names):
         raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")

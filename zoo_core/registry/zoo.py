@@ -147,8 +147,8 @@ class Zoo:
         for name, value in {"pattern": pattern, "family": family, "task": task}.items():
             if not isinstance(value, str) and (value is not None or name == "pattern"):
                 raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
-        asked = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
-        members = asked[:1] or [each for each in self.usable(listed=True) if not each.problem]
+        named = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
+        members = named[:1] or [each for each in self.usable(listed=True) if not each.problem]
         names = {member.family.name: member.cards.of_task(task) for member in members}
         if task is not None and not any(names.values()):
             self._require_task(task)
@@ -218,7 +218,7 @@ class Zoo:
         """The families that an unqualified name is looked for in; a warning names each that has to be passed over.
 
         Args:
-            listed: Whether all their names are wanted, so that these have to be right too.
+            listed: Whether all their names are requested, so that these have to be right too.
         """
         for name in self.order:
             try:

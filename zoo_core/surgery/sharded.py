@@ -39,7 +39,7 @@ def is_sharded(model: nn.Module) -> bool:
 def in_shards(model: nn.Module) -> nn.Module:
     """The model without wrappers, and taken apart again where FSDP put it together for a forward pass.
 
-    Until then its parameters are other objects, which no optimizer should be given and nobody should freeze.
+    Until then its parameters are other objects, which no optimizer should be given and no code should freeze.
     """
     bare = unwrap(model)
     for module in _fsdp_modules(bare):

@@ -73,12 +73,12 @@ def checks_named(names: Iterable[str]) -> tuple[Callable[[Card], None], ...]:
         ['check_swap', 'check_compile']
     """
     known = {short_name(check): check for check in (*CHECKS, *DEAR_CHECKS)}
-    wanted = [name.removeprefix("check_") for name in names]
-    for name in wanted:
+    selected = [name.removeprefix("check_") for name in names]
+    for name in selected:
         if name not in known:
             hint = did_you_mean(close_matches(name, known), f"there are {', '.join(known)}")
             raise UsageError(f"no such check: {name!r}", hint=hint)
-    return tuple(check for name, check in known.items() if name in wanted) if wanted else CHECKS
+    return tuple(check for name, check in known.items() if name in selected) if selected else CHECKS
 
 
 def checks_of(
@@ -100,8 +100,8 @@ def checks_of(
         'check_compile'
     """
     chosen = checks_named(names)
-    wanted = any(fnmatchcase(card.name, pattern.removeprefix(f"{card.family}/")) for pattern in compiled)
-    return (*chosen, *(check for check in DEAR_CHECKS if wanted and check not in chosen))
+    selected = any(fnmatchcase(card.name, pattern.removeprefix(f"{card.family}/")) for pattern in compiled)
+    return (*chosen, *(check for check in DEAR_CHECKS if selected and check not in chosen))
 
 
 Sample = int | Literal["kinds"]
@@ -129,11 +129,11 @@ def cards_named(family: str, patterns: Iterable[str] = (), tasks: Iterable[str] 
         if not any(fnmatchcase(name, glob) for name in cards):
             hint = did_you_mean(close_matches(glob, cards), f"zoo list --family {family} shows the names")
             raise UsageError(f"{family} has no model {glob!r}", hint=hint)
-    wanted = [*tasks]
+    selected = [*tasks]
     return [
         card
         for name, card in cards.items()
-        if (not globs or any(fnmatchcase(name, glob) for glob in globs)) and (not wanted or card.task in wanted)
+        if (not globs or any(fnmatchcase(name, glob) for glob in globs)) and (not selected or card.task in selected)
     ]
 
 

@@ -69,7 +69,7 @@ def _folder_of(package: str) -> list[str]:
 
 
 def check_names(family: str) -> None:
-    """The catalogue holds cards of this family, each with a name of its own that can be asked for.
+    """The catalogue holds cards of this family, each with a name of its own that can be requested.
 
     Args:
         family: Its name.
@@ -84,7 +84,7 @@ def check_names(family: str) -> None:
         require(isinstance(card, Card), f"{family}: {catalog} holds {card!r:.80}, which is no Card")
         require(card.family == family, f"{family}: {card.name!r} says that its family is {card.family!r}")
         usable = isinstance(card.name, str) and bool(card.name.strip()) and not set("/@*?[ ") & set(card.name)
-        require(usable, f"{family}: nobody can ask for {card.name!r}: no '/', '@', space or wildcard in a name")
+        require(usable, f"{family}: a name cannot be {card.name!r}: no '/', '@', space or wildcard in a name")
         positive = len(card.input_size) > 1 and all(type(side) is int and side > 0 for side in card.input_size)
         require(positive, f"{card.id}: input_size {card.input_size!r}; channels, height and width, in pixels")
     twice = [name for name, count in Counter(card.name for card in cards).items() if count > 1]

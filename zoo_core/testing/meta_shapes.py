@@ -21,7 +21,7 @@ _HEADS_APART = 4
 
 
 class MetaShapes(TorchFunctionMode):
-    """Inside the block, frequent layers on the meta device give their shapes at once, where no gradient is asked for.
+    """Inside the block, frequent layers on the meta device give their shapes at once, where no gradient is requested.
 
     Example:
         >>> with torch.no_grad(), MetaShapes():
@@ -45,7 +45,7 @@ class MetaShapes(TorchFunctionMode):
 
 
 def _traced(*given: object) -> bool:
-    """Whether a gradient is asked for."""
+    """Whether a gradient is requested."""
     return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
 

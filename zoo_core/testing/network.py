@@ -15,7 +15,7 @@ def without_network() -> Iterator[list[str]]:
     """Refuse every connection and every look-up of a name inside the block.
 
     Yields:
-        What was asked for, filled as it happens; a library may well catch the error and go on.
+        What was requested, filled as it happens; a library may well catch the error and go on.
 
     Example:
         >>> with without_network() as attempts:

@@ -54,7 +54,7 @@ def inside(name: str, sites: Sequence[str]) -> bool:
 
 
 def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
-    """Layers with as many outputs as an old head had, or four for each: heads that may have been left behind."""
+    """Layers with as many outputs as an old head had, or four for each: heads that may have been left."""
     counts = [before[f"{path}.weight"].shape[0] for path in head_paths(model) if f"{path}.weight" in before]
     old = {count * outputs for count in counts for outputs in (1, _BOX)}
     for path, module in model.named_modules():

@@ -38,7 +38,7 @@ class Verdict:
         reason: Why, for all but ``"passed"``.
         seconds: How long it took.
         shapes: Whether it had only shapes to compare where values count, because the model had none: a split that
-            passes so gives scores of the right shape, and nobody saw that they are the model's own bit for bit.
+            passes so gives scores of the right shape, and it was not shown that they are the model's own bit for bit.
     """
 
     check: str

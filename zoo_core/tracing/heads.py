@@ -404,14 +404,14 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         value = getattr(old, "value", None)
         if value is None or not isinstance(new, Tensor):
             continue
-        shape, wanted = tuple(new.shape), recording.shapes[value]
-        changed = [(a, b) for a, b in zip(wanted, shape, strict=False) if a != b]
+        shape, expected = tuple(new.shape), recording.shapes[value]
+        changed = [(a, b) for a, b in zip(expected, shape, strict=False) if a != b]
         more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
         beside = said and all(b - a == _MORE for a, b in changed) and len(changed) <= 1
         if value == main.value and changed != more and not beside:
-            return f"the output's shape is {list(shape)} after {list(wanted)}"
+            return f"the output's shape is {list(shape)} after {list(expected)}"
         if value != main.value and changed and not aux:
-            return f"another output's shape is {list(shape)} after {list(wanted)}"
+            return f"another output's shape is {list(shape)} after {list(expected)}"
     return None
 
 

@@ -21,8 +21,8 @@ def with_channels_last(tensor: Tensor) -> Tensor:
         >>> with_channels_last(torch.zeros(8, 3, 5, 5)).stride(), with_channels_last(torch.zeros(8, 3)).stride()
         ((75, 1, 15, 3), (3, 1))
     """
-    wanted = FORMATS.get(tensor.dim())
-    return tensor.to(memory_format=wanted) if wanted else tensor
+    last = FORMATS.get(tensor.dim())
+    return tensor.to(memory_format=last) if last else tensor
 
 
 def lies_last(tensor: Tensor) -> bool:
@@ -35,8 +35,8 @@ def lies_last(tensor: Tensor) -> bool:
         >>> lies_last(with_channels_last(torch.zeros(8, 3, 1, 1))), lies_last(torch.zeros(8, 3, 1, 1))
         (True, False)
     """
-    wanted = FORMATS.get(tensor.dim())
-    return wanted is not None and tensor.is_contiguous(memory_format=wanted) and tensor.stride(-1) != 1
+    last = FORMATS.get(tensor.dim())
+    return last is not None and tensor.is_contiguous(memory_format=last) and tensor.stride(-1) != 1
 
 
 def is_channels_last(module: nn.Module) -> bool:

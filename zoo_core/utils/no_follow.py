@@ -2,8 +2,8 @@
 
 Each folder on the way is opened in the one before it, so that what is checked is what is used. The paths are absolute
 and free of links: :func:`real` resolves those by which a user reaches a folder of their own, and what is below that
-folder was put there by whoever wrote to it. Where the system cannot open a file in an open folder, as on Windows, each
-folder on the way is looked at before.
+folder was put there by others who write to it. Where the system cannot open a file in an open folder, as on Windows,
+each folder on the way is looked at before.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
         passed_over: A cache that has it and is not believed.
 
     Raises:
-        Offline: Nothing of that may be asked.
+        Offline: The settings forbid the network.
     """
     bases = settings.mirrors() if digests.is_full(request.sha256) else ()
     all_urls = tuple(dict.fromkeys((*(below(base, request.sha256) for base in bases), *map(_rewritten, request.urls))))

@@ -149,7 +149,7 @@ def _key(path: Path) -> str:
 
 
 def steady_digest(path: Path) -> tuple[str, Stamp]:
-    """The SHA-256 of a plain file and its stamp, from a moment in which nobody changed it.
+    """The SHA-256 of a plain file and its stamp, from a moment in which it did not change.
 
     Args:
         path: In a folder that is free of links, see :mod:`zoo_core.utils.no_follow`.

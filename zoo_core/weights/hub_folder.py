@@ -85,7 +85,7 @@ def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
     """The recipe and the tensors of a save on the hub, in the cache, under the commit that the revision is now.
 
     A revision that ``zoo.lock`` has is the commit that was locked, with the recipe that it had, which has the digest of
-    the tensors. A commit of 40 digits that is here already is not asked for again.
+    the tensors. A commit of 40 digits that is here already is not requested again.
 
     Raises:
         Offline: ``ZOO_OFFLINE`` is set, and it is not here.

@@ -88,7 +88,7 @@ class Request:
         progress: bool | None = False,
         policy: Policy | None = None,
     ) -> Request:
-        """The request for a file, whoever needs it; the arguments are the attributes.
+        """The request for a file, for every caller; the arguments are the attributes.
 
         Where they are left out, the file is named after its first url, and a whole digest proves it.
 

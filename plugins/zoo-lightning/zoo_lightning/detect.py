@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DETECTORS = (detection.FasterRCNN, detection.RetinaNet, detection.FCOS, detection.ssd.SSD)
 _SURE, _WORST, _PEOPLE = 0.5, 8, 17
 _SPREAD = 0.1
-"""How far apart two annotators put a keypoint, as a part of the object's size, where nobody has measured it."""
+"""How far apart two annotators put a keypoint, as a part of the object's size, where it was not measured."""
 
 
 class FineTuneDetector(FineTune):

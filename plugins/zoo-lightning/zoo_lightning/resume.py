@@ -45,7 +45,7 @@ def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
             )
         return work / POINT if (work / POINT).is_file() else None
     work.mkdir(parents=True, exist_ok=True)
-    for stale in work.glob("*.ckpt"):  # of a run that nobody resumes
+    for stale in work.glob("*.ckpt"):  # of a run that is not resumed
         stale.unlink(missing_ok=True)
     partial = work / f".{FACTS}.{os.getpid()}"
     partial.write_text(json.dumps(facts), encoding="utf-8")

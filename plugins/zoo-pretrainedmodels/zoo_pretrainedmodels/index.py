@@ -122,7 +122,7 @@ def _weights(name: str, tag: str, entry: Mapping[str, Any], *, drop: bool) -> We
         licenses=Licenses(code="mit"),
         metrics={} if classes == _WITH_BACKGROUND else {"ImageNet-1K acc@1": top1, "ImageNet-1K acc@5": top5},
         options={"num_classes": classes} if classes == _WITH_BACKGROUND else {},
-        ignore=("AuxLogits.*",) if name == "inceptionv3" else (),  # for whoever builds it without them
+        ignore=("AuxLogits.*",) if name == "inceptionv3" else (),  # for those who build it without them
         convert=_convert(name, drop=drop and classes != _WITH_BACKGROUND),
         docs="https://github.com/Cadene/pretrained-models.pytorch",
     )

@@ -62,12 +62,12 @@ def test_the_default_is_the_one_of_timm():
 def test_urls_lead_where_timm_goes():
     kinds = Counter()
     for card, weights in ENTRIES:
-        wanted = configuration(card, weights)
+        expected = configuration(card, weights)
         hub = [url for url in weights.urls if url.startswith("https://huggingface.co/")]
-        assert all(url.startswith(f"https://huggingface.co/{wanted.hf_hub_id}/resolve/main/") for url in hub)
-        assert [url for url in weights.urls if url not in hub] == ([wanted.url] if wanted.url else [])
+        assert all(url.startswith(f"https://huggingface.co/{expected.hf_hub_id}/resolve/main/") for url in hub)
+        assert [url for url in weights.urls if url not in hub] == ([expected.url] if expected.url else [])
         assert weights.urls[: len(hub)] == tuple(hub)
-        kinds[bool(wanted.url), bool(hub)] += 1
+        kinds[bool(expected.url), bool(hub)] += 1
     assert kinds == {(True, True): 670, (False, True): 1137, (True, False): 19}
 
 
@@ -100,9 +100,9 @@ def test_classes_and_sizes_are_those_of_the_tag():
 )
 def test_the_tags_of_an_architecture_disagree_as_often_as_was_counted(field, of_any_tag, of_tags_with_weights):
     entries = [_model_default_cfgs[name].cfgs.values() for name in CARDS]
-    for wanted, weighted in ((of_any_tag, False), (of_tags_with_weights, True)):
+    for expected, weighted in ((of_any_tag, False), (of_tags_with_weights, True)):
         said = [{getattr(entry, field) for entry in each if entry.has_weights or not weighted} for each in entries]
-        assert sum(len(values) > 1 for values in said) == wanted
+        assert sum(len(values) > 1 for values in said) == expected
 
 
 def test_every_tag_builds_the_classifier_that_its_file_has():
@@ -119,14 +119,14 @@ def test_every_tag_builds_the_classifier_that_its_file_has():
 def test_preprocessing_is_that_of_timm():
     seen = set()
     for card, weights in ENTRIES:
-        wanted = resolve_data_config(pretrained_cfg=configuration(card, weights).to_dict())
+        expected = resolve_data_config(pretrained_cfg=configuration(card, weights).to_dict())
         ours = weights.preprocessing
-        assert (ours.mean, ours.std) == (tuple(wanted["mean"]), tuple(wanted["std"]))
-        assert ours.interpolation == wanted["interpolation"]
-        sides = tuple(math.floor(side / wanted["crop_pct"]) for side in wanted["input_size"][1:])
-        whole = wanted["crop_mode"] != "center" or sides[0] != sides[1]
+        assert (ours.mean, ours.std) == (tuple(expected["mean"]), tuple(expected["std"]))
+        assert ours.interpolation == expected["interpolation"]
+        sides = tuple(math.floor(side / expected["crop_pct"]) for side in expected["input_size"][1:])
+        whole = expected["crop_mode"] != "center" or sides[0] != sides[1]
         assert ours.resize == (sides if whole else sides[:1])
-        seen.add((wanted["crop_mode"], len(ours.resize), ours.fit))
+        seen.add((expected["crop_mode"], len(ours.resize), ours.fit))
     assert seen == {
         ("center", 1, "squash"),  # one number is the shorter side, and nothing is squashed
         ("squash", 2, "squash"),
@@ -158,7 +158,7 @@ def loadings():
 
 @installed
 def test_what_timm_would_drop_or_leave_in_silence_is_written_down(loadings):
-    """The command warns of an entry that timm loads loosely and nobody has explained, which here is an error."""
+    """The command warns of an entry that timm loads loosely without an explanation here, which here is an error."""
     told = {(card.name, weights.tag) for card, weights in ENTRIES if weights.ignore or weights.absent}
     loose = {entry for entry, loading in loadings.items() if not loading.strict}
     assert told == loose

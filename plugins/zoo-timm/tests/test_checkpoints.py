@@ -171,7 +171,7 @@ def test_a_tar_archive_of_torchs_first_versions_is_read(url):
 
 
 def of_a_training_run():
-    """What timm's own trainer leaves: the last weights, and behind them the average that it meant to be used."""
+    """What timm's own trainer leaves: the last weights, and after them the average that it meant to be used."""
     last, averaged = randomised("test_resnet"), fresh("test_resnet").state_dict()
     return {"epoch": 3, "arch": "test_resnet", "state_dict": last, "state_dict_ema": in_parallel(averaged)}
 

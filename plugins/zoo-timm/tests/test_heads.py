@@ -19,7 +19,7 @@ NINE = 9
 BATCH = 2
 
 OF_EVERY_LAYOUT = (
-    # linear: at the root, or within a head behind a norm, an MLP, a pool or an attention
+    # linear: at the root, or within a head after a norm, an MLP, a pool or an attention
     *("test_resnet", "test_vit", "test_convnext", "shvit_s1", "inception_next_atto", "caformer_s18", "vgg11"),
     *("mvitv2_tiny", "efficientvit_b0", "efficientvit_m0", "cpubone_nano", "lowformer_b0", "resnet50_clip"),
     # a place without a layer

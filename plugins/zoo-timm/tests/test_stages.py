@@ -38,7 +38,7 @@ MAPS = {
         {},
         224,
         ("serial2", "serial3", "serial4", "parallel"),
-    ),  # timm's come from behind the parallel blocks
+    ),  # timm's come from after the parallel blocks
     "convit_tiny": ({}, 224, ()),
     "crossvit_tiny_240": ({}, 240, ()),
     "deepseek_vit_412m_enc": ({"embed_dim": 64, "depth": 2, "num_heads": 2}, 546, ()),
@@ -181,8 +181,8 @@ def test_a_front_runs_without_what_comes_behind_it(name):
         zoo.truncate(model, after=first.name)(torch.empty(1, 3, *size, device="meta"))
     assert found.shape[1] == first.channels
     kept = {id(parameter) for parameter in enc.parameters()}
-    behind = [path for stage in zoo.anatomy(model).stages[1:] for path in stage.modules]
-    assert kept.isdisjoint(id(each) for path in behind for each in model.get_submodule(path).parameters())
+    later = [path for stage in zoo.anatomy(model).stages[1:] for path in stage.modules]
+    assert kept.isdisjoint(id(each) for path in later for each in model.get_submodule(path).parameters())
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, marks=in_full[each not in FEW_MAPS]) for each in MAPS])

@@ -36,11 +36,11 @@ def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     if any("/" in name for name in content):  # as flax names things, and torch cannot
         return _by_the_model(content, model)
     built: Any = model
-    wanted = loading_of(built.pretrained_cfg["architecture"], built.pretrained_cfg.get("tag")).filter
-    if wanted is None:
+    convert = loading_of(built.pretrained_cfg["architecture"], built.pretrained_cfg.get("tag")).filter
+    if convert is None:
         return dict(content)
-    needed = [each for each in signature(wanted).parameters.values() if each.default is Parameter.empty]
-    return dict(wanted(content, model) if len(needed) > 1 else wanted(content))
+    needed = [each for each in signature(convert).parameters.values() if each.default is Parameter.empty]
+    return dict(convert(content, model) if len(needed) > 1 else convert(content))
 
 
 def _by_the_model(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ class Weighed(Concatenated):
     """EfficientViM's scores of each depth, weighed and added up; and the mean of two such sums, if it is distilled.
 
     Attributes:
-        paths: The head sites, those of the distilled sum behind the others.
+        paths: The head sites, those of the distilled sum after the others.
         widths: How many of the features each is given.
         uses: Names of the parameters that weigh the heads of each sum.
     """

@@ -46,7 +46,7 @@ WEIGHED: Mapping[str, tuple[str, ...]] = {
 """The parameters in whose proportions the scores of several heads are added up, one for each group of heads."""
 
 FEATURES_LIE: Mapping[str, Literal["NCHW", "NHWC"]] = {
-    # The convolutions of its neck, behind blocks that work on the last axis.
+    # The convolutions of its neck, after blocks that work on the last axis.
     "VisionTransformerSAM": "NCHW",
     # What its encoder returns to other networks.
     "DeepseekVitClassifier": "NHWC",

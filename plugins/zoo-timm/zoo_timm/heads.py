@@ -163,7 +163,7 @@ def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have n
     """How many features a site without a layer is given."""
     container, _, name = path.rpartition(".")
     holder = model.get_submodule(container)
-    if isinstance(holder, nn.ModuleList):  # one head behind each norm, which are not all of one width
+    if isinstance(holder, nn.ModuleList):  # one head after each norm, which are not all of one width
         return int(model.norm[int(name)].weight.shape[0])
     for owner in (holder, model):
         for attribute in ("head_hidden_size", "num_features"):

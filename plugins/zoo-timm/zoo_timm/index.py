@@ -108,7 +108,7 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
     loading = loading_of(name, tag)
     ignore, absent = _unused(name, loading), _UNTRAINED.get(tag, ())
     if not (loading.strict or ignore or absent):
-        warnings.warn(f"nobody has said what timm drops or leaves in {name}.{tag}: zoo loads it whole", stacklevel=3)
+        warnings.warn(f"it is not known what timm drops or leaves in {name}.{tag}: zoo loads it whole", stacklevel=3)
     urls = tuple(_urls(configuration))
     digests = {url.rpartition("/")[2]: _digest(url) for url in urls}
     return Weights(

@@ -54,7 +54,7 @@ class Features:
     """timm's ``forward_features``.
 
     Attributes:
-        axes: The order of its axes, so that the map lies as those of the stages do; None where it does.
+        axes: The order of its axes, so that the map produced as those of the stages do; None where it does.
     """
 
     axes: tuple[int, ...] | None = None
@@ -130,10 +130,10 @@ def _of_one(model: nn.Module, head: Head) -> Split:
         *_, owner = around(head.path)
         return Split(Features(), PreLogits(Chain(as_map)), Chain(head.path, f"{owner}.flatten" if owner else "flatten"))
     between = Chain(*_after_pre_logits(model, head.path))
-    lies, wanted = of_class(model, FEATURES_LIE), layout(model)
-    if lies == "NCHW" and wanted == "NHWC":
+    produced, declared = of_class(model, FEATURES_LIE), layout(model)
+    if produced == "NCHW" and declared == "NHWC":
         return Split(Features(_TO_LAST), PreLogits(between, _TO_FIRST))
-    if lies == "NHWC" and wanted == "NCHW":
+    if produced == "NHWC" and declared == "NCHW":
         return Split(Features(_TO_FIRST), PreLogits(between, _TO_LAST))
     return Split(Features(), PreLogits(between))
 

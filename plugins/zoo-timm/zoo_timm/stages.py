@@ -82,7 +82,7 @@ def layout(model: nn.Module) -> Layout:
 
 
 def _maps(model: nn.Module) -> list[_Map]:
-    """The maps behind the stem, by modules that are blocks of the trunk, not their inside."""
+    """The maps after the stem, by modules that are blocks of the trunk, not their inside."""
     declared: Any = getattr(model, "feature_info", None) or ()
     at = of_class(model, DECLARED_AT) or ("", "")
     rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]

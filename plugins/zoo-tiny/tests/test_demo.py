@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_there_is_a_usage_error_before_any_work(run, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can make a file")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no file can be made")
 def test_an_image_that_cannot_be_written_is_one_clear_error_before_any_work(run, tmp_path):
     result = run("--output", "/proc/image.png")
     assert isinstance(result.exception, ZooError)

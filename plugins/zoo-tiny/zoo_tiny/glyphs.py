@@ -75,8 +75,8 @@ def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
     font = get_font(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"))
     font.set_size(_DRAWN_AT, 72)
     # The Computer Modern files put other signs where Unicode has punctuation, so only their letters are used.
-    wanted = LETTERS if face.startswith("cm") else CHARACTERS
-    for code in sorted(_codes(font.get_charmap(), wanted)):
+    characters = LETTERS if face.startswith("cm") else CHARACTERS
+    for code in sorted(_codes(font.get_charmap(), characters)):
         font.set_text(chr(code), 0.0, flags=LoadFlags.NO_HINTING)
         font.draw_glyphs_to_bitmap(antialiased=True)
         ink = np.asarray(font.get_image())
@@ -84,9 +84,9 @@ def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
             yield _fit(ink), CHARACTERS.index(plain(code))
 
 
-def _codes(charmap: Mapping[int, int], wanted: str) -> set[int]:
-    """The code points of a font that are a wanted character, or a mathematical variant of one."""
-    return {code for code in charmap if _is_letter_form(code) and plain(code) in wanted}
+def _codes(charmap: Mapping[int, int], characters: str) -> set[int]:
+    """The code points of a font that are one of the characters, or a mathematical variant of one."""
+    return {code for code in charmap if _is_letter_form(code) and plain(code) in characters}
 
 
 def _is_letter_form(code: int) -> bool:

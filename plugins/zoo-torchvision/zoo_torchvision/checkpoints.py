@@ -1,6 +1,6 @@
 """Old names of tensors: what torchvision renames in a file it published, before it loads it. No torch here.
 
-What its modules rename by themselves, whoever calls ``load_state_dict``, is not repeated: ViT's MLPs, and the pyramids,
+What its modules rename by themselves, in every ``load_state_dict``, is not repeated: ViT's MLPs, and the pyramids,
 region proposals and heads of its detectors.
 """
 

@@ -97,7 +97,7 @@ def file_ignore(kind: str) -> tuple[str, ...]:
     if kind in {"GoogLeNet", "QuantizableGoogLeNet"}:
         # The auxiliary heads were never trained; the library loads them and takes them off again.
         return ("aux1.*", "aux2.*")
-    if kind == "Inception3":  # for whoever builds it with ``aux_logits=False``; the library takes them off again too
+    if kind == "Inception3":  # for those who build it with ``aux_logits=False``; the library takes them off again too
         return ("AuxLogits.*",)
     # A norm that was frozen in training has lost its counter, and the library drops what the file says.
     return ("*.num_batches_tracked",) if kind in _DETECTORS else ()

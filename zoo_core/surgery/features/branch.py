@@ -1,4 +1,4 @@
-"""Several outputs that each own a copy of the last stages, behind one trunk that runs once."""
+"""Several outputs that each own a copy of the last stages, after one trunk that runs once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
-from zoo_core.surgery.head.output_activation import behind, paths_of, scores_only
+from zoo_core.surgery.head.output_activation import paths_of, scores_only, with_output
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
@@ -108,7 +108,9 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         with seeded(seed, bare):
             new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
         counts = [_scores(head, main) for head in new.values()]
-        branches = Heads({name: _branch(bare, kept, stages, new[name], behind(after, heads[name])) for name in heads})
+        branches = Heads(
+            {name: _branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
+        )
         edit.anatomy = anatomy = replace(
             known.anatomy,
             heads=(replace(main, in_features=width, num_classes=sum(counts), kind="conv"),),
@@ -149,7 +151,7 @@ def _branch(
     paths = [paths_of(piece) for piece in (stages, pool, classify)]
     if None not in paths:
         body = pruned(model, [path for each in paths for path in each or ()])
-    else:  # a function may use anything behind the cut
+    else:  # a function may use anything after the cut
         body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
     body = copy.deepcopy(body)
     body.set_submodule(site, head)

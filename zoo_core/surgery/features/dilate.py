@@ -143,7 +143,7 @@ def _side(value: Any) -> int:  # noqa: ANN401 - a tensor, or several of one size
 
 
 def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor) -> None:
-    """Raise NotSupported unless the stages now have the strides that were asked for."""
+    """Raise NotSupported unless the stages now have the strides that were requested."""
     outputs = {stage.output: stage for stage in anatomy_of(model).stages}
     strides = _strides(replaced(model, changed), set(outputs), x, model, most)
     for path, stage in outputs.items():

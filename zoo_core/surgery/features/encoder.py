@@ -131,7 +131,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
     }
     names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else asked_names(at)
     if not names:
-        raise UsageError("an encoder without any map was asked for", expected="at least one name in at")
+        raise UsageError("an encoder without any map was requested", expected="at least one name in at")
     if STEM in names and STEM not in {*result, *(path for path, _ in body.named_modules())}:
         result[STEM] = _stem(model, body)
     others = [module_path(model, name) for name in names if name not in result]

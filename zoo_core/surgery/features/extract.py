@@ -115,7 +115,7 @@ def recorded(
             raise
     finally:
         _CALL.outputs = outer
-        if outer is not None:  # a front, whose features are asked for
+        if outer is not None:  # a front, whose features are requested
             outer.update(outputs)
     for path in paths:
         if path not in outputs:
@@ -197,7 +197,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
             ``torch.autograd.grad(scores[:, 7].sum(), maps["layer4"])`` is what Grad-CAM needs.
 
     Returns:
-        Name to tensor (with ``return_output``, a tuple of the output and that), in the order that was asked for, each
+        Name to tensor (with ``return_output``, a tuple of the output and that), in the order that was requested, each
         as the module gives it: ``[N, C, H, W]`` for a
         convolution, ``[N, L, C]`` for tokens; of a stage whose last module gives more than a map, the map alone.
         :func:`zoo_core.encoder` gives all of them as maps.

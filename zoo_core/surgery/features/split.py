@@ -182,15 +182,15 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
         paths: Dotted paths of what is kept, whole.
     """
     twin = _following(model)
-    wanted = list(paths)
-    if "" in wanted:
+    selected = list(paths)
+    if "" in selected:
         return twin
-    kept = {name: tensor for name, tensor in model._parameters.items() if name in wanted}  # noqa: SLF001 - as below
+    kept = {name: tensor for name, tensor in model._parameters.items() if name in selected}  # noqa: SLF001 - as below
     twin.__dict__["_parameters"], twin.__dict__["_buffers"] = kept, {}
     twin.__dict__["_modules"] = {
-        name: pruned(child, [path.partition(".")[2] for path in wanted if path.split(".", 1)[0] == name])
+        name: pruned(child, [path.partition(".")[2] for path in selected if path.split(".", 1)[0] == name])
         for name, child in model.named_children()
-        if any(path.split(".", 1)[0] == name for path in wanted)
+        if any(path.split(".", 1)[0] == name for path in selected)
     }
     return twin
 

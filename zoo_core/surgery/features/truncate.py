@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @strict_arguments
 def truncate(model: nn.Module, *, after: str) -> nn.Module:
-    """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing behind it.
+    """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing after it.
 
     The front shares its parameters with the model, which stays whole. Its class is a subclass
     of the model's, of the same name, and its state-dict keys are

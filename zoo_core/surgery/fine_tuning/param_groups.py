@@ -38,7 +38,7 @@ _POSITIONS = (
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was asked for."""
+    """What was requested."""
 
     lr: float
     head_lr: float | None

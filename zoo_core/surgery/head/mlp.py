@@ -84,13 +84,13 @@ class MLPHead:
 
     @property
     def output(self) -> tuple[nn.Module, ...]:
-        """What stands behind the scores: activation and squeeze, as far as they are asked for."""
+        """What follows the scores: activation and squeeze, as far as they are requested."""
         activation = (_ACTIVATIONS[self.activation](),) if self.activation else ()
         return (*activation, Squeeze()) if self.squeeze else activation
 
     @property
     def scores(self) -> MLPHead:
-        """The same head without what stands behind its scores."""
+        """The same head without what follows its scores."""
         return replace(self, activation=None, squeeze=False)
 
     def _layers(self, site: Head, factory: dict[str, Any]) -> Iterator[nn.Module]:
@@ -125,7 +125,7 @@ def mlp_head(
 ) -> MLPHead:
     """Describe a head of several layers; its input size is filled in from the site it is put on.
 
-    Each hidden layer is followed by batch norm, nonlinearity and dropout, in that order, as far as they are asked for.
+    Each hidden layer is followed by batch norm, nonlinearity and dropout, in that order, as far as they are requested.
 
     Args:
         num_classes: Scores at the end.
@@ -133,9 +133,9 @@ def mlp_head(
         batch_norm: Normalise after each hidden layer.
         dropout: Probability after each hidden layer; 0 for none.
         nonlinearity: After each hidden layer: ``"relu"``, ``"gelu"``, ``"silu"``, ``"hardswish"``, ``"tanh"`` or None.
-        activation: Behind the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None. Where a
-            model goes on computing with the scores of its head site, as SqueezeNet does, it stands behind the output.
-        squeeze: Behind that, drop the class axis of a single score, ``[N, 1]`` to ``[N]``.
+        activation: After the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None. Where a
+            model goes on computing with the scores of its head site, as SqueezeNet does, it follows the output.
+        squeeze: After that, drop the class axis of a single score, ``[N, 1]`` to ``[N]``.
 
     Raises:
         UsageError: A value is impossible; the message says what is possible.

@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.head.output_activation import Behind, output_of
+from zoo_core.surgery.head.output_activation import WithOutput, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +113,7 @@ class EachHead:
         try:
             for name, output in zip(self.names, self.outputs, strict=True):
                 _CHOICE.name = name
-                result[name] = Behind(self.whole, output)(model, pooled)
+                result[name] = WithOutput(self.whole, output)(model, pooled)
         finally:
             _CHOICE.name = outer
         first = result[self.names[0]]
@@ -192,5 +192,5 @@ def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str,
 
 
 def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
-    """What follows the head site of a model when one head stands there, and nothing behind the output."""
-    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | Behind) else anatomy.classify
+    """What follows the head site of a model when one head stands there, and nothing after the output."""
+    return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | WithOutput) else anatomy.classify

@@ -1,4 +1,4 @@
-"""Activation and squeeze behind the output of a model whose forward goes on computing after the head site."""
+"""Activation and squeeze after the output of a model whose forward goes on computing after the head site."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What a model does with the scores of its head site, and then what stands behind its output.
+class WithOutput:
+    """What a model does with the scores of its head site, and then what follows its output.
 
     Attributes:
         whole: What the model does with the scores, as its family gives it.
@@ -43,7 +43,7 @@ class Behind:
 
 def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
     """Paths of the modules that a piece of a forward pass calls; None for a function, which may call any."""
-    whole = piece.whole if isinstance(piece, Behind) else piece
+    whole = piece.whole if isinstance(piece, WithOutput) else piece
     if isinstance(whole, Chain):
         return [step for step in whole.steps if isinstance(step, str)]
     paths: list[str] | None = getattr(whole, "paths", None)  # as recorded pieces have them
@@ -52,29 +52,29 @@ def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
 
 def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
     """Names of the model's own parameters that a function says it uses, such as weights of several heads."""
-    whole = piece.whole if isinstance(piece, Behind) else piece
+    whole = piece.whole if isinstance(piece, WithOutput) else piece
     return tuple(getattr(whole, "uses", ()))
 
 
-def behind(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
-    """What follows a head site, ``after``, with what stands behind the scores of ``head`` at its end."""
-    return after if after is None or not output_of(head) else Behind(after, output_of(head))
+def with_output(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
+    """What follows a head site, ``after``, with what follows the scores of ``head`` at its end."""
+    return after if after is None or not output_of(head) else WithOutput(after, output_of(head))
 
 
 def output_of(head: object) -> tuple[nn.Module, ...]:
-    """What stands behind the scores of one head; empty for all but a ``zoo.mlp_head`` that says so."""
+    """What follows the scores of one head; empty for all but a ``zoo.mlp_head`` that says so."""
     return head.output if isinstance(head, MLPHead) else ()
 
 
 def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the same kind
-    """``head`` without what stands behind its scores, and so each of several heads."""
+    """``head`` without what follows its scores, and so each of several heads."""
     if isinstance(head, Mapping):
         return {name: scores_only(each) for name, each in head.items()}
     return head.scores if isinstance(head, MLPHead) else head
 
 
 def plain_like(head: object, num_classes: int) -> int | MLPHead | None:
-    """A head of one layer, with the same activation and squeeze behind its scores; none where there are no classes."""
+    """A head of one layer, with the same activation and squeeze after its scores; none where there are no classes."""
     if num_classes == 0:
         return None
     if isinstance(head, MLPHead) and head.output:
@@ -88,7 +88,7 @@ def check_output(head: object, sites: tuple[Head, ...]) -> None:
     between = [site for site in sites if site.role not in {"main", "aux"} or site.per_class != 1]
     if between and any(output_of(each) for each in heads):
         raise NotSupported(
-            "this model cannot have an activation or a squeeze behind its output",
+            "this model cannot have an activation or a squeeze after its output",
             cause="its own forward goes on computing with the scores of "
             + ", ".join(f"{site.path} ({site.role})" for site in between),
             hint="leave activation and squeeze out of zoo.mlp_head, and apply them to what the model returns",

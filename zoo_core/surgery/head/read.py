@@ -11,7 +11,7 @@ from torch import nn
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
-from zoo_core.surgery.head.output_activation import Behind
+from zoo_core.surgery.head.output_activation import WithOutput
 from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, unwrap
@@ -105,7 +105,7 @@ def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
         return _last(after.outputs[after.names.index(name)]) if name in after.names else ""
-    if isinstance(after, Behind):
+    if isinstance(after, WithOutput):
         return _last(after.output)
     if isinstance(after, Chain):
         steps = [model.get_submodule(step) for step in after.steps if isinstance(step, str)]

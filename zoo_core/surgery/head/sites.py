@@ -47,7 +47,7 @@ def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head
         raise NotSupported(
             "the hidden layers of this model cannot be dropped",
             cause="what its family does between features and head is one function, in which no layer can be told apart",
-            hint='zoo.swap_head(model, head, at="features") puts a head of your own behind the feature map',
+            hint='zoo.swap_head(model, head, at="features") puts a head of your own after the feature map',
         )
     steps = anatomy.pool.steps
     layers = [model.get_submodule(step) if isinstance(step, str) else None for step in steps]
@@ -59,7 +59,7 @@ def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head
         raise NotSupported(
             "the hidden layers of this model cannot be dropped",
             cause=f"its forward calls {getattr(functions[0], '__name__', functions[0])} between them",
-            hint='zoo.swap_head(model, head, at="features") puts a head of your own behind the feature map',
+            hint='zoo.swap_head(model, head, at="features") puts a head of your own after the feature map',
         )
     hidden = layers[first]
     width = hidden.in_features if isinstance(hidden, nn.Linear) else main.in_features

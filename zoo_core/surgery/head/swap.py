@@ -22,7 +22,7 @@ from zoo_core.surgery.head.multi_head import (
     classify_each,
     one_head,
 )
-from zoo_core.surgery.head.output_activation import behind, check_output, plain_like, scores_only
+from zoo_core.surgery.head.output_activation import check_output, plain_like, scores_only, with_output
 from zoo_core.surgery.head.sites import (
     HeadLike,
     between,
@@ -80,7 +80,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
             new = nn.ConvTranspose2d(old.in_channels, num_keypoints, kernel_size=4, stride=2, padding=1)
             # as torchvision's KeypointRCNNPredictor begins
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is asked not to be
+            nn.init.zeros_(new.bias)  # type: ignore[arg-type]  # there is a bias unless it is made without
         new.to(old.weight)
         if follows(old, bare):
             lay_last(new)
@@ -120,7 +120,7 @@ def swap_head(
 ) -> Model:
     """Replace the classifier of ``model``; auxiliary and distilled heads follow with plain layers of as many classes.
 
-    Behind those comes what ``activation`` and ``squeeze`` of ``zoo.mlp_head`` put behind the main head, for one loss.
+    After those comes what ``activation`` and ``squeeze`` of ``zoo.mlp_head`` put after the main head, for one loss.
 
     The new head is born on the device, in the dtype and in the memory format of the one it replaces, trainable, and in
     its train or eval mode. Every other tensor, and every key of the state dict outside the head, stays as it is, and so
@@ -288,7 +288,7 @@ def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  #
         check_output(head, sites)
     if isinstance(head, Mapping):
         return classify_each(anatomy, sites, head)
-    return behind(after, head)
+    return with_output(after, head)
 
 
 def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: HeadLike) -> nn.Module:

@@ -65,7 +65,7 @@ def adapt_stem(
     The means and deviations in the weights' ``Preprocessing`` belong to the old channels. Normalise each new channel
     with those of the old one it comes from, their average under ``"mean"``, and those of your own data for one that is
     silent or random. A model that normalises inside has its own numbers brought along in that way, and GoogLeNet's and
-    Inception's ``transform_input`` is switched off and folded into the filters and the batch norm behind them.
+    Inception's ``transform_input`` is switched off and folded into the filters and the batch norm after them.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.

@@ -22,7 +22,7 @@ _FRAMES = 16
 class Order:
     """How the inputs of a layer lie: input ``j`` comes from channel ``j // inner % channels`` of the image.
 
-    A plain convolution has one input a channel. Behind space-to-depth or in a linear patch embedding, each channel has
+    A plain convolution has one input a channel. After space-to-depth or in a linear patch embedding, each channel has
     many: ``inner`` is 1 when the channels of one pixel lie together, and the pixels of a block when those do.
 
     Attributes:

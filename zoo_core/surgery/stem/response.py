@@ -67,11 +67,11 @@ def effective_filters(layer: nn.Module) -> Tensor:
     return result[(slice(None), slice(None), *_windows(layer, result))]
 
 
-def fit_gain(layer: nn.Module, wanted: Tensor) -> None:
-    """Set the gain of a layer so that the filters it applies are as large as those wanted, for each output."""
+def fit_gain(layer: nn.Module, target: Tensor) -> None:
+    """Set the gain of a layer so that the filters it applies are as large as those of ``target``, for each output."""
     gain = cast("Tensor", layer.gain)
     now = effective_filters(layer).flatten(1).norm(dim=1)
-    size = wanted.to(now).flatten(1).norm(dim=1)
+    size = target.to(now).flatten(1).norm(dim=1)
     with torch.no_grad():
         gain.mul_(torch.where(now > 0, size / now, 1).view_as(gain))
 
@@ -108,7 +108,7 @@ def _check_can_be_silent(layer: nn.Module) -> None:
     Raises:
         NotSupported: The layer hears a channel whose weights are zero.
     """
-    # ones, because whoever is about to load values may not have drawn any
+    # ones, because the caller who is about to load values may not have drawn any
     state = {name: torch.ones_like(tensor) for name, tensor in layer.named_parameters()}
     weight = state["weight"].detach()
     if weight.is_meta:

@@ -37,7 +37,7 @@ _looked_at: set[tuple[str, ...]] = set()
 def check_side_effects(card: Card) -> None:
     """Building a model and asking for its anatomy leave the process and the model as they were; a part of "builds".
 
-    Each build is a model of its own, in train mode, that trains; the anatomy is the same each time it is asked for;
+    Each build is a model of its own, in train mode, that trains; the anatomy is the same each time it is requested;
     and neither leaves anything in memory.
     """
     model, member = model_under_test(card), current_zoo().member(card.family)

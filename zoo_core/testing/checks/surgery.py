@@ -312,7 +312,7 @@ def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
     axis = -1 if main.tokens else 1
     shapes = [tuple(each.shape) for each in scores if each.dim() > 1]
     other = [shape for shape in shapes if shape[axis] == card.num_classes != NUM_CLASSES]
-    left = "a head that only trains was left behind; name it in Anatomy.heads"
+    left = "a head that only trains was left out; name it in Anatomy.heads"
     require(not other, f"{card.id}: after a swap to {NUM_CLASSES} classes it trains on scores of {other[:1]}: {left}")
 
 
@@ -329,5 +329,5 @@ def check_norms(card: Card) -> None:
     moved = [name for name, buffer in model.named_buffers() if not torch.equal(before[name], buffer)]
     if moved:
         norm = modules[moved[0].rpartition(".")[0]]
-        mode = "was put into train mode" if norm.training else "is in eval mode, and is not asked whether it is"
+        mode = "was put into train mode" if norm.training else "is in eval mode, and does not follow the model"
         raise NonConformance(f"{card.id}: moved while frozen: {', '.join(moved[:5])}; the {type(norm).__name__} {mode}")

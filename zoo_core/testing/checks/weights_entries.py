@@ -60,7 +60,7 @@ def _check_source(label: str, file: Weights) -> None:
         open_to_all = url.startswith("http://") and not is_loopback(url)
         require(
             not open_to_all or file.strength == "proven",
-            f"{label}: {url} is plain http, where whoever is on the way can change the file; it needs all 64 digits of "
+            f"{label}: {url} is plain http, where anyone on the way can change the file; it needs all 64 digits of "
             f"the digest, and {len(file.sha256)} are known",
         )
 
@@ -101,35 +101,35 @@ def _check_licenses(label: str, licenses: Licenses) -> None:
         require(right, f"{label}: the licence of its {part} is {name!r}; a lower-case SPDX name, or 'unknown'")
 
 
-def _check_preprocessing(label: str, wanted: Preprocessing, channels: int) -> None:
+def _check_preprocessing(label: str, said: Preprocessing, channels: int) -> None:
     for name in ("mean", "std"):
-        count = len(getattr(wanted, name))
+        count = len(getattr(said, name))
         require(count == channels, f"{label}: {name} has {count} numbers for images of {channels} channels")
-    require(all(number > 0 for number in wanted.std), f"{label}: std {wanted.std} has a number that is not positive")
-    right = wanted.value_range > 0 and math.isfinite(wanted.value_range)
-    require(right, f"{label}: value_range {wanted.value_range} is no positive number")
-    inside_range = all(-wanted.value_range <= number <= wanted.value_range for number in wanted.mean)
-    require(inside_range, f"{label}: mean {wanted.mean} is outside the range of the values, {wanted.value_range}")
-    units = "in units of value_range" if wanted.value_range > 1 else "which a value_range of 255.0 would have"
+    require(all(number > 0 for number in said.std), f"{label}: std {said.std} has a number that is not positive")
+    right = said.value_range > 0 and math.isfinite(said.value_range)
+    require(right, f"{label}: value_range {said.value_range} is no positive number")
+    inside_range = all(-said.value_range <= number <= said.value_range for number in said.mean)
+    require(inside_range, f"{label}: mean {said.mean} is outside the range of the values, {said.value_range}")
+    units = "in units of value_range" if said.value_range > 1 else "which a value_range of 255.0 would have"
     require(
-        all(number <= wanted.value_range for number in wanted.std),
-        f"{label}: std {wanted.std} is more than the range of the values, {wanted.value_range}; {units}",
+        all(number <= said.value_range for number in said.std),
+        f"{label}: std {said.std} is more than the range of the values, {said.value_range}; {units}",
     )
-    small = wanted.value_range > _UNIT and all(0 < number < 1 for number in (*wanted.mean, *wanted.std))
+    small = said.value_range > _UNIT and all(0 < number < 1 for number in (*said.mean, *said.std))
     require(
         not small,
-        f"{label}: mean {wanted.mean} and std {wanted.std} are those of values from 0 to 1, and value_range is "
-        f"{wanted.value_range}",
+        f"{label}: mean {said.mean} and std {said.std} are those of values from 0 to 1, and value_range is "
+        f"{said.value_range}",
     )
-    if wanted.crop and wanted.resize:
-        sides = wanted.resize if len(wanted.resize) == len(wanted.crop) else wanted.resize[:1] * len(wanted.crop)
-        right = all(crop <= side for crop, side in zip(wanted.crop, sides, strict=True))
-        require(right, f"{label}: the crop {wanted.crop} is larger than the image, which is resized to {wanted.resize}")
+    if said.crop and said.resize:
+        sides = said.resize if len(said.resize) == len(said.crop) else said.resize[:1] * len(said.crop)
+        right = all(crop <= side for crop, side in zip(said.crop, sides, strict=True))
+        require(right, f"{label}: the crop {said.crop} is larger than the image, which is resized to {said.resize}")
     for name in ("crop", "resize"):
-        sides = getattr(wanted, name) or ()
+        sides = getattr(said, name) or ()
         require(all(side > 0 for side in sides), f"{label}: {name} {sides} has a side that is not positive")
-    known = wanted.interpolation in _INTERPOLATIONS
-    require(known, f"{label}: interpolation {wanted.interpolation!r} is none of {', '.join(_INTERPOLATIONS)}")
+    known = said.interpolation in _INTERPOLATIONS
+    require(known, f"{label}: interpolation {said.interpolation!r} is none of {', '.join(_INTERPOLATIONS)}")
 
 
 def check_state(card: Card) -> None:

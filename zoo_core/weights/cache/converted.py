@@ -136,7 +136,7 @@ class Copy:
             return None
 
     def prove(self, *, again: bool = False) -> Path | None:
-        """The copy when it is what its ref says; it is hashed when its stamp is another, or when asked.
+        """The copy when it is what its ref says; it is hashed when its stamp is another, or on request.
 
         Args:
             again: Hash it in any case.
@@ -255,7 +255,7 @@ def _alone(lock: Path) -> Iterator[bool]:
         yield True
     finally:
         with contextlib.suppress(OSError):
-            no_follow.unlink(lock)  # while it is ours, so that it is nobody else's
+            no_follow.unlink(lock)  # while it is ours, so that no other process has it
         with contextlib.suppress(OSError):
             holder.release()
 

@@ -143,7 +143,7 @@ def _links(folder: Path) -> Iterator[Leftover]:
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
-    """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are wanted.
+    """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are needed.
 
     Converted copies are hashed too, and bad ones removed: they are made again.
 

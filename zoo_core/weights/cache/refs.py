@@ -184,7 +184,7 @@ def _malformed(path: Path, line: int, reason: str) -> CacheError:
     return CacheError(
         f"{path}, line {line}: not a ref",
         cause=reason,
-        hint="remove that file; the object it named is hashed again when it is wanted",
+        hint="remove that file; the object it named is hashed again when it is needed",
         path=path,
         file=str(path),
         line=line,

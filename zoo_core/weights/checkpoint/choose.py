@@ -159,11 +159,11 @@ def _unfitting(candidate: Candidate, own: Shapes) -> _Option:
 
 
 def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes, prefix: str) -> list[_Option]:
-    wanted = f"{prefix.rstrip('.')}." if prefix else ""
-    named = [option for option in usable if wanted in (option.prefix, option.label)]
+    requested = f"{prefix.rstrip('.')}." if prefix else ""
+    named = [option for option in usable if requested in (option.prefix, option.label)]
     if named:
         return named
-    forced = [_option(each, each.tensors, wanted, own) for each in found if under(each.tensors, wanted)]
+    forced = [_option(each, each.tensors, requested, own) for each in found if under(each.tensors, requested)]
     if not forced:
         raise UsageError(
             f"nothing in the file is under the prefix {prefix!r}",

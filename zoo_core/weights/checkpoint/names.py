@@ -82,7 +82,7 @@ def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """The parts that every name begins with, as long as one remains behind them.
+    """The parts that every name begins with, as long as one remains after them.
 
     Example:
         >>> common_prefix(["model.net.fc.weight", "model.net.conv.weight"])

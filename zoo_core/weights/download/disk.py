@@ -21,7 +21,7 @@ def refuse_odd(path: Path) -> None:
     """Refuse a link, a folder or a device where a plain file belongs.
 
     Raises:
-        CacheError: There is one, or nobody can tell.
+        CacheError: There is one, or it cannot be told.
     """
     try:
         mode = no_follow.status(path).st_mode

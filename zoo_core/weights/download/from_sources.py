@@ -137,7 +137,7 @@ def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[st
         from_zero, chances = 0, min(_CHANCES, request.policy.attempts)
         while from_zero < chances:
             from_zero += partial.length == 0
-            # What was put together from pieces, and is wrong, is asked for once more over a single line.
+            # What was put together from pieces, and is wrong, is requested once more over a single line.
             policy = replace(request.policy, connections=1) if from_zero == _CHANCES else request.policy
             transfer = Transfer(
                 source, partial, sha256=request.sha256, size=request.size, policy=policy, advance=advance
@@ -170,7 +170,7 @@ def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> We
         got=_listed(attempts),
         done="tried each source again from the first byte; nothing was kept",
         cause="the file was replaced upstream, or something on the way changes it (a proxy, a login page)",
-        hint="ask whoever serves it; if the new file is right, its new digest belongs in the card or the lock",
+        hint="ask the publisher; if the new file is right, its new digest belongs in the card or the lock",
         expected_digest=request.sha256,
         got_digest=got,
         source=attempts[-1][0],

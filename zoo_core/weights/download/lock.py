@@ -79,7 +79,7 @@ class _Holder:
         self._close()
         with contextlib.suppress(OSError):
             if self._lock.is_locked:
-                no_follow.unlink(Path(self._lock.lock_file))  # while it is ours, so that it is nobody else's
+                no_follow.unlink(Path(self._lock.lock_file))  # while it is ours, so that no other process has it
         with contextlib.suppress(OSError, NotImplementedError):
             self._lock.release()
 
@@ -187,7 +187,7 @@ def own_name(stem: str) -> str:
 
 
 def give_up(path: Path) -> None:
-    """Leave a partial to whoever wants it next, although this process lives on."""
+    """Leave a partial to the next process, although this process lives on."""
     stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
     host, _, token = owner.split("-")
     move(path, path.with_name(f"{stem}.{host}-{_NOBODY}-{token}{SUFFIX}"))
@@ -281,7 +281,7 @@ def claim(path: Path) -> FileIO | None:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether a file is a plain one of this user's, which nobody can reach under another name."""
+    """Whether a file is a plain one of this user's, which has no other name."""
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
@@ -301,7 +301,7 @@ def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
 
 
 def surely_dead(path: Path) -> bool:
-    """Whether the owner of a partial ran here and has ended, or has given it up: nobody else writes to it."""
+    """Whether the owner of a partial ran here and has ended, or has given it up: no other process writes to it."""
     host, _, rest = path.name.removesuffix(SUFFIX).rpartition(".")[2].partition("-")
     pid, _, token = rest.partition("-")
     if host != _host() or not pid.isdecimal():

@@ -23,7 +23,7 @@ _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""
 _HANDFUL = 1 << 20
 _AT_LEAST = 1 << 16
-"""The same in bytes, where nobody knows how long the file is."""
+"""The same in bytes, where the length of the file is unknown."""
 
 
 class Transfer:
@@ -35,7 +35,7 @@ class Transfer:
         sha256: Its digest, or a prefix of it, or ``""``.
         size: How many bytes the whole file has, when that is known.
         policy: How patient to be.
-        advance: Called with the bytes so far and the total, or None when nobody knows it.
+        advance: Called with the bytes so far and the total, or None when it is unknown.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Transfer:
         return gained >= max(enough, self._policy.min_speed * seconds)
 
     def _pause(self, failure: Transient, failures: int) -> bool:
-        """Wait before the next attempt; False when the server asked for more than we are ready to wait."""
+        """Wait before the next attempt; False when the server requested more than we are ready to wait."""
         seconds = self._policy.pause(failures)
         if failure.wait is not None and failure.wait > seconds:
             if self._patience_left <= 0:
@@ -189,7 +189,7 @@ class Transfer:
         if reply.start and known and reply.etag != known and (reply.etag or not self._sha256):
             raise StaleRange("the file has changed since the first part of it was sent")
         if reply.start != self._partial.length:
-            # Many machines behind one name may each have a tag of their own for the same bytes. The digest decides.
+            # Many machines of one name may each have a tag of their own for the same bytes. The digest decides.
             self._conditional = self._conditional and not (known and digests.is_full(self._sha256))
             self._partial.restart()
         if self._size is not None and reply.total not in (None, self._size):
@@ -211,8 +211,8 @@ class Transfer:
     def _require_short(self, length: int) -> None:
         if self._total is not None and length > self._total:
             raise WrongContent(f"sends more than the {self._total:,} bytes that it should have")
-        if length > self._policy.unknown_length and self._total is None:  # so much is not asked for a second time
-            limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file whose size nobody gives"
+        if length > self._policy.unknown_length and self._total is None:  # so much is not requested a second time
+            limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file of unknown size"
             raise WrongContent(f"sends more than the {limit}", again=False)
 
 

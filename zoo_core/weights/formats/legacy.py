@@ -173,9 +173,9 @@ def _read(data: mmap.mmap | bytes, calls: Mapping[str, Callable[..., object]] = 
         return Storage(_NOTHING, each.dtype)
 
     # read through once without tensors, to see where the numbers begin and how many there must be
-    _, behind = _pickle(data, at, persistent=note, calls=_WITHOUT_TENSORS)
-    keys, behind = _pickle(data, behind)
-    storages = _numbers(data, behind, keys, seen)
+    _, end = _pickle(data, at, persistent=note, calls=_WITHOUT_TENSORS)
+    keys, end = _pickle(data, end)
+    storages = _numbers(data, end, keys, seen)
 
     def resolve(said: object) -> object:
         return _class_of(said) if _is_module(said) else _viewed(storages, storage_id(said))

@@ -133,7 +133,7 @@ class Unpickler:
         """How high the stack was at each mark."""
 
     def load(self) -> Any:  # noqa: ANN401 - whatever was written
-        """The content; :attr:`at` is behind it then.
+        """The content; :attr:`at` is after it then.
 
         Raises:
             NotPlain: It is no data, or beyond a limit.

@@ -102,7 +102,7 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
     require(all(map(is_count, (offset, *size, *stride))) and len(size) == len(stride))
     numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
     last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
-    require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what is behind
+    require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what follows
     _require_modest(prod(sizes) * dtype.itemsize, numbers.nbytes())
     return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
 

@@ -13,7 +13,7 @@ class Failure(Exception):
     """One attempt failed; the text says why, in words for a user.
 
     Attributes:
-        route: Where the answer came from, where that is not the host that was asked; added to the text.
+        route: Where the answer came from, where that is not the host of the request; added to the text.
     """
 
     route = ""
@@ -28,7 +28,7 @@ class Transient(Failure):
     Args:
         reason: Why it failed.
         cost: How much of the budget of attempts it used: more when it took long to notice.
-        wait: For how many seconds the server asked not to be called.
+        wait: For how many seconds the server wants no further request.
     """
 
     def __init__(self, reason: str, *, cost: int = 1, wait: float | None = None) -> None:
@@ -46,7 +46,7 @@ class WrongContent(Failure):
 
     Args:
         reason: Why they cannot.
-        again: Whether the source may be asked once more from the first byte.
+        again: Whether the source may be tried once more from the first byte.
     """
 
     def __init__(self, reason: str, *, again: bool = True) -> None:

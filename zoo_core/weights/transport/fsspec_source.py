@@ -24,7 +24,7 @@ class RemoteSource:
         url: Any url whose scheme fsspec knows.
 
     Raises:
-        Permanent: fsspec, or the library behind the scheme, is not installed, or the scheme is unknown.
+        Permanent: fsspec, or the library of the scheme, is not installed, or the scheme is unknown.
     """
 
     def __init__(self, url: str) -> None:

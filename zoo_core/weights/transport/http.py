@@ -164,7 +164,7 @@ class HttpSource:
     def _reply(self, response: requests.Response, offset: int, end: int | None) -> Reply:
         status, headers = response.status_code, response.headers
         if status == requests.codes.requested_range_not_satisfiable and (offset or end):
-            raise StaleRange("the server does not have the range that was asked for")
+            raise StaleRange("the server does not have the range that was requested")
         if status in _TRY_AGAIN or status >= requests.codes.server_error:
             raise Transient(_status(response), wait=_retry_after(headers.get("Retry-After")))
         if status not in (requests.codes.ok, requests.codes.partial_content):
@@ -180,7 +180,7 @@ class HttpSource:
         return Reply(start, None if decode else total, strong, self._blocks(response, decode=decode), ranges)
 
     def _is_encoded(self, encoding: str, start: int) -> bool:
-        """Whether to decode a body that is said to be encoded, although that was not asked for.
+        """Whether to decode a body that is said to be encoded, although that was not requested.
 
         Some servers do encode it, and others only say so, of a ``.gz`` file for one. The digest knows, so each reading
         gets its turn.
@@ -188,12 +188,12 @@ class HttpSource:
         if encoding.strip().lower() in ("identity", ""):
             return False
         if start:
-            raise StaleRange("the rest is sent in an encoding that was not asked for")
+            raise StaleRange("the rest is sent in an encoding that was not requested")
         self._decoded = not self._decoded
         return self._decoded
 
     def _blocks(self, response: requests.Response, *, decode: bool) -> Iterator[bytes]:
-        """The body as it arrives; taken out of an encoding that the server applied although it was asked for none."""
+        """The body as it arrives; taken out of an encoding that the server applied although none was requested."""
         raw: Any = response.raw
         while block := raw.read1(_BLOCK, decode_content=decode):
             if self._watchdog:
@@ -271,14 +271,14 @@ def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping
 
 
 def _content_range(text: str, offset: int, length: int | None) -> tuple[int, int | None]:
-    """First byte and total length of a 206, checked against what was asked for."""
+    """First byte and total length of a 206, checked against what was requested."""
     match = _RANGE.fullmatch(text.strip())
     if not match:
         raise StaleRange(f"status 206 with Content-Range {text[:80]!r}")
     start, end = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if start != offset or end < start or (length is not None and length != end - start + 1):
-        raise StaleRange(f"asked for bytes from {offset} on, and was sent {text!r}")
+        raise StaleRange(f"requested bytes from {offset} on, and was sent {text!r}")
     return start, total
 
 

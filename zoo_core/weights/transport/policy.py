@@ -39,8 +39,8 @@ class Policy:
         min_speed: Bytes a second below which a server is taken for one that only pretends to answer.
         first_pause: Seconds before the second attempt; each later one waits twice as long, up to ``longest_pause``.
         longest_pause: The longest of those pauses, in seconds.
-        retry_after: Seconds that are waited in all because servers asked for it.
-        unknown_length: Bytes after which a body is cut off when nobody said how long it is.
+        retry_after: Seconds that are waited in all because servers requested it.
+        unknown_length: Bytes after which a body is cut off when its length is unknown.
         connections: How many lines may bring one file at once, if it is long and its server sends parts of it.
         split_from: How many bytes must be missing for that to be done.
         split_below: Bytes a second below which it is done: over a faster line, one costs less than many.

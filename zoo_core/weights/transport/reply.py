@@ -15,7 +15,7 @@ class Reply:
     """The answer of a source.
 
     Attributes:
-        start: Offset of the first byte in the whole file: where we asked to continue, or 0.
+        start: Offset of the first byte in the whole file: where the request continues, or 0.
         total: Length of the whole file in bytes, when the source says.
         etag: Its strong ETag, or ``""``.
         blocks: The bytes.

@@ -70,7 +70,7 @@ def needs_network(url: str) -> bool:
 def file_name(url: str) -> str:
     """A plain file name for what is at that url, safe on every system; ``"weights"`` if the url suggests none.
 
-    Only the url that the caller gave is asked, never a server.
+    Only the url that the caller gave decides, never a server.
 
     Example:
         >>> file_name("https://example.org/a/net-5c106cde.pth?download=true")

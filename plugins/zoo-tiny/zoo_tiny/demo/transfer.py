@@ -65,9 +65,9 @@ def load_digits(seed: int) -> Digits:
     from sklearn import datasets
 
     bunch = datasets.load_digits()
-    wanted = bunch.target > 0
-    scans = torch.from_numpy(bunch.images[wanted]).float() / 16
-    labels = torch.from_numpy(bunch.target[wanted]).long() - 1
+    nonzero = bunch.target > 0
+    scans = torch.from_numpy(bunch.images[nonzero]).float() / 16
+    labels = torch.from_numpy(bunch.target[nonzero]).long() - 1
     order = torch.randperm(len(labels), generator=Generator().manual_seed(seed))
     labelled = torch.cat([order[labels[order] == digit][:EXAMPLES] for digit in range(len(DIGITS))])
     return Digits(scans, labels, labelled, held_out=order[~torch.isin(order, labelled)])
