@@ -1,4 +1,4 @@
-"""Surgery on networks of volumes whose anatomy nobody wrote."""
+"""Surgery on networks of volumes whose anatomy is traced."""
 
 import torch
 
