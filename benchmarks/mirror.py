@@ -83,7 +83,7 @@ def of_process(url: str, digest: str, size: int, folder: Path, fetchers: range, 
     start = float(sys.stdin.readline())
 
     def one(number: int) -> str:
-        time.sleep(max(0.0, start - time.time()))
+        time.sleep(max(0.0, start - time.time()))  # all begin at one moment, as nodes of a job do
         try:
             fetch(url, folder / str(number // per_folder), sha256=digest, size=size)
         except Exception as error:  # noqa: BLE001 - what fails is counted

@@ -164,7 +164,7 @@ _SLOW = """
 import sys, time
 from zoo_core.embedding import embeddings
 import zoo_core as zoo
-parquet.PART, write = 2, embeddings._write_part
+embeddings.PART, write = 2, embeddings._write_part
 def slowly(*args):
     write(*args)
     time.sleep(0.2)

@@ -150,7 +150,7 @@ def test_a_plugin_that_did_not_load_is_mentioned_when_a_family_is_missed(catalog
 
 @pytest.mark.parametrize("name", ["net", "acme/net"])
 def test_without_any_plugin_a_miss_says_so_and_names_one_to_install(name):
-    with pytest.raises(errors.UsageError, match=r"no plugin is installed(.|\n)*pip install zoo-"):
+    with pytest.raises(errors.UsageError, match=r"no plugin is installed(.|\n)*pip install ./plugins/zoo-"):
         Zoo(()).resolve(name)
 
 

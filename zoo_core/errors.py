@@ -217,7 +217,7 @@ def raised_in(error: BaseException) -> str:
     """File, line and text of the last line that is neither torch's nor zoo's; empty where there is none.
 
     Args:
-        error: That was raised by code of somebody else, such as a plugin.
+        error: That was raised by other code than zoo_core, such as a plugin.
 
     Example:
         >>> raised_in(ValueError("never raised"))

@@ -161,7 +161,7 @@ def test_a_folder_of_somebody_else_is_a_clear_error(url, tmp_path):
 
 def test_a_file_where_the_folder_should_be_is_refused(url, tmp_path):
     (tmp_path / "dest").write_text("a file")
-    with pytest.raises(CacheError, match="cannot write"):
+    with pytest.raises(CacheError, match="is not a folder"):
         fetch(url, tmp_path / "dest", sha256=DIGEST)
     assert (tmp_path / "dest").read_text() == "a file"
 

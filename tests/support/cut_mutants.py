@@ -334,7 +334,7 @@ MUTANTS = {
     "conversion that works in place": _convert("changes the values of fc.weight", in_place),
     "conversion that changes the model": _convert("changes the model that it is given: fc.weight", into_the_model),
     "file of which the model's own is ignored": Mutant(
-        "state", "ignore has 'fc.*', which names tensors of the model: fc.weight", weights={"ignore": ("fc.*",)}
+        "state", "ignore has '*', which names most of the model's tensors", weights={"ignore": ("*",)}
     ),
     "file of which every name is ignored": Mutant("card", "ignore has ['?*']", weights={"ignore": ("?*",)}),
     "file that may lack most": Mutant("state", "absent covers", weights={"absent": ("*.*",)}),

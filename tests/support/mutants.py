@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -186,10 +187,10 @@ class Secretive(toys.Toy):
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
-        self.shift = torch.randn(1, 1, 1, 1).item()
+        self.noise = SimpleNamespace(shift=torch.randn(1, 1, 1, 1).item())
 
     def forward(self, x):
-        return super().forward(x + self.shift)
+        return super().forward(x + self.noise.shift)
 
 
 class Scaled(toys.Toy):

@@ -214,7 +214,7 @@ def test_a_stage_that_gives_several_things_is_read_as_its_anatomy_says():
     model = levels()
     enc = pickle.loads(pickle.dumps(zoo.encoder(model, at=["first", "second"])))
     first, second = enc(X)
-    assert torch.equal(first[0, :, 2, 3], zoo.features(model, X, at="first")["first"][1][0, 1 + 2 * 4 + 3])
+    assert torch.equal(first[0, :, 2, 3], zoo.features(model, X, at="first")["first"][0, 1 + 2 * 4 + 3])
     assert (first.shape, second.shape) == ((1, 6, 4, 4), (1, 8, 4, 4))
 
 

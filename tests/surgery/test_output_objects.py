@@ -16,7 +16,7 @@ import zoo_core as zoo
 from zoo_core import Anatomy, Card, Chain, Family, Head, Stage, flatten
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
-from zoo_core.testing import CHECKS, model_under_test
+from zoo_core.testing import CHECKS, judge, model_under_test
 
 
 @dataclass
@@ -186,4 +186,5 @@ def test_the_conformance_kit_takes_it(anatomy, build, check):
     own = family(anatomy, build)
     with zoo.use(own):
         model_under_test.__globals__["_model_under_test"].cache_clear()
-        check(own.resolve("wordy/net")[0])
+        verdict = judge(check, own.resolve("wordy/net")[0], {})
+    assert verdict.outcome in {"passed", "refused"}, verdict.reason

@@ -44,6 +44,7 @@ def construct(
     model = None if values or needed else _without_values(card, options)
     if model is None:
         model = _call(card, options, own)
+        needed = needed or ("" if values else "its constructor fails without them")
     if not isinstance(model, nn.Module):
         raise FamilyUnavailable(
             f"{card.id} cannot be built: {card.build} returns a {type(model).__name__}, and no torch.nn.Module",
@@ -51,7 +52,6 @@ def construct(
             hint="a function of the plugin can call it, and return the model alone",
             family=card.family,
         )
-        needed = needed or ("" if values else "its constructor fails without them")
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
     attach(model, knowledge_for(member, card, model, receipt, options))

@@ -93,7 +93,7 @@ def _print(card: Info, problem: str | None, source: str) -> None:
         table.add_row(*map(escape, _row(card, weights)))
     console.print(table)
     if source and any(weights.metrics for weights in card.weights):
-        console.print(f"metrics as published in {source}", markup=False)
+        console.print(f"metrics as published in\n{source}", markup=False, overflow="ignore", crop=False)
     for in_words in (_preprocessing, _licenses, _source):
         for tags, words in _grouped(card.weights, in_words):
             paragraph(f"{tags}: {words}")

@@ -350,7 +350,7 @@ def guide() -> None:
     if page is None:
         raise UsageError(
             "the guide is not installed here",
-            cause="whoever packaged zoo-core left share/doc/zoo-core out",
+            cause="this package of zoo-core lacks share/doc/zoo-core",
             hint="docs/plugins.md in the source distribution of zoo-core is the same: pip download --no-deps "
             "--no-binary :all: zoo-core",
         )

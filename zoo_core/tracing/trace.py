@@ -80,7 +80,7 @@ def trace(
         >>> net = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(600, 10))
         >>> found = zoo.trace(net, torch.zeros(1, 1, 24, 24))
         >>> found.anatomy.main.path, found.anatomy.stem, list(found.missing)
-        ('4', ('0',), ['stages'])
+        ('4', ('0',), [])
     """
     if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
         raise UsageError(

@@ -170,6 +170,8 @@ def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the
     x = model.conv2_relu_3x3(model.conv2_3x3_bn(model.conv2_3x3(x)))
     x = model.pool2_3x3_s2(x)
     for block in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        if not hasattr(getattr(model, f"inception_{block}_3x3"), "weight"):  # the front of a model ends here, and
+            break  # blocks without layers would join the same map again and again
         x = _inception_block(model, f"inception_{block}", x)
     return x
 

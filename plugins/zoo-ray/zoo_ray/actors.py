@@ -6,6 +6,7 @@ what was written decides what is left to do. Ray Data would collect the first, a
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from importlib import import_module
 from itertools import cycle, islice
@@ -38,6 +39,7 @@ def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN40
         embedder: A model that is ready to embed, on the CPU or on a device of this machine.
         sources: Images with their labels; taken as they are needed.
     """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it sends the current folder to every worker
     ray: Any = import_module("ray")  # a heavy library, without which this module can be read
     if not ray.is_initialized():
         ray.init(log_to_driver=False)

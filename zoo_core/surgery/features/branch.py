@@ -161,7 +161,11 @@ def _branch(
 def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:
     """Channels of the feature map that comes out of the trunk."""
     if isinstance(run, Chain) and not run.steps:
-        raise NotSupported(f"nothing comes before {at!r} that the branches could share", hint="branch at a later stage")
+        raise NotSupported(
+            f"nothing comes before {at!r} that the branches could share",
+            cause="it is the first that the model runs",
+            hint="branch at a later stage, where there is one",
+        )
     body = tapped(model, needs_tap(run))
     with torch.no_grad(), evaluating(body):
         result = run(body, x)

@@ -92,7 +92,8 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     shared = [name for name, tensor in _tensors(again) if id(tensor) in known]
     require(not shared, f"{label} returns a model that shares {', '.join(shared[:5])} with the one before")
     require(again.training, f"{label} returns a model in eval mode; zoo.get gives models in train mode")
-    off = [path for path, module in again.named_modules() if not module.training]
+    before = {id(module) for module in model.modules()}  # an activation may be one module in all models of a library
+    off = [path for path, module in again.named_modules() if not module.training and id(module) not in before]
     require(not off, f"{label} returns a model of which {', '.join(off[:5])} is in eval mode")
     trains = {name: parameter.requires_grad for name, parameter in again.named_parameters()}
     require(any(trains.values()) or not trains, f"{label} freezes every parameter")

@@ -152,7 +152,7 @@ _OURS = re.compile(
     r"(?P<partial>\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial)(\.origin|\.at-[0-9]+)?", re.DOTALL | re.ASCII
 )
 FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
-"""How to open one: to append, so that one which somebody truncated has the wrong length in the end, and no hole."""
+"""How to open one: to append, so that one which was truncated has the wrong length in the end, and no hole."""
 _NOBODY = 0
 _SELF = secrets.token_hex(4)
 """Tells this process from a dead one that had the same number, as the first process of a container always has."""
