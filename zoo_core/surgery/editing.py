@@ -96,16 +96,16 @@ def editing(
         edit = Editing(bare)
         before = dict(tensors_of(bare)) if adds_tensors else {}
         held = _held(bare, known)
+        done: tuple[Edit, ...] = ()
         with being_edited(bare):
             try:
                 yield edit
+                if record is not None:
+                    arguments = {name: describe_all(value) for name, value in record.items()}
+                    done = (Edit(verb, arguments, by_hand=verb == BY_HAND),)
             finally:
                 if known:
-                    _settle(edit, before, held)
-        if known and record is not None:
-            arguments = {name: describe_all(value) for name, value in record.items()}
-            done = Edit(verb, arguments, by_hand=verb == BY_HAND)
-            attach(bare, replace(knowledge_of(bare), edits=(*knowledge_of(bare).edits, done)))
+                    _settle(edit, before, held, done)
 
 
 def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
@@ -124,8 +124,10 @@ def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Modul
     return {path: (modules[path], is_held(modules[path])) for path in (known.held if known else ()) if path in modules}
 
 
-def _settle(edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.Module, bool]]) -> None:
-    """Bring receipt and held modules up to date, by comparing the tensors and modules with those before."""
+def _settle(
+    edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.Module, bool]], done: tuple[Edit, ...]
+) -> None:
+    """Record the edit, and bring receipt and held modules up to date by comparing tensors and modules with before."""
     known = knowledge_of(edit.model)
     now = dict(tensors_of(edit.model)) if before else {}
     new = {name for name, tensor in now.items() if before.get(name) is not tensor} | edit.outcomes.keys()
@@ -146,4 +148,5 @@ def _settle(edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.M
     }
     now_held = {path for path, module in modules.items() if is_held(module)}
     receipt = replace(known.receipt, tensors=tensors, notes=notes)
-    attach(edit.model, replace(known, receipt=receipt, held=frozenset(kept | now_held)))
+    knowledge = replace(known, receipt=receipt, held=frozenset(kept | now_held), edits=(*known.edits, *done))
+    attach(edit.model, knowledge)

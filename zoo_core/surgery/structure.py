@@ -60,16 +60,26 @@ def structure_of(model: nn.Module) -> Structure:
         >>> structure_of(nn.Linear(3, 2)).shapes
         {'weight': (2, 3), 'bias': (2,)}
     """
-    shapes = {name: _shape(tensor) if isinstance(tensor, nn.Parameter) else None for name, tensor in tensors_of(model)}
-    return Structure(shapes, dict(_kinds(model)))
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    kinds: dict[str, str] = {}
+    _note(model, "", shapes, kinds)
+    return Structure(shapes, kinds)
 
 
-def _kinds(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if module._parameters or module._buffers:  # noqa: SLF001 - as below
-        yield prefix[:-1], _kind(type(module))  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
-    for name, child in module._modules.items():  # noqa: SLF001 - as below
+def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | None], kinds: dict[str, str]) -> None:
+    """Write down what :class:`Structure` holds, in one walk: every verb begins and ends with it."""
+    parameters, buffers, unsaved = module._parameters, module._buffers, module._non_persistent_buffers_set  # noqa: SLF001 - as in tensors_of
+    if parameters or buffers:
+        kinds[prefix[:-1]] = _kind(type(module))  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
+    for name, parameter in parameters.items():
+        if parameter is not None:
+            shapes[prefix + name] = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
+    for name, buffer in buffers.items():
+        if buffer is not None and name not in unsaved:
+            shapes[prefix + name] = None
+    for name, child in module._modules.items():  # noqa: SLF001 - as in tensors_of
         if child is not None:
-            yield from _kinds(child, f"{prefix}{name}.")
+            _note(child, f"{prefix}{name}.", shapes, kinds)
 
 
 @cache
@@ -92,10 +102,6 @@ def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tenso
     for name, child in module._modules.items():  # noqa: SLF001
         if child is not None:
             yield from tensors_of(child, f"{prefix}{name}.")
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
 
 
 def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn.Module], Anatomy] | None) -> Anatomy:

@@ -139,12 +139,12 @@ class Unpickler:
             NotPlain: It is no data, or beyond a limit.
             Exception: It makes no sense; any that Python raises for wrong types, places and strings.
         """
-        data, steps = self._data, self._steps()
+        data, step_of = self._data, self._steps().get
         end = len(data)
         while (opcode := data[self.at] if self.at < end else None) != _STOP:
             self.at += 1
             self._left -= _COST
-            step = steps.get(opcode) if opcode is not None else None
+            step = step_of(opcode)
             if step is None or self._left < 0:
                 raise NotPlain(_beyond(opcode) if step is None else _TOO_MANY)
             step()
@@ -154,7 +154,7 @@ class Unpickler:
         require(_is_shallow(content), f"it is nested in itself, or more than {_DEEPEST} deep")
         return content
 
-    def _steps(self) -> Mapping[int, Callable[[], object]]:
+    def _steps(self) -> Mapping[int | None, Callable[[], object]]:
         """What each opcode does."""
         stack, memo, push, number, take = self._stack, self._memo, self._stack.append, self._number, self._take
         return {
@@ -333,6 +333,8 @@ def as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
     Raises:
         NotPlain: It is neither a string nor a number, a placeholder or a short tuple of these.
     """
+    if type(key) is str:  # nearly all are
+        return key
     is_flat = type(key) is tuple and len(key) <= _DEEPEST and all(isinstance(each, _ATOMS) for each in key)
     require(isinstance(key, _HASHED) or is_flat, f"a key in it is a {type(key).__name__}")
     return key
