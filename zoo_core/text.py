@@ -99,3 +99,34 @@ def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]
     body = "".join(line("td", row) for row in rows)
     after = f"<p>{escape(visible(note))}</p>" if note else ""
     return f"<table><caption>{escape(visible(caption))}</caption>{line('th', header)}{body}</table>{after}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem }}
+main {{ overflow-x: auto }} table {{ border-collapse: collapse }} caption {{ text-align: left; padding: .5rem 0 }}
+td, th {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #8885; white-space: nowrap }}
+</style></head>
+<body><main tabindex="0"><h1>{title}</h1>
+{body}
+</main></body></html>
+"""
+
+
+def html_page(title: str, body: str) -> str:
+    """A page that needs no other file, readable in the light, in the dark and on a phone.
+
+    Args:
+        title: Shown as the heading.
+        body: HTML, which is not escaped.
+
+    Example:
+        >>> html_page("net", "<p>two layers</p>").count("<p>two layers</p>")
+        1
+    """
+    from html import escape
+
+    return _PAGE.format(title=escape(visible(title)), body=body)

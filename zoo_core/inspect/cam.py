@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning, close_matches, did_you_mean
 from zoo_core.inspect.maps import map_in
-from zoo_core.inspect.overlay import overlay, resized_map, save_image, to_html, view_of
+from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
@@ -83,12 +83,12 @@ class Cam:
         return overlay(self.image, self.heatmap)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the heatmap over the image to a file.
+        """Write the heatmap over the image to a file; a small image is enlarged.
 
         Raises:
             ZooError: It cannot be written there.
         """
-        return save_image(self.overlay(), path)
+        return save_image(enlarged(self.overlay()), path)
 
     def __repr__(self) -> str:
         return f"Cam({self})"
@@ -101,7 +101,7 @@ class Cam:
         )
 
     def _repr_html_(self) -> str:
-        return to_html(self.overlay(), str(self))
+        return to_html(enlarged(self.overlay()), str(self))
 
 
 @strict_arguments

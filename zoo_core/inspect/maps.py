@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
-from zoo_core.inspect.overlay import overlay, save_image, to_html, view_of
+from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import asked_names, hooked
@@ -56,18 +56,19 @@ class ActivationMaps:
         return overlay(self.image, self.maps[layer])
 
     def sheet(self) -> Image:
-        """The maps of all layers over the image, each with its name."""
+        """The maps of all layers over the image, each with its name; small images are enlarged."""
         from PIL import Image as Pillow
         from PIL import ImageDraw
 
-        height, width = self.image.shape[:2]
+        tiles = {layer: enlarged(self.overlay(layer)) for layer in self.maps}
+        width, height = next(iter(tiles.values())).size
         columns = min(_COLUMNS, len(self.maps))
         rows = -(-len(self.maps) // columns)
         page = Pillow.new("RGB", (columns * (width + _GAP), rows * (height + _LABEL + _GAP)), "white")
-        for place, layer in enumerate(self.maps):
+        for place, (layer, tile) in enumerate(tiles.items()):
             left, top = place % columns * (width + _GAP), place // columns * (height + _LABEL + _GAP)
             ImageDraw.Draw(page).text((left, top), layer, fill="black")
-            page.paste(self.overlay(layer), (left, top + _LABEL))
+            page.paste(tile, (left, top + _LABEL))
         return page
 
     def save(self, path: str | os.PathLike[str]) -> Path:

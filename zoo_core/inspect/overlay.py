@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _RGB = 3
 _BATCH = 4
+_LEGIBLE = 160
+"""Sides in pixels below which an image is enlarged where people look at it."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def overlay(image: Array, values: Array, strength: float = 0.5) -> Image:
     hot = np.stack([np.clip(3 * scaled - shift, 0, 1) for shift in range(_RGB)], axis=-1)
     mixed = (1 - strength) * image.mean(-1, keepdims=True) + strength * hot
     return Pillow.fromarray((255 * np.clip(mixed, 0, 1)).astype(np.uint8))
+
+
+def enlarged(image: Image) -> Image:
+    """A small image so large that people can see what is in it, each pixel a square of equal size."""
+    from PIL import Image as Pillow
+
+    times = -(-_LEGIBLE // max(1, *image.size))
+    return image.resize((image.width * times, image.height * times), Pillow.Resampling.NEAREST) if times > 1 else image
 
 
 def to_html(image: Image, caption: str) -> str:

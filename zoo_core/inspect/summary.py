@@ -14,7 +14,7 @@ from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
-from zoo_core.text import html_table, table
+from zoo_core.text import html_page, html_table, table
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -93,18 +93,24 @@ class Summary:
     def _total(self) -> str:
         return f"{self.parameters:,} parameters, {self.trainable:,} trainable"
 
+    @property
+    def _cells(self) -> list[list[str]]:
+        """The header and a line for each part, without the columns that no part has something in."""
+        cells = [_HEADER, *(row.cells for row in self.parts)]
+        used = [place for place in range(len(_HEADER)) if any(line[place] for line in cells[1:])]
+        return [[line[place] for place in used] for line in cells]
+
     def __repr__(self) -> str:
         return f"Summary({self.title.partition(':')[0]}: {self._total})"
 
     def __str__(self) -> str:
-        cells = [_HEADER, *(row.cells for row in self.parts)]
-        used = [place for place in range(len(_HEADER)) if any(line[place] for line in cells[1:])]
-        lines = table([[line[place] for place in used] for line in cells], columns=_WIDTH)
+        lines = table(self._cells, columns=_WIDTH)
         title = textwrap.wrap(self.title, _WIDTH, subsequent_indent="    ", break_long_words=False)
         return "\n".join([*title, *lines, self._total])
 
     def _repr_html_(self) -> str:
-        return html_table(self.title, _HEADER, (row.cells for row in self.parts), self._total)
+        header, *rows = self._cells
+        return html_table(self.title, header, rows, self._total)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to a file: HTML for the suffix ``.html``, and plain text otherwise.
@@ -112,7 +118,8 @@ class Summary:
         Raises:
             ZooError: It cannot be written there.
         """
-        text = self._repr_html_() if Path(path).suffix == ".html" else f"{self}\n"
+        html = Path(path).suffix == ".html"
+        text = html_page(self.title.partition(":")[0], self._repr_html_()) if html else f"{self}\n"
         try:
             Path(path).write_text(text, encoding="utf-8")
         except OSError as error:

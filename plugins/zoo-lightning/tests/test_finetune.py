@@ -273,6 +273,8 @@ def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):
     answer = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     assert "accuracy" in answer.output
+    assert "GPU available" not in answer.output
+    assert "eval mode" not in answer.output
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,8 @@ import click
 from zoo_core import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zoo_lightning.samples import ImageData
 
 
@@ -106,10 +111,27 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
         return
     from zoo_lightning.run import finetune as run
 
-    result = run(images, model=model, out=out, resume=resume, trainer={"enable_progress_bar": not quiet}, **options)
+    with _without_advice():
+        result = run(images, model=model, out=out, resume=resume, trainer={"enable_progress_bar": not quiet}, **options)
     name, value = result.headline
     click.echo(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
     click.echo(f"saved {result.folder}, report {result.report}")
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leave out what Lightning tells those who write a training script: this one is written. Errors stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
 
 
 def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
 
 import zoo_core as zoo
-from zoo_tiny.demo.transfer import DIGITS
+from zoo_tiny.demo.transfer import DIGITS, as_input
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import nn
 
     from zoo_tiny.demo.transfer import Digits
 
 SHOWN = 9
 
 
-def use(model: nn.Module, digits: Digits, folder: Path) -> dict[str, Any]:
+def use(model: nn.Module, card: zoo.Card, digits: Digits, folder: Path) -> dict[str, Any]:
     """Save ``model`` to a new folder in ``folder``, load it from there, and write what it sees and what it is.
 
     Args:
         model: The trained model.
+        card: What it was made from.
         digits: Where the held-out digits are taken from.
         folder: Made where it is not there; what is in it stays.
 
@@ -40,15 +42,24 @@ def use(model: nn.Module, digits: Digits, folder: Path) -> dict[str, Any]:
         "saved": str(saved),
         "truth": "".join(DIGITS[int(label)] for label in digits.labels[chosen]),
         "predicted": "".join(result[0][0] for result in predicted),
-        "maps": str(_maps(loaded, digits.scans[chosen[0]][None], folder)),
+        "cam": str(_cam(loaded, card, digits.scans[chosen[0]]).save(folder / "cam.png")),
         "report": str(zoo.summary(loaded).save(folder / "report.html")),
     }
 
 
-def _maps(model: nn.Module, scan: Any, folder: Path) -> Path:  # noqa: ANN401 - a tensor
-    """Which part of a digit speaks for its class, where grad-cam is installed, and else where the stages respond."""
-    try:
-        import pytorch_grad_cam  # noqa: F401 - whether it is there
-    except ImportError:
-        return zoo.activation_maps(model, scan).save(folder / "maps.png")
-    return zoo.cam(model, scan).save(folder / "cam.png")
+def _cam(model: nn.Module, card: zoo.Card, scan: Tensor) -> zoo.Cam:
+    """Which part of a digit speaks for the class that the model gives it.
+
+    The head is one linear layer on global averages, so that its weights over the last maps are the class activation
+    map (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). For any model: ``zoo.cam``.
+    """
+    x = as_input(scan[None], card)
+    with torch.no_grad():
+        scores = model(x)[0]
+        maps = zoo.features(model, x, at="layer3")["layer3"]
+    target = int(scores.argmax())
+    weights = cast("nn.Linear", zoo.split(model)[1]).weight[target].detach()
+    heat = torch.einsum("c,chw->hw", weights, maps[0]).clamp(min=0)
+    heat = nn.functional.interpolate((heat / heat.max().clamp(min=1e-6))[None, None], x.shape[-2:], mode="bilinear")
+    shown = nn.functional.interpolate(scan[None, None], x.shape[-2:])[0, 0, :, :, None].expand(-1, -1, 3)
+    return zoo.Cam(heat[0, 0].numpy(), shown.numpy(), target, DIGITS[target], scores[target].item(), "layer3", "cam")

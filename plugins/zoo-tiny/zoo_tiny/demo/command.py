@@ -84,7 +84,8 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
 
     started = time.perf_counter()
     digits = transfer.load_digits(seed)
-    images = transfer.as_input(digits.scans, zoo.info(MODEL))
+    card = zoo.info(MODEL)
+    images = transfer.as_input(digits.scans, card)
     classes = len(transfer.DIGITS)
     trained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed)
     untrained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed, weights=None)
@@ -99,7 +100,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
             outcomes.append(transfer.train_head(model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
     with _writing(output):
         figure.draw(output, MODEL, digits, *outcomes)
-        used = after.use(trained, digits, output.with_suffix(""))
+        used = after.use(trained, card, digits, output.with_suffix(""))
     receipt = zoo.receipt(trained)
     return {
         "model": MODEL,
@@ -128,7 +129,7 @@ def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only he
         TextColumn("{task.description:>10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs, {task.fields[accuracy]:5.1f} % right"),
+        TextColumn("epochs, accuracy {task.fields[accuracy]:5.1f} %"),
         console=Console(stderr=True, quiet=quiet),
     )
 
@@ -139,12 +140,14 @@ def _report(figures: dict[str, Any]) -> None:
         f"weights     {figures['receipt']}",
         f"            sha256 {figures['sha256']}, {figures['strength']}",
         f"data        {figures['labelled']} labelled digits to learn from, {figures['held_out']} held out",
-        f"pretrained  {accuracy['pretrained']:5.1f} % of the held-out digits right",
+        f"pretrained  {accuracy['pretrained']:5.1f} % accuracy on the held-out digits",
         f"random      {accuracy['random']:5.1f} %",
+        f"curves      {figures['image']}",
         f"saved       {figures['saved']}, and loaded from there",
-        f"predict     held-out digits {figures['truth']} are taken for {figures['predicted']}",
-        f"look        {figures['maps']}, and the parts of the model in {figures['report']}",
-        f"image     {figures['image']}, after {figures['seconds']:.1f} s",
+        f"predict     {figures['predicted']} for the held-out digits {figures['truth']}",
+        f"cam         {figures['cam']}, which part of the first of them speaks for its class",
+        f"report      {figures['report']}, the parts of the model and what trained",
+        f"done in     {figures['seconds']:.1f} s",
         f"next        zoo predict {figures['saved']} your-digits/*.png",
     )
     for line in lines:
