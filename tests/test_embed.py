@@ -70,6 +70,12 @@ def test_a_bad_image_is_named_and_the_others_have_vectors(glyphs, photos):
         zoo.embed(glyphs, photos / "bad.png")
 
 
+def test_an_image_is_embedded_as_those_that_it_is_compared_with_were(glyphs, photos):
+    found = zoo.embed(glyphs, photos, size=16)
+    (name, similarity), *_ = found.nearest(photos / "light" / "4.png", 1)
+    assert (name, similarity) == (str(photos / "light" / "4.png"), pytest.approx(1))
+
+
 def test_an_image_is_the_one_most_like_itself(glyphs, photos):
     found = zoo.embed(glyphs, photos)
     (name, similarity), *_ = found.nearest(photos / "light" / "4.png", 3)

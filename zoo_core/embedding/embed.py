@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.embedding.embeddings import Embeddings, Row
-from zoo_core.embedding.fingerprint import digest_of_module
+from zoo_core.embedding.embedder import Embedder
+from zoo_core.embedding.embeddings import Embeddings, read_embeddings, resume
 from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, UsageError, ZooWarning
-from zoo_core.images.loading import Loaded, in_batches, load_images
-from zoo_core.images.read import Source, read, sources_of
-from zoo_core.images.transforms import transforms
+from zoo_core.images.read import Source, sources_of
 from zoo_core.recipe.open_model import open_model
 from zoo_core.registry.entry_points import plugin_entries
-from zoo_core.surgery.features.vectors import Vectors
-from zoo_core.utils.arguments import check_count, strict_arguments
-from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import nn
 
-    Engine = Callable[["Embedder", Iterable[tuple[Source, str]]], Iterator[Row]]
+    from zoo_core.embedding.embedder import Engine, Row
 
 _NAMED_AT_MOST = 3
 
@@ -84,10 +79,8 @@ def embed(
     )
     rows = _engine(engine)
     if out is not None:
-        from zoo_core.embedding.embeddings import read_embeddings, resume
-
         failed = dict(resume(Path(out), embedder, labelled_sources(images), rows))
-        result = read_embeddings(Path(out), model=embedder.model, failed=failed)
+        result = read_embeddings(Path(out), embedder, failed=failed)
     else:
         result = _in_memory(embedder, rows(embedder, labelled_sources(images)))
     if result.failed and not len(result):
@@ -128,6 +121,7 @@ def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
         tuple(row.size for row in good),
         {row.name: row.error for row in rows if row.vector is None},
         embedder.model,
+        embedder.size,
     )
 
 
@@ -144,73 +138,3 @@ def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN4
     for source in sources_of(images)[0]:
         inside = Path(source.name).parent.relative_to(root) if root is not None else Path()
         yield source, "" if inside == Path() else inside.as_posix()
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """A model that is ready to embed, and how."""
-
-    model: nn.Module
-    vectors: Vectors
-    prepare: nn.Module
-    batch_size: int
-    num_workers: int | None
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        *,
-        size: int | Sequence[int] | None = None,
-        batch_size: int = 32,
-        num_workers: int | None = None,
-    ) -> Embedder:
-        """Ready to embed with these settings.
-
-        Raises:
-            NotSupported: The model has no head, or nothing says how images are prepared.
-            UsageError: An argument is impossible.
-        """
-        check_count("batch_size", batch_size)
-        if num_workers is not None:
-            check_count("num_workers", num_workers + 1)
-        return cls(model, Vectors(model), transforms(model, size=size), batch_size, num_workers)
-
-    def facts(self) -> dict[str, str]:
-        """What the vectors depend on besides the images."""
-        return {"backbone": digest_of_module(self.vectors), "transforms": str(self.prepare)}
-
-    def run(self, sources: Iterable[tuple[Source, str]]) -> Iterator[Row]:
-        """A row for each image, in order."""
-        labels: dict[str, str] = {}
-
-        def named() -> Iterator[Source]:
-            for source, label in sources:
-                labels[source.name] = label
-                yield source
-
-        loaded = load_images(named(), read, self.prepare, num_workers=self.num_workers, ahead=2 * self.batch_size)
-        for batch in in_batches(loaded, self.batch_size):
-            good = [each for each in batch if each.tensor is not None]
-            vectors = iter(self._vectors(good))
-            for each in batch:
-                result = each.error if each.tensor is None else next(vectors)
-                label = labels.pop(each.name, "")
-                if isinstance(result, Exception):
-                    yield Row(each.name, None, label, error=str(result))
-                else:
-                    yield Row(each.name, result, label, each.size)
-
-    def _vectors(self, batch: list[Loaded]) -> list[Any]:
-        tensors = [each.tensor for each in batch if each.tensor is not None]
-        if not tensors:
-            return []
-        like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
-        try:
-            with inferring(self.vectors):
-                result = self.vectors(torch.stack(tensors).to(like.device, like.dtype)).float().cpu()
-        except RuntimeError as error:  # of the model, at a size that it cannot take
-            if len(batch) > 1:
-                return [vector for each in batch for vector in self._vectors([each])]
-            return [ImageError(f"{batch[0].name}: no vector: {str(error).partition(chr(10))[0]}", name=batch[0].name)]
-        return list(result.clone())

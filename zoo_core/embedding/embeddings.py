@@ -17,33 +17,23 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
+from zoo_core.embedding.embedder import Embedder, Row
 from zoo_core.embedding.shards import Packed
 from zoo_core.errors import ImageError, UsageError, ZooError
 from zoo_core.utils.arguments import check_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import nn
 
-    from zoo_core.embedding.embed import Embedder, Engine
+    from zoo_core.embedding.embedder import Engine
     from zoo_core.images.read import Source
 
 
 _EXACT_BELOW = 20_000
 """So many vectors are compared one by one in less time than an index of them takes to build."""
 _BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image: its name, vector, label and size; or the reason why it has none."""
-
-    name: str
-    vector: Tensor | None
-    label: str = ""
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +47,7 @@ class Embeddings:
         sizes: Height and width of each image, in pixels.
         failed: Name and reason for each image that could not be read.
         model: What made them, for :meth:`nearest` of an image; None for those from a file.
+        size: Height and width that the model saw, where they are not those of its weights.
 
     Example:
         >>> import torch
@@ -73,6 +64,7 @@ class Embeddings:
     sizes: tuple[tuple[int, int], ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     model: nn.Module | None = field(default=None, repr=False)
+    size: int | Sequence[int] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -177,9 +169,7 @@ class Embeddings:
                     "these embeddings have no model to embed an image with",
                     hint="zoo.embed(model, image).vectors[0], with the model that made them, is a vector",
                 )
-            from zoo_core.embedding.embed import embed
-
-            query = embed(self.model, query).vectors[0]
+            query = Embedder.of(self.model, size=self.size).vector_of(query)
         if len(query) != self.vectors.shape[1]:
             raise UsageError(f"a vector of {len(query)} numbers among vectors of {self.vectors.shape[1]}")
         vector: Tensor = query.detach().float().cpu()
@@ -364,15 +354,16 @@ def write_embeddings(found: Embeddings, path: Path) -> Path:
     return path
 
 
-def read_embeddings(path: Path, *, model: nn.Module | None = None, failed: dict[str, str] | None = None) -> Embeddings:
+def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[str, str] | None = None) -> Embeddings:
     """The embeddings in a Parquet file.
 
     Raises:
         UsageError: It is no such file.
     """
+    made_by = (embedder.model, embedder.size) if embedder else ()
     pa, pq = _pyarrow()
     if not path.exists() and failed:
-        return Embeddings((), torch.empty(0, 0), failed=failed, model=model)
+        return Embeddings((), torch.empty(0, 0), (), (), failed, *made_by)
     try:
         table = pq.read_table(path)
         column = table["vector"].combine_chunks()
@@ -385,7 +376,7 @@ def read_embeddings(path: Path, *, model: nn.Module | None = None, failed: dict[
             f"{path} holds no embeddings", cause=str(error), hint="zoo embed writes such a file"
         ) from error
     sizes = tuple(zip(heights, widths, strict=True))
-    return Embeddings(tuple(paths), vectors, tuple(labels), sizes, failed or {}, model)
+    return Embeddings(tuple(paths), vectors, tuple(labels), sizes, failed or {}, *made_by)
 
 
 def _pyarrow() -> tuple[Any, Any]:

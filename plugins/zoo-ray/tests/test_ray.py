@@ -44,7 +44,7 @@ def require_same(found, expected):
 
 
 def test_the_rows_are_the_same_though_a_worker_is_killed_in_the_middle(cluster, photos, tmp_path, monkeypatch):
-    from zoo_core.embedding.embed import Embedder
+    from zoo_core.embedding.embedder import Embedder
 
     expected = zoo.embed("tiny/glyphnet", photos, batch_size=2)
     once, run = tmp_path / "killed", Embedder.run
