@@ -71,11 +71,11 @@ def main() -> None:
         rows += read(path) if path.exists() else []
         text += [] if path.exists() else [said]
     text += [table(rows)] if rows else []
-    for module in ("start", "own", "saving", "predict"):
+    for module in ("start", "own", "saving", "predict", "download"):
         path = (options.out / f"{module}.json").absolute()
         text.append(run(module, "--rounds", rounds, "--json", str(path)))
         rows += read(path) if path.exists() else []
-    text += [run(module) for module in ("around", "frozen", "forward", "download")]
+    text += [run(module) for module in ("around", "frozen", "forward")]
     text.append(run("predict", "--images", "192" if options.quick else "1000", "--rounds", rounds))
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")

@@ -1,6 +1,6 @@
 """A large file from a server on this machine to a proven file on disk: zoo against the fetchers that others use.
 
-Run as ``uv run --group bench python benchmarks/download.py``. The server is a process of its own that sends with
+Run as ``uv run --group bench python -m benchmarks.download``. The server is a process of its own that sends with
 ``os.sendfile``; ``--throttle`` makes it hold each connection to so many megabytes a second, as hosts do. Each
 measurement is a fresh process that has imported its library, and they take turns. A figure is megabytes a second, from
 the call until the file is in place; the digest is checked by all but huggingface_hub, which does not do that.
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--throttle", type=float, default=0, help="megabytes a second for each connection")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--who", nargs="+", default=WHO, choices=WHO)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -178,6 +179,23 @@ def main() -> None:
         finally:
             bench.server.kill()
     report(options.who, rounds)
+    if options.json:
+        keep(rounds, bench.size, options)
+
+
+def keep(rounds: list[dict[str, dict[str, float]]], size: int, options: argparse.Namespace) -> None:
+    """Write seconds by the clock, CPU seconds and bytes sent, as the other benchmarks write theirs."""
+    from benchmarks.harness import Row, save
+
+    held = f", held to {options.throttle:g} MB/s a connection" if options.throttle else ""
+    sides = {
+        who: [
+            {"wall s": size / 1e6 / each[who]["rate"], "cpu s": each[who]["cpu"], "sent / size": each[who]["moved"]}
+            for each in rounds
+        ]
+        for who in options.who
+    }
+    save([Row("download", f"{options.megabytes} MB{held}", "wall s", sides)], options.json)
 
 
 def report(who: list[str], rounds: list[dict[str, dict[str, float]]]) -> None:

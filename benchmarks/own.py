@@ -2,9 +2,9 @@
 
 Run as ``uv run --group bench python -m benchmarks.own``. The files are what a training script writes: a state dict
 under ``state_dict`` beside the optimizer's moments for a tenth of it. "first" is a load that zoo has no copy for yet,
-and that makes one; "again" is every later one. The peers do what their documentation says: torchvision's models are
-built, and take ``torch.load(file, weights_only=True)["state_dict"]``; timm has
-``create_model(name, checkpoint_path=file)``.
+and that makes one; "again" is every later one; "moved" is the first load of the same file from another place. The peers
+do what their documentation says: torchvision's models are built, and take
+``torch.load(file, weights_only=True)["state_dict"]``; timm has ``create_model(name, checkpoint_path=file)``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def write(case: Case, path: Path) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=case.form == "zip")
 
 
-def with_zoo(case: Case, path: Path, *, first: bool) -> Callable[[], nn.Module]:
-    """One line, with a cache that has a copy of the file or none."""
+def with_zoo(case: Case, path: Path, *, first: bool = False, moved: bool = False) -> Callable[[], nn.Module]:
+    """One line, with a cache that has a copy of the file or none, or one of it in another place."""
     import zoo_core as zoo
     import zoo_core.build.get  # zoo imports its parts when they are first used; here as elsewhere imports do not count
     import zoo_core.weights.formats.aligned
@@ -56,6 +56,10 @@ def with_zoo(case: Case, path: Path, *, first: bool) -> Callable[[], nn.Module]:
     def load() -> nn.Module:
         if first:
             os.environ["ZOO_CACHE"] = tempfile.mkdtemp(dir=path.parent)
+        if moved:
+            place = Path(tempfile.mkdtemp(dir=path.parent), path.name)
+            place.hardlink_to(path)  # the stamp of the file itself is another from now on, too
+            return zoo.get(case.id, weights=place)
         return zoo.get(case.id, weights=path)
 
     return load
@@ -91,8 +95,9 @@ def measure(cases: list[Case], rounds: int) -> list[Row]:
             os.environ["ZOO_CACHE"] = str(path.parent / "cache")
             forked(partial(write, case, path))
             loads = {
-                "zoo, again": with_zoo(case, path, first=False),
+                "zoo, again": with_zoo(case, path),
                 "zoo, first": with_zoo(case, path, first=True),
+                "zoo, moved": with_zoo(case, path, moved=True),
                 case.peer: with_peer(case, path),
             }
             sides = {who: partial(once, load, case) for who, load in loads.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_prune_keeps_the_copy_of_a_file_that_is_as_it_was(path, monkeypatch):
 def test_only_the_latest_files_have_a_copy(net, tmp_path, monkeypatch):
     monkeypatch.setattr(converted, "_MOST", 2)
     for number in range(4):
-        torch.save(net.state_dict(), tmp_path / f"{number}.pth")
+        torch.save({**net.state_dict(), "fc.bias": torch.full((9,), float(number))}, tmp_path / f"{number}.pth")
         zoo.get(NAME, weights=tmp_path / f"{number}.pth")
     assert len(copies(Cache())) == 2
 
@@ -143,3 +144,36 @@ def test_an_odd_tensor_gets_no_copy_and_the_error_that_names_it(net, tmp_path):
     with pytest.raises(Unreadable, match="sparse"):
         zoo.get(NAME, weights=tmp_path / "odd.pth")
     assert copies(Cache()) == []
+
+
+@pytest.mark.parametrize("bring", [shutil.move, shutil.copy], ids=["moved", "copied"])
+def test_a_file_in_another_place_takes_the_copy_that_is_there(path, net, tmp_path, bring, monkeypatch):
+    zoo.get(NAME, weights=path)
+    (before,) = copies(Cache())
+    bring(path, tmp_path / "best.ckpt")
+    monkeypatch.setattr(converted.Copy, "write", lambda *_, **__: pytest.fail("it was converted again"))
+    for _ in range(2):
+        assert same(zoo.get(NAME, weights=tmp_path / "best.ckpt"), net)
+    assert copies(Cache()) == [before]
+
+
+def test_a_file_of_the_same_size_with_other_numbers_gets_a_copy_of_its_own(net, tmp_path):
+    state = net.state_dict()
+    torch.save(state, tmp_path / "one.pth")
+    torch.save({**state, "fc.bias": -torch.zeros(9)}, tmp_path / "two.pth")  # equal to 0.0, and another number
+    torch.save({**state, "fc.bias": torch.zeros(9)}, tmp_path / "two,.pth")
+    for name in ("one", "two", "two,"):
+        loaded = zoo.get(NAME, weights=tmp_path / f"{name}.pth")
+        assert torch.equal(loaded.fc.bias.signbit(), torch.load(tmp_path / f"{name}.pth")["fc.bias"].signbit())
+    assert len(copies(Cache())) == 3
+
+
+def test_a_copy_that_two_places_share_stays_while_one_of_them_is_as_it_was(path, net, tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo_core.weights.cache.maintenance._FRESH", -1)
+    zoo.get(NAME, weights=path)
+    shutil.copy(path, tmp_path / "best.ckpt")
+    zoo.get(NAME, weights=tmp_path / "best.ckpt")
+    path.unlink()
+    assert leftovers(Cache())[0] == []
+    monkeypatch.setattr(converted, "open_checkpoint", lambda _: pytest.fail("the file was opened"))
+    assert same(zoo.get(NAME, weights=tmp_path / "best.ckpt"), net)

@@ -3,6 +3,8 @@
 A pickle, a tar or a compressed archive has to be read and copied on every load; safetensors are mapped. Published
 safetensors whose tensors are not aligned get a copy too, in which they are.
 
+The copy of a user's own file is found by its path and stamp, and after a move by what it holds.
+
 A copy says nothing about what weights are: it is used only after the object that it was made from has been proven, and
 what it should be is written beside it as a ref, with its own digest and stamp. Under ``ZOO_VERIFY=always`` nothing that
 a card does not vouch for is believed, and so the object itself is read.
@@ -14,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import stat
 import warnings
 from dataclasses import dataclass
@@ -39,6 +42,7 @@ from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from zoo_core.weights.request import Artefact
@@ -207,6 +211,23 @@ class Copy:
             return False
         return True
 
+    def holds(self, state: Mapping[str, Tensor], *, mapped: bool = False) -> bool:
+        """Whether the copy is what :meth:`write` would make of these tensors, byte for byte.
+
+        It ends at the first block that differs, and takes no memory of its own.
+
+        Args:
+            state: What is in the object.
+            mapped: Whether it is mapped from a file, whose pages are given back on the way.
+        """
+        from zoo_core.weights.formats.aligned import plan
+
+        path, parts = self.prove(), plan(state)
+        if path is None or parts is None or no_follow.status(path).st_size != sum(map(len, parts)):
+            return False
+        with os.fdopen(no_follow.descriptor(path), "rb", buffering=0) as file:
+            return all(_are_next(file, memoryview(part), mapped=mapped) for part in parts)
+
     def remove(self) -> int:
         """Remove the copy.
 
@@ -278,6 +299,19 @@ def _in_blocks(parts: Iterable[memoryview | bytes], *, mapped: bool = False) -> 
         yield memoryview(block)
 
 
+def _are_next(file: io.FileIO, part: memoryview, *, mapped: bool) -> bool:
+    """Whether these bytes are the next in a file; they are compared where they are, a block after another."""
+    buffer = memoryview(bytearray(min(len(part), _BLOCK)))
+    for start in range(0, len(part), _BLOCK):
+        block = np.frombuffer(part[start : start + _BLOCK], dtype=np.uint8)
+        read = np.frombuffer(buffer[: file.readinto(buffer[: len(block)])], dtype=np.uint8)
+        if not np.array_equal(read, block):
+            return False
+        if mapped:
+            release(block.ctypes.data, len(block))
+    return True
+
+
 NOTES = "own"
 _WORTH_A_COPY = 16 << 20
 """Bytes of the smallest file that gets a copy; others are copied into memory in no time."""
@@ -314,23 +348,37 @@ def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
 
 
 def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
-    """What a file holds, from a copy that is made of it now if it can be."""
+    """What a file holds, from a copy of the same tensors that is there, or is made of it now if it can be."""
     checkpoint, file = open_checkpoint(path), path.resolve()
     names = _names(checkpoint.candidates)
     if names is None or _would_show(cache, file):
         return checkpoint
-    _forget(cache, most=_MOST - 1)
-    identity = hashlib.sha256(f"{file.as_uri()} {stamp}".encode()).hexdigest()
-    copy = Copy(cache, identity)
-    is_written = copy.write(names, file.stem, mapped=checkpoint.mapped)
+    identity = _of_another_place(cache, names, stamp, mapped=checkpoint.mapped)
+    if identity is None:
+        _forget(cache, most=_MOST - 1)
+        fresh = hashlib.sha256(f"{file.as_uri()} {stamp}".encode()).hexdigest()
+        identity = fresh if Copy(cache, fresh).write(names, file.stem, mapped=checkpoint.mapped) else None
     _require_steady(path, stamp)
-    if not is_written:
+    if identity is None:
         return checkpoint
     with contextlib.suppress(OSError):
         note = fresh_ref(file, identity, source=file.as_uri(), strength="local", stamp=stamp)
         cache.write_ref(_note_path(cache, file), note)
     del checkpoint, names  # before the copy is mapped, so that memory never holds both
-    return _checkpoint(path, copy.read()) or open_checkpoint(path)
+    return _checkpoint(path, Copy(cache, identity).read()) or open_checkpoint(path)
+
+
+def _of_another_place(cache: Cache, names: dict[str, Tensor], stamp: Stamp, *, mapped: bool) -> str | None:
+    """The copy of a file that was moved or copied, known by what it holds: files of its size are compared with it.
+
+    Nothing is hashed for that: the epochs of a training, all of one size, differ in the first block.
+    """
+    known = dict.fromkeys(note.sha256 for _, note in _notes(cache) if note.size == stamp.size)
+    for identity in known:
+        with contextlib.suppress(OSError, CacheError):
+            if Copy(cache, identity).holds(names, mapped=mapped):
+                return identity
+    return None
 
 
 def _would_show(cache: Cache, file: Path) -> bool:
