@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import AnatomyError, NotSupported, UsageError
 
 
 class Answers(torch.nn.Module):
@@ -229,3 +229,116 @@ def test_of_heads_whose_scores_are_joined_the_user_says_which_is_meant():
 def test_a_class_is_refused_with_the_call_that_makes_a_model():
     with pytest.raises(UsageError, match=r"Joined\(\) makes one"):
         zoo.adopt(Joined, example=torch.zeros(1, 8))
+
+
+class Tower(torch.nn.Module):
+    """Maps of images, averaged."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.conv, self.out = torch.nn.Conv2d(channels, 8, 3, 2, 1), torch.nn.Linear(8, 6)
+
+    def forward(self, x):
+        return self.out(self.conv(x).relu().mean((2, 3)))
+
+
+class TwoTowers(torch.nn.Module):
+    """Two images, each through a tower of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.out = Tower(), Tower(1), torch.nn.Linear(12, 4)
+
+    def forward(self, x, y):
+        return self.out(torch.cat([self.one(x), self.two(y)], 1).relu())
+
+
+PAIR = (torch.randn(2, 3, 16, 16), torch.randn(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("call", [lambda run: run(*PAIR), lambda run: run(PAIR[0], y=PAIR[1])], ids=["place", "name"])
+def test_the_backbone_of_a_model_of_two_images_is_called_as_the_model_is(call):
+    model, seen = zoo.adopt(TwoTowers().eval(), example=PAIR), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(args) + len(kwargs)), with_kwargs=True)
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(call(backbone)), model(*PAIR))
+    assert seen == [2, 2]
+
+
+def test_stages_of_one_tower_of_two_are_not_those_of_the_model():
+    trace = zoo.trace(TwoTowers(), PAIR)
+    assert trace.anatomy.stages == ()
+    assert "takes 2 images, and no one module sees them all" in trace.missing["stages"]
+    model = zoo.adopt(TwoTowers(), example=PAIR, stages={"tower": ["one.conv", "two.conv"]})
+    zoo.freeze(model, until="head")
+    assert {name for name, each in model.named_parameters() if each.requires_grad} == {"out.weight", "out.bias"}
+
+
+class Siamese(torch.nn.Module):
+    """How far two images are apart after one tower."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower = Tower()
+
+    def forward(self, x, y):
+        return torch.nn.functional.pairwise_distance(self.tower(x), self.tower(y))
+
+
+def test_the_stages_of_a_siamese_pair_are_those_of_its_tower():
+    x = torch.randn(2, 3, 16, 16)
+    assert [stage.modules for stage in zoo.trace(Siamese(), (x, x)).anatomy.stages] == [("tower.conv",)]
+
+
+class Batched(torch.nn.Module):
+    """Takes a dict as its one argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.table, self.out = Tower(), torch.nn.Linear(5, 6), torch.nn.Linear(12, 4)
+
+    def forward(self, batch):
+        return self.out(torch.cat([self.tower(batch["image"]), self.table(batch["table"])], 1).relu())
+
+
+def test_a_dict_is_the_one_argument_of_a_forward_without_arguments_of_its_names():
+    x = {"image": torch.randn(2, 3, 16, 16), "table": torch.randn(2, 5)}
+    model = zoo.swap_head(zoo.adopt(Batched().eval(), example=x), 9)
+    backbone, head = zoo.split(model)
+    assert model(x).shape == (2, 9)
+    assert torch.equal(head(backbone(x)), model(x))
+    assert zoo.features(model, x)["conv"].shape == (2, 8, 8, 8)
+
+
+class Sliced(torch.nn.Module):
+    """Goes on with a part of what its last layer gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.out = Tower(), torch.nn.Linear(6, 8)
+
+    def forward(self, x):
+        return self.out(self.tower(x).relu())[:, :4]
+
+
+def test_a_layer_of_whose_scores_forward_drops_some_is_no_head():
+    x = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(NotSupported, match=r"none of its last layers can be one(?s:.*)anatomy=zoo.Anatomy"):
+        zoo.swap_head(zoo.adopt(Sliced(), example=x), 3)
+    with pytest.raises(AnatomyError, match="forward goes on with 4 of its 8"):
+        zoo.adopt(Sliced(), example=x, head="out")
+
+
+class Graph(torch.nn.Module):
+    """Features of nodes, each averaged over its neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.out = torch.nn.Linear(5, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x, neighbours):
+        return self.out((neighbours @ self.two((neighbours @ self.one(x)).relu())).relu().mean(1))
+
+
+def test_the_stem_ends_where_an_input_weights_features():
+    assert zoo.trace(Graph(), (torch.randn(2, 7, 5), torch.rand(2, 7, 7))).anatomy.stem == ("one",)

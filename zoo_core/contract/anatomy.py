@@ -23,6 +23,8 @@ _FITS = 18
 """Characters of a box of the figure."""
 UNPROVEN = "no head site was proven when it was traced"
 """How ``Anatomy.headless`` begins where a model may have a head that was not found."""
+CANDIDATES = "head= may be"
+"""What comes before the layers that it names then, if there are such."""
 
 
 @dataclass(frozen=True)

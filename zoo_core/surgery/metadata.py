@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from zoo_core.contract.anatomy import UNPROVEN
+from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
@@ -316,15 +316,14 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
         what: What the verb does with a head, such as ``"to replace"``.
     """
-    why = anatomy_of(model).headless
-    return NotSupported(
-        f"this {type(unwrap(model)).__name__} has no head {what}",
-        cause=why or "it computes something other than class scores",
-        hint='zoo.adopt(model, example=x, head="path.of.the.layer") says which layer it is; '
-        "anatomy=zoo.Anatomy(...) says it where that cannot be proven"
-        if is_unproven(model)
-        else "zoo list --task classification names the models that have one",
-    )
+    why = anatomy_of(model).headless or "it computes something other than class scores"
+    if CANDIDATES in why:
+        hint = 'zoo.adopt(model, example=x, head="path.of.the.layer") says which layer it is'
+    elif is_unproven(model):
+        hint = "zoo.adopt(model, anatomy=zoo.Anatomy(...)) says by hand where its parts are, as zoo.anatomy(model) does"
+    else:
+        hint = "zoo list --task classification names the models that have one"
+    return NotSupported(f"this {type(unwrap(model)).__name__} has no head {what}", cause=why, hint=hint)
 
 
 def is_unproven(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import Ref, ShapesOnly, plain_fields
+from zoo_core.tracing.recording import HARMLESS, Ref, ShapesOnly, plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +37,8 @@ _CLASS_COUNTS = frozenset(
 )
 _VECTORS = 2
 """Axes of ``[N, C]``."""
+_PARTS = frozenset({"getitem", "get", "select", "narrow", "index_select", "chunk", "split", "tensor_split", "unbind"})
+"""Functions that give parts of a tensor."""
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -408,10 +410,28 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         changed = [(a, b) for a, b in zip(expected, shape, strict=False) if a != b]
         more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
         beside = said and all(b - a == _MORE for a, b in changed) and len(changed) <= 1
+        if beside and not changed and value == main.value and (cut := _cut_off(passes.evaluated, sites[0], main)):
+            return f"the output has as many numbers as before: forward goes on with {cut}"
         if value == main.value and changed != more and not beside:
             return f"the output's shape is {list(shape)} after {list(expected)}"
         if value != main.value and changed and not aux:
             return f"another output's shape is {list(shape)} after {list(expected)}"
+    return None
+
+
+def _cut_off(flow: Dataflow, head: Head, main: Layers) -> str | None:
+    """How many of its classes forward goes on with, where these are not all of them; None where they are."""
+    shapes, axis = flow.recording.shapes, -1 if head.kind == "linear" else 1
+    after = {*flow.recording.ops[main.ops[head.path]].outputs}
+    for number in sorted(flow.ancestors([main.value])):
+        op = flow.recording.ops[number]
+        if op.name not in HARMLESS or after.isdisjoint(op.inputs):
+            continue
+        after.update(op.outputs)
+        for value in op.outputs if op.name in _PARTS else ():
+            before, left = shapes[next(each for each in op.inputs if each in after)], shapes[value]
+            if before[axis] == head.num_classes and (len(left) < len(before) or left[axis] < before[axis]):
+                return f"{left[axis] if len(left) == len(before) else 1} of its {before[axis]}"
     return None
 
 

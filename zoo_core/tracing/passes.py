@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
+from zoo_core.surgery.features.forward import arguments
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.tracing.program import arguments, run
+from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Dataflow, ShapesOnly, record
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _alike(flow: Dataflow, other: Dataflow) -> bool:
 def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:  # noqa: ANN401 - whatever forward takes
     with evaluating(model):
         model.train(train)
-        return Dataflow(record(model, *arguments(x), as_far=as_far))
+        return Dataflow(record(model, *arguments(model, x), as_far=as_far))
 
 
 def _without_values(model: nn.Module) -> nn.Module:

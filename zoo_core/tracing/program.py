@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatte
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import Variant, restore_forward, variant
+from zoo_core.surgery.features.forward import Variant, arguments, restore_forward, variant, without_hooks
 from zoo_core.surgery.features.split import replaced
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
@@ -170,16 +170,9 @@ def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None: 
 
 
 def run(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """``model`` on an example: a tuple is several arguments, a dict is arguments by name."""
-    args, kwargs = arguments(x)
+    """``model`` on an example."""
+    args, kwargs = arguments(model, x)
     return model(*args, **kwargs)
-
-
-def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401 - whatever forward takes
-    """An example as arguments and arguments by name."""
-    if isinstance(x, dict) and all(isinstance(name, str) for name in x):
-        return (), x
-    return (x, {}) if type(x) is tuple else ((x,), {})
 
 
 @dataclass(frozen=True)
@@ -242,7 +235,7 @@ class RunTo:
             body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
         restore_forward(body)  # one that was put together from the anatomy would come here again
         try:
-            run(body, x)
+            without_hooks(body, x)  # which ran where the model was entered
         except _Stop as stop:
             return stop.value
         raise NotSupported(

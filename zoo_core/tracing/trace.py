@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo_core.contract.anatomy import UNPROVEN, Anatomy, Stage
+from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
 from zoo_core.surgery.metadata import Knowledge, unwrap
 from zoo_core.tracing.detectors import INDIVISIBLE
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from zoo_core.registry.families import Member
     from zoo_core.surgery.receipt import Receipt
     from zoo_core.tracing.passes import Passes
+
+
+_JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
+"""Functions after which the input is still there as it was, beside features."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ def trace(
         missing["split"] = anatomy.indivisible
     if not anatomy.stages:
         missing["stages"] = "no module ends with a map or tokens before the resolution changes"
+    elif stages is None and (unseen := _unseen(passes, grid, anatomy.stages)):
+        anatomy = replace(anatomy, stages=())
+        missing["stages"] = (
+            f"forward takes {len(unseen) + 1} images, and no one module sees them all; stages= names them"
+        )
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
 
@@ -127,7 +136,7 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
     return AnatomyError(
         f"{head!r} is not proven to be a head of this {type(model).__name__}",
         got=error.why,
-        hint=f"head= may be {' or '.join(map(repr, others[:4]))}"
+        hint=f"{CANDIDATES} {' or '.join(map(repr, others[:4]))}"
         if others
         else "give anatomy=zoo.Anatomy(...) to say by hand where its parts are",
     )
@@ -136,7 +145,7 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
 def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -> str | None:
     if why is None:
         return None
-    named = f"; head= may be {' or '.join(map(repr, candidates[:4]))}" if candidates else ""
+    named = f"; {CANDIDATES} {' or '.join(map(repr, candidates[:4]))}" if candidates else ""
     if last and not candidates:
         named = f"; none of its last layers can be one: {', '.join(map(repr, last[:4]))}"
     return f"{UNPROVEN}: {why}{named}"
@@ -150,6 +159,15 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
     before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
     stages, layout = find_stages(passes.model, grid, before or [main.value], anatomy)
     return replace(anatomy, stages=stages, layout=layout)
+
+
+def _unseen(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
+    """The images in the input that the last stage is not computed from, however often it runs."""
+    recording = passes.evaluated.recording
+    images = {value for value in recording.inputs if len(recording.shapes[value]) == grid.axes}
+    made = [value for call in recording.calls() if call.path == stages[-1].output for value in call.outputs]
+    used = {value for number in passes.evaluated.ancestors(made) for value in recording.ops[number].inputs}
+    return images - used
 
 
 def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
@@ -187,7 +205,7 @@ def stem_of(passes: Passes) -> tuple[str, ...]:
         parameters = [name for name in flow.parameters_of(op) if name in learned]
         if parameters:
             result[owner(op, parameters)] = None
-        else:
+        elif op.name in _JOINING or seen.issuperset(flow.moving(op)):  # else features that the input weights or masks
             seen.update(op.outputs)
     return tuple(path for path in result if path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import MethodType
@@ -158,16 +159,15 @@ def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward
 
     Those of FSDP are left out: they come in pairs with hooks after the forward.
     """
-    if _is_sharded(model):
+    if _is_sharded(model) or not model._forward_pre_hooks:  # noqa: SLF001 - no public way to run them
         return x
-    for key, hook in model._forward_pre_hooks.items():  # noqa: SLF001 - no public way to run them
+    args, kwargs = arguments(model, x)
+    for key, hook in model._forward_pre_hooks.items():  # noqa: SLF001 - as above
         if key in model._forward_pre_hooks_with_kwargs:  # noqa: SLF001 - as above
-            result = hook(model, (x,), {})
-            (x,) = (x,) if result is None else result[0]
-        else:
-            result = hook(model, (x,))
-            (x,) = (x,) if result is None else result if isinstance(result, tuple) else (result,)
-    return x
+            args, kwargs = hook(model, args, kwargs) or (args, kwargs)
+        elif (result := hook(model, args)) is not None:
+            args = result if isinstance(result, tuple) else (result,)
+    return packed(model, args, kwargs)
 
 
 def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
@@ -186,9 +186,10 @@ def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - w
 
 def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
     """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
+    args, kwargs = arguments(model, x)
     if is_recomposed(model):
-        return library_forward(model)(x)
-    return model(x) if _is_sharded(model) else model.forward(x)
+        return library_forward(model)(*args, **kwargs)
+    return model(*args, **kwargs) if _is_sharded(model) else model.forward(*args, **kwargs)
 
 
 def own_hooks(model: nn.Module, *, before: bool = True) -> None:
@@ -212,6 +213,31 @@ def _is_sharded(model: nn.Module) -> bool:
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns
     """What ``model`` returns for ``x``: several arguments or arguments by name, where its example was such."""
-    if isinstance(example, dict) and isinstance(x, dict):
-        return model(**x)
-    return model(*x) if type(example) is tuple and isinstance(x, tuple) else model(x)
+    if type(x) is tuple and type(example) is not tuple:
+        return model(x)
+    args, kwargs = arguments(model, x)
+    return model(*args, **kwargs)
+
+
+def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever forward takes
+    """Arguments as one example, which :func:`arguments` takes apart again."""
+    if kwargs:
+        return {**dict(zip(inspect.signature(library_forward(model)).parameters, args, strict=False)), **kwargs}
+    return args[0] if len(args) == 1 else args
+
+
+def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401 - whatever forward takes
+    """An example as arguments and arguments by name.
+
+    Args:
+        model: What takes it.
+        x: A tuple is several arguments. A dict is arguments by name, or the one argument of a forward that has no
+            arguments of these names.
+    """
+    if isinstance(x, dict) and all(isinstance(name, str) for name in x):
+        try:
+            inspect.signature(library_forward(model)).bind(**x)
+        except (TypeError, ValueError):  # other names, or a forward that is not written in Python
+            return (x,), {}
+        return (), x
+    return (x, {}) if type(x) is tuple else ((x,), {})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import Variant, entered, left, variant, without, without_hooks
+from zoo_core.surgery.features.forward import Variant, entered, left, packed, variant, without, without_hooks
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
@@ -44,9 +44,9 @@ class Backbone(nn.Module):
             self.body.__dict__["_parameters"] = mine
         self.anatomy = anatomy
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
         """Images to the last feature map, or tokens."""
-        x = entered(self.body, x)
+        x = entered(self.body, packed(self.body, args, kwargs))
         if self.anatomy.features is None:
             result: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
         else:
@@ -60,9 +60,10 @@ class Backbone(nn.Module):
         result: Tensor = self.anatomy.pool(self.body, features)
         return result
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to what the head is given."""
-        return self.pool(self.features(x))
+    def forward(self, x: Any = None, *others: Any, **named: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
+        """Images, or whatever the model takes, to what the head is given."""
+        args = () if x is None else (x, *others)
+        return self.pool(self.features(*args, **named))
 
 
 class Classifier(nn.Module):

@@ -34,6 +34,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
 
     Returns:
         The front: ``[N, C, H, W]`` to what the stage gives, such as ``[N, channels, H / stride, W / stride]``.
+        That of a module which takes several values is given them as one tuple or dict, as :func:`zoo_core.features` is.
 
     Raises:
         UnknownPart: There is no such stage; the message lists the stages.
