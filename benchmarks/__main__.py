@@ -71,12 +71,12 @@ def main() -> None:
         rows += read(path) if path.exists() else []
         text += [] if path.exists() else [said]
     text += [table(rows)] if rows else []
-    for module in ("start", "own", "saving", "predict", "download"):
+    images = "192" if options.quick else "1000"
+    for module, *words in (("start",), ("own",), ("saving",), ("predict", "--images", images), ("download",)):
         path = (options.out / f"{module}.json").absolute()
-        text.append(run(module, "--rounds", rounds, "--json", str(path)))
+        text.append(run(module, *words, "--rounds", rounds, "--json", str(path)))
         rows += read(path) if path.exists() else []
-    text += [run(module) for module in ("around", "frozen", "forward")]
-    text.append(run("predict", "--images", "192" if options.quick else "1000", "--rounds", rounds))
+    text += [run(module) for module in ("around", "frozen", "forward", "training")]
     print("\n\n".join(text))
     (options.out / "tables.md").write_text("\n\n".join(text), encoding="utf-8")
     save(rows, options.out / "figures.json")

@@ -41,9 +41,17 @@ def test_list_prints_json():
     assert json.loads(zoo("list", "glyph*", "--json").stdout) == ["tiny/glyphnet"]
 
 
-def test_list_of_nothing_prints_nothing():
+def test_list_of_nothing_prints_nothing_and_says_so_beside():
     answer = zoo("list", "no-such-*")
-    assert (answer.stdout, answer.returncode) == ("", 0)
+    assert (answer.stdout, answer.stderr, answer.returncode) == ("", "no model matches\n", 0)
+
+
+def test_list_of_a_part_of_a_name_shows_the_pattern_that_finds_it():
+    answer = zoo("list", "glyph")
+    assert answer.stdout == ""
+    (pattern,) = re.findall(r"zoo list '(.+)'", answer.stderr)
+    assert zoo("list", pattern).stdout == "tiny/glyphnet\n"
+    assert zoo("--quiet", "list", "glyph").stderr == ""
 
 
 def test_info_shows_what_a_model_is():

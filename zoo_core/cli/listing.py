@@ -7,9 +7,10 @@ import shutil
 import sys
 from typing import Any
 
+from zoo_core.cli.streams import VERBOSITY
 from zoo_core.registry.choose import HEADER, cells, chosen
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import table
+from zoo_core.text import table, visible
 
 _COLUMNS = 80
 
@@ -46,6 +47,16 @@ def print_models(
         lines = [json.dumps(names, indent=2)] if as_json else names
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()  # a reader that has gone is noticed here, where main can still say so quietly
+    if not names and not VERBOSITY.quiet:
+        sys.stderr.write(f"no model matches{_next_pattern(pattern)}\n")
+
+
+def _next_pattern(pattern: str) -> str:
+    """The line that lists more, where the pattern is a part of a name."""
+    if pattern == "*" or any(letter in pattern for letter in "*?["):
+        return ""
+    family, slash, name = pattern.rpartition("/")
+    return visible(f" {pattern!r}: zoo list '{family}{slash}*{name}*' lists the names that contain it")
 
 
 def list_plainly(arguments: list[str]) -> bool:
