@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,10 @@ ACCESSIBLE = {
 """What furo's pages lack for keyboards and screen readers, and what is written instead."""
 
 
+LONG_CODE = re.compile(r'(?<=<span class="pre">)[^<]{16,}(?=</span>)')
+"""Code that may go on in the next line, where a name ends: on a phone a table has no room for it."""
+
+
 def _before(app: Sphinx) -> None:  # noqa: ARG001 - Sphinx's event
     generate.write_pages()
 
@@ -70,7 +75,7 @@ def _after(app: Sphinx, exception: Exception | None) -> None:
     out = Path(app.outdir)
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        changed = text
+        changed = LONG_CODE.sub(lambda match: re.sub(r"(?<=[(._=/])(?=[\w&])", "<wbr>", match[0]), text)
         for lacking, accessible in ACCESSIBLE.items():
             changed = changed.replace(lacking, accessible)
         if changed != text:

@@ -183,7 +183,7 @@ class Anatomy:
             the head, or where two heads are averaged. One that is no :class:`~zoo_core.Chain` and uses parameters of
             the model itself, such as weights of several heads, has their names in an attribute ``uses``; they belong
             to the head then.
-        layout: How the stages' maps lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
+        layout: Axes of the stages' maps: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``; frames come before the rows. A
             map of three axes is one of tokens in any case, as at the end of EfficientFormer.
         dilates_strided: Whether a convolution that gives up its stride for an output stride is dilated too, and not
             only what comes after it; torchvision trains its dilated MobileNetV3 so.
