@@ -89,7 +89,7 @@ def find(setting: Setting) -> tuple[Any, str] | None:
     return None
 
 
-def is_from_checkout(setting: Setting) -> bool:
+def _is_from_checkout(setting: Setting) -> bool:
     """Whether what is in force of a setting is said by a project's file, which may have come with a checkout."""
     result = find(setting)
     if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
@@ -372,7 +372,7 @@ def rewrites() -> tuple[tuple[str, str], ...]:
 
 def may_vouch(key: str) -> bool:
     """Whether the user said a setting, in the environment or a file of their own, and not the file of a checkout."""
-    return not is_from_checkout(_BY_KEY[key])
+    return not _is_from_checkout(_BY_KEY[key])
 
 
 def headers() -> tuple[tuple[str, str], ...]:

@@ -45,7 +45,7 @@ def meet_stem(model: nn.Module, state: Tensors) -> int | None:
     Returns:
         How many that are; None where they are as they were.
     """
-    channels = channels_in_file(model, state)
+    channels = _channels_in_file(model, state)
     if channels is not None:
         try:
             adapt_stem(model, channels)
@@ -54,7 +54,7 @@ def meet_stem(model: nn.Module, state: Tensors) -> int | None:
     return channels
 
 
-def channels_in_file(model: nn.Module, state: Tensors) -> int | None:
+def _channels_in_file(model: nn.Module, state: Tensors) -> int | None:
     """How many channels the images of a file have, where it is another number than the model's.
 
     Args:

@@ -193,7 +193,7 @@ def _roads(card: Card, own: Mapping[str, object] | None) -> Iterator[dict[str, o
 
 def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, request: ModelRequest) -> _Built:
     model = construct(card, options, own=request.options, values=False)
-    own = shapes_of(model)
+    own = _shapes_of(model)
     choice = choose(checkpoint.candidates, own, ema=request.ema, prefix=request.prefix)
     return _Built(model, choice, options, _wrong(model, own, choice.state))
 
@@ -220,7 +220,7 @@ def _converted(card: Card, best: _Built) -> Iterator[_Built]:
             state = resolve_name(convert)(dict(best.choice.state), best.model)
             if isinstance(state, Mapping) and state:
                 choice = replace(best.choice, state=dict(state))
-                yield replace(best, choice=choice, wrong=_wrong(best.model, shapes_of(best.model), state))
+                yield replace(best, choice=choice, wrong=_wrong(best.model, _shapes_of(best.model), state))
                 return
 
 
@@ -230,7 +230,7 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: Mod
     if not built.wrong or not option or option in (request.options or {}):
         return built
     size = built.options.get(option, card.input_size[-1])
-    sizes = image_sizes_in_file(int(str(size)), shapes_of(built.model), built.choice.state)
+    sizes = image_sizes_in_file(int(str(size)), _shapes_of(built.model), built.choice.state)
     for result in sizes:
         with suppress(ZooError):
             other = _built(card, {**built.options, option: result}, checkpoint, request)
@@ -257,7 +257,7 @@ def _meet_head(
         return [each.path for each in anatomy_of(model).heads]
     own = {
         name.removeprefix(f"{site.path}."): shape
-        for name, shape in shapes_of(model).items()
+        for name, shape in _shapes_of(model).items()
         if name.startswith(f"{site.path}.")
     }
     if {name: tuple(tensor.shape) for name, tensor in inside.items()} == own:
@@ -331,7 +331,7 @@ def _replaced(
     )
     fresh = _put_fresh(model, request)
     left = f"the head in {source} was left out"
-    notes.update(dict.fromkeys((name for name in shapes_of(model) if name.startswith(f"{path}.")), left))
+    notes.update(dict.fromkeys((name for name in _shapes_of(model) if name.startswith(f"{path}.")), left))
     return fresh
 
 
@@ -349,7 +349,7 @@ def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # 
 
 def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: dict[str, str]) -> None:
     """Leave out what the file has at the head in other shapes than the one that was requested, with a note."""
-    own = shapes_of(model)
+    own = _shapes_of(model)
     for name in [name for name in state if name.startswith(f"{path}.")]:
         shape = tuple(state[name].shape)
         if own.get(name) != shape:
@@ -357,7 +357,7 @@ def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: d
             del state[name]
 
 
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name to shape of all tensors in the state of ``model``."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
 

@@ -30,7 +30,7 @@ def signature_of(card: Card) -> Signature:
         >>> signature_of(current_zoo().resolve("tiny/glyphnet")[0]).count
         47
     """
-    return signature_of_model(card.id, as_published(card))
+    return _signature_of_model(card.id, as_published(card))
 
 
 def as_published(card: Card) -> nn.Module:
@@ -56,7 +56,7 @@ def as_published(card: Card) -> nn.Module:
         return construct(card, options, values=False)
 
 
-def signature_of_model(name: str, model: nn.Module) -> Signature:
+def _signature_of_model(name: str, model: nn.Module) -> Signature:
     """The signature of a model that zoo knows, under a name."""
     anatomy = anatomy_of(model)
     apart = {*(site.path for site in anatomy.heads), *(f"{path}.weight" for path in anatomy.stem)}

@@ -28,7 +28,7 @@ def inspect(file: str, *, as_json: bool) -> None:
     checkpoint = open_outline(file)
     result = describe(checkpoint)
     averaged = any(each.averaged for each in result)
-    lines = [loading_line(each, file, raw=averaged and not each.averaged) for each in result]
+    lines = [_loading_line(each, file, raw=averaged and not each.averaged) for each in result]
     if as_json:
         records = [{**asdict(each), "load": line} for each, line in zip(result, lines, strict=True)]
         echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2))
@@ -38,7 +38,7 @@ def inspect(file: str, *, as_json: bool) -> None:
         _print(each, line)
 
 
-def loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | None:
+def _loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | None:
     """The line that loads a state dict as the model that it looks like most; None where it looks like none.
 
     Args:

@@ -125,7 +125,7 @@ def _print(found: Prediction, *, as_json: bool) -> None:
     from zoo_core.prediction.results import to_line, to_record
 
     if found.error is not None:
-        line = one_line(found.error)
+        line = _one_line(found.error)
         echo(f"zoo: {line}", err=True)
         if as_json:
             echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
@@ -140,11 +140,11 @@ def _print(found: Prediction, *, as_json: bool) -> None:
         echo(f"{name}: {to_line(found.result)}")
 
 
-def one_line(error: ZooError) -> str:
+def _one_line(error: ZooError) -> str:
     """What an error says, in a line: what happened, why, and what to do.
 
     Example:
-        >>> one_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
+        >>> _one_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
         'cat.jpg: the file is damaged; next step: replace it'
     """
     return "; ".join(line.strip() for line in error.message.splitlines() if line.strip())

@@ -133,7 +133,7 @@ class Embeddings:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write them to a Parquet file, whole or not at all; needs pyarrow (``zoo-core[embed]``)."""
-        return write_embeddings(self, Path(path))
+        return _write_embeddings(self, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
@@ -343,7 +343,7 @@ def _facts(file: Path) -> dict[str, str]:
     return result
 
 
-def write_embeddings(found: Embeddings, path: Path) -> Path:
+def _write_embeddings(found: Embeddings, path: Path) -> Path:
     """Write embeddings to a Parquet file, whole or not at all."""
     sizes = found.sizes or ((0, 0),) * len(found)
     labels = found.labels or ("",) * len(found)

@@ -64,16 +64,16 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
     hasher = hashlib.sha256(str(total).encode())
     for number in range(min(_SAMPLES, total)):
         index = number * total // min(_SAMPLES, total)
-        image, target = pair_in(dataset[index])
+        image, target = _pair_in(dataset[index])
         if number == 0:
-            _warn_of_chance(image, pair_in(dataset[index])[0])
+            _warn_of_chance(image, _pair_in(dataset[index])[0])
         for tensor in (image, torch.as_tensor(target, device="cpu")):
             hasher.update(f"\n{index} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(bytes_of(tensor))
     return hasher.hexdigest()
 
 
-def pair_in(sample: object) -> tuple[Tensor, Any]:
+def _pair_in(sample: object) -> tuple[Tensor, Any]:
     """The image and the target of a sample.
 
     Raises:

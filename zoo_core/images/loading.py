@@ -67,7 +67,7 @@ def load_images(
     def load(source: Source) -> Loaded:
         try:
             result = reader(source.item, source.name)
-            require_no_line(result.size, source.name)
+            _require_no_line(result.size, source.name)
             tensor = prepare(result.image)
         except ImageError as error:
             return Loaded(source.name, error=error)
@@ -98,7 +98,7 @@ def load_images(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def require_no_line(size: tuple[int, int], name: str) -> None:
+def _require_no_line(size: tuple[int, int], name: str) -> None:
     """Refuse an image so long that resizing its short side would take all memory.
 
     Raises:

@@ -29,11 +29,11 @@ _ROW = 16
 _GREY, _PIL_CHANNELS = 1, (1, 3, 4)
 
 
-def colour_of(label: int) -> tuple[int, int, int]:
+def _colour_of(label: int) -> tuple[int, int, int]:
     """A colour for a class, the same every time and far from that of its neighbours; black is the background.
 
     Example:
-        >>> colour_of(0)
+        >>> _colour_of(0)
         (0, 0, 0)
     """
     if label == 0:
@@ -42,7 +42,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
+def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
     """An RGB image to draw on."""
     if isinstance(image, torch.Tensor):
         values = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -54,15 +54,15 @@ def to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
     return plain
 
 
-def draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN401 - as above
+def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN401 - as above
     """The image with boxes, names, masks and keypoints drawn on it."""
-    drawn = to_pil(image)
+    drawn = _to_pil(image)
     if found.masks is not None:
         for mask, label in zip(found.masks, found.labels.tolist(), strict=True):
-            drawn.paste(colour_of(label), mask=_as_pil((mask > 0.5) * _OPACITY))  # noqa: PLR2004 - more likely than not
+            drawn.paste(_colour_of(label), mask=_as_pil((mask > 0.5) * _OPACITY))  # noqa: PLR2004 - more likely than not
     pen = ImageDraw.Draw(drawn)
     for each, label in reversed([*zip(found, found.labels.tolist(), strict=True)]):  # the surest on top
-        colour = colour_of(label)
+        colour = _colour_of(label)
         pen.rectangle(each.box, outline=colour, width=2)
         text = f"{each.name} {each.score:.2f}"
         place = each.box[0], max(each.box[1] - _ROW, 0)
@@ -75,13 +75,13 @@ def draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN4
     return drawn
 
 
-def draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:  # noqa: ANN401 - as above
+def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:  # noqa: ANN401 - as above
     """The mask in colours, over the image where there is one, and below it names and colours of its classes."""
     labels = found.mask.to(torch.int64)
-    palette = torch.tensor([colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
+    palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
     coloured = Image.fromarray(palette[labels].numpy())
     if image is not None:
-        below = to_pil(image)
+        below = _to_pil(image)
         mixed = Image.blend(below, coloured.resize(below.size, Image.Resampling.NEAREST), _OPACITY)
         below.paste(mixed, mask=_as_pil(labels > 0).resize(below.size, Image.Resampling.NEAREST))
         coloured = below
@@ -174,7 +174,7 @@ class Detections(Sequence[Detection]):
 
     def draw(self, image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
         """The image with boxes, names, masks and keypoints drawn on it."""
-        return draw_detections(self, image)
+        return _draw_detections(self, image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,7 @@ class Segmentation:
         """Name, share of the image and colour of each class in it, the largest first."""
         labels, counts = self.mask.unique(return_counts=True)  # type: ignore[no-untyped-call]  # torch's
         rows = [
-            (self.names[label], count / self.mask.numel(), colour_of(label))
+            (self.names[label], count / self.mask.numel(), _colour_of(label))
             for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
         ]
         return sorted(rows, key=lambda row: -row[1])
@@ -211,7 +211,7 @@ class Segmentation:
 
     def draw(self, image: Any = None) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
         """The mask in colours with its legend, over the image where there is one."""
-        return draw_segmentation(self, image)
+        return _draw_segmentation(self, image)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the coloured mask and its legend to an image file."""

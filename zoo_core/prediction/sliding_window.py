@@ -32,32 +32,32 @@ _SPREAD = 0.125
 _LEAST = 1e-3
 
 
-def inner_starts(length: int, size: int, stride: int) -> list[int]:
+def _inner_starts(length: int, size: int, stride: int) -> list[int]:
     """Where windows begin that lie inside, as ``nn.Unfold`` has them: a rest that is less than a stride is left out.
 
     Example:
-        >>> inner_starts(10, 4, 4)
+        >>> _inner_starts(10, 4, 4)
         [0, 4]
     """
     return list(range(0, length - size + 1, stride))
 
 
-def covering_starts(length: int, size: int, stride: int) -> list[int]:
+def _covering_starts(length: int, size: int, stride: int) -> list[int]:
     """Where windows begin that cover everything: the last one is moved back to the edge, as MONAI's inferer does.
 
     Example:
-        >>> covering_starts(10, 4, 4)
+        >>> _covering_starts(10, 4, 4)
         [0, 4, 6]
     """
-    starts = inner_starts(length, size, stride)
+    starts = _inner_starts(length, size, stride)
     return starts if starts[-1] + size == length else [*starts, length - size]
 
 
-def importance(size: tuple[int, int], blend: Blend) -> Tensor:
+def _importance(size: tuple[int, int], blend: Blend) -> Tensor:
     """How much each pixel of a window counts, ``[H, W]``: the same, or most in the middle.
 
     Example:
-        >>> importance((3, 3), "gaussian").argmax()
+        >>> _importance((3, 3), "gaussian").argmax()
         tensor(4)
     """
     if blend == "constant":
@@ -318,14 +318,14 @@ class _Run:
                 target[:, i, at : at + len(scores)] = scores.T
 
     def _fill_blended(self, layer: _Layer, target: Tensor) -> None:
-        blender = Blender(target, importance(self.size, self.blend))
+        blender = Blender(target, _importance(self.size, self.blend))
         if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise UsageError(
                 f"a stride of {self.stride} leaves pixels out between windows of {self.size}",
                 expected="a stride of at most the size, so that every pixel gets scores",
             )
-        columns = covering_starts(layer.rows.width, self.size[1], self.stride[1])
-        for top in covering_starts(layer.rows.height, self.size[0], self.stride[0]):
+        columns = _covering_starts(layer.rows.width, self.size[1], self.stride[1])
+        for top in _covering_starts(layer.rows.height, self.size[0], self.stride[0]):
             blender.advance(top)
             for at, scores in self._row(layer, top, columns):
                 for left, window in zip(columns[at:], scores, strict=False):
@@ -352,7 +352,7 @@ class _Run:
         return output.float().cpu()
 
     def _inner(self, rows: Rows, axis: int) -> list[int]:
-        return inner_starts((rows.height, rows.width)[axis], self.size[axis], self.stride[axis])
+        return _inner_starts((rows.height, rows.width)[axis], self.size[axis], self.stride[axis])
 
     def _check(self, rows: Rows) -> None:
         if rows.height < self.size[0] or rows.width < self.size[1]:

@@ -119,7 +119,7 @@ def _padded(rank: int) -> Callable[[torch.Size], tuple[int, ...]]:
     return lambda shape: (*(1,) * (rank - len(shape)), *shape)
 
 
-def allowed_options(
+def _allowed_options(
     card: Card, options: Mapping[str, Any], plain: tuple[str, ...], own: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the constructor is given: the card's options, under those of the recipe that are allowed, under the user's.
@@ -201,7 +201,7 @@ def rebuild(
     said = from_plain(recipe.options)
     if not isinstance(said, Mapping):
         raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
-    chosen = allowed_options(card, said, plain, options or {})
+    chosen = _allowed_options(card, said, plain, options or {})
     limited = limit or nullcontext()
     trusted = all(name in (options or {}) or _of_the_card(card, name, value) for name, value in said.items())
     try:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[nn.Module | None]:
+def _whole(model: nn.Module) -> Iterator[nn.Module | None]:
     """The model itself; for one that is sharded a twin with whole tensors on the first process, and None on the others.
 
     Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
@@ -100,7 +100,7 @@ _TOOLS = (
 """What tools leave in a model, why a recipe cannot make that, and what can be done."""
 
 
-def prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> Recipe:
+def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> Recipe:
     """Build the model from its recipe, and compare every tensor's shape, and every module's class and settings.
 
     Args:
@@ -274,7 +274,7 @@ def save(
     known, target = knowledge_of(model), expand(folder)
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
-    with whole(unwrap(model)) as bare:
+    with _whole(unwrap(model)) as bare:
         if bare is not None:  # another process has the whole tensors, and writes them
             _save(bare, known, target, class_names, custom_heads=custom_heads, with_base=with_base)
     return target
@@ -297,7 +297,7 @@ def _save(
     known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
-    recipe = prove(bare, known, recipe, custom=custom_heads)
+    recipe = _prove(bare, known, recipe, custom=custom_heads)
     is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
     if with_base is False and is_custom:
         raise NotSupported(

@@ -67,7 +67,7 @@ def load_state(
     own = model.state_dict()
     given = dict(state)
     outcomes: dict[str, Outcome] = {}
-    for name in [name for name in given if name not in own and matches(name, ignore)]:
+    for name in [name for name in given if name not in own and _matches(name, ignore)]:
         del given[name]
         outcomes[name] = "ignored"
     misshaped = {name for name, tensor in given.items() if name in own and own[name].shape != tensor.shape}
@@ -77,11 +77,11 @@ def load_state(
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
     missing, unexpected = _assign(model, fitting, own) if assign else _copy(model, fitting)
-    untouched = {name for name in missing if matches(name, absent) and name not in problems}
+    untouched = {name for name in missing if _matches(name, absent) and name not in problems}
     missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
     if missing or unexpected or problems:
-        raise mismatch(model, source, missing, unexpected, problems)
+        raise _mismatch(model, source, missing, unexpected, problems)
     new = {*untouched, *(name for name in own if name not in given and _under(name, replaceable))}
     return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
 
@@ -146,7 +146,7 @@ def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Ou
     return "defaulted" if name.endswith(_COUNTER) else "adapted"
 
 
-def matches(name: str, patterns: Collection[str]) -> bool:
+def _matches(name: str, patterns: Collection[str]) -> bool:
     """Whether one of these globs fits a name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -155,7 +155,7 @@ def _under(name: str, paths: Collection[str]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def mismatch(
+def _mismatch(
     model: nn.Module,
     source: str,
     missing: list[str],
@@ -248,12 +248,12 @@ def load_packed(
         LoadMismatch: Something is missing, unexpected or of another shape or kind; the model may be loaded in part.
     """
     own = model.state_dict()
-    ignored = [name for name in state if name not in own and matches(name, ignore)]
+    ignored = [name for name in state if name not in own and _matches(name, ignore)]
     given: Any = OrderedDict((name, value) for name, value in state.items() if name not in ignored)
     both = {name: (_kind(own[name]), _kind(given[name])) for name in own if name in given}
     misshaped = {name: kinds for name, kinds in both.items() if kinds[0] != kinds[1]}
     if misshaped:
-        raise mismatch(model, source, [], [], misshaped)
+        raise _mismatch(model, source, [], [], misshaped)
     given._metadata = getattr(state, "_metadata", own._metadata)  # type: ignore[attr-defined]  # noqa: SLF001 - torch has no public name for it
     try:
         result = torch.nn.Module.load_state_dict(model, given, strict=False)
@@ -267,7 +267,7 @@ def load_packed(
             f"{source} does not fit this {type(model).__name__}", got=f"{type(error).__name__}: {error}"
         ) from error
     if result.missing_keys or result.unexpected_keys:
-        raise mismatch(model, source, result.missing_keys, result.unexpected_keys, {})
+        raise _mismatch(model, source, result.missing_keys, result.unexpected_keys, {})
     outcomes: dict[str, Outcome] = {name: "loaded" if name in given else "adapted" for name in own}
     return {**outcomes, **dict.fromkeys(ignored, "ignored")}
 

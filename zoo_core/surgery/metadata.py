@@ -119,7 +119,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     while ATTRIBUTE not in model.__dict__:
         inner = _inner(model)
         if inner is None:
-            result = list(known_inside(model).values()) if isinstance(model, nn.Module) else []
+            result = list(_known_inside(model).values()) if isinstance(model, nn.Module) else []
             return _whole_of(result) or _whole_in_parts(model) or model
         model = inner
     return model
@@ -162,13 +162,13 @@ def _inner(model: nn.Module) -> nn.Module | None:
     return compiled if isinstance(compiled, nn.Module) else None
 
 
-def known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """The outermost modules inside ``model`` that zoo knows, by path."""
     if getattr(type(model), WAY_BACK, None):
         return {}  # a part of a model, which says itself what to do
     result: dict[str, nn.Module] = {}
     for name, child in model.named_children():
-        result |= {prefix + name: child} if ATTRIBUTE in child.__dict__ else known_inside(child, f"{prefix}{name}.")
+        result |= {prefix + name: child} if ATTRIBUTE in child.__dict__ else _known_inside(child, f"{prefix}{name}.")
     return result
 
 
@@ -268,7 +268,7 @@ def _size(known: Knowledge) -> tuple[int, ...]:
 
 
 def _not_known(model: object) -> NotAZooModel:
-    several = known_inside(model) if isinstance(model, nn.Module) else {}
+    several = _known_inside(model) if isinstance(model, nn.Module) else {}
     if several:
         return NotAZooModel(
             f"this {type(model).__name__} holds {len(several)} models that zoo knows",

@@ -55,7 +55,7 @@ def inside(name: str, sites: Sequence[str]) -> bool:
 
 def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
     """Layers with as many outputs as an old head had, or four for each: heads that may have been left."""
-    counts = [before[f"{path}.weight"].shape[0] for path in head_paths(model) if f"{path}.weight" in before]
+    counts = [before[f"{path}.weight"].shape[0] for path in _head_paths(model) if f"{path}.weight" in before]
     old = {count * outputs for count in counts for outputs in (1, _BOX)}
     for path, module in model.named_modules():
         if f"{path}.weight" in before and width_of(module) in old:
@@ -68,7 +68,7 @@ def width_of(module: nn.Module) -> int | None:
     return weight.shape[0] if isinstance(weight, torch.Tensor) and weight.dim() > 1 else None
 
 
-def head_paths(model: nn.Module) -> list[str]:
+def _head_paths(model: nn.Module) -> list[str]:
     """The paths of all head sites."""
     return [head.path for head in anatomy_of(model).heads]
 

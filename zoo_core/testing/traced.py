@@ -112,7 +112,7 @@ def _steps(anatomy: Anatomy) -> list[tuple[int, int]]:
     return [(stage.channels, stage.stride) for stage in anatomy.stages]
 
 
-def page(rows: Sequence[Row]) -> str:
+def _page(rows: Sequence[Row]) -> str:
     """The rows as Markdown: shares by family, and each model that differs."""
     lines = ["# Tracing measured against what plugins declare", "", " ".join(_INTRODUCTION.split()), ""]
     lines += [f"{len(rows)} models were measured, the smallest of each share first.", ""]
@@ -150,7 +150,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "/").replace("\n", " ")[:160]
 
 
-def measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
+def _measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
     """A row a model, smallest first; those in the file of rows are taken from there."""
     kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
     done = {row.model for row in kept}
@@ -175,7 +175,7 @@ def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
     """Trace the models that NAMES match, and print how that compares with what is declared."""
     result = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
     cards = shard([current_zoo().resolve(model)[0] for model in result])
-    sys.stdout.write(page(measured(cards, values, rows)))
+    sys.stdout.write(_page(_measured(cards, values, rows)))
 
 
 if __name__ == "__main__":

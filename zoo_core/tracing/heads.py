@@ -155,7 +155,7 @@ def _elements(model: nn.Module, name: str) -> int:
     return int(tensor.numel())
 
 
-def site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
+def _site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
     """The record of one head site.
 
     Args:
@@ -219,7 +219,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
-        site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
+        _site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
     sites += [] if chosen else _auxiliary(passes, result, main, sites)
@@ -349,7 +349,7 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
         way = flow.ancestors(flow.recording.root.outputs)
         for each in outputs:
             for path, number in each.ops.items():
-                head = site(passes.model, flow, path, number, "aux")
+                head = _site(passes.model, flow, path, number, "aux")
                 last = not any(
                     flow.recording.ops[number].outputs[0] in flow.recording.ops[later].inputs
                     and later in way

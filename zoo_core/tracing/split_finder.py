@@ -166,7 +166,7 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
         anatomy: What was recorded.
         example: What forward takes.
     """
-    x = batch_of(noise_like(example), 2)
+    x = batch_of(_noise_like(example), 2)
     model = with_the_same_tensors(model)
     simple = replace(anatomy, features=None, pool=None)
     tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]
@@ -220,7 +220,7 @@ def _same(a: object, b: object) -> bool:
     return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
-def noise_like(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+def _noise_like(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
     """An example with noise in the place of its floating-point tensors: zeros would hide what they multiply."""
     generator = torch.Generator().manual_seed(0)
 

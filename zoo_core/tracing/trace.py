@@ -112,7 +112,7 @@ def trace(
         missing["head"], last = error.why, error.candidates
         candidates = tuple(each for each in last if can_be_head(passes, each))
         heads, main = (), Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
-    anatomy = Anatomy(heads, stem=stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
+    anatomy = Anatomy(heads, stem=_stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
     if any(each.role == "box" for each in heads):
         anatomy = replace(anatomy, indivisible=INDIVISIBLE)
@@ -190,7 +190,7 @@ def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...
     return tuple(stages), layouts[-1] if layouts else "NCHW"
 
 
-def stem_of(passes: Passes) -> tuple[str, ...]:
+def _stem_of(passes: Passes) -> tuple[str, ...]:
     """Paths of the first parametric layers that see the input.
 
     Args:

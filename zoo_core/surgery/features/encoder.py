@@ -65,7 +65,7 @@ STEM = "stem"
 """What users call the last map before the first stage, where no stage and no module has that name."""
 
 
-def pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Place]:
+def _pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Place]:
     """The image itself, and a map for each of the strides 2, 4, 8 and so on; one without path where there is none.
 
     Args:
@@ -274,7 +274,7 @@ class Encoder(nn.Module):
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         twin = replaced(bare, convolutions)
-        chosen = places(bare, twin, at, most) if depth is None else pyramid(bare, twin, depth, most)
+        chosen = places(bare, twin, at, most) if depth is None else _pyramid(bare, twin, depth, most)
         deepest = max(place.depth for place in chosen)
         run = anatomy.features or without_hooks
         self.body = _body(bare, twin, chosen, deepest, run)
@@ -309,7 +309,7 @@ class Encoder(nn.Module):
         if place.stride == 1 and not place.path:
             return x
         if not place.path:
-            return no_map(x, place.stride)
+            return _no_map(x, place.stride)
         output = found[place.path] if place.read is None else place.read(self.body, found[place.path])
         return as_map(output, x, self._layout, place.stride, self._native)
 
@@ -349,7 +349,7 @@ def _body(
     return body
 
 
-def no_map(x: Tensor, stride: int) -> Tensor:
+def _no_map(x: Tensor, stride: int) -> Tensor:
     """A map without channels, as segmentation_models_pytorch fills the strides that a model does not have.
 
     Args:

@@ -55,15 +55,15 @@ class Tap(Variant):
             return output
         for path in self._zoo_key:
             outputs[path] = output
-        return copied(output)
+        return _copied(output)
 
 
-def copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
+def _copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
     """The same values in other memory, as deep as tuples and lists go."""
     if isinstance(output, Tensor | torch.fx.Proxy):
         return output.clone()
     if type(output) in {tuple, list}:
-        return type(output)([copied(each) for each in output])
+        return type(output)([_copied(each) for each in output])
     return output
 
 

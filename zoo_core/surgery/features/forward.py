@@ -55,10 +55,10 @@ def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
     return inner if how[1] is extra else variant(inner, how[1], how[2])
 
 
-def library_class(cls: type[Any]) -> type[Any]:
+def _library_class(cls: type[Any]) -> type[Any]:
     """The class that was there before any of these."""
     how = cls.__dict__.get(_HOW)
-    return cls if how is None else library_class(how[0])
+    return cls if how is None else _library_class(how[0])
 
 
 def _recipe(cls: type[Any]) -> Any:  # noqa: ANN401 - a class, or nested tuples of classes
@@ -148,10 +148,10 @@ def library_scores(model: nn.Module, anatomy: Anatomy) -> str | Callable[[Any], 
     return model.__dict__[_PLAN].scores if is_recomposed(model) else scores
 
 
-def library_forward(model: nn.Module) -> Callable[..., Any]:
+def _library_forward(model: nn.Module) -> Callable[..., Any]:
     """The forward of the library, whatever is in its place."""
     own: Callable[..., Any] | None = model.__dict__.get(_LIBRARYS)
-    return own or MethodType(library_class(type(model)).forward, model)
+    return own or MethodType(_library_class(type(model)).forward, model)
 
 
 def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
@@ -188,7 +188,7 @@ def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever f
     """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
     args, kwargs = arguments(model, x)
     if is_recomposed(model):
-        return library_forward(model)(*args, **kwargs)
+        return _library_forward(model)(*args, **kwargs)
     return model(*args, **kwargs) if _is_sharded(model) else model.forward(*args, **kwargs)
 
 
@@ -222,7 +222,7 @@ def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN40
 def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever forward takes
     """Arguments as one example, which :func:`arguments` takes apart again."""
     if kwargs:
-        return {**dict(zip(inspect.signature(library_forward(model)).parameters, args, strict=False)), **kwargs}
+        return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
@@ -236,7 +236,7 @@ def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]
     """
     if isinstance(x, dict) and all(isinstance(name, str) for name in x):
         try:
-            inspect.signature(library_forward(model)).bind(**x)
+            inspect.signature(_library_forward(model)).bind(**x)
         except (TypeError, ValueError):  # other names, or a forward that is not written in Python
             return (x,), {}
         return (), x

@@ -58,7 +58,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             ZooWarning,
             stacklevel=3,  # past strict_arguments
         )
-    frozen = frozen_tensors(bare)
+    frozen = _frozen_tensors(bare)
     before = _as_inside(model, bare, before, frozen)
     compared = {name: tensor for name, tensor in frozen.items() if name in before}
     if not compared:
@@ -91,7 +91,7 @@ def _as_inside(
     return {**given, **{name: given[plain] for name, plain in short.items()}}
 
 
-def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters without gradients, and buffers of modules in frozen parts, by name."""
     known = knowledge_of(model) if is_known(model) else None
     held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())

@@ -33,12 +33,12 @@ Rule = Callable[[nn.Module], Fill | None]
 Scheme = str | Fill | Mapping[type[nn.Module], str | Fill]
 
 
-def identity_(weight: Tensor) -> Tensor:
+def _identity_(weight: Tensor) -> Tensor:
     """Make a layer hand on what it is given, as far as its shape allows: ones on the diagonal, or in the middle."""
     return nn.init.eye_(weight) if weight.dim() == 2 else nn.init.dirac_(weight)  # noqa: PLR2004 - rows and columns
 
 
-def sparse_(weight: Tensor, sparsity: float = 0.9, std: float = 0.01) -> Tensor:
+def _sparse_(weight: Tensor, sparsity: float = 0.9, std: float = 0.01) -> Tensor:
     """Sparse initialisation as torch has it, for convolutions too: what one output is computed from is a row."""
     nn.init.sparse_(weight.view(len(weight), -1), sparsity, std)
     return weight
@@ -55,11 +55,11 @@ SCHEMES: Mapping[str, Callable[..., object]] = {
     "constant": nn.init.constant_,
     "zeros": nn.init.zeros_,
     "ones": nn.init.ones_,
-    "identity": identity_,
+    "identity": _identity_,
     "eye": nn.init.eye_,
     "dirac": nn.init.dirac_,
     "orthogonal": nn.init.orthogonal_,
-    "sparse": sparse_,
+    "sparse": _sparse_,
 }
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -196,7 +196,7 @@ def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence
         return weight.chunk(max(1, len(weight) // int(cast("Any", layer).hidden_size)))
     if isinstance(layer, _TRANSPOSED):
         return [piece.transpose(0, 1) for piece in weight.chunk(layer.groups)]
-    if fill is identity_ and isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if fill is _identity_ and isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return weight.chunk(layer.groups)
     return [weight]
 

@@ -156,10 +156,10 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
         )
     if head == 0 and not isinstance(head, bool):
         raise UsageError("a head cannot have 0 classes", hint="None takes the head off: the model gives embeddings")
-    return layer_like(model, site, check_num_classes(head))
+    return _layer_like(model, site, check_num_classes(head))
 
 
-def layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
+def _layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
     """A layer like the one at the site, with another number of classes."""
     with on_the_cpu():
         new = _unsettled(model, site, num_classes)

@@ -152,7 +152,7 @@ def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], site
         layers = [path for path in layers if width_of(other.get_submodule(path)) != width_of(model.get_submodule(path))]
         counts = [path for path in counts if (path, card.num_classes) not in class_counts(other)]
         shapes = {name: tensor.shape for name, tensor in (*other.named_parameters(), *other.named_buffers())}
-        tensors_left = [name for name in tensors_left if shapes.get(name) != model_tensor(model, name).shape]
+        tensors_left = [name for name in tensors_left if shapes.get(name) != _model_tensor(model, name).shape]
     old = card.num_classes
     require(not layers, f"{card.id}: still {old}-way after the swap: {', '.join(layers)}")
     require(not counts, f"{card.id}: still {old} after the swap: {', '.join(counts)}; name it in Head.attributes")
@@ -169,7 +169,7 @@ def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
     ]
 
 
-def model_tensor(model: nn.Module, name: str) -> Tensor:
+def _model_tensor(model: nn.Module, name: str) -> Tensor:
     """A parameter or a buffer by its name."""
     owner, _, leaf = name.rpartition(".")
     result: Tensor = getattr(model.get_submodule(owner), leaf)

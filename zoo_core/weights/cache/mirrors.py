@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 _LONGEST_REF = 1 << 16
 
 
-def mirror_path(name: str) -> str:
+def _mirror_path(name: str) -> str:
     """Where a mirror keeps the ref of ``family/name@tag``.
 
     Example:
-        >>> mirror_path("torchvision/resnet18@IMAGENET1K_V1")
+        >>> _mirror_path("torchvision/resnet18@IMAGENET1K_V1")
         'refs/torchvision/resnet18@IMAGENET1K_V1'
     """
     family, _, rest = name.partition("/")
@@ -52,7 +52,7 @@ def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
     Raises:
         Failure: The mirror does not answer, or with an error.
     """
-    url = below(base, quote(mirror_path(name), safe="/@"))
+    url = below(base, quote(_mirror_path(name), safe="/@"))
     try:
         with contextlib.closing(source_of(url, policy, proven=False)) as source, source.read(0, "") as reply:
             text = b""
@@ -60,7 +60,7 @@ def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
                 text += block
                 if len(text) > _LONGEST_REF:
                     return ""
-        return parse_ref(text.decode("utf-8"), Path(mirror_path(name))).sha256
+        return parse_ref(text.decode("utf-8"), Path(_mirror_path(name))).sha256
     except (CacheError, UnicodeDecodeError):
         return ""
 

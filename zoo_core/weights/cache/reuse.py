@@ -77,11 +77,11 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
     return None
 
 
-def hub_file(url: str) -> tuple[str, str] | None:
+def _hub_file(url: str) -> tuple[str, str] | None:
     """The repository and the path of a file on the Hugging Face hub, or None for another url.
 
     Example:
-        >>> hub_file("https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors")
+        >>> _hub_file("https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors")
         ('timm/resnet18.a1_in1k', 'model.safetensors')
     """
     match = _HUB_URL.fullmatch(url)
@@ -95,7 +95,7 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
         urls: Where the file is on the network; the revision of one on the hub is looked up in the cache.
     """
     for url in urls:
-        if (match := _HUB_URL.fullmatch(url)) and hub_file(url):
+        if (match := _HUB_URL.fullmatch(url)) and _hub_file(url):
             repository = _repository(match[1])
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 ref = repository / "refs" / match[2]
@@ -106,7 +106,7 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
     return ""
 
 
-def hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
+def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
     """The repository and paths of a file in the hub's own cache whose bytes are those that the hub declared.
 
     Args:
@@ -178,14 +178,14 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
         digest = digests.sha256_of(path)
     except OSError as error:
         raise read_error(path, error) from error
-    origin = hub_origin(path, digest)
+    origin = _hub_origin(path, digest)
     result = [
         (card, file)
         for card in cards
         for weights in card.weights
         for file in weights.files
         if digests.agrees(digest, file.sha256)
-        or (origin and not file.sha256 and any(hub_file(url) in origin for url in file.urls))
+        or (origin and not file.sha256 and any(_hub_file(url) in origin for url in file.urls))
     ]
     if not result:
         raise Untrusted(

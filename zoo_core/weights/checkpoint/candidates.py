@@ -104,7 +104,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
         return
     seen.add(id(content))
     if isinstance(content, Foreign):
-        state = module_state(content)
+        state = _module_state(content)
         if state:
             yield _candidate(keys, state)
         else:
@@ -163,7 +163,7 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
 
 def _belongs(value: object) -> bool:
     """Whether it is a tensor, or stands where one was."""
-    return is_tensor(value) or isinstance(value, OddTensor) or (isinstance(value, Foreign) and not module_state(value))
+    return is_tensor(value) or isinstance(value, OddTensor) or (isinstance(value, Foreign) and not _module_state(value))
 
 
 def _numbers_beside(tensors: Mapping[str, Any], content: Mapping[Any, object]) -> dict[str, Any]:
@@ -217,11 +217,11 @@ def _rank(each: Candidate) -> tuple[int, int, int]:
     return len(each.keys), place if each.keys else -1, -len(each.tensors)
 
 
-def module_state(module: Foreign) -> dict[str, Any]:
+def _module_state(module: Foreign) -> dict[str, Any]:
     """The state dict of a whole module that was pickled, from what it would have had in its attributes.
 
     Example:
-        >>> module_state(Foreign("acme.Net"))
+        >>> _module_state(Foreign("acme.Net"))
         {}
     """
     state = module.state if isinstance(module.state, dict) else {}
@@ -236,7 +236,7 @@ def module_state(module: Foreign) -> dict[str, Any]:
             result[str(name)] = value
     for name, child in state["_modules"].items():
         if isinstance(child, Foreign):
-            result.update({f"{name}.{inner}": value for inner, value in module_state(child).items()})
+            result.update({f"{name}.{inner}": value for inner, value in _module_state(child).items()})
     return result
 
 

@@ -167,7 +167,7 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
         (('model',), 'module.')
     """
     known = {each.name: each for each in all_signatures()}
-    said = names_in(checkpoint.content)
+    said = _names_in(checkpoint.content)
     every = sorted(checkpoint.candidates, key=lambda each: not each.averaged)
     return [_described(each, known, said) for each in every]
 
@@ -207,11 +207,11 @@ def _described(candidate: Candidate, known: Mapping[str, Signature], said: Colle
     )
 
 
-def names_in(content: object) -> set[str]:
+def _names_in(content: object) -> set[str]:
     """Short strings in the notes of a checkpoint, such as the architecture that a training script was started with.
 
     Example:
-        >>> sorted(names_in({"arch": "resnet50", "epoch": 3, "args": {"model": "resnet18"}}))
+        >>> sorted(_names_in({"arch": "resnet50", "epoch": 3, "args": {"model": "resnet18"}}))
         ['resnet18', 'resnet50']
     """
     result: set[str] = set()

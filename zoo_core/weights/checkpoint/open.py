@@ -98,7 +98,7 @@ def _zero_cause(path: Path) -> str | None:
     return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
 
-def read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all shards that an index names.
 
     Args:
@@ -132,7 +132,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     return result
 
 
-def read_distributed(metadata: Path) -> dict[str, Tensor]:
+def _read_distributed(metadata: Path) -> dict[str, Tensor]:
     """The tensors of a folder that ``torch.distributed.checkpoint`` wrote, each put together from its chunks.
 
     Args:
@@ -251,9 +251,9 @@ def _content(file: Path) -> tuple[object, bool]:
     from zoo_core.weights.formats.read import read_whole
 
     if file.name.endswith(INDEX):
-        return read_shards(file), True
+        return _read_shards(file), True
     if file.name == METADATA:
-        every = read_distributed(file)
+        every = _read_distributed(file)
         # an optimizer's state is beside the model's, by names that begin with its key
         return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}, False
     return read_whole(file)

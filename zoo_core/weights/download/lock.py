@@ -52,7 +52,7 @@ def turn(
         yield lambda: any(holder.released for holder in holders)
 
 
-def first_of_node() -> bool:
+def _first_of_node() -> bool:
     """Whether this is the process that should download where there are no locks: any but a later rank of a node.
 
     ``torchrun`` and its like number the processes of a node in ``LOCAL_RANK``.
@@ -102,7 +102,7 @@ class _Holder:
     def _require_own(self) -> None:
         """Use no lock file of another user, nor one that has a second name: it is as if there were no locks."""
         with contextlib.suppress(FileNotFoundError):
-            if not is_ours(no_follow.status(Path(self._lock.lock_file))):
+            if not _is_ours(no_follow.status(Path(self._lock.lock_file))):
                 raise PermissionError(errno.EPERM, "the lock is not ours", self._lock.lock_file)
 
     def _look(self) -> None:
@@ -128,7 +128,7 @@ def _settled(holder: _Holder, *, ready: Callable[[], bool], progress: Callable[[
             if holder.acquire():
                 return True
         except (OSError, NotImplementedError):  # a file system without locks, or one that is read-only
-            if first_of_node():
+            if _first_of_node():
                 return True
             time.sleep(_POLL)
         now = progress()
@@ -271,7 +271,7 @@ def claim(path: Path) -> FileIO | None:
     file = os.fdopen(descriptor, "r+b", buffering=0)
     status = os.fstat(descriptor)
     try:
-        are_ours = all(is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
+        are_ours = all(_is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
     except OSError:  # another process is quicker
         are_ours = False
     if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
@@ -280,7 +280,7 @@ def claim(path: Path) -> FileIO | None:
     return None
 
 
-def is_ours(status: os.stat_result) -> bool:
+def _is_ours(status: os.stat_result) -> bool:
     """Whether a file is a plain one of this user's, which has no other name."""
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and stat.S_ISREG(status.st_mode) and status.st_nlink == 1

@@ -205,7 +205,7 @@ def _parameter(data: object, *_: object) -> object:
     return data
 
 
-def odd(kind: str) -> Callable[..., OddTensor]:
+def _odd(kind: str) -> Callable[..., OddTensor]:
     """A call that gives an odd tensor of that kind."""
     return lambda *_: OddTensor(kind)
 
@@ -228,12 +228,12 @@ def _subclass(function: object, kind: object, arguments: object, _state: object 
 PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
 UTILS = "torch._utils."
 ODD_CALLS: dict[str, Callable[..., OddTensor]] = {
-    f"{UTILS}_rebuild_sparse_tensor": odd("sparse tensor"),
-    f"{UTILS}_rebuild_sparse_csr_tensor": odd("sparse tensor"),
-    f"{UTILS}_rebuild_nested_tensor": odd("nested tensor"),
-    f"{UTILS}_rebuild_meta_tensor_no_storage": odd("meta tensor, which has a shape and no numbers"),
+    f"{UTILS}_rebuild_sparse_tensor": _odd("sparse tensor"),
+    f"{UTILS}_rebuild_sparse_csr_tensor": _odd("sparse tensor"),
+    f"{UTILS}_rebuild_nested_tensor": _odd("nested tensor"),
+    f"{UTILS}_rebuild_meta_tensor_no_storage": _odd("meta tensor, which has a shape and no numbers"),
     f"{UTILS}_rebuild_wrapper_subclass": wrapped,
-    f"{UTILS}_rebuild_device_tensor_from_numpy": odd("tensor of another device"),
+    f"{UTILS}_rebuild_device_tensor_from_numpy": _odd("tensor of another device"),
 }
 """What makes tensors that are none of plain numbers."""
 _CALLS: dict[str, Callable[..., object]] = {
@@ -244,7 +244,7 @@ _CALLS: dict[str, Callable[..., object]] = {
     f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
     f"{UTILS}_rebuild_parameter": _parameter,
     f"{UTILS}_rebuild_parameter_with_state": _parameter,
-    f"{UTILS}_rebuild_qtensor": odd("quantised tensor"),
+    f"{UTILS}_rebuild_qtensor": _odd("quantised tensor"),
     f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
     "torch._tensor._rebuild_from_type_v2": _subclass,
     "torch.Size": _size,

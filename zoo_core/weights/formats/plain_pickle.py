@@ -197,7 +197,7 @@ class Unpickler:
             0x86: lambda: push(tuple(self._top(2))),  # TUPLE2
             0x87: lambda: push(tuple(self._top(3))),  # TUPLE3
             0x74: lambda: push(tuple(self._to_mark())),  # TUPLE
-            0x91: lambda: push(frozenset(map(as_key, self._to_mark()))),  # FROZENSET
+            0x91: lambda: push(frozenset(map(_as_key, self._to_mark()))),  # FROZENSET
             0x73: lambda: self._insert(self._top(2)),  # SETITEM
             0x75: lambda: self._insert(self._to_mark()),  # SETITEMS
             0x61: lambda: self._append(self._top(1)),  # APPEND
@@ -264,7 +264,7 @@ class Unpickler:
         target = target.items if type(target) is Foreign else target
         require(type(target) in (dict, OrderedDict))
         self._left -= _COST * len(pairs)
-        target.update(zip(map(as_key, pairs[::2]), pairs[1::2], strict=True))
+        target.update(zip(map(_as_key, pairs[::2]), pairs[1::2], strict=True))
 
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -276,7 +276,7 @@ class Unpickler:
         items, target = self._to_mark(), self._stack[-1]
         require(type(target) is set)
         self._left -= _COST * len(items)
-        target.update(map(as_key, items))
+        target.update(map(_as_key, items))
 
     def _call(self, called: object, arguments: object) -> None:
         require(type(arguments) is tuple)
@@ -327,7 +327,7 @@ def require(plain: bool, reason: str = "") -> None:  # noqa: FBT001 - it is the 
         raise NotPlain(reason)
 
 
-def as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
+def _as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
     """The same, when its hash takes no time to speak of.
 
     Raises:
@@ -344,7 +344,7 @@ def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:  # noqa: ANN401 - nothing, o
     require(len(pairs) <= 1 and all(type(each) in (list, dict) for each in pairs))
     items = [item for each in pairs for item in (each.items() if type(each) is dict else each)]
     require(all(type(item) in (list, tuple) and len(item) == 2 for item in items))  # noqa: PLR2004 - a pair
-    return OrderedDict((as_key(key), value) for key, value in items)
+    return OrderedDict((_as_key(key), value) for key, value in items)
 
 
 def _defaults(*_: object) -> dict[Any, Any]:
@@ -353,7 +353,7 @@ def _defaults(*_: object) -> dict[Any, Any]:
 
 def _set(*items: Any) -> set[Any]:  # noqa: ANN401 - nothing, or one list
     require(all(type(each) is list for each in items))
-    return {as_key(each) for some in items for each in some}
+    return {_as_key(each) for some in items for each in some}
 
 
 def _encode(text: object, encoding: object = "latin1") -> object:

@@ -60,7 +60,7 @@ def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool
         Unreadable: As there.
     """
     content, mapped = read_whole(path)
-    return state_dict_in(content, path), mapped
+    return _state_dict_in(content, path), mapped
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
@@ -85,7 +85,7 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
     return not sniff.is_safetensors(_head(expand(path)))
 
 
-def state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
+def _state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state dict in a checkpoint that was read already: out of its wrapper, without the prefixes of wrappers.
 
     Args:
@@ -97,7 +97,7 @@ def state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, 
 
     Example:
         >>> import torch
-        >>> state_dict_in({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
+        >>> _state_dict_in({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
         {'fc.bias': tensor([0., 0.])}
     """
     return one_state_dict(content, source)

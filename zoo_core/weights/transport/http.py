@@ -137,7 +137,7 @@ class HttpSource:
     def _ask(self, method: str, url: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
         token = hub_token(url)
         auth = _Bearer(token) if token else None
-        headers = {**options.pop("headers", {}), **headers_for(url)}
+        headers = {**options.pop("headers", {}), **_headers_for(url)}
         return self._session.request(
             method, url, auth=auth, headers=headers, allow_redirects=False, timeout=self._policy.timeout, **options
         )
@@ -225,13 +225,13 @@ class HttpSource:
             self._watchdog.follow(connection)
 
 
-def headers_for(url: str) -> dict[str, str]:
+def _headers_for(url: str) -> dict[str, str]:
     """What the settings say is to be sent to a url: over a protected line, and to no host whose name only begins alike.
 
     Example:
         >>> import os
         >>> os.environ["ZOO_HEADERS"] = "https://example.org=X-Key: abc"
-        >>> headers_for("https://example.org/net.pth"), headers_for("https://example.org.evil/net.pth")
+        >>> _headers_for("https://example.org/net.pth"), _headers_for("https://example.org.evil/net.pth")
         ({'X-Key': 'abc'}, {})
         >>> del os.environ["ZOO_HEADERS"]
     """

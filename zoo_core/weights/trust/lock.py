@@ -68,7 +68,7 @@ class Locked:
         return Weights(self.tag, self.urls, self.sha256, self.size, licenses=self.licenses, preprocessing=preprocessing)
 
 
-def entry_of(table: dict[str, Any]) -> Locked:
+def _entry_of(table: dict[str, Any]) -> Locked:
     """The entry that a table of a lock file describes.
 
     Raises:
@@ -129,7 +129,7 @@ def _tupled(value: Any) -> Any:  # noqa: ANN401 - any value of TOML
     return tuple(value) if isinstance(value, list) else value
 
 
-def table_of(entry: Locked) -> str:
+def _table_of(entry: Locked) -> str:
     """The table of an entry, as text."""
     lines = ["[[weights]]"]
     for item in dataclasses.fields(entry):
@@ -281,7 +281,7 @@ def read_lock(path: Path) -> Lock:
     twice = set()
     for start, table in tables:
         try:
-            entry = entry_of(table)
+            entry = _entry_of(table)
         except (ValueError, TypeError) as error:
             problems.append(_malformed(path, start, str(error), table.get("name")))
             continue
@@ -402,7 +402,7 @@ def write_lock(path: Path, entries: Iterable[Locked]) -> None:
     Raises:
         LockError: The folder cannot be written.
     """
-    tables = [table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    tables = [_table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     place = no_follow.real(path)
     if path.is_symlink() and not place.exists() and place.suffix != path.suffix:
         raise LockError(
