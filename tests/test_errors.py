@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from zoo_core import errors
-from zoo_core.errors import FetchError, UnknownModel, ZooError, close_matches, did_you_mean
+from zoo_core.errors import FetchError, UnknownModel, ZooError
+from zoo_core.text import close_matches, did_you_mean
 
 TREE = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, ZooError)]
 

@@ -36,12 +36,8 @@ cause, and the next step. Its values are attributes, for programs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core.text import presentable, redacted, visible
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class ZooError(Exception):
@@ -232,27 +228,3 @@ def raised_in(error: BaseException) -> str:
         if not frame.filename.startswith((ours, "<")) and "torch" not in Path(frame.filename).parts
     ]
     return f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
-
-
-def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
-    """The known names most like ``name``, best first; compared without regard to case.
-
-    Args:
-        name: What was requested.
-        known: The names there are.
-        limit: How many to return at most.
-
-    Example:
-        >>> close_matches("resnet19", ["resnet18", "vgg16"])
-        ('resnet18',)
-    """
-    import difflib
-
-    by_lower = {item.lower(): item for item in known}
-    result = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
-    return tuple(by_lower[item] for item in result)
-
-
-def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
-    """A next step: the close matches if there are any, or else ``otherwise``."""
-    return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise

@@ -17,7 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.errors import UsageError
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.paths import expand
 from zoo_core.utils.private_files import believed
 

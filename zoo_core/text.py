@@ -1,4 +1,4 @@
-"""Text that somebody else chose, made fit to be shown: no control characters, and no secrets."""
+"""Words for a terminal: tables, numbers and close matches, and foreign text without control characters or secrets."""
 
 from __future__ import annotations
 
@@ -130,3 +130,52 @@ def html_page(title: str, body: str) -> str:
     from html import escape
 
     return _PAGE.format(title=escape(visible(title)), body=body)
+
+
+def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
+    """The known names most like ``name``, best first; compared without regard to case.
+
+    Args:
+        name: What was requested.
+        known: The names there are.
+        limit: How many to return at most.
+
+    Example:
+        >>> close_matches("resnet19", ["resnet18", "vgg16"])
+        ('resnet18',)
+    """
+    import difflib
+
+    by_lower = {item.lower(): item for item in known}
+    result = difflib.get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.5)
+    return tuple(by_lower[item] for item in result)
+
+
+def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
+    """A next step: the close matches if there are any, or else ``otherwise``."""
+    return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise
+
+
+def in_three_digits(number: float) -> str:
+    """A number to read, without an exponent where it is not tiny.
+
+    Example:
+        >>> in_three_digits(1234.5), in_three_digits(0.01234), in_three_digits(2.0)
+        ('1234', '0.0123', '2')
+    """
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"  # noqa: PLR2004 - from here on the decimals are noise
+
+
+def human(size: int) -> str:
+    """A number of bytes for people.
+
+    Example:
+        >>> human(46_830_571)
+        '46.8 MB'
+    """
+    value, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":  # noqa: PLR2004 - SI units
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

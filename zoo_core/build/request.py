@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
+from zoo_core.errors import UnknownArgument, UsageError
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import check_count
+from zoo_core.utils.device import usable_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,25 +76,6 @@ class ModelRequest:
 
 def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked where it is put
     return value
-
-
-def usable_device(device: object) -> torch.device:
-    """The device of that name, when this machine has it.
-
-    Raises:
-        UsageError: It has not.
-    """
-    try:
-        result: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
-        torch.empty(0, device=result)
-    except Exception as error:
-        raise UsageError(
-            f"device cannot be {device!r}",
-            expected="a device of this machine, such as 'cpu' or 'cuda:0'",
-            cause=str(error).partition("\n")[0].strip(),
-            hint="leave it out to build on the CPU",
-        ) from error
-    return result
 
 
 def _dtype(dtype: object) -> torch.dtype:

@@ -11,8 +11,9 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.errors import ZooError
-from zoo_core.registry.choose import ACCURACY, in_three_digits
+from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import in_three_digits
 
 if TYPE_CHECKING:
     from zoo_core.contract.card import Card, Preprocessing, Weights

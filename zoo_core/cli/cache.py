@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_core.cli.console import complete_kept, echo
+from zoo_core.text import human
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import maintenance
 from zoo_core.weights.cache.converted import Copy, copies
@@ -111,7 +112,8 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
     """Take files that are here already into the cache, where their digests prove what they are."""
     from zoo_core.errors import Untrusted, UsageError
     from zoo_core.registry.zoo import current_zoo
-    from zoo_core.weights.cache.reuse import adopt, hugging_face_folder, torch_hub_folder
+    from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
+    from zoo_core.weights.cache.reuse import adopt
 
     result = list(file)
     result += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]
@@ -128,21 +130,6 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
             echo(f"passed over {item.name}: no installed model has weights like it", err=True)
         else:
             echo(f"{item.name}: {', '.join(adopted.names)}")
-
-
-def human(size: int) -> str:
-    """A number of bytes for people.
-
-    Example:
-        >>> human(46_830_571)
-        '46.8 MB'
-    """
-    value, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":  # noqa: PLR2004 - SI units
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _count(items: Iterable[object], noun: str, several: str = "") -> str:

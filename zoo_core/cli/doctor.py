@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core import settings
-from zoo_core.cli.cache import human
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.plugins import facts_of
-from zoo_core.errors import ZooError, close_matches, did_you_mean
+from zoo_core.errors import ZooError
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import close_matches, did_you_mean, human
 from zoo_core.weights import Cache
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.cli.streams import INTERRUPTED, VERBOSITY
-from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, ZooWarning, close_matches, did_you_mean
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, ZooWarning
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from zoo_core.registry.plugins import Plugin

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from zoo_core.contract.labels import named
-from zoo_core.errors import UnknownTag, close_matches, did_you_mean
+from zoo_core.errors import UnknownTag
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

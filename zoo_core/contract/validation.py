@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import AnatomyError, close_matches, did_you_mean
+from zoo_core.errors import AnatomyError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

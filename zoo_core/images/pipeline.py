@@ -10,7 +10,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name torchvision's own pages give it
 
-from zoo_core.errors import NotSupported, UsageError, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

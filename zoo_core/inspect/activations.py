@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo_core.errors import UnknownPart, UsageError, ZooError, close_matches, did_you_mean
+from zoo_core.errors import UnknownPart, UsageError, ZooError
 from zoo_core.surgery.metadata import unwrap
-from zoo_core.text import table
+from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import unmoved
 

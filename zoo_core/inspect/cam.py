@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.inspect.maps import map_in
 from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results
@@ -21,6 +21,7 @@ from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

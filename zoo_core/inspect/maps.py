@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from zoo_core.errors import NotSupported, UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import asked_names, hooked
 from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
 

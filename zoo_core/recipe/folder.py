@@ -14,8 +14,8 @@ from uuid import uuid4
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
+from zoo_core.utils.private_files import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
-from zoo_core.weights.download.disk import sync_folder
 from zoo_core.weights.formats.read import read_safetensors
 
 if TYPE_CHECKING:

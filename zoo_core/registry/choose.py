@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.contract.card import Card, Licenses, Preprocessing
 from zoo_core.errors import UsageError
+from zoo_core.text import in_three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ ACCURACY = "ImageNet-1K acc@1"
 """The figure that models are compared by: the only one that several libraries publish."""
 _SORTS = ("name", "parameters", "accuracy", "multiply_adds")
 _UNKNOWN = Licenses().weights
-_THOUSAND, _MILLION, _BILLION = 1e3, 1e6, 1e9
+_MILLION, _BILLION = 1e6, 1e9
 
 
 class Figure(NamedTuple):
@@ -164,16 +165,6 @@ def _rank(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, A
         return 1.0 if accuracy is None else -accuracy
     number = entry.parameters if sort == "parameters" else entry.cost and entry.cost.multiply_adds
     return float("inf") if number is None else number
-
-
-def in_three_digits(number: float) -> str:
-    """A number to read, without an exponent where it is not tiny.
-
-    Example:
-        >>> in_three_digits(1234.5), in_three_digits(0.01234), in_three_digits(2.0)
-        ('1234', '0.0123', '2')
-    """
-    return f"{number:.0f}" if number >= _THOUSAND else f"{number:.3g}"
 
 
 HEADER = ("model", "Mparams", "GMACs", "size", "acc@1", "licence")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
-from zoo_core.errors import UnknownFamily, UnknownModel, UsageError, close_matches, did_you_mean
+from zoo_core.errors import UnknownFamily, UnknownModel, UsageError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import settings
 from zoo_core.contract import hooks
 from zoo_core.contract.family import Family
-from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning, close_matches, did_you_mean
+from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning
 from zoo_core.registry.entry_points import plugin_entries
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import UnknownPart, UsageError, close_matches, did_you_mean
+from zoo_core.errors import UnknownPart, UsageError
 from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, is_unproven, no_head, unwrap
 from zoo_core.surgery.structure import under
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

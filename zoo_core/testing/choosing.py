@@ -6,7 +6,7 @@ import os
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
-from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.copies import check_compile, check_save, check_twins
 from zoo_core.testing.checks.features import check_branch, check_depths, check_features
@@ -17,6 +17,7 @@ from zoo_core.testing.checks.training import check_training
 from zoo_core.testing.checks.values import check_values
 from zoo_core.testing.checks.weights_entries import check_card, check_state
 from zoo_core.testing.under_test import forget, model_under_test, shapes_above
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

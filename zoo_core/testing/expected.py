@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import close_matches, did_you_mean
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
 from zoo_core.testing.under_test import NonConformance, require
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from zoo_core.errors import AnatomyError, UsageError, close_matches, did_you_mean
+from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Knowledge, attach, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import reread, structure_of, under
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.passes import batch_of
 from zoo_core.tracing.trace import anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments

@@ -7,7 +7,8 @@ import operator
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from zoo_core.errors import UnknownArgument, UsageError, close_matches, did_you_mean
+from zoo_core.errors import UnknownArgument, UsageError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

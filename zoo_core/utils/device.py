@@ -1,4 +1,4 @@
-"""torch's default device, and how not to depend on it: tensors are made on the CPU, and sent on from there."""
+"""Devices: which one may be used, and torch's default one, on which nothing here depends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+
+from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,3 +42,22 @@ def default_device() -> torch.device | None:
     """
     result = torch.get_default_device()
     return None if result.type == "cpu" else result
+
+
+def usable_device(device: object) -> torch.device:
+    """The device of that name, when this machine has it.
+
+    Raises:
+        UsageError: It has not.
+    """
+    try:
+        result: torch.device = torch.device(device)  # type: ignore[call-overload]  # whatever the user gave
+        torch.empty(0, device=result)
+    except Exception as error:
+        raise UsageError(
+            f"device cannot be {device!r}",
+            expected="a device of this machine, such as 'cpu' or 'cuda:0'",
+            cause=str(error).partition("\n")[0].strip(),
+            hint="leave it out to build on the CPU",
+        ) from error
+    return result

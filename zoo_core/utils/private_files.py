@@ -94,3 +94,13 @@ def pass_over(path: str, reason: str, instead: str) -> None:
     warnings.warn(
         f"{path} is passed over: {reason}; {instead}={path} has it obeyed all the same", ZooWarning, stacklevel=5
     )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in that folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

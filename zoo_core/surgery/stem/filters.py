@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import nn
 
-from zoo_core.errors import UsageError, close_matches, did_you_mean
+from zoo_core.errors import UsageError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from zoo_core.surgery.features.truncate import truncate
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import depths
 from zoo_core.testing.checks.stages import check_map
-from zoo_core.testing.running import layers_in_order, same
+from zoo_core.testing.outputs import layers_in_order, same
 from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,

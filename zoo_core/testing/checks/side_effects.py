@@ -17,8 +17,8 @@ from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import knowledge_of
 from zoo_core.surgery.structure import under
+from zoo_core.testing.outputs import same
 from zoo_core.testing.process import random_states, started_from, watched
-from zoo_core.testing.running import same
 from zoo_core.testing.under_test import built_with, by_shapes, model_under_test, require
 from zoo_core.utils.random_state import seeded
 

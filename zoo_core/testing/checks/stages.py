@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
-from zoo_core.testing.running import tensors
+from zoo_core.testing.outputs import tensors
 from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.build.get import get
-from zoo_core.errors import NotSupported, close_matches, did_you_mean
+from zoo_core.errors import NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
-from zoo_core.testing.running import calls_of, layers_in_order, tensors
+from zoo_core.testing.outputs import calls_of, layers_in_order, tensors
 from zoo_core.testing.under_test import DETECTORS, NonConformance, inputs_of, model_under_test, require
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
-    from zoo_core.testing.running import Call
+    from zoo_core.testing.outputs import Call
 
 
 def check_builds(card: Card) -> None:

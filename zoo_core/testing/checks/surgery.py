@@ -19,7 +19,7 @@ from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.testing.checks.structure import main_of
-from zoo_core.testing.running import class_counts, difference, inside, left_behind, same, scores_of, tensors, width_of
+from zoo_core.testing.outputs import class_counts, difference, inside, left_behind, same, scores_of, tensors, width_of
 from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from zoo_core.surgery.features.split import split
 from zoo_core.testing.checks.structure import main_of
 from zoo_core.testing.checks.surgery import noisy
-from zoo_core.testing.running import difference, same, scores_of, tensors
+from zoo_core.testing.outputs import difference, same, scores_of, tensors
 from zoo_core.testing.under_test import NonConformance, arguments, example, model_under_test, require
 from zoo_core.utils.random_state import seeded
 

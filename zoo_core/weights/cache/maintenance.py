@@ -13,14 +13,15 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from zoo_core.errors import CacheError, UsageError, ZooWarning, close_matches, did_you_mean
+from zoo_core.errors import CacheError, UsageError, ZooWarning
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies, own_copies
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import shared_object
+from zoo_core.weights.download.claim import sweep
 from zoo_core.weights.download.disk import disk_errors
-from zoo_core.weights.download.lock import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
+from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
 from zoo_core.weights.cache.refs import pinned
 from zoo_core.weights.cache.store import Entry
 from zoo_core.weights.download.disk import read_error
@@ -22,33 +20,13 @@ from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from zoo_core.contract.card import Card
     from zoo_core.weights.cache.store import Cache
 
 
 _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.*)?")
-
-
-def torch_hub_folder() -> Path:
-    """Where ``torch.hub`` keeps checkpoints. Without a home folder it is relative, and nothing is there."""
-    hub = getattr(sys.modules.get("torch"), "hub", None)
-    if hub is not None:  # a program may have moved it with torch.hub.set_dir
-        return Path(hub.get_dir()) / "checkpoints"
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return _expand(home) / "hub" / "checkpoints"
-
-
-def hugging_face_folder() -> Path:
-    """Where ``huggingface_hub`` keeps repositories. Without a home folder it is relative, and nothing is there."""
-    if chosen := os.environ.get("HF_HUB_CACHE"):
-        return _expand(chosen)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return _expand(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
-
-
-def _expand(path: str | Path) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - a leading "~" stays where there is no home folder
 
 
 def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[Path, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import stat
 from typing import TYPE_CHECKING
@@ -73,16 +72,6 @@ def require_space(folder: Path, needed: int) -> None:
             needed=needed,
             free=free,
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in that folder survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils import no_follow
-from zoo_core.utils.private_files import write_anew
+from zoo_core.utils.private_files import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, Hashing
-from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd, sync_folder
-from zoo_core.weights.download.lock import (
+from zoo_core.weights.download.claim import (
     FLAGS,
     ORIGIN,
     PIECE,
@@ -32,6 +31,7 @@ from zoo_core.weights.download.lock import (
     remove,
     surely_dead,
 )
+from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
 
 if TYPE_CHECKING:
     from io import FileIO

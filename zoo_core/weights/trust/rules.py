@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from zoo_core import settings
-from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError, close_matches, did_you_mean
+from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.transport.urls import is_loopback, shown
