@@ -129,6 +129,14 @@ def test_the_command_prints_the_name_with_its_commit(flowers, hub):
 
 
 @pytest.mark.extra
+def test_the_card_has_what_a_run_of_training_measured(flowers, hub):
+    (flowers / "metrics.json").write_text(json.dumps({"metrics": {"accuracy": 0.94444, "lost": None}, "settings": {}}))
+    zoo.push(flowers, "hf://me/flowers")
+    card = hub.repos["me/flowers"][-1][1]["README.md"].decode()
+    assert "## Metrics\n\n- accuracy: 0.9444\n\n" in card
+
+
+@pytest.mark.extra
 def test_timm_loads_what_is_its_own(hub, tmp_path):
     import timm
 

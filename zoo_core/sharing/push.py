@@ -92,8 +92,12 @@ def _metrics(folder: Path) -> dict[str, Any]:
         result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return (
-        {name: value for name, value in result.items() if isinstance(value, int | float | str)}
-        if isinstance(result, dict)
-        else {}
-    )
+    if isinstance(result, dict) and isinstance(result.get("metrics"), dict):  # as zoo finetune writes it
+        result = result["metrics"]
+    if not isinstance(result, dict):
+        return {}
+    return {
+        name: f"{value:.4g}" if isinstance(value, float) else value
+        for name, value in result.items()
+        if isinstance(value, int | float | str)
+    }

@@ -64,6 +64,24 @@ def test_a_csv_that_cannot_be_used_is_refused_in_words(digits, text, message):
         read_data(digits / "labels.csv")
 
 
+@pytest.mark.parametrize("spelling", ["./0/000.png", "0//000.png", "{folder}/0/000.png"])
+def test_an_image_of_a_csv_is_one_image_however_its_path_is_written(digits, spelling):
+    rows = ["0/000.png,a", "0/001.png,a", "1/000.png,b", "1/001.png,b", spelling.format(folder=digits) + ",a"]
+    (digits / "labels.csv").write_text("path,label\n" + "\n".join(rows))
+    assert read_data(digits / "labels.csv").notes == ("1 rows name an image again, and were left out",)
+
+
+def test_a_link_to_a_missing_file_is_named(digits):
+    (digits / "0" / "gone.png").symlink_to(digits / "nowhere.png")
+    assert "0/gone.png was left out: it cannot be read" in read_data(digits).notes[0]
+
+
+def test_a_class_without_an_image_to_validate_with_is_named(write_digits, tmp_path):
+    write_digits(tmp_path / "data" / "train", 3)
+    write_digits(tmp_path / "data" / "val", 2)
+    assert "no image validates 2" in read_data(tmp_path / "data").notes[0]
+
+
 def test_a_class_without_a_readable_image_is_refused_with_the_cause(digits):
     for file in (digits / "2").iterdir():
         file.write_bytes(b"no image")

@@ -15,7 +15,7 @@ from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported, UsageError, ZooError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -204,12 +204,51 @@ def test_every_option_of_training_runs(digits, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"epoch": 3}, "no option 'epoch'"), ({"epochs": 0}, "no epoch to train"), ({"resume": True}, "no run to resume")],
+    [
+        ({"epoch": 3}, "no option 'epoch'"),
+        ({"epochs": 0}, "no epoch to train"),
+        ({"epochs": 1.5}, "epochs cannot be 1.5"),
+        ({"batch_size": 0}, "batch_size cannot be 0"),
+        ({"ema": 2.0}, "ema cannot be 2.0"),
+        ({"mixup": -1.0}, "mixup cannot be -1.0"),
+        ({"lr": float("nan")}, "lr cannot be nan"),
+        ({"patience": 0}, "patience cannot be 0"),
+        ({"precision": "fp8"}, "does not take these arguments"),
+        ({"freeze": "*"}, "nothing of this model trains"),
+        ({"freeze": "backbone", "unfreeze_at": {"layer3": 10}}, "layer3 would begin to train after the last epoch"),
+        ({"resume": True}, "no run to resume"),
+    ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(digits, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        finetune(digits, out=tmp_path / "out", **RUN, **options)
+        finetune(digits, out=tmp_path / "out", **{**RUN, **options})
+    assert not [*tmp_path.glob("out*")]
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 0, "head_epochs": 5}])
+def test_a_loss_that_is_nan_stops_a_run_and_saves_nothing(digits, tmp_path, options):
+    with pytest.raises(ZooError, match=r"is (nan|inf) in epoch \d, so that training was stopped[\s\S]*a tenth of lr"):
+        finetune(digits, out=tmp_path / "out", lr=1e30, **RUN, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_one_image_that_a_batch_norm_cannot_take_is_refused_in_words(digits, tmp_path):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet"), zoo.mlp_head(3, hidden=(8,), batch_norm=True))
+    with pytest.raises(UsageError, match=r"a batch of one image[\s\S]*batch_size of at least 2"):
+        finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "model": model, "batch_size": 1})
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_in_words(digits, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="the run cannot be written to"):
+        finetune(digits, out=tmp_path / "file" / "out", epochs=1, **RUN)
+
+
+def test_ctrl_c_says_that_the_run_can_be_resumed(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning ignores the next one for the whole process
+    monkeypatch.setattr(FineTune, "on_train_batch_start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match=r"out\.run has the epochs that are done: --resume goes on"):
+        finetune(digits, out=tmp_path / "out", epochs=1, **RUN)
 
 
 def test_caching_features_of_a_backbone_that_trains_is_refused(digits):
@@ -255,6 +294,8 @@ def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
     assert "3 classes" in answer.output
     assert "a new head of 3 classes" in answer.output
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ZooError, match="'layer9'"):
+        CliRunner().invoke(command, [*arguments, "--freeze", "layer9"], catch_exceptions=False)
 
 
 def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):

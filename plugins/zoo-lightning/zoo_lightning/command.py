@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core import errors
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -111,8 +109,13 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
         return
     from zoo_lightning.run import finetune as run
 
-    with _without_advice():
-        result = run(images, model=model, out=out, resume=resume, trainer={"enable_progress_bar": not quiet}, **options)
+    try:
+        with _without_advice():
+            trainer = {"enable_progress_bar": not quiet}
+            result = run(images, model=model, out=out, resume=resume, trainer=trainer, **options)
+    except KeyboardInterrupt as end:
+        click.echo(f"note: {end}", err=True)
+        raise
     name, value = result.headline
     click.echo(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
     click.echo(f"saved {result.folder}, report {result.report}")
@@ -135,12 +138,12 @@ def _without_advice() -> Iterator[None]:
 
 
 def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:
-    """What a run would do, or why it would not: nothing is fetched, built or written."""
+    """What a run would do, or why it would not: nothing is fetched or written."""
     import zoo_core as zoo
-    from zoo_lightning.tasks import require_name, require_options
+    from zoo_lightning.run import rehearse
 
-    require_name(model, images)
-    require_options(images.task, options)
+    with _without_advice():
+        rehearse(images, model=model, **options)
     for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
     card = zoo.info(model)
@@ -149,5 +152,3 @@ def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:
     click.echo(
         f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"
     )
-    if not options["epochs"] + options["head_epochs"]:
-        raise errors.ZooError("there is no epoch to train", hint="--epochs 5")

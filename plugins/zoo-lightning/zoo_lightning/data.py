@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ from zoo_lightning.samples import (
 )
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping, Sequence
 
 _PATHS, _LABELS, _SPLITS = ("path", "file", "image", "filename"), ("label", "labels", "class"), ("split", "set")
@@ -76,7 +76,7 @@ def read_data(
         parts = _from_folder(path)
     else:
         raise errors.UsageError(
-            f"there is no data at {source}",
+            f"{source} is not data that can be read" if path.exists() else f"there is no data at {source}",
             expected="a folder of class folders, a .csv of paths and labels, a dataset of Hugging Face on disk, "
             "annotations of COCO, or folders of images and masks",
         )
@@ -152,7 +152,7 @@ def _from_csv(path: Path) -> _Parts:
     used = used_sides(sides, parts.notes)
     labels_of: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows, start=2):
-        name, side = (row[where] or "").strip(), (row[split] or "").strip() if split else ""
+        name, side = _name_in(path, row[where] or ""), (row[split] or "").strip() if split else ""
         labels = tuple(dict.fromkeys(each.strip() for each in (row[what] or "").split(_SEPARATOR) if each.strip()))
         if not name or (not labels and not parts.multi_label):
             parts.notes.append(f"{name or f'line {number}'} has no {'label' if name else 'path'}, and was left out")
@@ -167,6 +167,15 @@ def _from_csv(path: Path) -> _Parts:
         parts.rows = list({row[3]: row for row in reversed(parts.rows)}.values())[::-1]
         parts.notes.append(f"{doubled} rows name an image again, and were left out")
     return parts
+
+
+def _name_in(path: Path, text: str) -> str:
+    """One name for an image, however its path is written: an image that came twice could be in both splits."""
+    name = os.path.normpath(text.strip()) if text.strip() else ""
+    if not os.path.isabs(name):  # noqa: PTH117 - of a text that may be empty
+        return name
+    folder = os.path.normpath(path.parent.absolute())
+    return os.path.relpath(name, folder) if name.startswith(folder + os.sep) else name
 
 
 def _csv_rows(path: Path) -> list[dict[str, str | None]]:
@@ -221,7 +230,8 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
             f"{path} has images of {len(class_names)} classes",
             expected="at least two",
             got=", ".join(class_names) or "no image",
-            hint="put the images of each class into a folder of its own",
+            cause="; ".join(parts.notes) or None,
+            hint="put the images of each class into a folder of its own" if path.is_dir() else "write more rows",
         )
     index = {name: place for place, name in enumerate(class_names)}
     sides = [
@@ -230,6 +240,9 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     if workers:
         sides = readable(sides, parts.notes, workers)
     train, held_out = divided(sides, val, seed, by_class=not parts.multi_label)
+    seen = {label for sample in held_out for label in sample.labels}
+    if held_out and (unseen := [name for name, place in index.items() if place not in seen]):
+        parts.notes.append(f"no image validates {', '.join(unseen)}: the score says nothing of such images")
     data = ImageData(train, held_out, class_names, parts.multi_label, tuple(parts.notes))
     if missing := [name for name, count in data.counts().items() if not count]:
         raise errors.UsageError(

@@ -8,6 +8,7 @@ import torch
 
 import zoo_core as zoo
 from zoo_core import errors
+from zoo_lightning.resume import require_finite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def train_head(
     torch.manual_seed(module.seed)  # for dropout in the head
     losses = []
     head.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
         total = 0.0
         for inputs, targets in batches:
             optimizer.zero_grad(set_to_none=True)
@@ -63,4 +64,5 @@ def train_head(
             optimizer.step()
             total += loss.item() * len(inputs)
         losses.append(total / len(features))
+        require_finite({"loss of the head": losses[-1]}, epoch)
     return losses

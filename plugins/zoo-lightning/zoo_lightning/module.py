@@ -122,7 +122,8 @@ class FineTune(LightningModule):
         return functional.cross_entropy(scores, targets, weight=weights, label_smoothing=self.label_smoothing)
 
     def on_fit_start(self) -> None:
-        """Refuse what several processes would do wrongly without an error."""
+        """Refuse what has nothing to train, and what several processes would do wrongly without an error."""
+        require_trainable(self.model, [name for name, epoch in self.unfreeze_at.items() if not epoch])
         if self.unfreeze_at and self.trainer.world_size > 1 and not hasattr(self.trainer.strategy, "configure_ddp"):
             raise errors.NotSupported(
                 f"unfreezing on a schedule does not go with {type(self.trainer.strategy).__name__}",
@@ -193,6 +194,24 @@ class FineTune(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
+    """Refuse a model of which nothing trains.
+
+    Args:
+        model: The model.
+        unfrozen: Parts that begin to train before the first batch.
+
+    Raises:
+        UsageError: Everything is frozen.
+    """
+    if not unfrozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise errors.UsageError(
+            "nothing of this model trains",
+            cause="every parameter of it is frozen, the head too",
+            hint="freeze='backbone' leaves the head; zoo.unfreeze(model, 'head') lets it train again",
+        )
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,10 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from zoo_core import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
 POINT, FACTS = "last.ckpt", "run.json"
+_LOSSES = ("train_loss", "val_loss")
 
 
 def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -56,6 +60,71 @@ def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line
+
+
+@contextmanager
+def resumable(work: Path) -> Iterator[None]:
+    """Say of what ends a run early how to go on with it.
+
+    Raises:
+        UsageError: A batch norm was given a batch of one, or the folder of the run cannot be written to.
+        KeyboardInterrupt: Ctrl-C was pressed, of which Lightning makes an exit with the status of a failure.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt(f"{work} has the epochs that are done: --resume goes on") from None
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise errors.UsageError(
+            "a batch norm was given a batch of one image", cause=str(error), hint="a batch_size of at least 2"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, errors.ZooError) or not _is_of_writing(error, work):
+            raise
+        raise errors.UsageError(
+            f"the run cannot be written to {work}",
+            cause=str(error).partition("\n")[0],
+            hint="free some space and go on with resume, or choose another folder for out",
+        ) from error
+
+
+def _is_of_writing(error: OSError | RuntimeError, work: Path) -> bool:
+    """Whether an error is about the folder of a run, and not about an image or what a callback opens."""
+    if not isinstance(error, OSError):
+        return "file write failed" in str(error)  # torch.save on a full disk
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    about = path is not None and (path == work or path in work.parents or work in path.parents)
+    return about or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def require_finite(losses: Mapping[str, float], epoch: int) -> None:
+    """Refuse to train on with a loss that is lost.
+
+    Raises:
+        ZooError: One is nan or infinite.
+    """
+    if lost := [name for name, value in losses.items() if not math.isfinite(value)]:
+        raise errors.ZooError(
+            f"the {lost[0].replace('_', ' ')} is {losses[lost[0]]} in epoch {epoch}, so that training was stopped",
+            cause="too high a learning rate, or values that the precision cannot hold",
+            done="nothing was saved of this epoch",
+            hint="a tenth of lr, and of head_lr where it is set; precision='32-true'",
+        )
+
+
+class Finite(Callback):
+    """Stop a run whose loss is nan: no later epoch gets it back."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """Look at the losses of the epoch; the scaler of half precision leaves out a step that is infinite."""
+        looked_at = _LOSSES[1:] if trainer.precision == "16-mixed" else _LOSSES
+        measured = trainer.callback_metrics
+        losses = {name: float(measured[name]) for name in looked_at if name in measured}
+        require_finite(losses, trainer.current_epoch)
 
 
 class ResumePoint(Checkpoint):

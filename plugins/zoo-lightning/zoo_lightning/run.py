@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.tuner.tuning import Tuner
@@ -21,10 +23,10 @@ from zoo_core import errors
 from zoo_lightning.augment import transform_for
 from zoo_lightning.data import read_data
 from zoo_lightning.head_first import train_head
-from zoo_lightning.loading import ImageDataset, loaders
-from zoo_lightning.module import METRIC, FineTune
+from zoo_lightning.loading import ImageDataset, datasets, loaders
+from zoo_lightning.module import METRIC, FineTune, require_trainable
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import POINT, History, ResumePoint, Stopping, begin
+from zoo_lightning.resume import POINT, Finite, History, ResumePoint, Stopping, begin, resumable
 from zoo_lightning.samples import ImageData
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
@@ -33,11 +35,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
-    from torch.utils.data import Dataset
 
 REPORT, METRICS = "report.html", "metrics.json"
 _STEPS = 100
 """In which a learning rate is looked for."""
+_SLOWEST = 1e-5
+"""Below which none is looked for: the loss of few images falls as fast by chance, and a new head learns nothing."""
+_LEAST = {"epochs": 0, "head_epochs": 0, "workers": 0, "seed": 0, "batch_size": 1, "accumulate": 1, "adapter_rank": 1}
+_AT_LEAST_0, _SHARE = (0.0, math.inf), (0.0, 1.0)
+_BOUNDS = {
+    **dict.fromkeys(("lr", "head_lr", "weight_decay", "mixup"), _AT_LEAST_0),
+    **dict.fromkeys(("layer_decay", "label_smoothing", "ema"), _SHARE),
+}
 RUN = "run"
 """The ending of the folder of a run that is not finished, beside the one it writes to."""
 
@@ -53,7 +62,7 @@ class Options:
         head_lr: Learning rate of the head; None for that of the backbone.
         layer_decay: Factor on the learning rate for each stage away from the head.
         weight_decay: Of weights, not of biases and norms.
-        freeze: Parts that stay as they are: ``"backbone"``, stages, patterns.
+        freeze: Part or parts that stay as they are: ``"backbone"``, stages, patterns.
         unfreeze_at: Part to epoch: when a frozen part begins to train.
         adapter: ``"lora"`` freezes the backbone and trains low-rank adapters of it (``zoo-core[lora]``); None for none.
         adapter_rank: Inner size of the adapters.
@@ -77,7 +86,7 @@ class Options:
     head_lr: float | None = None
     layer_decay: float | None = None
     weight_decay: float = 0.05
-    freeze: tuple[str, ...] = ()
+    freeze: str | Sequence[str] = ()
     unfreeze_at: Mapping[str, int] | None = None
     adapter: str | None = None
     adapter_rank: int = 8
@@ -101,7 +110,6 @@ class _Run:
 
     module: FineTune
     data: ImageData
-    val: Dataset[Any]
     options: Options
     target: Path
 
@@ -149,7 +157,7 @@ def finetune(
 
     Raises:
         UsageError: An option is unknown or impossible, or there is nothing to resume.
-        ZooError: The data or the model are not to be had.
+        ZooError: The data or the model are not to be had, or the loss became nan.
 
     Example:
         >>> finetune("flowers/", model="resnet18", out="my-flowers", epochs=5)  # doctest: +SKIP
@@ -163,11 +171,40 @@ def finetune(
     if not isinstance(model, str):
         _require_savable(module.model)
     work = target.with_name(f"{target.name}.{RUN}")
-    point = begin(work, _facts(images, model, chosen), resume=resume)
-    if chosen.head_epochs and point is None:
-        _head_first(module, images, chosen, work)
     history = History()
-    engine = _trainer(chosen, work, [*_callbacks(chosen, work), history], dict(trainer or {}))
+    engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
+    with resumable(work):
+        point = begin(work, _facts(images, model, chosen), resume=resume)
+        if chosen.head_epochs and point is None:
+            _head_first(module, images, chosen, work)
+        _fit(engine, module, images, chosen, point)
+        result = _finish(engine, _Run(module, images, chosen, target), history)
+    engine.strategy.barrier()  # every process has read the best weights
+    if engine.is_global_zero:
+        shutil.rmtree(work)
+    return result
+
+
+def rehearse(data: ImageData, *, model: str, **options: Any) -> None:  # noqa: ANN401 - the fields of Options
+    """Refuse what :func:`finetune` would refuse before it trains; nothing is fetched or written.
+
+    Args:
+        data: What :func:`zoo_lightning.read_data` gave.
+        model: A name, as ``zoo.get`` takes it.
+        **options: The fields of :class:`Options`.
+
+    Raises:
+        UsageError: An option, a part or the model is impossible.
+    """
+    chosen = _options(options)
+    module = _module(data, model, chosen, values=False)
+    if chosen.unfreeze_at:
+        zoo.unfreeze(module.model, *chosen.unfreeze_at)
+    _trainer(chosen, Path(), [], {"enable_progress_bar": False, "enable_checkpointing": False})
+
+
+def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, point: Path | None) -> None:
+    """Train, from a checkpoint where there is one."""
     train, val = loaders(
         images,
         module.model,
@@ -179,11 +216,6 @@ def finetune(
     if chosen.lr is None and point is None:
         _find_lr(engine, module, train, val)
     engine.fit(module, train, val, ckpt_path=point, weights_only=True if point else None)
-    result = _finish(engine, _Run(module, images, val.dataset, chosen, target), history)
-    engine.strategy.barrier()  # every process has read the best weights
-    if engine.is_global_zero:
-        shutil.rmtree(work)
-    return result
 
 
 def _require_free(target: Path) -> None:
@@ -221,21 +253,46 @@ def _options(options: Mapping[str, Any]) -> Options:
     known = Options.__dataclass_fields__
     if unknown := sorted(set(options) - set(known)):
         raise errors.UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
-    chosen = Options(**options)
-    if chosen.epochs < 0 or chosen.head_epochs < 0 or not chosen.epochs + chosen.head_epochs:
+    freeze = options.get("freeze", ())
+    chosen = Options(**{**options, "freeze": (freeze,) if isinstance(freeze, str) else tuple(freeze)})
+    _require_numbers(chosen)
+    if not chosen.epochs + chosen.head_epochs:
         raise errors.UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
     if chosen.adapter not in (None, "lora"):
         raise errors.UsageError(f"adapter cannot be {chosen.adapter!r}", expected="'lora' or None")
     return chosen
 
 
-def _module(data: ImageData, model: str | nn.Module, options: Options) -> FineTune:
+def _require_numbers(options: Options) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(options, name)
+        if type(value) is not int or value < least:
+            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"an integer of at least {least}")
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(options, name)
+        if value is None and name in ("lr", "head_lr", "layer_decay", "ema"):
+            continue
+        if not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
+            between = "at least 0" if high == math.inf else f"from {low:g} to {high:g}"
+            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"a number {between}")
+    if late := [part for part, epoch in (options.unfreeze_at or {}).items() if epoch >= options.epochs]:
+        raise errors.UsageError(
+            f"{late[0]} would begin to train after the last epoch",
+            expected=f"an epoch from 0 to {options.epochs - 1}",
+            hint="more epochs, or an earlier one for unfreeze_at",
+        )
+    if options.patience is not None and (type(options.patience) is not int or options.patience < 1):
+        raise errors.UsageError(f"patience cannot be {options.patience!r}", expected="an integer of at least 1")
+
+
+def _module(data: ImageData, model: str | nn.Module, options: Options, *, values: bool = True) -> FineTune:
     require_options(data.task, asdict(options))
-    built = suited(build(model, data, options.seed) if isinstance(model, str) else model, data)
+    built = suited(build(model, data, options.seed, values=values) if isinstance(model, str) else model, data)
     if options.freeze:
         zoo.freeze(built, *options.freeze)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
+    require_trainable(built, [name for name, epoch in (options.unfreeze_at or {}).items() if not epoch])
     counts = data.counts()
     total = sum(counts.values()) if data.task == "segmentation" else len(data.train)
     weights = _balance(counts, total, multi_label=data.multi_label) if options.balance else None
@@ -307,14 +364,21 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
         "log_every_n_steps": 1,
         **arguments,
     }
-    return Trainer(**settings)
+    try:
+        return Trainer(**settings)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise errors.UsageError(
+            "Lightning's Trainer does not take these arguments",
+            cause=str(error).partition("\n")[0],
+            hint="another precision, or other arguments for trainer",
+        ) from error
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
     """A rate at which the loss falls fastest, looked for in as many steps as that takes, however few an epoch has."""
     epochs = engine.fit_loop.max_epochs
     engine.fit_loop.max_epochs = max(epochs or 0, 1 + _STEPS // len(train))
-    result = Tuner(engine).lr_find(module, train, val, num_training=_STEPS)
+    result = Tuner(engine).lr_find(module, train, val, min_lr=_SLOWEST, num_training=_STEPS)
     engine.fit_loop.max_epochs = epochs
     suggestion = result.suggestion() if result else None
     if suggestion is None:
@@ -332,7 +396,8 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     if not engine.is_global_zero:
         return Result(run.target, metrics, report)
     options = run.options
-    evaluation = evaluation_of(run.module, run.val, run.data, batch_size=options.batch_size, workers=options.workers)
+    _, val = datasets(run.data, run.module.model, augment=options.augment, seed=options.seed)
+    evaluation = evaluation_of(run.module, val, run.data, batch_size=options.batch_size, workers=options.workers)
     metrics |= evaluation.metrics
     zoo.save(run.module.model, run.target, class_names=run.data.class_names)
     settings = asdict(options)

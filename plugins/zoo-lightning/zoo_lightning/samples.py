@@ -136,11 +136,12 @@ def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, and the other files; what is hidden is neither."""
+    """The images below a folder, links to missing files among them, and the other files; what is hidden is neither."""
     every = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if (path.is_file() or not path.exists())
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     return (
         [path for path in every if path.suffix.lower() in SUFFIXES],

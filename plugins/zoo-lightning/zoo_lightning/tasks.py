@@ -55,8 +55,8 @@ def require_options(task: str, options: Mapping[str, Any]) -> None:
         raise errors.UsageError(f"{wrong[0]} is not for {_DATA[task]}", hint="leave it out")
 
 
-def build(name: str, data: ImageData, seed: int) -> nn.Module:
-    """A model by its name, with heads for the classes of the data.
+def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.Module:
+    """A model by its name, with heads for the classes of the data; without values it is on the meta device.
 
     Raises:
         UsageError: It is for another task.
@@ -67,6 +67,8 @@ def build(name: str, data: ImageData, seed: int) -> nn.Module:
         raise errors.UsageError(
             f"{name} learns keypoints, and the data has none", expected="categories with a list of keypoints"
         )
+    if not values:
+        more |= {"device": "meta", **({"weights": None} if task else {})}
     return zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
 
 
