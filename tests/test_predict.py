@@ -185,6 +185,55 @@ def test_the_first_frame_of_an_animation_is_taken(glyphs, tmp_path):
     assert zoo.predict(glyphs, tmp_path / "moving.gif") == zoo.predict(glyphs, frames[0])
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(100), "a HEIC photo"),
+        (b"<!DOCTYPE HTML><html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing"),
+    ],
+    ids=["HEIC", "web page", "Git LFS", "PDF", "SVG"],
+)
+@pytest.mark.parametrize("kind", ["file", "bytes"])
+def test_what_pillow_cannot_read_is_called_what_it_is(kind, content, problem, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=problem) as caught:
+        zoo.read_image(tmp_path / "photo.jpg" if kind == "file" else content)
+    assert "next step:" in str(caught.value)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_tiff_of_floats_in_colour_is_read(dtype, planes, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = (PIXELS / 255).astype(dtype)
+    stored = values.transpose(2, 0, 1) if planes == "separate" else values
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planes)
+    for item in (tmp_path / "a.tif", (tmp_path / "a.tif").read_bytes()):
+        np.testing.assert_allclose(zoo.read_image(item).permute(1, 2, 0), values, atol=1e-6)
+    tifffile.imwrite(tmp_path / "a.tif", 255 * stored, photometric="rgb", planarconfig=planes)
+    with pytest.raises(ImageError, match="floats from 0 to 255"):
+        zoo.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.extra
+def test_raw_values_of_a_camera_are_no_image(tmp_path):
+    pytest.importorskip("tifffile").imwrite(tmp_path / "a.jpg.tif", GREY.astype(np.uint16), photometric="cfa")
+    (tmp_path / "a.jpg.tif").rename(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="a TIFF of CFA values"):
+        zoo.read_image(tmp_path / "a.jpg")
+
+
+def test_twelve_bits_in_sixteen_are_noted(glyphs, tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "dark.png")
+    answer = command("tiny/glyphnet", tmp_path / "dark.png")
+    assert answer.exit_code == 0
+    assert "dark.png: dark: its values reach" in answer.stderr
+
+
 def bad_files(folder, photo):
     data = photo.read_bytes()
     for name, content in {"cut.png": data[: len(data) // 2], "empty.png": b"", "text.png": b"hello"}.items():

@@ -12,6 +12,7 @@ from torch import nn
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UsageError
+from zoo_core.images.regions import open_rows
 
 X = torch.randn(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
 
@@ -173,7 +174,7 @@ def test_all_channels_of_an_image_go_to_a_model_that_takes_them():
 def test_a_tiff_of_any_layout_is_read_by_its_parts(layout, dtype, tmp_path):
     import tifffile
 
-    from zoo_core.images.regions import _TiffRows, open_rows
+    from zoo_core.images.regions import _TiffRows
 
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (100, 75, 3)).astype(dtype)
     written = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels
@@ -186,6 +187,29 @@ def test_a_tiff_of_any_layout_is_read_by_its_parts(layout, dtype, tmp_path):
         assert found.shape == expected.shape
         torch.testing.assert_close(found * (65535 if dtype == np.uint16 else 1), expected, check_dtype=False)
     rows.close()
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "CMYK"])
+@pytest.mark.parametrize("kind", ["file", "PIL"])
+def test_other_colours_become_rgb(kind, mode, tmp_path):
+    rows, columns = np.mgrid[:40, :40]
+    pixels = np.dstack([rows * 6, columns * 6, (rows + columns) * 3]).astype(np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    if kind == "file" and mode != "HSV":  # which no TIFF holds
+        image.save(tmp_path / "image.tif")
+    rows = open_rows(tmp_path / "image.tif" if (tmp_path / "image.tif").exists() else image, "image")
+    expected = torch.from_numpy(pixels).permute(2, 0, 1).float()
+    assert (rows.band(0, 40).float() - expected).abs().max() < 8
+
+
+@pytest.mark.extra
+def test_floats_of_a_tiff_that_are_no_colours_are_refused(glyphs, tmp_path):
+    import tifffile
+
+    for name, white in {"normalized": -2.0, "to 255": 255.0, "nan": float("nan")}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.full((64, 64), white, dtype=np.float32), rowsperstrip=8)
+        with pytest.raises(ImageError, match=f"{name}.tif: floats from"):
+            zoo.sliding_window(glyphs, tmp_path / f"{name}.tif", size=32)
 
 
 @pytest.mark.extra

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.errors import ImageError
+from zoo_core.images.other_files import describe, tiff_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +154,7 @@ _DRAWINGS = ("EPS", "WMF")
 _DEEP_MODES = ("I", "F")
 """What the modes of PIL images with more than 8 bits begin with."""
 _SIXTEEN_BITS = 65_535
+_TWELVE_BITS = 4_095
 _EIGHT_BITS = 255
 _PIL_CHANNELS = (1, 3, 4)
 _MAP, _IMAGE, _BATCH = 2, 3, 4
@@ -263,7 +265,10 @@ def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or a
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise _no_image(name, _what(file)) from error
+        array = tiff_array(file, name)
+        if array is None:
+            raise _no_image(name, *_what(file)) from error
+        return ReadImage(_of_array(array, name))
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name}: too large to be read as one image",
@@ -300,17 +305,15 @@ def _require_regular(path: Path, name: str) -> None:
         )
 
 
-def _no_image(name: str, what: str) -> ImageError:
-    return ImageError(f"{name}: {what}", hint="leave it out, or save it as PNG or JPEG", name=name)
+def _no_image(name: str, what: str, hint: str = "") -> ImageError:
+    return ImageError(f"{name}: {what}", hint=hint or "leave it out, or save it as PNG or JPEG", name=name)
 
 
-def _what(file: Any) -> str:  # noqa: ANN401 - a path or an open file
-    """What a file is that Pillow cannot read."""
-    if file.stat().st_size == 0 if isinstance(file, Path) else file.seek(0, io.SEEK_END) == 0:
-        return "the file is empty"
-    if isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES:
-        return "a video, and the model takes images"
-    return "no image that Pillow can read"
+def _what(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
+    """What a file is that Pillow cannot read, and what to do with it."""
+    what, hint = describe(file)
+    is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
+    return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
 
 
 def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
@@ -325,7 +328,16 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     upright = _from_lab(turned) if turned.mode == "LAB" else turned
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
-    return ReadImage(_all_bits(upright, name) if upright.mode.startswith(_DEEP_MODES) else upright, note)
+    if not upright.mode.startswith(_DEEP_MODES):
+        return ReadImage(upright, note)
+    return ReadImage(_all_bits(upright, name), note or _dark(upright))
+
+
+def _dark(image: Image) -> str:
+    """What to say of an image of 16 bits whose values use 12 of them at most, as those of many cameras do."""
+    most = image.getextrema()[1]
+    is_dark = image.mode.startswith("I;16") and isinstance(most, int) and 0 < most <= _TWELVE_BITS
+    return f"dark: its values reach {most} of {_SIXTEEN_BITS}, which is white in an image of 16 bits" if is_dark else ""
 
 
 def _from_lab(image: Image) -> Image:

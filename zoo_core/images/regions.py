@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TIFF_SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".scn"}
-_SIXTEEN_BITS = 65_535
+_BITS = {8, 16, 32}
 _GREY, _RGB = 1, 3
 
 
@@ -74,7 +74,7 @@ class _WholeRows:
         from torchvision.transforms.v2 import functional
 
         if not isinstance(image, torch.Tensor):
-            is_whole = image.mode in ("L", "RGB", "RGBA") or len(image.getbands()) == channels
+            is_whole = image.mode in ("L", "RGB", "RGBA") or (image.mode == "LA" and channels == 2)  # noqa: PLR2004 - grey and transparency
             plain = image if is_whole else image.convert("RGB")
             image = functional.pil_to_tensor(plain)
             image = image[:_RGB] if plain.mode == "RGBA" and channels <= _RGB else image
@@ -135,8 +135,11 @@ class _TiffRows:
         self._kept = colours if is_transparency else None
         self._tiff, self._file, self._page, self._name = tiff, file, page, name
         self.height, self.width = int(page.imagelength), int(page.imagewidth)
+        colour = page.photometric.name
         self.is_plain = (
-            page.photometric.name in ("RGB", "MINISBLACK", "YCBCR")
+            (colour in ("RGB", "MINISBLACK") or (colour == "YCBCR" and page.compression.name == "JPEG"))
+            and "ASSOCALPHA" not in [extra.name for extra in page.extrasamples]  # colours times transparency
+            and page.bitspersample in _BITS
             and page.imagedepth == 1
             and page.dtype is not None
             and page.dtype.name in ("uint8", "uint16", "float32")
@@ -183,6 +186,7 @@ class _TiffRows:
         found[begin - top : end - top, x : x + width, channels] = part
 
     def _scaled(self, found: Any) -> Tensor:  # noqa: ANN401 - an array
-        if found.dtype == np.uint16:
-            found = found.astype(np.float32) / _SIXTEEN_BITS
-        return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)
+        if found.dtype == np.uint8:
+            return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)
+        tensor: Tensor = from_array(found, self._name)
+        return tensor
