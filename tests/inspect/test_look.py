@@ -49,6 +49,17 @@ def test_what_is_printed_fits_a_terminal(name):
         assert [line for line in lines if len(line) > 80 and line not in names] == []
 
 
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "timm/test_vit"])
+def test_each_layer_is_one_line_of_a_summary(name):
+    with torch.device("meta"):
+        model = zoo.swap_head(zoo.get(name, weights=None), 9)
+    found = zoo.summary(zoo.freeze(model, "backbone"))
+    lines = str(found.layers()).splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("layer "))
+    assert len(lines[begin + 1 : -1]) == len(found.rows)
+    assert [line.split()[4] for line in lines[begin + 1 : -1] if line.split()[1] == "head"] == ["yes"]
+
+
 def test_activation_maps_are_the_means_over_channels(tmp_path):
     model = zoo.get("tiny/glyphnet").eval()
     x = zoo.transforms(model)(torch.rand(1, 32, 32))

@@ -76,7 +76,7 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages.first
             colours, axes = getattr(page.photometric, "name", page.photometric), page.axes
-            array = page.asarray() if colours in _READ else None
+            array: np.ndarray[Any, Any] | None = page.asarray() if colours in _READ else None
     except Exception as error:  # codecs raise what they like at bad data
         raise ImageError(
             f"{name}: the TIFF cannot be decoded",

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "tensors", "channels")
+_LAYER_HEADER = ("layer", "stage", "kind", "parameters", "trains", "lr", "tensors")
 _WIDTH = 80
+_KIND = 16
+"""How much of the class of a layer is shown in a line of 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,21 @@ class Row:
     @property
     def cells(self) -> tuple[str, ...]:
         """What a table shows."""
-        rates = " to ".join(f"{rate:g}" for rate in dict.fromkeys([*self.rates[:1], *self.rates[-1:]]))
         sources = ", ".join(f"{count} {what}" for what, count in self.sources.items())
         figures = (f"{self.parameters:,}", f"{self.trainable:,}", str(self.held or ""))
-        return (self.path, self.stage, self.kind, *figures, rates, sources, self.shape)
+        return (self.path, self.stage, self.kind, *figures, self._rate, sources, self.shape)
+
+    @property
+    def _rate(self) -> str:
+        return " to ".join(f"{rate:g}" for rate in dict.fromkeys([*self.rates[:1], *self.rates[-1:]]))
+
+    @property
+    def _layer_cells(self) -> tuple[str, ...]:
+        """What a table of layers shows: a line of 80 columns holds most of them."""
+        kind = self.kind if len(self.kind) <= _KIND else f"{self.kind[: _KIND - 3]}..."
+        trains = "held" if self.held else "yes" if self.trainable == self.parameters else "part"
+        trains = trains if self.held or self.trainable else "no"
+        return (self.path, self.stage, kind, f"{self.parameters:,}", trains, self._rate, ", ".join(self.sources))
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,8 +110,12 @@ class Summary:
     @property
     def _cells(self) -> list[list[str]]:
         """The header and a line for each part, without the columns that no part has something in."""
-        cells = [_HEADER, *(row.cells for row in self.parts)]
-        used = [place for place in range(len(_HEADER)) if any(line[place] for line in cells[1:])]
+        is_by_layer = self.parts is self.rows
+        header = _LAYER_HEADER if is_by_layer else _HEADER
+        cells = [header, *(row._layer_cells if is_by_layer else row.cells for row in self.parts)]  # noqa: SLF001 - its own table
+        used = [place for place in range(len(header)) if any(line[place] for line in cells[1:])]
+        if is_by_layer and len({line[-1] for line in cells[1:]}) == 1:
+            used.remove(len(header) - 1)  # the title says it of all
         return [[line[place] for place in used] for line in cells]
 
     def __repr__(self) -> str:
