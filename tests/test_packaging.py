@@ -67,6 +67,14 @@ def test_the_conda_recipe_is_what_the_projects_say():
     assert recipe["about"]["license"] == project(ROOT)["license"]
 
 
+@pytest.mark.extra
+def test_the_builder_of_conda_reads_the_recipe():
+    rattler = pytest.importorskip("rattler_build")
+    recipe = rattler.Stage0Recipe.from_file(str(ROOT / "conda" / "recipe.yaml"))
+    packages = [each.recipe.package for each in recipe.render(rattler.VariantConfig())]
+    assert [str(each.name) for each in packages] == ["zoo-core", "zoo-tiny", "zoo-torchvision"]
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A repository with the files in which versions stand."""
