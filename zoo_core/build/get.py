@@ -154,7 +154,7 @@ def _made(
     is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
     values = bool(entry and entry.absent) if artefact else not is_virtual
     model = construct(card, _options(card, entry, request.options), own=request.options, values=values)
-    with being_edited(model):  # nobody else has it yet, so there is no change by hand to look for
+    with being_edited(model):  # it was handed to no caller yet, so there is no change by hand to look for
         if artefact is not None and entry is not None:
             fill(model, entry, artefact, request)
         elif not values:

@@ -146,7 +146,7 @@ def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
 
 
 def conflict(name: str, claimants: tuple[Plugin, ...]) -> str | None:
-    """Who else has a command of that name, when somebody has."""
+    """What is wrong with the name of a command: several have it. None where one has."""
     origins = [*(["zoo itself"] if name in COMMANDS else []), *(plugin.origin for plugin in claimants)]
     return f"command {name}: claimed by {' and '.join(origins)}" if len(origins) > 1 else None
 

@@ -280,7 +280,7 @@ class CardFile(Sequence[Card]):
             result = _EACH.findall(self._data.decode())  # in one go: this is what `zoo list` does for every model
             if len(result) == self._data.count(b"\n"):
                 return tuple((family, name, task or _USUAL) for family, name, task in result)
-        # somebody wrote a line by hand
+        # a line was written by hand
         return tuple((card.family, card.name, card.task) for card in self._cards)
 
     def records(self) -> Iterator[dict[str, Any]]:

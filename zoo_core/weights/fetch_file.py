@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SPARE = 86400.0
-"""Seconds for which a download of something else into the same folder may lie dead: somebody may yet continue it."""
+"""Seconds for which a download of something else into the same folder may lie dead: its process may yet continue it."""
 
 
 def fetch(

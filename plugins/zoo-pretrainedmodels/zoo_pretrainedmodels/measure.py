@@ -20,7 +20,7 @@ def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") 
 
     Args:
         model: The model.
-        path: Where the head is; a layer, or what somebody put there, such as an MLP.
+        path: Where the head is; a layer, or what was put there, such as an MLP.
         role: ``"aux"`` for a head that only trains.
 
     Raises:

@@ -113,7 +113,7 @@ def head_at(
 
     Args:
         model: The model.
-        path: Where the head is; a layer, or what somebody put there, such as an MLP.
+        path: Where the head is; a layer, or what was put there, such as an MLP.
         role: What the head is for, as in :class:`zoo_core.Head`.
         per_class: Outputs of the layer for each class.
         attributes: Paths of integers that repeat the number of classes; by default the model's own ``num_classes``

@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.cut import absent
 from zoo_core.surgery.features.dilate import dilated
-from zoo_core.surgery.features.extract import AtStage, asked_names, hooked, module_path, recorded, tapped
+from zoo_core.surgery.features.extract import AtStage, hooked, module_path, names_of_parts, recorded, tapped
 from zoo_core.surgery.features.forward import entered, own_hooks, without_hooks
 from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.features.truncate import only_front
@@ -129,7 +129,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth, stage.read)
         for depth, stage in enumerate(stages, 1)
     }
-    names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else asked_names(at)
+    names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else names_of_parts(at)
     if not names:
         raise UsageError("an encoder without any map was requested", expected="at least one name in at")
     if STEM in names and STEM not in {*result, *(path for path, _ in body.named_modules())}:

@@ -217,7 +217,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
         {'layer2': (1, 128, 8, 8), 'layer4.0.conv1': (1, 512, 2, 2)}
     """
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
-    names = tuple(stages) if at is None else asked_names(at)
+    names = tuple(stages) if at is None else names_of_parts(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
     example = knowledge_of(model).example
     body = tapped(unwrap(model), paths.values())
@@ -229,7 +229,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
     return (output, result) if return_output else result
 
 
-def asked_names(at: str | Sequence[str]) -> tuple[str, ...]:
+def names_of_parts(at: str | Sequence[str]) -> tuple[str, ...]:
     """One name or several, as several.
 
     Raises:

@@ -158,7 +158,7 @@ def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[st
 
 
 def _came(partial: Partial, source: Source) -> str:
-    """What came, in words, for somebody who wonders where it was exchanged."""
+    """What came, in words, for a reader who has to find out where it was exchanged."""
     what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
     return f"{what} ({source.route})" if source.route else what
 

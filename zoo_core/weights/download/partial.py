@@ -198,7 +198,7 @@ class Partial:
         getattr(os, "fdatasync", os.fsync)(self._file.fileno())
 
     def touch(self) -> None:
-        """Show other processes that somebody is still at work."""
+        """Show other processes that this one is still at work."""
         with contextlib.suppress(OSError):
             no_follow.touch(self.path)
 
