@@ -6,8 +6,8 @@ from support.loopback import good, serving, sha256
 
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, Offline, Unreadable, Untrusted, UsageError
-from zoo_core.weights.artefact import obtain, obtain_file
 from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.proven_file import obtain, obtain_file
 
 DATA = os.urandom(200_000)
 OTHER = os.urandom(200_000)

@@ -130,5 +130,7 @@ def test_a_malformed_argument_is_a_usage_error(arguments, tmp_path):
 
 
 def test_the_fetcher_never_imports_torch():
-    code = "import sys, zoo_core.weights.artefact, zoo_core.weights.transport.http; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, zoo_core.weights.proven_file, zoo_core.weights.transport.http; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

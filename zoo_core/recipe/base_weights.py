@@ -11,9 +11,9 @@ from zoo_core.build.request import ModelRequest
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import card_of, rebuild
 from zoo_core.surgery.metadata import knowledge_of
-from zoo_core.weights.artefact import obtain
 from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.cache.store import Cache, Entry
+from zoo_core.weights.proven_file import obtain
 from zoo_core.weights.transport.urls import needs_network
 
 if TYPE_CHECKING:

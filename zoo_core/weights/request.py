@@ -1,4 +1,4 @@
-"""What asks for bytes, and what describes bytes that were proven: two records that go all the way unchanged."""
+"""What asks for bytes: one record that goes all the way unchanged, to the file that describes what was proven."""
 
 from __future__ import annotations
 
@@ -15,28 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.weights.trust.rules import Trust
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A file of weights on disk, and why it is believed.
-
-    Attributes:
-        path: Where it is.
-        sha256: Its whole digest; ``""`` for a user's own file, which is not hashed.
-        size: Its length in bytes.
-        source: The url it came from, without passwords and keys.
-        strength: What vouches for it: ``"proven"`` by a whole digest that was known before; ``"weak"``, a prefix, the
-            whole digest being pinned since; ``"declared"`` by its server; ``"first-use"``; or ``"local"``.
-        fetched: Whether bytes had to be moved, from the network or from a copy.
-    """
-
-    path: Path
-    sha256: str
-    size: int
-    source: str
-    strength: str
-    fetched: bool
 
 
 @dataclass(frozen=True)
