@@ -13,6 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, Unreadable, UsageError, ZooWarning
@@ -455,4 +456,139 @@ def test_a_folder_of_runs_names_them(tmp_path):
 
 def test_a_folder_without_weights_says_so(tmp_path):
     with pytest.raises(Unreadable, match="no file of weights"):
+        zoo.get(NAME, weights=tmp_path)
+
+
+L, S = nn.Linear, nn.Sequential
+CLASSIFIERS = {
+    "one layer": lambda _: L(576, 5),
+    "other layers": lambda _: S(L(576, 40), nn.ReLU(), nn.Dropout(), L(40, 5)),
+    "more layers": lambda old: S(*old[:3], L(1024, 16), nn.ReLU(), L(16, 5)),
+    "a norm before": lambda _: S(nn.BatchNorm1d(576), L(576, 5)),
+}
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS.values(), ids=CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:.*ReLU is taken")
+def test_a_whole_classifier_that_was_put_in_by_hand_comes_back(path, tmp_path, classifier):
+    name = "torchvision/mobilenet_v3_small"
+    trained = zoo.get(name, weights=None, seed=1).eval()
+    trained.classifier = classifier(trained.classifier).eval()
+    torch.save({"model": trained.state_dict()}, path)
+    model = zoo.get(name, weights=path).eval()
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(x), trained(x))
+    assert zoo.receipt(model).counts == {"loaded": len(trained.state_dict())}
+    assert same(zoo.load(zoo.save(model, tmp_path / "save")), trained.state_dict())
+    assert zoo.get(name, weights=path, num_classes=3).eval()(x).shape == (2, 3)
+
+
+def test_a_layer_alone_in_a_sequence_may_have_something_after_it_which_is_said(path):
+    torch.save(zoo.get(NAME, weights=None, head=S(L(64, 9), nn.Sigmoid())).state_dict(), path)
+    with pytest.warns(ZooWarning, match="nothing after the last"):
+        zoo.get(NAME, weights=path)
+
+
+def test_auxiliary_heads_keep_the_classes_that_the_file_has_for_them(path, tmp_path):
+    options = {"init_weights": False, "aux_logits": True}
+    trained = zoo.get("torchvision/googlenet", weights=None, options=options)
+    trained.fc = nn.Linear(1024, 4)  # as tutorials do, and no more
+    torch.save(trained.state_dict(), path)
+    model = zoo.get("torchvision/googlenet", weights=path)
+    assert same(model, trained.state_dict())
+    assert same(zoo.load(zoo.save(model, tmp_path / "save")), trained.state_dict())
+    assert zoo.get("torchvision/googlenet", weights=path, num_classes=7).aux2.fc2.out_features == 7
+
+
+def test_norms_that_count_batches_are_not_loaded_as_frozen_ones(path):
+    name = "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn"
+    trained = zoo.get(name, weights=None, num_classes=3)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get(name, weights=path)
+    norm = model.backbone.body["0"][1]
+    assert type(norm) is nn.BatchNorm2d  # a frozen one computes with another epsilon
+    assert same(model, trained.state_dict())
+    frozen = {key: tensor for key, tensor in trained.state_dict().items() if "num_batches_tracked" not in key}
+    torch.save(frozen, path)
+    assert type(zoo.get(name, weights=path).backbone.body["0"][1]).__name__ == "FrozenBatchNorm2d"
+
+
+def test_averages_under_names_without_dots_are_taken(net, path):
+    raw, averages = state_of(net), moved(state_of(net))
+    short = {f"model_ema.{name.replace('.', '')}": averages[name] for name, _ in net.named_parameters()}
+    more = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    torch.save({"state_dict": {**prefixed(raw, "model."), **short, **more}}, path)
+    buffers = {name: raw[name] for name, _ in net.named_buffers()}
+    assert same(zoo.get(NAME, weights=path), averages | buffers)
+    assert same(zoo.get(NAME, weights=path, ema=False), raw)
+
+
+def test_what_a_profiler_counted_is_left_alone(net, path):
+    counts = {f"{name}total_{kind}": torch.zeros(1).double() for name in ("", "fc.") for kind in ("ops", "params")}
+    torch.save(state_of(net) | counts, path)
+    assert same(zoo.get(NAME, weights=path), state_of(net))
+
+
+def test_the_state_of_an_optimizer_is_called_that(net, path):
+    optimizer = torch.optim.Adam(net.parameters())
+    torch.save({"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": optimizer.state_dict()["param_groups"]}, path)
+    with pytest.raises(Unreadable, match="state of an optimizer"):
+        zoo.get(NAME, weights=path)
+
+
+CHANGED = {
+    "weight norm": (torch.nn.utils.parametrizations.weight_norm, "remove_parametrizations"),
+    "old weight norm": (torch.nn.utils.weight_norm, "remove_weight_norm"),
+    "spectral norm": (torch.nn.utils.spectral_norm, "remove_spectral_norm"),
+    "pruned": (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "prune.remove"),
+}
+
+
+@pytest.mark.parametrize(("change", "step"), CHANGED.values(), ids=CHANGED)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_layers_that_compute_their_weights_are_named_with_the_way_back(path, change, step):
+    trained = zoo.get(NAME, weights=None)
+    change(trained.fc)
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=step):
+        zoo.get(NAME, weights=path)
+
+
+def test_a_model_that_was_changed_before_it_was_trained_is_adopted(path):
+    trained = zoo.get("torchvision/resnet18", weights=None)
+    trained.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=r"changed before it was trained: conv1[\s\S]*zoo\.adopt"):
+        zoo.get("torchvision/resnet18", weights=path)
+
+
+def test_empty_tensors_are_those_of_zero_three(net, path):
+    torch.save({"module": {name: torch.zeros(0) for name in state_of(net)}}, path)
+    with pytest.raises(LoadMismatch, match=r"ZeRO[\s\S]*zero_to_fp32"):
+        zoo.get(NAME, weights=path)
+
+
+@pytest.mark.parametrize(("save", "suffix"), [(save_file, ".safetensors"), (torch.save, ".bin")])
+def test_a_folder_of_shards_whose_index_is_missing_is_loaded_when_it_is_whole(net, tmp_path, save, suffix):
+    sharded(tmp_path, state_of(net), save, suffix).unlink()
+    assert same(zoo.get(NAME, weights=tmp_path), state_of(net))
+    assert zoo.load_partial(copy.deepcopy(net), tmp_path).counts == {"loaded": 56}
+    (tmp_path / f"model-00002-of-00002{suffix}").rename(tmp_path / f"model-00002-of-00003{suffix}")
+    with pytest.raises(Unreadable, match="several files"):
+        zoo.get(NAME, weights=tmp_path)
+
+
+def test_shards_that_are_not_all_there_are_counted(net, tmp_path):
+    half = dict([*state_of(net).items()][:9])
+    for number in (1, 3):
+        save_file(half, tmp_path / f"model-0000{number}-of-00003.safetensors")
+    with pytest.raises(Unreadable, match="2 of 3 shards are there"):
+        zoo.get(NAME, weights=tmp_path)
+
+
+def test_shards_of_the_same_names_are_not_laid_over_each_other(net, tmp_path):
+    for number in (1, 2):
+        save_file(state_of(net), tmp_path / f"model-0000{number}-of-00002.safetensors")
+    with pytest.raises(Unreadable, match="tensors of another shard"):
         zoo.get(NAME, weights=tmp_path)

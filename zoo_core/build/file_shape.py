@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from torch import nn
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.head.mlp import TokenNorm
+from zoo_core.surgery.head.sites import fitted
 from zoo_core.surgery.head.swap import swap_keypoints
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.surgery.stem.in_channels import inputs_of
+from zoo_core.utils.device import on_the_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +40,69 @@ def meet_keypoints(model: nn.Module, state: Tensors) -> None:
     is_kernel = own.dim() == weight.dim() and own.shape[0] == weight.shape[0] and own.shape[2:] == weight.shape[2:]  # type: ignore[operator,index]  # a parameter
     if is_kernel and weight.numel() and getattr(model.get_submodule(path), "out_channels", None) != weight.shape[1]:
         swap_keypoints(model, int(weight.shape[1]))
+
+
+def meet_classifier(model: nn.Module, state: Tensors) -> bool:
+    """Give ``model`` the whole classifier of the file where that is another before its last layer, or has more of them.
+
+    So it is after ``model.classifier = nn.Sequential(...)``. The layers at its beginning that are as the model's stay.
+
+    Returns:
+        Whether the file does not tell all that is in it.
+    """
+    site = anatomy_of(model).main
+    path = site.path.rpartition(".")[0] if site else ""
+    place = model.get_submodule(path) if path else None
+    if site is None or not isinstance(place, nn.Sequential) or _has_place(place, inside := _under(state, path), site):
+        return False
+    kept = _kept(place, inside)
+    following = [layer for layer in list(place)[kept:] if next(layer.parameters(), None) is not None]
+    rest = {name: tensor for name, tensor in inside.items() if _number(name) >= kept} if kept else inside
+    first = next((tensor for tensor in rest.values() if tensor.dim() == _MATRIX), None)
+    if not following or not isinstance(following[0], nn.Linear) or first is None:
+        return False
+    width = following[0].in_features
+    result = head_in_file(rest, replace(site, path=path, in_features=width, per_class=1))
+    if result is None or isinstance(result, dict) or first.shape[1] != width:
+        return False
+    with on_the_cpu():
+        new = result if isinstance(result, nn.Module) else nn.Linear(width, result)
+    if isinstance(new, nn.Sequential):
+        new = nn.Sequential(*list(place)[:kept], *list(new)[kept:])
+    model.set_submodule(path, new.to(following[0].weight.dtype).train(place.training))
+    return guesses(result)
+
+
+def _has_place(place: nn.Sequential, inside: Tensors, site: Head) -> bool:
+    """Whether all that a file has of a classifier is at the head, or as the model has it."""
+    own = place.state_dict()
+    head = f"{site.path.rpartition('.')[2]}."
+    hidden = {name for name in {*inside, *own} if not name.startswith(head)}
+    return not inside or all(
+        name in inside and name in own and inside[name].shape == own[name].shape for name in hidden
+    )
+
+
+def _kept(place: nn.Sequential, inside: Tensors) -> int:
+    """How many layers at the beginning of a classifier are the same in a file, as far as names and shapes tell."""
+    for at, layer in enumerate(place):
+        own, theirs = layer.state_dict(), _under(inside, str(at))
+        if own.keys() != theirs.keys() or any(own[name].shape != theirs[name].shape for name in own):
+            return at
+    return len(place)
+
+
+def _number(name: str) -> int:
+    at = name.partition(".")[0]
+    return int(at) if at.isdecimal() else 0
+
+
+def meet_other_heads(model: nn.Module, state: Tensors) -> None:
+    """Give the heads beside the main one as many classes as the file has there, which may be another number."""
+    for site in anatomy_of(model).heads:
+        result = head_in_file(tensors_at(state, site), site) if site.role != "main" else None
+        if isinstance(result, int) and result != site.num_classes:
+            model.set_submodule(site.path, fitted(model, site, result))
 
 
 def meet_stem(model: nn.Module, state: Tensors) -> int | None:
@@ -209,9 +275,13 @@ def _is_of_its_size(weight: Any, site: Head) -> bool:  # noqa: ANN401 - a tensor
 
 
 def guesses(head: object) -> bool:
-    """Whether a head from :func:`head_in_file` has a nonlinearity, which no file tells."""
-    each = head.values() if isinstance(head, dict) else (head,)
-    return any(isinstance(part, nn.ReLU) for one in each if isinstance(one, nn.Module) for part in one.modules())
+    """Whether a head from :func:`head_in_file` may have more than was found: what has no weights, no file tells.
+
+    Several layers have nonlinearities between them; and one alone in an ``nn.Sequential`` has something after it.
+    """
+    each = [one for one in (head.values() if isinstance(head, dict) else (head,)) if isinstance(one, nn.Module)]
+    alone = any(isinstance(one, nn.Sequential) and len(one) == 1 for one in each)
+    return alone or any(isinstance(part, nn.ReLU) for one in each for part in one.modules())
 
 
 def _takes(head: object, inside: Tensors, name: str, site: Head) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from zoo_core.weights.checkpoint.names import fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import nn
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.open import Checkpoint
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\b")
+_AGAIN = "load it with the code that wrote it, call {} for each such layer, and save the state dict again"
 _MARKS = (
     ("_flat_param", "FSDP has flattened the parameters", "save it with StateDictOptions(full_state_dict=True)"),
     (
@@ -25,6 +28,15 @@ _MARKS = (
         "the file has LoRA adapters of PEFT, and does not say their scale",
         "zoo.save(model.merge_and_unload(), folder), or peft.PeftModel.from_pretrained(model, folder) of a zoo model",
     ),
+    (
+        ".parametrizations.",
+        "layers are parametrized, as by weight_norm",
+        _AGAIN.format("torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"),
+    ),
+    ("weight_mask", "layers are pruned", _AGAIN.format("torch.nn.utils.prune.remove(layer, 'weight')")),
+    ("weight_u", "layers have a spectral norm", _AGAIN.format("torch.nn.utils.remove_spectral_norm(layer)")),
+    ("weight_g", "layers have a weight norm", _AGAIN.format("torch.nn.utils.remove_weight_norm(layer)")),
+    ("fake_quant", "it was trained to be quantized", "save the state dict of the model before torch.ao prepared it"),
 )
 """What the names of tensors show: part of a name, the cause, and the next step."""
 
@@ -55,31 +67,57 @@ def _cause(
     own: Mapping[str, tuple[int, ...]], model: nn.Module, choice: Choice, checkpoint: Checkpoint
 ) -> tuple[str, str]:
     inspect = f"zoo inspect {checkpoint.path.name} says what the file is, and which models it fits"
-    state, names = choice.state, len(choice.state)
-    shard = _SHARD.search(checkpoint.path.name)
-    if shard:
-        return (
-            f"the file is one of {int(shard[2])} shards",
-            f"give the folder that they are in: {checkpoint.path.parent}",
-        )
-    marked = next((said for mark, *said in _MARKS if any(mark in name for name in state)), None)
-    if marked:
-        return marked[0], marked[1]
-    whole = next((each.tensors for each in checkpoint.candidates if each.keys == choice.keys), state)
-    reverse = [fit for fit in fits(own, {*whole}) if fit.prefix]
-    if reverse and reverse[0].count > max(choice.fitting, len(whole) // 2):
-        part = reverse[0].prefix.rstrip(".")
-        return (
-            f"the file is of a part of the model: {reverse[0].count} of {len(whole)} names fit under {part!r}",
-            f"zoo.load_partial(model.get_submodule({part!r}), path) loads that part",
-        )
-    head = _head_cause(model, state)
-    if choice.fitting and head and choice.fitting >= names // 2:
-        return head
+    names = len(choice.state)
+    head = _head_cause(model, choice.state) if choice.fitting and choice.fitting >= names // 2 else None
+    named = (
+        _shown(choice.state, checkpoint.path) or _part(own, choice, checkpoint) or head or _edited(own, choice.state)
+    )
+    if named:
+        return named
     if choice.prefix or choice.fitting:
         without = f" without the prefix {choice.prefix!r}" if choice.prefix else ""
         return f"{choice.fitting} of {names} names and shapes fit{without}", inspect
     return "no name in the file is one of this model: it is of another architecture, or of another library", inspect
+
+
+def _shown(state: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
+    """What the file's own name, or those of its tensors, show."""
+    if shard := _SHARD.search(path.name):
+        return f"the file is one of {int(shard[2])} shards", f"give the folder that they are in: {path.parent}"
+    if marked := next((said for mark, *said in _MARKS if any(mark in name for name in state)), None):
+        return marked[0], marked[1]
+    if state and all(not math.prod(tensor.shape) for tensor in state.values() if hasattr(tensor, "shape")):
+        return (
+            "its tensors are empty: stage 3 of DeepSpeed's ZeRO keeps the numbers in the files of the optimizer",
+            "DeepSpeed's zero_to_fp32.py, which is in the folder, puts them together",
+        )
+    return None
+
+
+def _part(own: Mapping[str, tuple[int, ...]], choice: Choice, checkpoint: Checkpoint) -> tuple[str, str] | None:
+    """What is to be said of a file whose names are those of a part of the model."""
+    whole = next((each.tensors for each in checkpoint.candidates if each.keys == choice.keys), choice.state)
+    reverse = [fit for fit in fits(own, {*whole}) if fit.prefix]
+    if not reverse or reverse[0].count <= max(choice.fitting, len(whole) // 2):
+        return None
+    part = reverse[0].prefix.rstrip(".")
+    return (
+        f"the file is of a part of the model: {reverse[0].count} of {len(whole)} names fit under {part!r}",
+        f"zoo.load_partial(model.get_submodule({part!r}), path) loads that part",
+    )
+
+
+def _edited(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is to be said of a file with all names of a model, some of them in other shapes."""
+    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
+    odd = [name for name in own if name in shapes and shapes[name] != own[name]]
+    if not odd or shapes.keys() != own.keys() or len(odd) > len(own) // 2:
+        return None
+    first = f"{odd[0]} is {[*shapes[odd[0]]]} in the file, and {[*own[odd[0]]]} here"
+    return (
+        f"the model was changed before it was trained: {first}",
+        "load it into that model with its own code: zoo.adopt(model) takes it from there",
+    )
 
 
 def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -22,7 +22,9 @@ from zoo_core.build.file_shape import (
     head_beside,
     head_in_file,
     image_sizes_in_file,
+    meet_classifier,
     meet_keypoints,
+    meet_other_heads,
     meet_stem,
     tensors_at,
 )
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.open import Checkpoint
 
 _MOST_ROADS = 6
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class _Built:
     model: nn.Module
     choice: Choice
     options: Mapping[str, object]
-    wrong: int
-    """How many tensors, heads and first layers apart, are missing, too many or of another shape."""
+    wrong: tuple[int, int]
+    """How many tensors, heads and first layers apart, are missing, too many or of another shape; and then how many
+    counters of batches have no norm that counts: frozen norms have none, and compute with another epsilon."""
 
 
 def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:
@@ -86,7 +90,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
         ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left out.
     """
     built = _at_its_size(card, _best(card, checkpoint, request), checkpoint, request)
-    if built.wrong:
+    if built.wrong[0]:
         built = min((built, *_converted(card, built)), key=lambda each: each.wrong)
     model, choice, source = built.model, built.choice, artefact.path.name
     refuse_odd_tensors(choice.state, artefact.path)
@@ -96,7 +100,10 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     try:
         meet_keypoints(model, state)
         meet_stem(model, state)
+        if meet_classifier(model, state):
+            _say_guess(anatomy_of(model).heads[0].path, source)
         fresh = _meet_head(model, state, request, source, notes)
+        meet_other_heads(model, state)
         if checkpoint.mapped:  # a trainer may write to the file again while the model lives
             state = {name: private(tensor) for name, tensor in state.items()}
         outcomes = load_state(
@@ -173,7 +180,7 @@ def _best(card: Card, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
             continue
         if best is None or built.wrong < best.wrong:
             best = built
-        if not best.wrong:
+        if not any(best.wrong):
             break
     assert best is not None  # noqa: S101 - there is always a road: that of the default weights
     return best
@@ -198,19 +205,18 @@ def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, re
     return _Built(model, choice, options, _wrong(model, own, choice.state))
 
 
-def _wrong(model: nn.Module, own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> int:
+def _wrong(model: nn.Module, own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[int, int]:
     anatomy = anatomy_of(model)
     heads = (*(site.path for site in anatomy.heads if site.role == "main"), anatomy.keypoints or "?")
     apart = tuple(f"{path}." for path in heads)
-    counted = {
-        name for name in {*own, *state} if not name.startswith(apart) and not name.endswith("num_batches_tracked")
-    }
+    counted = {name for name in {*own, *state} if not name.startswith(apart) and not name.endswith(_COUNTER)}
     stem = {f"{path}.weight" for path in anatomy.stem}
-    return sum(
+    wrong = sum(
         name not in own or name not in state or (tuple(state[name].shape) != own[name] and name not in stem)
         for name in counted
         if not (name in state and not hasattr(state[name], "shape"))
     )
+    return wrong, sum(name.endswith(_COUNTER) and name not in own for name in state)
 
 
 def _converted(card: Card, best: _Built) -> Iterator[_Built]:
@@ -227,7 +233,7 @@ def _converted(card: Card, best: _Built) -> Iterator[_Built]:
 def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
     """The model built for images of the size that position tables in the file are for."""
     option = current_zoo().member(card.family).family.image_size
-    if not built.wrong or not option or option in (request.options or {}):
+    if not built.wrong[0] or not option or option in (request.options or {}):
         return built
     size = built.options.get(option, card.input_size[-1])
     sizes = image_sizes_in_file(int(str(size)), _shapes_of(built.model), built.choice.state)
@@ -288,8 +294,8 @@ def _say_rivals(choice: Choice, source: str) -> None:
 
 def _say_guess(path: str, source: str) -> None:
     warnings.warn(
-        f"{source} does not say which nonlinearity is in its head at {path!r}: ReLU is taken. "
-        f"head=zoo.mlp_head(..., nonlinearity=...) or a module of your own says another",
+        f"{source} does not say which nonlinearity is in its head at {path!r}: ReLU is taken between layers, and "
+        f"nothing after the last. head=zoo.mlp_head(..., nonlinearity=...) or a module of your own says another",
         ZooWarning,
         stacklevel=2,
     )

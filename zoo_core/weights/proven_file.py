@@ -8,6 +8,7 @@ from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.store import Cache, Entry
+from zoo_core.weights.checkpoint.open import shards_in
 from zoo_core.weights.request import Request
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock, require_preprocessing
@@ -38,7 +39,7 @@ def obtain_file(path: str | os.PathLike[str]) -> Artefact:
         size = file.stat().st_size
     except OSError as error:
         raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
-    if not file.is_file():
+    if not file.is_file() and not shards_in(file):
         raise Unreadable(f"{file} is not a file", expected="a .pth or .safetensors file", path=file)
     return Artefact(file, "", size, file.as_uri(), "local", fetched=False)
 

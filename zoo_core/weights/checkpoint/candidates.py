@@ -35,6 +35,9 @@ _LONGEST = 16
 """Members of a list that are looked into: of several models, or of a state dict beside an epoch."""
 _COUNTER = "n_averaged"
 """What ``torch.optim.swa_utils.AveragedModel`` has beside its ``module``."""
+_PROFILED = ("total_ops", "total_params")
+"""What the profiler thop leaves in every layer that it has counted."""
+_OPTIMIZER = {"state", "param_groups"}
 _RAW = "current_model_state"
 """Where Lightning's weight averaging keeps the weights that are not averaged; its ``state_dict`` is."""
 
@@ -94,6 +97,7 @@ def candidates(content: object) -> list[Candidate]:
     result = list(_within(content, (), set()))
     if any(each.keys[:1] == (_RAW,) for each in result):
         result = [replace(each, averaged=each.keys[:1] != (_RAW,)) for each in result]
+    result = [one for each in result for one in _with_shadows(each)]
     lists = [each for each in result if each.numbered]
     result = [each for each in result if not each.numbered]
     return sorted([*result, *(named for each in lists if (named := _named(each, result)))], key=_rank)
@@ -113,7 +117,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if isinstance(content, list | tuple):
         yield from _listed(content, keys, seen)
         return
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or content.keys() >= _OPTIMIZER:
         return
     direct = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(value)}
     direct |= _numbers_beside(direct, content)
@@ -159,6 +163,28 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
         stacklevel=2,
     )
     return None
+
+
+def _with_shadows(each: Candidate) -> list[Candidate]:
+    """The same, and apart from it the averages whose names have lost their dots.
+
+    So latent diffusion's LitEma keeps them: ``model_ema.conv1weight`` beside ``model.conv1.weight``.
+    """
+    starts = [name.removesuffix("num_updates") for name in each.tensors if name.endswith(".num_updates")]
+    start = next((start for start in starts if f"{start}decay" in each.tensors and is_averaged(start)), None)
+    if start is None:
+        return [each]
+    shadows = under(each.tensors, start)
+    rest = {name: tensor for name, tensor in each.tensors.items() if not name.startswith(start)}
+    averages = {name: shadows[short] for name in rest if (short := _shadow_of(name, shadows))}
+    if len(averages) != len(shadows) - 2:  # the decay and the number of updates are no weights
+        return [each]
+    return [replace(each, tensors=rest), Candidate((*each.keys, start.rstrip(".")), averages, averaged=True)]
+
+
+def _shadow_of(name: str, shadows: Mapping[str, Any]) -> str | None:
+    parts = name.split(".")
+    return next((short for at in range(len(parts)) if (short := "".join(parts[at:])) in shadows), None)
 
 
 def _belongs(value: object) -> bool:
@@ -208,7 +234,8 @@ def _may_hold_tensors(value: object) -> bool:
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
     counted = _COUNTER in tensors
-    state = without_wrappers({name: value for name, value in tensors.items() if name != _COUNTER})
+    state = {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in (_COUNTER, *_PROFILED)}
+    state = without_wrappers(state)
     return Candidate(keys, state, averaged=counted or is_averaged(".".join(keys)))
 
 
@@ -267,6 +294,9 @@ def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable
         expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
         got=_outline(content),
         done="nothing in it was run",
+        cause="it is the state of an optimizer: the model's is in another file of the same step"
+        if isinstance(content, Mapping) and content.keys() >= _OPTIMIZER
+        else None,
         path=source,
     )
 

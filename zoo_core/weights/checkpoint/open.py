@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _USUAL = (
 )
 """Files of weights in the folders of Hugging Face's Trainer, accelerate, DeepSpeed and torch, the likeliest first."""
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz")
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 _LATEST = "latest"
 _LONGEST_NAME = 255
 _LARGEST = 64 << 20
@@ -63,14 +65,37 @@ def file_in(path: Path) -> Path:
     one = indexes or every
     if len(one) == 1:
         return one[0]
+    if shards_in(path):
+        return path
     raise Unreadable(
         f"{path} is a folder with {'several files' if one else 'no file'} of weights",
         expected=f"one file, or one of {', '.join(_USUAL[:4])}",
         got=", ".join(each.name for each in one[:6]) or None,
-        cause=_zero_cause(path),
+        cause=_zero_cause(path) or _shard_cause(path),
         hint="give the path of one of them" if one else _next_step(path, inside),
         path=path,
     )
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The shards in a folder that has no index of them; none where one is missing, or there are other weights."""
+    named = _numbered(folder)
+    sets = {(match[1], match[3], match[4]) for _, match in named}
+    weights = [each for each in folder.iterdir() if each.name.endswith(_WEIGHTS)] if named else []
+    whole = len(sets) == 1 and {int(match[2]) for _, match in named} == {*range(1, int(named[0][1][3]) + 1)}
+    return [each for each, _ in named] if whole and len(named) == len(weights) == int(named[0][1][3]) else []
+
+
+def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    if not is_folder(folder):
+        return []
+    every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(_WEIGHTS)]
+    return [(each, match) for each, match in every if match]
+
+
+def _shard_cause(path: Path) -> str | None:
+    named = _numbered(path)
+    return f"{len(named)} of {int(named[0][1][3])} shards are there, and no index of them" if named else None
 
 
 def _latest(path: Path) -> Path | None:
@@ -125,10 +150,26 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             hint="copy the whole folder",
             path=index,
         )
-    shards = [read_state_dict(index.parent / name) for name in names]
-    result = {name: tensor for shard in shards for name, tensor in shard.items()}
+    result = {name: tensor for each in names for name, tensor in read_state_dict(index.parent / each).items()}
     if absent := sorted({*places} - {*result}):
         raise Unreadable(f"the shards of {index} lack {len(absent)} tensors", got=", ".join(absent[:4]), path=index)
+    return result
+
+
+def _read_unlisted(shards: list[Path]) -> dict[str, Tensor]:
+    """The tensors of shards that have no index.
+
+    Raises:
+        Unreadable: A shard is broken, or two have a tensor of the same name.
+    """
+    from zoo_core.weights.formats.read import read_state_dict
+
+    result: dict[str, Tensor] = {}
+    for shard in shards:
+        state = read_state_dict(shard)
+        if twice := sorted({*state} & {*result}):
+            raise Unreadable(f"{shard} has tensors of another shard", got=", ".join(twice[:4]), path=shard)
+        result.update(state)
     return result
 
 
@@ -252,6 +293,8 @@ def _content(file: Path) -> tuple[object, bool]:
 
     if file.name.endswith(INDEX):
         return _read_shards(file), True
+    if shards := shards_in(file):
+        return _read_unlisted(shards), True
     if file.name == METADATA:
         every = _read_distributed(file)
         # an optimizer's state is beside the model's, by names that begin with its key

@@ -25,6 +25,8 @@ def describe(head: bytes) -> str:
         return "an empty file"
     if not any(head):
         return "a file of zero bytes"
+    if head.startswith(b"\x80") and b"joblib.numpy_pickle" in head:
+        return "a pickle of joblib"
     by_magic = (name for magic, name in _MAGIC if head.startswith(magic))
     return next(by_magic, None) or _structured(head) or _textual(head) or "a file of unknown kind"
 
@@ -76,6 +78,7 @@ NEXT_STEPS = {
     "a file of zero bytes": "download or copy it again: its place was taken and never filled",
     "a Core ML model": "take the checkpoint that it was converted from",
     "a Flax checkpoint": "flax.serialization.msgpack_restore reads its arrays; save them with numpy.savez",
+    "a pickle of joblib": "read it with joblib, and save its arrays by name: numpy.savez(NEW, **{NAME: ARRAY})",
     "a numpy array": "save arrays by name: numpy.savez(NEW, **{NAME: ARRAY})",
     "a zip archive of other files": "unpack it, and give the file of weights that is in it",
     **dict.fromkeys(
