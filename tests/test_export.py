@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -343,9 +345,36 @@ def onnx_model(path):
     return onnx.load(path)
 
 
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")  # of torch, about an enum of torchao's
+def test_eight_bits_of_torch_export_are_written_by_torchao_and_run_in_another_process(glyphs, tmp_path):
+    pytest.importorskip("torchao")
+    out = tmp_path / "model.pt2"
+    folder = letters(tmp_path / "letters")
+    result = zoo.export(glyphs, out, int8=folder)
+    x = torch.stack([zoo.transforms(glyphs)(Image.open(path)) for path in folder.rglob("*.png")])
+    assert (result.int8.images, result.int8.before) == (4, 0.5)
+    assert result.int8.agreement == 1.0
+    torch.save(x, tmp_path / "x.pt")
+    script = """
+import sys, torch, torchao
+program = torch.export.load(sys.argv[1])
+assert [each.dtype for each in program.state_dict.values() if each.ndim > 1] == [torch.int8] * 10
+torch.save(program.module()(torch.load(sys.argv[2]))[0], sys.argv[2])
+"""
+    subprocess.run([sys.executable, "-c", script, str(out), str(tmp_path / "x.pt")], check=True)
+    with torch.no_grad():
+        scores = glyphs(x)
+    torch.testing.assert_close(torch.load(tmp_path / "x.pt"), scores, rtol=0, atol=0.05 * scores.abs().max())
+    assert json.loads(FORMATS["pt2"].metadata(out))["model"] == "tiny/glyphnet"
+    assert out.stat().st_size < zoo.export(glyphs, tmp_path / "float.pt2").path.stat().st_size * 0.6
+
+
 def test_eight_bits_are_refused_where_they_are_not_written(glyphs, tmp_path):
-    with pytest.raises(UsageError, match="int8 is for ONNX"):
-        zoo.export(glyphs, tmp_path / "model.pt2", int8=tmp_path)
+    with pytest.raises(UsageError, match="int8 is for ONNX and pt2"):
+        zoo.export(glyphs, tmp_path / "model.ts", int8=tmp_path)
+    with pytest.raises(UsageError, match="int8 takes a batch of any length"):
+        zoo.export(glyphs, tmp_path / "model.onnx", int8=tmp_path, dynamic=False)
     with pytest.raises(UsageError, match="exclude each other"):
         zoo.export(glyphs, tmp_path / "model.onnx", int8=tmp_path, with_preprocessing=True)
     with pytest.raises(NotSupported, match="classifiers of one head"):

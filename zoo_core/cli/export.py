@@ -19,7 +19,9 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
 @click.option("--size", type=int, help="Height and width of the images.")
 @click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
 @click.option("--with-preprocessing", is_flag=True, help="Take bytes, uint8 [N, H, W, C], and normalize in the graph.")
-@click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Quantize (ONNX), by images of FOLDER.")
+@click.option(
+    "--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Quantize (ONNX, pt2), by images of FOLDER."
+)
 @click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
 def export(
     model: str,

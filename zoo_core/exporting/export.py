@@ -93,8 +93,8 @@ def export(
         softmax: Whether the graph ends in probabilities.
         with_preprocessing: Whether the graph takes bytes, uint8 ``[N, H, W, C]`` in RGB, of the size in the metadata,
             and normalizes them itself. Resizing stays outside: no runtime does it as the weights were trained.
-        int8: For ONNX: a folder of images, with a folder for each class, by which a classifier is quantized to eight
-            bits; how it does on them before and after is in the result.
+        int8: For ONNX, and for pt2 with ``zoo-core[torchao]``: a folder of images, with a folder for each class, by
+            which a classifier is quantized to eight bits; how it does on them before and after is in the result.
         dynamic: Whether the file takes a batch of any length; otherwise of two.
         weights: As for :func:`zoo_core.get`, where ``model`` is a name.
 
@@ -118,7 +118,7 @@ def export(
     _refuse_by_kind(opened, softmax=softmax)
     require_values(opened)
     if int8 is not None:
-        require_quantizable(opened, kind.suffix, int8, with_preprocessing=with_preprocessing)
+        require_quantizable(opened, kind.suffix, int8, with_preprocessing=with_preprocessing, dynamic=dynamic)
     x = _example(opened, size)
     dtype = x.dtype
     prepare = Prepare(_known_numbers(opened, size), x) if with_preprocessing else None

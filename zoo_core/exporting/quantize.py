@@ -1,14 +1,18 @@
-"""An ONNX file in eight bits, and how a classifier does on images before and after."""
+"""An exported file in eight bits, and how a classifier does on images before and after."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from zoo_core.embedding.embed import labelled_sources
-from zoo_core.errors import ImageError, NotSupported, UsageError
+from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
+from zoo_core.exporting.formats import FORMATS, METADATA
 from zoo_core.images.loading import load_images
 from zoo_core.images.read import read
 from zoo_core.images.transforms import transforms
@@ -48,17 +52,22 @@ class Quantized:
 
 
 def require_quantizable(
-    model: nn.Module, suffix: str, images: str | os.PathLike[str], *, with_preprocessing: bool
+    model: nn.Module, suffix: str, images: str | os.PathLike[str], *, with_preprocessing: bool, dynamic: bool
 ) -> None:
     """Refuse what is not quantized here, before a minute of exporting.
 
     Raises:
         ImageError: There are no images.
-        UsageError: The format is not ONNX, or the graph takes bytes.
+        UsageError: The format is not ONNX or pt2, the graph takes bytes, or its batch has one length.
         NotSupported: The model is no classifier of one head.
+        ZooError: torchao is needed and missing.
     """
-    if suffix != ".onnx":
-        raise UsageError("int8 is for ONNX", got=f"a {suffix} file", hint='to="onnx"')
+    if suffix not in (".onnx", ".pt2"):
+        raise UsageError("int8 is for ONNX and pt2", got=f"a {suffix} file", hint='to="onnx"')
+    if suffix == ".pt2":
+        _require_torchao()
+    if not dynamic:
+        raise UsageError("int8 takes a batch of any length", hint="leave dynamic, --static on the command line, out")
     if with_preprocessing:
         raise UsageError(
             "int8 and with_preprocessing exclude each other", hint="normalize outside the graph, or in float"
@@ -72,7 +81,9 @@ def require_quantizable(
 def quantize(
     model: nn.Module, path: Path, images: str | os.PathLike[str], size: int | Sequence[int] | None
 ) -> Quantized:
-    """Quantize the ONNX file at ``path``: weights by channel, activations by their ranges on some of the images.
+    """Quantize the file at ``path``: weights by channel, activations by their ranges on some of the images.
+
+    An ONNX file is quantized by onnxruntime; one of ``torch.export`` by torchao.
 
     Raises:
         ImageError: The folder has no image, or one that cannot be read.
@@ -80,7 +91,9 @@ def quantize(
     """
     batches = [*_prepared(model, images, size)]
     before = _classes(path, batches)
-    _write(path, batches)
+    every = max(1, len(batches) // _CALIBRATED_WITH)
+    write = _write_pt2 if path.suffix == ".pt2" else _write_onnx
+    write(path, [x for x, _ in batches[::every]])
     after = _classes(path, batches)
     names, labels = class_names_of(model), [label for _, label in batches]
 
@@ -116,20 +129,17 @@ def _prepared(
 
 
 def _classes(path: Path, batches: list[tuple[Tensor, str]]) -> list[int]:
-    from zoo_core.exporting.formats import FORMATS
-
-    run = FORMATS["onnx"].open(path)
+    run = FORMATS["pt2" if path.suffix == ".pt2" else "onnx"].open(path)
     return [int(run(x)[0].argmax(1)) for x, _ in batches]
 
 
-def _write(path: Path, batches: list[tuple[Tensor, str]]) -> None:
+def _write_onnx(path: Path, batches: list[Tensor]) -> None:
     import onnx
     from onnxruntime import quantization
 
     model = onnx.load(path)
     name = model.graph.input[0].name
-    every = max(1, len(batches) // _CALIBRATED_WITH)
-    feeds = iter([{name: x.numpy()} for x, _ in batches[::every]])
+    feeds = iter([{name: x.numpy()} for x in batches])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
         def get_next(self) -> dict[str, Any] | None:
@@ -148,6 +158,76 @@ def _write(path: Path, batches: list[tuple[Tensor, str]]) -> None:
     if not result.metadata_props:
         result.metadata_props.extend(model.metadata_props)
         onnx.save(result, path)
+
+
+def _write_pt2(path: Path, batches: list[Tensor]) -> None:
+    """Weights and inputs of convolutions and linear layers, by the export quantization of torchao.
+
+    Where an operation's input is quantized is all that is said here, and not which operations a processor fuses, as
+    torchao's own quantizer for x86 does: that one fails on a ReLU that a model uses twice.
+    """
+    from torchao.quantization.pt2e import quantize_pt2e
+
+    files = {METADATA: ""}
+    with path.open("rb") as file:
+        program = torch.export.load(file, extra_files=files)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of torch and torchao, about each other
+        prepared = quantize_pt2e.prepare_pt2e(program.module(), _quantizer())
+        for x in batches:
+            prepared(x)
+        module = quantize_pt2e.convert_pt2e(prepared)
+        used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+        for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+            if name not in used:  # what was quantized is beside it in float
+                owner, _, leaf = name.rpartition(".")
+                delattr(module.get_submodule(owner), leaf)
+        example = (torch.cat([batches[0], batches[0]]),)
+        small = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with path.open("wb") as file:
+        torch.export.save(small, file, extra_files=files)
+
+
+def _quantizer() -> Any:  # noqa: ANN401 - torchao ships no types
+    from torchao.quantization import pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+    inputs = QuantizationSpec(
+        dtype=torch.uint8,
+        quant_min=0,
+        quant_max=255,
+        qscheme=torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=pt2e.HistogramObserver,
+    )
+    weights = QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=pt2e.PerChannelMinMaxObserver,
+    )
+    operations = {torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default, torch.ops.aten.linear.default}
+
+    class InputsAndWeights(Quantizer):  # type: ignore[misc]  # torchao ships no types
+        def annotate(self, model: Any) -> Any:  # noqa: ANN401 - torchao's signature
+            for node in model.graph.nodes:
+                if node.target in operations and node.args[1].op == "get_attr":
+                    specs = {node.args[0]: inputs, node.args[1]: weights}
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(specs, _annotated=True)
+            return model
+
+        def validate(self, model: Any) -> None:  # noqa: ANN401, ARG002 - torchao's signature
+            return
+
+    return InputsAndWeights()
+
+
+def _require_torchao() -> None:
+    try:
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - looked for
+    except ImportError as error:
+        raise ZooError("eight bits for pt2 need torchao", hint="pip install 'zoo-core[torchao]'") from error
 
 
 @contextmanager

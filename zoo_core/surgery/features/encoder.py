@@ -390,7 +390,7 @@ def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int
     return found[:, first:].transpose(1, 2).reshape(x.shape[0], -1, *grid)
 
 
-for _function in ("as_map", "no_map"):  # FX keeps them as calls: what they do depends on shapes
+for _function in ("as_map", "_no_map"):  # FX keeps them as calls: what they do depends on shapes
     torch.fx.wrap(_function)
 
 
