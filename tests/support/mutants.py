@@ -310,6 +310,14 @@ def preprocessing(**changes):
     return {"preprocessing": replace(Preprocessing(), **changes)}
 
 
+def detached(_, found):
+    return found.detach()
+
+
+def emptied(_, found):
+    return 0 * found
+
+
 DETECTOR = odd(odd_toys.Detector, task="detection")
 
 MUTANTS = {
@@ -330,6 +338,15 @@ MUTANTS = {
     "plain http and a part of the digest": Mutant(
         "card", "it needs all 64 digits of the digest, and 8 are known", weights={"urls": ("http://example.org/a.pth",)}
     ),
+    "url without a host": Mutant("card", "names no host", weights={"urls": ("https:///toy-5c106cde.pth",)}),
+    "size of nothing": Mutant("card", "size 0 is no number of bytes", weights={"size": 0}),
+    "accuracy of more than all": Mutant("card", "from 0 to 100", weights={"metrics": {"ImageNet-1K acc@1": 7613.0}}),
+    "outputs that are no numbers": Mutant(
+        "card", "no finite numbers", weights={"outputs": {"cpu": (float("nan"),) * 8}}
+    ),
+    "task with a letter too few": Mutant("card", "is not ['classification'] by", card={"task": "classifcation"}),
+    "mean below all values": Mutant("card", "outside the range", weights=preprocessing(mean=(-0.5, 0.4, 0.4))),
+    "std of next to nothing": Mutant("card", "less than a step", weights=preprocessing(std=(1e-9,) * 3)),
     "licence in capitals": Mutant(
         "card", "the licence of its code is 'MIT'", weights={"licenses": Licenses(code="MIT")}
     ),
@@ -419,6 +436,14 @@ MUTANTS = {
         "in_channels", "a layer besides the stem conv1 sees the image", card=build(TwoStems)
     ),
     # head
+    "stage whose map is detached": Mutant("features", "its read detaches or loses the map", stage(read=detached)),
+    "stage whose map is emptied": Mutant("features", "its read detaches or loses the map", stage(read=emptied)),
+    "channels that are classes": Mutant(
+        "in_channels",
+        "has 'num_classes', which is 10, and images have 3",
+        whole(channel_attributes=("num_classes",)),
+    ),
+    "tokens that are a vector": Mutant("in_features", "given one vector an image, and not tokens", head(tokens=True)),
     "wrong in_features": Mutant("in_features", "'fc' is given 8 features, not 7", head(in_features=7)),
     "no main head": Mutant("in_features", "none of its head sites has the role 'main'", head(role="summed")),
     "no head and no reason": Mutant("swap", "Anatomy.headless does not say why", whole(heads=())),

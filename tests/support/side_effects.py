@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -123,6 +126,47 @@ def with_its_transforms():
     return toys.Toy(), nothing
 
 
+def with_deterministic_algorithms():
+    torch.use_deterministic_algorithms(mode=True)
+    return toys.Toy()
+
+
+def with_anomalies():
+    torch.autograd.set_detect_anomaly(mode=True)
+    return toys.Toy()
+
+
+def with_a_variable():
+    os.environ["ACME_BUILT"] = str(random.random())
+    return toys.Toy()
+
+
+def in_another_folder():
+    os.chdir("/")
+    return toys.Toy()
+
+
+def with_a_path():
+    sys.path.insert(0, f"/acme/{random.random()}")
+    return toys.Toy()
+
+
+def with_logging_off():
+    logging.disable(logging.CRITICAL)
+    return toys.Toy()
+
+
+_built = []
+
+
+def in_two_forms():
+    model = toys.Toy()
+    _built.append(1)
+    if len(_built) % 2:
+        model.layer2.append(nn.Conv2d(8, 8, 1))
+    return model
+
+
 # --- what an anatomy does ---------------------------------------------------------------------------------------------
 
 
@@ -201,6 +245,15 @@ MUTANTS = {
     "build that sets warning filters": _build("changes the warning filters", with_warnings_off),
     "build that patches torch": _build("changes torch.nn.Linear for the whole process", with_torch_patched),
     "build that hooks every module": _build("changes the hooks of all modules", with_hooks_of_all),
+    "build that makes algorithms deterministic": _build(
+        "changes whether algorithms are deterministic", with_deterministic_algorithms
+    ),
+    "build that looks for anomalies": _build("changes whether autograd looks for anomalies", with_anomalies),
+    "build that sets a variable": _build("changes the environment variables", with_a_variable),
+    "build that goes to another folder": _build("changes the current folder", in_another_folder),
+    "build that looks for modules elsewhere": _build("changes sys.path", with_a_path),
+    "build that switches logging off": _build("changes the logging of all libraries", with_logging_off),
+    "build of another model each second time": _build("returns another model the second time: layer2.3", in_two_forms),
     "build that leaves a thread": _build("changes the threads that run: it leaves acme", with_a_thread),
     "build that seeds torch": _build("building it seeds torch", with_a_seed),
     "build that seeds Python": _build("building it seeds Python's random", with_pythons_seed),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import sys
 import threading
@@ -22,6 +24,16 @@ def _set_filters(filters: list[Any]) -> None:
     cast("list[Any]", warnings.filters)[:] = filters
 
 
+def _set_environment(value: dict[str, str]) -> None:
+    for name in {*os.environ} - {*value}:
+        del os.environ[name]
+    os.environ.update(value)
+
+
+def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
+    logging.root.handlers[:], logging.root.level, logging.root.manager.disable = value
+
+
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (torch.get_default_device, torch.set_default_device),
@@ -32,9 +44,23 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda: torch.backends.cudnn.benchmark,
         lambda value: setattr(torch.backends.cudnn, "benchmark", value),
     ),
+    "whether algorithms are deterministic": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "whether autograd looks for anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "the current folder": (Path.cwd, os.chdir),
     "the warning filters": (lambda: [*warnings.filters], _set_filters),
+    "the environment variables": (lambda: dict(os.environ), _set_environment),
+    "sys.path": (lambda: [*sys.path], lambda value: sys.path.__setitem__(slice(None), value)),
+    "the logging of all libraries": (
+        lambda: ([*logging.root.handlers], logging.root.level, logging.root.manager.disable),
+        _set_logging,
+    ),
 }
 """What it is called, how to look at it and how to put it back."""
+_WHILE_IMPORTED = {"the warning filters", "the environment variables", "sys.path", "the logging of all libraries"}
+"""What a library may well change while it is imported."""
 
 _TORCH = Path(torch.__file__).parent
 _NAMESPACES: dict[str, object] = {
@@ -52,11 +78,11 @@ _NAMESPACES: dict[str, object] = {
 
 
 @contextmanager
-def watched(*, filters: bool = True) -> Iterator[list[str]]:
+def watched(*, imports: bool = False) -> Iterator[list[str]]:
     """Inside the block, note what it changes for the whole process; threads that it starts and leaves are noted too.
 
     Args:
-        filters: Whether filters of warnings are looked at; a library may well set some while it is imported.
+        imports: Whether a library may be imported inside, which may well set filters of warnings or log.
 
     Yields:
         What was changed, in words; filled at the end of the block, and put back by then.
@@ -68,7 +94,7 @@ def watched(*, filters: bool = True) -> Iterator[list[str]]:
         (['the default dtype'], torch.float32)
     """
     changes: list[str] = []
-    settings = {name: pair for name, pair in _SETTINGS.items() if filters or name != "the warning filters"}
+    settings, modules = dict(_SETTINGS), len(sys.modules)
     before = {name: look() for name, (look, _) in settings.items()}
     names = {space: dict(vars(owner)) for space, owner in _NAMESPACES.items()}
     hooks = {name: dict(value) for name, value in _global_hooks().items()}
@@ -76,6 +102,8 @@ def watched(*, filters: bool = True) -> Iterator[list[str]]:
     try:
         yield changes
     finally:
+        if imports and len(sys.modules) > modules:
+            settings = {name: pair for name, pair in settings.items() if name not in _WHILE_IMPORTED}
         changes += _restored_settings(settings, before)
         changes += _restored_names(names)
         for name, value in _global_hooks().items():

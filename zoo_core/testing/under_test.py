@@ -6,7 +6,7 @@ import copy
 import gc
 import unittest
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -261,10 +261,14 @@ def forget() -> None:
 
 @lru_cache(maxsize=1)
 def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
-    with without_network() as attempts, watched(filters=False) as changes, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
+    with without_network() as attempts:
         try:
-            model = _bare(name) if shapes else _with_values(name)
+            with suppress(Exception):  # which the build below reports; what it imports may set what it likes
+                card = current_zoo().resolve(name)[0]
+                current_zoo().member(card.family).builder(card)
+            with watched(imports=True) as changes, warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
+                model = _bare(name) if shapes else _with_values(name)
         finally:
             require(
                 not attempts,

@@ -20,6 +20,7 @@ from zoo_core.testing.under_test import (
     DETECTORS,
     NonConformance,
     NotChecked,
+    by_shapes,
     example,
     inputs_of,
     model_under_test,
@@ -84,6 +85,25 @@ def check_features(card: Card) -> None:
         )
         require(same(front, maps[middle]), f"{card.id}: the front up to {middle} gives another map than its stage")
         _check_encoder(card, model, anatomy, maps, x)
+    if not by_shapes(card):
+        _check_reads(card, model, anatomy, x)
+
+
+def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> None:
+    """What ``read`` takes out of what a module gives is in its graph."""
+    reading = [stage for stage in anatomy.stages if stage.read]
+    if not reading:
+        return
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        maps = features(model, x, at=[stage.name for stage in reading])
+    for stage in reading:
+        grown = maps[stage.name].pow(2).sum() if maps[stage.name].requires_grad else None
+        (gradient,) = torch.autograd.grad(grown, x, retain_graph=True) if grown is not None else (None,)
+        require(
+            gradient is not None and bool(gradient.any()),
+            f"{card.id}: no gradient of stage {stage.name} reaches the image: its read detaches or loses the map",
+        )
 
 
 def _need_images(card: Card, anatomy: Anatomy) -> None:

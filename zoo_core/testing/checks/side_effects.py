@@ -88,6 +88,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> None:
     """It shares no tensor with the model before, and it is in train mode, with no part of it frozen."""
     label = f"{card.id}: its constructor"
+    shapes, now = ({name: each.shape for name, each in _tensors(one)} for one in (model, again))
+    other = [name for name in {**shapes, **now} if shapes.get(name) != now.get(name)]
+    require(not other, f"{label} returns another model the second time: {', '.join(other[:5])} differ")
     known = {id(tensor) for _, tensor in _tensors(model)}
     shared = [name for name, tensor in _tensors(again) if id(tensor) in known]
     require(not shared, f"{label} returns a model that shares {', '.join(shared[:5])} with the one before")

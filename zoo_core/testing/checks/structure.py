@@ -144,6 +144,9 @@ def check_stem(card: Card) -> None:
     require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
 
 
+_VECTOR_AXES = 2
+
+
 def check_in_features(card: Card) -> None:
     """Every head site is given as many features and gives as many scores as the anatomy says, measured as it runs."""
     model = model_under_test(card)
@@ -168,6 +171,8 @@ def _check_site(card: Card, head: Head, call: Call) -> None:
     axis = 1 if head.kind.startswith("conv") else -1
     size, width = call.given[axis], call.made[axis]
     require(size == head.in_features, f"{card.id}: {head.path!r} is given {size} features, not {head.in_features}")
+    vector = len(call.given) == _VECTOR_AXES
+    require(not (head.tokens and vector), f"{card.id}: {head.path!r} is given one vector an image, and not tokens")
     scores = head.num_classes * head.per_class
     each = f", {head.per_class} for each," if head.per_class > 1 else ""
     require(

@@ -33,6 +33,7 @@ from zoo_core.testing.under_test import (
     only_shapes,
     require,
 )
+from zoo_core.utils.attributes import get_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -236,6 +237,10 @@ def _gives_old(card: Card, model: nn.Module) -> bool:
 def check_in_channels(card: Card) -> None:
     """With 1 and 4 channels it runs, and hears every channel; or it refuses, with a reason."""
     x = example(card)
+    for path in anatomy_of(model_under_test(card)).channel_attributes:
+        number = get_attribute(model_under_test(card), path)
+        right = number == x.shape[1]
+        require(right, f"{card.id}: channel_attributes has {path!r}, which is {number}, and images have {x.shape[1]}")
     before = {name: tensor.shape for name, tensor in model_under_test(card).state_dict().items()}
     for channels in _CHANNELS:
         model = _adapted(card, channels)

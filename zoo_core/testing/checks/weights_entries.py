@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from torch import Tensor
 
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 _DISTINCT, _FEW = 0.9, 50
-_UNIT = 2
+_UNIT, _PERCENT = 2, 100
 _MOST_ABSENT = 0.5
+_TASKS = ("classification", "segmentation", "detection", "keypoints", "video", "optical_flow", "encoder", "embedding")
+_STEPS = 2**16
+"""Values that a channel of an image has at most."""
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -42,6 +47,7 @@ def check_card(card: Card) -> None:
             _check_source(label, file)
         declared = all(looks_like_hub(url) for url in weights.files[0].urls)
         require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
+        _check_numbers(label, weights)
         count = len(_class_names(label, weights.categories))
         right = count in (0, weights.num_classes)
         require(right, f"{label}: {count} class names for {weights.num_classes} classes")
@@ -51,18 +57,36 @@ def check_card(card: Card) -> None:
             require(not every, f"{label}: {name} has {every[:1]}, by which a file without one right tensor would load")
         _check_licenses(label, weights.licenses)
         _check_preprocessing(label, weights.preprocessing, card.input_size[0])
+    meant = get_close_matches(card.task, _TASKS, 1, cutoff=0.85)
+    require(
+        card.task in _TASKS or not meant, f"{card.id}: the task {card.task!r} is not {meant[:1]} by a letter or two"
+    )
     require(bool(card.default) == bool(card.weights), f"{card.id}: it has weights but no default, or the other way")
 
 
 def _check_source(label: str, file: Weights) -> None:
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
+        has_host = bool(urlsplit(url).hostname) or url.startswith(("file://", "package://"))
+        require(has_host, f"{label}: {url} names no host")
         open_to_all = url.startswith("http://") and not is_loopback(url)
         require(
             not open_to_all or file.strength == "proven",
             f"{label}: {url} is plain http, where anyone on the way can change the file; it needs all 64 digits of "
             f"the digest, and {len(file.sha256)} are known",
         )
+
+
+def _check_numbers(label: str, weights: Weights) -> None:
+    """Size, metrics and recorded outputs are numbers that these can be."""
+    right = weights.size is None or weights.size > 0
+    require(right, f"{label}: size {weights.size} is no number of bytes")
+    for name, number in weights.metrics.items():
+        share = math.isfinite(number) and (number <= _PERCENT or "acc" not in name) and number >= 0
+        require(share, f"{label}: metrics has {name} = {number}; an accuracy is from 0 to 100")
+    for device, numbers in weights.outputs.items():
+        finite = len(numbers) > 0 and all(map(math.isfinite, numbers))
+        require(finite, f"{label}: outputs[{device!r}] are no finite numbers: {numbers}")
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -108,7 +132,9 @@ def _check_preprocessing(label: str, said: Preprocessing, channels: int) -> None
     require(all(number > 0 for number in said.std), f"{label}: std {said.std} has a number that is not positive")
     right = said.value_range > 0 and math.isfinite(said.value_range)
     require(right, f"{label}: value_range {said.value_range} is no positive number")
-    inside_range = all(-said.value_range <= number <= said.value_range for number in said.mean)
+    tiny = [number for number in said.std if number < said.value_range / _STEPS]
+    require(not tiny, f"{label}: std {said.std} is less than a step of the values, which go to {said.value_range}")
+    inside_range = all(0 <= number <= said.value_range for number in said.mean)
     require(inside_range, f"{label}: mean {said.mean} is outside the range of the values, {said.value_range}")
     units = "in units of value_range" if said.value_range > 1 else "which a value_range of 255.0 would have"
     require(
