@@ -11,8 +11,9 @@ import zoo_core as zoo
 folder = Path(tempfile.mkdtemp())
 model = zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone", seed=0)
 
+print(model)
 print(zoo.summary(model))
-print(zoo.draw(model, folder / "net.svg").name)  # .png and .pdf too; full=True for every operation
+print(zoo.draw(model, folder / "net.pdf").name)  # .png and .svg too; full=True for every operation
 
 image = Image.new("RGB", (64, 64), "black")
 ImageDraw.Draw(image).text((32, 32), "K", fill="white", font_size=58, anchor="mm")
@@ -27,6 +28,10 @@ print(stats)
 print(stats.plot(folder / "depth.png").name)
 
 # Output:
+# GlyphNet(
+# ...
+#   (fc): Linear(in_features=64, out_features=9, bias=True)
+# )
 # GlyphNet: tiny/glyphnet@GLYPHS_V1: 54 loaded, 2 initialised (fc.weight, fc.bias)
 # part         stage   parameters  trainable  held  tensors        channels
 # 2 layers     stem    176         0          1     6 loaded
@@ -35,7 +40,7 @@ print(stats.plot(folder / "depth.png").name)
 # 6 layers     layer3  57,728      0          3     18 loaded      64 at 1/8
 # fc (Linear)  head    585         585              2 initialised
 # 77,689 parameters, 585 trainable
-# net.svg
+# net.pdf
 # {'layer1': (16, 16), 'layer2': (8, 8), 'layer3': (4, 4)}
 # maps.png
 # layer         kind    output       mean  std  peak  zeros

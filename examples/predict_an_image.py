@@ -34,3 +34,23 @@ print(predict(zoo.load(folder), photo, best=1))
 
 # To train: random cuts and flips, and the same normalisation. Nothing is built or fetched for a name.
 print(zoo.transforms("resnet50@IMAGENET1K_V2", train=True))
+
+# Output:
+# Compose(
+#       ToChannels(count=1)
+#       Resize(size=[32, 32], interpolation=InterpolationMode.BILINEAR, antialias=True)
+#       CenterCrop(size=[32, 32])
+#       ToFloats(white=1.0, channel_order=RGB)
+#       Normalize(mean=[0.5], std=[0.5], inplace=False)
+#       ToPureTensor()
+# )
+# [('K', 0.834), ('Ж', 0.084), ('W', 0.012)]
+# [('cat', 0.735)]
+# Compose(
+#       ToChannels(count=3)
+#       RandomResizedCrop(size=[224, 224], scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), ...)
+#       RandomHorizontalFlip(p=0.5)
+#       ToFloats(white=1.0, channel_order=RGB)
+#       Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], inplace=False)
+#       ToPureTensor()
+# )

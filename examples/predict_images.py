@@ -15,7 +15,8 @@ for letter in "KLM":
     image.save(folder / f"{letter}.png")
 
 # A model by its name; a folder of yours that zoo.save wrote, or a module, is as good.
-print(zoo.predict("tiny/glyphnet", folder / "K.png", top=1)[0][0])
+for name, probability in zoo.predict("tiny/glyphnet", folder / "K.png", top=5):
+    print(f"{name} {probability:.3f}")
 
 # Many images give a list. One that cannot be read is an error in its place, and the others are done.
 (folder / "cut.png").write_bytes((folder / "K.png").read_bytes()[:100])
@@ -31,7 +32,11 @@ print([name for name, probability in zoo.predict("tiny/glyphnet", image, thresho
 print(zoo.sliding_window("tiny/glyphnet", Image.new("L", (640, 320)), stride=16))
 
 # Output:
-# K
+# K 0.963
+# R 0.023
+# X 0.006
+# H 0.005
+# Ж 0.001
 # K.png K
 # L.png L
 # M.png M

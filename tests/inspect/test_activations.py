@@ -209,3 +209,8 @@ def test_what_is_wrong_with_a_layer_has_a_name(value, problem):
     with torch.no_grad():
         layer.weight.fill_(value)
     assert activation_stats(layer, torch.eye(4)[:2] + torch.tensor([[1.0], [2.0]])).first_bad.problem == problem
+
+
+def test_a_model_without_values_is_refused():
+    with pytest.raises(errors.NotSupported, match="meta device"):
+        zoo.activation_stats(nn.Linear(2, 2, device="meta"), torch.zeros(1, 2, device="meta"))

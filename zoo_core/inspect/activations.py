@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError
+from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
@@ -182,6 +183,7 @@ def activation_stats(
     Raises:
         UnknownPart: A pattern matches no module.
         UsageError: None of the layers ran, or none gave a tensor of floating point; or ``stop`` is something else.
+        NotSupported: The model is on the meta device.
 
     Example:
         >>> import torch, zoo_core as zoo
@@ -192,6 +194,7 @@ def activation_stats(
     """
     if stop not in (False, True, "nan"):
         raise UsageError(f"stop cannot be {stop!r}", expected="'nan', or False")
+    require_values(model)
     bare = unwrap(model)
     chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
     rows: list[Activation] = []
