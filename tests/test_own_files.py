@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import json
+import re
 import warnings
 
 import numpy as np
@@ -268,6 +269,21 @@ def test_a_file_without_a_head_gets_a_new_one(net, path):
     assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
     with pytest.raises(LoadMismatch, match=r"no head at 'fc'[\s\S]*num_classes=N"):
         zoo.get(NAME, weights=path)
+
+
+@pytest.mark.parametrize("name", ["torchvision/mobilenet_v3_small", "timm/test_efficientnet", "tiny/glyphnet"])
+def test_a_file_of_an_encoder_is_loaded_as_the_error_says(name, path):
+    torch.save(zoo.encoder(name, weights=None, seed=1).state_dict(), path)
+    with pytest.raises(LoadMismatch) as caught:
+        zoo.encoder(name, weights=path)
+    lines = re.findall(r"zoo\.\w+\([^()]*weights=None\)", caught.value.parts["hint"])
+    assert len(lines) == (1 if name == "tiny/glyphnet" else 2)
+    expected = {each.removeprefix("body."): tensor for each, tensor in torch.load(path).items()}
+    for line in lines:
+        model = eval(line, {"zoo": zoo})
+        zoo.load_partial(model, path)
+        loaded = {each.removeprefix("body."): tensor for each, tensor in model.state_dict().items()}
+        assert all(torch.equal(loaded[each], tensor) for each, tensor in expected.items())
 
 
 def test_a_head_of_ones_own_that_is_given_is_filled_where_it_fits(path):

@@ -87,15 +87,106 @@ def test_class_names_stay_where_an_activation_comes_after_the_old_head():
     assert zoo.class_names(model) == names
 
 
+class PooledLinear(nn.Module):
+    """A classifier that zoo cannot look into."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Linear(512, 9)
+
+    def forward(self, x):
+        return self.score(x.mean((2, 3)))
+
+
 def test_a_part_that_is_gone_is_an_error_whose_advice_works():
     model = build("torchvision/squeezenet1_1")
-    model.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 9))
-    with pytest.raises(zoo.ZooError, match="what took its place is unclear"):
+    model.classifier = PooledLinear()
+    with pytest.raises(zoo.ZooError, match=r"what took its place is unclear(?s:.)*zoo.adopt\(model, example=x\)"):
         zoo.freeze(model)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 9))
-    swapped = zoo.swap_head(build("torchvision/squeezenet1_1"), head, at="features")
+    assert trainable(zoo.freeze(zoo.adopt(model, example=X))) == ["classifier.score.bias", "classifier.score.weight"]
+    swapped = zoo.swap_head(build("torchvision/squeezenet1_1"), PooledLinear(), at="features")
     assert swapped(X).shape == (2, 9)
-    assert trainable(zoo.freeze(swapped)) == ["classifier.1.2.bias", "classifier.1.2.weight"]
+    assert trainable(zoo.freeze(swapped)) == ["classifier.1.score.bias", "classifier.1.score.weight"]
+
+
+CLASSIFIERS = {
+    "pooled first": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 9)],
+    "convolution and linear": lambda: [
+        *(nn.Dropout(), nn.Conv2d(512, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 9))
+    ],
+    "two convolutions": lambda: [nn.Dropout(), nn.Conv2d(512, 16, 1), nn.Conv2d(16, 9, 1), nn.AdaptiveAvgPool2d(1)],
+}
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_of_other_layers_is_split_frozen_swapped_and_saved(kind, tmp_path):
+    model = build("torchvision/squeezenet1_1")
+    model.classifier = nn.Sequential(*CLASSIFIERS[kind]()).eval()
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+    new = [name for name, _ in model.named_parameters() if name.startswith("classifier.")]
+    assert trainable(zoo.freeze(model)) == sorted(new)
+    rates = {id(each): group["lr"] for group in zoo.param_groups(model, lr=0.1, head_lr=1) for each in group["params"]}
+    assert {rates[id(each)] for each in model.classifier.parameters()} == {1}
+    assert torch.equal(zoo.load(zoo.save(model, tmp_path / "save")).eval()(X), model(X))
+    assert zoo.swap_head(model, 5)(X).shape == (2, 5)
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_of_other_layers_is_adopted(kind):
+    model = torchvision.models.squeezenet1_1().eval()
+    model.classifier = nn.Sequential(*CLASSIFIERS[kind]()).eval()
+    if kind != "pooled first":
+        with pytest.raises(errors.AnatomyError, match=r'zoo.adopt\(model, family="torchvision", name=...\)'):
+            zoo.adopt(model, family="torchvision")
+    zoo.adopt(model, family="torchvision", name="squeezenet1_1")
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+    assert trainable(zoo.freeze(model)) == sorted(
+        f"classifier.{name}" for name, _ in model.classifier.named_parameters()
+    )
+
+
+def test_a_classifier_that_begins_with_another_shape_has_its_last_layer_as_the_site():
+    model = build("torchvision/mobilenet_v3_small")
+    layers = nn.Unflatten(1, (576, 1, 1)), nn.Conv2d(576, 8, 1), nn.Flatten(), nn.Linear(8, 9)
+    model.classifier = nn.Sequential(*layers)
+    assert zoo.anatomy(model).main.path == "classifier.3"
+    assert trainable(zoo.freeze(model)) == [f"classifier.{i}.{name}" for i in (1, 3) for name in ("bias", "weight")]
+    assert zoo.swap_head(model, 5)(X).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])
+def test_an_activation_after_the_classifier_is_in_the_head(name):
+    model = build(f"torchvision/{name}")
+    model.classifier.append(nn.Softmax(1))
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_resnet"])
+def test_strides_follow_a_stem_for_small_images(name):
+    model = build(name)
+    model.maxpool = nn.Identity()
+    before = zoo.encoder(build(name)).strides[-1]
+    encoder = zoo.encoder(model)
+    assert encoder.strides[-1] == before // 2
+    assert [64 // stride for stride in encoder.strides] == [found.shape[-1] for found in encoder(X)]
+    model.conv1 = nn.Conv2d(4, 64, 3, 1, 1, bias=False) if name == "resnet18" else model.conv1
+    assert zoo.encoder(model).strides[-1] == before // (4 if name == "resnet18" else 2)
+
+
+def test_strides_follow_those_of_a_convolution():
+    model = build("resnet18")
+    model.layer4[0].conv1.stride = model.layer4[0].downsample[0].stride = (1, 1)
+    assert [stage.stride for stage in zoo.anatomy(model).stages] == [4, 8, 16, 16]
+
+
+def test_a_stage_that_was_taken_out_gives_what_it_is_given():
+    model = build("resnet18")
+    model.layer4, model.fc = nn.Identity(), nn.Linear(256, 9)
+    assert zoo.encoder(model, at=["layer3", "layer4"]).channels == (256, 256)
+    assert zoo.anatomy(model).stages[-1].stride == 16
 
 
 def test_timm_resets_the_classifier():
@@ -105,6 +196,13 @@ def test_timm_resets_the_classifier():
     assert trainable(model) == ["fc.bias", "fc.weight"]
     model.reset_classifier(0)
     assert zoo.swap_head(model, 3)(X).shape == (2, 3)
+
+
+def test_where_timm_took_the_pool_out_too_a_head_scores_each_place():
+    model = build("timm/test_resnet")
+    model.reset_classifier(0, "")
+    assert zoo.features(model, X)["layer4"].shape == model(X).shape
+    assert zoo.swap_head(model, 3)(X).shape == (2, 3, 2, 2)
 
 
 def test_timm_fuses_the_branches_of_a_model():

@@ -208,6 +208,21 @@ def test_a_detector_without_head_is_refused():
         zoo.swap_head(model, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        ("lraspp_mobilenet_v3_large", torch.rand(1, 3, 64, 64)),
+        ("ssdlite320_mobilenet_v3_large", [torch.rand(3, 64, 64)]),
+    ],
+)
+def test_where_a_model_gives_no_embeddings_the_error_says_what_does(name, x):
+    model = zoo.get(name, weights=None, options={"weights_backbone": None}).eval()
+    with pytest.raises(errors.NotSupported) as caught:
+        zoo.swap_head(model, None)
+    line = caught.value.parts["hint"].partition(" gives")[0]
+    assert list(eval(line, {"zoo": zoo, "model": model, "x": x})) == [stage.name for stage in zoo.anatomy(model).stages]
+
+
 def test_zero_classes_are_told_of_none():
     with pytest.raises(errors.UsageError, match="None takes the head off"):
         zoo.swap_head(resnet18(), 0)

@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
-from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of, knowledge_of
+from zoo_core.surgery.structure import under
 from zoo_core.weights.checkpoint.names import fits
 
 if TYPE_CHECKING:
@@ -128,10 +129,23 @@ def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] |
     inside = [name for name in state if name.startswith(f"{site.path}.")]
     own = {name for name in model.state_dict() if name.startswith(f"{site.path}.")}
     if not inside:
-        return f"the file has no head at {site.path!r}", "num_classes=N puts a new one there"
+        return _headless(model, site.path, {*model.state_dict()} - {*state})
     if {*inside} != own:
         return (
             f"the head in the file is another: {', '.join(inside[:4])}",
             "give the module that it is as head=, and the file fills it",
         )
     return None
+
+
+def _headless(model: nn.Module, path: str, missing: set[str]) -> tuple[str, str]:
+    """What is to be said of a file without a head, such as that of an encoder."""
+    card = knowledge_of(model).card
+    name = f'"{card.id}"' if card else "name"
+    whole, front = (f"zoo.{verb}({name}, weights=None)" for verb in ("get", "encoder"))
+    others = sorted(each for each in missing if not under(each, path))
+    if others:
+        cause = f"the file ends before the head, as that of an encoder does: it has no {others[0]}"
+        return cause, f"zoo.load_partial(model, path) loads what there is into model = {front} or {whole}"
+    into_front = f"zoo.load_partial(model, path) loads it into model = {front}"
+    return f"the file has no head at {path!r}", f"num_classes=N puts a new one there; {into_front}"

@@ -16,7 +16,14 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
-from zoo_core.surgery.structure import reread, structure_of, under, with_live_channels
+from zoo_core.surgery.structure import (
+    head_is_near,
+    reread,
+    structure_of,
+    under,
+    with_checked_split,
+    with_live_maps,
+)
 from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ ATTRIBUTE = "_zoo"
 """Name of the attribute in which a model carries what zoo knows of it."""
 WHOLE = "_zoo_model"
 """Name of the attribute in which a backbone keeps the model that it was split off from, which holds all its tensors."""
+BY_HAND = "changed by hand"
+"""The note of a receipt on a tensor that was put in without zoo."""
 WAY_BACK = "_zoo_way_back"
 """Name of the attribute in which a part of a model says what to do with the whole instead."""
 
@@ -222,25 +231,25 @@ def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
     Raises:
         AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
     """
-    known, now = model.__dict__[ATTRIBUTE], structure_of(model)
-    return _live_anatomy(model, known, changed, now) if changed else cast("Anatomy", known.anatomy)
+    known = model.__dict__[ATTRIBUTE]
+    return _live_anatomy(model, known, changed) if changed else cast("Anatomy", known.anatomy)
 
 
-def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str], now: Structure) -> Anatomy:
+def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str]) -> Anatomy:
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(model, known.anatomy, changed, read)
-    before = known.structure.shapes if known.structure else {}
-    paths = [path for stage in anatomy.stages for path in stage.modules]
-    if any(name in before and name in now.shapes and any(under(name, path) for path in paths) for name in changed):
-        anatomy = with_live_channels(model, anatomy, _size(known))
+    if not all(head_is_near(name, anatomy) for name in changed):
+        anatomy = with_live_maps(model, anatomy, _size(model, known))
     return anatomy
 
 
 def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
     """What is known of a model after the user, or another library, changed it."""
     now = structure_of(model)
-    anatomy = _live_anatomy(model, known, changed, now)
+    anatomy = _live_anatomy(model, known, changed)
+    if any(head_is_near(name, anatomy) for name in changed):
+        anatomy = with_checked_split(model, anatomy, _size(model, known))
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
@@ -248,7 +257,7 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     tensors |= {name: "initialised" if name in in_head else "adapted" for name in sorted(names)}
     moved = plain_names(model, names)  # the same tensors, in layers that PEFT put around theirs
     tensors |= {name: known.receipt.tensors[plain] for name, plain in moved.items() if plain in known.receipt.tensors}
-    notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), "changed by hand")}
+    notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), BY_HAND)}
     receipt = replace(known.receipt, tensors=tensors, notes={name: notes[name] for name in notes if name in tensors})
     known = replace(known, anatomy=anatomy, receipt=receipt)
     main = next((head for head in new_sites if head.role == "main"), None)
@@ -258,13 +267,20 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     return replace(known, edits=(*known.edits, edit), names=())
 
 
-def _size(known: Knowledge) -> tuple[int, ...]:
-    """Channels, rows and columns of what a model takes, as far as that is written down."""
+def _size(model: nn.Module, known: Knowledge) -> tuple[int, ...]:
+    """Channels, rows and columns of what a model takes, as far as that is written down or its first layer says."""
     if known.example is not None:
-        return tuple(getattr(known.example, "shape", ())[1:])
-    size = known.card.input_size if known.card else (3, 224, 224)
-    adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
-    return (*(adapted[-1:] or size[:1]), *size[1:])
+        size = tuple(getattr(known.example, "shape", ())[1:])
+    else:
+        size = known.card.input_size if known.card else (3, 224, 224)
+        adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
+        size = (*(adapted[-1:] or size[:1]), *size[1:])
+    stem = f"{known.anatomy.stem[0]}.weight" if known.anatomy.stem else ""
+    before = known.structure.shapes.get(stem) if known.structure else None
+    if before is None or before[1:2] != size[:1]:  # the first layer takes something else than the channels of the image
+        return size
+    now = structure_of(model).shapes.get(stem)
+    return (*(now or before)[1:2], *size[1:])
 
 
 def _not_known(model: object) -> NotAZooModel:

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError
-from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, is_unproven, no_head, unwrap
-from zoo_core.surgery.structure import under
+from zoo_core.surgery.metadata import BY_HAND, anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
+from zoo_core.surgery.structure import sequence_around, under
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def depths(model: nn.Module) -> dict[str, int]:
     Returns:
         Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage
         and what is registered between it and the next, one more for what lies between the last stage and the head, and
-        one more again for the head sites.
+        one more again for the head.
 
     Example:
         >>> import zoo_core as zoo
@@ -42,7 +42,7 @@ def depths(model: nn.Module) -> dict[str, int]:
         >>> [found[name] for name in ("conv1.weight", "layer1.0.bn1.bias", "layer4.1.conv2.weight", "fc.bias")]
         [0, 1, 4, 6]
     """
-    anatomy = anatomy_of(model)
+    anatomy, head = anatomy_of(model), in_head(model)
     names = tensor_names(unwrap(model))
     after = len(anatomy.stages) + 1
     staged: dict[str, int] = {}
@@ -55,7 +55,7 @@ def depths(model: nn.Module) -> dict[str, int]:
     before = 0
     for name in names:
         waiting -= name in staged
-        if any(under(name, head.path) for head in anatomy.heads):
+        if name in head:
             result[name] = after + 1
         elif any(under(name, path) for path in anatomy.stem) and name not in staged:
             result[name] = 0
@@ -63,6 +63,24 @@ def depths(model: nn.Module) -> dict[str, int]:
             before = staged.get(name, before if waiting else after)
             result[name] = before
     return result
+
+
+def in_head(model: nn.Module) -> set[str]:
+    """Names of the tensors of the head: those of its sites, and of layers put into the classifier by hand before them.
+
+    A classifier of several new layers may have its site at the last of them, where the first is given a map.
+    """
+    known, anatomy = knowledge_of(model), anatomy_of(model)
+    sites = [site.path for site in anatomy.heads]
+    around = sequence_around(unwrap(model), anatomy.main.path) if anatomy.main and anatomy.stages else ""
+    before = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
+    by_hand = {name for name, note in known.receipt.notes.items() if note == BY_HAND and around and under(name, around)}
+    return {
+        name
+        for name in tensor_names(unwrap(model))
+        if any(under(name, path) for path in sites)
+        or (name in by_hand and not any(under(name, path) for path in before))
+    }
 
 
 WORDS = ("all", "backbone", "head", "stem")
@@ -85,7 +103,7 @@ def select(
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
-        what: Any of ``"all"``, ``"backbone"`` (all but the head sites), ``"head"``, ``"stem"``, the name of a stage,
+        what: Any of ``"all"``, ``"backbone"`` (all but the head), ``"head"``, ``"stem"``, the name of a stage,
             the path of a module or tensor, a slice of the children of one, such as ``"features[:6]"`` or ``"[:6]"`` for
             the model's own, and glob patterns over tensor names.
         default: What is meant when nothing else is said.
@@ -165,8 +183,8 @@ def _of_word(model: nn.Module, word: str) -> set[str]:
     if is_unproven(model):
         raise no_head(model, f"to tell {word!r} by")
     # A model may have a module called "head" or "backbone"; the word comes first, and "backbone.*" names the module.
-    in_head = {name for name in names if any(under(name, site.path) for site in anatomy.heads)}
-    return in_head if word == "head" else names - in_head
+    head = in_head(model)
+    return head if word == "head" else names - head
 
 
 def _of_path(model: nn.Module, pattern: str) -> set[str]:

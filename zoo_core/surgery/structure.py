@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
+from zoo_core.surgery.features.forward import entered, left
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.utils.eval_mode import inferring
 
@@ -23,16 +26,25 @@ if TYPE_CHECKING:
 
 _WIDTHS = ("in_features", "in_channels")
 _COUNTS = ("out_features", "out_channels")
+_TOKEN_AXES = 3
+_OF_ONE_SHAPE = {nn.Identity, nn.Dropout, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm1d, nn.LayerNorm}
+Kind = Literal["linear", "conv", "conv1d", "conv3d"]
+_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
+    (nn.Linear, "linear"),
+    (nn.Conv1d, "conv1d"),
+    (nn.Conv2d, "conv"),
+    (nn.Conv3d, "conv3d"),
+)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Names and shapes of the tensors of a model at one time, and what kinds of layers hold them.
+    """Names and shapes of the tensors of a model at one time, and what kinds of layers it has.
 
     Attributes:
         shapes: Name of each parameter to its shape, and of each buffer in the state dict to None: some change their
             shape as the model runs.
-        kinds: Path of each module that holds tensors to the kind of torch's layers that it is.
+        kinds: Path of each module to the kind of torch's layers that it is, and its stride where it has one.
     """
 
     shapes: Mapping[str, tuple[int, ...] | None]
@@ -43,14 +55,19 @@ class Structure:
         return self
 
     def changed_since(self, before: Structure) -> set[str]:
-        """Names of the tensors that are new, gone, of another shape or in another kind of layer."""
+        """Names of the tensors that are new, gone, of another shape or in another kind of layer.
+
+        A layer without tensors that is new, gone or of another kind is there with its own path.
+        """
         names = {*self.shapes, *before.shapes}
-        others = {path for path, kind in self.kinds.items() if before.kinds.get(path, kind) != kind}
+        paths = {*self.kinds, *before.kinds}
+        others = {path for path in paths if self.kinds.get(path) != before.kinds.get(path)}
+        owners = {name.rpartition(".")[0] for name in names} if others else set()
         return {
             name
             for name in names
             if self.shapes.get(name) != before.shapes.get(name) or (others and name.rpartition(".")[0] in others)
-        }
+        } | (others - owners)
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -69,8 +86,8 @@ def structure_of(model: nn.Module) -> Structure:
 def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | None], kinds: dict[str, str]) -> None:
     """Write down what :class:`Structure` holds, in one walk: every verb begins and ends with it."""
     parameters, buffers, unsaved = module._parameters, module._buffers, module._non_persistent_buffers_set  # noqa: SLF001 - as in tensors_of
-    if parameters or buffers:
-        kinds[prefix[:-1]] = _kind(type(module))  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
+    kind, stride = _kind(type(module)), module.__dict__.get("stride")  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
+    kinds[prefix[:-1]] = kind if stride is None else f"{kind} {stride}"
     for name, parameter in parameters.items():
         if parameter is not None:
             shapes[prefix + name] = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
@@ -122,39 +139,162 @@ def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn
     except AnatomyError:
         fresh = None
     if fresh is None:
-        return _amended(model, old, changed)
-    return _merged(old, _widened(model, fresh, changed), changed)
+        return _amended(model, with_all_layers(model, old), changed)
+    return _merged(old, _widened(model, with_all_layers(model, fresh), changed), changed)
 
 
-def with_live_channels(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
-    """The anatomy with the channels that each stage gives now, found by one run, as structured pruning leaves them.
+def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
+    """The anatomy, or that of a model whose classifier is a Sequential of other layers than the anatomy names.
+
+    A forward calls it as a whole, so that all its layers run, and the last one with a width is the head.
+
+    Args:
+        model: As it is now.
+        anatomy: As its family reads it, or as it was.
+    """
+    main = anatomy.main
+    around = sequence_around(model, main.path) if main else ""
+    pool, after = anatomy.pool or Chain(), anatomy.classify or Chain(main.path if main else "head")
+    if not around or anatomy.features is None or not type(pool) is type(after) is Chain:
+        return anatomy
+    layers = [f"{around}.{name}" for name, _ in model.get_submodule(around).named_children()]
+    steps = [*pool.steps, *after.steps]
+    places = [index for index, step in enumerate(steps) if isinstance(step, str) and under(step, around)]
+    sites = [path for path in layers if _layers(model.get_submodule(path))]
+    as_named = [steps[index] for index in places] == layers
+    if main is None or not sites or not places or (as_named and sites[-1] == main.path):
+        return anatomy
+    steps[places[0] : places[-1] + 1] = layers
+    end = steps.index(sites[-1])
+    head = _measured(model, replace(main, path=sites[-1]))
+    return replace(
+        anatomy,
+        heads=tuple(head if each is main else each for each in anatomy.heads),
+        pool=Chain(*steps[:end]),
+        classify=Chain(*steps[end:]) if steps[end + 1 :] else None,
+    )
+
+
+def sequence_around(model: nn.Module, path: str) -> str:
+    """Path of the module that a head site lies in, where that is a Sequential; empty where it is none."""
+    around = path.rpartition(".")[0]
+    module = model.get_submodule(around) if around and _replaced_around(model, around) == around else None
+    return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
+
+
+def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+    """The anatomy with the channels and strides of the maps that each stage gives now, found by one run.
+
+    Structured pruning changes channels, and a first convolution for small images strides.
 
     Args:
         model: As it is now.
         anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
         size: Channels, rows and columns of what its forward takes.
     """
-    result: dict[str, int] = {}
-    axis = 1 if anatomy.layout == "NCHW" else -1
+    result: dict[str, Stage] = {}
 
     def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
         def record(_: nn.Module, __: object, output: object) -> None:
-            result[stage.name] = int(stage.map_in(model, output).shape[axis])
+            result[stage.name] = _with_live_map(stage, stage.map_in(model, output), anatomy.layout, size)
 
         return record
 
     handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
-    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
     try:
         with inferring(model):
-            model(torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+            model(_noise(model, size))
     except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
         return anatomy
     finally:
         for handle in handles:
             handle.remove()
-    stages = tuple(replace(each, channels=result.get(each.name, each.channels)) for each in anatomy.stages)
+    stages = tuple(result.get(each.name, each) for each in anatomy.stages)
     return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
+
+
+def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
+    """The stage with the channels of its map, and with its stride where it has columns and the model takes images."""
+    channels = int(found.shape[1 if layout == "NCHW" else -1])
+    stride = stage.stride
+    if found.dim() > _TOKEN_AXES and len(size) > 1:
+        stride = 2 ** round(math.log2(size[-1] / found.shape[-2 if layout == "NHWC" else -1]))
+    return replace(stage, channels=channels, stride=stride)
+
+
+def head_is_near(name: str, anatomy: Anatomy) -> bool:
+    """Whether a tensor lies in the main head or in the outermost module around it."""
+    return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
+
+
+def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+    """Run a model once, whole and in its parts: what an anatomy says of a head that was changed by hand has to be true.
+
+    A model that does not run on noise of that size, and one of several head sites, is believed. The place of a head
+    that was taken out takes what it is given, such as a map where the pool was taken out too.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts are.
+        size: Channels, rows and columns of what its forward takes.
+
+    Returns:
+        The anatomy, with the width of such a place.
+
+    Raises:
+        AnatomyError: The parts do not give what the whole gives, or the head site is given something else.
+    """
+    main, features = anatomy.main, anatomy.features
+    one_site = main is not None and all(head.role in {"main", "aux"} for head in anatomy.heads)
+    cannot_run = any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())  # or is in shards
+    if main is None or features is None or not one_site or cannot_run:
+        return anatomy
+    with inferring(model):
+        try:
+            x = _noise(model, size)
+            scores = anatomy.scores_in(model(x))
+        except Exception:  # noqa: BLE001 - it takes something else than an image
+            return anatomy
+        try:
+            pooled = (anatomy.pool or Chain())(model, features(model, entered(model, x)))
+            result = (anatomy.classify or Chain(main.path))(model, pooled)
+            result = left(model, pooled, result) if anatomy.scores is None else result
+        except Exception as error:
+            raise _gone(model, main.path) from error
+    site = _taking(main, pooled) if has_nothing_to_score_with(model.get_submodule(main.path)) else main
+    if not (_alike(result, scores) and _takes(site, pooled)):
+        raise _gone(model, main.path)
+    return replace(anatomy, heads=tuple(site if each is main else each for each in anatomy.heads))
+
+
+def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it
+    """An empty site, as what it is given says."""
+    if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
+        return site
+    kinds: dict[int, Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
+    kind: Kind = kinds.get(pooled.dim(), "linear")
+    return replace(site, kind=kind, in_features=pooled.shape[-1 if kind == "linear" else 1])
+
+
+def _takes(site: Head, pooled: Any) -> bool:  # noqa: ANN401 - as a pool gives it
+    """Whether what a site is given has its number of features on the axis where it looks for them."""
+    if not isinstance(pooled, torch.Tensor):
+        return True
+    return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
+
+
+def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+    first, second = tree_leaves(one), tree_leaves(other)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _noise(model: nn.Module, size: tuple[int, ...]) -> Tensor:
+    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(device=like.device, dtype=like.dtype)
 
 
 def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
@@ -163,13 +303,11 @@ def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
     heads = tuple(
         before[head.path] if head.path in before and not _inside(changed, head.path) else head for head in fresh.heads
     )
-    same_heads = heads == old.heads
     strides = {stage.name: stage.stride for stage in old.stages}
     return replace(
         fresh,
         heads=heads,
         stages=tuple(replace(stage, stride=strides.get(stage.name, stage.stride)) for stage in fresh.stages),
-        classify=old.classify if same_heads else fresh.classify,
         scaling=fresh.scaling if old.scaling else None,
         headless=fresh.headless if not heads else None,
     )
@@ -183,7 +321,14 @@ def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
     is_new = any(_owner_has(model, name) for name in before_head) and all(under(name, parent) for name in changed)
     if not (is_new and main and isinstance(fresh.pool, Chain) and fresh.classify is None):
         return fresh
-    return _with_site(model, fresh, main, parent)
+    return _with_site(model, fresh, main, parent) if _begins_with_a_layer(model.get_submodule(parent)) else fresh
+
+
+def _begins_with_a_layer(module: nn.Module) -> bool:
+    """Whether a module is given what its first layer with a width takes: nothing before it changes the shape."""
+    leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
+    first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
+    return first is not None and bool(_number(first, _WIDTHS))
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
@@ -265,6 +410,7 @@ def _measured(model: nn.Module, head: Head) -> Head:
         return replace(head, num_classes=0)
     return replace(
         head,
+        kind=next((kind for each, kind in _KINDS if isinstance(layers[0], each)), head.kind),
         in_features=_number(layers[0], _WIDTHS),
         num_classes=_number(layers[-1], _COUNTS) // head.per_class,
     )
@@ -295,5 +441,6 @@ def _gone(model: nn.Module, path: str) -> AnatomyError:
         expected="the modules that the model had when zoo last looked, with other widths or layers inside",
         cause="the model was changed by hand, or by another library",
         done="nothing was changed",
-        hint="zoo.swap_head and zoo.adapt_stem, on the model as it was, change it in a way that zoo can follow",
+        hint="zoo.adopt(model, example=x), with x what forward takes, finds its parts anew; zoo.swap_head and "
+        "zoo.adapt_stem, on the model as it was, change it in a way that zoo can follow",
     )

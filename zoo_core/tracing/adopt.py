@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import Knowledge, attach, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.surgery.structure import reread, structure_of, under
+from zoo_core.surgery.structure import structure_of, under, with_all_layers
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.passes import batch_of
 from zoo_core.tracing.trace import anatomy_for, trace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
+    from zoo_core.surgery.structure import Structure
 
 
 @strict_arguments
@@ -91,12 +92,15 @@ def adopt(
     if name is not None and family is None:
         raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
-    result = _anatomy(bare, family, card, options, example, head, stages, anatomy)
+    result, structure = _anatomy(bare, family, card, example, head, stages, anatomy), None
+    if result is None:
+        result, structure = _as_built(bare, str(family), card, options)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
     known = _knowledge(bare, result, card, weights, options)
     is_declared = anatomy is None and example is None
-    attach(bare, replace(known, example=_kept(example), family=str(family) if is_declared else ""))
+    known = replace(known, example=_kept(example), family=str(family) if is_declared else "")
+    attach(bare, known if structure is None else _read_again(bare, known, structure))
     return model
 
 
@@ -104,12 +108,12 @@ def _anatomy(
     model: nn.Module,
     family: str | None,
     card: Card | None,
-    options: Mapping[str, object] | None,
     example: object,
     head: str | None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
     anatomy: Anatomy | None,
-) -> Anatomy:
+) -> Anatomy | None:
+    """The anatomy that is given, traced or read; None where its library builds another classifier."""
     if anatomy is not None:
         _check_paths(model, anatomy)
         return anatomy
@@ -119,9 +123,21 @@ def _anatomy(
     if head is not None or stages is not None:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
     try:
-        return anatomy_for(current_zoo().member(str(family)), card, model)
+        read = anatomy_for(current_zoo().member(str(family)), card, model)
     except AnatomyError as error:
-        return _edited(model, str(family), card, options, error)
+        if card is None:
+            raise _nameless(str(family), error.summary, error.parts) from error
+        return None
+    if with_all_layers(model, read) is read:
+        return read
+    if card is None:
+        raise _nameless(str(family), f"the classifier of this {type(model).__name__} has layers of its own", {})
+    return None
+
+
+def _nameless(family: str, summary: str, parts: Mapping[str, Any]) -> AnatomyError:
+    hint = f'zoo.adopt(model, family="{family}", name=...) says which model it was before it was changed by hand'
+    return AnatomyError(summary, **{**parts, "hint": hint})
 
 
 def _declared(model: nn.Module) -> Anatomy | None:
@@ -134,34 +150,49 @@ def _declared(model: nn.Module) -> Anatomy | None:
     return None
 
 
-def _edited(
-    model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None, error: AnatomyError
-) -> Anatomy:
-    """The anatomy of a model whose classifier was changed by hand: as its library builds it, read again.
+def _as_built(
+    model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None
+) -> tuple[Anatomy, Structure]:
+    """The anatomy and the structure that a model had before its classifier was changed by hand.
 
     Raises:
-        AnatomyError: As before, where zoo is not told which model it is, or where more than that was changed.
+        AnatomyError: More than that was changed.
     """
-    if card is None:
-        hint = f'zoo.adopt(model, family="{family}", name=...) says which model it was before it was changed by hand'
-        raise AnatomyError(error.summary, **{**error.parts, "hint": hint}) from error
+    assert card is not None  # noqa: S101 - as _anatomy sees to
     member = current_zoo().member(family)
     try:
         with torch.device("meta"):
             built = member.builder(card)(**{**card.options, **(options or {})})
-        changed = structure_of(model).changed_since(structure_of(built))
-        as_built = anatomy_for(member, card, built)
-        before_head = [*as_built.stem, *(path for stage in as_built.stages for path in stage.modules)]
-        result = (
-            None
-            if any(under(name, path) for name in changed for path in before_head)
-            else reread(model, as_built, changed, None)
-        )
-    except Exception:  # noqa: BLE001 - what a library's constructor or a strange model raises can be anything
-        result = None
-    if result is None:
-        raise error
-    return result
+        anatomy, structure = anatomy_for(member, card, built), structure_of(built)
+    except Exception as error:  # what a library's constructor raises can be anything
+        raise _changed_beyond(card, type(model).__name__) from error
+    before_head = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
+    changed = structure_of(model).changed_since(structure)
+    if any(under(name, path) for name in changed for path in before_head):
+        raise _changed_beyond(card, type(model).__name__)
+    return anatomy, structure
+
+
+def _changed_beyond(card: Card, kind: str) -> AnatomyError:
+    return AnatomyError(
+        f"this {kind} differs from {card.id} in more than its classifier",
+        hint="zoo.adopt(model, example=x), with x what forward takes, finds where its parts are",
+    )
+
+
+def _read_again(model: nn.Module, known: Knowledge, structure: Structure) -> Knowledge:
+    """What is known of a model that was changed by hand before it was adopted, as if it had been known before.
+
+    Raises:
+        AnatomyError: Parts are gone, and what took their place is unclear.
+    """
+    model.__dict__[ATTRIBUTE] = replace(known, structure=structure)
+    try:
+        read = knowledge_of(model)
+    except AnatomyError:
+        del model.__dict__[ATTRIBUTE]
+        raise
+    return replace(read, receipt=replace(known.receipt, notes=read.receipt.notes))
 
 
 def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torch.nn import functional
+from torchvision.models import ConvNeXt
 
 from zoo_core.plugin import Anatomy, Chain, Head, InputScaling, flatten
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torchvision.models import (
         DenseNet,
         GoogLeNet,
@@ -75,8 +75,7 @@ def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one la
     What comes before the head in the classifier, AlexNet's and VGG's hidden layers among it, belongs to the pool.
     """
     *before, head = (f"classifier.{name}" for name, _ in model.classifier.named_children())
-    # ConvNeXt flattens inside its classifier, after a normalisation that wants a map.
-    flat = any(isinstance(layer, nn.Flatten) for layer in model.classifier)
+    flat = isinstance(model, ConvNeXt)  # it flattens inside its classifier, after a normalisation that wants a map
     return Anatomy(
         heads=(head_at(model, head),),
         stem=first_convolution(model),

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.layers import is_bias, is_norm
 from zoo_core.surgery.metadata import anatomy_of, unwrap
-from zoo_core.surgery.select import depths, patterns_in, select
+from zoo_core.surgery.select import depths, in_head, patterns_in, select
 from zoo_core.surgery.sharded import in_shards
-from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -202,16 +201,13 @@ def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Pa
     backbone = _by_depth(model, plan)
     deepest = len(backbone) - 1
     head = _Part(len(backbone), "head", plan.lr if plan.head_lr is None else plan.head_lr)
-    sites, by_depth = anatomy_of(model).heads, depths(model)
-    result = {
-        name: head if any(under(name, site.path) for site in sites) else backbone[min(by_depth[name], deepest)]
-        for name in names
-    }
+    in_the_head, by_depth = in_head(model), depths(model)
+    result = {name: head if name in in_the_head else backbone[min(by_depth[name], deepest)] for name in names}
     if plan.head_lr is not None and head not in result.values():
         raise UsageError(
             f"head_lr={plan.head_lr} has nothing to act on",
-            cause="the head is frozen" if sites else "the model has no head",
-            hint='zoo.unfreeze(model, "head"), or leave head_lr out' if sites else "leave head_lr out",
+            cause="the head is frozen" if in_the_head else "the model has no head",
+            hint='zoo.unfreeze(model, "head"), or leave head_lr out' if in_the_head else "leave head_lr out",
         )
     return result
 
