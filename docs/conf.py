@@ -75,7 +75,7 @@ def _after(app: Sphinx, exception: Exception | None) -> None:
     out = Path(app.outdir)
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        changed = LONG_CODE.sub(lambda match: re.sub(r"(?<=[(._=/])(?=[\w&])", "<wbr>", match[0]), text)
+        changed = LONG_CODE.sub(lambda match: re.sub(r"(?<=[(._=/])(?=[A-Za-z&])", "<wbr>", match[0]), text)
         for lacking, accessible in ACCESSIBLE.items():
             changed = changed.replace(lacking, accessible)
         if changed != text:

@@ -22,6 +22,7 @@ BUILT = os.environ.get("ZOO_TEST_SITE")  # read here, for no test sees a variabl
 LOOKED_AT = (
     *("index.html", "start.html", "concepts.html", "browser.html", "benchmarks.html", "search.html", "SETTINGS.html"),
     *("howto/index.html", "howto/look_inside.html", "tutorials/head.html", "coming_from/timm.html", "registry.html"),
+    *("plugins.html", "tutorials/plugin.html", "zoo.html"),
 )
 """A page of each kind, for the rules of accessibility; the reference alone takes longer than all of these."""
 

@@ -18,10 +18,12 @@ _WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as a table."""
-    head = f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in header)}</tr>" if header else ""
+    """Rows of cells as a table, which the keyboard can scroll."""
+    head = (
+        f"<tr>{''.join(f'<th>{escape(cell)}</th>' if cell else '<td></td>' for cell in header)}</tr>" if header else ""
+    )
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{head}{body}</table>"
+    return f'<table tabindex="0">{head}{body}</table>'
 
 
 def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: str) -> str:

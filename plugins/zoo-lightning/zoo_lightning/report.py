@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,"><title>{title}</title>
 <style>{style}</style></head>
-<body>
+<body><main>
 {body}
-</body>
+</main></body>
 </html>
 """
 _STYLE = """
