@@ -202,9 +202,21 @@ def test_a_stage_that_gives_several_tensors_has_a_heatmap(name):
 
 CLASSIFIERS = [name for name in of_each_kind() if name in set(zoo.list(task="classification", max_parameters=60e6))]
 EARLIER = {
+    "timm/convmixer_768_32": "block2",
     "timm/cpubone_nano": "stage2",
+    "timm/crossvit_tiny_240": "block2",
+    "timm/efficientvit_b0": "stage2",
+    "timm/efficientvit_l1": "stage2",
+    "timm/iformer_m_distilled": "stage2",
+    "timm/iformer_t": "stage2",
     "timm/levit_128s": "stage1",
     "timm/lowformer_b0": "stage2",
+    "timm/pit_ti_224": "transformer2",
+    "timm/pit_ti_distilled_224": "transformer1",
+    "timm/starnet_s050": "stage2",
+    "timm/tiny_vit_5m_224": "stage2",
+    "timm/visformer_tiny": "stage2",
+    "timm/xcit_nano_12_p8_224": "block2",
 }
 """Where the patch is looked for in kinds whose untrained weights have mixed the whole image by the last stage.
 
@@ -229,7 +241,7 @@ def detector_of_patches(name):
         model = zoo.swap_head(model, 9)
     side = zoo.info(name).input_size[-1]
     blank = np.zeros((side, side, 3), dtype=np.uint8)
-    with contextlib.suppress(NotSupported):  # of kinds without weights
+    with contextlib.suppress(zoo.ZooError):  # of kinds without weights
         mean = zoo.preprocessing(zoo.set_preprocessing(model, name)).mean
         blank += np.uint8([255 * each for each in mean] if max(mean) <= 1 else mean)
     images = [blank, *(with_a_patch(blank, corner)[0] for corner in [*CORNERS, (1, 1), (5, 5), (3, 3)])]
