@@ -103,6 +103,14 @@ def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_model_that_takes_no_images_of_that_size_is_named_with_the_option_for_it(tmp_path):
+    models = ("--models", "torchvision.models:alexnet", "--input-size", "3x16x16")
+    answer = zoo(tmp_path, "plugin", "new", "acme", *models)
+    assert answer.returncode != 0
+    assert "--models: torchvision.models:alexnet: this AlexNet does not run" in answer.stderr
+    assert "--input-size gives the size" in answer.stderr
+
+
 def test_the_guide_is_printed_for_those_who_have_only_the_wheel(tmp_path):
     answer = zoo(tmp_path, "plugin", "guide")
     assert answer.stdout.startswith("# A family of your own"), answer.stderr

@@ -342,3 +342,26 @@ class Graph(torch.nn.Module):
 
 def test_the_stem_ends_where_an_input_weights_features():
     assert zoo.trace(Graph(), (torch.randn(2, 7, 5), torch.rand(2, 7, 7))).anatomy.stem == ("one",)
+
+
+class Clips(torch.nn.Module):
+    """Tokens of several frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.out = torch.nn.Conv3d(3, 8, (2, 4, 4), (2, 4, 4)), torch.nn.Linear(8, 4)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2)
+        )
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x.mean(1))
+
+
+def test_tokens_of_several_frames_say_no_stride():
+    trace = zoo.trace(Clips(), torch.zeros(1, 3, 4, 16, 16))
+    assert trace.anatomy.main.path == "out"
+    assert not any("blocks" in path for stage in trace.anatomy.stages for path in stage.modules)

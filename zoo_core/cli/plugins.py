@@ -18,7 +18,7 @@ from zoo_core import __version__
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.contract.card_file import write_cards
-from zoo_core.errors import UsageError, ZooError
+from zoo_core.errors import AnatomyError, UsageError, ZooError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.plugins import SLOW, go_without
@@ -228,7 +228,11 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
     made: list[Card] = []
     for what in filter(None, (each.strip() for each in models.split(","))):
         model = _built(what)
-        result = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
+        try:
+            result = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
+        except AnatomyError as error:
+            hint = "--input-size gives the size that its images have, such as 3x224x224"
+            raise AnatomyError(f"--models: {what}: {error.summary}", **{**error.parts, "hint": hint}) from error
         main = result.anatomy.main
         card = Card(
             family=name.replace("-", "_"),

@@ -83,7 +83,9 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
         expected="what forward takes: a tensor, a tuple of several arguments, or a dict of them by name",
         got=f"{type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}",
         cause="it is tried with a batch of two, made of the example",
-        hint="zoo.adopt(model, example=(x, y)) gives forward two arguments",
+        hint="example=(x, y) gives forward two arguments"
+        if isinstance(failure, TypeError)
+        else "give an example of another size or dtype, such as torch.zeros(1, 3, 224, 224)",
     ) from failure
 
 

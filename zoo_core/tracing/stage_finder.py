@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
+_IMAGE_AXES = 4
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
 
@@ -130,7 +131,7 @@ class Grid:
             stride = self._stride(0, shape[-1], other[-1] if other else None)
             return Map(_whole(stride), shape[1], "NCHW") if stride else None
         if len(shape) == 3:  # noqa: PLR2004 - N, L, C
-            return self._tokens(shape, other)
+            return self._tokens(shape, other) if self.axes == _IMAGE_AXES else None  # else tokens of frames too
         return self._image(shape, other) if len(shape) == self.axes else None
 
     def _image(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:

@@ -122,7 +122,7 @@ def trace(
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
     if not anatomy.stages:
-        missing["stages"] = "no module ends with a map or tokens before the resolution changes"
+        missing["stages"] = "no module ends with a map, or tokens of an image, before the resolution changes"
     elif stages is None and (unseen := _unseen(passes, grid, anatomy.stages)):
         anatomy = replace(anatomy, stages=())
         missing["stages"] = (
