@@ -1,24 +1,30 @@
 """Twenty frozen epochs beside one pass, and embedding beside the plain forward and beside a cluster of one machine.
 
-Run as ``uv run --group extra python -m benchmarks.training``. The sides take turns, and a figure is the median of the
-ratios of the rounds, in CPU seconds of this process on one thread. Those of Ray are wall seconds, for its actors are
-other processes: two of them, beside a ``DataLoader`` of two workers.
+Lightning alone and fastai, where it is installed, train the same frozen network for one epoch: they keep no features,
+so that twenty epochs are twenty of those. timm's script trains all of a network, and gives no features of images.
+
+Run as ``uv run --group extra --with fastai python -m benchmarks.training``. The sides take turns, and
+a figure is the median of the ratios of the rounds, in CPU seconds of this process on one thread. Those of Ray are
+wall seconds, for its actors are other processes: two of them, beside a ``DataLoader`` of two workers.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import tempfile
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as nn_functional
 from torch.utils.data import DataLoader, Dataset
 
 import zoo_core as zoo
@@ -77,6 +83,61 @@ def frozen_epochs(model: nn.Module, dataset: Dataset[Any], folder: Path) -> None
     train_head(module, dataset, epochs=EPOCHS, batch_size=32, workers=0, folder=folder, device="cpu")
 
 
+def lightning_epoch(model: nn.Module, dataset: Dataset[Any]) -> None:
+    """One epoch of the head with Lightning alone."""
+    import lightning
+
+    class Head(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+            self.model.eval()  # the statistics of a frozen batch norm
+            return nn_functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW([each for each in self.parameters() if each.requires_grad])
+
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", log_every_n_steps=1, **quiet)
+    trainer.fit(Head(), DataLoader(dataset, batch_size=32, shuffle=True))
+
+
+def fastai_epoch(model: nn.Module, dataset: Dataset[Any], folder: Path) -> None:
+    """One epoch of the head with fastai, which keeps the norms of a frozen body in train mode by default."""
+    from fastai.callback.progress import ProgressCallback  # noqa: F401 - gives a Learner no_bar
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader as FastLoader
+    from fastai.learner import Learner
+
+    train = FastLoader(dataset, bs=32, shuffle=True, num_workers=0)
+    learner = Learner(DataLoaders(train, []), model, loss_func=nn_functional.cross_entropy, path=folder, cbs=[])
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(1)
+
+
+def on_ray_data(model: nn.Module, files: list[Path]) -> int:
+    """The same vectors by Ray Data, on two actors, in the order of the images."""
+    import ray
+
+    from zoo_core.embedding.embed import Embedder, labelled_sources
+
+    shared = ray.put(Embedder.of(model, batch_size=32, num_workers=1))
+
+    class Embed:
+        def __init__(self) -> None:
+            self.embedder = ray.get(shared)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            rows = list(self.embedder.run(labelled_sources([*batch["path"]])))
+            return {"path": [row.name for row in rows], "vector": np.stack([row.vector.numpy() for row in rows])}
+
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    paths = ray.data.from_items([{"path": str(file)} for file in files], override_num_blocks=max(2, len(files) // 32))
+    return len(paths.map_batches(Embed, concurrency=2, num_cpus=1, batch_size=32).take_all())
+
+
 def ratio(work: Callable[[], None], beside: Callable[[], None], rounds: int, clock: Callable[[], float]) -> list[float]:
     """What the work takes, as a multiple of what is beside it, round by round."""
 
@@ -118,12 +179,19 @@ def measure(name: str, count: int, rounds: int, *, with_ray: bool) -> None:
         print(f"{count / (time.process_time() - started):.1f} images a CPU second in the plain forward of {name}")
         tell(f"{EPOCHS} epochs on cached features, of one pass", ratio(cached, plain, rounds, time.process_time))
         tell("zoo.embed, of the plain forward", ratio(embedded, plain, rounds, time.process_time))
+        peers = {"Lightning alone": lambda: lightning_epoch(model_of(name), dataset)}
+        if find_spec("fastai"):
+            peers["fastai"] = lambda: fastai_epoch(model_of(name), dataset, folder)
+        for peer, epoch in peers.items():
+            tell(f"one frozen epoch of {peer}, of one pass", ratio(epoch, plain, rounds, time.process_time))
         if with_ray:
             import ray
 
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
             beside = ratio(lambda: embedded("ray"), lambda: one_pass(model, dataset, 2), rounds, time.perf_counter)
             tell("zoo.embed on Ray with two workers, of a DataLoader with two", beside)
+            beside = ratio(lambda: on_ray_data(model, files), lambda: embedded("ray"), rounds, time.perf_counter)
+            tell("Ray Data with two actors, of zoo.embed on Ray", beside)
 
 
 def tell(what: str, ratios: list[float]) -> None:
@@ -140,6 +208,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     print(f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     measure(options.model, options.images, options.rounds, with_ray=options.ray)

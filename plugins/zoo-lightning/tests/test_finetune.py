@@ -286,6 +286,39 @@ def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digi
     ]
 
 
+_SHARDED = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from lightning.pytorch.strategies import ModelParallelStrategy
+from zoo_lightning import finetune
+folder, out, devices, batch = sys.argv[1:]
+parts = {"data_parallel_size": 2, "tensor_parallel_size": 1, "process_group_backend": "gloo"}
+strategy = ModelParallelStrategy(save_distributed_checkpoint=False, **parts) if devices == "2" else "auto"
+finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch), augment="none", freeze="backbone",
+         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": int(devices), "strategy": strategy})
+"""
+
+
+@pytest.mark.sweep
+def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits, tmp_path):
+    (tmp_path / "script.py").write_text(_SHARDED)
+    for name, devices, batch in (("one", "1", "6"), ("two", "2", "3")):
+        command = [sys.executable, str(tmp_path / "script.py"), str(digits), str(tmp_path / name), devices, batch]
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_in_parts_is_refused_before_training(digits, tmp_path):
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    trainer = {**QUIET, "strategy": ModelParallelStrategy(process_group_backend="gloo")}
+    with pytest.raises(UsageError, match="save_distributed_checkpoint=False"):
+        finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "trainer": trainer})
+
+
 def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
     (digits / "empty").mkdir()
     arguments = [str(digits), "--model", "tiny/glyphnet", "--out", str(tmp_path / "out"), "--dry-run"]

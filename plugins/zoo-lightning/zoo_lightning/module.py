@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
 from torchvision.transforms import v2
@@ -120,6 +121,11 @@ class FineTune(LightningModule):
         if self.multi_label:
             return functional.binary_cross_entropy_with_logits(scores, targets, pos_weight=weights)
         return functional.cross_entropy(scores, targets, weight=weights, label_smoothing=self.label_smoothing)
+
+    def configure_model(self) -> None:
+        """Shard the parameters where Lightning's ``ModelParallelStrategy`` asks for it, as ``fully_shard`` does."""
+        if self.device_mesh is not None and not hasattr(self.model, "unshard"):
+            fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Refuse what has nothing to train, and what several processes would do wrongly without an error."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from zoo_core import errors
 
@@ -90,6 +91,23 @@ def resumable(work: Path) -> Iterator[None]:
             cause=str(error).partition("\n")[0],
             hint="free some space and go on with resume, or choose another folder for out",
         ) from error
+
+
+def shards(engine: Trainer) -> bool:
+    """Whether each process holds a part of the parameters: the model that is saved is another one then.
+
+    Raises:
+        UsageError: Each process would write a part of the checkpoint too, in a folder.
+    """
+    if not isinstance(engine.strategy, FSDPStrategy | ModelParallelStrategy):
+        return False
+    settings = vars(engine.strategy)
+    if settings.get("_save_distributed_checkpoint") or settings.get("_state_dict_type") == "sharded":
+        raise errors.UsageError(
+            "the best weights of a run are read from one file, and this strategy writes a folder of parts",
+            hint="ModelParallelStrategy(save_distributed_checkpoint=False), or FSDPStrategy(state_dict_type='full')",
+        )
+    return True
 
 
 def _is_of_writing(error: OSError | RuntimeError, work: Path) -> bool:

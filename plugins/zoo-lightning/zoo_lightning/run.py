@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -26,7 +27,7 @@ from zoo_lightning.head_first import train_head
 from zoo_lightning.loading import ImageDataset, datasets, loaders
 from zoo_lightning.module import METRIC, FineTune, require_trainable
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import POINT, Finite, History, ResumePoint, Stopping, begin, resumable
+from zoo_lightning.resume import POINT, Finite, History, ResumePoint, Stopping, begin, resumable, shards
 from zoo_lightning.samples import ImageData
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
@@ -173,12 +174,14 @@ def finetune(
     work = target.with_name(f"{target.name}.{RUN}")
     history = History()
     engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
+    sharded = shards(engine)
     with resumable(work):
         point = begin(work, _facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
             _head_first(module, images, chosen, work)
+        whole = copy.deepcopy(module) if sharded else module
         _fit(engine, module, images, chosen, point)
-        result = _finish(engine, _Run(module, images, chosen, target), history)
+        result = _finish(engine, _Run(whole, images, chosen, target), history)
     engine.strategy.barrier()  # every process has read the best weights
     if engine.is_global_zero:
         shutil.rmtree(work)
@@ -389,12 +392,12 @@ def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  
 def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     """Save the best weights, and beside them the metrics and the report; the first process alone writes."""
     metrics = history.last
-    if best := getattr(engine.checkpoint_callback, "best_model_path", ""):
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        run.module.load_state_dict(state)
     report = run.target / REPORT
     if not engine.is_global_zero:
         return Result(run.target, metrics, report)
+    if best := getattr(engine.checkpoint_callback, "best_model_path", ""):
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        run.module.load_state_dict(state)
     options = run.options
     _, val = datasets(run.data, run.module.model, augment=options.augment, seed=options.seed)
     evaluation = evaluation_of(run.module, val, run.data, batch_size=options.batch_size, workers=options.workers)
