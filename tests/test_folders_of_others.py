@@ -235,8 +235,9 @@ def test_nothing_is_called_unused_in_a_cache_that_others_write(cache):
         assert leftovers(cache, unused_days=0) == ([], [])
 
 
-def test_an_error_shows_no_control_character_and_no_secret():
-    url = "https://me:secret@example.org/net.pth?token=abc"
+@pytest.mark.parametrize("end", ["?token=abc", "#token=abc", "?a=1#token=abc"])
+def test_an_error_shows_no_control_character_and_no_secret(end):
+    url = f"https://me:secret@example.org/net.pth{end}"
     error = WeightsError(f"\x1b]0;owned\x07 at {url}", got=url, urls=(url,))
     assert "\x1b" not in str(error)
     assert not {"secret", "token"} & {word for word in ("secret", "token") if word in f"{error} {vars(error)}"}

@@ -540,6 +540,13 @@ def test_averages_under_names_without_dots_are_taken(net, path):
     assert same(zoo.get(NAME, weights=path, ema=False), raw)
 
 
+def test_averages_of_parameters_take_the_buffers_of_a_head_of_several_layers(path):
+    trained = zoo.get(NAME, weights=None, head=S(L(64, 8), nn.BatchNorm1d(8), L(8, 9)), seed=1)
+    averages = {name: each.detach() + 1 for name, each in trained.named_parameters()}
+    torch.save({"model": trained.state_dict(), "ema": averages}, path)
+    assert same(zoo.get(NAME, weights=path), trained.state_dict() | averages)
+
+
 def test_what_a_profiler_counted_is_left_alone(net, path):
     counts = {f"{name}total_{kind}": torch.zeros(1).double() for name in ("", "fc.") for kind in ("ops", "params")}
     torch.save(state_of(net) | counts, path)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
-_QUERY = re.compile(r"(\w://[^\s?'\"<>()]+)\?[^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
+_QUERY = re.compile(r"(\w://[^\s?#'\"<>()]+)[?#][^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
 
 
 def visible(text: str) -> str:
@@ -62,7 +62,7 @@ def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures:
 
 
 def redacted(text: str) -> str:
-    """``text`` without what stands before the ``@`` of a URL, and without queries, which may hold a key.
+    """``text`` without what stands before the ``@`` of a URL, and without queries and fragments, which may hold a key.
 
     Example:
         >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")

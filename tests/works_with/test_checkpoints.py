@@ -11,7 +11,7 @@ from torch import distributed, nn
 
 import zoo_core as zoo
 
-TOOL = ("accelerate", "transformers", "huggingface-hub", "torch")
+TOOL = ("accelerate", "transformers", "huggingface-hub", "torch", "lightning", "timm")
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 HEADS = {
     "a linear head": ("timm/test_vit", {}),
@@ -131,6 +131,65 @@ def test_a_sharded_model_gathered_whole_or_saved_as_shards(trained, group, tmp_p
     torch.save(sharded.state_dict(), tmp_path / "rank0.pt")
     with pytest.raises(zoo.errors.Unreadable, match="get_model_state_dict"):
         back(tmp_path / "rank0.pt")
+
+
+def test_a_checkpoint_of_lightning(trained, tmp_path):
+    import lightning
+
+    inner, _, back = trained
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = inner
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 1e-3)
+
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, barebones=True)
+    trainer.strategy.connect(Module())
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert back(tmp_path / "last.ckpt") == "from 'state_dict', without the prefix 'model.'"
+
+
+def test_a_checkpoint_of_the_saver_of_timm(trained, tmp_path):
+    from timm.utils import CheckpointSaver
+
+    inner, _, back = trained
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+    saver = CheckpointSaver(inner, optimizer, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+    saver.save_checkpoint(0, metric=0.5)
+    assert back(tmp_path / "last.pth.tar") == "from 'state_dict'"
+
+
+def _of_torch(inner):
+    return {"ema": torch.optim.swa_utils.AveragedModel(inner).state_dict()}
+
+
+def _of_timm(inner):
+    from timm.utils import ModelEmaV3
+
+    return {"state_dict_ema": ModelEmaV3(inner).module.state_dict()}
+
+
+def _of_torch_ema(inner):
+    return {"ema": {"decay": 0.99, "shadow_params": [each.detach() for each in inner.parameters()]}}
+
+
+def _of_latent_diffusion(inner):
+    shadows = {f"model_ema.{name.replace('.', '')}": each.detach() for name, each in inner.named_parameters()}
+    return {"model_ema.decay": torch.tensor(0.99), "model_ema.num_updates": torch.tensor(1), **shadows}
+
+
+@pytest.mark.parametrize("averages", [_of_torch, _of_timm, _of_torch_ema, _of_latent_diffusion])
+def test_averages_of_four_kinds_beside_weights_that_are_others(trained, averages, tmp_path):
+    inner, _, back = trained
+    raw = {name: each + 1 if each.is_floating_point() else each for name, each in inner.state_dict().items()}
+    raw |= dict(inner.named_buffers())  # some of them average the parameters alone
+    content = averages(inner)
+    is_flat = "model_ema.decay" in content
+    torch.save({"model": raw | content} if is_flat else {"model": raw, **content}, tmp_path / "last.pt")
+    assert back(tmp_path / "last.pt").startswith("averaged weights, from ")
 
 
 def test_a_compiled_model_in_data_parallel(trained, tmp_path):

@@ -208,7 +208,9 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
     filled: tuple[str, ...] = ()
     if chosen is not best and chosen.averaged:
         raw = under(best.tensors, best.prefix)
-        filled = tuple(name for name in raw if name in own and name not in state and name.endswith(BUFFERS))
+        layers = {name.rpartition(".")[0] for name in state}  # those of a head are not in the model yet
+        missing = [name for name in raw if name.endswith(BUFFERS) and name not in state]
+        filled = tuple(name for name in missing if name in own or name.rpartition(".")[0] in layers)
         state.update({name: raw[name] for name in filled})
     others = [option for option in options if option.fitting > chosen.fitting / 2 and option is not chosen]
     copies = [option.prefix for option in others if option.candidate is chosen.candidate]
