@@ -18,6 +18,8 @@ from torch.nn.utils import prune
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, Unreadable, UsageError, ZooWarning
+from zoo_core.weights.checkpoint.candidates import candidates
+from zoo_core.weights.formats.plain_pickle import Foreign
 
 NAME = "tiny/glyphnet"
 
@@ -545,6 +547,13 @@ def test_averages_of_parameters_take_the_buffers_of_a_head_of_several_layers(pat
     averages = {name: each.detach() + 1 for name, each in trained.named_parameters()}
     torch.save({"model": trained.state_dict(), "ema": averages}, path)
     assert same(zoo.get(NAME, weights=path), trained.state_dict() | averages)
+
+
+def test_a_module_whose_buffers_are_no_mapping_has_none():
+    module, buffers = Foreign("acme.Net"), Foreign("acme.Buffers")
+    buffers.state = {"items": {}}
+    module.state = {"_modules": {}, "_parameters": {"weight": torch.ones(2)}, "_buffers": buffers}
+    assert [*candidates(module)[0].tensors] == ["weight"]
 
 
 def test_what_a_profiler_counted_is_left_alone(net, path):

@@ -256,7 +256,9 @@ def _module_state(module: Foreign) -> dict[str, Any]:
         return {}
     result: dict[str, Any] = {}
     left_out = state.get("_non_persistent_buffers_set", ())
-    for name, value in [*state["_parameters"].items(), *(state.get("_buffers") or {}).items()]:
+    buffers = state.get("_buffers")
+    buffers = buffers if isinstance(buffers, Mapping) else {}
+    for name, value in [*state["_parameters"].items(), *buffers.items()]:
         if (is_tensor(value) or isinstance(value, OddTensor | Foreign)) and not (
             isinstance(left_out, set | frozenset | list) and name in left_out
         ):
