@@ -328,6 +328,58 @@ def test_what_a_scheduler_made_of_the_rates_holds_for_new_parameters(model):
     assert {group["name"]: group["lr"] for group in optimizer.param_groups}["layer3"] == pytest.approx(0.005)
 
 
+SCHEDULERS = {
+    "OneCycleLR": {"max_lr": 1.0, "total_steps": 10},
+    "CyclicLR": {"base_lr": 0.1, "max_lr": 1.0},
+    "LambdaLR": {"lr_lambda": lambda epoch: 0.9**epoch},
+    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9 if epoch else 1.0},
+    "CosineAnnealingLR": {"T_max": 3},
+    "CosineAnnealingWarmRestarts": {"T_0": 3},
+    "StepLR": {"step_size": 2},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_new_groups_follow_a_scheduler_as_the_others_do(model, name):
+    optimizer = torch.optim.SGD(param_groups(zoo.freeze(model), lr=0.1, head_lr=1.0), momentum=0.9)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **SCHEDULERS[name])
+    for step in range(8):
+        if step == 2:
+            zoo.unfreeze(model, "layer3", optimizer=optimizer)
+            assert len(optimizer.param_groups) == 4
+        optimizer.step()
+        scheduler.step()
+        head, *others = ({"lr": each["lr"], "momentum": each["momentum"]} for each in optimizer.param_groups)
+        for group, each in zip(optimizer.param_groups[1:], others, strict=True):
+            share = 1.0 if group["name"].startswith("head") else 0.1
+            assert each == pytest.approx({**head, "lr": head["lr"] * share})
+
+
+def test_new_groups_have_the_rates_of_a_plateau(model):
+    optimizer = torch.optim.AdamW(param_groups(zoo.freeze(model), lr=0.1, head_lr=1.0))
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for loss in (1.0, 2.0):
+        scheduler.step(loss)
+    zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    scheduler.step(3.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_new_groups_have_the_rates_of_a_drop_by_hand_also_beside_a_frozen_head(model):
+    optimizer = torch.optim.AdamW(param_groups(zoo.freeze(model), lr=0.1, layer_decay=0.5, weight_decay=0.2))
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.1
+    zoo.freeze(model, "head")
+    zoo.unfreeze(model, "layer3", optimizer=optimizer)
+    settings = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert settings == [
+        (pytest.approx(0.01), 0.2),
+        (pytest.approx(0.01), 0.0),
+        (pytest.approx(0.005), 0.2),
+        (pytest.approx(0.005), 0.0),
+    ]
+
+
 def test_an_optimizer_with_one_rate_gets_what_it_lacks_at_that(model):
     optimizer = torch.optim.SGD(zoo.freeze(model).fc.parameters(), lr=0.3, weight_decay=0.01)
     zoo.unfreeze(model, "layer3", optimizer=optimizer)

@@ -108,7 +108,8 @@ def unfreeze(
         first: Of what is named, or of the whole model, only this many layers, counted from the input.
         last: As ``first``, but counted from the output: ``unfreeze(model, "fc", last=2)`` is the end of a deep head.
         optimizer: Gets what it lacks of the trainable parameters, at the rate and decay that
-            :func:`zoo_core.param_groups` gave to such parts, or at its own where it has a single rate.
+            :func:`zoo_core.param_groups` gave to such parts, or at its own where it has a single rate. What torch's
+            schedulers or a loop have made of the rates since holds for new ones too.
 
     Returns:
         The same model.

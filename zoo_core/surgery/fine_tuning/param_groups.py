@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 NO_DECAY = ("vector", "position", "declared")
 """What is not decayed unless told otherwise: timm's rule, made the same in every family."""
@@ -33,6 +35,13 @@ _POSITIONS = (
     "*dist_token",
     "*reg_token",
 )
+
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
+"""What torch's schedulers keep of the learning rate in a group."""
+_LISTS_OF_RATES = ("base_lrs", "max_lrs", "min_lrs", "_last_lr")
+"""What they keep of it themselves, with an entry for each group."""
+_LISTS = ("lr_lambdas", "base_momentums", "max_momentums")
+"""What else they keep with an entry for each group."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +155,7 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     if planned is None:
         optimizer.add_param_group({**_shared_settings(optimizer), "params": lacking})
         return
-    # what a scheduler has made of a rate since holds for the others too
-    factor = planned["lr"] / _first_rate(planned) if _first_rate(planned) else 1.0
+    rates = _planned_rates(model, planned["plan"])
     by_name = {group.get("name"): group for group in optimizer.param_groups}
     ids = {id(each) for each in lacking}
     for group in param_groups(model, **planned["plan"]):
@@ -155,13 +163,54 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
         if new and group["name"] in by_name:
             by_name[group["name"]]["params"].extend(new)
         elif new:
-            started = {"initial_lr": group["lr"]} if "initial_lr" in planned else {}
-            optimizer.add_param_group({**group, **started, "params": new, "lr": group["lr"] * factor})
+            sibling = _sibling(optimizer, group["name"]) or planned
+            _add_beside(optimizer, sibling, {**group, "params": new}, group["lr"] / rates[sibling["name"]])
 
 
-def _first_rate(group: Mapping[str, Any]) -> float:
-    """The rate that a group began with: schedulers note it beside the present one."""
-    return float(group.get("initial_lr", group["lr"]))
+def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float]:
+    """The rate that a plan has for the group of each name, of frozen parameters too."""
+    rates = _Plan(**{name: each for name, each in plan.items() if name != "no_decay"})
+    names = [name for name, _ in in_shards(model).named_parameters()]
+    groups = [
+        _group(name, part, rates, decays=decays)
+        for name, part in _parts(model, rates, names).items()
+        for decays in (True, False)
+    ]
+    return {group["name"]: group["lr"] for group in groups}
+
+
+def _sibling(optimizer: Optimizer, name: str) -> dict[str, Any] | None:
+    """The group of an optimizer that has the same part of the model as one of this name."""
+    part = name.partition(", ")[0]
+    of_plan = [group for group in optimizer.param_groups if "plan" in group]
+    return next((group for group in of_plan if group["name"].partition(", ")[0] == part), None)
+
+
+def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
+    """Add a group whose rates are ``ratio`` times those of another: what has been made of them since holds for it too.
+
+    A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
+    """
+    count, place = (
+        len(optimizer.param_groups),
+        next(i for i, each in enumerate(optimizer.param_groups) if each is sibling),
+    )
+    rates = {name: sibling[name] * ratio for name in _RATES if name in sibling}
+    kept = {name: each for name, each in sibling.items() if name != "weight_decay"}
+    optimizer.add_param_group({**kept, **group, **rates})
+    for scheduler in _schedulers(optimizer):
+        for name in (*_LISTS_OF_RATES, *_LISTS):
+            values = getattr(scheduler, name, None)
+            if isinstance(values, list) and len(values) == count:
+                values.append(values[place] * ratio if name in _LISTS_OF_RATES else values[place])
+
+
+def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
+    """The schedulers of an optimizer, which does not know them itself."""
+    from torch.optim.lr_scheduler import LRScheduler
+
+    every = [each for each in gc.get_objects() if issubclass(type(each), LRScheduler)]
+    return [each for each in every if getattr(each, "optimizer", None) is optimizer]
 
 
 def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
