@@ -45,6 +45,20 @@ def test_gradients_reach_only_the_head(model):
     }
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_step_after_freezing_moves_nothing_that_is_frozen(model, set_to_none):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    step(model)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=set_to_none)
+    step(model)
+    zoo.freeze(model, "backbone")
+    before = copy.deepcopy(model.state_dict())
+    optimizer.step()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"fc.weight", "fc.bias"}
+
+
 def test_frozen_norms_do_not_drift_after_train(model):
     zoo.freeze(model)
     before = statistics(model)

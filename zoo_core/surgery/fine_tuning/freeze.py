@@ -35,6 +35,7 @@ def freeze(
 ) -> Model:
     """Stop training parts of ``model``: no gradients, and norms inside that keep their running statistics.
 
+    Gradients that are there already are dropped, so that the next step of an optimizer leaves frozen parameters alone.
     Frozen norms, and other modules that change buffers in train mode, such as spectral norm and codebooks, stay in eval
     mode even after ``model.train()``; what recalibrates norms, such as ``update_bn`` and stochastic weight averaging,
     leaves theirs alone. Classes and state-dict keys do not change, and :func:`unfreeze` undoes all of it, as does a
@@ -76,6 +77,7 @@ def freeze(
         for name, parameter in bare.named_parameters(remove_duplicate=False):
             if name in names:
                 parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
+                parameter.grad = None  # else the next step of an optimizer would still move it
         parts = _stateful(bare, names)
         for module in parts.values():
             if norm == "eval":
