@@ -70,6 +70,11 @@ def test_a_bad_image_is_named_and_the_others_have_vectors(glyphs, photos):
         zoo.embed(glyphs, photos / "bad.png")
 
 
+def test_a_folder_may_be_in_the_home_folder_and_keeps_its_labels(glyphs, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert zoo.embed(glyphs, f"~/{photos.name}").labels == zoo.embed(glyphs, photos).labels != ("",) * 6
+
+
 def test_an_image_is_embedded_as_those_that_it_is_compared_with_were(glyphs, photos):
     found = zoo.embed(glyphs, photos, size=16)
     (name, similarity), *_ = found.nearest(photos / "light" / "4.png", 1)

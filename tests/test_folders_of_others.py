@@ -22,7 +22,7 @@ from zoo_core.weights import Cache, fetch, obtain
 from zoo_core.weights.cache.converted import Copy
 from zoo_core.weights.cache.maintenance import contents, leftovers, prune, remove
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.download.claim import give_up, own_name
+from zoo_core.weights.download.ownership import give_up, own_name
 from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
 
 NAMES = tuple(f"acme/net{number}@V1" for number in range(12))

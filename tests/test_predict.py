@@ -190,11 +190,12 @@ def test_the_first_frame_of_an_animation_is_taken(glyphs, tmp_path):
     [
         (b"\0\0\0\x18ftypheic" + bytes(100), "a HEIC photo"),
         (b"<!DOCTYPE HTML><html>404</html>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an answer of a server"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"%PDF-1.7\n", "a PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing"),
     ],
-    ids=["HEIC", "web page", "Git LFS", "PDF", "SVG"],
+    ids=["HEIC", "web page", "answer of a bucket", "Git LFS", "PDF", "SVG"],
 )
 @pytest.mark.parametrize("kind", ["file", "bytes"])
 def test_what_pillow_cannot_read_is_called_what_it_is(kind, content, problem, tmp_path):
@@ -225,6 +226,23 @@ def test_raw_values_of_a_camera_are_no_image(tmp_path):
     (tmp_path / "a.jpg.tif").rename(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match="a TIFF of CFA values"):
         zoo.read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.extra
+def test_colours_times_transparency_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.zeros((8, 8, 4), np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["assocalpha"])
+    with pytest.raises(ImageError, match="multiplied by its transparency"):
+        zoo.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.extra
+def test_a_tiff_larger_than_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    pytest.importorskip("tifffile").imwrite(tmp_path / "a.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match="too large"):
+        zoo.read_image(tmp_path / "a.tif")
 
 
 def test_twelve_bits_in_sixteen_are_noted(glyphs, tmp_path):

@@ -118,7 +118,7 @@ def files() -> tuple[Path, ...]:
         folders = []
     else:
         folders = [str(here), *map(str, here.parents)]
-    # os.path, which is several times as fast as Path: this is requested on every use.
+    # os.path, which is several times as fast as Path: this runs on every use.
     paths = (os.path.join(folder, NAME) for folder in folders)  # noqa: PTH118
     project = next((path for path in paths if os.path.isfile(path) and believed(path, "ZOO_CONFIG")), "")  # noqa: PTH113
     user = os.path.join(_user_folder(), NAME)  # noqa: PTH118

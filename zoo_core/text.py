@@ -1,4 +1,4 @@
-"""Words for a terminal: tables, numbers and close matches, and foreign text without control characters or secrets."""
+"""Text for people: tables, pages, numbers, close matches; and foreign text without control characters or secrets."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ td, th {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #88
 
 
 def html_page(title: str, body: str) -> str:
-    """A page that needs no other file, readable in the light, in the dark and on a phone.
+    """A page that needs no other file, for light and dark mode and for phones.
 
     Args:
         title: Shown as the heading.

@@ -12,7 +12,7 @@ from support.loopback import good, serving, sha256, status
 
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
-from zoo_core.weights.download.claim import partials, turn
+from zoo_core.weights.download.ownership import partials, turn
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(3_000_000)

@@ -41,7 +41,7 @@ def dead():
 
 
 def own_host():
-    from zoo_core.weights.download.claim import own_name
+    from zoo_core.weights.download.ownership import own_name
 
     return own_name("x").split(".")[2].split("-")[0]
 

@@ -18,7 +18,7 @@ from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, FetchError, UsageError, WeightsError
 from zoo_core.weights import fetch, obtain
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.download.claim import partials
+from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(400_000)

@@ -15,7 +15,7 @@ from support.loopback import good, hang_up, sha256, status
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.utils import no_follow
 from zoo_core.weights import fetch
-from zoo_core.weights.download.claim import partials
+from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.download.partial import Partial
 from zoo_core.weights.transport.policy import Policy
 

@@ -11,7 +11,7 @@ from support.loopback import cut, sha256
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.download.claim import partials
+from zoo_core.weights.download.ownership import partials
 from zoo_core.weights.download.partial import Partial
 from zoo_core.weights.transport.policy import Policy
 

@@ -268,7 +268,7 @@ def test_the_backbone_of_a_model_of_two_images_is_called_as_the_model_is(call):
 def test_stages_of_one_tower_of_two_are_not_those_of_the_model():
     trace = zoo.trace(TwoTowers(), PAIR)
     assert trace.anatomy.stages == ()
-    assert "takes 2 images, and no one module sees them all" in trace.missing["stages"]
+    assert "not computed from all images that forward takes (1 missing)" in trace.missing["stages"]
     model = zoo.adopt(TwoTowers(), example=PAIR, stages={"tower": ["one.conv", "two.conv"]})
     zoo.freeze(model, until="head")
     assert {name for name, each in model.named_parameters() if each.requires_grad} == {"out.weight", "out.bias"}

@@ -22,6 +22,8 @@ from zoo_core.utils.device import on_the_cpu
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from zoo_core.contract.anatomy import Head
+
     Tensors = Mapping[str, Any]
 
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8)
@@ -180,13 +182,6 @@ def _scaled(size: int, mine: int, theirs: int) -> Iterator[int]:
         yield size // mine * theirs
 
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from zoo_core.contract.anatomy import Head
-
-    Tensors = Mapping[str, Any]
-
 _CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _BESIDE = re.compile(r"((?:.+\.)?(?:head|classifier|fc)\.)(?:body\.)?(.+)")
 """The head of a module that has backbone and head, and what is before and after that word."""
@@ -194,8 +189,6 @@ _MATRIX = 2
 _LAYER = re.compile(r"\d{1,3}\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
 _FREE = 1 << 22
 """Numbers that a head may have beyond those of the matrix in the file: its inputs may be another number."""
-_BETWEEN = 2
-"""Layers without tensors between two others that are more than a nonlinearity: a dropout, too."""
 
 
 def tensors_at(state: Tensors, site: Head) -> dict[str, Any]:

@@ -56,7 +56,10 @@ def _next_pattern(pattern: str) -> str:
     if pattern == "*" or any(letter in pattern for letter in "*?["):
         return ""
     family, slash, name = pattern.rpartition("/")
-    return visible(f" {pattern!r}: zoo list '{family}{slash}*{name}*' lists the names that contain it")
+    wider = f"{family}{slash}*{name}*"
+    if not current_zoo().list(wider):
+        return ""
+    return visible(f" {pattern!r}: zoo list '{wider}' lists the names that contain it")
 
 
 def list_plainly(arguments: list[str]) -> bool:

@@ -234,7 +234,7 @@ def _require_frozen(backbone: nn.Module) -> None:
 def _length(dataset: object) -> int:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise UsageError(
-            f"a {type(dataset).__name__} cannot be requested a sample again",
+            f"a {type(dataset).__name__} does not give its samples by index",
             expected="a dataset with a length that gives samples by index",
             hint="store the samples first; what is a stream cannot be continued or recognised",
         )

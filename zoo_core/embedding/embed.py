@@ -17,6 +17,7 @@ from zoo_core.images.read import Source, sources_of
 from zoo_core.recipe.open_model import open_model
 from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -121,7 +122,7 @@ def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
         tuple(row.size for row in good),
         {row.name: row.error for row in rows if row.vector is None},
         embedder.model,
-        embedder.size,
+        embedder.input_size,
     )
 
 
@@ -134,7 +135,8 @@ def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN4
     if shards := shards_in(images):
         yield from images_in(shards)
         return
-    root = Path(images) if isinstance(images, str | os.PathLike) and Path(images).is_dir() else None
+    folder = expand(images) if isinstance(images, str | os.PathLike) else None
+    root = folder if folder is not None and folder.is_dir() else None
     for source in sources_of(images)[0]:
         inside = Path(source.name).parent.relative_to(root) if root is not None else Path()
         yield source, "" if inside == Path() else inside.as_posix()

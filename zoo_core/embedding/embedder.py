@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class Embedder:
     prepare: nn.Module
     batch_size: int
     num_workers: int | None
-    size: int | Sequence[int] | None = None
+    input_size: int | Sequence[int] | None = None
 
     @classmethod
     def of(
@@ -73,11 +74,11 @@ class Embedder:
 
     def run(self, sources: Iterable[tuple[Source, str]]) -> Iterator[Row]:
         """A row for each image, in order."""
-        labels: dict[str, str] = {}
+        labels: deque[str] = deque()
 
         def named() -> Iterator[Source]:
             for source, label in sources:
-                labels[source.name] = label
+                labels.append(label)
                 yield source
 
         loaded = load_images(named(), read, self.prepare, num_workers=self.num_workers, ahead=2 * self.batch_size)
@@ -86,7 +87,7 @@ class Embedder:
             vectors = iter(self._vectors(good))
             for each in batch:
                 result = each.error if each.tensor is None else next(vectors)
-                label = labels.pop(each.name, "")
+                label = labels.popleft()
                 if isinstance(result, Exception):
                     yield Row(each.name, None, label, error=str(result))
                 else:

@@ -47,7 +47,7 @@ class Embeddings:
         sizes: Height and width of each image, in pixels.
         failed: Name and reason for each image that could not be read.
         model: What made them, for :meth:`nearest` of an image; None for those from a file.
-        size: Height and width that the model saw, where they are not those of its weights.
+        input_size: Height and width that the model saw, where they are not those of its weights.
 
     Example:
         >>> import torch
@@ -64,7 +64,7 @@ class Embeddings:
     sizes: tuple[tuple[int, int], ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     model: nn.Module | None = field(default=None, repr=False)
-    size: int | Sequence[int] | None = field(default=None, repr=False)
+    input_size: int | Sequence[int] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -169,7 +169,7 @@ class Embeddings:
                     "these embeddings have no model to embed an image with",
                     hint="zoo.embed(model, image).vectors[0], with the model that made them, is a vector",
                 )
-            query = Embedder.of(self.model, size=self.size).vector_of(query)
+            query = Embedder.of(self.model, size=self.input_size).vector_of(query)
         if len(query) != self.vectors.shape[1]:
             raise UsageError(f"a vector of {len(query)} numbers among vectors of {self.vectors.shape[1]}")
         vector: Tensor = query.detach().float().cpu()
@@ -360,7 +360,7 @@ def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[s
     Raises:
         UsageError: It is no such file.
     """
-    made_by = (embedder.model, embedder.size) if embedder else ()
+    made_by = (embedder.model, embedder.input_size) if embedder else ()
     pa, pq = _pyarrow()
     if not path.exists() and failed:
         return Embeddings((), torch.empty(0, 0), (), (), failed, *made_by)

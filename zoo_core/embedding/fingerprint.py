@@ -99,7 +99,7 @@ def _pair_in(sample: object) -> tuple[Tensor, Any]:
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
     if not torch.equal(first, again):
         warnings.warn(
-            "the dataset gives another image each time it is requested the same one: what is kept are the features "
+            "the dataset gives another image each time the same index is read: what is kept are the features "
             "of one draw, used again in every epoch; take random augmentation out, or train without cached features",
             ZooWarning,
             stacklevel=5,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from zoo_core.errors import ImageError
 
@@ -12,8 +15,8 @@ if TYPE_CHECKING:
 
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _READ = ("RGB", "MINISBLACK")
-_BEGINNING = 32
-_WEB_PAGE = ("a web page, as a download that failed leaves", "download the image again")
+_BEGINNING = 1024
+_WEB_PAGE = ("a web page or an answer of a server, as a download that failed leaves", "download the image again")
 _DRAWING = ("a drawing (SVG), and no image of pixels", "export it as PNG")
 _HEIC = ("a HEIC photo, which Pillow cannot read", "export it as JPEG")
 _JPEG_XL = ("a JPEG XL image, which Pillow cannot read", "export it as PNG or JPEG")
@@ -23,10 +26,6 @@ _MARKS = (
     (4, b"JXL ", _JPEG_XL),
     (0, b"\xff\n", _JPEG_XL),
     (0, b"version https://git-lfs", ("a pointer of Git LFS, and not the image", "git lfs pull")),
-    (0, b"<!doctype html", _WEB_PAGE),
-    (0, b"<html", _WEB_PAGE),
-    (0, b"<svg", _DRAWING),
-    (0, b"<?xml", _DRAWING),
     (0, b"%pdf", ("a PDF, and no image", "export its pages as PNG")),
     (0, b"\x93numpy", ("an array of NumPy", "zoo.predict(model, numpy.load(path))")),
     (0, b"pk\x03\x04", ("a ZIP archive", "unpack it, and give the folder")),
@@ -40,11 +39,14 @@ def describe(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open 
     Example:
         >>> import io
         >>> describe(io.BytesIO(b"<!DOCTYPE html><title>404</title>"))
-        ('a web page, as a download that failed leaves', 'download the image again')
+        ('a web page or an answer of a server, as a download that failed leaves', 'download the image again')
     """
     beginning = _beginning(file)
     if not beginning:
         return "the file is empty", ""
+    text = beginning.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if text.startswith(b"<"):
+        return _DRAWING if b"<svg" in text else _WEB_PAGE
     for place, mark, answer in _MARKS:
         if beginning[place:].startswith(mark) or beginning[place:].lower().startswith(mark):
             return answer
@@ -76,7 +78,10 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages.first
             colours, axes = getattr(page.photometric, "name", page.photometric), page.axes
+            _refuse(page, name)
             array: np.ndarray[Any, Any] | None = page.asarray() if colours in _READ else None
+    except ImageError:
+        raise
     except Exception as error:  # codecs raise what they like at bad data
         raise ImageError(
             f"{name}: the TIFF cannot be decoded",
@@ -85,8 +90,20 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
             name=name,
         ) from error
     if array is None:  # such as the raw values of a camera
-        raise ImageError(f"{name}: a TIFF of {colours} values, and no image", hint="export it as PNG", name=name)
+        raise ImageError(
+            f"{name}: a TIFF of {colours} values, which zoo does not read", hint="export it as PNG", name=name
+        )
     return np.moveaxis(array, 0, -1) if axes.startswith("S") else array
+
+
+def _refuse(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+    """Refuse a page before it is decoded."""
+    if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # as Pillow does
+        hint = "zoo.sliding_window(model, path, size=...) reads it window by window"
+        raise ImageError(f"{name}: too large to be read as one image", hint=hint, name=name)
+    if "ASSOCALPHA" in [getattr(extra, "name", "") for extra in page.extrasamples]:
+        what = "a TIFF whose colours are multiplied by its transparency"
+        raise ImageError(f"{name}: {what}", hint="export it as PNG", name=name)
 
 
 def _beginning(file: Any) -> bytes:  # noqa: ANN401 - a path or an open file

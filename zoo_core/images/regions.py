@@ -112,6 +112,9 @@ def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
         return None
     try:
         file = path.open("rb")
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be opened", cause=str(error), name=name) from error
+    try:
         rows = _TiffRows(tifffile.TiffFile(file), file, name, channels)
     except (tifffile.TiffFileError, OSError, IndexError, struct.error) as error:
         file.close()
@@ -135,10 +138,11 @@ class _TiffRows:
         self._kept = colours if is_transparency else None
         self._tiff, self._file, self._page, self._name = tiff, file, page, name
         self.height, self.width = int(page.imagelength), int(page.imagewidth)
-        colour = page.photometric.name
+        colour, compression = (getattr(each, "name", "") for each in (page.photometric, page.compression))
+        extras = [getattr(extra, "name", "") for extra in page.extrasamples]
         self.is_plain = (
-            (colour in ("RGB", "MINISBLACK") or (colour == "YCBCR" and page.compression.name == "JPEG"))
-            and "ASSOCALPHA" not in [extra.name for extra in page.extrasamples]  # colours times transparency
+            (colour in ("RGB", "MINISBLACK") or (colour == "YCBCR" and compression == "JPEG"))
+            and "ASSOCALPHA" not in extras  # colours times transparency
             and page.bitspersample in _BITS
             and page.imagedepth == 1
             and page.dtype is not None

@@ -138,7 +138,7 @@ def overlay(image: Array, values: Array, strength: float = 0.5) -> Image:
 
 
 def enlarged(image: Image) -> Image:
-    """A small image so large that people can see what is in it, each pixel a square of equal size."""
+    """A small image, scaled up by a whole factor with nearest-neighbour interpolation."""
     from PIL import Image as Pillow
 
     times = -(-_LEGIBLE // max(1, *image.size))

@@ -430,7 +430,11 @@ def _cut_off(flow: Dataflow, head: Head, main: Layers) -> str | None:
         after.update(op.outputs)
         for value in op.outputs if op.name in _PARTS else ():
             before, left = shapes[next(each for each in op.inputs if each in after)], shapes[value]
-            if before[axis] == head.num_classes and (len(left) < len(before) or left[axis] < before[axis]):
+            if (
+                len(before) > max(axis, 0)
+                and before[axis] == head.num_classes
+                and (len(left) < len(before) or left[axis] < before[axis])
+            ):
                 return f"{left[axis] if len(left) == len(before) else 1} of its {before[axis]}"
     return None
 

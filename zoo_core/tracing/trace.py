@@ -126,7 +126,8 @@ def trace(
     elif stages is None and (unseen := _unseen(passes, grid, anatomy.stages)):
         anatomy = replace(anatomy, stages=())
         missing["stages"] = (
-            f"forward takes {len(unseen) + 1} images, and no one module sees them all; stages= names them"
+            "the last stage is not computed from all images that forward takes "
+            f"({len(unseen)} missing); stages= names them"
         )
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)

@@ -1,4 +1,4 @@
-"""Devices: which one may be used, and torch's default one, on which nothing here depends."""
+"""Which device a user may name, and code that does not depend on torch's default device."""
 
 from __future__ import annotations
 

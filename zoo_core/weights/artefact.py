@@ -1,4 +1,4 @@
-"""A file of weights on disk, and why it is believed: the record that goes from the road of bytes to the reader."""
+"""A file of weights on disk, and what vouches for it."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
-from zoo_core.weights.download.claim import sweep
 from zoo_core.weights.download.disk import aside, disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.download.from_sources import fetch_once
+from zoo_core.weights.download.ownership import sweep
 from zoo_core.weights.request import Request
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
 from zoo_core.weights.transport.urls import needs_network, shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
@@ -12,7 +12,7 @@ from zoo_core.weights.checkpoint.open import shards_in
 from zoo_core.weights.request import Request
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock, require_preprocessing
-from zoo_core.weights.trust.rules import Trust, checked_trust, known_bytes
+from zoo_core.weights.trust.rules import checked_trust, known_bytes
 
 if TYPE_CHECKING:
     import os
@@ -78,7 +78,7 @@ def obtain(
         LockError: The lock is malformed, or was written for another preprocessing.
         CacheError: The cache cannot be used.
     """
-    checked_trust(trust)
+    believed = checked_trust(trust)
     name = f"{card.id}@{weights.tag}"
     require_license(name, weights.licenses, licenses)
     cache = cache or Cache()
@@ -101,7 +101,7 @@ def obtain(
         folder=cache.arriving,
         place=cache.place,
         read_only=True,
-        trust=cast("Trust | None", trust),
+        trust=believed,
         progress=progress,
         policy=policy,
     )

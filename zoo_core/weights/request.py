@@ -1,4 +1,4 @@
-"""What asks for bytes: one record that goes all the way unchanged, to the file that describes what was proven."""
+"""The request for a file: one record, handed unchanged from the caller to the transport."""
 
 from __future__ import annotations
 

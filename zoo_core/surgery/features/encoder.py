@@ -226,9 +226,10 @@ def _is_map(output: object, layout: str) -> bool:
 
 
 def _stride(x: Tensor, found: Tensor, layout: str) -> int:
-    """The power of two that is nearest: convolutions without padding cut the border off."""
+    """Pixels a step: exact, or the nearest power of two where convolutions without padding cut the border off."""
     width = found.shape[-2 if layout == "NHWC" else -1]
-    return int(2 ** round(math.log2(x.shape[-1] / width)))
+    stride, rest = divmod(x.shape[-1], width)
+    return int(2 ** round(math.log2(x.shape[-1] / width))) if rest else stride
 
 
 def _depth(model: nn.Module, path: str, order: list[str]) -> int:

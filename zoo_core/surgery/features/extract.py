@@ -24,7 +24,10 @@ from zoo_core.utils.eval_mode import inferring
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from zoo_core.contract.anatomy import Stage
     from zoo_core.surgery.features.split import Module
+
+    Hook = Callable[[nn.Module, Any, Any], None]
 
 
 class _Call(threading.local):
@@ -172,15 +175,6 @@ def _tap(module: nn.Module, path: str) -> nn.Module:
     twin: nn.Module = object.__new__(variant(without(type(module), Tap), Tap, (*before, path)))
     object.__setattr__(twin, "__dict__", module.__dict__)
     return twin
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from zoo_core.contract.anatomy import Stage
-    from zoo_core.surgery.features.split import Module
-
-    Hook = Callable[[nn.Module, Any, Any], None]
 
 
 @strict_arguments

@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Any = None, *others: Any, **named: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
         """Images, or whatever the model takes, to what the head is given."""
-        args = () if x is None else (x, *others)
+        args = () if x is None and not others else (x, *others)
         return self.pool(self.features(*args, **named))
 
 

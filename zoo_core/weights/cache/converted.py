@@ -371,7 +371,8 @@ def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
 def _of_another_place(cache: Cache, names: dict[str, Tensor], stamp: Stamp, *, mapped: bool) -> str | None:
     """The copy of a file that was moved or copied, known by what it holds: files of its size are compared with it.
 
-    Nothing is hashed for that: the epochs of a training, all of one size, differ in the first block.
+    Nothing is hashed for that. The epochs of a full training differ in the first block; with a frozen backbone they
+    differ in the head alone, and each candidate is read as far as that.
     """
     known = dict.fromkeys(note.sha256 for _, note in _notes(cache) if note.size == stamp.size)
     for identity in known:

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from zoo_core.weights.checkpoint.candidates import Candidate
     from zoo_core.weights.checkpoint.open import Checkpoint
 
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
     Shapes = Mapping[str, tuple[int, ...]]
 
 _MATRIX, _KERNEL = 2, 4

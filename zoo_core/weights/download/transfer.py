@@ -107,7 +107,7 @@ class Transfer:
         return gained >= max(enough, self._policy.min_speed * seconds)
 
     def _pause(self, failure: Transient, failures: int) -> bool:
-        """Wait before the next attempt; False when the server requested more than we are ready to wait."""
+        """Wait before the next attempt; False when the server demands a longer wait than the policy allows."""
         seconds = self._policy.pause(failures)
         if failure.wait is not None and failure.wait > seconds:
             if self._patience_left <= 0:

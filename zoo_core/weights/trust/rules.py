@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Trust = Literal["first-use"]
 
 
-def checked_trust(trust: str | None) -> None:
-    """Refuse a word that is not one.
+def checked_trust(trust: str | None) -> Trust | None:
+    """The same word, when it is one.
 
     Raises:
         UsageError: ``trust`` is neither None nor ``"first-use"``.
@@ -33,6 +33,7 @@ def checked_trust(trust: str | None) -> None:
     if trust not in (None, "first-use"):
         hint = did_you_mean(close_matches(str(trust), ["first-use"]), "leave it out")
         raise UsageError(f"trust={trust!r}", expected="None or 'first-use'", hint=hint)
+    return "first-use" if trust else None
 
 
 def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) -> None:
