@@ -68,7 +68,7 @@ def test_a_csv_that_cannot_be_used_is_refused_in_words(digits, text, message):
 def test_an_image_of_a_csv_is_one_image_however_its_path_is_written(digits, spelling):
     rows = ["0/000.png,a", "0/001.png,a", "1/000.png,b", "1/001.png,b", spelling.format(folder=digits) + ",a"]
     (digits / "labels.csv").write_text("path,label\n" + "\n".join(rows))
-    assert read_data(digits / "labels.csv").notes == ("1 rows name an image again, and were left out",)
+    assert read_data(digits / "labels.csv").notes == ("1 repeated row was left out",)
 
 
 def test_a_link_to_a_missing_file_is_named(digits):
@@ -79,7 +79,7 @@ def test_a_link_to_a_missing_file_is_named(digits):
 def test_a_class_without_an_image_to_validate_with_is_named(write_digits, tmp_path):
     write_digits(tmp_path / "data" / "train", 3)
     write_digits(tmp_path / "data" / "val", 2)
-    assert "no image validates 2" in read_data(tmp_path / "data").notes[0]
+    assert "no validation image has the label 2:" in read_data(tmp_path / "data").notes[0]
 
 
 def test_a_class_without_a_readable_image_is_refused_with_the_cause(digits):
@@ -157,4 +157,4 @@ def test_rows_without_a_path_and_rows_that_come_twice_are_left_out_and_named(dig
     (digits / "labels.csv").write_text("label,path\n" + "\n".join(rows))
     data = read_data(digits / "labels.csv")
     assert len(data.train) + len(data.val) == 4
-    assert data.notes == ("line 2 has no path, and was left out", "1 rows name an image again, and were left out")
+    assert data.notes == ("line 2 has no path, and was left out", "1 repeated row was left out")

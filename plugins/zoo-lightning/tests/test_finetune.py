@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from lightning.pytorch import Callback
 from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
+from zoo_lightning.run import check_run
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError, ZooError
@@ -215,7 +216,13 @@ def test_every_option_of_training_runs(digits, tmp_path):
         ({"patience": 0}, "patience cannot be 0"),
         ({"precision": "fp8"}, "does not take these arguments"),
         ({"freeze": "*"}, "nothing of this model trains"),
-        ({"freeze": "backbone", "unfreeze_at": {"layer3": 10}}, "layer3 would begin to train after the last epoch"),
+        ({"unfreeze_at": {"layer3": 10}}, r"unfreeze_at cannot be 10 for 'layer3'[\s\S]*an integer from 0 to 9"),
+        ({"unfreeze_at": {"layer3": -1}}, "unfreeze_at cannot be -1"),
+        ({"unfreeze_at": {"layer3": 1.5}}, "unfreeze_at cannot be 1.5"),
+        (
+            {"epochs": 0, "head_epochs": 5, "unfreeze_at": {"layer3": 0}},
+            r"unfreeze_at cannot be 0[\s\S]*epochs of at least 1",
+        ),
         ({"resume": True}, "no run to resume"),
     ],
 )
@@ -247,7 +254,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_words(digits, tmp_path
 def test_ctrl_c_says_that_the_run_can_be_resumed(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning ignores the next one for the whole process
     monkeypatch.setattr(FineTune, "on_train_batch_start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt, match=r"out\.run has the epochs that are done: --resume goes on"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"resume=True \(--resume\) continues from the last complete epoch in .*out\.run"
+    ):
         finetune(digits, out=tmp_path / "out", epochs=1, **RUN)
 
 
@@ -329,6 +338,16 @@ def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ZooError, match="'layer9'"):
         CliRunner().invoke(command, [*arguments, "--freeze", "layer9"], catch_exceptions=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else than a saved model"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_a_dry_run_takes_a_model_whose_weights_are_named(digits, tmp_path):
+    check_run(read_data(digits), model="tiny/glyphnet@GLYPHS_V1", out=tmp_path / "out")
+    with pytest.raises(ZooError, match="NOPE"):
+        check_run(read_data(digits), model="tiny/glyphnet@NOPE", out=tmp_path / "out")
 
 
 def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):
@@ -343,12 +362,15 @@ def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):
         "--quiet",
         "--augment",
         "light",
+        "--freeze",
+        "backbone",
     ]
-    answer = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    assert "accuracy" in answer.output
-    assert "GPU available" not in answer.output
-    assert "eval mode" not in answer.output
+    program = [sys.executable, "-m", "zoo_core.cli", "finetune", *arguments]
+    answer = subprocess.run(program, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "accuracy" in answer.stdout
+    assert "GPU available" not in answer.stderr
+    assert "eval mode" not in answer.stderr
     assert (tmp_path / "out" / "report.html").is_file()
 
 

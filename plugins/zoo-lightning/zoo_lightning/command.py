@@ -81,7 +81,7 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything drawn at random.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run to the same folder.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; train and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - the options above
     r"""Fine-tune MODEL on the images in DATA, and save it to a folder that zoo.load and zoo predict take.
@@ -105,7 +105,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
         f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
     )
     if dry:
-        _explain(model, images, options)
+        _explain(model, images, out, options)
         return
     from zoo_lightning.run import finetune as run
 
@@ -123,7 +123,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Leave out what Lightning tells those who write a training script: this one is written. Errors stay."""
+    """Silence Lightning's hints to authors of training scripts; errors are still shown."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -137,13 +137,13 @@ def _without_advice() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _explain(model: str, images: ImageData, options: dict[str, Any]) -> None:
-    """What a run would do, or why it would not: nothing is fetched or written."""
+def _explain(model: str, images: ImageData, out: Path, options: dict[str, Any]) -> None:
+    """What a run would do, or why it would not: nothing is trained or written; a model on the hub is downloaded."""
     import zoo_core as zoo
-    from zoo_lightning.run import rehearse
+    from zoo_lightning.run import check_run
 
     with _without_advice():
-        rehearse(images, model=model, **options)
+        check_run(images, model=model, out=out, **options)
     for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
     card = zoo.info(model)

@@ -152,7 +152,7 @@ def _from_csv(path: Path) -> _Parts:
     used = used_sides(sides, parts.notes)
     labels_of: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows, start=2):
-        name, side = _name_in(path, row[where] or ""), (row[split] or "").strip() if split else ""
+        name, side = _normalized_name(path, row[where] or ""), (row[split] or "").strip() if split else ""
         labels = tuple(dict.fromkeys(each.strip() for each in (row[what] or "").split(_SEPARATOR) if each.strip()))
         if not name or (not labels and not parts.multi_label):
             parts.notes.append(f"{name or f'line {number}'} has no {'label' if name else 'path'}, and was left out")
@@ -165,16 +165,16 @@ def _from_csv(path: Path) -> _Parts:
             parts.rows.append((path.parent / name, labels, used[side], name))
     if doubled := len(parts.rows) - len({row[3] for row in parts.rows}):
         parts.rows = list({row[3]: row for row in reversed(parts.rows)}.values())[::-1]
-        parts.notes.append(f"{doubled} rows name an image again, and were left out")
+        parts.notes.append(f"{doubled} repeated {'row was' if doubled == 1 else 'rows were'} left out")
     return parts
 
 
-def _name_in(path: Path, text: str) -> str:
-    """One name for an image, however its path is written: an image that came twice could be in both splits."""
+def _normalized_name(csv: Path, text: str) -> str:
+    """The path relative to the CSV, normalized: an image under two names could be in both splits."""
     name = os.path.normpath(text.strip()) if text.strip() else ""
     if not os.path.isabs(name):  # noqa: PTH117 - of a text that may be empty
         return name
-    folder = os.path.normpath(path.parent.absolute())
+    folder = os.path.normpath(csv.parent.absolute())
     return os.path.relpath(name, folder) if name.startswith(folder + os.sep) else name
 
 
@@ -242,7 +242,7 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     train, held_out = divided(sides, val, seed, by_class=not parts.multi_label)
     seen = {label for sample in held_out for label in sample.labels}
     if held_out and (unseen := [name for name, place in index.items() if place not in seen]):
-        parts.notes.append(f"no image validates {', '.join(unseen)}: the score says nothing of such images")
+        parts.notes.append(f"no validation image has the label {' or '.join(unseen)}: the score does not cover it")
     data = ImageData(train, held_out, class_names, parts.multi_label, tuple(parts.notes))
     if missing := [name for name, count in data.counts().items() if not count]:
         raise errors.UsageError(

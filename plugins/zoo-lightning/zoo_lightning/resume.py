@@ -39,14 +39,16 @@ def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
     """
     if resume:
         if not (work / FACTS).is_file():
-            raise errors.UsageError(f"there is no run to resume in {work}", hint="leave --resume out to begin one")
+            raise errors.UsageError(
+                f"there is no run to resume in {work}", hint="leave resume (--resume) out to begin one"
+            )
         before = json.loads((work / FACTS).read_text(encoding="utf-8"))
         if differing := [name for name, value in facts.items() if before.get(name) != value]:
             raise errors.UsageError(
                 f"the run in {work} was begun with another {' and another '.join(differing)}",
                 expected=", ".join(f"{name}: {_short(before.get(name))}" for name in differing),
                 got=", ".join(f"{name}: {_short(facts[name])}" for name in differing),
-                hint="resume it with the same, or leave --resume out to begin a new one",
+                hint="resume it with the same, or leave resume (--resume) out to begin a new one",
             )
         return work / POINT if (work / POINT).is_file() else None
     work.mkdir(parents=True, exist_ok=True)
@@ -65,18 +67,20 @@ def _short(value: object) -> str:
 
 @contextmanager
 def resumable(work: Path) -> Iterator[None]:
-    """Say of what ends a run early how to go on with it.
+    """Turn Ctrl-C, a full disk and a batch of one into errors that say how to continue.
 
     Raises:
         UsageError: A batch norm was given a batch of one, or the folder of the run cannot be written to.
-        KeyboardInterrupt: Ctrl-C was pressed, of which Lightning makes an exit with the status of a failure.
+        KeyboardInterrupt: Ctrl-C was pressed; Lightning would exit with status 1.
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt(f"{work} has the epochs that are done: --resume goes on") from None
+        raise KeyboardInterrupt(
+            f"interrupted: resume=True (--resume) continues from the last complete epoch in {work}"
+        ) from None
     except ValueError as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise
@@ -84,7 +88,7 @@ def resumable(work: Path) -> Iterator[None]:
             "a batch norm was given a batch of one image", cause=str(error), hint="a batch_size of at least 2"
         ) from error
     except (OSError, RuntimeError) as error:
-        if isinstance(error, errors.ZooError) or not _is_of_writing(error, work):
+        if isinstance(error, errors.ZooError) or not _is_write_error(error, work):
             raise
         raise errors.UsageError(
             f"the run cannot be written to {work}",
@@ -110,7 +114,7 @@ def shards(engine: Trainer) -> bool:
     return True
 
 
-def _is_of_writing(error: OSError | RuntimeError, work: Path) -> bool:
+def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
     """Whether an error is about the folder of a run, and not about an image or what a callback opens."""
     if not isinstance(error, OSError):
         return "file write failed" in str(error)  # torch.save on a full disk
@@ -120,7 +124,7 @@ def _is_of_writing(error: OSError | RuntimeError, work: Path) -> bool:
 
 
 def require_finite(losses: Mapping[str, float], epoch: int) -> None:
-    """Refuse to train on with a loss that is lost.
+    """Stop the training where a loss is nan or infinite.
 
     Raises:
         ZooError: One is nan or infinite.

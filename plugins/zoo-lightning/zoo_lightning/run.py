@@ -122,7 +122,7 @@ class Result:
     Attributes:
         folder: The saved model, for ``zoo.load``.
         metrics: The last ones by name; and of the saved model on the validation images ``accuracy``, or ``map`` with
-            its kin for boxes, or ``mean_iou`` and ``pixel_accuracy`` for masks.
+            its variants for boxes, or ``mean_iou`` and ``pixel_accuracy`` for masks.
         report: The page about the run.
         headline: The name and the value of the metric that counts most.
     """
@@ -158,7 +158,7 @@ def finetune(
 
     Raises:
         UsageError: An option is unknown or impossible, or there is nothing to resume.
-        ZooError: The data or the model are not to be had, or the loss became nan.
+        ZooError: The data or the model cannot be read or downloaded, or the loss became nan.
 
     Example:
         >>> finetune("flowers/", model="resnet18", out="my-flowers", epochs=5)  # doctest: +SKIP
@@ -188,18 +188,22 @@ def finetune(
     return result
 
 
-def rehearse(data: ImageData, *, model: str, **options: Any) -> None:  # noqa: ANN401 - the fields of Options
-    """Refuse what :func:`finetune` would refuse before it trains; nothing is fetched or written.
+def check_run(data: ImageData, *, model: str, out: str | os.PathLike[str], **options: Any) -> None:  # noqa: ANN401 - the fields of Options
+    """Refuse what :func:`finetune` would refuse before it trains.
+
+    Nothing is trained or written; a model on the hub is downloaded.
 
     Args:
         data: What :func:`zoo_lightning.read_data` gave.
         model: A name, as ``zoo.get`` takes it.
+        out: The folder to save to.
         **options: The fields of :class:`Options`.
 
     Raises:
-        UsageError: An option, a part or the model is impossible.
+        UsageError: An option, a part, the model or the folder is impossible.
     """
     chosen = _options(options)
+    _require_free(Path(out).expanduser())
     module = _module(data, model, chosen, values=False)
     if chosen.unfreeze_at:
         zoo.unfreeze(module.model, *chosen.unfreeze_at)
@@ -278,12 +282,14 @@ def _require_numbers(options: Options) -> None:
         if not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
             between = "at least 0" if high == math.inf else f"from {low:g} to {high:g}"
             raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"a number {between}")
-    if late := [part for part, epoch in (options.unfreeze_at or {}).items() if epoch >= options.epochs]:
-        raise errors.UsageError(
-            f"{late[0]} would begin to train after the last epoch",
-            expected=f"an epoch from 0 to {options.epochs - 1}",
-            hint="more epochs, or an earlier one for unfreeze_at",
-        )
+    for part, epoch in (options.unfreeze_at or {}).items():
+        if type(epoch) is not int or not 0 <= epoch < options.epochs:
+            last = options.epochs - 1
+            raise errors.UsageError(
+                f"unfreeze_at cannot be {epoch!r} for {part!r}",
+                expected=f"an integer from 0 to {last}" if options.epochs else "epochs of at least 1",
+                hint="increase epochs, or unfreeze the part in an earlier one",
+            )
     if options.patience is not None and (type(options.patience) is not int or options.patience < 1):
         raise errors.UsageError(f"patience cannot be {options.patience!r}", expected="an integer of at least 1")
 

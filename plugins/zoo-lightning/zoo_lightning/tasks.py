@@ -68,7 +68,9 @@ def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.M
             f"{name} learns keypoints, and the data has none", expected="categories with a list of keypoints"
         )
     if not values:
-        more |= {"device": "meta", **({"weights": None} if task else {})}
+        more["device"] = "meta"
+        if task:
+            name, more["weights"] = name.partition("@")[0], None
     return zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
 
 
