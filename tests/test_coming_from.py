@@ -97,7 +97,7 @@ def test_the_rates_of_a_slice_end_where_those_of_the_depths_do(model, learner):
 def test_what_fastai_exports_is_a_pickle_and_a_save_is_none(model, learner, tmp_path):
     says("fastai.md", 'learn.export("model.pkl")', 'zoo.save(model, "model/")')
     learner.export(tmp_path / "model.pkl")
-    assert learner.predict(next(tmp_path.rglob("*.png")))[0] in "ab"
+    assert learner.predict(next(tmp_path.rglob("*.png")))[0] in ("a", "b")
     folder = zoo.save(model, tmp_path / "model")
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
 

@@ -213,7 +213,10 @@ def test_the_commands_write_search_and_probe(photos, tmp_path):
     answer = CliRunner().invoke(group, ["embed", "tiny/glyphnet", str(photos), "--out", out, "--nearest", query])
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.splitlines()[:2] == [f"{out}: 6 vectors of 64, 0 failed", f"1.0000  {query}"]
-    assert "of 2 images held out, after 4 of 2 classes" in CliRunner().invoke(group, ["probe", out]).stdout
+    assert (
+        "accuracy on 2 held-out images, trained on 4 images of 2 classes"
+        in CliRunner().invoke(group, ["probe", out]).stdout
+    )
 
 
 @pytest.mark.extra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -64,16 +65,25 @@ def test_each_layer_is_one_line_of_a_summary(name):
     assert [line.split()[4] for line in lines[begin + 1 : -1] if line.split()[1] == "head"] == ["yes"]
 
 
+def test_a_held_norm_whose_weights_train_is_shown_as_training():
+    model = zoo.freeze(zoo.get("tiny/glyphnet", weights=None), "backbone")
+    model.layer1.bn1.requires_grad_(True)
+    found = zoo.summary(model).layers()
+    trains = {line.split()[0]: line.split()[4] for line in str(found).splitlines() if line.startswith("layer1.bn")}
+    assert trains == {"layer1.bn1": "yes", "layer1.bn2": "held"}
+    assert str(dataclasses.replace(found, rows=(*found.rows,))) == str(found)
+
+
 def test_activation_maps_are_the_means_over_channels(tmp_path):
     model = zoo.get("tiny/glyphnet").eval()
-    x = zoo.transforms(model)(torch.rand(1, 32, 32))
     found = zoo.activation_maps(model, torch.rand(1, 32, 32), at=["layer1", "*conv2"])
     assert list(found.maps) == ["layer1.conv2", "layer1", "layer2.conv2", "layer3.conv2"]
     zeros = zoo.activation_maps(model, np.zeros((32, 32), dtype=np.uint8), at="layer2")
     x = zoo.transforms(model)(torch.zeros(1, 32, 32, dtype=torch.uint8))
     expected = zoo.features(model, x[None], at="layer2")["layer2"].mean(1)[0]
     torch.testing.assert_close(torch.from_numpy(zeros.maps["layer2"]), expected.detach())
-    assert found.save(tmp_path / "maps.png").stat().st_size
+    with Image.open(found.save(tmp_path / "maps.png")) as image:
+        assert min(image.size) >= 160
 
 
 def test_a_layer_that_is_not_there_is_named():
@@ -123,7 +133,8 @@ def test_a_patch_in_a_blank_image_lights_up(name, tmp_path):
     assert found.heatmap[place].mean() > 1.5 * found.heatmap.mean() > 0
     assert model.training
     assert all(bool((parameter.grad == 1).all()) for parameter in model.parameters())
-    assert found.save(tmp_path / "cam.png").stat().st_size
+    with Image.open(found.save(tmp_path / "cam.png")) as image:
+        assert min(image.size) >= 160
 
 
 @pytest.mark.extra

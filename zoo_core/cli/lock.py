@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_na
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import filelock
 
     from zoo_core.contract.card import Card, Weights
@@ -57,7 +60,6 @@ def lock(
     zoo lock --sbom weights.cdx.json --sign key.pem
     """
     from zoo_core.registry.zoo import current_zoo
-    from zoo_core.weights import obtain
 
     zoo = current_zoo()
     path = find_lock() or Path.cwd() / LOCK
@@ -69,28 +71,37 @@ def lock(
     chosen = [(card, card.find(tag)) for card, tag in resolved]
     _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen} | {entry.name for entry in shared})
     entries, written = dict(old.entries), []
-    for entry in shared:
-        _require_same(entries.get(entry.name), entry, update=update)
-        entries[entry.name] = entry
-        written.append({"name": entry.name, "sha256": entry.sha256, "strength": "as shared"})
-        if not as_json:
-            echo("  ".join(written[-1].values()))
-    for card, weights in chosen:
-        artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
-        entry = _entry(zoo, card, weights, artefact.sha256, artefact.size)
+    saves = ((entry, "as shared") for entry in shared)
+    for entry, strength in chain(saves, _locked_weights(zoo, chosen, trust, licenses)):
         before = entries.get(entry.name)
         _require_same(before, entry, update=update)
-        if outputs:
-            entry = replace(entry, outputs=_outputs(entry.name))
-        elif before is not None and before.sha256 == entry.sha256:
-            entry = replace(entry, outputs=before.outputs)
-        entries[entry.name] = entry
-        written.append({"name": entry.name, "sha256": entry.sha256, "strength": artefact.strength})
+        entries[entry.name] = _with_outputs(entry, before, run=outputs and not is_hub_name(entry.name))
+        written.append({"name": entry.name, "sha256": entry.sha256, "strength": strength})
         if not as_json:
             echo("  ".join(written[-1].values()))
     _renew(path, {each["name"]: entries[each["name"]] for each in written})
     _write_provenance(path, sbom, sign)
     echo(json.dumps({"lock": str(path), "weights": written}, indent=2) if as_json else f"wrote {path}")
+
+
+def _locked_weights(
+    zoo: Zoo, chosen: Iterable[tuple[Card, Weights]], trust: str | None, licenses: tuple[str, ...]
+) -> Iterator[tuple[Locked, str]]:
+    """Fetch the weights of each model in turn: its entry in the lock, and how strongly it is verified."""
+    from zoo_core.weights import obtain
+
+    for card, weights in chosen:
+        artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
+        yield _entry(zoo, card, weights, artefact.sha256, artefact.size), artefact.strength
+
+
+def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
+    """The entry with the outputs of its model, or with those that were locked for the same file."""
+    if run:
+        return replace(entry, outputs=_outputs(entry.name))
+    if before is not None and before.sha256 == entry.sha256:
+        return replace(entry, outputs=before.outputs)
+    return entry
 
 
 def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:

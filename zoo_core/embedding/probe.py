@@ -29,9 +29,9 @@ class Probe:
 
     Attributes:
         knn: Share of held-out images whose nearest neighbours have their class.
-        linear: Share of them that a linear layer on standardized vectors names rightly.
+        linear: Share of them that a linear layer on standardized vectors classifies correctly.
         classes: How many classes there are.
-        train: How many images it was told of.
+        train: How many images it was trained on.
         test: How many were held out.
     """
 
@@ -43,8 +43,8 @@ class Probe:
 
     def __str__(self) -> str:
         return (
-            f"kNN {self.knn:.1%}, linear {self.linear:.1%} of {self.test} images held out, "
-            f"after {self.train} of {self.classes} classes"
+            f"kNN {self.knn:.1%}, linear {self.linear:.1%} accuracy on {self.test} held-out images, "
+            f"trained on {self.train} images of {self.classes} classes"
         )
 
 

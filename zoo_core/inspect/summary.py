@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,8 +71,8 @@ class Row:
     def _layer_cells(self) -> tuple[str, ...]:
         """What a table of layers shows: a line of 80 columns holds most of them."""
         kind = self.kind if len(self.kind) <= _KIND else f"{self.kind[: _KIND - 3]}..."
-        trains = "held" if self.held else "yes" if self.trainable == self.parameters else "part"
-        trains = trains if self.held or self.trainable else "no"
+        none = "held" if self.held else "no"
+        trains = "yes" if self.trainable == self.parameters else "part" if self.trainable else none
         return (self.path, self.stage, kind, f"{self.parameters:,}", trains, self._rate, ", ".join(self.sources))
 
 
@@ -86,6 +86,7 @@ class Summary:
         rows: One row for each module with parameters of its own.
         parameters: How many there are, shared ones once.
         trainable: How many of them take gradients.
+        by_layer: Whether ``parts`` has one row a layer.
 
     Example:
         >>> import zoo_core as zoo
@@ -98,10 +99,11 @@ class Summary:
     rows: tuple[Row, ...]
     parameters: int
     trainable: int
+    by_layer: bool = False
 
     def layers(self) -> Summary:
         """The same with a row for each layer in place of each part."""
-        return Summary(self.title, self.rows, self.rows, self.parameters, self.trainable)
+        return replace(self, parts=self.rows, by_layer=True)
 
     @property
     def _total(self) -> str:
@@ -110,11 +112,10 @@ class Summary:
     @property
     def _cells(self) -> list[list[str]]:
         """The header and a line for each part, without the columns that no part has something in."""
-        is_by_layer = self.parts is self.rows
-        header = _LAYER_HEADER if is_by_layer else _HEADER
-        cells = [header, *(row._layer_cells if is_by_layer else row.cells for row in self.parts)]  # noqa: SLF001 - its own table
+        header = _LAYER_HEADER if self.by_layer else _HEADER
+        cells = [header, *(row._layer_cells if self.by_layer else row.cells for row in self.parts)]  # noqa: SLF001 - its own table
         used = [place for place in range(len(header)) if any(line[place] for line in cells[1:])]
-        if is_by_layer and len({line[-1] for line in cells[1:]}) == 1:
+        if self.by_layer and len({line[-1] for line in cells[1:]}) == 1:
             used.remove(len(header) - 1)  # the title says it of all
         return [[line[place] for place in used] for line in cells]
 
@@ -176,9 +177,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
     words = _stage_of(opened)
     rows: list[Row] = []
     for path, module in bare.named_modules():
-        tensors = (
-            dict(module.named_parameters(path, recurse=False)) if path else dict(module.named_parameters(recurse=False))
-        )
+        tensors = dict(module.named_parameters(path, recurse=False))
         if not tensors:
             continue
         names = [*tensors, *(name for name, _ in module.named_buffers(path, recurse=False))]

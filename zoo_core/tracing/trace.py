@@ -87,19 +87,8 @@ def trace(
         >>> found.anatomy.main.path, found.anatomy.stem, list(found.missing)
         ('4', ('0',), [])
     """
-    if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
-        raise UsageError(
-            "there is nothing to run the model on",
-            expected="example= to hold what forward takes, such as torch.zeros(1, 3, 224, 224)",
-        )
     bare = unwrap(model)
-    if not isinstance(bare, nn.Module):
-        is_class = isinstance(bare, type)
-        raise UsageError(
-            f"{bare.__name__} is a class, and no model yet" if is_class else f"a {type(bare).__name__} is no model",
-            expected="an nn.Module",
-            hint=f"{bare.__name__}() makes one" if is_class else "give the module itself",
-        )
+    _require_runnable(bare, example)
     passes = record_passes(bare, example)
     grid = Grid(passes.evaluated, passes.larger)
     missing: dict[str, str] = {}
@@ -121,16 +110,40 @@ def trace(
         anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
+    if why := _unproven_stages(passes, grid, anatomy, stages):
+        anatomy, missing["stages"] = replace(anatomy, stages=()), why
+    norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
+    return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
+
+
+def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+    if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
+        raise UsageError(
+            "there is nothing to run the model on",
+            expected="example= to hold what forward takes, such as torch.zeros(1, 3, 224, 224)",
+        )
+    if isinstance(model, type):
+        raise UsageError(
+            f"{model.__name__} is a class, and no model yet",
+            expected="an nn.Module",
+            hint=f"{model.__name__}() makes one",
+        )
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"a {type(model).__name__} is no model", expected="an nn.Module", hint="give the module itself"
+        )
+
+
+def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, chosen: object) -> str | None:
+    """Why the stages of a model are not proven; None if they are."""
     if not anatomy.stages:
-        missing["stages"] = "no module ends with a map, or tokens of an image, before the resolution changes"
-    elif stages is None and (unseen := _unseen(passes, grid, anatomy.stages)):
-        anatomy = replace(anatomy, stages=())
-        missing["stages"] = (
+        return "no module ends with a map, or tokens of an image, before the resolution changes"
+    if chosen is None and (unseen := _unseen(passes, grid, anatomy.stages)):
+        return (
             "the last stage is not computed from all images that forward takes "
             f"({len(unseen)} missing); stages= names them"
         )
-    norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
-    return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
+    return None
 
 
 def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
