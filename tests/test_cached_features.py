@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import zoo_core as zoo
 from zoo_core.embedding import feature_files as rows_module
 from zoo_core.embedding.batches import Batches, room_on
+from zoo_core.embedding.fingerprint import digest_of_module, unknown_in
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import maintenance
@@ -44,11 +45,20 @@ class Backbone(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.requires_grad_(False)
-        self.seen = 0
-        self.register_forward_hook(self.count)
+        self.scale = 1.0
+        self._seen = {"images": 0}
 
-    def count(self, _module, _inputs, output):
-        self.seen += len(output)
+    @property
+    def seen(self):
+        return self._seen["images"]
+
+    @seen.setter
+    def seen(self, count):
+        self._seen["images"] = count
+
+    def forward(self, x):
+        self._seen["images"] += len(x)
+        return super().forward(x) * self.scale
 
 
 @pytest.fixture
@@ -81,6 +91,12 @@ def test_the_second_time_nothing_is_computed(backbone):
 CHANGES = {
     "a weight": lambda backbone, _data: backbone[0].weight[0, 0, 0, 0].add_(1),
     "a running mean": lambda backbone, _data: backbone[1].running_mean[0].add_(1),
+    "a setting": lambda backbone, _data: setattr(backbone, "scale", 5.0),
+    "a hook": lambda backbone, _data: backbone[0].register_forward_hook(lambda _module, _inputs, output: output * 0),
+    "a hook before": lambda backbone, _data: backbone[0].register_forward_pre_hook(
+        lambda _module, inputs: inputs[0] * 2
+    ),
+    "a forward of its own": lambda backbone, _data: setattr(backbone[4], "forward", lambda x: x.flatten(1) * 2),
     "the structure": lambda backbone, _data: setattr(backbone[0], "padding", (1, 1)),
     "an image": lambda _backbone, data: data.images[0].add_(1),
     "the preprocessing": lambda _backbone, data: setattr(data, "preprocess", lambda image: image * 2),
@@ -96,6 +112,58 @@ def test_features_are_computed_anew_after_a_change(backbone, change):
     change(backbone, data)
     zoo.cached_features(backbone, data)
     assert backbone.seen == seen + len(data)
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_a_hook_is_known_by_its_code_and_the_numbers_it_holds(backbone, factor):
+    def hook(_module, _inputs, output):
+        return output * factor
+
+    plain = zoo.cached_features(backbone, data := Images()).features
+    backbone.register_forward_hook(hook)
+    for _ in range(2):
+        assert torch.equal(zoo.cached_features(backbone, data).features, plain * factor)
+    assert backbone.seen == 2 * TOTAL
+
+
+def test_features_behind_an_unknown_hook_are_computed_each_time_until_it_is_removed(backbone):
+    settings = {"factor": 2.0}
+    handle = backbone.register_forward_hook(lambda _module, _inputs, output: output * settings["factor"])
+    for factor in (2.0, 3.0):
+        settings["factor"] = factor
+        with pytest.warns(ZooWarning, match="computed anew each time.*remove it"):
+            kept = zoo.cached_features(backbone, data := Images(), batch_size=TOTAL)
+        assert torch.equal(kept.features, backbone.eval()(data.images))
+    handle.remove()
+    first, second = (zoo.cached_features(backbone, data) for _ in range(2))
+    assert first.folder == second.folder
+
+
+def test_features_under_autocast_are_others(backbone):
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = zoo.cached_features(backbone, data := Images()).features
+    assert cast.dtype == torch.bfloat16
+    assert zoo.cached_features(backbone, data).features.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_vit", "timm/test_efficientnet"])
+def test_the_digest_of_a_backbone_knows_its_settings_and_no_mode_or_number_of_classes(name):
+    models = [zoo.get(name, weights=None, num_classes=count, seed=0) for count in (3, 4)]
+    zoo.freeze(models[1].train())
+    first, second = (zoo.split(model)[0] for model in models)
+    second.load_state_dict(first.state_dict())
+    assert digest_of_module(first.eval()) == digest_of_module(second)
+    assert not unknown_in(first)
+    assert not unknown_in(torch.compile(first))
+    next(each for each in second.modules() if hasattr(each, "eps")).eps = 0.5
+    assert digest_of_module(first) != digest_of_module(second)
+
+
+def test_another_pooling_of_a_transformer_gives_other_features():
+    model = zoo.get("timm/test_vit", weights=None, num_classes=3, freeze="backbone")
+    before = digest_of_module(zoo.split(model)[0])
+    model.global_pool = "avg"
+    assert digest_of_module(zoo.split(model)[0]) != before
 
 
 def test_features_are_computed_anew_for_data_of_another_name(backbone):

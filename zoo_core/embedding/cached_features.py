@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from zoo_core.build.request import ModelRequest
 from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
-from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples
-from zoo_core.errors import UsageError
+from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples, unknown_in
+from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.utils import no_follow
 from zoo_core.utils.arguments import check_count, strict_arguments
@@ -142,8 +144,9 @@ def cached_features(
     """What a frozen backbone makes of a dataset: computed once, and read from disk in every epoch and run after.
 
     The backbone runs in eval mode and without gradients, and every module is then back in the mode it was in. The
-    result is kept under a digest of all it depends on: each parameter and buffer of the backbone, the length of the
-    dataset, and sixteen of its samples as the backbone sees them, so after their preprocessing. An interrupted run is
+    result is kept under a digest of all it depends on: each parameter and buffer of the backbone, its settings, hooks
+    and autocast, the length of the dataset, and sixteen of its samples as the backbone sees them, so after their
+    preprocessing. The code of classes is not in it: name another ``data`` after a change of it. An interrupted run is
     continued where it was; processes that want the same features wait for the one that computes them.
 
     **Random augmentation** is lost: each sample is seen once, and its features are the same in every epoch. Take it out
@@ -169,7 +172,8 @@ def cached_features(
         CacheError: The folder cannot be written, or has no room.
 
     Warns:
-        ZooWarning: The dataset gives another image when it is read again.
+        ZooWarning: The dataset gives another image when it is read again; or what a hook or a ``forward`` set by hand
+            does cannot be known, and features are computed anew each time.
 
     Example:
         >>> import tempfile, torch, zoo_core as zoo
@@ -187,16 +191,34 @@ def cached_features(
     cache = Cache() if folder is None else None
     root = cache.root / FEATURES if cache else no_follow.real(expand(folder or "").absolute())
     believed = not (cache and cache.is_only_found)
-    facts = {"data": data, "samples": digest_of_samples(dataset, total), "backbone": digest_of_module(backbone)}
+    home = device or _device(backbone)
+    facts = {"data": data, "samples": digest_of_samples(dataset, total), **_of_backbone(backbone, home)}
     place = folder_of(root, facts)
     if read_rows(place, believed=believed) is None:
         with _alone(place):
             if read_rows(place, believed=believed) is None:
                 loading = {"batch_size": batch_size, "num_workers": num_workers}
-                _compute(backbone, dataset, Rows(place, total, believed=believed), loading, device or _device(backbone))
+                _compute(backbone, dataset, Rows(place, total, believed=believed), loading, home)
     with contextlib.suppress(OSError):
         no_follow.touch(place / WHOLE)  # when they were last used, for `zoo cache prune`
     return CachedFeatures(place)
+
+
+def _of_backbone(backbone: nn.Module, device: str | torch.device) -> dict[str, str]:
+    """What features depend on besides the data; something new each time where that cannot be known."""
+    facts = {"backbone": digest_of_module(backbone)}
+    kind = torch.device(device).type
+    if torch.is_autocast_enabled(kind):
+        facts["autocast"] = str(torch.get_autocast_dtype(kind))
+    if unknown := unknown_in(backbone):
+        warnings.warn(
+            f"features are computed anew each time: what {unknown[0]} does cannot be known; remove it, or make it a "
+            "function that holds nothing but numbers, strings and modules of the backbone",
+            ZooWarning,
+            stacklevel=4,  # past strict_arguments
+        )
+        facts["run"] = uuid.uuid4().hex
+    return facts
 
 
 def _compute(
