@@ -194,6 +194,14 @@ def test_a_layer_that_only_its_own_code_can_build_is_saved_as_a_registered_model
     assert_comes_back(own, tmp_path / "save", torch.rand(2, 1, 32, 32))
 
 
+def test_a_module_that_became_a_plain_value_is_refused(tmp_path):
+    from timm.utils.model import reparameterize_model
+
+    model = reparameterize_model(zoo.get("timm/repghostnet_050", weights=None))  # which leaves lists in their places
+    with pytest.raises(errors.NotSupported, match="fusion"):
+        zoo.save(model, tmp_path / "model")
+
+
 def test_a_forward_of_ones_own_is_refused(tmp_path):
     model = glyphnet()
     model.forward = lambda x: x

@@ -101,7 +101,8 @@ class _Changes:
                 self.look(child, other, f"{dot}{name}")
         gone = [name for name, other in then.named_children() if name not in now._modules]  # noqa: SLF001 - as above
         for name in gone:
-            self._replace(None, f"{dot}{name}")
+            if vars(now).get(name) is None:  # by any other value it cannot be written down, and the save is refused
+                self._replace(None, f"{dot}{name}")
 
     def _replace(self, module: nn.Module | None, path: str) -> bool:
         layer = None if module is None else describe(module)
