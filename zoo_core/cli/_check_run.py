@@ -101,7 +101,7 @@ class Run:
         """
         checks_named(choice.names)
         choosing.cards_named(family, choice.compiled)  # before an hour of checks and not after it
-        cards = choosing.cards_named(family, choice.models, _known_tasks(family, choice.tasks))
+        cards = choosing.cards_named(family, choice.models, known_tasks(family, choice.tasks))
         if not cards:
             raise UsageError(f"{family} has no models to check", hint=f"zoo list --family {family} shows what it has")
         current_zoo().available(cards[0])
@@ -168,7 +168,12 @@ def installed() -> list[str]:
     return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
 
 
-def _known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The same tasks, when the family has models of each.
+
+    Raises:
+        UnknownTask: It has none of one; those that it has are listed.
+    """
     known = sorted({card.task for card in current_zoo().member(family).cards.values()})
     for task in tasks:
         if task not in known:

@@ -24,6 +24,15 @@ _MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped":
 _SHOWN = 3
 _OF_ONE = {"compiled": "--compile", "tasks": "--task", "expected": "--expect"}
 """Options whose names mean something in one family only."""
+_OF_CHECKS = {
+    "names": "--check",
+    "compiled": "--compile",
+    "sample": "--sample",
+    "share": "--shard",
+    "limit": "--shapes-above",
+    "expected": "--expect",
+}
+"""Options that say how models are checked."""
 _SAVED = 400
 """New verdicts after which the JSON file is written again: those of about 25 models."""
 
@@ -53,6 +62,7 @@ _FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", 
 @click.option("--shapes-above", "limit", metavar="N", help="Check models of more parameters by shapes alone.")
 @click.option("--expect", "expected", multiple=True, metavar="CHECK:MODEL=REASON", help="A failure that is known.")
 @click.option("--traced", is_flag=True, help="Say too where tracing finds something else than an anatomy says.")
+@click.option("--digests", is_flag=True, help="Check nothing: fetch what has no whole SHA-256, and print it.")
 @click.option("--json", "json_file", **_FILE, help="Write every verdict as JSON.")
 @click.option("--resume", is_flag=True, help="Keep what that file says already, but for failures.")
 @click.option("--junit", "junit_file", **_FILE, help="Write JUnit XML, for CI.")
@@ -63,6 +73,7 @@ def check(
     every: bool,
     resume: bool,
     traced: bool,
+    digests: bool,
     json_file: Path | None,
     **chosen: Any,  # noqa: ANN401 - click gives the fields of a Choice
 ) -> None:
@@ -70,12 +81,18 @@ def check(
 
     Nothing is downloaded: models are built untrained. Known failures are those that the family declares, and --expect.
     Exit code 1 says that a check failed, or passed though it was expected to fail.
+
+    With --digests no model is checked: the weights without a whole SHA-256 are fetched into the cache, trusting what
+    comes first, and printed as lines for their cards. Exit code 1 says that one could not be had.
     """
     from zoo_core.cli._check_run import Choice, Run, installed, written
 
     files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
     choice = Choice(**chosen)
     _check_usage(family, choice, every=every)
+    if digests:
+        _digests(family or "", choice, {**files, "resume": resume, "traced": traced, "all": every})
+        return
     earlier = written(json_file) if resume else []
     runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed())]
     _check(runs, choice, files, every=every)
@@ -91,6 +108,19 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
     given = [option for name, option in _OF_ONE.items() if getattr(choice, name)]
     if every and given:
         raise UsageError(f"{given[0]} goes with one FAMILY, and not with --all")
+
+
+def _digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
+    """Print the digests that cards do not have; exit code 1 says that a file could not be had."""
+    from zoo_core.cli._check_digests import print_digests, require_alone
+    from zoo_core.cli._check_run import known_tasks
+    from zoo_core.testing.choosing import cards_named
+
+    require_alone(f"--{name}" for name, value in others.items() if value and name != "json")
+    require_alone(option for name, option in _OF_CHECKS.items() if getattr(choice, name))
+    cards = cards_named(family, choice.models, known_tasks(family, choice.tasks))
+    if not print_digests(family, cards, others["json"]):
+        sys.exit(1)
 
 
 def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:

@@ -62,7 +62,7 @@ _EXAMPLES = {
     "inspect": ("zoo inspect runs/last.ckpt",),
     "browse": ("zoo browse --out zoo.html",),
     "plugins": ("zoo plugins --try",),
-    "check": ("zoo check tiny", "zoo check timm 'test_*'"),
+    "check": ("zoo check tiny", "zoo check timm 'test_*'", "zoo check acme 'net*' --digests"),
     "config": ("ZOO_OFFLINE=1 zoo config",),
     "plugin": ("zoo plugin new acme --library acme-models",),
     "plugin signatures": ("zoo plugin signatures acme zoo_acme/signatures.json.gz",),
