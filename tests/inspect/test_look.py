@@ -173,6 +173,17 @@ def test_nan_and_features_are_not_shown():
         zoo.cam(zoo.truncate(zoo.get("tiny/glyphnet"), after="layer2"), np.eye(32))
 
 
+@pytest.mark.extra
+def test_a_name_of_two_classes_is_refused_with_their_numbers(tmp_path):
+    model = zoo.get("tiny/glyphnet", weights=None, num_classes=3, seed=0)
+    zoo.set_preprocessing(model, "tiny/glyphnet")
+    model = zoo.load(zoo.save(model, tmp_path / "cranes", class_names=["crane", "dog", "crane"]))
+    with pytest.raises(UsageError, match=r"2 classes.*'crane'\s+got: the classes 0, 2\s.*target=0"):
+        zoo.cam(model, np.eye(32), target="crane")
+    assert zoo.cam(model, np.eye(32), target=0).target == 0
+    assert zoo.cam(model, np.eye(32), target="dog").target == 1
+
+
 @pytest.fixture(scope="module")
 def two_heads():
     model = zoo.swap_head(zoo.get("tiny/glyphnet", seed=0), {"colour": 3, "shape": 5})

@@ -347,8 +347,15 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
     if target is None:
         return int(logits[0].argmax())
     if isinstance(target, str):
-        if target in names:
-            return names.index(target)
+        numbers = [number for number, name in enumerate(names) if name == target]
+        if len(numbers) > 1:
+            raise UsageError(
+                f"{len(numbers)} classes of this model are called {target!r}",
+                got=f"the classes {', '.join(map(str, numbers))}",
+                hint=f"say which by its number: target={numbers[0]}",
+            )
+        if numbers:
+            return numbers[0]
         raise UsageError(
             f"no class of this model is called {target!r}",
             hint=did_you_mean(close_matches(target, names), f"target= takes a number from 0 to {count - 1} as well"),
