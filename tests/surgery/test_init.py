@@ -313,3 +313,10 @@ def test_eye_is_for_linear_layers_and_dirac_for_convolutions():
     assert torch.equal(zoo.init_weights(nn.Linear(3, 3), "eye").weight, torch.eye(3))
     expected = nn.init.dirac_(torch.empty(3, 3, 3, 3))
     assert torch.equal(zoo.init_weights(nn.Conv2d(3, 3, 3), "dirac").weight, expected)
+
+
+def test_the_receipt_takes_the_spelling_of_torch_and_no_word_that_it_has_not(model):
+    receipt = zoo.receipt(zoo.swap_head(model, 3))
+    assert receipt.names("initialized") == receipt.names("initialised") != ()
+    with pytest.raises(zoo.errors.UsageError, match="loaded"):
+        receipt.names("load")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from zoo_core.text import html_table, redacted
+from zoo_core.errors import UsageError
+from zoo_core.text import close_matches, did_you_mean, html_table, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,8 +54,16 @@ class Receipt:
     needed_values: str = ""
     taken: str = ""
 
-    def names(self, outcome: Outcome) -> tuple[str, ...]:
-        """The names of the tensors with that outcome, in the model's order."""
+    def names(self, outcome: Outcome | Literal["initialized"]) -> tuple[str, ...]:
+        """The names of the tensors with that outcome, in the model's order; torch's spelling of one is taken too.
+
+        Raises:
+            UsageError: There is no such outcome.
+        """
+        outcome = "initialised" if outcome == "initialized" else outcome
+        if outcome not in get_args(Outcome):
+            hint = did_you_mean(close_matches(str(outcome), get_args(Outcome)), "one of these")
+            raise UsageError(f"outcome cannot be {outcome!r}", expected=" or ".join(get_args(Outcome)), hint=hint)
         return tuple(name for name, what in self.tensors.items() if what == outcome)
 
     @property
