@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 from support import hub as small
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
-from zoo_core.errors import DigestMismatch, FetchError, Offline, Unreadable, UsageError
+from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
 
 X = torch.zeros(1, 1, 32, 32)
 
@@ -70,6 +72,45 @@ def test_a_save_that_was_pushed_is_loaded_elsewhere(flowers, hub):
     for shared in (name, "hf://me/flowers", "hf://me/flowers@main"):
         assert torch.equal(zoo.load(shared).eval()(X), own(X))
     assert zoo.class_names(zoo.get(name)) == ("rose", "tulip")
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("revision", ["", "@main"])
+def test_the_hint_for_a_name_as_timm_spells_it_gets_the_save(revision, flowers, hub):
+    zoo.push(flowers, "hf://me/flowers")
+    with pytest.raises(UnknownFamily) as caught:
+        zoo.get(f"hf-hub:me/flowers{revision}")
+    name = caught.value.parts["hint"].split()[0]
+    assert name == f"hf://me/flowers{revision}"
+    assert zoo.class_names(zoo.get(name)) == ("rose", "tulip")
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("hf_hub:timm/resnet18.a1_in1k", "timm/resnet18@a1_in1k"),
+        ("hf-hub:timm/resnet18.a1_in1k@main", "timm/resnet18@a1_in1k"),
+        ("hf-hub:naver-ai/rdnet_base.nv_in1k", "timm/rdnet_base@nv_in1k"),
+    ],
+)
+def test_the_hint_for_a_repository_in_the_catalogue_is_the_model_with_its_weights(name, same):
+    with pytest.raises(UnknownFamily, match=f"next step: {same} has") as caught:
+        zoo.get(name)
+    assert caught.value.matches == (same,)
+    model, _, tag = same.partition("@")
+    repository = name.split(":")[1].partition("@")[0]
+    assert any(f"/{repository}/" in url for url in zoo.info(model).find(tag).urls)
+
+
+def test_the_hint_for_another_repository_of_timm_reads_its_file(tmp_path, monkeypatch):
+    with pytest.raises(UnknownFamily) as caught:
+        zoo.get("hf_hub:me/test_resnet.mine")
+    code = re.search(r"zoo\.get\(.*?\)", caught.value.parts["hint"])[0]
+    timm = pytest.importorskip("timm").create_model("test_resnet", num_classes=7)
+    save_file(timm.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = eval(code.replace("NAME", "test_resnet"))
+    assert all(torch.equal(value, timm.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.extra

@@ -32,6 +32,20 @@ def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin
     )
 
 
+def name_of_timm(name: str, repository: str, listed: Collection[str]) -> UnknownFamily:
+    """``name`` is a ``repository`` of the hub as timm spells it, whose weights the models in ``listed`` have."""
+    save = f"hf://{repository} is the name of a save that zoo.push shared there"
+    file = 'zoo.get("timm/NAME", weights="model.safetensors") takes the file of a repository for timm, once it is here'
+    return UnknownFamily(
+        f"no such family: {name.rpartition('/')[0]!r}",
+        expected="hf://owner/name for a save on the hub, family/name@tag for a model of a family",
+        cause=f"{name} is how timm names a repository on the hub",
+        hint=f"{' or '.join(listed)} has the weights of that repository" if listed else f"{save}; {file}",
+        family=name.rpartition("/")[0],
+        matches=tuple(listed),
+    )
+
+
 def unknown_model(
     name: str, known: Collection[str], searched: Iterable[str], plugins: Iterable[Plugin]
 ) -> UnknownModel:

@@ -17,7 +17,7 @@ from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.registry.families import Member, Own
 from zoo_core.registry.info import Info
-from zoo_core.registry.lookup_errors import unknown_family, unknown_model, unknown_task
+from zoo_core.registry.lookup_errors import name_of_timm, unknown_family, unknown_model, unknown_task
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
 from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
 
@@ -32,6 +32,8 @@ FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels
 """Where an unqualified name is looked for first; third-party families follow by name."""
 
 _GLOB = frozenset("*?[")
+_HUB_OF_TIMM = re.compile(r"hf[-_]hub:(?://)?(([^/@]+/[^/@]+)(?:@.+)?)")
+"""A repository on the hub as timm spells it, with its revision, and without."""
 
 
 @dataclass
@@ -198,6 +200,8 @@ class Zoo:
         """
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"not a model name: {name!r}", expected="'name', 'family/name' or 'family/name@tag'")
+        if repository := _HUB_OF_TIMM.fullmatch(name):
+            raise name_of_timm(name, repository[1], self._with_weights_of(repository[2]))
         bare, _, tag = name.partition("@")
         family, _, model = bare.rpartition("/")
         if family:
@@ -228,6 +232,17 @@ class Zoo:
                 warnings.warn(f"family {name!r} is passed over: {error.summary}", ZooWarning, stacklevel=4)
             else:
                 yield member
+
+    def _with_weights_of(self, repository: str) -> builtins.list[str]:
+        """The models, with their tags, that have weights from a repository on the hub."""
+        path = f"/{repository}/resolve/"
+        return [
+            f"{card.id}@{weights.tag}"
+            for member in self.usable()
+            for card in member.cards.values()
+            for weights in card.weights
+            if any(path in url for url in weights.urls)
+        ]
 
     def _unknown(self, name: str, family: str) -> UnknownModel:
         members = [self.member(family)] if family else [*self.usable(listed=True)]
