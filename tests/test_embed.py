@@ -220,6 +220,21 @@ def test_the_commands_write_search_and_probe(photos, tmp_path):
 
 
 @pytest.mark.extra
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet.gz", "x", ".parquet"])
+def test_a_file_whose_name_does_not_say_parquet_is_refused_before_anything_is_read(name, glyphs, photos, tmp_path):
+    out = tmp_path / name
+    with pytest.raises(UsageError, match=r"ends in \.parquet") as caught:
+        zoo.embed("tiny/none", "nowhere", out=out)
+    answer = CliRunner().invoke(group, ["embed", "tiny/none", "nowhere", "--out", str(out)])
+    assert str(answer.exception) == str(caught.value)
+    with pytest.raises(UsageError, match=r"ends in \.parquet"):
+        zoo.embed(glyphs, photos).save(out)
+    assert [*tmp_path.iterdir()] == [photos]
+    instead = caught.value.parts["hint"].partition(";")[0]
+    assert len(zoo.embed(glyphs, photos, out=instead)) == len(zoo.Embeddings.load(instead)) == 6
+
+
+@pytest.mark.extra
 def test_images_without_paths_are_not_mixed_up_in_a_file(glyphs, tmp_path):
     with pytest.raises(UsageError, match=r"image 0 has no path(.|\n)*\.save\(out\)"):
         zoo.embed(glyphs, [np.zeros((8, 8), dtype=np.uint8)], out=tmp_path / "features.parquet")

@@ -12,7 +12,7 @@ from zoo_core.cli.console import complete_model, echo
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.argument("images")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, NAME.parquet.")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--size", type=int, help="Height and width that the model sees.")
 @click.option("--batch-size", default=32, show_default=True, help="Images in one pass.")

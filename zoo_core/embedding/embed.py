@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.embedding.embedder import Embedder
-from zoo_core.embedding.embeddings import Embeddings, read_embeddings, resume
+from zoo_core.embedding.embeddings import Embeddings, parquet_file, read_embeddings, resume
 from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, UsageError, ZooWarning
 from zoo_core.images.read import Source, sources_of
@@ -64,7 +64,8 @@ def embed(
     Raises:
         ImageError: A folder or glob has no images, or none could be read.
         NotSupported: The model has no head, or nothing says how images are prepared.
-        UsageError: ``out`` was made by another model, there is no such engine, or an argument is impossible.
+        UsageError: ``out`` does not end in ``.parquet`` or was made by another model, there is no such engine, or an
+            argument is impossible.
 
     Warns:
         ZooWarning: Some images could not be read.
@@ -75,13 +76,14 @@ def embed(
         >>> zoo.embed("tiny/glyphnet", images)
         Embeddings(2 vectors of 64)
     """
+    file = None if out is None else parquet_file(out)
     embedder = Embedder.of(
         open_model(model, weights=weights, device=device), size=size, batch_size=batch_size, num_workers=num_workers
     )
     rows = _engine(engine)
-    if out is not None:
-        failed = dict(resume(Path(out), embedder, labelled_sources(images), rows))
-        result = read_embeddings(Path(out), embedder, failed=failed)
+    if file is not None:
+        failed = dict(resume(file, embedder, labelled_sources(images), rows))
+        result = read_embeddings(file, embedder, failed=failed)
     else:
         result = _in_memory(embedder, rows(embedder, labelled_sources(images)))
     if result.failed and not len(result):

@@ -132,8 +132,12 @@ class Embeddings:
         return [(self.names[i], values[i].item()) for i in order.tolist()]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write them to a Parquet file, whole or not at all; needs pyarrow (``zoo-core[embed]``)."""
-        return _write_embeddings(self, Path(path))
+        """Write them to a Parquet file, whole or not at all; needs pyarrow (``zoo-core[embed]``).
+
+        Raises:
+            UsageError: ``path`` does not end in ``.parquet``, or there are none.
+        """
+        return _write_embeddings(self, parquet_file(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
@@ -179,6 +183,25 @@ class Embeddings:
 _FACTS = b"zoo"
 PART = 1024
 """Images in a part: what a crash costs at most."""
+
+
+def parquet_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to write, whose name has to say that it is Parquet.
+
+    Raises:
+        UsageError: It has another suffix, or none.
+    """
+    result = Path(path)
+    if result.suffix.lower() != ".parquet":
+        instead = result.parent / f"{result.stem.removesuffix('.parquet') or 'features'}.parquet"
+        raise UsageError(
+            f"vectors are not written to {result}",
+            expected="a name that ends in .parquet, which is the one format of these files",
+            got=f"the suffix {result.suffix!r}" if result.suffix else "no suffix",
+            done="nothing was written",
+            hint=f"{instead}; pandas, Polars and DuckDB read it, and write others",
+        )
+    return result
 
 
 def resume(
