@@ -292,7 +292,7 @@ class Gives(Dataset):
 
 
 REFUSED = {
-    "a stream": (Stream(), "requested a sample again"),
+    "a stream": (Stream(), "does not give its samples by index"),
     "nothing": (Images(0), "empty"),
     "images without targets": (Gives(torch.zeros(3, 8, 8)), r"\(image, target\)"),
     "triples": (Gives((torch.zeros(3, 8, 8), 1, 2)), r"\(Tensor, int, int\)"),
