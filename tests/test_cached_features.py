@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,18 +48,18 @@ class Backbone(nn.Sequential):
         super().__init__(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.requires_grad_(False)
         self.scale = 1.0
-        self._seen = {"images": 0}
+        self._seen = SimpleNamespace(images=0)
 
     @property
     def seen(self):
-        return self._seen["images"]
+        return self._seen.images
 
     @seen.setter
     def seen(self, count):
-        self._seen["images"] = count
+        self._seen.images = count
 
     def forward(self, x):
-        self._seen["images"] += len(x)
+        self._seen.images += len(x)
         return super().forward(x) * self.scale
 
 
@@ -91,6 +93,12 @@ def test_the_second_time_nothing_is_computed(backbone):
 CHANGES = {
     "a weight": lambda backbone, _data: backbone[0].weight[0, 0, 0, 0].add_(1),
     "a running mean": lambda backbone, _data: backbone[1].running_mean[0].add_(1),
+    "settings": lambda backbone, _data: setattr(backbone[0], "settings", {"scale": 5.0}),
+    "a tensor that is no buffer": lambda backbone, _data: setattr(backbone, "scale", torch.tensor(5.0)),
+    "an operation": lambda backbone, _data: setattr(backbone, "act", partial(torch.clamp, min=1.0)),
+    "a method": lambda backbone, _data: setattr(
+        backbone[0], "_conv_forward", lambda x, *_: x[:, :1] + torch.zeros(5, 1, 1)
+    ),
     "a setting": lambda backbone, _data: setattr(backbone, "scale", 5.0),
     "a hook": lambda backbone, _data: backbone[0].register_forward_hook(lambda _module, _inputs, output: output * 0),
     "a hook before": lambda backbone, _data: backbone[0].register_forward_pre_hook(
@@ -126,11 +134,26 @@ def test_a_hook_is_known_by_its_code_and_the_numbers_it_holds(backbone, factor):
     assert backbone.seen == 2 * TOTAL
 
 
+FACTORS = {"factor": torch.tensor(2.0)}
+
+
+def factor_of_all():
+    return FACTORS["factor"]
+
+
+def test_a_hook_is_known_by_the_global_values_that_its_functions_use(backbone, monkeypatch):
+    backbone.register_forward_hook(lambda _module, _inputs, output: nn.functional.relu(output) * factor_of_all())
+    first = zoo.cached_features(backbone, data := Images()).features
+    assert backbone.seen == TOTAL
+    monkeypatch.setitem(FACTORS, "factor", torch.tensor(3.0))
+    assert torch.allclose(zoo.cached_features(backbone, data).features, first * 1.5)
+
+
 def test_features_behind_an_unknown_hook_are_computed_each_time_until_it_is_removed(backbone):
-    settings = {"factor": 2.0}
-    handle = backbone.register_forward_hook(lambda _module, _inputs, output: output * settings["factor"])
+    settings = SimpleNamespace(factor=2.0)
+    handle = backbone.register_forward_hook(lambda _module, _inputs, output: output * settings.factor)
     for factor in (2.0, 3.0):
-        settings["factor"] = factor
+        settings.factor = factor
         with pytest.warns(ZooWarning, match="computed anew each time.*remove it"):
             kept = zoo.cached_features(backbone, data := Images(), batch_size=TOTAL)
         assert torch.equal(kept.features, backbone.eval()(data.images))
@@ -157,6 +180,26 @@ def test_the_digest_of_a_backbone_knows_its_settings_and_no_mode_or_number_of_cl
     assert not unknown_in(torch.compile(first))
     next(each for each in second.modules() if hasattr(each, "eps")).eps = 0.5
     assert digest_of_module(first) != digest_of_module(second)
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * 2
+
+
+class ScaledMore(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * 3
+
+
+@pytest.mark.parametrize(
+    "way", [torch.fx.symbolic_trace, lambda module: torch.jit.trace(module, torch.ones(1, 3, 4, 4))]
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_traced_backbone_is_known_by_its_code(way):
+    first, again, other = (way(kind()) for kind in (Scaled, Scaled, ScaledMore))
+    assert digest_of_module(first) == digest_of_module(again) != digest_of_module(other)
+    assert not unknown_in(first)
 
 
 def test_another_pooling_of_a_transformer_gives_other_features():

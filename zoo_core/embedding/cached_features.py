@@ -213,7 +213,7 @@ def _of_backbone(backbone: nn.Module, device: str | torch.device) -> dict[str, s
     if unknown := unknown_in(backbone):
         warnings.warn(
             f"features are computed anew each time: what {unknown[0]} does cannot be known; remove it, or make it a "
-            "function that holds nothing but numbers, strings and modules of the backbone",
+            "function that uses nothing but numbers, strings, tensors, functions and modules of the backbone",
             ZooWarning,
             stacklevel=4,  # past strict_arguments
         )

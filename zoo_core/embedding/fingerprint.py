@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import re
 import warnings
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
@@ -20,8 +22,14 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SAMPLES = 16
-_NO_SETTINGS = {*vars(nn.Module()), "num_classes", "grad_checkpointing"}
+_NO_SETTINGS = {
+    *vars(nn.Module()),
+    *("num_classes", "grad_checkpointing", "pretrained_cfg", "default_cfg"),
+}
 """Attributes that change nothing of what a backbone gives in eval mode."""
+_OPERATIONS = (FunctionType, BuiltinFunctionType, partial, type)
+_LIBRARIES = {"torch", "torchvision", "timm", "zoo_core"}
+"""Whose functions are known by their names."""
 _DEEPEST = 4
 """Functions that hold functions, and so on."""
 
@@ -56,22 +64,32 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Attributes of every module in one that are plain values or functions, which ``repr`` need not show."""
     for path, each in module.named_modules():
         yield path, f"{type(each).__module__}.{type(each).__qualname__}"
+        if isinstance(each, torch.jit.ScriptModule | torch.fx.GraphModule):
+            yield f"{path}.code", each.code
         for name, value in sorted(vars(each).items()):
-            if name in _NO_SETTINGS or name.startswith("_zoo_"):
+            if name in _NO_SETTINGS or name.startswith("_zoo_") or _is_of_zoo(value):
                 continue
-            said = _code(value, ()) if isinstance(value, FunctionType) and name != "forward" else _plain(value)
+            said = _part(value, (), 0) if isinstance(value, _OPERATIONS) and name != "forward" else _plain(value)
             if said is not None:
                 yield f"{path}.{name}", said
 
 
+def _is_of_zoo(value: object) -> bool:
+    return isinstance(value, FunctionType) and (value.__module__ or "").startswith("zoo_core.")
+
+
 def _plain(value: object) -> str | None:
-    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype):
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | np.generic):
         return repr(value)
-    if isinstance(value, tuple | list | frozenset):
+    if isinstance(value, Tensor) and not value.is_meta:
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(bytes_of(value)).hexdigest()}"
+    if isinstance(value, dict):
+        return _plain([each for item in value.items() for each in item])
+    if isinstance(value, tuple | list | set | frozenset):
         every = [_plain(each) for each in value]
         said = [each for each in every if each is not None]
         if len(said) == len(every):
-            return repr(sorted(said) if isinstance(value, frozenset) else said)
+            return repr(said if isinstance(value, tuple | list) else sorted(said))
     return None
 
 
@@ -79,52 +97,62 @@ def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
     """What runs beside the methods of classes: hooks, and a ``forward`` that was set on a module itself."""
     inside = tuple(module.modules())
     for hook in (*_everywhere._global_forward_pre_hooks.values(), *_everywhere._global_forward_hooks.values()):  # noqa: SLF001 - no public way to see them
-        yield f"{_said(hook)} on all modules", _code(hook, inside)
+        yield f"{_said(hook)} on all modules", _part(hook, inside, 0)
     for path, each in module.named_modules():
         at = path or type(module).__name__
         for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):  # noqa: SLF001 - as above
-            yield f"the hook {_said(hook)} on {at}", _code(hook, inside)
+            yield f"the hook {_said(hook)} on {at}", _part(hook, inside, 0)
         if "forward" in vars(each) and "_orig_mod" not in each._modules:  # noqa: SLF001 - torch.compile sets one
-            yield f"the forward of {at}", _code(vars(each)["forward"], inside)
+            yield f"the forward of {at}", _part(vars(each)["forward"], inside, 0)
 
 
 def _said(hook: object) -> str:
     return str(getattr(hook, "__qualname__", type(hook).__qualname__))
 
 
-def _code(value: object, inside: tuple[nn.Module, ...], depth: int = 0) -> str | None:
+def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
+    """What is known of a callable, or of something that it holds; None where that does not say what it does."""
+    numbers = [number for number, each in enumerate(inside) if each is value]
+    if numbers:
+        return f"module {numbers[0]} of the backbone"
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if isinstance(value, type | BuiltinFunctionType | FunctionType) and _is_known_by_name(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    said = _plain(value)
+    return _code(value, inside, depth) if said is None and depth <= _DEEPEST else said
+
+
+def _is_known_by_name(value: type | BuiltinFunctionType | FunctionType) -> bool:
+    of_library = (value.__module__ or "").partition(".")[0] in _LIBRARIES and "<" not in value.__qualname__
+    return of_library or not isinstance(value, FunctionType)
+
+
+def _code(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
     """What a callable does, as far as its code and the plain values that it holds say it; None where they do not."""
-    if depth > _DEEPEST:
-        return None
-    more = partial(_part, inside=inside, depth=depth + 1)
     if isinstance(value, MethodType):
-        parts = [more(value.__func__), more(value.__self__)]
+        held: list[object] = [value.__func__, value.__self__]
     elif isinstance(value, partial):
-        parts = [more(each) for each in (value.func, *value.args, *value.keywords, *value.keywords.values())]
+        held = [value.func, *value.args, *value.keywords, *value.keywords.values()]
     elif isinstance(value, FunctionType):
-        code, known = value.__code__, value.__globals__
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        near = [(name, _plain(known.get(name))) for name in code.co_names]
-        parts = [
-            _bytecode(code),
-            repr(near),
-            *map(more, (*cells, value.__defaults__, *(value.__kwdefaults__ or {}).values())),
-        ]
-    elif type(value).__module__.startswith("torch."):  # such as weight_norm, whose hooks are objects
-        parts = [_said(value), *(f"{name} {_plain(each)}" for name, each in sorted(vars(value).items()))]
+        known = value.__globals__
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        used = [known[name] for name in _globals_of(value.__code__) if name in known]
+        held = [_bytecode(value.__code__), *cells, *used, value.__defaults__, value.__kwdefaults__]
+    elif type(value).__module__.startswith("torch.") and not isinstance(value, nn.Module):
+        # such as weight_norm, whose hooks are objects
+        held = [_said(value), [(name, each) for name, each in sorted(vars(value).items()) if _plain(each)]]
     else:
         return None
+    parts = [_part(each, inside, depth + 1) for each in held]
     return None if None in parts else repr(parts)
 
 
-def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
-    """What is known of something that a callable holds."""
-    if any(value is each for each in inside):
-        return "a module of the backbone"
-    if isinstance(value, type | BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}"
-    said = _plain(value)
-    return _code(value, inside, depth) if said is None else said
+def _globals_of(code: CodeType) -> list[str]:
+    """The global names that a function uses, and the functions within it."""
+    inner = [name for each in code.co_consts if isinstance(each, CodeType) for name in _globals_of(each)]
+    own = [str(each.argval) for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"]
+    return sorted({*own, *inner})
 
 
 def _bytecode(code: CodeType) -> str:
