@@ -265,6 +265,43 @@ def test_a_nonlinearity_that_the_file_does_not_tell_is_said(path):
         zoo.get(NAME, weights=path, num_classes=9)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(16), nn.GroupNorm(4, 16)], ids=["layer norm", "group norm"])
+def test_a_norm_that_the_file_does_not_tell_is_said(norm, path):
+    head = nn.Sequential(nn.Linear(64, 16), norm, nn.Linear(16, 9))
+    torch.save(zoo.get(NAME, weights=None, head=head).state_dict(), path)
+    with pytest.warns(ZooWarning, match="layer norm with torch's eps"):
+        zoo.get(NAME, weights=path)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.RMSNorm(64), nn.PReLU(64), nn.LayerNorm(64, bias=False)], ids=["RMS norm", "PReLU", "layer norm"]
+)
+def test_a_layer_with_a_weight_alone_is_refused_and_then_given(layer, path):
+    trained = zoo.get(NAME, weights=None, head=nn.Sequential(copy.deepcopy(layer), nn.Linear(64, 9)), seed=1)
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(LoadMismatch, match="head="):
+        zoo.get(NAME, weights=path)
+    given = zoo.get(NAME, weights=path, head=nn.Sequential(copy.deepcopy(layer), nn.Linear(64, 9)))
+    assert same(given, trained.state_dict())
+
+
+class Chain(nn.Module):
+    """Two layers of one head, the first as wide as what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.out_proj = nn.Linear(64, 64), nn.Linear(64, 9)
+
+    def forward(self, x):
+        return self.out_proj(self.dense(x).tanh())
+
+
+def test_two_layers_of_one_head_are_not_taken_for_two_heads(path):
+    torch.save(zoo.get(NAME, weights=None, head=Chain()).state_dict(), path)
+    with pytest.raises(LoadMismatch, match="head="):
+        zoo.get(NAME, weights=path)
+
+
 def test_a_file_without_a_head_gets_a_new_one(net, path):
     torch.save({name: tensor for name, tensor in state_of(net).items() if not name.startswith("fc.")}, path)
     model = zoo.get(NAME, weights=path, num_classes=7)

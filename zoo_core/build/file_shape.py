@@ -255,11 +255,10 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
         return _sequential(inside, site)
     names = list(dict.fromkeys(name.partition(".")[0] for name in inside))
     each = {name: head_in_file(_under(inside, name), site) for name in names if not name.isdigit()}
-    return (
-        each
-        if each and len(each) == len(names) and all(_takes(head, inside, name, site) for name, head in each.items())
-        else None
+    are_heads = (
+        each and len(each) == len(names) and all(_takes(head, inside, name, site) for name, head in each.items())
     )
+    return each if are_heads and not _may_be_chain(inside, site) else None
 
 
 def _is_of_its_size(weight: Any, site: Head) -> bool:  # noqa: ANN401 - a tensor
@@ -270,11 +269,12 @@ def _is_of_its_size(weight: Any, site: Head) -> bool:  # noqa: ANN401 - a tensor
 def guesses(head: object) -> bool:
     """Whether a head from :func:`head_in_file` may have more than was found: what has no weights, no file tells.
 
-    Several layers have nonlinearities between them; and one alone in an ``nn.Sequential`` has something after it.
+    Several layers have nonlinearities between them; one alone in an ``nn.Sequential`` has something after it; and what
+    is taken for a layer norm may be a group norm, or have another eps.
     """
     each = [one for one in (head.values() if isinstance(head, dict) else (head,)) if isinstance(one, nn.Module)]
     alone = any(isinstance(one, nn.Sequential) and len(one) == 1 for one in each)
-    return alone or any(isinstance(part, nn.ReLU) for one in each for part in one.modules())
+    return alone or any(isinstance(part, nn.ReLU | nn.LayerNorm) for one in each for part in one.modules())
 
 
 def _takes(head: object, inside: Tensors, name: str, site: Head) -> bool:
@@ -285,6 +285,14 @@ def _takes(head: object, inside: Tensors, name: str, site: Head) -> bool:
         (tensor for each, tensor in inside.items() if each.startswith(f"{name}.") and tensor.dim() >= _MATRIX), None
     )
     return first is not None and int(first.shape[1]) == site.in_features
+
+
+def _may_be_chain(inside: Tensors, site: Head) -> bool:
+    """Whether one of several heads gives as many numbers as the site is given, and may be a layer before others."""
+    return any(
+        tensor.dim() >= _MATRIX and tuple(tensor.shape[:2]) == (site.in_features, site.in_features)
+        for tensor in inside.values()
+    )
 
 
 def _under(inside: Tensors, name: str) -> dict[str, Any]:
@@ -316,8 +324,8 @@ def _layer(inside: Tensors, site: Head) -> nn.Module | None:
     if "running_mean" in inside:
         norms = {"linear": nn.BatchNorm1d, "conv1d": nn.BatchNorm1d, "conv": nn.BatchNorm2d, "conv3d": nn.BatchNorm3d}
         return (TokenNorm if site.tokens else norms[site.kind])(weight.shape[0])
-    if weight.dim() == 1:
-        return nn.LayerNorm(weight.shape[0], bias=has_bias)
+    if weight.dim() == 1:  # without a bias it may be an RMSNorm, a PReLU or a LayerNorm, which scores do not forgive
+        return nn.LayerNorm(weight.shape[0]) if has_bias else None
     if weight.dim() == _MATRIX:
         return nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
     kind = _CONVOLUTIONS.get(weight.dim())

@@ -294,8 +294,9 @@ def _say_rivals(choice: Choice, source: str) -> None:
 
 def _say_guess(path: str, source: str) -> None:
     warnings.warn(
-        f"{source} does not say which nonlinearity is in its head at {path!r}: ReLU is taken between layers, and "
-        f"nothing after the last. head=zoo.mlp_head(..., nonlinearity=...) or a module of your own says another",
+        f"{source} does not say which nonlinearity and norm are in its head at {path!r}: ReLU is taken between layers, "
+        "nothing after the last, and layer norm with torch's eps. head=zoo.mlp_head(..., nonlinearity=...) or a module "
+        "of your own says another",
         ZooWarning,
         stacklevel=2,
     )
