@@ -10,9 +10,10 @@ import time
 import pytest
 from support.loopback import good, serving, sha256, status
 
+from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, FetchError, WeightsError
-from zoo_core.weights import fetch
-from zoo_core.weights.download.ownership import partials, turn
+from zoo_core.weights import fetch, obtain
+from zoo_core.weights.download.ownership import _Holder, partials, turn
 from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(3_000_000)
@@ -23,7 +24,7 @@ NAME = f"net-{DIGEST[:16]}.pth"
 CHILD = """
 import os, sys
 {before}
-from zoo_core.weights import fetch
+from zoo_core.weights import fetch, obtain
 path = fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3], timeout=float(sys.argv[4]))
 print(path)
 """
@@ -381,3 +382,21 @@ def test_many_processes_that_find_a_bad_file_end_with_a_good_one(server, url, tm
     assert (tmp_path / NAME).read_bytes() == DATA
     assert not (tmp_path / f".{NAME}.bad").exists()
     assert server.sent <= 1.05 * len(DATA)
+
+
+def test_who_comes_when_the_bytes_have_just_arrived_finds_them(server, url, tmp_path, monkeypatch):
+    weights = Weights("V1", (url,), DIGEST[:8])
+    card = Card("acme", "net", "acme:net", weights=(weights,))
+    release = _Holder.__exit__
+
+    def late(holder, *rest):
+        release(holder, *rest)
+        if threading.current_thread() is first:
+            second.start()
+            second.join()
+
+    monkeypatch.setattr(_Holder, "__exit__", late)
+    first, second = (threading.Thread(target=obtain, args=(card, weights)) for _ in range(2))
+    first.start()
+    first.join()
+    assert server.sent == len(DATA)

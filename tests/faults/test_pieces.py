@@ -385,7 +385,7 @@ def test_a_killed_download_is_sent_again_no_more_than_was_under_way(server, url,
     assert sent - arrived <= LINES["connections"] * LINES["piece"]
     server.always[PATH], server.sent = parts, 0
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
-    assert server.sent == len(DATA) - arrived
+    assert server.sent <= len(DATA) - arrived + LINES["piece"]  # a line that another passes may send what is there
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 

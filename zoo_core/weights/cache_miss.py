@@ -94,7 +94,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
     request = replace(declared, urls=_reachable(declared, entry.passed_over()))
     require_trust(request.urls, request.sha256, request.trust)
     try:
-        return fetch_once(request, lambda: entry.arrived(request))
+        return fetch_once(request, lambda: entry.arrived(request), entry.keep)
     except FetchError as failure:
         if failed:
             raise unreachable(request.name, [*failed, *_attempts(failure)]) from failure

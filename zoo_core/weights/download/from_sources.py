@@ -33,7 +33,11 @@ _CHANCES = 2
 """How often a source may send the whole file: once, and once again when it was not the right one."""
 
 
-def fetch_once(request: Request, existing: Callable[[], Artefact | None]) -> Artefact:
+def fetch_once(
+    request: Request,
+    existing: Callable[[], Artefact | None],
+    keep: Callable[[Artefact], Artefact] = lambda artefact: artefact,
+) -> Artefact:
     """Fetch a file, unless another process does so first.
 
     Who waited in vain for another process, which was as patient as it should be, tries each source once.
@@ -41,6 +45,7 @@ def fetch_once(request: Request, existing: Callable[[], Artefact | None]) -> Art
     Args:
         request: What to fetch.
         existing: The file, when it has arrived.
+        keep: Writes down what has arrived, before those who wait or come later look for it.
 
     Raises:
         DigestMismatch: Bytes came, but no source had the right ones.
@@ -62,7 +67,7 @@ def fetch_once(request: Request, existing: Callable[[], Artefact | None]) -> Art
         with progress_bar(request.file, request.size, request.progress) as advance:
             if in_vain():
                 request = replace(request, policy=replace(request.policy, attempts=1))
-            return download(request, advance)
+            return keep(download(request, advance))
 
 
 def _progress(request: Request) -> object:
