@@ -26,6 +26,7 @@ ELSEWHERE = {
     "zoo plugin new acme --library acme-models": "tests/test_plugin_new.py does, with a library of its own",
     "zoo finetune": "plugins/zoo-lightning/tests runs it",
     "zoo check tiny": "tests/test_check.py runs it",
+    "zoo predict my-flowers": "plugins/zoo-lightning/tests/test_finetune.py loads what a run saved",
     'zoo embed resnet50 "shards-': "tests/test_embed.py does, with shards",
     "zoo embed resnet50 /data/photos --out features.parquet --engine ray": "plugins/zoo-ray/tests does",
     "zoo list --table": "tests/test_choose.py does, and it takes all cards",

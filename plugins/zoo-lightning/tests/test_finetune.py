@@ -280,15 +280,21 @@ finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch)
 """
 
 
-def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digits, tmp_path):
-    (tmp_path / "script.py").write_text(_PROCESSES)
+def trained_alike(script, digits, folder):
+    """The weights that two processes train, which are those of one with twice the batch."""
+    (folder / "script.py").write_text(script)
     for name, devices, batch in (("one", "1", "6"), ("two", "2", "3")):
-        command = [sys.executable, str(tmp_path / "script.py"), str(digits), str(tmp_path / name), devices, batch]
+        command = [sys.executable, str(folder / "script.py"), str(digits), str(folder / name), devices, batch]
         answer = subprocess.run(command, check=False, capture_output=True, text=True)
         assert answer.returncode == 0, answer.stderr
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    one, two = weights(folder / "one"), weights(folder / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    return two
+
+
+def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digits, tmp_path):
+    two = trained_alike(_PROCESSES, digits, tmp_path)
     before = zoo.get("tiny/glyphnet", num_classes=3, seed=0).state_dict()
     assert [name for name, value in before.items() if "conv" in name and not torch.equal(value, two[name])] == [
         "layer3.conv2.weight"
@@ -310,14 +316,7 @@ finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch)
 
 @pytest.mark.sweep
 def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits, tmp_path):
-    (tmp_path / "script.py").write_text(_SHARDED)
-    for name, devices, batch in (("one", "1", "6"), ("two", "2", "3")):
-        command = [sys.executable, str(tmp_path / "script.py"), str(digits), str(tmp_path / name), devices, batch]
-        answer = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    trained_alike(_SHARDED, digits, tmp_path)
 
 
 def test_a_checkpoint_in_parts_is_refused_before_training(digits, tmp_path):
