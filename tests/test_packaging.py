@@ -35,7 +35,7 @@ def test_every_distribution_says_which_pythons_it_is_for(folder):
 
 def test_a_readme_outside_the_tree_has_absolute_links_or_none():
     pytest.importorskip("hatchling")
-    readme = runpy.run_path(str(ROOT / "hatch_build.py"))["readme"]
+    readme = runpy.run_path(str(ROOT / ".ci" / "hatch_build.py"))["readme"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     hosted = readme(text, "https://example.org/zoo", "1.2.0")
     assert "https://example.org/zoo/blob/v1.2.0/docs/SECURITY.md" in hosted
