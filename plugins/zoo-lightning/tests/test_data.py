@@ -71,6 +71,42 @@ def test_an_image_of_a_csv_is_one_image_however_its_path_is_written(digits, spel
     assert read_data(digits / "labels.csv").notes == ("1 repeated row was left out",)
 
 
+@pytest.mark.parametrize(
+    "text", ["path;label\n{rows}", "path\tlabel\n{rows}", "path,label\n{rows}", "\ufeffpath,label\r\n{rows}"]
+)
+def test_a_csv_of_a_spreadsheet_or_of_windows_is_read(digits, text):
+    separator = next(each for each in ",;\t" if each in text)
+    rows = [f"{digit}\\00{number}.png{separator}{digit};" for digit in (0, 1) for number in range(3)]
+    (digits / "labels.csv").write_text(text.format(rows="\n".join(rows)), encoding="utf-8")
+    data = read_data(digits / "labels.csv")
+    assert (data.class_names, data.multi_label, data.notes) == (("0", "1"), False, ())
+    assert sum(data.counts().values()) == 4
+
+
+def test_copies_of_an_image_in_two_classes_or_in_both_splits_are_named(write_digits, tmp_path):
+    for side in ("train", "val"):
+        write_digits(tmp_path / "data" / side, 2, each=2, start=2 * (side == "val"))
+    image = (tmp_path / "data" / "train" / "0" / "000.png").read_bytes()
+    for copy in ("train/1/copy.png", "val/0/copy.png"):
+        (tmp_path / "data" / copy).write_bytes(image)
+    assert read_data(tmp_path / "data").notes == (
+        "1 images are a copy of one with another label: train/1/copy.png",
+        "1 images to validate with are trained on too, so that the score is too high: val/0/copy.png",
+    )
+
+
+def test_a_link_to_a_folder_inside_a_class_is_named(digits):
+    (digits / "0" / "more").symlink_to(digits / "1")
+    assert read_data(digits).notes == ("1 files in 0 are no images by their names, such as more",)
+
+
+def test_a_class_that_only_the_validation_split_has_is_refused_with_the_cause(write_digits, tmp_path):
+    write_digits(tmp_path / "data" / "train", 2)
+    write_digits(tmp_path / "data" / "val", 3)
+    with pytest.raises(UsageError, match=r"left of 2[\s\S]*every image of it is in the validation split"):
+        read_data(tmp_path / "data")
+
+
 def test_a_link_to_a_missing_file_is_named(digits):
     (digits / "0" / "gone.png").symlink_to(digits / "nowhere.png")
     assert "0/gone.png was left out: it cannot be read" in read_data(digits).notes[0]
@@ -93,7 +129,7 @@ def test_a_test_split_is_left_out_where_there_is_another_to_validate_with(write_
     for name, each in (("Train", 4), ("test", 2)):
         write_digits(tmp_path / "data" / name, each=each)
     assert len(read_data(tmp_path / "data").val) == 6
-    write_digits(tmp_path / "data" / "val", each=1)
+    write_digits(tmp_path / "data" / "val", each=1, start=4)
     data = read_data(tmp_path / "data")
     assert len(data.val) == 3
     assert data.notes == ("the split test was left out: it is for testing",)
@@ -144,6 +180,10 @@ def test_sets_of_labels_that_occur_once_are_split_too(digits):
         ("path,label\n0/000.png,caf\u00e9\n".encode("latin-1"), "save it as CSV in UTF-8"),
         (b"path,label,split\n0/000.png,a,holdout\n", "has a split 'holdout'"),
         (b"path,label\n0/000.png,a\n0/000.png,b\n", "write all labels of an image in one row"),
+        (b"path,label\n0/000.png,a,b\n", "more fields than the first line has names"),
+        (b"path,label,class\n0/000.png,a,b\n", "the columns label and class, and either could be meant"),
+        (b"path,label\n0/000.png,a\n1/000.png,b\n2/000.png,a|b\n", "write ; between several labels"),
+        (b"path,label\n0/000.png,\"['a', 'b']\"\n", "as in a;b"),
     ],
 )
 def test_a_csv_that_could_be_misread_is_refused(digits, text, message):
@@ -158,3 +198,68 @@ def test_rows_without_a_path_and_rows_that_come_twice_are_left_out_and_named(dig
     data = read_data(digits / "labels.csv")
     assert len(data.train) + len(data.val) == 4
     assert data.notes == ("line 2 has no path, and was left out", "1 repeated row was left out")
+
+
+def _dataset(digits, **columns):
+    """A dataset of six images, each column by its name: its kind and its values."""
+    import datasets
+
+    files = [str(digits / str(number % 2) / f"00{number}.png") for number in range(6)]
+    columns = {"image": (datasets.Image(), files), **columns}
+    features = datasets.Features({name: kind for name, (kind, _) in columns.items()})
+    return datasets.Dataset.from_dict({name: values for name, (_, values) in columns.items()}, features=features)
+
+
+@pytest.mark.extra
+def test_a_dataset_of_hugging_face_keeps_the_order_of_its_classes(digits, tmp_path):
+    import datasets
+
+    kind = datasets.ClassLabel(names=["zero", "one", "never"])
+    split = _dataset(digits, label=(kind, [0, 1, 0, 1, 0, None]), mask=(datasets.Image(), [None] * 6))
+    datasets.DatasetDict(train=split, unused=split).save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(UsageError, match="has a split 'unused'"):
+        read_data(tmp_path / "two")
+    split.save_to_disk(str(tmp_path / "set"))
+    data = read_data(tmp_path / "set")
+    assert data.class_names == ("zero", "one")
+    assert data.notes == (
+        "row 5 has no image or no label, and was left out",
+        "1 classes have no image, and were left out: never",
+    )
+    for sample in (*data.train, *data.val):
+        assert sample.labels == (int(sample.name.removeprefix("row ")) % 2,)
+        assert sample.image().size == (32, 32)
+
+
+@pytest.mark.extra
+def test_lists_of_classes_are_several_labels(digits, tmp_path):
+    import datasets
+
+    several = datasets.List(datasets.ClassLabel(names=["round", "odd"]))
+    _dataset(digits, labels=(several, [[0], [1], [0, 1], [], [0], [1]])).save_to_disk(str(tmp_path / "set"))
+    data = read_data(tmp_path / "set")
+    assert (data.multi_label, data.class_names) == (True, ("round", "odd"))
+    by_name = {sample.name: sample.labels for sample in (*data.train, *data.val)}
+    assert [by_name[f"row {number}"] for number in range(6)] == [(0,), (1,), (0, 1), (), (0,), (1,)]
+
+
+@pytest.mark.extra
+def test_of_several_columns_of_classes_none_is_guessed(digits, tmp_path):
+    import datasets
+
+    kind = datasets.ClassLabel(names=["a", "b"])
+    split = _dataset(digits, coarse=(kind, [0, 0, 0, 1, 1, 1]), fine=(kind, [0, 1, 0, 1, 0, 1]))
+    split.save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(UsageError, match=r"remove_columns\('coarse'\)"):
+        read_data(tmp_path / "set")
+    split.remove_columns("coarse").save_to_disk(str(tmp_path / "one"))
+    assert len(read_data(tmp_path / "one").train) == 4
+    words = _dataset(digits, label=(datasets.Value("string"), list("ababab")))
+    words.save_to_disk(str(tmp_path / "words"))
+    with pytest.raises(UsageError, match="class_encode_column"):
+        read_data(tmp_path / "words")
+    words.class_encode_column("label").save_to_disk(str(tmp_path / "classes"))
+    assert read_data(tmp_path / "classes").class_names == ("a", "b")
+    (tmp_path / "classes" / "state.json").unlink()
+    with pytest.raises(UsageError, match="cannot be read as a dataset"):
+        read_data(tmp_path / "classes")

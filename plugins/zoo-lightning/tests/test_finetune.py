@@ -337,6 +337,8 @@ def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ZooError, match="'layer9'"):
         CliRunner().invoke(command, [*arguments, "--freeze", "layer9"], catch_exceptions=False)
+    with pytest.raises(UsageError, match="there is no run to resume"):
+        CliRunner().invoke(command, [*arguments, "--resume"], catch_exceptions=False)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else than a saved model"):

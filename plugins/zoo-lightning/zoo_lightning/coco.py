@@ -244,6 +244,13 @@ class _Annotations:
             for key in ("images", "annotations", "categories")
         )
         self.categories = {each.get("id"): each for each in categories}
+        if len(self.categories) < len(categories):
+            twice = Counter(each.get("id") for each in categories).most_common(1)[0][0]
+            raise errors.UsageError(
+                f"{file} has several categories of the id {twice}",
+                got=", ".join(str(each.get("name")) for each in categories if each.get("id") == twice),
+                hint="give each category an id of its own, and its objects the same one as category_id",
+            )
         self.names = {number: str(each.get("name", number)).strip() for number, each in self.categories.items()}
         boxes = [numbers for each in self.objects if (numbers := _numbers(each.get("bbox")))]
         if boxes and all(max(box) <= 1 for box in boxes):

@@ -105,7 +105,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
         f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
     )
     if dry:
-        _explain(model, images, out, options)
+        _explain(model, images, out, resume=resume, options=options)
         return
     from zoo_lightning.run import finetune as run
 
@@ -137,13 +137,13 @@ def _without_advice() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _explain(model: str, images: ImageData, out: Path, options: dict[str, Any]) -> None:
+def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options: dict[str, Any]) -> None:
     """What a run would do, or why it would not: nothing is trained or written; a model on the hub is downloaded."""
     import zoo_core as zoo
     from zoo_lightning.run import check_run
 
     with _without_advice():
-        check_run(images, model=model, out=out, **options)
+        check_run(images, model=model, out=out, resume=resume, **options)
     for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
     card = zoo.info(model)

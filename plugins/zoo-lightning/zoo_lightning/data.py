@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,14 @@ from zoo_lightning.samples import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from datasets import Dataset
 
 _PATHS, _LABELS, _SPLITS = ("path", "file", "image", "filename"), ("label", "labels", "class"), ("split", "set")
+_IMAGES = ("image", "img")
+_REST = "\0"
+"""Where fields go that the first line has no name for."""
 _SEPARATOR = ";"
 
 
@@ -38,7 +44,8 @@ def read_data(
     Args:
         source: A folder with one folder for each class, or with ``train`` and ``val`` folders of those; a ``.csv`` with
             the columns ``path`` and ``label`` (several labels with ``;`` between them make it multi-label; ``split``
-            says ``train`` or ``val``), paths relative to it; or a dataset that ``datasets.save_to_disk`` wrote. For
+            says ``train`` or ``val``), paths relative to it; or a dataset that ``datasets.save_to_disk`` wrote, with a
+            column of ``Image`` and one of ``ClassLabel``, whose order is kept, or of lists of it (multi-label). For
             boxes, outlines and keypoints: a ``.json`` of COCO's format, or a folder with such files, in ``annotations``
             or in the folders of its splits. For a class for each pixel: a folder with ``images`` and ``masks``, or with
             splits of those; masks hold the classes as values, or as indices of a palette, and 255 for none;
@@ -85,11 +92,15 @@ def read_data(
 
 @dataclass
 class _Parts:
-    """What a reader finds: sources with the names of their classes, and which split each belongs to, if any."""
+    """What a reader finds: sources with the names of their classes, and which split each belongs to, if any.
+
+    Classes that come in an order of their own are in ``order``.
+    """
 
     rows: list[tuple[Path | bytes, tuple[str, ...], str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     multi_label: bool = False
+    order: tuple[str, ...] = ()
 
 
 def _from_folder(folder: Path) -> _Parts:
@@ -138,22 +149,22 @@ def _side_of(name: str, where: str) -> str:
 
 
 def _from_csv(path: Path) -> _Parts:
-    rows = _csv_rows(path)
-    columns = tuple(rows[0]) if rows else ()
-    where, what, split = (_column(columns, names) for names in (_PATHS, _LABELS, _SPLITS))
+    columns, rows = _csv_rows(path)
+    where, what, split = (_column(path, columns, names) for names in (_PATHS, _LABELS, _SPLITS))
     if where is None or what is None:
         raise errors.UsageError(
             f"{path} does not say which image has which label",
             expected="a first line with the columns path and label, and commas between them",
             got=", ".join(columns) or "no rows",
         )
-    parts = _Parts(multi_label=any(_SEPARATOR in (row[what] or "") for row in rows))
+    labels_in = [_labels_of(row[what] or "") for row in rows]
+    _require_single(path, {label for labels in labels_in for label in labels})
+    parts = _Parts(multi_label=any(len(labels) > 1 for labels in labels_in))
     sides = {(row[split] or "").strip(): _side_of(row[split] or "", str(path)) for row in rows} if split else {"": ""}
     used = used_sides(sides, parts.notes)
     labels_of: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, (row, labels) in enumerate(zip(rows, labels_in, strict=True), start=2):
         name, side = _normalized_name(path, row[where] or ""), (row[split] or "").strip() if split else ""
-        labels = tuple(dict.fromkeys(each.strip() for each in (row[what] or "").split(_SEPARATOR) if each.strip()))
         if not name or (not labels and not parts.multi_label):
             parts.notes.append(f"{name or f'line {number}'} has no {'label' if name else 'path'}, and was left out")
         elif labels_of.setdefault(name, labels) != labels:
@@ -171,25 +182,75 @@ def _from_csv(path: Path) -> _Parts:
 
 def _normalized_name(csv: Path, text: str) -> str:
     """The path relative to the CSV, normalized: an image under two names could be in both splits."""
-    name = os.path.normpath(text.strip()) if text.strip() else ""
+    text = text.strip()
+    if "\\" in text and not (csv.parent / text).exists():  # written on Windows
+        text = text.replace("\\", "/")
+    name = os.path.normpath(text) if text else ""
     if not os.path.isabs(name):  # noqa: PTH117 - of a text that may be empty
         return name
     folder = os.path.normpath(csv.parent.absolute())
     return os.path.relpath(name, folder) if name.startswith(folder + os.sep) else name
 
 
-def _csv_rows(path: Path) -> list[dict[str, str | None]]:
+def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str | None]]]:
+    """The columns and the rows of a table; semicolons or tabs separate them where the first line has no comma.
+
+    Raises:
+        UsageError: It is no table, or a row has more fields than the first line names.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [dict(row) for row in csv.DictReader(file)]
+            first = file.readline()
+            separator = next((each for each in ",;\t" if each in first), ",")
+            file.seek(0)
+            reader = csv.DictReader(file, restkey=_REST, delimiter=separator)
+            columns, rows = tuple(reader.fieldnames or ()), [dict(row) for row in reader]
+            longer = [number for number, row in enumerate(rows, start=1) if any(row.pop(_REST, None) or ())]
     except (UnicodeDecodeError, csv.Error) as error:
         raise errors.UsageError(
             f"{path} cannot be read as a table", cause=str(error), hint="save it as CSV in UTF-8"
         ) from error
+    if longer:
+        raise errors.UsageError(
+            f"row {longer[0]} of {path} has more fields than the first line has names",
+            expected=f"{len(columns)}: {', '.join(columns)}",
+            hint=f"write quotes around a field with {separator!r} in it, and {_SEPARATOR} between several labels",
+        )
+    return columns, rows
 
 
-def _column(columns: Iterable[str], names: Sequence[str]) -> str | None:
-    return next((column for column in columns if column and column.strip().lower() in names), None)
+def _column(where: Path, columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The column that is called so.
+
+    Raises:
+        UsageError: Several are.
+    """
+    several = [column for column in columns if column and column.strip().lower() in names]
+    if len(several) > 1:
+        raise errors.UsageError(
+            f"{where} has the columns {' and '.join(several)}, and either could be meant",
+            hint="keep one of them, or rename the other",
+        )
+    return several[0] if several else None
+
+
+def _labels_of(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label.strip() for label in text.split(_SEPARATOR) if label.strip()))
+
+
+def _require_single(path: Path, labels: set[str]) -> None:
+    """Refuse lists of labels that are separated otherwise: each list would become a class.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for label in sorted(labels):
+        words = {word.strip(" '\"") for word in re.split("[,|]", label.strip("[]"))}
+        if (label[0] + label[-1] == "[]") or (len(words) > 1 and words <= labels):
+            raise errors.UsageError(
+                f"{path} has the label {label!r}, which is a list of labels",
+                hint=f"write {_SEPARATOR} between several labels, as in {_SEPARATOR.join(sorted(words))}",
+            )
 
 
 def _from_hugging_face(path: Path) -> _Parts:
@@ -199,32 +260,67 @@ def _from_hugging_face(path: Path) -> _Parts:
         raise errors.ZooError(
             "a dataset of Hugging Face needs the package datasets", hint="pip install 'zoo-lightning[huggingface]'"
         ) from error
-    loaded: Any = datasets.load_from_disk(str(path))
+    try:
+        loaded: Any = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever datasets and pyarrow raise of files that are not whole
+        cause = f"{type(error).__name__}: {error}"
+        raise errors.UsageError(f"{path} cannot be read as a dataset of Hugging Face", cause=cause) from error
     splits: Mapping[str, Any] = loaded if isinstance(loaded, dict) else {"": loaded}
     parts = _Parts()
     sides = used_sides({name: _side_of(name, str(path)) for name in splits}, parts.notes)
-    for name in sides:
-        split = splits[name]
-        image = next((key for key, kind in split.features.items() if isinstance(kind, datasets.Image)), None)
-        label = next((key for key, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)), None)
-        if image is None or label is None:
-            raise errors.UsageError(
-                f"the dataset {path} has no images with classes",
-                expected="a column of datasets.Image and one of datasets.ClassLabel",
-                got=", ".join(f"{key}: {kind}" for key, kind in split.features.items()),
-            )
-        names, rows = split.features[label], split.cast_column(image, datasets.Image(decode=False))
-        for index, row in enumerate(rows):
-            if row[image] is None or row[label] is None or row[label] < 0:
-                parts.notes.append(f"{name or 'row'} {index} has no image or no label, and was left out")
-                continue
-            data = row[image]["bytes"] or Path(row[image]["path"])
-            parts.rows.append((data, (names.int2str(row[label]),), sides[name], f"{name or 'row'} {index}"))
+    for name, side in sides.items():
+        _read_split(splits[name], path, name, side, parts)
     return parts
 
 
+def _read_split(split: Dataset, path: Path, name: str, side: str, parts: _Parts) -> None:
+    """The rows of one split; those without an image or without a label are left out and named."""
+    import datasets
+
+    image = _of_kind(path, split, _IMAGES, lambda kind: isinstance(kind, datasets.Image))
+    label = _of_kind(path, split, _LABELS, lambda kind: isinstance(getattr(kind, "feature", kind), datasets.ClassLabel))
+    kind = split.features[label]
+    names = getattr(kind, "feature", kind)
+    parts.multi_label = parts.multi_label or names is not kind
+    parts.order = tuple(dict.fromkeys((*parts.order, *names.names)))
+    for index, row in enumerate(split.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))):
+        numbers = row[label] if names is not kind else [row[label]]
+        if row[image] is None or numbers is None or any(each is None or each < 0 for each in numbers):
+            parts.notes.append(f"{name or 'row'} {index} has no image or no label, and was left out")
+            continue
+        data = row[image]["bytes"] or Path(row[image]["path"])
+        labels = tuple(names.int2str(each) for each in dict.fromkeys(numbers))
+        parts.rows.append((data, labels, side, f"{name or 'row'} {index}"))
+
+
+def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callable[[Any], bool]) -> str:
+    """The column of a kind; of several, the one that is called as such a column is.
+
+    Raises:
+        UsageError: There is none, or several could be meant.
+    """
+    several = [str(key) for key, kind in split.features.items() if fits(kind)]
+    if not several:
+        raise errors.UsageError(
+            f"the dataset {path} has no images with classes",
+            expected="a column of datasets.Image, and one of datasets.ClassLabel or of lists of it",
+            got=", ".join(f"{key}: {kind}" for key, kind in split.features.items()),
+            hint="dataset.class_encode_column('label') makes classes of numbers or words; save it again",
+        )
+    named = [key for key in several if key.lower() in preferred]
+    if len(several) > 1 and len(named) != 1:
+        raise errors.UsageError(
+            f"the dataset {path} has the columns {' and '.join(several)}, and either could be meant",
+            hint=f"dataset.remove_columns({several[0]!r}), or of the other, and save it again",
+        )
+    return (named or several)[0]
+
+
 def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int) -> ImageData:
-    class_names = tuple(sorted({label for _, labels, _, _ in parts.rows for label in labels}))
+    present = {label for _, labels, _, _ in parts.rows for label in labels}
+    class_names = tuple(label for label in parts.order or sorted(present) if label in present)
+    if unused := [label for label in parts.order if label not in present]:
+        parts.notes.append(f"{len(unused)} classes have no image, and were left out: {', '.join(unused)}")
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
             f"{path} has images of {len(class_names)} classes",
@@ -247,7 +343,9 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     if missing := [name for name, count in data.counts().items() if not count]:
         raise errors.UsageError(
             f"no image to train on is left of {', '.join(missing)}",
-            cause="; ".join(parts.notes) or "every image of it is in the validation split",
+            cause="every image of it is in the validation split"
+            if seen.issuperset(index[name] for name in missing)
+            else "; ".join(parts.notes),
             hint="give each class at least two images that can be read",
         )
     return require_both(path, data)

@@ -38,18 +38,7 @@ def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
         UsageError: There is no run to resume, or it was begun with other facts.
     """
     if resume:
-        if not (work / FACTS).is_file():
-            raise errors.UsageError(
-                f"there is no run to resume in {work}", hint="leave resume (--resume) out to begin one"
-            )
-        before = json.loads((work / FACTS).read_text(encoding="utf-8"))
-        if differing := [name for name, value in facts.items() if before.get(name) != value]:
-            raise errors.UsageError(
-                f"the run in {work} was begun with another {' and another '.join(differing)}",
-                expected=", ".join(f"{name}: {_short(before.get(name))}" for name in differing),
-                got=", ".join(f"{name}: {_short(facts[name])}" for name in differing),
-                hint="resume it with the same, or leave resume (--resume) out to begin a new one",
-            )
+        require_same_run(work, facts)
         return work / POINT if (work / POINT).is_file() else None
     work.mkdir(parents=True, exist_ok=True)
     for stale in work.glob("*.ckpt"):  # of a run that is not resumed
@@ -58,6 +47,24 @@ def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
     partial.write_text(json.dumps(facts), encoding="utf-8")
     partial.replace(work / FACTS)
     return None
+
+
+def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to resume what is not there, or was begun with other facts.
+
+    Raises:
+        UsageError: There is no run to resume, or it was begun with other facts.
+    """
+    if not (work / FACTS).is_file():
+        raise errors.UsageError(f"there is no run to resume in {work}", hint="leave resume (--resume) out to begin one")
+    before = json.loads((work / FACTS).read_text(encoding="utf-8"))
+    if differing := [name for name, value in facts.items() if before.get(name) != value]:
+        raise errors.UsageError(
+            f"the run in {work} was begun with another {' and another '.join(differing)}",
+            expected=", ".join(f"{name}: {_short(before.get(name))}" for name in differing),
+            got=", ".join(f"{name}: {_short(facts[name])}" for name in differing),
+            hint="resume it with the same, or leave resume (--resume) out to begin a new one",
+        )
 
 
 def _short(value: object) -> str:

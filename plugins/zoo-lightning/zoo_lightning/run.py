@@ -27,7 +27,17 @@ from zoo_lightning.head_first import train_head
 from zoo_lightning.loading import ImageDataset, datasets, loaders
 from zoo_lightning.module import METRIC, FineTune, require_trainable
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import POINT, Finite, History, ResumePoint, Stopping, begin, resumable, shards
+from zoo_lightning.resume import (
+    POINT,
+    Finite,
+    History,
+    ResumePoint,
+    Stopping,
+    begin,
+    require_same_run,
+    resumable,
+    shards,
+)
 from zoo_lightning.samples import ImageData
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
@@ -171,7 +181,7 @@ def finetune(
     module = _module(images, model, chosen)
     if not isinstance(model, str):
         _require_savable(module.model)
-    work = target.with_name(f"{target.name}.{RUN}")
+    work = _work(target)
     history = History()
     engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
     sharded = shards(engine)
@@ -188,7 +198,14 @@ def finetune(
     return result
 
 
-def check_run(data: ImageData, *, model: str, out: str | os.PathLike[str], **options: Any) -> None:  # noqa: ANN401 - the fields of Options
+def check_run(
+    data: ImageData,
+    *,
+    model: str,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    **options: Any,  # noqa: ANN401 - the fields of Options
+) -> None:
     """Refuse what :func:`finetune` would refuse before it trains.
 
     Nothing is trained or written; a model on the hub is downloaded.
@@ -197,13 +214,16 @@ def check_run(data: ImageData, *, model: str, out: str | os.PathLike[str], **opt
         data: What :func:`zoo_lightning.read_data` gave.
         model: A name, as ``zoo.get`` takes it.
         out: The folder to save to.
+        resume: Whether it would go on with a run to this folder.
         **options: The fields of :class:`Options`.
 
     Raises:
-        UsageError: An option, a part, the model or the folder is impossible.
+        UsageError: An option, a part, the model or the folder is impossible, or there is no such run to resume.
     """
-    chosen = _options(options)
-    _require_free(Path(out).expanduser())
+    chosen, target = _options(options), Path(out).expanduser()
+    _require_free(target)
+    if resume:
+        require_same_run(_work(target), _facts(data, model, chosen))
     module = _module(data, model, chosen, values=False)
     if chosen.unfreeze_at:
         zoo.unfreeze(module.model, *chosen.unfreeze_at)
@@ -223,6 +243,10 @@ def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, 
     if chosen.lr is None and point is None:
         _find_lr(engine, module, train, val)
     engine.fit(module, train, val, ckpt_path=point, weights_only=True if point else None)
+
+
+def _work(target: Path) -> Path:
+    return target.with_name(f"{target.name}.{RUN}")
 
 
 def _require_free(target: Path) -> None:

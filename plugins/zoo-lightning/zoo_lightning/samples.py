@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import zoo_core as zoo
@@ -51,6 +52,17 @@ class Sample:
             ImageError: It is no image, or is truncated.
         """
         return zoo.read_image(self.source)
+
+    def num_bytes(self) -> int:
+        """The size of the encoded image; 0 where there is none."""
+        if isinstance(self.source, bytes):
+            return len(self.source)
+        return self.source.stat().st_size if self.source.is_file() else 0
+
+    def digest(self) -> str:
+        """Of the encoded image."""
+        content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+        return hashlib.sha256(content).hexdigest()
 
     def counts(self) -> Mapping[int, int]:
         """How much there is of each class: one image, or so many boxes or pixels."""
@@ -136,16 +148,19 @@ def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, links to missing files among them, and the other files; what is hidden is neither."""
+    """The images below a folder, links to missing files among them, and the other files; what is hidden is neither.
+
+    Links to folders are not followed, and are among the others.
+    """
     every = [
         path
         for path in sorted(folder.rglob("*"))
-        if (path.is_file() or not path.exists())
+        if (path.is_file() or path.is_symlink())
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     return (
-        [path for path in every if path.suffix.lower() in SUFFIXES],
-        [path for path in every if path.suffix.lower() not in SUFFIXES],
+        [path for path in every if path.suffix.lower() in SUFFIXES and not path.is_dir()],
+        [path for path in every if path.suffix.lower() not in SUFFIXES or path.is_dir()],
     )
 
 
@@ -171,7 +186,7 @@ def divided(sides: Sides, val: float, seed: int, *, by_class: bool) -> tuple[tup
 
 
 def require_both(path: Path, data: ImageData) -> ImageData:
-    """The data, if there is something to train on and something to validate with.
+    """The data, if there is something to train on and to validate with; files that are there twice are named.
 
     Raises:
         UsageError: There is not.
@@ -185,7 +200,25 @@ def require_both(path: Path, data: ImageData) -> ImageData:
             cause=cause or "no class has two images",
             hint="give a class at least two images that can be read, or write a split val",
         )
-    return data
+    return replace(data, notes=(*data.notes, *_copies(data)))
+
+
+def _copies(data: ImageData) -> Iterator[str]:
+    """What is wrong with images that are there twice, byte for byte."""
+    by_size: dict[int, list[tuple[Sample, str]]] = defaultdict(list)
+    for side, samples in (("train", data.train), ("val", data.val)):
+        for sample in samples:
+            by_size[sample.num_bytes()].append((sample, side))
+    faults = Faults()
+    for size, same in by_size.items():
+        first: dict[str, tuple[Sample, str]] = {}
+        for sample, side in same if size and len(same) > 1 else ():
+            other, other_side = first.setdefault(sample.digest(), (sample, side))
+            if sample.labels != other.labels:
+                faults.add("images are a copy of one with another label", sample.name)
+            if side != other_side:
+                faults.add("images to validate with are trained on too, so that the score is too high", sample.name)
+    yield from faults
 
 
 def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
