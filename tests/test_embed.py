@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import signal
@@ -15,9 +16,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
+from zoo_core.embedding.probe import _DECAY, _held_out
+from zoo_core.embedding.shards import images_in
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
 
 RNG = np.random.default_rng(0)
@@ -94,6 +99,8 @@ def test_an_image_is_the_one_most_like_itself(glyphs, photos):
 def test_near_duplicates_and_outliers_are_those_of_the_cosines():
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.3], [-1.0, 0.2]])
     found = zoo.Embeddings(tuple("abcd"), vectors)
+    copies = zoo.Embeddings(tuple("abc"), torch.tensor([[0.3, 0.7, 0.1], [0.3, 0.7, 0.1], [0.6, 1.4, 0.2]]))
+    assert len(copies.duplicates(1.0)) == 3
     unit = torch.nn.functional.normalize(vectors, dim=1)
     assert found.duplicates(0.99) == [("a", "b", pytest.approx((unit[0] @ unit[1]).item()))]
     assert found.outliers(1, k=2)[0][0] == "d"
@@ -256,8 +263,31 @@ def test_vectors_that_are_not_numbers_are_refused():
     found = zoo.Embeddings(tuple("abcd"), torch.full((4, 2), float("nan")), ("x", "x", "y", "y"))
     with pytest.raises(UsageError, match="nothing is near"):
         found.nearest(found.vectors[0])
-    with pytest.raises(UsageError, match="nan or infinity"):
-        zoo.probe(found)
+    for search in (zoo.probe, zoo.Embeddings.outliers, zoo.Embeddings.duplicates, lambda e: e.nearest(torch.ones(2))):
+        with pytest.raises(UsageError, match="vectors have nan or infinity in them, such as that of a"):
+            search(found)
+
+
+def test_a_model_that_gives_nan_gives_no_vector(glyphs, photos):
+    broken = copy.deepcopy(glyphs)
+    next(broken.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ImageError, match="the model gives nan or infinity"):
+        zoo.embed(broken, photos)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_a_linear_probe_has_the_accuracy_of_sklearns_logistic_regression(scale):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (200,), generator=generator)
+    x = torch.randn(200, 8, generator=generator) + torch.nn.functional.one_hot(y, 8)
+    x[:, 0] *= scale
+    x[:, 7] = 0.1  # a unit that is the same for all images
+    found = zoo.Embeddings(tuple(map(str, range(200))), x, tuple(f"class {i}" for i in y.tolist()))
+    held = _held_out(y, 0)
+    scaler = StandardScaler().fit(x[~held])
+    model = LogisticRegression(C=1 / (2 * _DECAY * int((~held).sum())), max_iter=1000)
+    model.fit(scaler.transform(x[~held]), y[~held])
+    assert zoo.probe(found).linear == pytest.approx(model.score(scaler.transform(x[held]), y[held]))
 
 
 def write_shards(photos, folder, *, labels=True):
@@ -296,6 +326,30 @@ def test_a_shard_that_is_cut_off_gives_what_it_has_and_is_named(glyphs, photos, 
         zoo.embed(glyphs, str(tmp_path / "shard-{000..002}.tar"))
 
 
+@pytest.mark.parametrize(
+    ("names", "end", "reason", "rows"),
+    [
+        (["0.png", "0.cls", "1.png"], "cut", "it was cut off", 2),  # between two members, where tarfile sees an end
+        (["0.png", "0.cls", "1.png"], "appended", "another archive was appended", 2),
+        (["0.png", "0.cls", "0.png", "0.cls"], "", "0.png is there twice", 0),
+        (["0.png", "1.png", "0.cls", "1.cls"], "", "0.cls is apart", 2),
+        (["0.cls", "1.cls", "0.png", "1.png"], "", "0.png is apart", 0),
+    ],
+)
+def test_a_shard_that_would_lose_rows_or_labels_is_named(glyphs, photos, tmp_path, names, end, reason, rows):
+    image = (photos / "dark" / "0.png").read_bytes()
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as shard:
+        for name in names:
+            shard.addfile(*member(name, image if name.endswith("png") else b"7"))
+        size = shard.offset
+    whole = content.getvalue()
+    (tmp_path / "a.tar").write_bytes({"cut": whole[:size], "appended": whole + whole}.get(end, whole))
+    images = list(images_in([tmp_path / "a.tar"]))
+    assert len(images) == rows + 1
+    assert reason in str(images[-1][0].item)
+
+
 def test_links_in_a_shard_lead_nowhere(glyphs, photos, tmp_path):
     shards = write_shards(photos, tmp_path)
     with tarfile.open(tmp_path / "shard-000.tar", "a") as shard:
@@ -314,3 +368,10 @@ def test_an_image_has_one_row_from_whichever_folder_a_run_starts(glyphs, photos,
     assert set(zoo.Embeddings.load(out).names) == {str(path) for path in photos.glob("*/*.png")}
     shards = write_shards(photos, tmp_path)
     assert len(zoo.embed(glyphs, shards, out=out)) == len(zoo.embed(glyphs, shards, out=out)) == 12
+
+
+@pytest.mark.extra
+def test_a_row_keeps_no_label_of_before(glyphs, photos, tmp_path):
+    zoo.embed(glyphs, str(photos / "dark" / "*.png"), out=tmp_path / "features.parquet")
+    with pytest.raises(UsageError, match="has a row with the label '', and its label is 'dark' now"):
+        zoo.embed(glyphs, photos, out=tmp_path / "features.parquet")

@@ -86,10 +86,13 @@ class Embedder:
             good = [each for each in batch if each.tensor is not None]
             vectors = iter(self._vectors(good))
             for each in batch:
-                result = each.error if each.tensor is None else next(vectors)
+                result: Any = each.error if each.tensor is None else next(vectors)
                 label = labels.popleft()
                 if isinstance(result, Exception):
                     yield Row(each.name, None, label, error=str(result))
+                elif not result.isfinite().all():
+                    reason = f"{each.name}: no vector: the model gives nan or infinity for it"
+                    yield Row(each.name, None, label, error=reason)
                 else:
                     yield Row(each.name, result, label, each.size)
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _EXACT_BELOW = 20_000
 """So many vectors are compared one by one in less time than an index of them takes to build."""
 _BLOCK = 4096
+_ROUNDING = 1e-6
+"""How far from 1 the cosine of two equal vectors may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,7 @@ class Embeddings:
         vector = self._vector(query)
         if not vector.isfinite().all():
             raise UsageError("the vector has nan or infinity in it, to which nothing is near")
+        self.require_finite()
         if not len(self):
             return []
         index = None if exact or (exact is None and len(self) < _EXACT_BELOW) else self._index
@@ -111,10 +114,10 @@ class Embeddings:
         ]
 
     def duplicates(self, threshold: float = 0.98) -> list[tuple[str, str, float]]:
-        """Pairs of images whose vectors are more alike than ``threshold``, the most alike first."""
+        """Pairs of images whose vectors are at least as alike as ``threshold``, the most alike first."""
         pairs = []
         for start, similar in self._similarities():
-            rows, columns = torch.nonzero(similar > threshold, as_tuple=True)
+            rows, columns = torch.nonzero(similar >= threshold - _ROUNDING, as_tuple=True)
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
                 if column > start + row:
                     pairs.append((self.names[start + row], self.names[column], similar[row, column].item()))
@@ -161,7 +164,21 @@ class Embeddings:
         index.add(np.arange(len(self)), self.vectors.numpy())
         return index
 
+    def require_finite(self) -> None:
+        """Refuse vectors to which everything, or nothing, would be near.
+
+        Raises:
+            UsageError: One has nan or infinity in it.
+        """
+        bad = torch.nonzero(~self.vectors.isfinite().all(1)).flatten().tolist()
+        if bad:
+            raise UsageError(
+                f"{len(bad)} vectors have nan or infinity in them, such as that of {self.names[bad[0]]}",
+                hint="embed the images again, with the model in float32",
+            )
+
     def _similarities(self) -> Iterator[tuple[int, Tensor]]:
+        self.require_finite()
         unit = F.normalize(self.vectors, dim=1)
         for start in range(0, len(unit), _BLOCK):
             yield start, unit[start : start + _BLOCK] @ unit.T
@@ -226,13 +243,13 @@ def resume(
 
 
 def _resume(
-    out: Path, parts: Path, facts: dict[str, str], run: Callable[[set[str]], Iterator[Row]]
+    out: Path, parts: Path, facts: dict[str, str], run: Callable[[dict[str, str]], Iterator[Row]]
 ) -> Iterator[tuple[str, str]]:
     parts.mkdir(exist_ok=True)  # the run before may have removed it
     files = _whole_files(out, parts)
     for file in files:
         _require_same(file, facts)
-    done = {path for file in files for path in _paths(file)}
+    done = {path: label for file in files for path, label in _labels(file)}
     rows: list[Row] = []
     for row in run(done):
         if row.vector is None:
@@ -268,9 +285,14 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _not_yet(sources: Iterable[tuple[Source, str]], done: set[str]) -> Iterator[tuple[Source, str]]:
-    """The images that have no row, by their absolute paths: those are the same from whichever folder a run starts."""
-    known = {os.path.abspath(name) for name in done}  # noqa: PTH100 - links stay: their names may be labels
+def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Iterator[tuple[Source, str]]:
+    """The images that have no row, by their absolute paths: those are the same from whichever folder a run starts.
+
+    Raises:
+        UsageError: An image has no path, or a row with another label.
+    """
+    rows = {os.path.abspath(name): label for name, label in done.items()}  # noqa: PTH100 - links stay: their names may be labels
+    new: set[str] = set()
     for source, label in sources:
         if not isinstance(source.item, str | os.PathLike | ImageError | Packed):
             raise UsageError(
@@ -278,8 +300,14 @@ def _not_yet(sources: Iterable[tuple[Source, str]], done: set[str]) -> Iterator[
                 hint="zoo.embed(model, images).save(out) writes vectors of images without paths",
             )
         name = os.path.abspath(source.name)  # noqa: PTH100 - as above
-        if name not in known:
-            known.add(name)  # a path that is listed twice is one image
+        if label and rows.get(name, label) != label:
+            raise UsageError(
+                f"{name} has a row with the label {rows[name]!r}, and its label is {label!r} now",
+                cause="a label is the folder of an image inside the one that is embedded, and that was another one",
+                hint="give another file for out",
+            )
+        if name not in rows and name not in new:
+            new.add(name)  # a path that is listed twice is one image
             yield source._replace(name=name), label
 
 
@@ -343,6 +371,12 @@ def _paths(file: Path) -> list[str]:
     _, pq = _pyarrow()
     result: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
     return result
+
+
+def _labels(file: Path) -> list[tuple[str, str]]:
+    _, pq = _pyarrow()
+    table = pq.read_table(file, columns=["path", "label"])
+    return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 def _require_same(file: Path, facts: dict[str, str]) -> None:

@@ -85,9 +85,15 @@ def images_in(shards: Iterable[Path]) -> Iterator[tuple[Source, str]]:
 
 
 def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str]]:
-    """Members of one name stand one after the other."""
+    """Members of one name stand one after the other.
+
+    Raises:
+        ReadError: An image and its class are apart, a member is there twice, or the file ends before its end is marked.
+    """
     images: list[Source] = []
     name, label = "", ""
+    labels: dict[str, str] = {}  # of the samples that were complete
+    members: set[str] = set()
     for member in opened:
         if not member.isfile():  # a link leads to another member, or out of the shard
             continue
@@ -95,10 +101,34 @@ def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str
         key = str(path.with_name(path.name.partition(".")[0]))
         if key != name:
             yield from ((each, label) for each in images)
+            labels[name] = label
             images, name, label = [], key, ""
+        is_class = path.suffix.lower() == _CLASS
+        if member.name in members or (key in labels and (is_class or labels[key])):
+            twice = "is there twice" if member.name in members else "is apart from the other members of its name"
+            msg = f"{member.name} {twice}"
+            raise tarfile.ReadError(msg)
+        members.add(member.name)
         file = opened.extractfile(member)
         if file is not None and path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(Source(str(shard / path), Packed(file.read())))
-        elif file is not None and path.suffix.lower() == _CLASS:
+        elif file is not None and is_class:
             label = file.read().decode(errors="replace").strip()
     yield from ((each, label) for each in images)
+    _require_end(opened)
+
+
+def _require_end(opened: tarfile.TarFile) -> None:
+    """Refuse what ``tarfile`` takes for the end of a file: a broken header, and a file that was cut between members."""
+    file = opened.fileobj
+    if file is None:
+        return
+    file.seek(opened.offset)
+    rest = file.read(tarfile.BLOCKSIZE)
+    if len(rest) < tarfile.BLOCKSIZE or any(rest):
+        msg = "a header is broken" if any(rest) else "it was cut off"
+        raise tarfile.ReadError(msg)
+    while rest := file.read(1 << 20):
+        if any(rest):
+            msg = "another archive was appended to it"
+            raise tarfile.ReadError(msg)
