@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import shutil
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +18,12 @@ from support import hub as small
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
+from zoo_core.recipe.record import read_recipe
+from zoo_core.sharing.model_card import model_card
+from zoo_core.sharing.timm_config import timm_config
+from zoo_core.weights import Cache
+from zoo_core.weights.hub_folder import lock_entry
+from zoo_core.weights.trust.lock import write_lock
 
 X = torch.zeros(1, 1, 32, 32)
 
@@ -143,6 +151,39 @@ def test_what_the_hub_has_not_is_an_error_of_zoo(hub):
 
 
 @pytest.mark.extra
+def test_a_recipe_that_is_nested_without_end_is_refused_each_time(hub):
+    hub.push("me/deep", {"recipe.json": b"[" * 100_000})
+    for name in ("hf://me/deep", f"hf://me/deep@{hub.repos['me/deep'][-1][0]}"):
+        with pytest.raises(FetchError, match="nested too deeply"):
+            zoo.load(name)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_a_commit_in_a_cache_that_came_with_a_checkout_is_fetched_unless_it_is_locked(
+    is_locked, flowers, hub, tmp_path, monkeypatch
+):
+    name = zoo.push(flowers, "hf://me/flowers")
+    planted = zoo.save(zoo.get("tiny/glyphnet", weights=None, num_classes=2, seed=7), tmp_path / "planted")
+    Cache(tmp_path / "checkout" / "weights_cache").make()
+    place = tmp_path / "checkout" / "weights_cache" / "hub" / "me--flowers" / name.rpartition("@")[2]
+    shutil.copytree(flowers if is_locked else planted, place)
+    monkeypatch.chdir(tmp_path / "checkout")
+    if is_locked:
+        write_lock(tmp_path / "checkout" / "zoo.lock", [lock_entry(name)])
+    monkeypatch.delenv("ZOO_CACHE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    if not is_locked:
+        assert torch.equal(zoo.load(name).eval()(X), zoo.load(flowers).eval()(X))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    assert torch.equal(zoo.load(name).eval()(X), zoo.load(flowers).eval()(X))
+    shutil.rmtree(place)
+    shutil.copytree(planted, place)
+    with pytest.raises(DigestMismatch if is_locked else Offline):
+        zoo.load(name)
+
+
+@pytest.mark.extra
 @pytest.mark.parametrize("file", ["../../evil.safetensors", ".hidden", 3])
 def test_a_recipe_from_the_hub_names_no_file_outside_its_folder(file, flowers, hub, tmp_path):
     zoo.push(flowers, "hf://me/flowers")
@@ -178,6 +219,16 @@ def test_the_card_has_what_a_run_of_training_measured(flowers, hub):
 
 
 @pytest.mark.extra
+def test_metrics_that_are_a_link_are_not_published(flowers, hub, tmp_path):
+    (tmp_path / "token.json").write_text(json.dumps({"client": "secret"}))
+    (flowers / "metrics.json").symlink_to(tmp_path / "token.json")
+    with pytest.raises(Unreadable, match="a link to another place"):
+        zoo.push(flowers, "hf://me/flowers")
+    (flowers / "metrics.json").unlink()
+    zoo.push(flowers, "hf://me/flowers")
+
+
+@pytest.mark.extra
 def test_timm_loads_what_is_its_own(hub, tmp_path):
     import timm
 
@@ -201,6 +252,33 @@ def test_what_timm_would_not_build_has_no_config_for_it(hub, tmp_path):
     model = zoo.swap_head(zoo.get("timm/test_vit", weights=None), zoo.mlp_head(3, hidden=(8,)))
     zoo.push(zoo.save(model, tmp_path / "save"), "hf://me/vit")
     assert "config.json" not in hub.repos["me/vit"][-1][1]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"options": {"checkpoint_path": "planted.pth"}},
+        {"options": {"pretrained_cfg": {"file": "planted.pth"}, "pretrained": True}},
+        {"options": {"pretrained": True}},
+        {"edits": [{"verb": "swap_head", "head": 10**12}]},
+        {"edits": [{"verb": "adapt_stem", "in_channels": "x"}]},
+    ],
+)
+def test_timm_is_given_nothing_that_a_folder_may_not_say(planted, tmp_path, monkeypatch):
+    folder = zoo.save(zoo.get("timm/test_resnet", weights=None), tmp_path / "save")
+    recipe = read_recipe(folder / "recipe.json")
+    planted = {name: {**recipe.options, **each} if name == "options" else each for name, each in planted.items()}
+    (tmp_path / "planted.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    is_opened, is_on = [], [True]
+    sys.addaudithook(lambda event, what: is_opened.append(what) if is_on and _is_planted(event, what) else None)
+    assert timm_config(replace(recipe, **planted), next(folder.glob("*.safetensors"))) is None
+    is_on.clear()
+    assert is_opened == []
+
+
+def _is_planted(event, what):
+    return event == "socket.getaddrinfo" or (event == "open" and "planted" in str(what[0]))
 
 
 @pytest.mark.extra
@@ -266,6 +344,15 @@ def test_the_card_shows_a_class_as_it_is_called(hub, tmp_path):
     zoo.push(zoo.save(model, tmp_path / "save", class_names=["a\n---\nlicense: mit", "<b>"]), "hf://me/odd")
     card = hub.repos["me/odd"][-1][1]["README.md"].decode()
     assert "a --- license: mit, \\<b\\>" in card
+
+
+def test_nothing_in_a_recipe_is_markup_in_its_card(flowers):
+    odd = "x]\nlicense: mit\n# a `<script>`"
+    recipe = read_recipe(flowers / "recipe.json")
+    card = model_card(replace(recipe, family=odd, name=odd, versions={odd: odd}, weights={"tag": odd}), "me/odd")
+    lines = card.splitlines()
+    assert [line for line in lines if line.startswith(("license:", "# "))] == ["license: unknown", "# odd"]
+    assert "<script>" not in card.replace("\\<script\\>", "").partition("license: unknown")[2]
 
 
 @pytest.mark.extra

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from support import fuzz_files
 
 import zoo_core as zoo
 from zoo_core.cli.inspect import inspect
-from zoo_core.errors import ZooError
+from zoo_core.errors import Unreadable, ZooError
 from zoo_core.weights import read_state_dict
 from zoo_core.weights.formats import sniff
 
@@ -144,3 +146,42 @@ def test_a_short_run_of_the_fuzzer_gives_no_error_but_ours(tmp_path, first):
 def test_a_file_of_the_fuzzer_is_the_same_each_time():
     assert fuzz_files.made(7, 1) == fuzz_files.made(7, 1) != fuzz_files.made(8, 1)
     assert fuzz_files.mutated(b"x" * 50, random.Random(1)) != b"x" * 50
+
+
+def long_header(tmp_path):
+    header = b'{"a":[' + b"[]," * 10**6 + b"[]]}"
+    (tmp_path / "net.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return tmp_path / "net.safetensors"
+
+
+def many_tensors(tmp_path):
+    entry = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = b"{" + b",".join(entry % number for number in range(10**5)) + b"}"
+    (tmp_path / "net.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return tmp_path / "net.safetensors"
+
+
+def long_index(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_bytes(b'{"weight_map":[' + b"[]," * 10**6 + b"[]]}")
+    return tmp_path
+
+
+def one_chunk_by_many_names(tmp_path):
+    from torch.distributed import checkpoint
+
+    checkpoint.save({"weight": torch.zeros(10**4)}, checkpoint_id=str(tmp_path))
+    content = pickle.loads((tmp_path / ".metadata").read_bytes())
+    ((place, info),) = content.storage_data.items()
+    for number in range(100):
+        content.state_dict_metadata[str(number)] = content.state_dict_metadata["weight"]
+        content.storage_data[replace(place, fqn=str(number))] = info
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch saves without a group of processes
+@pytest.mark.parametrize("made", [long_header, many_tensors, long_index, one_chunk_by_many_names])
+def test_a_file_that_would_take_far_more_memory_than_its_size_is_refused(made, model, tmp_path):
+    path = made(tmp_path)
+    with pytest.raises(Unreadable, match=r"far more memory than the file|longer together than their file"):
+        zoo.load_partial(model, path)

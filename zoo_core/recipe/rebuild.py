@@ -196,12 +196,8 @@ def rebuild(
         Unreadable: The recipe holds something that this zoo does not know.
         UsageError: A head has to be given and is not.
     """
-    card = card_of(recipe)
-    plain = current_zoo().member(card.family).family.plain_options
-    said = from_plain(recipe.options)
-    if not isinstance(said, Mapping):
-        raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
-    chosen = _allowed_options(card, said, plain, options or {})
+    card, said = card_of(recipe), _options_in(recipe)
+    chosen = options_of(recipe, options)
     limited = limit or nullcontext()
     trusted = all(name in (options or {}) or _of_the_card(card, name, value) for name, value in said.items())
     try:
@@ -222,6 +218,29 @@ def rebuild(
             cause="it was changed by hand, or the library here is of another version",
         ) from error
     return model
+
+
+def options_of(recipe: Recipe, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the constructor of a library may be given of what a recipe says.
+
+    Args:
+        recipe: What a save says of the model.
+        own: What the user says, whatever the recipe says.
+
+    Raises:
+        UnknownModel: No installed family has it.
+        Unreadable: The recipe has an option that a folder may not set.
+    """
+    card = card_of(recipe)
+    plain = current_zoo().member(card.family).family.plain_options
+    return _allowed_options(card, _options_in(recipe), plain, own or {})
+
+
+def _options_in(recipe: Recipe) -> Mapping[str, Any]:
+    said = from_plain(recipe.options)
+    if not isinstance(said, Mapping):
+        raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
+    return said
 
 
 def card_of(recipe: Recipe) -> Card:

@@ -15,6 +15,8 @@ from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import expand, is_written_as_path
+from zoo_core.weights.formats.outline import require_small_json
+from zoo_core.weights.formats.plain_pickle import NotPlain
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
@@ -102,7 +104,9 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         check_plain_file(path, limit=_LARGEST)
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        require_small_json(text, len(text))
+        record = json.loads(text)
     except FileNotFoundError as error:
         raise Unreadable(
             f"{path.parent} is not a model that zoo saved",
@@ -111,7 +115,7 @@ def read_recipe(path: Path) -> Recipe:
             hint="zoo.save(model, folder) makes one",
             path=path.parent,
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, NotPlain) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(record, Mapping):
         raise _damaged(path, f"a {type(record).__name__} instead of an object")

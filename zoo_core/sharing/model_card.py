@@ -24,13 +24,20 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None,
         metrics: What a training run wrote down.
         for_timm: Whether timm loads it too.
     """
-    head = ["---", "library_name: zoo", f"tags: [zoo, {recipe.family}]", f"license: {_license(recipe)}", "---", ""]
+    head = [
+        "---",
+        "library_name: zoo",
+        f"tags: [zoo, {json.dumps(recipe.family)}]",
+        f"license: {_license(recipe)}",
+        "---",
+        "",
+    ]
     tag = recipe.weights.get("tag")
-    origin = f"the weights {tag}" if tag else "no published weights"
+    origin = f"the weights {_plain(tag)}" if tag else "no published weights"
     lines = [
         f"# {repo.rpartition('/')[2]}",
         "",
-        f"A `{recipe.id}` that began with {origin}, saved by zoo.",
+        f"A {_plain(recipe.id)} that began with {origin}, saved by zoo.",
         "",
         "```python",
         "import zoo_core as zoo",
@@ -50,7 +57,7 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None,
         lines += ["## Metrics", "", *(f"- {_plain(name)}: {_plain(value)}" for name, value in metrics.items()), ""]
     if recipe.preprocessing:
         lines += ["## Preprocessing", "", "```json", json.dumps(recipe.preprocessing, indent=2), "```", ""]
-    versions = ", ".join(f"{name} {version}" for name, version in recipe.versions.items())
+    versions = ", ".join(_plain(f"{name} {version}") for name, version in recipe.versions.items())
     return "\n".join([*head, *lines, f"Saved with {versions}.", ""])
 
 

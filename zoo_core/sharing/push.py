@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import Offline, UsageError
+from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, read_recipe
 from zoo_core.sharing.model_card import model_card
 from zoo_core.sharing.timm_config import timm_config
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import os
 
 _TENSORS = "model.safetensors"
+_METRICS = "metrics.json"
+_LARGEST = 1 << 20
+"""Bytes of the largest file of metrics."""
 
 
 @strict_arguments
@@ -42,7 +46,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
         ``hf://owner/name@commit``, which :func:`zoo_core.load` takes.
 
     Raises:
-        Unreadable: The folder is no save.
+        Unreadable: The folder is no save, or a file in it is a link to another place.
         UsageError: ``to`` is no name on the hub, or the tensors are not those that were saved.
         Offline: ``ZOO_OFFLINE`` is set.
         FetchError: The hub does not take it.
@@ -61,6 +65,8 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
     tensors = source / Path(recipe.tensors["file"]).name
     if not tensors.is_file() or sha256_of(tensors) != recipe.tensors["sha256"]:
         raise UsageError(f"{tensors} is not what was saved", done="nothing was sent", hint="save the model again")
+    check_plain_file(tensors)
+    metrics = _metrics(source)
     if settings.offline():
         raise Offline("nothing is sent while ZOO_OFFLINE is set", hint="unset it")
     api = client()
@@ -71,7 +77,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
         config = timm_config(recipe, tensors)
         if config is not None:
             Path(staging, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        text = model_card(shared, repo, _metrics(source), for_timm=config is not None)
+        text = model_card(shared, repo, metrics, for_timm=config is not None)
         Path(staging, "README.md").write_text(text, encoding="utf-8")
         try:
             api.create_repo(repo, private=private, exist_ok=True)
@@ -87,10 +93,11 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """What a training run wrote down beside the save."""
+    """What a training run wrote down beside the save; not what a link leads to, since it is published."""
     try:
-        result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        check_plain_file(folder / _METRICS, limit=_LARGEST)
+        result = json.loads((folder / _METRICS).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
     if isinstance(result, dict) and isinstance(result.get("metrics"), dict):  # as zoo finetune writes it
         result = result["metrics"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
 from zoo_core.build.get import get
 from zoo_core.errors import ZooError
+from zoo_core.recipe.rebuild import Limit, options_of
+from zoo_core.weights.formats.read import read_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,18 +29,22 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
     """
     if recipe.family != "timm" or recipe.from_base or recipe.ties or {e["verb"] for e in recipe.edits} - _PLAIN:
         return None
-    heads = [edit["head"] for edit in recipe.edits if edit["verb"] == "swap_head"]
-    channels = [edit["in_channels"] for edit in recipe.edits if edit["verb"] == "adapt_stem"]
+    heads = [edit.get("head") for edit in recipe.edits if edit["verb"] == "swap_head"]
+    channels = [edit.get("in_channels") for edit in recipe.edits if edit["verb"] == "adapt_stem"]
     options = {name: value for name, value in recipe.options.items() if name != "model_name"}
     classes, channel = (heads or [None])[-1], (channels or [None])[-1]
-    if not (classes is None or type(classes) is int):
+    if not all(each is None or type(each) is int for each in (classes, channel)):
         return None
     try:
-        model = get(recipe.id, weights=None, num_classes=classes, in_channels=channel, options=options, device="meta")
+        options_of(recipe)  # the folder may be a stranger's, and timm fetches and opens what some options name
+        held = read_safetensors(tensors)[0]
+        with Limit(recipe.id, held):
+            model = get(
+                recipe.id, weights=None, num_classes=classes, in_channels=channel, options=options, device="meta"
+            )
     except ZooError:
         return None
-    with safe_open(tensors, "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
         return None
     own = dict(getattr(model, "pretrained_cfg", None) or {})
@@ -62,10 +66,10 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
 
 def _numbers(recipe: Recipe) -> dict[str, Any]:
     """Its preprocessing in timm's words."""
-    known = recipe.preprocessing
-    latest = [edit["preprocessing"] for edit in recipe.edits if edit["verb"] == "set_preprocessing"]
+    known: Any = recipe.preprocessing
+    latest = [edit.get("preprocessing") for edit in recipe.edits if edit["verb"] == "set_preprocessing"]
     known = latest[-1] if latest else known
-    if not known:
+    if not isinstance(known, dict) or not {"mean", "std", "interpolation"} <= known.keys():
         return {}
     result = {name: known[name] for name in ("mean", "std", "interpolation")}
     if known.get("crop") and known.get("resize"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch, FetchError, LockError, Offline, UsageError, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.digest import sha256_of
+from zoo_core.weights.digest import Stamp, has_noted, sha256_of
 from zoo_core.weights.trust.lock import Locked, current_lock
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ _NAME = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*
 _NOT_A_NAME = re.compile(r"--|\.\.|[-.](/|$)|\.git$")
 """What the hub takes in no name."""
 _LONGEST = 96
+_LARGEST = 16 << 20
+"""Bytes of the largest recipe."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMIT_IN_URL = re.compile(r"/resolve/([0-9a-f]{40})/")
 _HINTS = {
@@ -100,7 +103,7 @@ def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
     if locked is not None:
         revision = _commit_of(locked)
     root = _root(repo)
-    if revision and _COMMIT.fullmatch(revision) and _is_whole(root / revision):
+    if revision and _COMMIT.fullmatch(revision) and _is_whole(root / revision, is_proven=locked is not None):
         folder = root / revision
     elif settings.offline():
         raise Offline(
@@ -139,7 +142,7 @@ def lock_entry(name: str) -> Locked:
 def fetched_already(locked: Locked) -> bool:
     """Whether the commit of an entry of :func:`lock_entry` is here."""
     repo, _ = parse(locked.name)
-    return _is_whole(_root(repo) / _commit_of(locked))
+    return _is_whole(_root(repo) / _commit_of(locked), is_proven=True)
 
 
 def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
@@ -180,23 +183,55 @@ def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
         folder = root / commit
         if not _is_whole(folder):
             no_follow.make_folder(folder)
+            if not _is_believed(folder):  # with what the client would take for its own notes
+                shutil.rmtree(folder)
+                no_follow.make_folder(folder)
             api.hf_hub_download(repo, RECIPE, revision=commit, local_dir=folder)
-            file = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]["file"]
+            file = _tensors_in(folder)["file"]
             if not isinstance(file, str) or "/" in file or file.startswith("."):
                 raise ValueError(f"its tensors are in {file!r}")  # noqa: TRY301 - as above
             (folder / file).unlink(missing_ok=True)  # one of another length, which the client would take for whole
             api.hf_hub_download(repo, file, revision=commit, local_dir=folder)
+            Cache().note(folder / RECIPE, sha256_of(folder / RECIPE), Stamp.of(folder / RECIPE))
     except Exception as error:  # the client raises its own errors, and those of its transport
         said = "check the name and revision; HF_TOKEN for a private repository"
         raise hub_error(f"{name} could not be fetched", error, name, said) from error
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the recipe is there and its tensors are as long as it says; their digest is checked as they are read."""
+def _is_whole(folder: Path, *, is_proven: bool = False) -> bool:
+    """Whether the recipe is there and its tensors are as long as it says; their digest is checked as they are read.
+
+    Args:
+        folder: Of a commit.
+        is_proven: Whether the digest of the recipe is known, so that it does not matter who put the folder there.
+    """
     try:
-        tensors = json.loads((folder / RECIPE).read_text(encoding="utf-8"))["tensors"]
+        tensors = _tensors_in(folder)
         length = (folder / str(tensors["file"])).stat().st_size
-        return bool(length == tensors.get("size", length))
+        return bool(length == tensors.get("size", length)) and (is_proven or _is_believed(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_believed(folder: Path) -> bool:
+    """Whether a folder is what was fetched; one in a cache that came with a checkout may be anything."""
+    try:
+        return not Cache().is_only_found or has_noted(folder / RECIPE, sha256_of(folder / RECIPE))
+    except OSError:
+        return False
+
+
+def _tensors_in(folder: Path) -> Any:  # noqa: ANN401 - whatever json gave
+    """What a recipe says of its tensors.
+
+    Raises:
+        ValueError: It is no recipe.
+    """
+    recipe = folder / RECIPE
+    try:
+        if (size := recipe.stat().st_size) > _LARGEST:
+            raise ValueError(f"its recipe has {size} bytes")
+        return json.loads(recipe.read_bytes())["tensors"]
+    except RecursionError as error:
+        raise ValueError("its recipe is nested too deeply") from error

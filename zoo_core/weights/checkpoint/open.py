@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
-from zoo_core.weights.formats.outline import outline_of, require_small_directory
+from zoo_core.weights.formats.outline import outline_of, require_small_directory, require_small_json
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
     try:
         require(index.stat().st_size <= _LARGEST)
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        text = index.read_bytes()
+        require_small_json(text, len(text))
+        places = json.loads(text)["weight_map"]
         require(isinstance(places, dict) and all(isinstance(each, str) for each in places.values()))
         names = sorted({*places.values()})
         require(all(Path(name).name == name for name in names))
@@ -204,9 +206,12 @@ def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noq
 
     sizes = {name: each.state for name, each in content.state["state_dict_metadata"].items()}
     chunks: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {}
+    left = {each.name: each.stat().st_size for each in folder.iterdir()}
     for place, info in content.state["storage_data"].items():
-        require(type(place) is Foreign and type(info) is Foreign)
+        require(type(place) is Foreign and type(info) is Foreign and type(info.state["length"]) is int)
+        left[info.state["relative_path"]] -= info.state["length"]
         chunks.setdefault(place.state["fqn"], []).append((place.state.get("offset"), info.state))
+    require(all(size >= 0 for size in left.values()), "its chunks are longer together than their file")
     for name, parts in chunks.items():
         if not isinstance(sizes[name], dict) or "size" not in sizes[name]:
             continue  # bytes of some object, and no tensor

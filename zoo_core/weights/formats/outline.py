@@ -6,6 +6,7 @@ Safetensors and what ``torch.save`` writes today are read so; of their numbers n
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import BinaryIO
 
 _HEAD = 512
 BUDGET = 4
@@ -27,7 +29,9 @@ BUDGET = 4
 _LONGEST_HEADER = 100_000_000
 _TAIL = 65_536 + 22
 _FREE = 32 << 20
-"""Bytes that the directory of an archive may take once it is read."""
+"""Bytes that the directory of an archive, or the header of a file, may take once it is read."""
+_LEAST = _FREE >> 7
+"""Bytes of JSON that never take more."""
 _ELSEWHERE = 0xFFFFFFFF
 """What stands for a number that is in the larger record of a large archive."""
 STORAGES = {
@@ -139,7 +143,9 @@ def _safetensors(file: Path) -> dict[str, Outline]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         require(length <= _LONGEST_HEADER)
-        header = json.loads(opened.read(length))
+        text = opened.read(length)
+    require_small_json(text, file.stat().st_size)
+    header = json.loads(text)
     header.pop("__metadata__", None)
     require(file.stat().st_size == 8 + length + max((each["data_offsets"][1] for each in header.values()), default=0))
     places = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
@@ -184,6 +190,39 @@ def require_small_directory(file: Path) -> None:
     if start >= 0:  # the directory of an archive of more than 4 GB
         length = max(length if length != _ELSEWHERE else 0, int.from_bytes(tail[start + 40 : start + 48], "little"))
     require(length * 12 <= max(_FREE, size), "the directory of the archive is larger than its content")
+
+
+def require_small_header(file: BinaryIO) -> None:
+    """Refuse a safetensors file whose header would take much memory to read.
+
+    Raises:
+        NotPlain: It would.
+        OSError: The file cannot be read.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if _LEAST < length <= _LONGEST_HEADER:
+        require_small_json(file.read(length), os.fstat(file.fileno()).st_size)
+
+
+def require_small_json(text: bytes, size: int) -> None:
+    """Refuse JSON that would take much more memory than the file that it is in.
+
+    Args:
+        text: The JSON.
+        size: Bytes of the file.
+
+    Raises:
+        NotPlain: It would.
+
+    Example:
+        >>> require_small_json(b"[" + b"[]," * 10**6 + b"[]]", 3 * 10**6)
+        Traceback (most recent call last):
+        ...
+        zoo_core.weights.formats.plain_pickle.NotPlain: its JSON would take far more memory than the file
+    """
+    # at most: a container takes 64 bytes, and a comma 128, for the key, the value and their place
+    needed = 64 * (text.count(b"[") + text.count(b"{")) + 128 * text.count(b",") if len(text) > _LEAST else 0
+    require(needed <= max(_FREE, size), "its JSON would take far more memory than the file")
 
 
 def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file

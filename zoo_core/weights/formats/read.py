@@ -12,7 +12,7 @@ from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.legacy import read_stream
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
-from zoo_core.weights.formats.outline import require_small_directory
+from zoo_core.weights.formats.outline import require_small_directory, require_small_header
 from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
@@ -135,9 +135,11 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         # safetensors takes names in UTF-8 only; a file of another name is read by its number.
+        with file.open("rb") as numbered:
+            require_small_header(numbered)
         with file.open("rb") as numbered, safe_open(in_utf8(file, numbered.fileno()), framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, NotPlain, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
 
 
