@@ -182,7 +182,8 @@ def test_an_image_of_any_mode_is_read(mode, glyphs, tmp_path):
 def test_the_first_frame_of_an_animation_is_taken(glyphs, tmp_path):
     frames = [Image.fromarray(GREY), Image.fromarray(GREY[::-1])]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert zoo.predict(glyphs, tmp_path / "moving.gif") == zoo.predict(glyphs, frames[0])
+    with pytest.warns(ZooWarning, match=r"moving.gif: the first of 2 frames"):
+        assert zoo.predict(glyphs, tmp_path / "moving.gif") == zoo.predict(glyphs, frames[0])
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,16 @@ def test_twelve_bits_in_sixteen_are_noted(glyphs, tmp_path):
     answer = command("tiny/glyphnet", tmp_path / "dark.png")
     assert answer.exit_code == 0
     assert "dark.png: dark: its values reach" in answer.stderr
+    for dark in (tmp_path / "dark.png", GREY.astype(np.uint16) * 16, torch.from_numpy(GREY.astype(np.uint16) * 16)):
+        with pytest.warns(ZooWarning, match="dark: its values reach"):
+            zoo.predict(glyphs, dark)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.from_numpy, lambda values: values.astype(">u2")])
+def test_eight_bits_in_an_array_of_sixteen_are_refused(glyphs, kind):
+    with pytest.raises(ImageError, match=r"16 bits up to 2\d\d, of which nothing says(.|\n)*uint8"):
+        zoo.predict(glyphs, kind(GREY.astype(np.uint16)))
+    assert zoo.predict(glyphs, kind(GREY.astype(np.uint16) * 257), top=1)
 
 
 def bad_files(folder, photo):
@@ -396,6 +407,8 @@ def test_several_heads_give_a_result_each(photo):
     assert {name for name, _ in named["colour"]} == {"red", "green", "blue"}
     with pytest.raises(UsageError, match=r"'size'(.|\n)*any of colour, shape"):
         zoo.predict(model, photo, class_names={"size": ["small"]})
+    with pytest.raises(UsageError, match=r"one list, and the model has the heads colour, shape(.|\n)*a dict"):
+        zoo.predict(model, photo, class_names=["red", "green", "blue"])
 
 
 def test_one_logit_is_a_probability_by_itself(photo):
@@ -465,6 +478,7 @@ def test_optical_flow_has_no_names(photo):
         {"class_names": "abc"},
         {"class_names": range(114)},
         {"num_workers": -1},
+        {"num_workers": "2"},
     ],
 )
 def test_impossible_arguments_are_refused(options, glyphs, photo):

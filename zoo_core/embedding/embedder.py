@@ -65,7 +65,7 @@ class Embedder:
         """
         check_count("batch_size", batch_size)
         if num_workers is not None:
-            check_count("num_workers", num_workers + 1)
+            check_count("num_workers", num_workers, least=0)
         return cls(model, Vectors(model), transforms(model, size=size), batch_size, num_workers, size)
 
     def facts(self) -> dict[str, str]:

@@ -154,6 +154,8 @@ _DRAWINGS = ("EPS", "WMF")
 _DEEP_MODES = ("I", "F")
 """What the modes of PIL images with more than 8 bits begin with."""
 _SIXTEEN_BITS = 65_535
+_SIXTEEN_BIT_TYPES = ("uint16", ">u2", "<u2")
+"""How the types of arrays and tensors of 16 bits print, those of the other byte order too."""
 _TWELVE_BITS = 4_095
 _EIGHT_BITS = 255
 _PIL_CHANNELS = (1, 3, 4)
@@ -236,11 +238,11 @@ def read(item: object, name: str) -> ReadImage:
                 hint="image.permute(2, 0, 1), or image.numpy(), for an array is [H, W, C]",
                 name=name,
             )
-        return ReadImage(_checked_tensor(item, name))
+        return ReadImage(_checked_tensor(item, name), _require_white(item, name))
     if _is_pil(item):
         return _decoded(item, name)
     if hasattr(item, "__array__"):
-        return ReadImage(_of_array(item, name))
+        return ReadImage(_of_array(item, name), _require_white(item, name))
     if hasattr(item, "read"):
         return _read_file(item if hasattr(item, "seek") else io.BytesIO(item.read()), name)
     raise ImageError(
@@ -330,14 +332,29 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
         upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
     if not upright.mode.startswith(_DEEP_MODES):
         return ReadImage(upright, note)
-    return ReadImage(_all_bits(upright, name), note or _dark(upright))
+    most = upright.getextrema()[1] if upright.mode.startswith("I;16") else 0
+    return ReadImage(_all_bits(upright, name), note or _dark(most))
 
 
-def _dark(image: Image) -> str:
+def _dark(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
     """What to say of an image of 16 bits whose values use 12 of them at most, as those of many cameras do."""
-    most = image.getextrema()[1]
-    is_dark = image.mode.startswith("I;16") and isinstance(most, int) and 0 < most <= _TWELVE_BITS
+    is_dark = 0 < most <= _TWELVE_BITS
     return f"dark: its values reach {most} of {_SIXTEEN_BITS}, which is white in an image of 16 bits" if is_dark else ""
+
+
+def _require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or a tensor
+    """What to say of an array or a tensor of 16 bits; refused where it holds 8, since no file says what white is."""
+    if str(values.dtype).removeprefix("torch.") not in _SIXTEEN_BIT_TYPES or 0 in values.shape:
+        return ""
+    most = int(values.astype("int64").max() if hasattr(values, "astype") else values.cpu().int().max())
+    if 0 < most <= _EIGHT_BITS:
+        raise ImageError(
+            f"{name}: integers of 16 bits up to {most}, of which nothing says what white is",
+            expected="8 bits, or 16 of which white is 65535",
+            hint="image.astype('uint8'), or .to(torch.uint8) of a tensor, where white is 255",
+            name=name,
+        )
+    return _dark(most)
 
 
 def _from_lab(image: Image) -> Image:

@@ -11,7 +11,6 @@ from weakref import WeakSet, finalize
 
 import torch
 from torch import nn
-from torch.utils import benchmark
 from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
 from torch.utils._pytree import tree_leaves
 
@@ -221,6 +220,8 @@ def _measure(model: nn.Module, batch_size: int) -> Measured:
         with CostCounter() as counter:
             bare(*inputs)
         memory = _peak(bare, inputs, x.device)
+    from torch.utils import benchmark  # here, for on some machines it logs a line about CUDA
+
     with inferring(bare):
         timer = benchmark.Timer(
             "model(*inputs)", globals={"model": bare, "inputs": inputs}, num_threads=torch.get_num_threads()

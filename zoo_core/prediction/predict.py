@@ -102,7 +102,8 @@ def predict(
         UsageError: An argument is impossible.
 
     Warns:
-        ZooWarning: Some of many images could not be read; their names are in it.
+        ZooWarning: Some of many images could not be read; their names are in it. Or one was not taken as it is, such as
+            the first frame of an animated one.
 
     Example:
         >>> import numpy as np, zoo_core as zoo
@@ -127,8 +128,10 @@ def predict(
         only = next(predictions)
         if only.error is not None:
             raise only.error
+        _warn_of_notes([only])
         return only.result
     result = list(predictions)
+    _warn_of_notes(result)
     _warn_of([each for each in result if each.error is not None], len(result))
     return [each.result if each.error is None else each.error for each in result]
 
@@ -139,6 +142,13 @@ def _warn_of(failed: Sequence[Prediction], total: int) -> None:
         more = ", ..." if len(failed) > _NAMED_AT_MOST else ""
         msg = f"{len(failed)} of {total} images have no result, but the error in their place: {names}{more}"
         warnings.warn(msg, ZooWarning, stacklevel=4)
+
+
+def _warn_of_notes(predictions: Sequence[Prediction]) -> None:
+    noted = [f"{each.name}: {each.note}" for each in predictions if each.note]
+    if noted:
+        more = f"; and {len(noted) - _NAMED_AT_MOST} more" if len(noted) > _NAMED_AT_MOST else ""
+        warnings.warn("; ".join(noted[:_NAMED_AT_MOST]) + more, ZooWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -176,7 +186,7 @@ class Predictor:
         check_count("top", top)
         check_count("batch_size", batch_size)
         if num_workers is not None:
-            check_count("num_workers", num_workers + 1)
+            check_count("num_workers", num_workers, least=0)
         is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
         if threshold is not None and not (is_number and 0 <= threshold <= 1):
             raise UsageError(f"threshold cannot be {threshold!r}", expected="a probability from 0 to 1")
@@ -187,12 +197,19 @@ class Predictor:
                 "optical flow has no classes to name", hint="model(first, second) on two images from zoo.transforms"
             )
         require_results(model)
+        outputs = Outputs.of(model)
+        if outputs.heads and class_names is not None and not isinstance(class_names, Mapping):
+            raise UsageError(
+                f"class_names is one list, and the model has the heads {', '.join(outputs.heads)}",
+                expected="a dict with a list for a head",
+                hint="zoo.save(model, folder, class_names={...}) keeps such names with the model",
+            )
         names = names_of(model) if class_names is None else _checked_names(class_names, model, task)
         return cls(
             model,
             _pipeline(model, size),
             task,
-            Reading(names, top, threshold, card.task if card else "", Outputs.of(model)),
+            Reading(names, top, threshold, card.task if card else "", outputs),
             batch_size,
             num_workers,
             keep,
