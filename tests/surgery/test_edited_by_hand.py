@@ -274,3 +274,17 @@ def test_more_than_another_classifier_is_not_adopted():
     model.features[0] = nn.Conv2d(3, 16, 3, 2, 1)
     with pytest.raises(errors.AnatomyError):
         zoo.adopt(model, family="torchvision", name="mobilenet_v3_small")
+
+
+@pytest.mark.parametrize("how", ["save", "load_partial"])
+def test_hidden_layers_put_in_by_hand_are_head_whatever_was_loaded_since(how, tmp_path):
+    model = build("squeezenet1_1")
+    model.classifier = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 5)
+    )
+    if how == "save":
+        model = zoo.load(zoo.save(model, tmp_path))
+    else:
+        zoo.load_partial(model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    layers = [f"classifier.{layer}.{tensor}" for layer in (2, 4) for tensor in ("bias", "weight")]
+    assert trainable(zoo.freeze(model)) == layers

@@ -121,7 +121,7 @@ def loses_head(model: nn.Module, request: ModelRequest) -> bool:
         return True
     main = anatomy_of(model).main
     if main is None:
-        return bool(request.num_classes)
+        return request.num_classes is not None
     return request.num_classes not in (None, main.num_classes)
 
 

@@ -23,11 +23,12 @@ from zoo_core.surgery.structure import (
     under,
     with_checked_split,
     with_live_maps,
+    with_own_forward,
 )
 from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card, Preprocessing, Weights
@@ -82,6 +83,7 @@ class Knowledge:
         example: One sample of what forward takes, for a module that was traced.
         family: Name of the family whose plugin reads the anatomy; empty where that was traced.
         structure: Names and shapes of the tensors that the anatomy was read from.
+        own_layers: Paths of layers that were put in by hand, which are new whatever was loaded into them since.
     """
 
     anatomy: Anatomy
@@ -98,6 +100,7 @@ class Knowledge:
     example: Any = None
     family: str = ""
     structure: Structure | None = None
+    own_layers: frozenset[str] = frozenset()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -248,7 +251,10 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     """What is known of a model after the user, or another library, changed it."""
     now = structure_of(model)
     anatomy = _live_anatomy(model, known, changed)
-    if any(head_is_near(name, anatomy) for name in changed):
+    if known.structure and now.forward != known.structure.forward:
+        size = _size(model, known)
+        anatomy = with_own_forward(model, with_live_maps(model, anatomy, size), size, known.example)
+    elif any(head_is_near(name, anatomy) for name in changed):
         anatomy = with_checked_split(model, anatomy, _size(model, known))
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
@@ -259,12 +265,18 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     tensors |= {name: known.receipt.tensors[plain] for name, plain in moved.items() if plain in known.receipt.tensors}
     notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), BY_HAND)}
     receipt = replace(known.receipt, tensors=tensors, notes={name: notes[name] for name in notes if name in tensors})
-    known = replace(known, anatomy=anatomy, receipt=receipt)
+    own_layers = known.own_layers | owners_of(name for name in names if name not in moved)
+    known = replace(known, anatomy=anatomy, receipt=receipt, own_layers=own_layers)
     main = next((head for head in new_sites if head.role == "main"), None)
     if main is None:
         return known
     edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))}, by_hand=True)
     return replace(known, edits=(*known.edits, edit), names=())
+
+
+def owners_of(names: Iterable[str]) -> frozenset[str]:
+    """Paths of the modules that tensors are in."""
+    return frozenset(name.rpartition(".")[0] for name in names)
 
 
 def _size(model: nn.Module, known: Knowledge) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError
-from zoo_core.surgery.metadata import BY_HAND, anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
+from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
 from zoo_core.surgery.structure import sequence_around, under
 from zoo_core.text import close_matches, did_you_mean
 
@@ -74,12 +74,12 @@ def in_head(model: nn.Module) -> set[str]:
     sites = [site.path for site in anatomy.heads]
     around = sequence_around(unwrap(model), anatomy.main.path) if anatomy.main and anatomy.stages else ""
     before = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
-    by_hand = {name for name, note in known.receipt.notes.items() if note == BY_HAND and around and under(name, around)}
+    own_layers = {path for path in known.own_layers if around and under(path, around)}
     return {
         name
         for name in tensor_names(unwrap(model))
         if any(under(name, path) for path in sites)
-        or (name in by_hand and not any(under(name, path) for path in before))
+        or (name.rpartition(".")[0] in own_layers and not any(under(name, path) for path in before))
     }
 
 

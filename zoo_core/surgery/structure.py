@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import entered, left
+from zoo_core.surgery.features.forward import entered, left, name_of_forward, run_on
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.utils.eval_mode import inferring
 
@@ -45,10 +46,12 @@ class Structure:
         shapes: Name of each parameter to its shape, and of each buffer in the state dict to None: some change their
             shape as the model runs.
         kinds: Path of each module to the kind of torch's layers that it is, and its stride where it has one.
+        forward: Which forward the model itself has.
     """
 
     shapes: Mapping[str, tuple[int, ...] | None]
     kinds: Mapping[str, str]
+    forward: str = ""
 
     def __deepcopy__(self, memo: object) -> Structure:
         """The very same: it never changes, and copying a model copies what it carries."""
@@ -80,7 +83,7 @@ def structure_of(model: nn.Module) -> Structure:
     shapes: dict[str, tuple[int, ...] | None] = {}
     kinds: dict[str, str] = {}
     _note(model, "", shapes, kinds)
-    return Structure(shapes, kinds)
+    return Structure(shapes, kinds, name_of_forward(model))
 
 
 def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | None], kinds: dict[str, str]) -> None:
@@ -246,8 +249,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     """
     main, features = anatomy.main, anatomy.features
     one_site = main is not None and all(head.role in {"main", "aux"} for head in anatomy.heads)
-    cannot_run = any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())  # or is in shards
-    if main is None or features is None or not one_site or cannot_run:
+    if main is None or features is None or not one_site or _cannot_run(model):
         return anatomy
     with inferring(model):
         try:
@@ -265,6 +267,54 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     if not (_alike(result, scores) and _takes(site, pooled)):
         raise _gone(model, main.path)
     return replace(anatomy, heads=tuple(site if each is main else each for each in anatomy.heads))
+
+
+def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:  # noqa: ANN401 - whatever forward takes
+    """The anatomy of a model whose forward was replaced by hand, as one run shows it.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts were.
+        size: Channels, rows and columns of what its forward takes.
+        example: What it takes, where that is no image.
+
+    Returns:
+        The anatomy as it was, where features, pool and head still give what forward gives. Otherwise one in which
+        forward itself is what comes before the head, or which says that nothing can be split off.
+    """
+    if _cannot_run(model):
+        return anatomy
+    main, outputs = anatomy.main, []
+    at_head: list[tuple[Any, Any]] = []
+    with inferring(model):
+        x = _noise(model, size) if example is None else example
+        head = model.get_submodule(main.path) if main else nn.Identity()
+        handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
+        with suppress(Exception):  # whatever a forward raises that takes something else than an image
+            outputs.append(anatomy.scores_in(run_on(model, x, x)))
+        handle.remove()
+        with suppress(Exception):  # as above, and what modules raise that are given something else than before
+            outputs.append(_in_parts(model, anatomy, x))
+    if len(outputs) > 1 and _alike(*outputs):
+        return anatomy
+    whole = replace(anatomy, features=None, pool=None, classify=None)
+    if main and outputs and len(at_head) == 1 and _alike(at_head[0][1], outputs[0]) and _takes(main, at_head[0][0]):
+        return whole
+    return replace(whole, indivisible="its forward was replaced by hand, and does not end with its head")
+
+
+def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What the parts of a model give, one after another."""
+    if anatomy.features is None or anatomy.main is None:
+        raise _gone(model, "")
+    pooled = (anatomy.pool or Chain())(model, anatomy.features(model, entered(model, x)))
+    result = (anatomy.classify or Chain(anatomy.main.path))(model, pooled)
+    return left(model, pooled, result) if anatomy.scores is None else result
+
+
+def _cannot_run(model: nn.Module) -> bool:
+    """Whether there are no values to compute with here, or only shards of them."""
+    return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
 
 
 def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it

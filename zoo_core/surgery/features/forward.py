@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 _HOW = "_zoo_variant"
+COMPILED = "_compiled_call_impl"
+"""Where ``module.compile()`` keeps what runs the module; torch leaves it out of copies and pickles, too."""
 _CLASSES: dict[Any, type[Any]] = {}
 
 
@@ -29,7 +31,8 @@ class Variant:
 
     def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
         """A new module of such a class, with the same state."""
-        return _new, (_recipe(type(self)),), self.__dict__
+        state = {name: value for name, value in self.__dict__.items() if name != COMPILED}
+        return _new, (_recipe(type(self)),), state
 
 
 def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
@@ -146,6 +149,30 @@ def library_scores(model: nn.Module, anatomy: Anatomy) -> str | Callable[[Any], 
     """Where the scores are in what the library's own forward returns, whatever stands in for it now."""
     scores: str | Callable[[Any], Any] | None = anatomy.scores
     return model.__dict__[_PLAN].scores if is_recomposed(model) else scores
+
+
+_ONLY_WRAP = ("torch", "accelerate")
+"""Libraries whose decorators of a forward compute what it computes: ``torch.compile``, autocast."""
+
+
+def forward_of(model: nn.Module) -> Callable[..., Any]:
+    """What ``model.forward`` is, without what torch or accelerate put around it."""
+    result: Any = model.forward
+    while inner := getattr(result, "__wrapped__", None):
+        library = getattr(getattr(result, "__func__", result), "__globals__", {}).get("__name__", "")
+        if library.partition(".")[0] not in _ONLY_WRAP:
+            break
+        result = inner
+    return cast("Callable[..., Any]", result)
+
+
+def name_of_forward(model: nn.Module) -> str:
+    """Tells the forward of ``model`` from any other that it had or will have; one of an instance by its identity."""
+    result = forward_of(model)
+    function = getattr(result, "__func__", result)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    is_own = "forward" in model.__dict__ and function is not type(model).forward
+    return f"{name} {id(function)}" if is_own else name
 
 
 def _library_forward(model: nn.Module) -> Callable[..., Any]:

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import Variant, entered, left, packed, variant, without, without_hooks
+from zoo_core.surgery.features.forward import (
+    COMPILED,
+    Variant,
+    entered,
+    forward_of,
+    left,
+    packed,
+    variant,
+    without,
+    without_hooks,
+)
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
@@ -172,6 +182,9 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
     for path, module in new.items():
         first, _, rest = path.partition(".")
         twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
+    own = twin.__dict__.get("forward")
+    if new and own is not None and not isinstance(own, MethodType):
+        twin.__dict__["forward"] = _NotOfATwin(model)
     return twin
 
 
@@ -248,8 +261,25 @@ def twin_of(model: Module) -> Module:
     twin: Module = object.__new__(model.__class__)  # the class's own would run __init__ where FSDP has sharded
     for name, value in model.__dict__.items():
         # some libraries bind forward to each instance; the twin's must run on the twin
-        own = isinstance(value, MethodType) and value.__self__ is model
-        twin.__dict__[name] = MethodType(value.__func__, twin) if own else value
+        bound: Any = forward_of(model) if name == "forward" and not isinstance(value, MethodType) else value
+        own = isinstance(bound, MethodType) and bound.__self__ is model
+        twin.__dict__[name] = MethodType(bound.__func__, twin) if own else value
     twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
     twin.__dict__.pop(ATTRIBUTE, None)
+    twin.__dict__.pop(COMPILED, None)  # it runs the model
     return twin
+
+
+class _NotOfATwin:
+    """In the place of a forward that was put on an instance, and would run the modules of that one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.kind = type(model).__name__
+
+    def __call__(self, *_: object, **__: object) -> Any:  # noqa: ANN401 - the signature of forward
+        raise NotSupported(
+            f"the forward of this {self.kind} cannot run on other modules than its own",
+            cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",
+            hint="module.forward = types.MethodType(function, module), with function(self, x), runs on any; "
+            "a forward hook changes what a module gives, too",
+        )

@@ -1,0 +1,119 @@
+"""Models on which somebody put another forward: every verb sees that one, or refuses."""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core import errors
+
+X = torch.randn(2, 1, 32, 32)
+
+
+def build():
+    return zoo.get("tiny/glyphnet", weights=None, seed=0).eval()
+
+
+def scaled(self, x):
+    """As GlyphNet's own, with something between two of its stages."""
+    x = self.layer1(self.stem(x)) * 2 + 1
+    return self.fc(self.pool(self.layer3(self.layer2(x))).flatten(1))
+
+
+def pooled(model):
+    return model.pool(model.layer3(model.layer2(model.layer1(model.stem(X)) * 2 + 1))).flatten(1)
+
+
+def with_own_forward(how):
+    model = build()
+    if how == "class":
+        model.__class__ = type("Scaled", (type(model),), {"forward": scaled})
+    else:
+        model.forward = MethodType(scaled, model)
+    return model
+
+
+@pytest.mark.parametrize("how", ["instance", "class"])
+def test_parts_of_a_model_with_another_forward_run_that_one(how):
+    model = with_own_forward(how)
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(X)), model(X))
+    last = zoo.encoder(model)(X)[-1]
+    assert torch.equal(model.pool(last).flatten(1), pooled(model))
+    assert torch.equal(zoo.features(model, X)["layer3"], last)
+
+
+def test_heads_on_another_forward_are_given_what_it_gives():
+    model = with_own_forward("instance")
+    scores = zoo.swap_head(model, {"a": 2, "b": 3})(X)
+    assert torch.equal(
+        torch.cat(list(scores.values()), 1), torch.cat([each(pooled(model)) for each in model.fc.children()], 1)
+    )
+    model = zoo.swap_head(with_own_forward("instance"), zoo.mlp_head(3, activation="sigmoid"))
+    assert 0 <= model(X).min() <= model(X).max() <= 1
+    with pytest.raises(errors.NotSupported, match="does not say where its features end"):
+        zoo.swap_head(with_own_forward("instance"), 3, at="features")
+
+
+def test_a_forward_that_goes_on_after_the_head_is_not_split():
+    model = build()
+    before = model.forward
+    model.forward = lambda x: torch.relu(before(x))
+    with pytest.raises(errors.NotSupported, match="does not end with its head"):
+        zoo.split(model)
+    assert zoo.swap_head(zoo.freeze(model), 3)(X).shape == (2, 3)
+
+
+def test_a_forward_that_computes_the_same_changes_nothing():
+    model, plain = build(), build()
+    before = model.forward
+    calls = []
+    model.forward = lambda x: (calls.append(1), before(x))[1]  # as libraries do that count or log calls
+    assert zoo.anatomy(model) == zoo.anatomy(plain)
+    assert len(zoo.encoder(model)(X)) == 3
+
+
+def test_the_library_s_forward_is_seen_again_when_it_is_back():
+    model = with_own_forward("instance")
+    assert zoo.anatomy(model).features is None
+    del model.forward
+    assert zoo.anatomy(model) == zoo.anatomy(build())
+
+
+def test_a_part_with_a_forward_that_is_bound_to_it_is_refused_where_it_would_have_other_layers():
+    model = zoo.get("resnet18", weights=None).eval()
+    before = model.layer4.forward
+    model.layer4.forward = lambda x: before(x) * 2
+    with pytest.raises(errors.NotSupported, match="cannot run on other modules") as caught:
+        zoo.encoder(model)(torch.zeros(1, 3, 64, 64))
+    assert "types.MethodType" in str(caught.value)
+    model.layer4.forward = MethodType(lambda self, x: type(self).forward(self, x) * 2, model.layer4)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(
+        model.fc(zoo.encoder(model)(x)[-1].mean((2, 3))), model.fc(model.avgpool(zoo.encoder(model)(x)[-1]).flatten(1))
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["forward", "call", "stage"])
+def test_parts_of_a_compiled_model_run_their_own_modules(how):
+    model, plain = build(), build()
+    if how == "forward":
+        model.forward = torch.compile(model.forward, backend="eager")
+    else:
+        (model if how == "call" else model.layer3).compile(backend="eager")
+    assert all(torch.equal(*pair) for pair in zip(zoo.encoder(model)(X), zoo.encoder(plain)(X), strict=True))
+    assert zoo.features(model, X).keys() == zoo.features(plain, X).keys()
+    zoo.swap_head(model, zoo.mlp_head(3, activation="sigmoid"))
+    assert torch.equal(copy.deepcopy(model)(X), model(X))
+
+
+@pytest.mark.parametrize("name", ["raft_small"])
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_a_model_without_classifier_refuses_any_number_of_classes(name, num_classes):
+    with pytest.raises(errors.NotSupported, match="has no head"):
+        zoo.get(name, weights=None, num_classes=num_classes)
