@@ -661,3 +661,68 @@ def test_shards_of_the_same_names_are_not_laid_over_each_other(net, tmp_path):
         save_file(state_of(net), tmp_path / f"model-0000{number}-of-00002.safetensors")
     with pytest.raises(Unreadable, match="tensors of another shard"):
         zoo.get(NAME, weights=tmp_path)
+
+
+class Doubled(nn.Module):
+    """An activation that only its own code knows."""
+
+    def forward(self, x):
+        return x * 2
+
+
+def _with_eps(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 0.1
+
+
+WHOLE = {
+    "eps": ("torchvision/resnet18", _with_eps),
+    "an activation": ("torchvision/resnet18", lambda model: setattr(model, "relu", nn.SiLU())),
+    "no pool": ("torchvision/resnet18", lambda model: setattr(model, "maxpool", nn.Identity())),
+    "strides": ("torchvision/resnet18", lambda model: setattr(model.conv1, "stride", (1, 1))),
+    "a head": (
+        "torchvision/resnet18",
+        lambda model: setattr(model, "fc", nn.Sequential(nn.Linear(512, 8), nn.LayerNorm(8, 0.1), nn.GELU())),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), WHOLE.values(), ids=list(WHOLE))
+def test_a_whole_pickled_model_comes_back_with_the_layers_and_settings_that_it_had(path, name, change):
+    trained = zoo.get(name, weights=None, num_classes=5, seed=1).eval()
+    change(trained)
+    torch.save(trained, path)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(zoo.get(name, weights=path).eval()(x), trained(x))
+
+
+@pytest.mark.parametrize("options", [{"global_pool": "avg"}, {"img_size": 96}], ids=["pool", "image size"])
+def test_options_of_the_constructor_are_read_from_a_whole_pickled_model(path, options):
+    trained = zoo.get("timm/test_vit", weights=None, num_classes=5, options=options, seed=1).eval()
+    torch.save(trained, path)
+    x = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(zoo.get("timm/test_vit", weights=path).eval()(x), trained(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: setattr(model, "relu", Doubled()), r"relu \(Doubled in the file, ReLU here\)"),
+        (
+            lambda model: setattr(model, "fc", nn.Sequential(nn.Linear(512, 9), Doubled())),
+            r"fc \(Linear, Doubled in the file\)",
+        ),
+        (lambda model: model.fc.register_forward_hook(print), r"fc \(hooks in the file\)"),
+    ],
+    ids=["an activation", "in the head", "a hook"],
+)
+@pytest.mark.filterwarnings("ignore:.*ReLU is taken")
+def test_what_only_the_code_of_a_whole_pickled_model_knows_is_named(path, change, words):
+    trained = zoo.get("torchvision/resnet18", weights=None, num_classes=5)
+    change(trained)
+    torch.save(trained, path)
+    with pytest.warns(ZooWarning, match=words):
+        zoo.get("torchvision/resnet18", weights=path)

@@ -30,6 +30,7 @@ from zoo_core.build.file_shape import (
 )
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
+from zoo_core.build.pickled_layers import differences, in_words, meet_layers, options_in
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.sites import fitted
@@ -37,6 +38,7 @@ from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.loading import load_state
 from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.choose import Choice, choose
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
     from zoo_core.weights.checkpoint.open import Checkpoint
+    from zoo_core.weights.formats.plain_pickle import Foreign
 
 _MOST_ROADS = 6
 _COUNTER = "num_batches_tracked"
@@ -90,11 +93,13 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
         ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left out.
     """
     built = _at_its_size(card, _best(card, checkpoint, request), checkpoint, request)
+    built = _with_its_settings(card, built, checkpoint, request)
     if built.wrong[0]:
         built = min((built, *_converted(card, built)), key=lambda each: each.wrong)
     model, choice, source = built.model, built.choice, artefact.path.name
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
+    unmet = {each.path for each in meet_layers(model, choice.module)} if choice.module else set()
     notes: dict[str, str] = {}
     choice = _take_head_beside(model, choice, state, notes)
     try:
@@ -116,6 +121,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     except LoadMismatch as error:
         raise explained(error, model, choice, checkpoint) from error
     _record(replace(built, choice=choice), artefact, outcomes, notes)
+    if choice.module and unmet:
+        _say_other_layers(model, choice.module, unmet, request, source)
     if choice.rivals and request.prefix is None:
         _say_rivals(choice, source)
     return model, bool(fresh)
@@ -245,6 +252,21 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: Mod
     return built
 
 
+def _with_its_settings(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
+    """The model built with the settings of the whole model in the file, where its constructor takes such."""
+    if built.choice.module is None:
+        return built
+    size = current_zoo().member(card.family).family.image_size
+    options = options_in(built.model, built.choice.module, size)
+    options = {name: value for name, value in options.items() if name not in (request.options or {})}
+    if options:
+        with suppress(ZooError):
+            other = _built(card, {**built.options, **options}, checkpoint, request)
+            if other.wrong <= built.wrong:
+                return other
+    return built
+
+
 def _meet_head(
     model: nn.Module, state: dict[str, Any], request: ModelRequest, source: str, notes: dict[str, str]
 ) -> list[str]:
@@ -280,6 +302,24 @@ def _meet_head(
     # without a request the load says what does not fit
     is_replaced = request.head is not None or request.num_classes is not None
     return _replaced(model, state, inside, site.path, request, source, notes) if is_replaced else []
+
+
+def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], request: ModelRequest, source: str) -> None:
+    """Name the layers of a whole module that are others than here, which names and shapes do not show."""
+    is_new = request.head is not None or request.num_classes is not None
+    heads = tuple(site.path for site in anatomy_of(model).heads) if is_new else ()
+    left = [
+        each
+        for each in differences(model, module)
+        if any(under(each.path, path) for path in unmet) and not any(under(each.path, path) for path in heads)
+    ]
+    if left:
+        warnings.warn(
+            f"{source} is a whole pickled model with layers that differ from those of this {type(model).__name__}: "
+            f"{in_words(left)}. Its outputs may be others. zoo.adopt(model) takes the one that its own code unpickles",
+            ZooWarning,
+            stacklevel=2,
+        )
 
 
 def _say_rivals(choice: Choice, source: str) -> None:

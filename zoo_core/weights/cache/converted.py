@@ -405,7 +405,12 @@ def _require_steady(path: Path, stamp: Stamp) -> None:
 
 
 def _names(found: Sequence[Candidate]) -> dict[str, Tensor] | None:
-    """All tensors of all state dicts, each under a name that says which it is of; None where one is odd."""
+    """All tensors of all state dicts, each under a name that says which it is of.
+
+    None where one is odd, or where more than tensors is needed: whole modules say what their layers are.
+    """
+    if any(each.module for each in found):
+        return None
     names = {
         json.dumps([[*each.keys], each.averaged, name]): tensor
         for each in found

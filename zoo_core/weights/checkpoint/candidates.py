@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable, ZooWarning
-from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, common_prefix, under, without_wrappers
+from zoo_core.weights.checkpoint.names import (
+    BUFFERS,
+    PARALLEL,
+    TRANSPARENT,
+    common_prefix,
+    under,
+    without_wrappers,
+)
 from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
@@ -30,6 +37,8 @@ _TRAINING = re.compile(
 """Keys of what only training needs."""
 _CALLBACKS = re.compile(r"callback", re.IGNORECASE)
 """Keys of what only training needs, but for the averages that a callback keeps."""
+_AROUND = {*TRANSPARENT, PARALLEL}
+"""What a module that wraps another calls it."""
 _DEEPEST = 8
 _LONGEST = 16
 """Members of a list that are looked into: of several models, or of a state dict beside an epoch."""
@@ -51,12 +60,14 @@ class Candidate:
         tensors: Name to tensor, or to what came of one that could not be read.
         averaged: Whether it holds averaged weights.
         numbered: Whether it is a list, whose names are places in it.
+        module: The whole module that it is of, where one was pickled: inert, with the settings of every layer.
     """
 
     keys: tuple[str, ...]
     tensors: Mapping[str, Any]
     averaged: bool = False
     numbered: bool = False
+    module: Foreign | None = None
 
     @property
     def label(self) -> str:
@@ -110,7 +121,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if isinstance(content, Foreign):
         state = _module_state(content)
         if state:
-            yield _candidate(keys, state)
+            yield replace(_candidate(keys, state), module=content)
         else:
             yield from (each for part in _parts(content) for each in _within(part, keys, seen))
         return
@@ -267,6 +278,42 @@ def _module_state(module: Foreign) -> dict[str, Any]:
         if isinstance(child, Foreign):
             result.update({f"{name}.{inner}": value for inner, value in _module_state(child).items()})
     return result
+
+
+def module_at(module: Foreign, prefix: str) -> Foreign | None:
+    """The module whose tensors have a prefix in their names, in a whole module that was pickled."""
+    result = unwrapped(module)
+    for part in prefix.split("."):
+        if part and part not in _AROUND:
+            inner = children_of(result).get(part)
+            if inner is None:
+                return None
+            result = inner
+    return result
+
+
+def children_of(module: Foreign) -> dict[str, Foreign | None]:
+    """The modules in a whole module that was pickled, by name, out of their wrappers; None where there is none.
+
+    Example:
+        >>> children_of(Foreign("acme.Net"))
+        {}
+    """
+    held = module.state.get("_modules") if isinstance(module.state, dict) else None
+    every = held.items() if isinstance(held, Mapping) else ()
+    return {str(name): unwrapped(each) if each else None for name, each in every if isinstance(each, Foreign | None)}
+
+
+def unwrapped(module: Foreign) -> Foreign:
+    """What is in the wrappers of data-parallel training and of ``torch.compile``; all else is itself."""
+    held = module.state.get("_modules") if isinstance(module.state, dict) else None
+    while isinstance(held, Mapping) and len(held) == 1 and {*held} <= _AROUND:
+        inner = next(iter(held.values()))
+        if not isinstance(inner, Foreign):
+            break
+        module = inner
+        held = module.state.get("_modules") if isinstance(module.state, dict) else None
+    return module
 
 
 def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:

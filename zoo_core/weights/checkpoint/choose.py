@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
-from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged
+from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged, module_at
 from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, under, without_parallel
 from zoo_core.weights.checkpoint.unsupported import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from zoo_core.weights.formats.plain_pickle import Foreign
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,6 +38,7 @@ class Choice:
         rivals: What else in the file fits as well and has other numbers, in words that ``prefix=`` takes.
         left: Names of tensors in the same state dict that are not under the prefix, and belong to no other copy.
         beside: All in the same state dict that is not under the prefix, by name.
+        module: The whole module that these are of, where one was pickled.
     """
 
     state: Mapping[str, Any]
@@ -47,6 +50,7 @@ class Choice:
     rivals: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
+    module: Foreign | None = None
 
     @property
     def label(self) -> str:
@@ -225,4 +229,5 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
         rivals=tuple(dict.fromkeys(option.label.rstrip(".") for option in others if _rivals(option, chosen))),
         left=tuple(left),
         beside={name: tensor for name, tensor in chosen.tensors.items() if not name.startswith(chosen.prefix)},
+        module=module_at(chosen.candidate.module, chosen.prefix) if chosen.candidate.module else None,
     )
