@@ -9,9 +9,11 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import save_file
 from support import hub as small
 
@@ -245,6 +247,38 @@ def test_timm_loads_what_is_its_own(hub, tmp_path):
     assert found.pretrained_cfg["label_names"] == ["a", "b", "c"]
     assert timm.data.resolve_model_data_config(found)["mean"] == [0.4]
     assert 'timm.create_model("hf_hub:me/vit", pretrained=True)' in files["README.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_config"),
+    [
+        ({}, True),
+        ({"crop": (96, 96), "resize": (110, 110)}, True),
+        ({"crop": None, "resize": (160, 130)}, True),
+        ({"fit": "border", "resize": (168, 168)}, True),
+        ({"fit": "cover", "crop": (96, 128), "resize": (110, 147)}, True),
+        ({"mean": (120.0,) * 3, "std": (60.0,) * 3, "value_range": 255.0}, True),
+        ({"interpolation": "bicubic"}, True),
+        ({"channel_order": "BGR"}, False),
+        ({"resize": (168, 200)}, False),
+        ({"antialias": False}, False),
+    ],
+)
+def test_timm_prepares_images_as_the_save_does_or_gets_no_config(changes, has_config, tmp_path):
+    import timm
+
+    model = zoo.get("timm/test_resnet", weights=None, seed=0)
+    known = replace(zoo.preprocessing("timm/test_resnet"), **changes)
+    folder = zoo.save(zoo.set_preprocessing(model, known), tmp_path / "save")
+    recipe = read_recipe(folder / "recipe.json")
+    config = timm_config(recipe, folder / recipe.tensors["file"])
+    assert (config is not None) == has_config
+    assert f'"interpolation": "{known.interpolation}"' in model_card(recipe, "me/it")
+    if config:
+        found = timm.create_model(config["architecture"], pretrained_cfg=config["pretrained_cfg"])
+        prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(found))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200, 3), dtype=np.uint8))
+        torch.testing.assert_close(prepare(image), zoo.transforms(model)(image), atol=0.02, rtol=0)
 
 
 @pytest.mark.extra

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported, Unreadable, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import Edit, attach, knowledge_of, unwrap
@@ -159,15 +159,38 @@ def numbers_of(model: nn.Module | str) -> Numbers:
         return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
     known = knowledge_of(model)
     task = known.card.task if known.card else "classification"
-    edits = list(known.edits)
-    latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
-    if latest is None:
-        start = known.preprocessing
-    else:
-        start, edits = _record(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
-    if start is None:
+    result = _after(known.preprocessing, known.edits)
+    if result is None:
         raise _unsaid(known)
-    return Numbers(_through([edit for edit in edits if edit.verb == "adapt_stem"], start), task)
+    return Numbers(result, task)
+
+
+def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str, Any]]) -> Preprocessing | None:
+    """What images go through before a saved model: where its recipe starts, and what its edits made of it.
+
+    Args:
+        start: ``preprocessing`` of the recipe.
+        edits: ``edits`` of the recipe.
+
+    Returns:
+        The preprocessing, NaN for a channel without numbers; None where nothing says it.
+
+    Raises:
+        Unreadable: They are no such records.
+    """
+    try:
+        done = [Edit(edit["verb"], {name: value for name, value in edit.items() if name != "verb"}) for edit in edits]
+        return _after(preprocessing_from_record(dict(start)), done)
+    except (KeyError, TypeError, ValueError) as error:  # a stranger's recipe
+        cause = f"{type(error).__name__}: {error}"
+        raise Unreadable("the recipe of the save does not say how images are prepared", cause=cause) from error
+
+
+def _after(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
+    latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
+    if latest is not None:
+        start, edits = _record(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
+    return start and _through([edit for edit in edits if edit.verb == "adapt_stem"], start)
 
 
 def _through(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from zoo_core.contract.card_file import preprocessing_from_record
+from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import Unreadable, ZooWarning
+from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import expand, is_written_as_path
@@ -245,13 +246,14 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
     if as_json:
         return recipe.text().rstrip()
     names = recipe.class_names
+    prepared = preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits))
     lines = {
         "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
         "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
         "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         if names
         else "",
-        "preprocessing": ", ".join(f"{key} {value}" for key, value in recipe.preprocessing.items()),
+        "preprocessing": ", ".join(f"{key} {value}" for key, value in prepared.items()),
         "frozen": ", ".join(recipe.frozen),
         "tensors": f"{recipe.tensors['file']}, {recipe.tensors.get('size', 0):,} bytes, {recipe.dtype}",
         "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),

@@ -6,7 +6,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import UsageError
+from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
@@ -55,8 +57,8 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None,
         lines += ["## Classes", "", ", ".join(map(_plain, names[:_NAMED_AT_MOST])) + more, ""]
     if metrics:
         lines += ["## Metrics", "", *(f"- {_plain(name)}: {_plain(value)}" for name, value in metrics.items()), ""]
-    if recipe.preprocessing:
-        lines += ["## Preprocessing", "", "```json", json.dumps(recipe.preprocessing, indent=2), "```", ""]
+    if record := preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits)):
+        lines += ["## Preprocessing", "", "```json", json.dumps(record, indent=2), "```", ""]
     versions = ", ".join(_plain(f"{name} {version}") for name, version in recipe.versions.items())
     return "\n".join([*head, *lines, f"Saved with {versions}.", ""])
 

@@ -94,9 +94,12 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """What a training run wrote down beside the save; not what a link leads to, since it is published."""
+    file = folder / _METRICS
+    if not file.is_symlink() and not file.exists():
+        return {}
+    check_plain_file(file, limit=_LARGEST)
     try:
-        check_plain_file(folder / _METRICS, limit=_LARGEST)
-        result = json.loads((folder / _METRICS).read_bytes())
+        result = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     if isinstance(result, dict) and isinstance(result.get("metrics"), dict):  # as zoo finetune writes it
