@@ -401,6 +401,30 @@ def test_a_gated_repository_says_what_to_do_and_opens_with_a_token(flowers, hub,
 
 
 @pytest.mark.extra
+@pytest.mark.parametrize(
+    ("refusal", "hint"),
+    [
+        ((401, "RepoNotFound"), "where it is private, HF_TOKEN has to be a token that may see it"),
+        ((404, "RepoNotFound"), "where it is private, HF_TOKEN has to be a token that may see it"),
+        ((403, "GatedRepo"), "accept its conditions"),
+        ((401, ""), "a token of an account that may"),
+        ((403, ""), "a token of an account that may"),
+        ((429, ""), "too many requests"),
+    ],
+)
+def test_a_private_repository_is_for_the_right_token_alone(refusal, hint, flowers, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    name = zoo.push(flowers, "hf://me/flowers", private=True)
+    hub.refusal = refusal
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    for use in (lambda: zoo.load(name), lambda: zoo.push(flowers, "hf://me/flowers")):
+        with pytest.raises(FetchError, match=hint):
+            use()
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert zoo.class_names(zoo.load(name)) == ("rose", "tulip")
+
+
+@pytest.mark.extra
 @pytest.mark.parametrize("file", ["recipe.json", "model.safetensors"])
 def test_a_connection_that_breaks_leaves_nothing_that_is_taken_for_whole(file, flowers, hub):
     name = zoo.push(flowers, "hf://me/flowers")

@@ -22,6 +22,8 @@ class Hub:
         self.requests: list[str] = []
         self.gated: set[str] = set()
         """Repositories that nobody sees without a token."""
+        self.refusal: tuple[int, str] | None = None
+        """Status and error code of all answers to those without the right token, ``Bearer hf_right``."""
         self.cut: set[str] = set()
         """Files of which half is sent, once."""
 
@@ -55,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         raw = self.read_body()
         self.server.state.requests.append(self.path)
+        if self.is_refused():
+            return None
         if self.path == "/api/repos/create":
             body = json.loads(raw)
             repo = f"{body.get('organization') or 'me'}/{body['name']}"
@@ -91,9 +95,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.state.requests.append(self.path)
+        if self.is_refused():
+            return None
         if "Authorization" not in self.headers and any(f"/{repo}" in self.path for repo in self.server.state.gated):
             return self.answer(401, {"error": "gated"}, X_Error_Code="GatedRepo")
         return self.give()
+
+    def is_refused(self):
+        refusal = self.server.state.refusal
+        if refusal is None or self.headers.get("Authorization") == "Bearer hf_right":
+            return False
+        self.answer(refusal[0], {"error": "no"}, **({"X_Error_Code": refusal[1]} if refusal[1] else {}))
+        return True
 
     def give(self):
         if match := _FILE.fullmatch(self.path.split("?")[0]):

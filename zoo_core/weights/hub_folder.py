@@ -37,6 +37,13 @@ _HINTS = {
     "ReadTimeout": "try again",
 }
 """What to do, by the error of the client or of its transport."""
+_MAY_NOT = "set HF_TOKEN to a token of an account that may; one without write access may read alone"
+_HINTS_BY_STATUS = {
+    401: _MAY_NOT,
+    403: _MAY_NOT,
+    429: "wait a few minutes, and try again: there were too many requests",
+    **dict.fromkeys((500, 502, 503, 504), "try again later: the hub cannot answer now"),
+}
 
 
 def is_hub_name(name: object) -> bool:
@@ -149,9 +156,9 @@ def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchErro
     """What the client or its transport raised, as an error of zoo that says what to do."""
     reason = str(error).strip().partition("\n")[0]
     kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
-    return FetchError(
-        summary, cause=f"{type(error).__name__}: {reason}", hint=_HINTS.get(kind, hint), attempts=((name, reason),)
-    )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = _HINTS.get(kind) or _HINTS_BY_STATUS.get(status or 0, hint)
+    return FetchError(summary, cause=f"{type(error).__name__}: {reason}", hint=said, attempts=((name, reason),))
 
 
 def _root(repo: str) -> Path:
