@@ -20,10 +20,16 @@ PLUGINS = {
     "zoo-transformers": "transformers/deit-tiny-distilled-patch16-224",
     "zoo-segmentation-models": "segmentation_models/resnet18",
     "zoo-monai": "monai/densenet121",
+    "zoo-open-clip": "open_clip/PE-Core-T-16-384",
 }
 """Each example to a model of its family."""
 WITHOUT_WEIGHTS = {"zoo-monai"}
-VERSIONS = ("monai==1.6.1", "segmentation-models-pytorch==0.6.0", "transformers==5.23.0")
+VERSIONS = (
+    "monai==1.6.1",
+    "open-clip-torch==3.3.0",
+    "segmentation-models-pytorch==0.6.0",
+    "transformers==5.23.0",
+)
 """The libraries that the examples were tested with; everything else is what this workspace pins."""
 
 
@@ -58,7 +64,7 @@ def test_an_example_says_which_versions_it_was_tested_with(plugin):
     assert re.search(r'tested=">=[\d.]+,<[\d.]+"', "".join(source_of(plugin).values()))
 
 
-ARCHITECTURES = {"zoo-transformers": 4, "zoo-segmentation-models": 15, "zoo-monai": 4}
+ARCHITECTURES = {"zoo-transformers": 4, "zoo-segmentation-models": 15, "zoo-monai": 4, "zoo-open-clip": 3}
 """How many layouts each example describes; the plugin of the guide, which has one, is held to 60 lines as a whole."""
 
 

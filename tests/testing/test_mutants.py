@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import textwrap
 from dataclasses import replace
 
 import pytest
+import torch
 from support import cut_mutants, odd_toys, side_effects, toys
 from support.mutants import MUTANTS as GENERAL
 
@@ -14,7 +16,16 @@ import zoo_core as zoo
 from zoo_core import Family
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
-from zoo_core.testing import CHECKS, FAMILY_CHECKS, check_branch, check_light, check_names, check_split, judge
+from zoo_core.testing import (
+    CHECKS,
+    FAMILY_CHECKS,
+    check_branch,
+    check_builds,
+    check_light,
+    check_names,
+    check_split,
+    judge,
+)
 from zoo_core.testing.checks.side_effects import _looked_at
 from zoo_core.testing.choosing import checks_named
 from zoo_core.testing.verdicts import judge_family
@@ -32,6 +43,16 @@ def _nothing_left():
 def test_a_right_plugin_passes(check):
     with zoo.use(toys.zoo_of()):
         assert judge(check, toys.CARD).outcome == ("refused" if check is check_branch else "passed")  # it has two heads
+
+
+def test_an_anatomy_that_runs_the_model_in_eval_mode_passes():
+    def run(model):
+        with torch.no_grad():
+            copy.copy(model.bn1).eval()(torch.zeros(2, model.bn1.num_features, 4, 4, device=model.bn1.weight.device))
+        return toys.anatomy(model)
+
+    with zoo.use(toys.zoo_of(run)):
+        assert judge(check_builds, toys.CARD).outcome == "passed"
 
 
 ODD = {

@@ -365,3 +365,76 @@ def test_tokens_of_several_frames_say_no_stride():
     trace = zoo.trace(Clips(), torch.zeros(1, 3, 4, 16, 16))
     assert trace.anatomy.main.path == "out"
     assert not any("blocks" in path for stage in trace.anatomy.stages for path in stage.modules)
+
+
+class Embedder(torch.nn.Module):
+    """Gives an embedding, through a projection that is a layer or a parameter, and has a place for a head."""
+
+    def __init__(self, *, is_layer):
+        super().__init__()
+        self.conv1, self.conv2 = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 16, 3, 2, 1)
+        self.projection = torch.nn.Linear(16, 12) if is_layer else torch.nn.Parameter(torch.randn(16, 12))
+        self.head = torch.nn.Identity()
+
+    def forward(self, x):
+        x = self.conv2(self.conv1(x).relu()).relu().mean((2, 3))
+        return self.head(self.projection(x) if callable(self.projection) else x @ self.projection)
+
+
+@pytest.mark.parametrize("is_layer", [True, False])
+def test_a_place_that_is_said_gets_the_head_of_a_model_that_gives_embeddings(is_layer):
+    x = torch.randn(2, 3, 32, 32)
+    model = zoo.adopt(Embedder(is_layer=is_layer), example=x[:1], head="head").eval()
+    embeddings = model(x)
+    zoo.swap_head(model, 9)
+    backbone, head = zoo.split(model)
+    assert torch.equal(backbone(x), embeddings)
+    assert torch.equal(head(backbone(x)), model(x))
+    assert model(x).shape == (2, 9)
+
+
+def test_a_branch_has_the_parameters_that_its_pool_uses():
+    x = torch.randn(2, 3, 32, 32)
+    model = zoo.adopt(Embedder(is_layer=False), example=x[:1], head="head").eval()
+    stage = zoo.anatomy(model).stages[-1].name
+    assert {name: scores.shape for name, scores in zoo.branch(model, at=stage, heads={"a": 3})(x).items()} == {
+        "a": (2, 3)
+    }
+
+
+class Pool(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.values, self.weights = torch.nn.Conv2d(8, 8, 1), torch.nn.Parameter(torch.randn(8, 1, 1))
+
+    def forward(self, x):
+        values = self.values(x)
+        return (values * (values * self.weights).sigmoid()).mean((2, 3))
+
+
+class Pooled(torch.nn.Module):
+    """No chain, and its last map is made inside its pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (torch.nn.Conv2d(c, 8, 3, 2, 1) for c in (3, 8, 8))
+        self.pool, self.head = Pool(), torch.nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.conv2(self.conv1(x).relu())
+        x = x + x.tanh()
+        x = self.conv3(x)
+        return self.head(self.pool(x + x.tanh()))
+
+
+def test_a_model_is_cut_before_the_module_that_its_features_end_with():
+    x = torch.randn(2, 3, 32, 32)
+    model = zoo.adopt(Pooled(), example=x[:1]).eval()
+    assert zoo.anatomy(model).features.path == "pool.values"
+    expected = model.conv1(x)
+    assert torch.equal(zoo.truncate(model, after="stage1")(x), expected)
+
+
+def test_a_layer_that_gave_scores_is_the_head_and_not_the_place_after_it():
+    model = zoo.adopt(Embedder(is_layer=True), example=torch.zeros(1, 3, 32, 32))
+    assert zoo.anatomy(model).main.path == "projection"

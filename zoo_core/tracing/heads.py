@@ -208,8 +208,8 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         NoHead: None is proven.
     """
     result = last_layers(passes.model, passes.evaluated)
-    if not chosen and (place := _place(passes, result)):
-        return place, result[0]
+    if place := _place(passes, result, chosen):
+        return place, replace(result[0], ops={}, reasons={})
     last = [path for each in result for path in (*each.ops, *each.reasons) if path]
     boxes = box_heads(passes, last, _with_more_classes)
     if boxes and chosen in {None, boxes[0].path}:
@@ -246,10 +246,15 @@ def _deepest_first(flow: Dataflow, main: Layers, paths: list[str]) -> list[str]:
     return sorted(paths, key=rank)
 
 
-def _place(passes: Passes, found: list[Layers]) -> tuple[Head, ...] | None:
-    """A place for a head in a model that gives vectors: the last module through which they go as they are."""
+def _place(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Head, ...] | None:
+    """A place for a head in a model that gives vectors: the last module through which they go as they are.
+
+    Vectors that a layer gave may be scores, so that it is one there only where the user says so.
+    """
     recording = passes.evaluated.recording
-    if len(found) != 1 or found[0].key or found[0].ops or len(recording.shapes[found[0].value]) != _VECTORS:
+    if len(found) != 1 or found[0].key or len(recording.shapes[found[0].value]) != _VECTORS:
+        return None
+    if not isinstance(dict(passes.model.named_modules()).get(chosen), nn.Identity) if chosen else found[0].ops:
         return None
     calls = [call for call in recording.calls() if call.outputs == [found[0].value]]
     through = [(call.path, type(passes.model.get_submodule(call.path))) for call in calls]
@@ -258,7 +263,7 @@ def _place(passes: Passes, found: list[Layers]) -> tuple[Head, ...] | None:
     places = [path for path, kind in through if kind is nn.Identity]
     places += after[:1] if last_dropout >= 0 else []
     width = recording.shapes[found[0].value][-1]
-    for path in reversed(places):
+    for path in [path for path in reversed(places) if chosen in {None, path}]:
         model = duplicate(passes.model)
         like = next(model.parameters(), torch.empty(0, device="cpu"))
         model.set_submodule(path, nn.Linear(width, width + _MORE, device=like.device, dtype=like.dtype))

@@ -228,7 +228,9 @@ class RunTo:
 
     def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
         """Run the model as far as the module."""
-        if self.before:
+        if not _has(model, self.path):  # a model that was cut before it, whose tap ends the pass
+            body = replaced(model, {})
+        elif self.before:
             body = hooked(model, {self.path: _pass_on})
             body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
         else:
@@ -243,6 +245,14 @@ class RunTo:
             cause="forward takes another way than it took when the model was traced",
             hint="zoo.adopt(model, example=...) again, with an input and in the mode that you use",
         )
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _pass_on(_module: nn.Module, _args: object, _output: object) -> None:

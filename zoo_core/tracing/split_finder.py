@@ -46,7 +46,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
         classify: Any = piece([*ends], given, [*ends.values()], expand=_around(sites))
     except Untraceable as error:
         return replace(anatomy, indivisible=f"what follows its head cannot be written down: {error}")
-    if classify == Chain(sites[0].path):
+    if classify in (Chain(sites[0].path), Chain()):  # nothing at all after a place for a head
         classify = None
     features, pool = _front(passes, anatomy, grid, starts)
     if features is None and len(starts[0]) > 1:

@@ -18,7 +18,7 @@ from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
-from zoo_core.surgery.head.output_activation import paths_of, scores_only, with_output
+from zoo_core.surgery.head.output_activation import parameters_of, paths_of, scores_only, with_output
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
@@ -150,7 +150,8 @@ def _branch(
     pool, classify = anatomy.pool or Chain(), after or Chain(site)
     paths = [paths_of(piece) for piece in (stages, pool, classify)]
     if None not in paths:
-        body = pruned(model, [path for each in paths for path in each or ()])
+        own = [name for piece in (stages, pool, classify) for name in parameters_of(piece)]
+        body = pruned(model, [*own, *(path for each in paths for path in each or ())])
     else:  # a function may use anything after the cut
         body = replaced(model, absent(model, lambda depth: depth <= kept, keep=[site]))
     body = copy.deepcopy(body)

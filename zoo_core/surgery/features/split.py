@@ -189,7 +189,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` that keeps only the modules and parameters at some paths, and shares them.
+    """A twin of ``model`` that keeps only the modules, parameters and buffers at some paths, and shares them.
 
     Args:
         model: Left as it is.
@@ -199,8 +199,8 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
     selected = list(paths)
     if "" in selected:
         return twin
-    kept = {name: tensor for name, tensor in model._parameters.items() if name in selected}  # noqa: SLF001 - as below
-    twin.__dict__["_parameters"], twin.__dict__["_buffers"] = kept, {}
+    for kind, tensors in (("_parameters", model._parameters), ("_buffers", model._buffers)):  # noqa: SLF001 - as below
+        twin.__dict__[kind] = {name: tensor for name, tensor in tensors.items() if name in selected}
     twin.__dict__["_modules"] = {
         name: pruned(child, [path.partition(".")[2] for path in selected if path.split(".", 1)[0] == name])
         for name, child in model.named_children()

@@ -163,9 +163,13 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
 
 
 def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
-    """All of a model by what it is called: of its tensors how often they were written to."""
+    """All of a model by what it is called: of its parameters how often they were written to, of its buffers the bytes.
+
+    To torch, a norm writes its statistics in each pass, in eval mode too.
+    """
     for name, tensor in _tensors(model):
-        yield name, tensor._version  # noqa: SLF001 - torch's only way to say it
+        is_buffer = not isinstance(tensor, nn.Parameter) and not tensor.is_meta
+        yield name, _bytes(tensor) if is_buffer else tensor._version  # noqa: SLF001 - torch's only way to say it
     for path, module in model.named_modules():
         yield f"the module {path}", type(module)
         yield f"the mode of {path or 'the model'}", module.training
@@ -176,6 +180,10 @@ def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
     for name, parameter in model.named_parameters():
         yield f"whether {name} trains", parameter.requires_grad
         yield f"the gradient of {name}", parameter.grad is None
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _comparable(value: Any) -> object:  # noqa: ANN401 - any field of an anatomy
