@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ import zlib
 from doctest import ELLIPSIS
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from inspect import isfunction
 
 import pytest
 from sybil import Sybil
@@ -65,6 +67,16 @@ def _cudnn(**flags):
         for name, value in flags.items():
             setattr(cudnn, name, value)
     return before
+
+
+def pytest_pycollect_makeitem(collector, obj):
+    """Make no tests of a function that a mark leaves out: three of four are sweeps, and each worker would list them."""
+    excluded = set(_EXCLUDED.findall(collector.config.option.markexpr))
+    marks = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
+    return [] if isfunction(obj) and excluded & marks else None
+
+
+_EXCLUDED = re.compile(r"\bnot (full|sweep|extra)\b")
 
 
 def pytest_collection_modifyitems(config, items):

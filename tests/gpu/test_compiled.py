@@ -26,7 +26,7 @@ SURGERY = {
     "pretrainedmodels/resnet18": lambda model: zoo.swap_head(model, 9),
     "pretrainedmodels/squeezenet1_1": lambda model: zoo.swap_head(model, 9),
 }
-every_surgery = pytest.mark.parametrize("name", [name for name in SURGERY if name in set(zoo.list())])
+every_surgery = pytest.mark.parametrize("name", sorted(set(SURGERY) & set(zoo.list())))
 
 
 @pytest.fixture

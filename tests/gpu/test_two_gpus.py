@@ -20,7 +20,7 @@ OPERATIONS = {
     "a frozen backbone": lambda model: zoo.freeze(model, "backbone"),
 }
 NAMES = ["tiny/glyphnet", "torchvision/resnet18", "timm/test_resnet", "timm/test_convnext"]
-every_model = pytest.mark.parametrize("name", [name for name in NAMES if name in set(zoo.list())])
+every_model = pytest.mark.parametrize("name", sorted(set(NAMES) & set(zoo.list())))
 every_operation = pytest.mark.parametrize("operate", OPERATIONS.values(), ids=OPERATIONS)
 
 
