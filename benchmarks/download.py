@@ -27,6 +27,7 @@ import threading
 import time
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,9 @@ class Bench:
         environment = {**os.environ, "HF_ENDPOINT": self.base, "ZOO_CONFIG": "0", "ZOO_REWRITE": "", **one}
         environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         command = [sys.executable, __file__, "--child", who, f"{self.base}/net.pth", self.digest, str(target)]
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            sys.exit(f"{who} could not fetch the file: {answer.stderr.strip().rpartition(chr(10))[2]}")
         cost = json.loads(answer.stdout.splitlines()[-1])
         return {"rate": self.size / 1e6 / cost["seconds"], "cpu": cost["cpu"], "moved": self.moved() / self.size}
 
@@ -161,7 +164,8 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=400)
     parser.add_argument("--throttle", type=float, default=0, help="megabytes a second for each connection")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--who", nargs="+", default=WHO, choices=WHO)
+    here = [who for who in WHO if who.startswith(("zoo", "torch")) or find_spec(who)]
+    parser.add_argument("--who", nargs="+", default=here, choices=here, help="by default those that are installed")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
@@ -203,7 +207,8 @@ def report(who: list[str], rounds: list[dict[str, dict[str, float]]]) -> None:
     print(f"{'':22}{'MB/s':>8}{'CPU s':>8}{'moved':>8}{'zoo is':>10}  (quartiles)")
     for name in who:
         rate, cpu, moved = (statistics.median(r[name][key] for r in rounds) for key in ("rate", "cpu", "moved"))
-        low, middle, high = statistics.quantiles([r[who[0]]["rate"] / r[name]["rate"] for r in rounds], n=4)
+        ratios = [r[who[0]]["rate"] / r[name]["rate"] for r in rounds]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         print(f"{name:22}{rate:8.0f}{cpu:8.2f}{moved:8.3f}{middle:9.2f}x  ({low:.2f} to {high:.2f})")
 
 

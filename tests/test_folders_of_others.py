@@ -229,6 +229,16 @@ def test_what_everybody_may_write_is_passed_over_with_the_way_to_trust_it(tmp_pa
         assert not believed(str(path), "ZOO_CONFIG")
 
 
+def test_a_link_of_another_user_to_a_file_of_ones_own_is_passed_over(tmp_path):
+    if os.geteuid():
+        pytest.skip("only root can play another user")
+    (tmp_path / "elsewhere.toml").write_text("offline = true")
+    (tmp_path / "zoo.toml").symlink_to(tmp_path / "elsewhere.toml")
+    os.lchown(tmp_path / "zoo.toml", 65534, 65534)
+    with pytest.warns(ZooWarning, match="belongs to another user"):
+        assert not believed(str(tmp_path / "zoo.toml"), "ZOO_CONFIG")
+
+
 def test_nothing_is_called_unused_in_a_cache_that_others_write(cache):
     cache.root.chmod(0o775)
     with pytest.warns(ZooWarning, match="leaves no trace"):

@@ -120,6 +120,27 @@ def test_a_password_for_one_host_is_not_sent_to_the_next(server, tmp_path):
     assert [("Authorization" in each.headers) for each in server.requests] == [True, False]
 
 
+@pytest.mark.parametrize("between", ["\\", "\\\\", "\t\\", "\\\n", " "])
+@pytest.mark.parametrize("is_redirect", [False, True])
+def test_a_url_whose_host_readers_differ_in_is_not_requested(is_redirect, between, server, tmp_path, policy):
+    server.put("/there.pth", DATA)
+    odd = f"http://127.0.0.1:{server.http.server_port}{between}@localhost:1/there.pth"
+    server.always[PATH] = status(302, Location=odd.replace("\n", "\r\n "))
+    with pytest.raises(FetchError):
+        fetch(server.url(PATH) if is_redirect else odd, tmp_path, sha256=DIGEST, policy=policy)
+    assert len(server.requests) == is_redirect
+
+
+def test_the_token_of_the_hub_is_not_sent_to_a_host_before_a_backslash(server, tmp_path, policy, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_ENDPOINT", "http://localhost:1")
+    server.put("/there.pth", DATA)
+    server.always[PATH] = status(302, Location=f"http://127.0.0.1:{server.http.server_port}\\@localhost:1/there.pth")
+    with pytest.raises(FetchError, match="one host or another"):
+        fetch(server.url(PATH), tmp_path, sha256=DIGEST, policy=policy)
+    assert len(server.requests) == 1
+
+
 def test_a_cookie_is_not_sent_to_another_host(server, tmp_path):
     server.put("/there.pth", DATA)
     port = server.http.server_port

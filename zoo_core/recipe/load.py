@@ -15,7 +15,7 @@ from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.json_arguments import holds_custom
-from zoo_core.recipe.rebuild import Limit, card_of, rebuild
+from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.loading import load_state
@@ -93,9 +93,10 @@ def load(
     build = rebuild_on_base if recipe.from_base else rebuild
     model = build(recipe, heads or {}, options=options or {}, limit=Limit(recipe.id, tensors))
     bare = unwrap(model)  # an encoder has its body inside
-    _fill(bare, recipe, tensors, source)
-    _restore(bare, recipe)
-    _tell(bare, recipe, source)
+    with following(recipe):
+        _fill(bare, recipe, tensors, source)
+        _restore(bare, recipe)
+        _tell(bare, recipe, source)
     model.training = bare.training
     return place(model, home)
 

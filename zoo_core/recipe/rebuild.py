@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -200,24 +200,34 @@ def rebuild(
     chosen = options_of(recipe, options)
     limited = limit or nullcontext()
     trusted = all(name in (options or {}) or _of_the_card(card, name, value) for name, value in said.items())
+    with following(recipe), on_the_cpu(), seeded(0):
+        with nullcontext() if trusted else limited:
+            model = construct(card, chosen, own=chosen, values=False)
+        if filled is not None:
+            filled(model)
+        with limited:
+            for edit in recipe.edits:
+                model = repeat(model, edit, heads or {})
+    return model
+
+
+@contextmanager
+def following(recipe: Recipe) -> Iterator[None]:
+    """What the values in a file make torch or a library raise, which can be anything, as an error of zoo.
+
+    Raises:
+        Unreadable: Something was raised.
+    """
     try:
-        with on_the_cpu(), seeded(0):
-            with nullcontext() if trusted else limited:
-                model = construct(card, chosen, own=chosen, values=False)
-            if filled is not None:
-                filled(model)
-            with limited:
-                for edit in recipe.edits:
-                    model = repeat(model, edit, heads or {})
+        yield
     except ZooError:
         raise
-    except Exception as error:  # what the values in a file make a library raise can be anything
+    except Exception as error:
         raise Unreadable(
             f"the recipe of {recipe.id} cannot be followed",
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             cause="it was changed by hand, or the library here is of another version",
         ) from error
-    return model
 
 
 def options_of(recipe: Recipe, own: Mapping[str, Any] | None = None) -> dict[str, Any]:

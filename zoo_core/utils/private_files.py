@@ -75,7 +75,7 @@ def _foreign(path: str) -> str:
         except OSError as error:
             return f"{what} cannot be looked at: {error.strerror}"
         is_sticky_folder = each != path and status.st_mode & stat.S_ISVTX
-        if each == path and status.st_uid != os.geteuid():
+        if each == path and {status.st_uid, os.lstat(each).st_uid} != {os.geteuid()}:  # of a link, both
             return f"{what} belongs to another user"
         if status.st_mode & stat.S_IWOTH and not is_sticky_folder:
             return f"{what} can be written by every user"

@@ -127,6 +127,7 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
     """The digest in lower case, when every argument makes sense."""
     try:
         scheme = urlsplit(url).scheme
+        url.encode()
     except (ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"not a url: {url!r}", cause=str(error), url=url) from error
     if not scheme or not isinstance(url, str):

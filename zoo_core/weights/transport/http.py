@@ -18,7 +18,7 @@ from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, 
 from zoo_core.weights.transport.hub import hub_token, refusal
 from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import session_for
-from zoo_core.weights.transport.urls import host_of, is_loopback, shown
+from zoo_core.weights.transport.urls import host_of, is_ambiguous, is_loopback, shown
 from zoo_core.weights.transport.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class HttpSource:
         return target
 
     def _require_safe(self, url: str) -> None:
+        if is_ambiguous(url):
+            raise Permanent(f"{shown(url)} can be read as naming one host or another")
         if not self._proven and urlsplit(url).scheme == "http" and not is_loopback(url):
             raise Permanent(f"{shown(url)} is plain http, and no full SHA-256 is known to prove what comes over it")
 

@@ -7,6 +7,7 @@ import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 _LONGEST_NAME = 120
+_AMBIGUOUS = re.compile(r"[^/?#]*//[^/?#]*[\\\s\x00-\x1f\x7f]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -23,6 +24,16 @@ def shown(url: str) -> str:
     except ValueError:
         return re.sub(r"//.*@", "//", url.partition("?")[0])
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def is_ambiguous(url: str) -> bool:
+    r"""Whether readers of urls differ in which host it names: what sends a request may not be what judges it.
+
+    Example:
+        >>> is_ambiguous("https://elsewhere.example\\@example.org/net.pth"), is_ambiguous("https://example.org/net.pth")
+        (True, False)
+    """
+    return _AMBIGUOUS.match(url) is not None
 
 
 def host_of(url: str) -> str:
