@@ -11,8 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lightning.pytorch import Callback
+from sklearn.metrics import average_precision_score, log_loss
 from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
+from zoo_lightning.evaluate import Evaluation
+from zoo_lightning.module import LabelPrecision
 from zoo_lightning.run import check_run
 
 import zoo_core as zoo
@@ -51,6 +54,7 @@ _KILLED = """
 import os, signal, sys, warnings
 warnings.simplefilter("ignore")
 from lightning.pytorch import Callback
+from sklearn.metrics import average_precision_score, log_loss
 import zoo_lightning.run as run
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 folder, out, when, options = sys.argv[1:]
@@ -181,6 +185,22 @@ def test_parts_train_from_the_epoch_of_the_schedule_on(digits, tmp_path):
     options = {**RUN, "trainer": {**QUIET, "callbacks": [Look()]}}
     finetune(digits, out=tmp_path / "out", epochs=2, freeze=("backbone",), unfreeze_at={stage: 1}, **options)
     assert set(trainable) == {(0, False), (1, True)}
+
+
+def test_the_score_of_several_labels_is_that_of_sklearn_over_the_labels_that_are_there():
+    generator = torch.Generator().manual_seed(0)
+    scores, targets = torch.randn(20, 4, generator=generator), torch.randint(0, 2, (20, 4), generator=generator)
+    targets[:, 2] = 0
+    present = [0, 1, 3]
+    score = LabelPrecision(4)
+    for rows in (slice(0, 7), slice(7, 20)):
+        score.update(scores[rows], targets[rows])
+    expected = average_precision_score(targets[:, present], scores[:, present], average="macro")
+    assert score.compute().item() == pytest.approx(expected)
+    found = Evaluation(scores.sigmoid(), targets.float())
+    losses = [log_loss(row, each, labels=[0, 1]) for row, each in zip(targets, scores.sigmoid().double(), strict=True)]
+    wrong = {number for number, row in enumerate((scores >= 0) != targets.bool()) if row.any()}
+    assert found.mistakes(5) == sorted(wrong, key=lambda number: -losses[number])[:5]
 
 
 def test_several_labels_train_with_binary_cross_entropy(digits, tmp_path):

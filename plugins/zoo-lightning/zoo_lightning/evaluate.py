@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zoo_lightning.samples import ImageData
 
 _BINS, _MISTAKES = 10, 12
+_EVEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Evaluation:
             0.5
         """
         if self.multi_label:
-            return float(((self.probabilities >= 0.5) == self.targets.bool()).float().mean())  # noqa: PLR2004 - even odds
+            return float(((self.probabilities >= _EVEN) == self.targets.bool()).float().mean())
         return float((self.probabilities.argmax(1) == self.targets).float().mean())
 
     def confusion(self) -> Tensor:
@@ -110,17 +111,29 @@ class Evaluation:
         for index in worst:
             sample = data.val[index]
             truth = ", ".join(data.class_names[label] for label in sample.labels)
-            guess = data.class_names[int(self.probabilities[index].argmax())]
-            sure = float(self.probabilities[index].max())
-            yield figure(sample.image(), f"{sample.name}: {truth}, taken for {guess} ({sure:.0%})")
+            row = self.probabilities[index]
+            chosen = torch.nonzero(row >= _EVEN).flatten().tolist() if self.multi_label else [int(row.argmax())]
+            guess = ", ".join(f"{data.class_names[each]} ({row[each]:.0%})" for each in chosen)
+            yield figure(sample.image(), f"{sample.name}: {truth or 'nothing'}, taken for {guess or 'nothing'}")
 
     def mistakes(self, count: int) -> list[int]:
-        """The images whose own class is least probable, worst first, as indices."""
+        """The images of a wrong class whose own one is least probable, worst first, as indices.
+
+        Where an image has several, those with a wrong decision, by the probability of all decisions being right.
+
+        Example:
+            >>> Evaluation(torch.tensor([[0.6, 0.1], [0.9, 0.1]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]])).mistakes(2)
+            [0, 1]
+        """
         if self.multi_label:
-            losses = -(self.probabilities.clamp(min=1e-12).log() * self.targets).sum(1)
-            return losses.argsort(descending=True)[:count].tolist()
-        own = self.probabilities.gather(1, self.targets[:, None])[:, 0]
-        wrong = self.probabilities.argmax(1) != self.targets
+            own = torch.where(self.targets.bool(), self.probabilities, 1 - self.probabilities)
+            own, wrong = (
+                own.clamp(min=1e-12).log().sum(1),
+                ((self.probabilities >= _EVEN) != self.targets.bool()).any(1),
+            )
+        else:
+            own = self.probabilities.gather(1, self.targets[:, None])[:, 0]
+            wrong = self.probabilities.argmax(1) != self.targets
         return [index for index in own.argsort().tolist() if wrong[index]][:count]
 
 

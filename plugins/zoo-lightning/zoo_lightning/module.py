@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
 from torchvision.transforms import v2
 
 import zoo_core as zoo
@@ -25,6 +27,27 @@ METRIC = "val_score"
 """Accuracy, or mean average precision where an image has several classes."""
 _AUXILIARY = 0.3
 """What the loss of an auxiliary head counts (https://arxiv.org/abs/1409.4842)."""
+
+
+class LabelPrecision(MultilabelAveragePrecision):
+    """The mean of the average precisions of those labels that an image has: torchmetrics counts the others as 0.
+
+    Args:
+        num_labels: How many labels there are.
+
+    Example:
+        >>> score = LabelPrecision(2)
+        >>> score.update(torch.tensor([[0.9, 0.2], [0.1, 0.3]]), torch.tensor([[1, 0], [0, 0]]))
+        >>> float(score.compute())
+        1.0
+    """
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own class does so too
+        """The mean; 0 where no image has a label."""
+        preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        present = [label for label in range(target.shape[1]) if (target[:, label] == 1).any()]
+        values = [binary_average_precision(preds[:, label], target[:, label]) for label in present]
+        return torch.stack([value for value in values if value is not None]).mean() if values else preds.new_zeros(())
 
 
 class FineTune(LightningModule):
@@ -94,9 +117,7 @@ class FineTune(LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup else None
         self.score: Any = (
-            MultilabelAveragePrecision(main.num_classes)
-            if multi_label
-            else MulticlassAccuracy(main.num_classes, average="micro")
+            LabelPrecision(main.num_classes) if multi_label else MulticlassAccuracy(main.num_classes, average="micro")
         )
 
     def forward(self, images: Tensor) -> Tensor:
