@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -52,8 +53,26 @@ def test_a_norm_put_back_into_train_mode_by_hand_is_found(model):
 
 
 def converted(model):
-    """The model with synchronised norms, as its owner has it after the conversion by torch."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    """The model with norms of its owner's, who copies the values of those that were there."""
+    for path in [path for path, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]:
+        new = nn.BatchNorm2d(model.get_submodule(path).num_features).requires_grad_(requires_grad=False)
+        new.load_state_dict(model.get_submodule(path).state_dict())
+        model.set_submodule(path, new)
+    return model
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, timm.layers.convert_sync_batchnorm])
+def test_synchronized_norms_are_held_in_the_place_of_held_ones(convert):
+    name = "timm/test_efficientnet" if convert is timm.layers.convert_sync_batchnorm else "tiny/glyphnet"
+    model = convert(
+        zoo.freeze(zoo.get(name, weights=None), until=zoo.anatomy(zoo.get(name, weights=None)).stages[-1].name)
+    )
+    before = copy.deepcopy(model.state_dict())
+    norms = [module for module in model.train().modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert {False, True} == {norm.training for norm in norms}
+    assert drift(model, before) == {}
+    zoo.unfreeze(model)
+    assert all(norm.training for norm in norms)
 
 
 def test_converting_frozen_norms_warns_before_anything_moved(model):

@@ -211,6 +211,14 @@ def test_class_names_are_saved_by_head(tmp_path):
             zoo.save(model, tmp_path / "other", class_names=wrong)
 
 
+def test_class_names_of_several_heads_follow_their_heads(tmp_path):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet", weights=None), {"letter": 2, "case": 3})
+    names = {"letter": ("a", "b"), "case": ("low", "high", "none")}
+    again = zoo.load(zoo.save(model, tmp_path, class_names=names))
+    assert zoo.class_names(zoo.swap_head(again, {"case": 3, "letter": 2})) == names
+    assert zoo.class_names(zoo.swap_head(again, {"size": 3, "letter": 2})) == ()
+
+
 def test_names_without_the_background_say_that_it_is_class_0(tmp_path):
     model = zoo.get("lraspp_mobilenet_v3_large", weights=None, options={"weights_backbone": None}, num_classes=3)
     with pytest.raises(errors.UsageError, match="class 0 of detectors and of segmentation is the background"):

@@ -206,3 +206,10 @@ def test_a_part_keeps_the_mode_of_a_model_that_is_gone(model):
     backbone.eval()
     assert not backbone.body.training
     assert again.body.training
+
+
+def test_a_backbone_is_traced_by_fx():
+    model = zoo.get("tiny/glyphnet", weights=None).eval()
+    backbone, _ = zoo.split(model)
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(torch.fx.symbolic_trace(backbone)(x), backbone(x))

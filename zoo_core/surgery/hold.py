@@ -9,7 +9,10 @@ from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_buffer_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+)
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 if TYPE_CHECKING:
@@ -204,3 +207,17 @@ def _keep_statistics(module: nn.Module, name: str, value: Tensor | None) -> Tens
 
 
 register_module_buffer_registration_hook(_keep_statistics)  # type: ignore[arg-type]  # what it returns is stored
+
+
+def _hold_what_takes_over(parent: nn.Module, name: str, module: nn.Module | None) -> None:
+    """Hold a norm that takes the statistics of a held one with it into its place, as synchronized norms do."""
+    before = parent._modules.get(name)  # noqa: SLF001 - get_submodule would raise
+    held = before.__dict__.get("train") if before is not None else None
+    if not isinstance(held, Held) or module is None or module is before or is_held(module):
+        return
+    mean = getattr(module, "running_mean", None)
+    if mean is not None and mean is getattr(before, "running_mean", None):
+        hold(module, held.root() if held.root is not None else None)
+
+
+register_module_module_registration_hook(_hold_what_takes_over)

@@ -6,6 +6,7 @@ import weakref
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
@@ -72,6 +73,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Any = None, *others: Any, **named: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
         """Images, or whatever the model takes, to what the head is given."""
+        if isinstance(others, torch.fx.Proxy):  # FX traces a call with x alone
+            others, named = (), {}
         args = () if x is None and not others else (x, *others)
         return self.pool(self.features(*args, **named))
 

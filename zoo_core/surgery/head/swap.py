@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -210,7 +211,8 @@ def _new_heads(
 def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int | dict[str, int]) -> tuple[str, ...]:
     """The names of the classes: those it had where the old head is part of the new one, or as many as the user said.
 
-    Names of one head are not spread over several, nor those of several over others.
+    Names of one head are not spread over several, nor those of several over others; each head keeps its own where the
+    heads come in another order.
     """
     main = known.anatomy.main
     old = model.get_submodule(main.path) if main else None
@@ -218,8 +220,11 @@ def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int 
     if main and any(module is old for module in new.modules()) and num_classes == main.num_classes:
         return known.class_names
     before = classes_by_head(model, main)
-    is_alike = counts == before if isinstance(counts, dict) else not before
-    return known.names if is_alike and len(known.names) == num_classes else ()
+    if (counts if isinstance(counts, dict) else {}) != before or len(known.names) != num_classes:
+        return ()
+    rest = iter(known.names)
+    rows = {name: tuple(islice(rest, count)) for name, count in before.items()}
+    return tuple(each for name in counts for each in rows[name]) if isinstance(counts, dict) else known.names
 
 
 def _sites(model: nn.Module) -> tuple[Head, ...]:
