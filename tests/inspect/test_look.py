@@ -226,6 +226,7 @@ _SMALL_ENOUGH = set(zoo.list(task="classification", max_parameters=60e6))
 CLASSIFIERS = [name for name in of_each_kind() if name in _SMALL_ENOUGH]
 EARLIER = {
     "timm/convmixer_768_32": "block2",
+    "timm/coat_tiny": "serial3",
     "timm/cpubone_nano": "stage2",
     "timm/crossvit_tiny_240": "block2",
     "timm/efficientvit_b0": "stage2",

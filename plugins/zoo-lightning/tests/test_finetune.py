@@ -36,6 +36,7 @@ def test_a_run_leaves_a_model_with_names_metrics_and_a_report(digits, tmp_path):
     assert zoo.class_names(model) == ("0", "1", "2")
     assert zoo.transforms(model) is not None
     page = result.report.read_text()
+    assert page.count("</tspan> train_loss") == 1
     assert all(part in page for part in ("<svg", "Calibration", "frozen", "Worst mistakes"))
     assert "http://" not in page.replace("http://www.w3.org", "")
     metrics = json.loads((result.folder / "metrics.json").read_text())["metrics"]

@@ -36,7 +36,9 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     drawn = []
-    for (name, line), color in zip(lines.items(), ("#1f77b4", "#d62728"), strict=False):
+    colors = dict(zip(lines, ("#1f77b4", "#d62728"), strict=False))
+    for name, line in lines.items():
+        color = colors[name]
         step = (_WIDTH - 2 * _MARGIN) / max(1, len(line) - 1)
         points = [
             (_MARGIN + place * step, _HEIGHT - _MARGIN - (value - low) / span * (_HEIGHT - 2 * _MARGIN))
@@ -46,16 +48,18 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
         dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in points)
         drawn.append(f'<path d="{path}" stroke="{color}"><title>{escape(name)}</title></path>{dots}')
     marks = [
-        _text(2, _MARGIN, f"{high:.3g}"),
-        _text(2, _HEIGHT - _MARGIN, f"{low:.3g}"),
-        _text(_MARGIN, _HEIGHT - 6, f"{label}: {', '.join(lines)}"),
+        _text(2, _MARGIN - 8, f"{high:.3g}"),
+        _text(2, _HEIGHT - _MARGIN + 14, f"{low:.3g}"),
+        _text(_MARGIN + 20, _HEIGHT - 6, label, colors),
     ]
     size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
     return f'<svg class="lines" role="img" aria-label="{escape(label)}" {size}>{"".join([*drawn, *marks])}</svg>'
 
 
-def _text(x: int, y: int, text: str) -> str:
-    return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}</text>'
+def _text(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) -> str:
+    """A line of text, with the color of each name after it."""
+    named = "".join(f' <tspan fill="{color}">&#9679;</tspan> {escape(name)}' for name, color in (colors or {}).items())
+    return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}{named}</text>'
 
 
 def figure(image: Any, caption: str) -> str:  # noqa: ANN401 - a PIL image or a tensor
