@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import zoo_core as zoo
+from zoo_core.build.file_shape import image_sizes_in_file
 from zoo_core.errors import LoadMismatch, Unreadable, UsageError, ZooWarning
 from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.formats.plain_pickle import Foreign
@@ -106,6 +107,7 @@ AVERAGED = {
 
 
 @pytest.mark.parametrize("layout", AVERAGED.values(), ids=list(AVERAGED))
+@pytest.mark.filterwarnings("ignore:.*what is under 'teacher.backbone' was taken")
 def test_averaged_weights_are_taken_and_said(net, path, layout):
     raw, ema = state_of(net), moved(state_of(net))
     torch.save(layout(raw, ema), path)
@@ -179,7 +181,8 @@ def test_ema_of_a_file_without_averages_is_an_error_that_says_what_there_is(net,
 def test_the_prefix_can_be_chosen(net, path):
     student, teacher = state_of(net), moved(state_of(net))
     torch.save({"state_dict": {**prefixed(student, "student."), **prefixed(teacher, "teacher.")}}, path)
-    assert same(zoo.get(NAME, weights=path), teacher)
+    with pytest.warns(ZooWarning, match=r"'state_dict.teacher' was taken: prefix='state_dict.student' takes another"):
+        assert same(zoo.get(NAME, weights=path), teacher)
     assert same(zoo.get(NAME, weights=path, prefix="student."), student)
     with pytest.raises(UsageError, match=r"state_dict\.teacher"):
         zoo.get(NAME, weights=path, prefix="assistant")
@@ -192,6 +195,7 @@ def test_a_larger_teacher_is_not_taken_for_an_average(path):
     torch.save({"state_dict": state}, path)
     model = zoo.get("torchvision/resnet18", weights=path)
     assert same(model, student.state_dict())
+    assert "averaged" not in zoo.receipt(zoo.get("torchvision/resnet34", weights=path)).taken
 
 
 def test_what_only_training_needs_is_left_alone(net, path):
@@ -726,3 +730,48 @@ def test_what_only_the_code_of_a_whole_pickled_model_knows_is_named(path, change
     torch.save(trained, path)
     with pytest.warns(ZooWarning, match=words):
         zoo.get("torchvision/resnet18", weights=path)
+
+
+def _fused(model):
+    norms = {name for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    rest = {name: each for name, each in model.state_dict().items() if name.rpartition(".")[0] not in norms}
+    return rest | {"conv1.bias": torch.zeros(64)}
+
+
+def test_a_file_of_the_head_alone_is_loaded_as_the_error_says(net, path):
+    torch.save({name: each for name, each in state_of(net).items() if name.startswith("fc.")}, path)
+    with pytest.raises(LoadMismatch, match=r"the head at 'fc' alone[\s\S]*zoo\.load_partial\(model, path\)"):
+        zoo.get(NAME, weights=path)
+    model = zoo.get(NAME, weights=None, num_classes=9)
+    with pytest.warns(ZooWarning, match="2 of"):
+        zoo.load_partial(model, path)
+    assert torch.equal(model.fc.weight, net.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("part", "cause"),
+    [
+        (lambda model: dict(model.named_parameters()), r"parameters alone[\s\S]*update_bn"),
+        (_fused, r"fused into the layers before[\s\S]*zoo\.adopt"),
+    ],
+    ids=["no statistics", "fused"],
+)
+def test_what_is_missing_of_batch_norms_is_named(path, part, cause):
+    torch.save(part(zoo.get("torchvision/resnet18", weights=None, num_classes=9)), path)
+    with pytest.raises(LoadMismatch, match=cause):
+        zoo.get("torchvision/resnet18", weights=path)
+
+
+def test_a_norm_after_the_pool_names_the_option_that_builds_it(path):
+    trained = zoo.get("timm/test_vit", weights=None, num_classes=5, options={"global_pool": "avg"})
+    torch.save(trained.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=r'options=\{"global_pool": "avg"\}'):
+        zoo.get("timm/test_vit", weights=path)
+    assert same(zoo.get("timm/test_vit", weights=path, options={"global_pool": "avg"}), trained.state_dict())
+
+
+@pytest.mark.parametrize(("theirs", "size"), [(47**2 + 3, 384), (31**2, 256)])
+def test_tables_of_relative_positions_say_the_size_of_images(theirs, size):
+    mine = 27**2 + (3 if theirs == 47**2 + 3 else 0)
+    sizes = image_sizes_in_file(224, {"table": (mine, 4)}, {"table": torch.zeros(theirs, 4)})
+    assert size in sizes

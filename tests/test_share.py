@@ -95,6 +95,11 @@ def test_the_hint_for_a_name_as_timm_spells_it_gets_the_save(revision, flowers, 
     assert zoo.class_names(zoo.get(name)) == ("rose", "tulip")
 
 
+def test_load_says_what_a_name_as_timm_spells_it_is():
+    with pytest.raises(Unreadable, match=r"zoo\.load\('hf://me/flowers'\)[\s\S]*zoo\.get\('hf-hub:me/flowers'\)"):
+        zoo.load("hf-hub:me/flowers")
+
+
 @pytest.mark.parametrize(
     ("name", "same"),
     [

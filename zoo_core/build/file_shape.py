@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8)
 """How many tokens of a position table are not of the image: class, distillation and register tokens."""
+_EXTRA_POSITIONS = (0, 3)
+"""How many relative positions are not of the image: to, from and within the class token."""
 _LARGEST = 8192
 """Pixels of the side of an image that a position table may be for."""
 
@@ -175,6 +177,10 @@ def _sizes(size: int, mine: int, theirs: int) -> Iterator[int]:
             yield from _scaled(size, *sides)
     yield from _scaled(size, mine, theirs)  # rows or columns of a map
     yield from _scaled(size, mine + 1, theirs + 1)  # relative positions, 2 n - 1 of them
+    for extra in _EXTRA_POSITIONS:  # the same on both axes
+        sides = [isqrt(max(count - extra, 0)) for count in (mine, theirs)]
+        if [side**2 + extra for side in sides] == [mine, theirs] and all(side % 2 for side in sides):
+            yield from _scaled(size, sides[0] + 1, sides[1] + 1)
 
 
 def _scaled(size: int, mine: int, theirs: int) -> Iterator[int]:

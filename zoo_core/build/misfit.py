@@ -7,9 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
+from zoo_core.surgery.layers import is_bias
 from zoo_core.surgery.metadata import anatomy_of, knowledge_of
 from zoo_core.surgery.structure import under
-from zoo_core.weights.checkpoint.names import fits
+from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,11 @@ _MARKS = (
         ".parametrizations.",
         "layers are parametrized, as by weight_norm",
         _AGAIN.format("torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"),
+    ),
+    (
+        "fc_norm.weight",
+        "it was trained with the average of all tokens, whose norm is after the pool",
+        'options={"global_pool": "avg"} builds it so',
     ),
     ("weight_mask", "layers are pruned", _AGAIN.format("torch.nn.utils.prune.remove(layer, 'weight')")),
     ("weight_u", "layers have a spectral norm", _AGAIN.format("torch.nn.utils.remove_spectral_norm(layer)")),
@@ -71,7 +77,12 @@ def _cause(
     names = len(choice.state)
     head = _head_cause(model, choice.state) if choice.fitting and choice.fitting >= names // 2 else None
     named = (
-        _shown(choice.state, checkpoint.path) or _part(own, choice, checkpoint) or head or _edited(own, choice.state)
+        _shown(choice.state, own, checkpoint.path)
+        or _part(own, choice, checkpoint)
+        or head
+        or _only_head(model, choice.state)
+        or _without_norms(own, choice.state)
+        or _edited(own, choice.state)
     )
     if named:
         return named
@@ -81,16 +92,42 @@ def _cause(
     return "no name in the file is one of this model: it is of another architecture, or of another library", inspect
 
 
-def _shown(state: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
+def _shown(state: Mapping[str, Any], own: Mapping[str, object], path: Path) -> tuple[str, str] | None:
     """What the file's own name, or those of its tensors, show."""
     if shard := _SHARD.search(path.name):
         return f"the file is one of {int(shard[2])} shards", f"give the folder that they are in: {path.parent}"
-    if marked := next((said for mark, *said in _MARKS if any(mark in name for name in state)), None):
+    if marked := next((said for mark, *said in _MARKS if any(mark in name for name in state if name not in own)), None):
         return marked[0], marked[1]
     if state and all(not math.prod(tensor.shape) for tensor in state.values() if hasattr(tensor, "shape")):
         return (
             "its tensors are empty: stage 3 of DeepSpeed's ZeRO keeps the numbers in the files of the optimizer",
             "DeepSpeed's zero_to_fp32.py, which is in the folder, puts them together",
+        )
+    return None
+
+
+def _only_head(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is to be said of a file that holds the head and nothing else."""
+    site = anatomy_of(model).main
+    if site is None or not state or not all(under(name, site.path) for name in state):
+        return None
+    cause = f"the file holds the head at {site.path!r} alone"
+    return cause, "zoo.load_partial(model, path) loads it into a whole model"
+
+
+def _without_norms(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is to be said of a file without the statistics of batch norms, or without the norms."""
+    norms = {name.rpartition(".")[0] for name in own if name.endswith("running_var")}
+    if not norms or any(name.endswith("running_var") for name in state):
+        return None
+    if not any(f"{norm}.weight" in state for norm in norms) and any(is_bias(name) for name in {*state} - {*own}):
+        step = "save the state dict before they are fused, or zoo.adopt(model) takes the module that they were fused in"
+        return "it has no batch norm: they were fused into the layers before them", step
+    if {name for name in own if not name.endswith(BUFFERS)} <= {*state}:
+        step = "zoo.load_partial(model, path), and then torch.optim.swa_utils.update_bn(batches, model), measure them"
+        return (
+            "it has the parameters alone, without the statistics of batch norms",
+            f"save model.state_dict(); or {step}",
         )
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -28,6 +29,7 @@ FORMAT = 2
 """The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""
 
 FILE = "recipe.json"
+_OF_TIMM = re.compile(r"hf[-_]hub:([\w.-]+/[\w.-]+)(?:@[\w.-]+)?$")
 
 _LARGEST = 16 << 20
 _DEEPEST = 64
@@ -113,7 +115,7 @@ def read_recipe(path: Path) -> Recipe:
             f"{path.parent} is not a model that zoo saved",
             expected=f"a folder with a {FILE}",
             got="a folder without one" if path.parent.is_dir() else "no such folder",
-            hint="zoo.save(model, folder) makes one",
+            hint=_next_step(path.parent),
             path=path.parent,
         ) from error
     except (OSError, ValueError, RecursionError, NotPlain) as error:
@@ -124,6 +126,14 @@ def read_recipe(path: Path) -> Recipe:
     if problem := _excess(record) or _problem(record):
         raise _damaged(path, problem)
     return Recipe(**record)
+
+
+def _next_step(folder: Path) -> str:
+    """What to give instead of a folder that is no save; timm and transformers have names of their own for a hub's."""
+    if named := _OF_TIMM.search(folder.as_posix()):
+        save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
+        return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
+    return "zoo.save(model, folder) makes one"
 
 
 def _excess(record: Mapping[str, Any]) -> str:

@@ -85,6 +85,15 @@ def is_averaged(words: str) -> bool:
     return _AVERAGED.search(_CAMEL.sub("_", words)) is not None
 
 
+def is_teacher(words: str) -> bool:
+    """Whether a key or a prefix says no more than that a student learns from what is under it.
+
+    Such are averages of the student in DINO, and another model in distillation.
+    """
+    found = {match[0].strip("_.").lower() for match in _AVERAGED.finditer(_CAMEL.sub("_", words))}
+    return found == {"teacher"}
+
+
 def is_training(key: str) -> bool:
     """Whether what is under a key is only for training, as an optimizer's state is."""
     return _TRAINING.search(key.lower()) is not None and not is_averaged(key)

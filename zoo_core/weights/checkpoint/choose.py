@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
-from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged, module_at
+from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged, is_teacher, module_at
 from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, under, without_parallel
 from zoo_core.weights.checkpoint.unsupported import kind_of
 
@@ -195,7 +195,9 @@ def _by_ema(usable: list[_Option], *, averaged: bool) -> list[_Option]:
 def _rivals(option: _Option, chosen: _Option) -> bool:
     """Whether nothing but the place in the file says why one was chosen and not the other."""
     is_copy = option.tensors is not option.candidate.tensors  # the same without parts of names
-    if is_copy or option.averaged != chosen.averaged or option.fitting < chosen.fitting:
+    if is_copy or option.fitting < chosen.fitting:
+        return False
+    if option.averaged != chosen.averaged and not (chosen.averaged and is_teacher(chosen.label)):
         return False
     mine, theirs = (under(each.tensors, each.prefix) for each in (chosen, option))
     return any(name in mine and not _same(mine[name], tensor) for name, tensor in theirs.items())
@@ -218,12 +220,14 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
         state.update({name: raw[name] for name in filled})
     others = [option for option in options if option.fitting > chosen.fitting / 2 and option is not chosen]
     copies = [option.prefix for option in others if option.candidate is chosen.candidate]
+    is_of_teacher = chosen.averaged and is_teacher(chosen.label)
+    students = [option for option in others if not option.averaged and option.fitting >= chosen.fitting]
     left = [name for name in chosen.tensors if not name.startswith((chosen.prefix, *copies))]
     return Choice(
         state=state,
         keys=chosen.candidate.keys,
         prefix=chosen.prefix,
-        averaged=chosen.averaged,
+        averaged=chosen.averaged and not (is_of_teacher and not students),
         fitting=chosen.fitting,
         filled=filled,
         rivals=tuple(dict.fromkeys(option.label.rstrip(".") for option in others if _rivals(option, chosen))),
