@@ -15,7 +15,7 @@ from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import HARMLESS, Ref, ShapesOnly, plain_fields
+from zoo_core.tracing.recording import Ref, ShapesOnly, plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,8 +37,8 @@ _CLASS_COUNTS = frozenset(
 )
 _VECTORS = 2
 """Axes of ``[N, C]``."""
-_PARTS = frozenset({"getitem", "get", "select", "narrow", "index_select", "chunk", "split", "tensor_split", "unbind"})
-"""Functions that give parts of a tensor."""
+_IMAGES = frozenset({4, 5})
+"""Axes of images and of clips."""
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -111,7 +111,7 @@ def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
 def _add(model: nn.Module, flow: Dataflow, found: Layers, number: int) -> None:
     op = flow.recording.ops[number]
     path = owner(op, flow.parameters_of(op)) if op.function is not None else op.modules[-1]
-    why = _layer_refusal(model, path, flow.parameters_of(op))
+    why = _layer_refusal(model, path, flow.parameters_of(op)) or _more_than_a_layer(model, flow, path)
     if why is None:
         found.ops.setdefault(path, number)
     else:
@@ -130,6 +130,13 @@ def _layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | 
     if any(name.rpartition(".")[0] != path and not name.startswith(f"{path}.") for name in parameters):
         return "its weights are computed from those of another module"
     return None
+
+
+def _more_than_a_layer(model: nn.Module, flow: Dataflow, path: str) -> str | None:
+    """Why a subclass of a layer is no head site: a plain layer in its place would not compute what it does."""
+    kind = type(model.get_submodule(path))
+    more = None if kind.__module__.startswith("torch.nn") else flow.called_beside(path)
+    return f"it is a {kind.__name__}, which calls {more} beside what a Linear or a convolution does" if more else None
 
 
 def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
@@ -156,15 +163,7 @@ def _elements(model: nn.Module, name: str) -> int:
 
 
 def _site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
-    """The record of one head site.
-
-    Args:
-        model: What was recorded.
-        flow: What depends on what in the recorded pass.
-        path: The layer.
-        number: Of the op in which it ran.
-        role: As :class:`~zoo_core.Head` has them.
-    """
+    """The record of one head site: the layer at ``path``, which ran in the op of this number."""
     layer: Any = model.get_submodule(path)
     kind = next(kind for each, kind in _KINDS if isinstance(layer, each))
     moving = flow.moving(flow.recording.ops[number])
@@ -176,7 +175,6 @@ def _site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -
 
 _MORE = 7
 """Classes that a head is given more of to see what changes."""
-"""Axes of ``[N, C]``."""
 _ALIKE = 4
 """Ops by which the ways to two sites may differ and still be of one depth."""
 _AUXILIARY = 8
@@ -222,9 +220,23 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         _site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
-    sites += [] if chosen else _auxiliary(passes, result, main, sites)
+    if not chosen:
+        _refuse_tokens(passes, main, sites)
+        sites += _auxiliary(passes, result, main, sites)
     heads = _proven(passes, tuple(sites), main, said=chosen is not None)
     return heads, main
+
+
+def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
+    """Refuse the last layer of an encoder, which gives a vector for each token of an image, as if these were scores.
+
+    Raises:
+        NoHead: It is one.
+    """
+    shapes, inputs = passes.evaluated.recording.shapes, passes.evaluated.recording.inputs
+    is_sequence = len(shapes[main.value]) == _VECTORS + 1
+    if is_sequence and all(each.tokens for each in sites) and any(len(shapes[value]) in _IMAGES for value in inputs):
+        raise NoHead("it gives a vector for each token of an image, as an encoder does", [each.path for each in sites])
 
 
 def can_be_head(passes: Passes, path: str) -> bool:
@@ -426,22 +438,9 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
 
 def _cut_off(flow: Dataflow, head: Head, main: Layers) -> str | None:
     """How many of its classes forward goes on with, where these are not all of them; None where they are."""
-    shapes, axis = flow.recording.shapes, -1 if head.kind == "linear" else 1
-    after = {*flow.recording.ops[main.ops[head.path]].outputs}
-    for number in sorted(flow.ancestors([main.value])):
-        op = flow.recording.ops[number]
-        if op.name not in HARMLESS or after.isdisjoint(op.inputs):
-            continue
-        after.update(op.outputs)
-        for value in op.outputs if op.name in _PARTS else ():
-            before, left = shapes[next(each for each in op.inputs if each in after)], shapes[value]
-            if (
-                len(before) > max(axis, 0)
-                and before[axis] == head.num_classes
-                and (len(left) < len(before) or left[axis] < before[axis])
-            ):
-                return f"{left[axis] if len(left) == len(before) else 1} of its {before[axis]}"
-    return None
+    made, axis = flow.recording.ops[main.ops[head.path]].outputs, -1 if head.kind == "linear" else 1
+    left = flow.part_left(made, main.value, axis, head.num_classes)
+    return None if left is None else f"{left} of its {head.num_classes}"
 
 
 @contextmanager

@@ -125,10 +125,20 @@ _SAME_SHAPE = (functional.batch_norm, functional.layer_norm, functional.group_no
 """What torch takes long for on tensors without values, and what has the shape of its first argument."""
 
 
+def _fits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a norm takes a tensor of this shape; torch has the words where it does not."""
+    shape = args[0].shape
+    if func is functional.layer_norm and len(args) > 1:
+        return tuple(shape[-len(args[1]) :]) == tuple(args[1])
+    if func is functional.batch_norm and len(args) > 1 and args[1] is not None:
+        return len(shape) > 1 and shape[1] == len(args[1])
+    return True
+
+
 def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
     """What a function gives; of some that take long on tensors without values, only the shape."""
     if args and isinstance(args[0], Tensor) and args[0].is_meta:
-        if func in _SAME_SHAPE:
+        if func in _SAME_SHAPE and _fits(func, args):
             return torch.empty_like(args[0])
         if func is functional.scaled_dot_product_attention and len(args) > 2 and "enable_gqa" not in kwargs:  # noqa: PLR2004 - query, key and value
             return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
@@ -151,10 +161,11 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.recording = Recording()
         self._names: dict[int, str] = {}
+        self._alive: list[Tensor] = []
         for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
             self._names.setdefault(id(tensor), name)
+            self._alive.append(tensor)  # forward may replace a buffer, and another tensor get its id
         self._values: dict[int, int] = {}
-        self._alive: list[Tensor] = []
         self.stack: list[Call] = [self.recording.root]
 
     def __torch_function__(
@@ -286,7 +297,7 @@ def _noting_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 _NAMES = """
 relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh softplus prelu threshold sigmoid tanh
-softmax log_softmax logsigmoid softmin clamp clip exp log neg abs nan_to_num normalize
+softmax log_softmax logsigmoid softmin clamp clip exp log neg abs nan_to_num
 dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
 flatten unflatten view reshape squeeze unsqueeze permute transpose t movedim moveaxis swapaxes contiguous expand
 expand_as view_as reshape_as ravel clone to float half double bfloat16 type detach type_as getitem get select narrow
@@ -297,7 +308,12 @@ avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool2d adap
 adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate upsample pixel_shuffle
 """
 HARMLESS = frozenset(_NAMES.split())
-"""Functions through which the scores of a head may go, and an input on its way to the stem."""
+"""Functions through which the scores of a head may go; a vector that is normalized is an embedding, and no scores."""
+
+_PARTS = frozenset({"getitem", "get", "select", "narrow", "index_select", "chunk", "split", "tensor_split", "unbind"})
+"""Functions that give parts of a tensor."""
+
+_CASTS = frozenset({"to", "type", "type_as", "float", "half", "bfloat16", "contiguous"})
 
 _PRODUCTS = frozenset(name for name in HARMLESS if name.lstrip("ri") in {"mul", "div", "truediv", "true_divide", "sub"})
 """Of those, the ones that only a number or a constant may go into beside the scores."""
@@ -354,6 +370,35 @@ class Dataflow:
             result.add(number)
             todo += self.recording.ops[number].inputs
         return result
+
+    def called_beside(self, path: str) -> str | None:
+        """Name of a function that a layer calls with what it is given, beside the one that uses its parameters."""
+        inside = (op for op in self.recording.ops if path in op.modules and self.moving(op))
+        return next((op.name for op in inside if not self.parameters_of(op) and op.name not in _CASTS), None)
+
+    def part_left(self, made: Iterable[int], end: int, axis: int, width: int) -> int | None:
+        """How many of the ``width`` numbers along an axis go on from some tensors to ``end``; None where all do.
+
+        Args:
+            made: The tensors.
+            end: The tensor that is computed from them.
+            axis: Where the numbers are.
+            width: How many there are.
+        """
+        shapes, after = self.recording.shapes, {*made}
+        for number in sorted(self.ancestors([end])):
+            op = self.recording.ops[number]
+            if op.name not in HARMLESS or after.isdisjoint(op.inputs):
+                continue
+            after.update(op.outputs)
+            for value in op.outputs if op.name in _PARTS else ():
+                before, left = shapes[next(each for each in op.inputs if each in after)], shapes[value]
+                if len(before) > max(axis, 0) and before[axis] == width:
+                    if len(left) < len(before):
+                        return 1
+                    if left[axis] < width:
+                        return left[axis]
+        return None
 
     def live(self, outputs: Iterable[int]) -> list[frozenset[int]]:
         """The tensors that are needed before each op and after the last one, on the way to some outputs."""

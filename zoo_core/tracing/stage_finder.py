@@ -16,7 +16,7 @@ from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.recording import Call, Dataflow
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
 _IMAGE_AXES = 4
+_PRODUCTS = frozenset({"mul", "imul", "matmul", "bmm", "baddbmm", "einsum"}) | {
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
+_ON_LAST_AXIS = frozenset({"linear", "layer_norm", "rms_norm", "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+_ON_SECOND_AXIS = ("conv", "batch_norm", "instance_norm", "group_norm")
+_TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"})
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
 
@@ -95,11 +102,13 @@ class Grid:
         self.until = next((op.outputs[0] for op in differ), len(self.larger))
         self._known: dict[int, Map | None] = {}
 
-    @staticmethod
-    def _side(flow: Dataflow) -> tuple[int, ...]:
+    def _side(self, flow: Dataflow) -> tuple[int, ...]:
         shapes = [flow.recording.shapes[value] for value in flow.recording.inputs]
         image = next((shape[-2:] for shape in shapes if len(shape) in {4, 5}), ())
-        return tuple(image or next((shape[-1:] for shape in shapes if len(shape) == 3), ()))  # noqa: PLR2004 - N, C, L
+        convs = (op for op in self.flow.recording.ops if op.name.startswith("conv") and self.flow.moving(op))
+        first = next((self.flow.moving(op)[0] for op in convs), None)
+        axis = -2 if first is not None and self._is_channels_last(first) else -1  # turned before it is convolved
+        return tuple(image or next((shape[axis:][:1] for shape in shapes if len(shape) == 3), ()))  # noqa: PLR2004 - N, C, L
 
     def map_of(self, value: int) -> Map | None:
         """The feature map that a tensor is; None where it is none."""
@@ -107,9 +116,19 @@ class Grid:
             self._known[value] = self._read(value) if self.side and value in self.flow.from_input else None
         return self._known[value]
 
-    def deepest(self, ops: Iterable[int]) -> int:
-        """The last of the tensors of lowest resolution that some ops give."""
-        made = [v for number in sorted(ops) for v in self.flow.recording.ops[number].outputs if v in self.given_out]
+    def deepest(self, outputs: Iterable[int]) -> int:
+        """The last of the tensors of lowest resolution on the way to some outputs.
+
+        Of a product the first factor is on the way: the others are the keys and values of attention, or a gate.
+        """
+        recording, todo, way = self.flow.recording, [*outputs], set[int]()
+        while todo:
+            number = recording.producer.get(todo.pop())
+            if number is not None and number not in way:
+                way.add(number)
+                moving = self.flow.moving(recording.ops[number])
+                todo += moving[:1] if recording.ops[number].name in _PRODUCTS else moving
+        made = [value for number in sorted(way) for value in recording.ops[number].outputs if value in self.given_out]
         maps = [(result.stride, index) for index, value in enumerate(made) if (result := self.map_of(value))]
         return made[max(maps)[1]] if maps else -1
 
@@ -126,13 +145,26 @@ class Grid:
         if shape[:1] != self.batch:
             return None
         if len(self.side) == 1:
-            if len(shape) != 3:  # noqa: PLR2004 - N, C, L
+            if len(shape) != 3 or self._is_channels_last(value):  # noqa: PLR2004 - N, C, L
                 return None
             stride = self._stride(0, shape[-1], other[-1] if other else None)
             return Map(_whole(stride), shape[1], "NCHW") if stride else None
         if len(shape) == 3:  # noqa: PLR2004 - N, L, C
             return self._tokens(shape, other) if self.axes == _IMAGE_AXES else None  # else tokens of frames too
         return self._image(shape, other) if len(shape) == self.axes else None
+
+    def _is_channels_last(self, value: int) -> bool:
+        """Whether the layers that made a signal compute on its last axis, as those of tokens ``[N, L, C]`` do."""
+        recording, turned = self.flow.recording, False
+        while (number := recording.producer.get(value)) is not None:
+            op = recording.ops[number]
+            if op.name in _ON_LAST_AXIS:
+                return not turned
+            if op.name.startswith(_ON_SECOND_AXIS):
+                break
+            turned ^= op.name in _TURNING
+            value = self.flow.moving(op)[0]
+        return turned
 
     def _image(self, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
         layouts: tuple[tuple[Layout, tuple[int, int], int], ...] = (("NCHW", (-2, -1), 1), ("NHWC", (-3, -2), -1))
@@ -157,7 +189,12 @@ class Grid:
             added = other[1] - shape[1]
             more = self.larger_side[0] * self.larger_side[1] - area
             return Map(_whole(math.sqrt(more / added)), shape[2], "NLC") if added > 0 and shape[2] == other[2] else None
-        return Map(_whole(math.sqrt(area / shape[1]), near=0.015), shape[2], "NLC") if shape[1] > 1 else None
+        stride = math.sqrt(area / shape[1])
+        for whole in (_whole(stride, near=0.015), 2 ** round(math.log2(max(stride, 1)))):
+            divides = whole.bit_count() == 1 or not any(side % whole for side in self.side)
+            if shape[1] > 1 and divides and math.isclose(whole, stride, rel_tol=0.2):
+                return Map(whole, shape[2], "NLC")
+        return None
 
 
 def _whole(stride: float, near: float = 0.003) -> int:
@@ -183,17 +220,18 @@ def find_stages(
     Returns:
         The stages, first to last, and how their maps lie.
     """
-    deepest = grid.deepest(grid.flow.ancestors(outputs))
+    deepest = grid.deepest(outputs)
     end = grid.flow.recording.producer.get(deepest, -1) + 1
     trunk = _Trunk(model, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
     units = trunk.units()
     if any(unit.is_block for unit in units):
-        groups = [group for group in map(_trimmed, _by_stride(_without_stem(units, anatomy.stem))) if group]
+        groups = [group for group in map(_trimmed, _by_stride(_without_stem(model, units, anatomy.stem))) if group]
         bare = [not any(unit.is_block for unit in group) for group in groups]
         groups = groups[1:] if bare and bare[0] and not all(bare) else groups  # a stem of several layers
     else:
         groups = _plain(_by_stride(units))
-    groups = _isotropic(_downward(groups), trunk.whole.values())
+    passed = [unit for unit in trunk.whole.values() if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
+    groups = _isotropic(_downward(groups), passed)
     layouts = Counter(group[-1].map.layout for group in groups)
     layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
     stages = [
@@ -352,7 +390,7 @@ def _is_of_head(rest: list[Unit], around: str) -> bool:
     return last.parent != around and (last.is_block or not widens)
 
 
-def _without_stem(units: list[Unit], stem: Sequence[str]) -> list[Unit]:
+def _without_stem(model: nn.Module, units: list[Unit], stem: Sequence[str]) -> list[Unit]:
     """The units after the stem, which is the largest module around it with no more layers than what follows."""
     for path in stem:
         for end in (*(index for index, letter in enumerate(path) if letter == "."), len(path)):
@@ -360,10 +398,29 @@ def _without_stem(units: list[Unit], stem: Sequence[str]) -> list[Unit]:
             inside = [f"{unit.path}.".startswith(prefix) or prefix.startswith(f"{unit.path}.") for unit in units]
             after = max((index + 1 for index, within in enumerate(inside) if within), default=0)
             is_first = all(within or not unit.layers for unit, within in zip(units[:after], inside, strict=False))
+            if _share_blocks(model, units[:after], units[after:], stem):
+                continue
             if is_first and 0 < _layers(units[:after]) <= _layers(units[after:]):
                 units = units[after:]
                 break
     return units
+
+
+def _share_blocks(model: nn.Module, first: Iterable[Unit], later: Iterable[Unit], stem: Sequence[str]) -> bool:
+    """Whether the first units have blocks, after the stem, of a kind that later ones have too: a stage, and no stem."""
+
+    def kinds(units: Iterable[Unit]) -> set[type[nn.Module]]:
+        return {
+            type(module)
+            for unit in units
+            for name, module in model.get_submodule(unit.path).named_modules(prefix=unit.path)
+            if not any(f"{each}.".startswith(f"{name}.") for each in stem)
+            and not type(module).__module__.startswith("torch.nn")
+            and sum(isinstance(each, _LAYER) and getattr(each, "groups", 1) == 1 for each in module.modules()) > 1
+        }
+
+    own = kinds(first)
+    return bool(own) and not own.isdisjoint(kinds(later))
 
 
 def _layers(units: Iterable[Unit]) -> int:
@@ -385,8 +442,11 @@ def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
     return result
 
 
-def _isotropic(groups: list[list[Unit]], whole: Iterable[Unit]) -> list[list[Unit]]:
-    """Where the resolution never changes, each of the blocks that run one after another is a stage of its own."""
+def _isotropic(groups: list[list[Unit]], whole: Sequence[Unit]) -> list[list[Unit]]:
+    """Where the resolution never changes, each of the blocks that run one after another is a stage of its own.
+
+    A block of which the output is added to its input elsewhere is no stage: what it gives is a part of the map.
+    """
     if len(groups) != 1:
         return groups
     within = tuple(f"{unit.path}." for unit in groups[0])
@@ -395,7 +455,23 @@ def _isotropic(groups: list[list[Unit]], whole: Iterable[Unit]) -> list[list[Uni
         if unit.is_block and f"{unit.path}.".startswith(within):
             kinds.setdefault((unit.parent, unit.kind), []).append(unit)
     blocks = max(kinds.values(), key=len, default=[])
+    if layers := _repeated([unit for units in kinds.values() for unit in units], {unit.path for unit in whole}):
+        return layers
     return [[unit] for unit in blocks] if len(blocks) > 1 else groups
+
+
+def _repeated(blocks: Iterable[Unit], whole: Collection[str]) -> list[list[Unit]]:
+    """Layers that are lists of blocks, as ``ModuleList([attention, feed_forward])``: each of them is a stage."""
+    layers: dict[str, list[Unit]] = {}
+    for unit in blocks:
+        if unit.parent not in whole:
+            layers.setdefault(unit.parent, []).append(unit)
+    alike: dict[tuple[str, tuple[type[nn.Module], ...]], list[list[Unit]]] = {}
+    for path, units in layers.items():
+        if len(units) > 1:
+            alike.setdefault((path.rpartition(".")[0], tuple(unit.kind for unit in units)), []).append(units)
+    result = max(alike.values(), key=len, default=[])
+    return result if len(result) > 1 else []
 
 
 def _names(groups: list[list[Unit]]) -> list[str]:

@@ -21,14 +21,17 @@ from zoo_core.tracing.stage_finder import Grid, find_stages
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from zoo_core.contract.card import Card
     from zoo_core.registry.families import Member
     from zoo_core.surgery.receipt import Receipt
     from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Dataflow
 
 
+_AXES_OF_VECTORS = 2
+_COMPUTING = ("conv", "linear", "multi_head_attention", "transformer_encoder_layer")
 _JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 """Functions after which the input is still there as it was, beside features."""
 
@@ -110,7 +113,7 @@ def trace(
         anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
-    if why := _unproven_stages(passes, grid, anatomy, stages):
+    if why := _unproven_stages(passes, grid, anatomy, main, stages):
         anatomy, missing["stages"] = replace(anatomy, stages=()), why
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
@@ -134,7 +137,7 @@ def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - wh
         )
 
 
-def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, chosen: object) -> str | None:
+def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers, chosen: object) -> str | None:
     """Why the stages of a model are not proven; None if they are."""
     if not anatomy.stages:
         return "no module ends with a map, or tokens of an image, before the resolution changes"
@@ -143,7 +146,44 @@ def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, chosen: objec
             "the last stage is not computed from all images that forward takes "
             f"({len(unseen)} missing); stages= names them"
         )
+    if chosen is None and (count := _layers_outside(passes.evaluated, anatomy, main.value)):
+        where = "run beside or after the last stage"
+        return f"layers that work on maps or tokens {where} ({count} of them); stages= names them"
     return None
+
+
+def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
+    """How many layers the stages miss; 0 where these are fewer than what runs up to the last stage.
+
+    Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
+
+    Args:
+        flow: The pass.
+        anatomy: Its stages, stem and heads.
+        output: What the main head gives.
+    """
+    recording = flow.recording
+    ends = {stage.output for stage in anatomy.stages}
+    made = {call.path: {*call.outputs} for call in recording.calls() if call.path in ends}
+    last = [value for call in recording.calls() if call.path == anatomy.stages[-1].output for value in call.outputs]
+    before, after = flow.ancestors(last), {value for values in made.values() for value in values}
+    for op in recording.ops:
+        if not after.isdisjoint(op.inputs):
+            after.update(op.outputs)
+
+    def layers(numbers: Iterable[int]) -> list[str]:
+        ops = (recording.ops[number] for number in sorted(numbers))
+        computing = (op for op in ops if op.name.startswith(_COMPUTING) and op.parameters)
+        of_maps = (op for op in computing if len(recording.shapes[op.outputs[0]]) > _AXES_OF_VECTORS)
+        return list(dict.fromkeys(op.parameters[0].rpartition(".")[0] for op in of_maps))
+
+    own, heads = layers(before), {head.path for head in anatomy.heads}
+    others = flow.ancestors([output]) - before
+    beside = layers(number for number in others if after.isdisjoint(recording.ops[number].outputs))
+    behind = layers(number for number in others if not after.isdisjoint(recording.ops[number].outputs))
+    missed = beside if {*own} - {*anatomy.stem} else [*beside, *behind]
+    missed = [path for path in missed if path not in heads]
+    return len(missed) if len(missed) >= len(own) else 0
 
 
 def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
