@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import pytest
 
@@ -104,8 +104,7 @@ every_architecture_with_one_head = pytest.mark.parametrize("name", [name for nam
 every_architecture_that_combines_heads = pytest.mark.parametrize("name", COMBINED)
 
 
-@lru_cache(maxsize=1)
-def _built(name):
+def _build(name):
     import torch
 
     torch.set_num_threads(1)
@@ -123,8 +122,14 @@ def _built(name):
     raise AssertionError(name)
 
 
+_last = lru_cache(maxsize=1)(_build)
+"""Large ones fill the memory, and a sweep goes through all tests of one before the next."""
+_usual = cache(_build)
+"""Small ones, and every test goes through them."""
+
+
 def model_under_test(name):
     """An untrained model of that name without auxiliary heads, in eval mode, and a small image that it takes."""
     gc.collect()  # models whose forward was put together anew hold themselves, and large ones fill the memory
-    model, x = _built(name)
+    model, x = (_usual if name in USUAL else _last)(name)
     return copy.deepcopy(model), x.clone()

@@ -76,25 +76,32 @@ VERBS = {
 }
 
 
-def gradients_of_one_rank(rank, folder, find_unused):
-    """After each verb, two steps on the rank's own samples: what DDP left, and what the rank alone would have had."""
+def gradients_of_one_rank(rank, folder):
+    """What DDP left after each verb, with and without a look for unused parameters."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    found = {}
-    for name, verb in VERBS.items():
-        torch.manual_seed(rank)  # so that new parameters are drawn differently on each
-        wrapped = verb(DistributedDataParallel(glyphnet(), find_unused_parameters=find_unused).eval())
-        alone = copy.deepcopy(wrapped.module)
-        x = torch.randn(2, 3 if name == "adapt_stem" else 1, 32, 32)
-        for model in (wrapped, alone):
-            for _ in range(2):
-                model.zero_grad()
-                total(model(x)).backward()
-        grads = [{key: each.grad for key, each in model.named_parameters()} for model in (wrapped.module, alone)]
-        found[name] = (alone.state_dict(), *grads)
+    found = {
+        (find_unused, name): gradients_after(verb, rank, 3 if name == "adapt_stem" else 1, find_unused)
+        for find_unused in (False, True)
+        for name, verb in VERBS.items()
+    }
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()  # a group that goes while the other process still uses it can abort that process
     dist.destroy_process_group()
+
+
+def gradients_after(verb, rank, channels, find_unused):
+    """After two steps on the rank's own samples: what DDP left, and what the rank alone would have had."""
+    torch.manual_seed(rank)  # so that new parameters are drawn differently on each
+    wrapped = verb(DistributedDataParallel(glyphnet(), find_unused_parameters=find_unused).eval())
+    alone = copy.deepcopy(wrapped.module)
+    x = torch.randn(2, channels, 32, 32)
+    for model in (wrapped, alone):
+        for _ in range(2):
+            model.zero_grad()
+            total(model(x)).backward()
+    grads = [{key: each.grad for key, each in model.named_parameters()} for model in (wrapped.module, alone)]
+    return alone.state_dict(), *grads
 
 
 FROZEN_BEFORE = [
@@ -134,16 +141,17 @@ def test_frozen_before_wrapping_the_heads_gradients_are_those_of_all_processes(n
     assert all(torch.equal(first[key], second[key]) for key in expected)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["all parameters used", "looking for unused ones"])
-def of_two_ranks(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(gradients_of_one_rank, (folder, request.param), nprocs=2)
+    torch.multiprocessing.spawn(gradients_of_one_rank, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.parametrize("find_unused", [False, True], ids=["all parameters used", "looking for unused ones"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_after_wrapping_gradients_are_averaged_over_the_processes(of_two_ranks, verb):
-    (first, mine, alone), (second, other, alone_too) = (found[verb] for found in of_two_ranks)
+def test_after_wrapping_gradients_are_averaged_over_the_processes(of_two_ranks, verb, find_unused):
+    (first, mine, alone), (second, other, alone_too) = (found[find_unused, verb] for found in of_two_ranks)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert set(mine) == set(other)
     assert any(each is not None for each in mine.values())
