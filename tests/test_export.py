@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from support import exports
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
-from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.exporting import export as module
 from zoo_core.exporting import formats
 from zoo_core.exporting.formats import FORMATS
@@ -379,3 +380,28 @@ def test_eight_bits_are_refused_where_they_are_not_written(glyphs, tmp_path):
         zoo.export(glyphs, tmp_path / "model.onnx", int8=tmp_path, with_preprocessing=True)
     with pytest.raises(NotSupported, match="classifiers of one head"):
         zoo.export(zoo.swap_head(zoo.get("tiny/glyphnet"), {"a": 2, "b": 2}), tmp_path / "model.onnx", int8=tmp_path)
+
+
+@pytest.fixture
+def full_disk():
+    """Files end at 100 KB, for real: torch and safetensors write theirs without Python."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("to", ["pt2", "torchscript"])
+def test_a_full_disk_does_not_end_the_process(to, tmp_path):
+    (tmp_path / "net").write_text("before")
+    with pytest.raises(UsageError, match="cannot be written"):
+        zoo.export(zoo.get("tiny/glyphnet", weights=None), tmp_path / "net", to=to, size=32)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_save_on_a_full_disk_is_an_error_of_zoo(tmp_path):
+    with pytest.raises(WeightsError, match="cannot save"):
+        zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "save")
+    assert list(tmp_path.iterdir()) == []

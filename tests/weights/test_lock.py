@@ -8,6 +8,7 @@ from support.loopback import sha256
 
 import zoo_core as zoo
 from zoo_core import Card, Licenses, Preprocessing, Weights
+from zoo_core.cli.lock import _entry
 from zoo_core.errors import DigestMismatch, LockError, UnknownTag
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import obtain
@@ -44,6 +45,15 @@ def test_what_is_written_is_read_back(lock):
     read = read_lock(lock)
     assert list(read.entries.values()) == sorted(entries, key=lambda item: item.name)
     assert read.problems == ()
+
+
+def test_a_lock_holds_no_password():
+    glyphnet, _ = current_zoo().resolve("tiny/glyphnet")
+    weights = Weights("V1", ("https://me:secret@127.0.0.1:1/net.pth?download=1",), sha256(DATA))
+    written = _entry(
+        current_zoo(), replace(glyphnet, weights=(weights,), default=None), weights, sha256(DATA), len(DATA)
+    )
+    assert written.urls == ("https://127.0.0.1:1/net.pth?download=1",)
 
 
 def test_the_file_is_sorted_and_the_same_every_time(lock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -47,6 +48,14 @@ def lock(tmp_path):
     path = tmp_path / "zoo.lock"
     write_lock(path, ENTRIES)
     return path
+
+
+@extra
+def test_a_bill_of_materials_holds_no_password():
+    url = "https://me:secret@one.example/net.pth?token=abc"
+    text = bill_of_materials([replace(ENTRIES[0], urls=(url,))])
+    assert "https://one.example/net.pth" in text
+    assert not {"secret", "token"} & {word for word in ("secret", "token") if word in text}
 
 
 @extra

@@ -135,6 +135,7 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
     from importlib.metadata import PackageNotFoundError, version
 
     from zoo_core.weights.cache_miss import urls_at_commit
+    from zoo_core.weights.transport.urls import without_password
 
     member = zoo.member(card.family)
     library = member.family.requires
@@ -149,7 +150,7 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
         sha256=sha256,
         size=size,
         file=kept.file_name,
-        urls=urls_at_commit(kept.urls, sha256),
+        urls=tuple(map(without_password, urls_at_commit(kept.urls, sha256))),
         plugin=member.plugin.origin,
         library=built_by,
         licenses=weights.licenses,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from zoo_core.errors import NotSupported, ZooError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -53,8 +55,34 @@ def _program(model: NamedOutputs, x: Tensor, dynamic: bool) -> torch.export.Expo
 
 
 def _write_pt2(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
-    with path.open("wb") as file:  # by its path, torch takes a name that ends in .pt2 alone
-        torch.export.save(_program(model, x, dynamic), file, extra_files={METADATA: metadata})
+    program = _program(model, x, dynamic)
+    with for_torch(path) as file:  # by its path, torch takes a name that ends in .pt2 alone
+        torch.export.save(program, file, extra_files={METADATA: metadata})
+
+
+@contextmanager
+def for_torch(path: Path) -> Iterator[Any]:
+    """A file for torch's writer of archives, which ends the process where a write fails: that is raised afterwards.
+
+    Args:
+        path: Of a new file.
+
+    Raises:
+        OSError: A write failed.
+    """
+    failed: list[OSError] = []
+
+    def write(data: bytes) -> int:
+        try:
+            return file.write(data) if not failed else len(data)
+        except OSError as error:
+            failed.append(error)
+            return len(data)
+
+    with path.open("wb", buffering=0) as file:
+        yield SimpleNamespace(write=write, flush=file.flush)
+    if failed:
+        raise failed[0]
 
 
 def _open_pt2(path: Path) -> Run:
@@ -85,7 +113,8 @@ def _write_torchscript(model: NamedOutputs, x: Tensor, path: Path, metadata: str
 
 def _trace(module: nn.Module, x: Tensor, path: Path, metadata: str) -> None:
     traced = torch.jit.trace(module, x, check_trace=False)  # type: ignore[no-untyped-call]  # torch's
-    torch.jit.save(traced, path, _extra_files={METADATA: metadata.encode()})
+    with path.open("wb") as file:  # by its path, torch would end the process where a write fails
+        torch.jit.save(traced, file, _extra_files={METADATA: metadata.encode()})
 
 
 def _refuse_branches(model: nn.Module, x: Tensor) -> None:

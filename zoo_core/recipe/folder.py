@@ -61,6 +61,8 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
         UsageError: There is something else.
         WeightsError: The disk is full, or the folder cannot be written.
     """
+    from safetensors import SafetensorError
+
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +70,10 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
             _replace(folder, recipe, tensors)
         else:
             _create(folder, recipe, tensors)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"cannot save to {folder}",
-            got=error.strerror or str(error),
+            got=getattr(error, "strerror", None) or str(error),
             done="what was there before is untouched",
             hint="free some space, or choose another folder",
             path=folder,

@@ -26,6 +26,16 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def without_password(url: str) -> str:
+    """The url without the user and the password before its host; its query stays, for it may say which file is meant.
+
+    Example:
+        >>> without_password("https://me:secret@example.org/net.pth?download=true")
+        'https://example.org/net.pth?download=true'
+    """
+    return re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", url)
+
+
 def is_ambiguous(url: str) -> bool:
     r"""Whether readers of urls differ in which host it names: what sends a request may not be what judges it.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import LockError, NotSupported
 from zoo_core.utils.no_follow import real
 from zoo_core.utils.private_files import write_anew
+from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.licenses import PARTS
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
                 hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)],
                 licenses=[licenses.make_from_string(_spdx(entry.licenses.weights))],
                 external_references=[
-                    ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(url)) for url in entry.urls
+                    ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(shown(url)))
+                    for url in entry.urls
                 ],
                 properties=[Property(name=f"zoo:{name}", value=value) for name, value in _properties(entry)],
             )
