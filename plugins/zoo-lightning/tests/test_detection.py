@@ -91,6 +91,7 @@ def test_classes_without_an_object_are_left_out(coco):
         (lambda content: content.pop("categories"), "no list 'categories'"),
         (lambda content: content["annotations"].clear(), "no object to train on"),
         (lambda content: content["categories"].append({"id": 7, "name": "other"}), "several categories of the id 7"),
+        (lambda content: content["categories"][0].update(name="background"), "a category that is called background"),
         (lambda content: [each.update(bbox=[0.1, 0.1, 0.5, 0.5]) for each in content["annotations"]], "are shares"),
         (lambda content: [each.update(iscrowd=1) for each in content["annotations"]], "no object to train on"),
     ],

@@ -180,6 +180,12 @@ def read_coco(path: Path, files: Mapping[Path, str], *, val: float, seed: int, w
     sides = used_sides({str(file): side for file, side in files.items()}, notes)
     read = {Path(file): _Annotations(Path(file), path) for file in sides}
     names = _class_names(read.values(), notes)
+    if _BACKGROUND in names:
+        raise errors.UsageError(
+            f"{path} has objects of a category that is called {_BACKGROUND}",
+            cause="that is the name of the first class of every detector, which no box has",
+            hint="rename the category, or take its objects out",
+        )
     counts = {each.num_keypoints(names) for each in read.values()} - {0}
     if len(counts) > 1:
         raise errors.UsageError(f"{path} has classes of {sorted(counts)} keypoints", expected="one number for all")
