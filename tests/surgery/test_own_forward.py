@@ -117,3 +117,14 @@ def test_parts_of_a_compiled_model_run_their_own_modules(how):
 def test_a_model_without_classifier_refuses_any_number_of_classes(name, num_classes):
     with pytest.raises(errors.NotSupported, match="has no head"):
         zoo.get(name, weights=None, num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("ssdlite320_mobilenet_v3_large", {"weights_backbone": None}), ("raft_small", {}), ("timm/test_vit", {})],
+)
+def test_reading_again_what_still_holds_gives_the_same(name, options):
+    model = zoo.get(name, weights=None, options=options)
+    anatomy = zoo.anatomy(model)
+    model.forward = MethodType(lambda self, *args: type(self).forward(self, *args), model)
+    assert zoo.anatomy(model) == anatomy

@@ -221,7 +221,9 @@ def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ..
     channels = int(found.shape[1 if layout == "NCHW" else -1])
     stride = stage.stride
     if found.dim() > _TOKEN_AXES and len(size) > 1:
-        stride = 2 ** round(math.log2(size[-1] / found.shape[-2 if layout == "NHWC" else -1]))
+        columns = found.shape[-2 if layout == "NHWC" else -1]
+        if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
+            stride = 2 ** round(math.log2(size[-1] / columns))
     return replace(stage, channels=channels, stride=stride)
 
 
@@ -282,9 +284,10 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
         The anatomy as it was, where features, pool and head still give what forward gives. Otherwise one in which
         forward itself is what comes before the head, or which says that nothing can be split off.
     """
-    if _cannot_run(model):
-        return anatomy
     main, outputs = anatomy.main, []
+    says_nothing = anatomy.features is None and (main is None or anatomy.indivisible)
+    if says_nothing or _cannot_run(model):
+        return anatomy
     at_head: list[tuple[Any, Any]] = []
     with inferring(model):
         x = _noise(model, size) if example is None else example
