@@ -64,7 +64,7 @@ def test_an_example_says_which_versions_it_was_tested_with(plugin):
     assert re.search(r'tested=">=[\d.]+,<[\d.]+"', "".join(source_of(plugin).values()))
 
 
-ARCHITECTURES = {"zoo-transformers": 4, "zoo-segmentation-models": 15, "zoo-monai": 4, "zoo-open-clip": 3}
+ARCHITECTURES = {"zoo-transformers": 4, "zoo-segmentation-models": 26, "zoo-monai": 4, "zoo-open-clip": 3}
 """How many layouts each example describes; the plugin of the guide, which has one, is held to 60 lines as a whole."""
 
 
@@ -73,7 +73,7 @@ def test_an_example_takes_under_sixty_lines_an_architecture_and_few_in_all(plugi
     code = re.sub(r'""".*?"""', "", "".join(source_of(plugin).values()), flags=re.DOTALL)
     lines = len([line for line in code.splitlines() if line.strip()])
     assert lines / ARCHITECTURES[plugin] < 60
-    assert lines <= 160
+    assert lines <= 200
 
 
 class Environment:

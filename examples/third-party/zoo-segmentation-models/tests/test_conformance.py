@@ -1,4 +1,4 @@
-"""The family keeps its promises: one encoder of each architecture."""
+"""The family keeps its promises: one encoder of each architecture, and whole models."""
 
 from zoo_core.testing import Conformance
 
@@ -24,3 +24,9 @@ class TestSegmentationModels(Conformance):
     )
     tasks = ("encoder",)
     shapes_above = 15_000_000  # the larger half is looked at without values
+
+
+class TestWhole(Conformance):
+    family = "segmentation_models"
+    models = ("unet-mobilenet_v2",)
+    tasks = ("segmentation",)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from segmentation_models_pytorch import create_model
+from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import nn
 
+import zoo_core as zoo
 from zoo_core.plugin import Anatomy, AnatomyError, Stage
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     """Where stem and stages are, found by running the encoder once on a small empty image.
 
     Args:
-        model: An encoder of segmentation_models_pytorch.
+        model: An encoder of segmentation_models_pytorch, or a whole model: the head and the split of one are traced.
 
     Raises:
         AnatomyError: It is none.
@@ -33,6 +37,8 @@ def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
         >>> [(stage.name, stage.stride) for stage in anatomy(get_encoder("resnet18", weights=None)).stages]
         [('stage1', 2), ('stage2', 4), ('stage3', 8), ('stage4', 16), ('stage5', 32)]
     """
+    if isinstance(model, SegmentationModel):
+        return _whole(model)
     if not isinstance(model, EncoderMixin):
         raise AnatomyError(f"{type(model).__name__} is not an encoder of segmentation_models_pytorch")
     calls, maps = _run(model)
@@ -48,17 +54,56 @@ def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
         stem=tuple(call.path for call in calls if call.given is maps[0] and isinstance(modules[call.path], nn.Conv2d)),
         stages=tuple(
             Stage(
-                f"stage{(_SIDE // made.shape[-1]).bit_length() - 1}",
+                f"stage{number}",
                 (*_within(model, "", leaves, range(start + 1, stop), end.path), end.path),
                 channels=made.shape[1],
                 stride=_SIDE // made.shape[-1],
                 read=joined if isinstance(end.made, tuple) else None,
             )
-            for (made, end), (start, stop) in zip(ends, pairwise(starts), strict=True)
+            for number, (made, end), (start, stop) in zip(_numbers(given), ends, pairwise(starts), strict=True)
         ),
         channel_attributes=("_in_channels",),
         headless="an encoder gives feature maps and no scores",
     )
+
+
+def _numbers(given: list[torch.Tensor]) -> list[int]:
+    """By strides of 2, and one after another where an encoder was dilated."""
+    first = (_SIDE // given[0].shape[-1]).bit_length() - 1
+    return [*range(first, first + len(given))]
+
+
+def _whole(model: Any) -> Anatomy:  # noqa: ANN401 - as above
+    image = torch.zeros(1, model.encoder._in_channels, 2 * _SIDE, 2 * _SIDE)  # noqa: SLF001 - all that records it
+    if not isinstance(model.encoder, EncoderMixin):  # one of timm
+        return zoo.trace(model, image).anatomy
+    inside = [
+        replace(stage, modules=tuple(f"encoder.{path}" for path in stage.modules))
+        for stage in anatomy(model.encoder).stages
+    ]
+    if any(stage.read for stage in inside):
+        traced = replace(zoo.trace(model, image).anatomy, features=None, pool=None, stages=tuple(inside))
+    else:
+        traced = zoo.trace(model, image, stages={stage.name: stage.modules for stage in inside}).anatomy
+    return replace(traced, channel_attributes=("encoder._in_channels",))
+
+
+def whole(*, arch: str, encoder_name: str, aux_classes: int = 0) -> nn.Module:
+    """A whole model without weights.
+
+    Args:
+        arch: The decoder, as ``smp.create_model`` spells it.
+        encoder_name: As the library spells it.
+        aux_classes: Of a classifier of the image on the encoder, whose scores are a second output; 0 for none.
+
+    Example:
+        >>> whole(arch="unet", encoder_name="resnet18", aux_classes=3)(torch.zeros(2, 3, 64, 64))[1].shape
+        torch.Size([2, 3])
+    """
+    model: nn.Module = create_model(
+        arch, encoder_name, encoder_weights=None, aux_params={"classes": aux_classes} if aux_classes else None
+    )
+    return model
 
 
 def renamed(state: Mapping[str, torch.Tensor], _: nn.Module) -> dict[str, torch.Tensor]:
