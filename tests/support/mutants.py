@@ -346,6 +346,8 @@ MUTANTS = {
     ),
     "task with a letter too few": Mutant("card", "is not ['classification'] by", card={"task": "classifcation"}),
     "mean below all values": Mutant("card", "outside the range", weights=preprocessing(mean=(-0.5, 0.4, 0.4))),
+    "range of no image": Mutant("card", "are those of values from 0 to 1", weights=preprocessing(value_range=2.0)),
+    "crop of one pixel": Mutant("card", "a small part of what the card takes", weights=preprocessing(crop=(1, 1))),
     "std of next to nothing": Mutant("card", "less than a step", weights=preprocessing(std=(1e-9,) * 3)),
     "licence in capitals": Mutant(
         "card", "the licence of its code is 'MIT'", weights={"licenses": Licenses(code="MIT")}

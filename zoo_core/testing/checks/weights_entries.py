@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 _DISTINCT, _FEW = 0.9, 50
-_UNIT, _PERCENT = 2, 100
+_PERCENT = 100
+_LEAST_CROP = 4
 _MOST_ABSENT = 0.5
 _TASKS = ("classification", "segmentation", "detection", "keypoints", "video", "optical_flow", "encoder", "embedding")
 _STEPS = 2**16
@@ -56,7 +57,7 @@ def check_card(card: Card) -> None:
             every = [pattern for pattern in getattr(weights, name) if not pattern.strip("*?")]
             require(not every, f"{label}: {name} has {every[:1]}, by which a file without one right tensor would load")
         _check_licenses(label, weights.licenses)
-        _check_preprocessing(label, weights.preprocessing, card.input_size[0])
+        _check_preprocessing(label, weights.preprocessing, card.input_size)
     meant = get_close_matches(card.task, _TASKS, 1, cutoff=0.85)
     require(
         card.task in _TASKS or not meant, f"{card.id}: the task {card.task!r} is not {meant[:1]} by a letter or two"
@@ -125,7 +126,8 @@ def _check_licenses(label: str, licenses: Licenses) -> None:
         require(right, f"{label}: the licence of its {part} is {name!r}; a lower-case SPDX name, or 'unknown'")
 
 
-def _check_preprocessing(label: str, said: Preprocessing, channels: int) -> None:
+def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int, ...]) -> None:
+    channels, *image = input_size
     for name in ("mean", "std"):
         count = len(getattr(said, name))
         require(count == channels, f"{label}: {name} has {count} numbers for images of {channels} channels")
@@ -141,7 +143,7 @@ def _check_preprocessing(label: str, said: Preprocessing, channels: int) -> None
         all(number <= said.value_range for number in said.std),
         f"{label}: std {said.std} is more than the range of the values, {said.value_range}; {units}",
     )
-    small = said.value_range > _UNIT and all(0 < number < 1 for number in (*said.mean, *said.std))
+    small = said.value_range > 1 and all(0 < number < 1 for number in (*said.mean, *said.std))
     require(
         not small,
         f"{label}: mean {said.mean} and std {said.std} are those of values from 0 to 1, and value_range is "
@@ -154,6 +156,9 @@ def _check_preprocessing(label: str, said: Preprocessing, channels: int) -> None
     for name in ("crop", "resize"):
         sides = getattr(said, name) or ()
         require(all(side > 0 for side in sides), f"{label}: {name} {sides} has a side that is not positive")
+    pairs = zip(reversed(said.crop or ()), reversed(image), strict=False)
+    tiny_crop = any(_LEAST_CROP * one < other for one, other in pairs)
+    require(not tiny_crop, f"{label}: the crop {said.crop} is a small part of what the card takes, {tuple(image)}")
     known = said.interpolation in _INTERPOLATIONS
     require(known, f"{label}: interpolation {said.interpolation!r} is none of {', '.join(_INTERPOLATIONS)}")
 
