@@ -583,6 +583,14 @@ def test_averages_under_names_without_dots_are_taken(net, path):
     assert same(zoo.get(NAME, weights=path, ema=False), raw)
 
 
+def test_the_weights_that_mmcv_has_swapped_with_their_averages_are_beside_them(net, path):
+    swapped = {f"ema_{name.replace('.', '_')}": tensor for name, tensor in moved(state_of(net)).items()}
+    torch.save({"meta": {}, "state_dict": {**state_of(net), **swapped}}, path)
+    with pytest.warns(ZooWarning, match=r"prefix='state_dict\.ema' takes another"):
+        assert same(zoo.get(NAME, weights=path), net.state_dict())
+    assert same(zoo.get(NAME, weights=path, prefix="state_dict.ema"), moved(state_of(net)))
+
+
 def test_averages_of_parameters_take_the_buffers_of_a_head_of_several_layers(path):
     trained = zoo.get(NAME, weights=None, head=S(L(64, 8), nn.BatchNorm1d(8), L(8, 9)), seed=1)
     averages = {name: each.detach() + 1 for name, each in trained.named_parameters()}

@@ -47,6 +47,8 @@ _COUNTER = "n_averaged"
 _PROFILED = ("total_ops", "total_params")
 """What the profiler thop leaves in every layer that it has counted."""
 _OPTIMIZER = {"state", "param_groups"}
+_BACKUP = "ema_"
+"""What MMCV's EMAHook puts before the names of the weights that it has swapped with their averages."""
 _RAW = "current_model_state"
 """Where Lightning's weight averaging keeps the weights that are not averaged; its ``state_dict`` is."""
 
@@ -188,8 +190,15 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
 def _with_shadows(each: Candidate) -> list[Candidate]:
     """The same, and apart from it the averages whose names have lost their dots.
 
-    So latent diffusion's LitEma keeps them: ``model_ema.conv1weight`` beside ``model.conv1.weight``.
+    So latent diffusion's LitEma keeps them: ``model_ema.conv1weight`` beside ``model.conv1.weight``. MMCV's EMAHook has
+    swapped the weights with the averages when a file is written: what is called ``ema_conv1_weight`` then is not
+    averaged.
     """
+    backups = {f"{_BACKUP}{name.replace('.', '_')}": name for name in each.tensors}
+    kept = {backups[name]: tensor for name, tensor in each.tensors.items() if name in backups}
+    if kept:
+        rest = {name: tensor for name, tensor in each.tensors.items() if name not in backups}
+        return [replace(each, tensors=rest), Candidate((*each.keys, _BACKUP.rstrip("_")), kept)]
     starts = [name.removesuffix("num_updates") for name in each.tensors if name.endswith(".num_updates")]
     start = next((start for start in starts if f"{start}decay" in each.tensors and is_averaged(start)), None)
     if start is None:
