@@ -32,7 +32,8 @@ class Hub:
         return next((each for each in reversed(commits) if revision in (None, "main", each[0])), None)
 
     def push(self, repo, files):
-        before = self.repos[repo][-1][1] if self.repos[repo] else {}
+        commits = self.repos.setdefault(repo, [])
+        before = commits[-1][1] if commits else {}
         whole = {**before, **files}
         oid = hashlib.sha1(repr(sorted(whole.items())).encode()).hexdigest()
         self.repos[repo].append((oid, whole))
