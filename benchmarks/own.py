@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from functools import partial
@@ -58,11 +59,16 @@ def with_zoo(case: Case, path: Path, *, first: bool = False, moved: bool = False
             os.environ["ZOO_CACHE"] = tempfile.mkdtemp(dir=path.parent)
         if moved:
             place = Path(tempfile.mkdtemp(dir=path.parent), path.name)
-            place.hardlink_to(path)  # the stamp of the file itself is another from now on, too
+            place.hardlink_to(_twin(path))  # a link to the file itself would give that another stamp, too
             return zoo.get(case.id, weights=place)
         return zoo.get(case.id, weights=path)
 
     return load
+
+
+def _twin(path: Path) -> Path:
+    """A copy of the file, which is loaded under names that are new each time."""
+    return path.with_name(f"twin-{path.name}")
 
 
 def with_peer(case: Case, path: Path) -> Callable[[], nn.Module]:
@@ -94,6 +100,7 @@ def measure(cases: list[Case], rounds: int) -> list[Row]:
             path = Path(name, "last.ckpt")
             os.environ["ZOO_CACHE"] = str(path.parent / "cache")
             forked(partial(write, case, path))
+            shutil.copyfile(path, _twin(path))
             loads = {
                 "zoo, again": with_zoo(case, path),
                 "zoo, first": with_zoo(case, path, first=True),
