@@ -39,6 +39,11 @@ def pytest_collection():
         gc.freeze()
 
 
+def pytest_unconfigure():
+    """Let the process end as any other: libraries print what of theirs is still frozen then as leaks."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path, monkeypatch):
     """No test sees the settings of the shell it runs in, nor shares a cache with another."""
