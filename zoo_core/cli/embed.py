@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from zoo_core.cli.console import complete_model, echo
+
+if TYPE_CHECKING:
+    from zoo_core.embedding.embeddings import Embeddings
 
 
 @click.command()
@@ -64,6 +68,13 @@ def embed(
     for reason in result.failed.values():
         echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
     echo(f"{out}: {result.vectors.shape[0]} vectors of {result.vectors.shape[1]}, {len(result.failed)} failed")
+    _print_similar(result, nearest, duplicates, outliers)
+    if result.failed:
+        raise SystemExit(1)
+
+
+def _print_similar(result: Embeddings, nearest: str | None, duplicates: float | None, outliers: int | None) -> None:
+    """A line for each image or pair of images that was asked for, with its similarity first."""
     if nearest is not None:
         for name, similarity in result.nearest(nearest):
             echo(f"{similarity:.4f}  {name}")
@@ -73,8 +84,6 @@ def embed(
     if outliers is not None:
         for name, similarity in result.outliers(outliers):
             echo(f"{similarity:.4f}  {name}")
-    if result.failed:
-        raise SystemExit(1)
 
 
 @click.command()

@@ -86,16 +86,23 @@ def load_images(
         yield from map(load, sources)
         return
     with ThreadPoolExecutor(count, thread_name_prefix="zoo-images") as pool:
-        waiting: deque[Future[Loaded]] = deque()
         try:
-            for source in sources:
-                waiting.append(pool.submit(load, source))
-                if len(waiting) >= max(ahead, count):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from _map_in_order(pool, load, sources, max(ahead, count))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _map_in_order(
+    pool: ThreadPoolExecutor, load: Callable[[Source], Loaded], sources: Iterable[Source], ahead: int
+) -> Iterator[Loaded]:
+    """The results in the order of the sources, at most ``ahead`` of them before they are taken."""
+    waiting: deque[Future[Loaded]] = deque()
+    for source in sources:
+        waiting.append(pool.submit(load, source))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _require_no_line(size: tuple[int, int], name: str) -> None:

@@ -78,11 +78,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     heads = _heads(model, result.parts)
     height = (len(boxes) + 2) * (_HEIGHT + _GAP) + 0.9
     figure = Figure(figsize=(max(_WIDTH, 2.4 * len(heads)) + 1.6, height))
-    axes = figure.subplots()
-    axes.set_xlim(0, figure.get_figwidth())
-    axes.set_ylim(0, height)
-    axes.axis("off")
-    figure.subplots_adjust(0, 0, 1, 1)
+    axes = _axes_in_inches(figure)
     middle, top = figure.get_figwidth() / 2, height - 0.35
     axes.text(middle, top, result.title.partition(":")[0], ha="center", va="center", weight="bold", color=_INK)
     _legend(axes, middle, top - 0.28)
@@ -99,19 +95,23 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     for i, (name, words, share) in enumerate(heads):
         left = middle + (i - len(heads) / 2) * (width + 0.2) + 0.1
         _box(axes, left, top - _HEIGHT, width, (name, words), share)
-    axes.text(
-        middle,
-        top - _HEIGHT - 0.3,
-        result.title.partition(": ")[2].partition(" (")[0],
-        ha="center",
-        fontsize=7,
-        color=_INK,
-    )
+    what_trains = result.title.partition(": ")[2].partition(" (")[0]
+    axes.text(middle, top - _HEIGHT - 0.3, what_trains, ha="center", fontsize=7, color=_INK)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
+
+
+def _axes_in_inches(figure: Any) -> Any:  # noqa: ANN401 - matplotlib's
+    """Axes without lines that fill the figure."""
+    axes = figure.subplots()
+    axes.set_xlim(0, figure.get_figwidth())
+    axes.set_ylim(0, figure.get_figheight())
+    axes.axis("off")
+    figure.subplots_adjust(0, 0, 1, 1)
+    return axes
 
 
 def _heads(model: nn.Module, parts: tuple[Row, ...]) -> list[tuple[str, str, float]]:

@@ -156,6 +156,7 @@ class Unpickler:
 
     def _steps(self) -> Mapping[int | None, Callable[[], object]]:
         """What each opcode does."""
+        # One table however long, since each of its lines is read beside that of pickletools.opcodes.
         stack, memo, push, number, take = self._stack, self._memo, self._stack.append, self._number, self._take
         return {
             0x80: self._protocol,  # PROTO
