@@ -150,7 +150,6 @@ def _given(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
     try:
         model(image)
     except _Reached as reached:
-        reached.__traceback__ = None  # its frames would keep the image until the next collection
         return reached.given
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError):
         return None  # the library's way to say that the image has the wrong number of channels
