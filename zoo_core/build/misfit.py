@@ -120,7 +120,8 @@ def _without_norms(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any])
     norms = {name.rpartition(".")[0] for name in own if name.endswith("running_var")}
     if not norms or any(name.endswith("running_var") for name in state):
         return None
-    if not any(f"{norm}.weight" in state for norm in norms) and any(is_bias(name) for name in {*state} - {*own}):
+    others = {name for name in own if name.rpartition(".")[0] not in norms}
+    if others <= {*state} and any(is_bias(name) for name in {*state} - {*own}):
         step = "save the state dict before they are fused, or zoo.adopt(model) takes the module that they were fused in"
         return "it has no batch norm: they were fused into the layers before them", step
     if {name for name in own if not name.endswith(BUFFERS)} <= {*state}:
