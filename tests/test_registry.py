@@ -212,6 +212,12 @@ def test_a_family_misspelt_in_a_pattern_is_an_error_that_names_the_close_match(c
     assert own.list("b*/*") == []
 
 
+def test_a_name_with_half_a_character_is_that_of_no_model():
+    for name in ("\ud800", "tiny/\ud800"):
+        with pytest.raises(errors.UnknownModel):
+            zoo.info(name)
+
+
 @pytest.mark.parametrize("arguments", [{"pattern": 5}, {"pattern": None}, {"family": 5}, {"family": 0}, {"task": b"x"}])
 def test_list_says_which_argument_is_no_text(catalog, arguments):
     with pytest.raises(errors.UsageError, match=f"{next(iter(arguments))} cannot be"):

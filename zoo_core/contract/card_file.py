@@ -323,7 +323,7 @@ class CardFile(Sequence[Card]):
 
     def _start_of(self, family: str, name: str) -> int | None:
         """Where the line of a card begins, if it begins as ``write_cards`` lets it."""
-        before = self._data.find(_opening(family) + f"{_json(name)}, ".encode())
+        before = self._data.find(_opening(family) + f"{_json(name)}, ".encode(errors="replace"))
         return before + 1 if before >= 0 else None
 
     @cached_property
@@ -335,7 +335,7 @@ class CardFile(Sequence[Card]):
 
 
 def _opening(family: str) -> bytes:
-    return f'\n{{"family": {_json(family)}, "name": '.encode()
+    return f'\n{{"family": {_json(family)}, "name": '.encode(errors="replace")  # a file of UTF-8 has no half characters
 
 
 def _json(text: str) -> str:
