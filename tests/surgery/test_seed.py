@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from support.unchained import unchained
@@ -28,6 +31,21 @@ def test_the_random_state_is_as_it_was(move, tmp_path):
     before = torch.get_rng_state()
     move(tmp_path / "saved")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_with_a_seed_draw_what_each_would_alone():
+    start = threading.Barrier(4)
+
+    def draw(number):
+        start.wait()
+        seed = number if number < 3 else None  # the last draws from the generator of all threads
+        return zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=seed).state_dict()
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for number, state in enumerate([*pool.map(draw, range(4))][:3]):
+                alone = zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=number).state_dict()
+                assert all(torch.equal(state[name], alone[name]) for name in alone)
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)

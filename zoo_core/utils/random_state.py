@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +15,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_drawing = RLock()
+"""Held while zoo draws: torch has one generator for all threads, and two that seed it would mix their numbers."""
+
+if hasattr(os, "register_at_fork"):  # a child has no other threads, which would let it go
+    os.register_at_fork(before=_drawing.acquire, after_in_parent=_drawing.release, after_in_child=_drawing.release)
+
+
 @contextmanager
 def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
     """Draw from ``seed`` inside the block and leave the global random state as it was; None changes nothing.
 
-    ``torch.manual_seed`` is not for this: it seeds the generator of every GPU as well, and those are not put back.
+    ``torch.manual_seed`` is not for this: it seeds the generator of every GPU as well, and those are not put back. One
+    thread at a time is in such a block, with a seed or without.
 
     Args:
         seed: Any integer that ``torch.manual_seed`` takes, or None.
@@ -33,7 +43,8 @@ def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
         (True, True)
     """
     if seed is None:
-        yield
+        with _drawing:
+            yield
         return
     with unmoved(model) as generators:
         for generator in generators:
@@ -44,13 +55,14 @@ def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
 @contextmanager
 def unmoved(model: nn.Module | None = None) -> Iterator[list[torch.Generator]]:
     """Put the generators of the CPU and of a model's devices back as they were; gives these generators."""
-    generators = [torch.default_generator, *_generators(model)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield generators
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with _drawing:
+        generators = [torch.default_generator, *_generators(model)]
+        states = [generator.get_state() for generator in generators]
+        try:
+            yield generators
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def _generators(model: nn.Module | None) -> Iterator[torch.Generator]:
