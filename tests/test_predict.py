@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image, ImageCms
+from torch import nn
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
@@ -388,6 +389,15 @@ def test_a_model_without_preprocessing_says_how_to_give_it_one(photo):
     model = zoo.get("resnet18", weights=None)
     with pytest.raises(NotSupported, match=r"zoo\.set_preprocessing\(model, \"torchvision/resnet18\"\)"):
         zoo.predict(model, photo)
+
+
+def test_a_model_that_no_library_published_is_told_to_say_its_numbers(photo):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 2))
+    model = zoo.adopt(network, example=torch.rand(1, 3, 32, 32))
+    with pytest.raises(NotSupported, match=r"zoo\.set_preprocessing\(model, zoo\.Preprocessing\(\)\)"):
+        zoo.predict(model, photo)
+    zoo.set_preprocessing(model, zoo.Preprocessing(crop=(32, 32), resize=(32,)))
+    assert len(zoo.predict(model, photo)) == 2
 
 
 def test_several_labels_are_those_above_the_threshold(glyphs, photo):

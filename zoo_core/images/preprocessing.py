@@ -269,11 +269,17 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
 
 
 def _unsaid(known: Knowledge) -> NotSupported:
-    name = known.card.id if known.card else None
-    named = f'"{name}"' if name else '"family/name"'
+    published = known.card.id if known.card and known.card.weights else None
+    hint = (
+        "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; its fields say what differs"
+    )
+    if published:
+        hint = (
+            f'zoo.set_preprocessing(model, "{published}") prepares them as for its published weights, and '
+            f'zoo.transforms("{published}") is their pipeline alone'
+        )
     return NotSupported(
-        f"no weights say how images for this {name or 'model'} are prepared",
+        f"no weights say how images for this {known.card.id if known.card else 'model'} are prepared",
         cause="it is untrained, has weights of your own, or was adopted without saying which it has",
-        hint=f"zoo.set_preprocessing(model, {named}) prepares them as for its published weights, and "
-        f"zoo.transforms({named}) is their pipeline alone",
+        hint=hint,
     )
