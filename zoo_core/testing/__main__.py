@@ -13,7 +13,7 @@ from zoo_core.testing.reports import from_json, merged, page
 
 
 def main() -> None:
-    """Write the page to stdout."""
+    """Print one page of the reports named on the command line: ``python -m zoo_core.testing REPORT.json...``."""
     files = sys.argv[1:]
     if not files:
         sys.exit("usage: python -m zoo_core.testing REPORT.json... > MODELS.md")

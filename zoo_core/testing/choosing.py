@@ -61,7 +61,7 @@ def short_name(check: Callable[..., None]) -> str:
 
 
 def checks_named(names: Iterable[str]) -> tuple[Callable[[Card], None], ...]:
-    """The checks of these names, with or without ``check_``; all of :data:`CHECKS` for no name at all.
+    """Choose the checks of these names, with or without ``check_``; all of :data:`CHECKS` for no name at all.
 
     Args:
         names: Such as ``"swap"``.
@@ -85,7 +85,7 @@ def checks_named(names: Iterable[str]) -> tuple[Callable[[Card], None], ...]:
 def checks_of(
     card: Card, names: Iterable[str] = (), compiled: Iterable[str] = ()
 ) -> tuple[Callable[[Card], None], ...]:
-    """The checks that one model goes through: those of some names, or all, and the dear ones where it is of the sample.
+    """Choose the checks that one model goes through: some names, or all, and the dear ones where it is of the sample.
 
     Args:
         card: The model.
@@ -109,7 +109,7 @@ Sample = int | Literal["kinds"]
 
 
 def cards_named(family: str, patterns: Iterable[str] = (), tasks: Iterable[str] = ()) -> list[Card]:
-    """The cards of a family whose names match a pattern, in the order of its catalogue.
+    """Choose the cards of a family whose names match a pattern, in the order of its catalogue.
 
     Args:
         family: Its name.
@@ -139,7 +139,7 @@ def cards_named(family: str, patterns: Iterable[str] = (), tasks: Iterable[str] 
 
 
 def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
-    """A sample that is the same every time.
+    """Choose a sample of models to check, the same one every time.
 
     Args:
         cards: What to choose from.
@@ -167,6 +167,7 @@ def sampled(cards: Sequence[Card], sample: Sample | None) -> list[Card]:
 
 
 def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
+    """Choose the smallest model of each kind."""
     result: dict[object, Card] = {}
     by_size = sorted(cards, key=lambda card: card.parameters or 0)
     with shapes_above(-1):
@@ -182,7 +183,7 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
 
 
 def _kind(card: Card) -> object:
-    """The task, the class of the model, and the shapes of its head sites."""
+    """What makes models one kind in a sample: the task, the class of the model, and the shapes of its head sites."""
     from zoo_core.surgery.metadata import anatomy_of
 
     model = model_under_test(card)
@@ -190,14 +191,14 @@ def _kind(card: Card) -> object:
 
 
 def _shape_of(model: nn.Module, site: Head) -> object:
-    """What a head site is, whether there is a layer yet, and in what module that is not the model itself it stands."""
+    """What kinds in a sample differ by at a head site: its role, whether it has a layer yet, the module around it."""
     around = model.get_submodule(site.path.rpartition(".")[0])
     within = None if around is model else type(around)
     return site.role, site.kind, site.tokens, site.per_class, site.num_classes > 0, within
 
 
 def shard(cards: Sequence[Card], share: str | None = None) -> list[Card]:
-    """The share of one machine of several: neighbours in the catalogue, which are alike, go to different machines.
+    """The share of the models that one machine of several checks: neighbours in the catalogue, alike, are dealt out.
 
     Args:
         cards: What to divide; the same on each machine.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def declared(family: str) -> Mapping[str, str]:
-    """What a family itself says in ``Family.exceptions``: ``"check:model"`` globs to reasons.
+    """Expected failures that a family itself declares, in ``Family.exceptions``: ``"check:model"`` globs to reasons.
 
     Args:
         family: Its name.
@@ -55,7 +55,7 @@ def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | Non
 
 
 def check_globs(expected: Mapping[str, str], models: Iterable[str]) -> None:
-    """Every glob names a check that there is and at least one model, and every reason says something.
+    """Every glob of expected failures names a check and at least one model, and every reason says something.
 
     Args:
         expected: ``"check:model"`` globs to reasons.

@@ -62,7 +62,7 @@ def check_light(family: str) -> None:
 
 
 def _folder_of(package: str) -> list[str]:
-    """Where a package lies that this process has imported: its tests may be run in that folder."""
+    """Where the package of a family is that this process has imported: its tests may be run in that folder."""
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None)
     return [str(Path(file).parents[hasattr(module, "__path__")])] if file else []

@@ -45,33 +45,38 @@ class MetaShapes(TorchFunctionMode):
 
 
 def _traced(*given: object) -> bool:
-    """Whether a gradient is requested."""
+    """Whether a gradient is requested, so that torch itself has to run on the meta device."""
     return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in given)
 
 
 def _like(x: Tensor, *_: object, inplace: bool = False, **__: object) -> Tensor:
+    """The shape that an activation gives on the meta device, or another layer that keeps the shape of its input."""
     return x if inplace else torch.empty_like(x)
 
 
 def _batch_norm(
     x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, *_: object, **__: object
 ) -> Tensor:
+    """The shape of a batch norm on the meta device."""
     for given in (mean, var, weight):
         _agree(given is None or given.shape == x.shape[1:2], "batch norm", x, given)
     return torch.empty_like(x)
 
 
 def _layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: object, **__: object) -> Tensor:
+    """The shape of a layer norm on the meta device."""
     _agree(x.shape[x.dim() - len(normalized_shape) :] == tuple(normalized_shape), "layer norm", x, normalized_shape)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor:
+    """The shape of a linear layer on the meta device."""
     _agree(x.shape[-1] == weight.shape[1], "linear layer", x, weight)
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+    """The shape of scaled dot-product attention on the meta device, laid out in memory as torch does."""
     _agree(q.shape[-1] == k.shape[-1], "query", q, k)
     _agree(k.shape[-2] == v.shape[-2], "key", k, v)
     weights = (*q.shape[:-1], k.shape[-2])
@@ -86,6 +91,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
 
 
 def _agree(condition: bool, layer: str, x: Tensor, given: Tensor | Sequence[int] | None) -> None:  # noqa: FBT001 - the subject
+    """Refuse shapes on the meta device that the layer would refuse."""
     if not condition:
         shape = tuple(given.shape) if isinstance(given, Tensor) else given
         msg = f"a {layer} for {shape} is given {tuple(x.shape)}"

@@ -20,14 +20,14 @@ _BOX = 4
 
 
 class Call(NamedTuple):
-    """One call of a module: the shapes of what it was given first and of what it gave first."""
+    """One call of a module in a forward pass: the shapes of its first input and of its first output."""
 
     given: torch.Size
     made: torch.Size
 
 
 def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
-    """The last call of each module in one forward pass, in the order of these; none of those that are not called."""
+    """Input and output of the last call of each module in one forward pass, as they run; none of those not called."""
     seen: dict[str, Call] = {}
 
     def note(path: str, x: tuple[Any, ...], made: object) -> None:
@@ -49,7 +49,7 @@ def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> 
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:
-    """Whether the tensor ``name`` lies under one of the paths."""
+    """Whether the tensor ``name`` is inside one of the head sites, or of other modules at these paths."""
     return any(name.startswith(f"{site}.") for site in sites)
 
 
@@ -69,7 +69,7 @@ def width_of(module: nn.Module) -> int | None:
 
 
 def _head_paths(model: nn.Module) -> list[str]:
-    """The paths of all head sites."""
+    """The paths of all head sites, whose outputs are counted."""
     return [head.path for head in anatomy_of(model).heads]
 
 
@@ -88,7 +88,7 @@ def tensors(output: object) -> Iterator[Tensor]:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
-    """How two tensors differ, in a few characters."""
+    """How two outputs differ, in a few characters."""
     if ours.shape != theirs.shape:
         return f"shape, {tuple(ours.shape)} and {tuple(theirs.shape)}"
     return f"{(ours - theirs).abs().max().item():.2g}"
@@ -100,14 +100,14 @@ def scores_of(model: nn.Module, *given: Any) -> Tensor:  # noqa: ANN401 - whatev
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors are equal bit for bit; on the meta device their shapes, and the verdict says so."""
+    """Whether two outputs are equal bit for bit; on the meta device their shapes, and the verdict says so."""
     if ours.is_meta:
         only_shapes("values")
     return ours.shape == theirs.shape and (ours.is_meta or torch.equal(ours, theirs))
 
 
 def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
-    """Paths of the layers in the order of their first call, and whether each is given the image itself.
+    """Run a model and note its layers in the order of their first call, and whether each is given the image itself.
 
     A layer is a module with a weight of its own.
     """
@@ -134,6 +134,7 @@ def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]
 
 
 def _is_one_of(images: list[Tensor], given: Tensor) -> bool:
+    """Whether a layer that runs is given one of the images themselves."""
     return any(
         given is x or (not given.is_meta and given.shape == x.shape and given.data_ptr() == x.data_ptr())
         for x in images
@@ -141,13 +142,14 @@ def _is_one_of(images: list[Tensor], given: Tensor) -> bool:
 
 
 def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The integers in a model that are called a number of classes or labels, by path; those of its configs included."""
+    """The integers that a model still takes for its number of classes or labels, by path; configs included."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             yield from _counts(f"{path}.{name}".lstrip("."), name, value)
 
 
 def _counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
+    """The class counts in one attribute of a model: an integer that is called so, or those of its config."""
     if type(value) is int and ("class" in name or "label" in name):
         yield path, value
     elif name == "config":
@@ -155,5 +157,6 @@ def _counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
 
 
 def _own(config: object) -> dict[str, object]:
+    """The class counts that a model's config has."""
     names = ("num_classes", "num_labels")
     return {name: getattr(config, name) for name in names if hasattr(config, name)}

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 
 def _set_filters(filters: list[Any]) -> None:
+    """Put the warning filters of the process back."""
     cast("list[Any]", warnings.filters)[:] = filters
 
 
 def _set_environment(value: dict[str, str]) -> None:
+    """Put the environment variables of the process back."""
     for name in {*os.environ} - {*value}:
         del os.environ[name]
     os.environ.update(value)
 
 
 def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
+    """Put the logging of the process back."""
     logging.root.handlers[:], logging.root.level, logging.root.manager.disable = value
 
 
@@ -118,6 +121,7 @@ def watched(*, imports: bool = False) -> Iterator[list[str]]:
 def _restored_settings(
     settings: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]], before: dict[str, Any]
 ) -> Iterator[str]:
+    """Put the settings of the process back that were changed, and name them."""
     for name, (look, put) in settings.items():
         if look() != before[name]:
             put(before[name])
@@ -125,6 +129,7 @@ def _restored_settings(
 
 
 def _restored_names(names: dict[str, dict[str, object]]) -> Iterator[str]:
+    """Put what was replaced in torch's modules and classes back, for the whole process, and name it."""
     for space, known in names.items():
         now = vars(_NAMESPACES[space])
         for name, value in known.items():
@@ -135,7 +140,7 @@ def _restored_names(names: dict[str, dict[str, object]]) -> Iterator[str]:
 
 
 def _is_of_torch(value: object) -> bool:
-    """Whether torch itself put it there, as its compiler does with some functions when it is first imported."""
+    """Whether torch itself changed it for the process, as its compiler does with some functions when it is imported."""
     code = getattr(value, "__code__", None)
     module = sys.modules.get(getattr(value, "__module__", None) or "")
     file = code.co_filename if code else getattr(module, "__file__", None)
@@ -143,6 +148,7 @@ def _is_of_torch(value: object) -> bool:
 
 
 def _global_hooks() -> dict[str, dict[Any, Any]]:
+    """The hooks of torch for all modules in the process, by the name of their table."""
     return {
         name: value
         for name, value in vars(module_hooks).items()
@@ -160,7 +166,7 @@ def random_states() -> dict[str, object]:
 
 @contextmanager
 def started_from(seed: int) -> Iterator[dict[str, object]]:
-    """Let these generators start from a seed inside the block, and put them back; gives the states they start from."""
+    """Let the process's other generators start from a seed inside the block, and put them back; gives their states."""
     numpy = sys.modules.get("numpy")
     before = random.getstate(), numpy.random.get_state() if numpy else None
     random.seed(seed)

@@ -56,7 +56,7 @@ def to_markdown(report: Report) -> str:
 
 
 def page(reports: Sequence[Report]) -> str:
-    """Several families on one page: what was run and what that means, how many models pass, and every exception.
+    """Reports on several families as one page: what was run, how many models pass, and every exception.
 
     Args:
         reports: One for each family, as :func:`zoo_core.testing.reports.merged` gives them.
@@ -71,7 +71,7 @@ def page(reports: Sequence[Report]) -> str:
 
 
 def _coverage(reports: Sequence[Report]) -> str:
-    """Which families were looked at whole, and how much of the others."""
+    """Which families the reports cover whole, and how much of the others."""
     whole = [report.family for report in reports if len(report.checked) == report.models]
     part = [
         f"{len(report.checked)} of the {report.models} models of {report.family}"
@@ -83,10 +83,12 @@ def _coverage(reports: Sequence[Report]) -> str:
 
 
 def _listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence of a report, with "and" before the last."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _checks(reports: Iterable[Report]) -> Iterator[str]:
+    """The list on the page of reports of what each check is."""
     from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
     from zoo_core.testing.family import FAMILY_CHECKS
 
@@ -98,6 +100,7 @@ def _checks(reports: Iterable[Report]) -> Iterator[str]:
 
 
 def _scope(report: Report) -> str:
+    """What one report covers, as a sentence: how many models, when, and how many by their shapes alone."""
     when = f", {report.made}" if report.made else ""
     words = [f"{report.origin}: {len(report.checked)} of {report.models} models checked{when}"]
     if shapes := len(report.by_shapes):
@@ -110,7 +113,7 @@ def _scope(report: Report) -> str:
 
 
 def _grouped(title: str, verdicts: Sequence[Verdict]) -> list[str]:
-    """A bullet for each reason, with the checks and all the models that it is true of."""
+    """The lines of a report for one outcome: a bullet for each reason, with the checks and all models it is true of."""
     models: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
         models.setdefault((verdict.check, _general(verdict)), []).append(verdict.model)
@@ -123,6 +126,7 @@ def _grouped(title: str, verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _bullet(checks: Sequence[str], reason: str, models: Sequence[str]) -> Iterator[str]:
+    """One bullet of a report; the names of many models are folded."""
     names = ", ".join(f"`{model}`" for model in models)
     folded = len(models) > _SHOWN
     whose = [f"{len(models)} models"] if folded else [names] if names else []
@@ -132,7 +136,7 @@ def _bullet(checks: Sequence[str], reason: str, models: Sequence[str]) -> Iterat
 
 
 def _general(verdict: Verdict) -> str:
-    """The reason on one line, without the name of the model, so that models with one reason stand together."""
+    """The reason on one line of a report, without the name of the model: models with one reason are together."""
     steps = [step.strip() for step in verdict.reason.splitlines() if step.strip()]
     cause = next((step.removeprefix("likely cause: ") for step in steps if step.startswith("likely cause: ")), None)
     chosen = cause if verdict.outcome == "refused" and cause else "; ".join(steps[:3])
@@ -146,7 +150,7 @@ _FORMAT = 2
 
 @dataclass
 class Report:
-    """The verdicts on one family.
+    """The report on one family: its verdicts.
 
     Attributes:
         family: Its name.
@@ -220,6 +224,7 @@ def from_json(text: str) -> list[Report]:
 
 
 def _report(record: dict[str, Any]) -> Report:
+    """One report from its JSON."""
     record = {name: value for name, value in record.items() if name != "format"}
     verdicts = [Verdict(**each) for each in record.pop("verdicts")]
     return Report(**record, verdicts=verdicts)
@@ -265,6 +270,7 @@ def to_junit(reports: Sequence[Report]) -> str:
 
 
 def _suite(report: Report) -> ET.Element:
+    """One report as a JUnit suite."""
     count = Counter(verdict.outcome for verdict in report.verdicts)
     suite = ET.Element(
         "testsuite",
@@ -286,9 +292,10 @@ def _suite(report: Report) -> ET.Element:
 
 
 def _line(text: str) -> str:
+    """The first line of a reason, as JUnit XML can hold it."""
     return _printable(text).partition("\n")[0]
 
 
 def _printable(text: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """A reason for JUnit XML, without the characters that XML cannot hold."""
     return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")

@@ -87,6 +87,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
 
 
 def _example(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
+    """What a model is called with to be traced: zeros in the size of its card."""
     image = torch.zeros(1, *card.input_size, device="cpu")
     if card.task in DETECTORS:
         return [image[0]]
@@ -94,6 +95,7 @@ def _example(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
 
 
 def _heads(declared: Anatomy, found: Anatomy) -> str:
+    """How traced heads compare with the declared ones: right, refused or wrong."""
     if not found.heads:
         return "refused" if declared.heads else "right"
     right = _sites(declared) == _sites(found) and declared.main and found.main
@@ -101,19 +103,22 @@ def _heads(declared: Anatomy, found: Anatomy) -> str:
 
 
 def _sites(anatomy: Anatomy) -> set[tuple[str, int, int]]:
+    """Path and widths of each head site, to compare traced with declared ones."""
     return {(head.path, head.in_features, head.num_classes) for head in anatomy.heads}
 
 
 def _paths(anatomy: Anatomy) -> list[str]:
+    """The paths of the head sites, traced or declared."""
     return [head.path for head in anatomy.heads]
 
 
 def _steps(anatomy: Anatomy) -> list[tuple[int, int]]:
+    """Channels and stride of each stage, to compare traced with declared ones."""
     return [(stage.channels, stage.stride) for stage in anatomy.stages]
 
 
 def _page(rows: Sequence[Row]) -> str:
-    """The rows as Markdown: shares by family, and each model that differs."""
+    """The rows on traced models as Markdown: shares by family, and each model that differs."""
     lines = ["# Tracing measured against what plugins declare", "", " ".join(_INTRODUCTION.split()), ""]
     lines += [f"{len(rows)} models were measured, the smallest of each share first.", ""]
     lines += ["| family | models | heads right | refused | wrong | error | stem | stages | split claimed |"]
@@ -135,6 +140,7 @@ channels and strides are the declared ones. `python -m zoo_core.testing.traced` 
 
 
 def _shares(family: str, rows: Sequence[Row]) -> str:
+    """One family's line of the table: how many of its models are traced right."""
     count = Counter(row.heads for row in rows)
 
     def share(number: int) -> str:
@@ -147,11 +153,12 @@ def _shares(family: str, rows: Sequence[Row]) -> str:
 
 
 def _cell(text: str) -> str:
+    """A text in a cell of the table of traced models."""
     return text.replace("|", "/").replace("\n", " ")[:160]
 
 
 def _measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
-    """A row a model, smallest first; those in the file of rows are taken from there."""
+    """A row for each model that is traced, smallest first; those in the file of rows are taken from there."""
     kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
     done = {row.model for row in kept}
     for card in sorted(cards, key=lambda card: card.parameters or 0):

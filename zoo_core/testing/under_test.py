@@ -39,7 +39,7 @@ _LABEL = 1
 
 
 def example(card: Card, batch: int = 2) -> Tensor:
-    """A batch of noise as small as the model takes: 64 pixels a side, or the size it was designed for.
+    """A batch of noise as small as the model under test takes: 64 pixels a side, or the size it was designed for.
 
     Args:
         card: The model.
@@ -59,7 +59,7 @@ def example(card: Card, batch: int = 2) -> Tensor:
 
 
 def arguments(card: Card, images: Tensor, *, train: bool = False) -> tuple[Any, ...]:
-    """What a model of this task is called with for a batch of images.
+    """What a model under test is called with for a batch of images, by its task.
 
     A detector is given a list of images, and what is in them while it trains; optical flow is given two images at a
     time, of which the second differs from the first in its last channel. Any other model is given the batch.
@@ -84,12 +84,12 @@ def arguments(card: Card, images: Tensor, *, train: bool = False) -> tuple[Any, 
 
 
 def inputs_of(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, ...]:
-    """What to call a model with: :func:`arguments` for its :func:`example`."""
+    """What to call a model under test with: :func:`arguments` for its :func:`example`."""
     return arguments(card, example(card, batch), train=train)
 
 
 def _target(card: Card, image: Tensor) -> dict[str, Tensor]:
-    """One object in an image, with all that a detector could be taught of it."""
+    """One object in an image for a detector under test, with all that it could be taught of it."""
     left, top, right, bottom = _BOX
     mask = torch.zeros(1, *image.shape[-2:], dtype=torch.uint8)
     mask[:, int(top) : int(bottom), int(left) : int(right)] = 1
@@ -105,7 +105,7 @@ _sizes: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDicti
 
 
 def _takes(card: Card, x: Tensor) -> bool:
-    """Whether a model runs on images of this size, found by running it once."""
+    """Whether a model under test runs on images of this size, found by running it once."""
     model, size = model_under_test(card), tuple(x.shape[1:])
     known = _sizes.setdefault(model, {})
     if size not in known:
@@ -129,22 +129,22 @@ _shapes_above: ContextVar[int] = ContextVar("shapes_above", default=SHAPES_ABOVE
 
 
 class NonConformance(PluginError, AssertionError):
-    """A family does not keep a promise; the message names the model, the part and the cause."""
+    """A model under test breaks a promise of its family; the message names the model, the part and the cause."""
 
 
 class NotChecked(unittest.SkipTest):
-    """A check that can say nothing about this model; the message says why. pytest shows it as skipped."""
+    """A check that can say nothing about the model under test; the message says why. pytest shows it as skipped."""
 
 
 def require(condition: bool, message: str) -> None:  # noqa: FBT001 - it is the subject of the sentence
-    """Say ``message`` as a finding unless the condition holds."""
+    """Raise a finding about the model under test, ``message``, unless the condition holds."""
     if not condition:
         raise NonConformance(message)
 
 
 @contextmanager
 def shapes_above(parameters: int) -> Iterator[None]:
-    """Inside the block, models whose cards tell of more parameters than this are checked by their shapes alone.
+    """Inside the block, models under test of more parameters than this are checked by their shapes alone.
 
     They are built without initial values and moved to torch's meta device: their memory is never touched, and paths,
     channels, strides, gradients and shapes are what they would be. What needs values is not checked. Detectors of up to
@@ -171,7 +171,7 @@ _missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
 
 @contextmanager
 def values_missed() -> Iterator[list[str]]:
-    """Inside the block, gather what a check would have compared by its values, and had only shapes of.
+    """Inside the block, gather what a check would compare by values of a model under test that has only shapes.
 
     Example:
         >>> with values_missed() as missed:
@@ -188,14 +188,14 @@ def values_missed() -> Iterator[list[str]]:
 
 
 def only_shapes(what: str) -> None:
-    """Say that values were to be compared, of a model that has none."""
+    """Note that values were to be compared, of a model under test that has none."""
     missed = _missed.get()
     if missed is not None:
         missed.append(what)
 
 
 def by_shapes(card: Card) -> bool:
-    """Whether this model is looked at without values."""
+    """Whether this model is under test without values."""
     limit = _shapes_above.get()
     if card.task in DETECTORS and limit >= 0:
         limit = max(limit, SHAPES_ABOVE)
@@ -203,7 +203,7 @@ def by_shapes(card: Card) -> bool:
 
 
 def need_values(card: Card) -> None:
-    """Raise :class:`NotChecked` where the model has none."""
+    """Raise :class:`NotChecked` where the model under test has no values."""
     if by_shapes(card):
         only_shapes(card.id)
         limit = f"{_shapes_above.get():,} parameters" if _shapes_above.get() > 0 else "no parameters at all"
@@ -211,7 +211,7 @@ def need_values(card: Card) -> None:
 
 
 class Built(NamedTuple):
-    """What the first build of a model did to the process.
+    """What the first build of a model under test did to the process.
 
     Attributes:
         changes: What it changed, in words.
@@ -253,7 +253,7 @@ def model_under_test(card: Card) -> nn.Module:
 
 
 def forget() -> None:
-    """Give back the memory of the last model."""
+    """Give back the memory of the last model under test."""
     _model_under_test.cache_clear()
     _failed.clear()
     gc.collect()  # a frozen or adapted copy holds itself in a cycle, and the next model may need its memory
@@ -261,6 +261,7 @@ def forget() -> None:
 
 @lru_cache(maxsize=1)
 def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
+    """Build a model under test without a network, and note what that changes in the process."""
     with without_network() as attempts:
         try:
             with suppress(Exception):  # which the build below reports; what it imports may set what it likes
@@ -280,11 +281,13 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
 
 
 def _bare(name: str) -> nn.Module:
+    """A model under test without values, on the meta device."""
     card = current_zoo().resolve(name)[0]
     return construct(card, card.options, values=False).to("meta")
 
 
 def _with_values(name: str) -> nn.Module:
+    """A model under test with values; a detector enlarges its images less than usual."""
     card = current_zoo().resolve(name)[0]
     try:  # detectors enlarge what they are given to 800 pixels a side, unless their constructor is told otherwise
         model = get(name, weights=None, seed=0, options=_FEW_PIXELS if card.task in DETECTORS else None)
@@ -295,7 +298,7 @@ def _with_values(name: str) -> nn.Module:
 
 
 def _draw_zeros(model: nn.Module) -> None:
-    """Draw values for what is zeros in a new head, which would give the same scores whatever it is given."""
+    """Draw values for zeros in a new head of a model under test, whose scores would not depend on its input."""
     known = dict(model.named_modules())
     layers = [known[head.path] for head in anatomy_of(model).heads if head.path in known]
     with torch.no_grad(), seeded(0):

@@ -50,7 +50,7 @@ class Verdict:
 
 
 def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str] | None = None) -> Verdict:
-    """Run one check on one model. Whatever the model raises is in the verdict; nothing is raised.
+    """Reach the verdict of one check on one model. Whatever the model raises is in it; nothing is raised.
 
     Args:
         check: Such as :func:`zoo_core.testing.check_swap`.
@@ -79,7 +79,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
 
 
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:
-    """Run one check of a family as a whole; as :func:`judge`.
+    """Reach the verdict of one check on a family as a whole; as :func:`judge`.
 
     Args:
         check: Such as :func:`zoo_core.testing.check_light`.
@@ -104,6 +104,7 @@ def raise_for(verdict: Verdict) -> None:
 
 
 def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
+    """Outcome and reason of a verdict, from what running the check raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries warn of their own ways; what is wrong here is raised

@@ -7,7 +7,7 @@ from zoo_core.plugin import Family, hookimpl
 
 @hookimpl
 def zoo_families() -> list[Family]:
-    """The one family of this plugin."""
+    """The one family of the plugin for efficientnet_pytorch."""
     return [
         Family(
             name="efficientnet_pytorch",

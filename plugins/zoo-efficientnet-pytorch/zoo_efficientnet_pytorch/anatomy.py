@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Where the head, the stem and the stages of an EfficientNet are, and how its forward splits.
+    """The anatomy of an EfficientNet: its head, stem and stages, and how its forward splits.
 
     The stages are those of the library's ``extract_endpoints``: the blocks in groups of one resolution, called
     ``reduction_1`` to ``reduction_5``. The last convolution comes after them and has no stage of its own.
@@ -47,7 +47,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """The last feature map, ``[N, C, H / 32, W / 32]``: the library's own method, which a chain of modules is not.
+    """The last feature map of an EfficientNet, ``[N, C, H / 32, W / 32]``: by a method, as no chain of modules is.
 
     Every block is told how deep it is, and one activation module serves the first layer and the last.
     """
@@ -56,6 +56,7 @@ def features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library shi
 
 
 def _head(model: nn.Module) -> Head:
+    """The head of an EfficientNet, with the widths of what is there now."""
     layers = [layer for layer in model.get_submodule("_fc").modules() if isinstance(layer, nn.Linear)]
     if not layers:
         raise AnatomyError(
@@ -67,7 +68,7 @@ def _head(model: nn.Module) -> Head:
 
 
 def _stages(model: Any) -> tuple[Stage, ...]:  # noqa: ANN401 - the library ships no types
-    """The blocks in groups; each group after the first begins with the block that halves the map."""
+    """The stages of an EfficientNet: its blocks in groups, each after the first begins where a block halves the map."""
     blocks = dict(model.get_submodule("_blocks").named_children())
     stride = _stride(model.get_submodule("_conv_stem"))
     groups: list[tuple[int, list[str]]] = []
@@ -89,4 +90,5 @@ def _stages(model: Any) -> tuple[Stage, ...]:  # noqa: ANN401 - the library ship
 
 
 def _stride(convolution: Any) -> int:  # noqa: ANN401 - the library ships no types
+    """The stride of a convolution in the blocks of an EfficientNet."""
     return int(convolution.stride[0])

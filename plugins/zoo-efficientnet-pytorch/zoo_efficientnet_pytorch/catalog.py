@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def cards() -> Sequence[Card]:
-    """Every model of efficientnet_pytorch with its weights, smallest first.
+    """The catalogue of efficientnet_pytorch: every model with its weights, smallest first.
 
     Example:
         >>> {card.name: card.tags for card in cards()}["efficientnet-b8"]

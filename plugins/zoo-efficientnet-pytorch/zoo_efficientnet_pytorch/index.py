@@ -37,17 +37,18 @@ _ACCURACY = {
 
 
 def cards() -> list[Card]:
-    """A card for every model of the installed efficientnet_pytorch."""
+    """Index the installed efficientnet_pytorch: a card for every model."""
     return [_card(name) for name in VALID_MODELS]
 
 
 def main() -> None:
-    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module."""
+    """Index efficientnet_pytorch to ``catalog.jsonl`` and ``catalog.version`` beside this module."""
     write_cards(_PACKAGE / "catalog.jsonl", cards())
     (_PACKAGE / "catalog.version").write_text(f"{efficientnet_pytorch.__version__}\n", encoding="utf-8")
 
 
 def _card(name: str) -> Card:
+    """Index one EfficientNet: its card."""
     with torch.device("meta"):
         model = EfficientNet.from_name(name)
     weights = tuple(_weights(name, tag) for tag, urls in _FILES.items() if name in urls)
@@ -64,6 +65,7 @@ def _card(name: str) -> Card:
 
 
 def _weights(name: str, tag: str) -> Weights:
+    """Index one file of an EfficientNet: its weights entry."""
     url = _FILES[tag][name]
     digest = _DIGEST.search(url)
     mean, std = _NORMALISATION[tag]
@@ -82,6 +84,7 @@ def _weights(name: str, tag: str) -> Weights:
 
 
 def _size(name: str) -> tuple[int, int]:
+    """The height and width to index as those of an EfficientNet's images."""
     side = EfficientNet.get_image_size(name)
     return side, side
 

@@ -31,7 +31,7 @@ _MODULES = {"FineTune": "module", "ImageData": "samples", "Result": "run", "fine
 
 @hookimpl
 def zoo_commands() -> Mapping[str, str]:
-    """The command that this plugin adds to ``zoo``."""
+    """The command that the plugin for Lightning adds to ``zoo``."""
     return {"finetune": "zoo_lightning.command:finetune"}
 
 

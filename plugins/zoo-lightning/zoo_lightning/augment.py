@@ -43,6 +43,7 @@ def transform_for(model: nn.Module, augment: str, task: str = "classification") 
 
 
 def _for_classes(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
+    """The augmentations of a preset for images with classes, and then the preprocessing."""
     if augment in ("none", "light"):
         plain = zoo.transforms(model)
         shifts = [_without_palette, v2.RandomAffine(_TURN, translate=(_SHIFT, _SHIFT)), plain]
@@ -59,7 +60,10 @@ def _without_palette(image: Any, *target: Any) -> Any:  # noqa: ANN401 - a PIL i
 
 
 def _for_boxes(model: nn.Module, augment: str) -> Any:  # noqa: ANN401 - a transform of v2
-    """Keypoints get colors alone: a flip would make a left hand a right one, and a crop part it from its body."""
+    """Augmentations for boxes; keypoints get colors alone: a flip would make a left hand a right one.
+
+    A crop would part it from its body.
+    """
     plain = zoo.transforms(model)
     colors = v2.ColorJitter(brightness=0.2, contrast=0.2)
     if augment == "none":
@@ -75,11 +79,13 @@ def _for_boxes(model: nn.Module, augment: str) -> Any:  # noqa: ANN401 - a trans
 
 
 def _labels(sample: Any) -> Tensor:  # noqa: ANN401 - an image and its target
+    """The labels of a sample, of which an augmentation drops those whose boxes it cut away."""
     labels: Tensor = sample[1]["labels"]
     return labels
 
 
 def _for_masks(model: nn.Module, augment: str) -> Callable[..., Any]:
+    """The augmentations of a preset for images with masks, and then the preprocessing."""
     if augment in ("standard", "strong"):
         standard = zoo.transforms(model, train=True)
         colors = v2.ColorJitter(brightness=0.4, contrast=0.4)
@@ -91,7 +97,7 @@ def _for_masks(model: nn.Module, augment: str) -> Callable[..., Any]:
 
 
 def sides_of(model: nn.Module) -> tuple[int, int]:
-    """Height and width that images of a batch are brought to, for a model that takes any."""
+    """Height and width that augmented images are brought to, to be one batch, for a model that takes any."""
     numbers = zoo.preprocessing(model)
     sides = numbers.crop or numbers.resize
     return sides[0], sides[-1]

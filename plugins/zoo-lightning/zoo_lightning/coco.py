@@ -30,7 +30,7 @@ _PIXEL = 1.0
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in an image.
+    """One object in an image, as COCO's annotations have it.
 
     Attributes:
         label: Index into the class names.
@@ -49,7 +49,7 @@ class Object:
 
 @dataclass(frozen=True)
 class ObjectSample(Sample):
-    """An image and the objects in it.
+    """An image and the objects in it, from annotations of COCO.
 
     Attributes:
         objects: What is in it.
@@ -102,7 +102,7 @@ class ObjectSample(Sample):
 
 
 def decoded(shape: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:  # noqa: ANN401 - polygons or a dict
-    """The mask ``[H, W]`` of uint8 that polygons, or a run-length encoding, stand for."""
+    """The mask ``[H, W]`` of uint8 that COCO's polygons, or its run-length encoding, stand for."""
     from pycocotools import mask
 
     if isinstance(shape, dict):
@@ -114,7 +114,7 @@ def decoded(shape: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:  # noqa:
 
 
 def find_coco(path: Path) -> dict[Path, str]:
-    """The annotation files of a dataset, with the split of each; empty where there are none.
+    """The annotation files of a COCO dataset, with the split of each; empty where there are none.
 
     Args:
         path: An annotation file, or a folder with some in it, in ``annotations``, or in the folders of its splits.
@@ -140,7 +140,7 @@ def find_coco(path: Path) -> dict[Path, str]:
 
 
 def _with_val(path: Path) -> dict[Path, str]:
-    """A file, and that of the other split beside it: ``instances_train2017.json`` and ``instances_val2017.json``."""
+    """A COCO file, and that of the split beside it: ``instances_train2017.json`` and ``instances_val2017.json``."""
     side = _side_of(path, path.parent)
     others = (path.with_name(path.name.replace("train", other)) for other in ("val", "valid", "test"))
     other = next((file for file in others if file.is_file() and file != path), None)
@@ -148,6 +148,7 @@ def _with_val(path: Path) -> dict[Path, str]:
 
 
 def _side_of(file: Path, root: Path) -> str:
+    """The split that a COCO file is of, by the words in its path; empty where none is one."""
     words = re.findall(r"[a-z]+", str(file.relative_to(root).with_suffix("")).lower())
     return next((SIDES[word] for word in words if word in SIDES), "")
 
@@ -164,7 +165,7 @@ def _is_coco(file: Path) -> bool:
 
 
 def read_coco(path: Path, files: Mapping[Path, str], *, val: float, seed: int, workers: int) -> ImageData:
-    """Images and the objects in them.
+    """Read images and the objects in them from annotations of COCO.
 
     Args:
         path: What the user named.
@@ -217,7 +218,7 @@ def read_coco(path: Path, files: Mapping[Path, str], *, val: float, seed: int, w
 
 
 def _class_names(read: Iterable[_Annotations], notes: list[str]) -> tuple[str, ...]:
-    """The classes that have an object, in the order of their numbers; two of one name are one class."""
+    """The classes that have an object in the annotations, in the order of their numbers; two of one name are one."""
     used: dict[str, Any] = {}
     unused: dict[str, Any] = {}
     for file in read:
@@ -230,7 +231,7 @@ def _class_names(read: Iterable[_Annotations], notes: list[str]) -> tuple[str, .
 
 
 class _Annotations:
-    """One file, checked as far as all that follows needs."""
+    """One file of COCO's annotations, checked as far as all that follows needs."""
 
     def __init__(self, file: Path, root: Path) -> None:
         self.file, self.root = file, root
@@ -306,12 +307,13 @@ class _Annotations:
 
 
 def _with_ids(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, with None for a number that is no number and no text."""
+    """A record of COCO's, with None for an id that is neither an integer nor a text."""
     broken = {key for key in ("id", "image_id", "category_id") if not isinstance(record.get(key), int | str)}
     return {**record, **dict.fromkeys(broken)}
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width that COCO's record of an image has; None where it has none."""
     height, width = image.get("height"), image.get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) and height and width else None
 
@@ -319,6 +321,7 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 def _object(
     each: Mapping[str, Any], index: Mapping[Any, int], size: tuple[int, int] | None, name: str, faults: Faults
 ) -> Object | None:
+    """The object of one COCO annotation; None where it cannot be used, as the faults then say."""
     if each["category_id"] not in index:
         faults.add("objects have a category_id that the file does not list, and were left out", name)
         return None
@@ -336,6 +339,7 @@ def _object(
 
 
 def _numbers(values: Any) -> list[float] | None:  # noqa: ANN401 - what a file has
+    """A list of numbers in COCO's annotations; None for what is no such list."""
     if not isinstance(values, list):
         return None
     fine = all(isinstance(each, int | float) and math.isfinite(each) for each in values)
@@ -348,7 +352,7 @@ def _box(
     name: str,
     faults: Faults,
 ) -> tuple[float, float, float, float] | None:
-    """Corners in the image, of left, top, width and height."""
+    """The corners in the image of COCO's box of left, top, width and height."""
     numbers = _numbers(values)
     if numbers is None or len(numbers) != _CORNERS:
         faults.add("boxes are not four numbers, and were left out", name)
@@ -368,7 +372,7 @@ def _box(
 
 
 def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) -> Any:  # noqa: ANN401 - as above
-    """Polygons with an area, or a run-length encoding of the image's size."""
+    """The shape of a COCO annotation: polygons with an area, or a run-length encoding of the image's size."""
     if not shape:
         return None
     if isinstance(shape, dict):
@@ -384,7 +388,7 @@ def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) 
 
 
 def _with_keypoints(each: Object, count: int, name: str, faults: Faults) -> Object:
-    """The object, without keypoints that are not as many as there should be."""
+    """The object of COCO's, without keypoints that are not as many as there should be."""
     if not each.keypoints or len(each.keypoints) == _TRIPLE * count:
         return each
     faults.add(f"objects have not {count} triples of x, y and visibility as keypoints, which were left out", name)
@@ -392,14 +396,14 @@ def _with_keypoints(each: Object, count: int, name: str, faults: Faults) -> Obje
 
 
 def size_of(image: Any) -> tuple[int, int]:  # noqa: ANN401 - a PIL image or a tensor
-    """Height and width of an image."""
+    """Height and width of an image, for the annotated objects in it."""
     if hasattr(image, "shape"):
         return int(image.shape[-2]), int(image.shape[-1])
     return image.height, image.width
 
 
 def with_visibility(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """Keypoints as torchvision's models take them, ``[N, K, 3]``: transforms know x and y alone."""
+    """COCO's keypoints as torchvision's models take them, ``[N, K, 3]``: transforms know x and y alone."""
     if "visible" in target:
         target["keypoints"] = torch.cat([target["keypoints"], target.pop("visible")[..., None]], dim=-1)
     return image, target

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    """``layer4=3`` as part and epoch."""
+    """An option of the command such as ``layer4=3``, as part and epoch."""
     pairs = [value.rpartition("=") for value in values]
     for part, _equals, epoch in pairs:
         if not part or not epoch.isdigit():
@@ -123,7 +123,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silence Lightning's hints to authors of training scripts; errors are still shown."""
+    """Silence Lightning's hints to authors of training scripts in the command; errors are still shown."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options: dict[str, Any]) -> None:
-    """What a run would do, or why it would not: nothing is trained or written; a model on the hub is downloaded."""
+    """Print what ``zoo finetune`` would do, or why not: nothing is trained; a model on the hub is downloaded."""
     import zoo_core as zoo
     from zoo_lightning.run import check_run
 

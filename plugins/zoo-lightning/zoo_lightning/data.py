@@ -39,7 +39,7 @@ _SEPARATOR = ";"
 def read_data(
     source: str | os.PathLike[str], *, val: float = 0.2, seed: int = 0, check: bool = True, workers: int = 4
 ) -> ImageData:
-    """Read images and their classes.
+    """Read the data to train on, of any kind: class folders, a CSV, Hugging Face, COCO, or images and masks.
 
     Args:
         source: A folder with one folder for each class, or with ``train`` and ``val`` folders of those; a ``.csv`` with
@@ -92,7 +92,7 @@ def read_data(
 
 @dataclass
 class _Parts:
-    """What a reader finds: sources with the names of their classes, and which split each belongs to, if any.
+    """What is read of the data: sources with the names of their classes, and which split each belongs to, if any.
 
     Classes that come in an order of their own are in ``order``.
     """
@@ -104,6 +104,7 @@ class _Parts:
 
 
 def _from_folder(folder: Path) -> _Parts:
+    """Read data in class folders, with or without the folders of splits around them."""
     parts = _Parts()
     folders = sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     sides = {each.name: SIDES[each.name.lower()] for each in folders if each.name.lower() in SIDES}
@@ -137,7 +138,7 @@ def _read_classes(root: Path, folder: Path, side: str, parts: _Parts) -> None:
 
 
 def _side_of(name: str, where: str) -> str:
-    """Which side of ours a split is.
+    """The side, such as train, that the name of a split in the data stands for.
 
     Raises:
         UsageError: It is called otherwise.
@@ -149,6 +150,7 @@ def _side_of(name: str, where: str) -> str:
 
 
 def _from_csv(path: Path) -> _Parts:
+    """Read data from a CSV of paths and labels."""
     columns, rows = _csv_rows(path)
     where, what, split = (_column(path, columns, names) for names in (_PATHS, _LABELS, _SPLITS))
     if where is None or what is None:
@@ -193,7 +195,7 @@ def _normalized_name(csv: Path, text: str) -> str:
 
 
 def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str | None]]]:
-    """The columns and the rows of a table; semicolons or tabs separate them where the first line has no comma.
+    """The columns and rows of a CSV; semicolons or tabs separate them where the first line has no comma.
 
     Raises:
         UsageError: It is no table, or a row has more fields than the first line names.
@@ -220,7 +222,7 @@ def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str | None]]]
 
 
 def _column(where: Path, columns: Iterable[str], names: Sequence[str]) -> str | None:
-    """The column that is called so.
+    """The column of a CSV that has one of these names.
 
     Raises:
         UsageError: Several are.
@@ -235,11 +237,12 @@ def _column(where: Path, columns: Iterable[str], names: Sequence[str]) -> str | 
 
 
 def _labels_of(text: str) -> tuple[str, ...]:
+    """The labels of one image in a CSV, between semicolons."""
     return tuple(dict.fromkeys(label.strip() for label in text.split(_SEPARATOR) if label.strip()))
 
 
 def _require_single(path: Path, labels: set[str]) -> None:
-    """Refuse lists of labels that are separated otherwise: each list would become a class.
+    """Refuse lists of labels in a CSV that are separated otherwise: each list would become a class.
 
     Raises:
         UsageError: There is one.
@@ -254,6 +257,7 @@ def _require_single(path: Path, labels: set[str]) -> None:
 
 
 def _from_hugging_face(path: Path) -> _Parts:
+    """Read data from a Hugging Face dataset on disk."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -274,7 +278,7 @@ def _from_hugging_face(path: Path) -> _Parts:
 
 
 def _read_split(split: Dataset, path: Path, name: str, side: str, parts: _Parts) -> None:
-    """The rows of one split; those without an image or without a label are left out and named."""
+    """The rows of one split of a Hugging Face dataset; those without an image or a label are left out and named."""
     import datasets
 
     image = _of_kind(path, split, _IMAGES, lambda kind: isinstance(kind, datasets.Image))
@@ -294,7 +298,7 @@ def _read_split(split: Dataset, path: Path, name: str, side: str, parts: _Parts)
 
 
 def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callable[[Any], bool]) -> str:
-    """The column of a kind; of several, the one that is called as such a column is.
+    """The column of a kind in a Hugging Face dataset; of several, the one called as such a column is.
 
     Raises:
         UsageError: There is none, or several could be meant.
@@ -317,6 +321,7 @@ def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callabl
 
 
 def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int) -> ImageData:
+    """Put together what was read of class folders, a CSV or Hugging Face: classes with images, and both splits."""
     present = {label for _, labels, _, _ in parts.rows for label in labels}
     class_names = tuple(label for label in parts.order or sorted(present) if label in present)
     if unused := [label for label in parts.order if label not in present]:

@@ -99,7 +99,7 @@ class FineTuneDetector(FineTune):
 
 
 def update(score: MeanAveragePrecision, outputs: Records, targets: Records) -> None:
-    """Count a batch in: masks are probabilities in the outputs, and yes or no in the score."""
+    """Count a batch of detections in: masks are probabilities in the outputs, and yes or no in the score."""
     found = []
     for output in outputs:
         record = {name: output[name] for name in ("boxes", "scores", "labels")}
@@ -115,7 +115,7 @@ def update(score: MeanAveragePrecision, outputs: Records, targets: Records) -> N
 
 
 def main_score(computed: dict[str, Tensor]) -> Tensor:
-    """Of masks where there are some; boxes otherwise; 0 where nothing could be found."""
+    """The score of a detector: of masks where there are some; boxes otherwise; 0 where nothing could be found."""
     return computed.get("segm_map", computed.get("map", computed.get("bbox_map", torch.zeros(())))).clamp(min=0)
 
 
@@ -164,7 +164,7 @@ class DetectionEvaluation:
 
 
 def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:  # noqa: ANN401 - PIL images
-    """The image with what is surely seen on it."""
+    """The image with what a detector surely sees on it."""
     chosen = output["scores"] >= _SURE
     labels = output["labels"][chosen]
     seen = zoo.Detections(output["boxes"][chosen], tuple(names[i] for i in labels), output["scores"][chosen], labels)
@@ -173,7 +173,7 @@ def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:  
 
 @torch.no_grad()
 def evaluate_detector(module: FineTuneDetector, batches: DataLoader[Any]) -> DetectionEvaluation:
-    """Run a detector on images; its mode is afterwards as it was."""
+    """Evaluate a detector on images; its mode is afterwards as it was."""
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
@@ -201,7 +201,7 @@ def evaluate_detector(module: FineTuneDetector, batches: DataLoader[Any]) -> Det
 
 
 def keypoint_map(outputs: Records, targets: Records) -> float:
-    """Mean average precision of keypoints, as COCO measures it; with one spread for all unless there are its 17."""
+    """The precision of a keypoint detector, as COCO measures it; one spread for all unless there are its 17 points."""
     import numpy as np
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -239,6 +239,7 @@ def keypoint_map(outputs: Records, targets: Records) -> float:
 
 
 def _record(image: int, found: dict[str, Tensor], index: int, number: int) -> dict[str, Any]:
+    """One detected or true object, as the evaluation of a keypoint detector takes it."""
     left, top, right, bottom = found["boxes"][index].tolist()
     return {
         "id": number,

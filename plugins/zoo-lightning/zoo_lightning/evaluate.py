@@ -24,7 +24,7 @@ _EVEN = 0.5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions on the validation images.
+    """What a trained classifier makes of the validation images: its predictions.
 
     Attributes:
         probabilities: ``[N, classes]``.
@@ -139,7 +139,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(module: FineTune, batches: DataLoader[Any]) -> Evaluation:
-    """Run a model on images; its mode is afterwards as it was.
+    """Evaluate a trained classifier on images; its mode is afterwards as it was.
 
     Args:
         module: Whose model is run.

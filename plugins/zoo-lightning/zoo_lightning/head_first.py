@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train_head(
     module: FineTune, dataset: Dataset[Any], *, epochs: int, batch_size: int, workers: int, folder: Path, device: str
 ) -> list[float]:
-    """Train the head of a frozen backbone on features that are computed once.
+    """Train the head first, alone, on features of the frozen backbone that are computed once.
 
     Args:
         module: Whose head learns, at its ``head_lr``, or ``lr`` where that is None.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and targets; an index counts on through the epochs, so that it alone decides what is drawn at random.
+    """Load images and targets; an index counts on through the epochs, and alone decides what is drawn at random.
 
     Args:
         samples: What is in it.
@@ -58,7 +58,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class BoxDataset(ImageDataset):
-    """Images and the objects in them, as torchvision's detectors take them.
+    """Load images and the objects in them, as torchvision's detectors take them.
 
     Args:
         samples: What is in it.
@@ -88,7 +88,7 @@ class BoxDataset(ImageDataset):
 
 
 class MaskDataset(ImageDataset):
-    """Images and the classes of their pixels, changed together."""
+    """Load images and the classes of their pixels, changed together."""
 
     def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
         """The image as a tensor, and its mask."""
@@ -97,7 +97,7 @@ class MaskDataset(ImageDataset):
 
 
 class WholeMaskDataset(ImageDataset):
-    """Images as ``zoo.predict`` prepares them, and their masks as they are."""
+    """Load images as ``zoo.predict`` prepares them, and their masks as they are."""
 
     def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
         """The image as a tensor, and its mask."""
@@ -105,7 +105,7 @@ class WholeMaskDataset(ImageDataset):
 
 
 class EpochSampler(Sampler[int]):
-    """The samples of one process: all of them once an epoch, over all processes, in an order that the epoch decides.
+    """The samples that one process loads: all of them once an epoch, over all processes, in the epoch's order.
 
     Batches of several processes hold together what one process would see in a batch as large as theirs together.
 
@@ -148,7 +148,7 @@ class EpochSampler(Sampler[int]):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of a sampler; a last image that would be alone joins the batch before: batch norm takes no single one.
+    """The batches to load; a last image that would be alone joins the batch before: batch norm takes no single one.
 
     Args:
         sampler: Of the images.
@@ -174,11 +174,12 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def _is_distributed() -> bool:
+    """Whether several processes load the samples together."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def mixed_seed(seed: int, number: int) -> int:
-    """A seed of its own for each number, far from its neighbours' (the finalizer of SplitMix64).
+    """A seed of its own for each sample or epoch to load, far from its neighbours' (SplitMix64's finalizer).
 
     Example:
         >>> mixed_seed(0, 1) != mixed_seed(1, 0)
@@ -194,7 +195,7 @@ def mixed_seed(seed: int, number: int) -> int:
 def loaders(
     data: ImageData, model: nn.Module, *, augment: str, batch_size: int, workers: int, seed: int
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The batches to train on, and those to validate with.
+    """The loaders of batches to train on, and of those to validate with.
 
     Args:
         data: From :func:`zoo_lightning.read_data`.
@@ -217,7 +218,7 @@ def loaders(
 
 
 def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """What is trained on, with augmentations, and what is validated with."""
+    """The datasets to load from: what is trained on, with augmentations, and what is validated with."""
     plain, augmented = (transform_for(model, each, data.task) for each in ("none", augment))
     if data.task == "detection":
         parts = parts_of(model)
@@ -232,21 +233,22 @@ def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> t
 
 
 def parts_of(model: nn.Module) -> frozenset[str]:
-    """What a detector learns beside boxes: ``"masks"``, ``"keypoints"``."""
+    """What a detector learns beside boxes, and its targets are loaded with: ``"masks"``, ``"keypoints"``."""
     found = zoo.anatomy(model)
     has = {"masks": "mask" in {site.role for site in found.heads}, "keypoints": found.keypoints is not None}
     return frozenset(name for name, there in has.items() if there)
 
 
 def collate_for(task: str) -> Callable[[Any], Any] | None:
-    """How samples become a batch: images of different sizes stay apart; None for torch's own way."""
+    """How loaded samples become a batch: images of different sizes stay apart; None for torch's own way."""
     return _apart if task == "detection" else None
 
 
 def _apart(batch: Sequence[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
+    """Loaded samples as a batch of lists, of images and of targets, for images of different sizes."""
     return [image for image, _ in batch], [target for _, target in batch]
 
 
 def val_batch(task: str, batch_size: int) -> int:
-    """Images of a batch to validate with: masks keep their size, so that each is a batch of its own."""
+    """How many images to load as a batch to validate with: masks keep their size, so that each is one of its own."""
     return 1 if task == "segmentation" else batch_size

@@ -33,7 +33,7 @@ _MAP, _COLORED = 2, 3
 
 @dataclass(frozen=True)
 class MaskSample(Sample):
-    """An image and the class of each of its pixels.
+    """An image and its mask: the class of each of its pixels.
 
     Attributes:
         mask: The image file whose values are the classes.
@@ -103,13 +103,14 @@ def find_masks(path: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks in a folder; None where it has not both."""
     by_name = {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
     images, masks = (next((by_name[name] for name in names if name in by_name), None) for names in (_IMAGES, _MASKS))
     return (images, masks) if images and masks and images_in(masks)[0] else None
 
 
 def read_masks(path: Path, folders: dict[str, tuple[Path, Path]], *, val: float, seed: int, workers: int) -> ImageData:
-    """Images and the classes of their pixels.
+    """Read images, and from their masks the classes of their pixels.
 
     Args:
         path: What the user named; its ``classes.txt`` has the name of each class, one a line, from 0 on.
@@ -174,7 +175,7 @@ def _pairs(images: Path, masks: Path, root: Path, faults: Faults) -> Iterable[Ma
 
 
 def _lists(path: Path) -> dict[str, str]:
-    """Which side each image is on, where Pascal VOC's lists say so."""
+    """Which split each image with a mask is in, where Pascal VOC's lists say so."""
     folder = path / "ImageSets" / "Segmentation"
     files = {side: folder / f"{side}.txt" for side in ("train", "val")}
     if not all(file.is_file() for file in files.values()):
@@ -183,7 +184,7 @@ def _lists(path: Path) -> dict[str, str]:
 
 
 def _checked(sample: MaskSample) -> MaskSample | str:
-    """The sample with its classes counted, or why it cannot be used."""
+    """The sample with the classes in its mask counted, or why it cannot be used."""
     if fault := sample.fault():
         return fault
     try:
@@ -217,6 +218,7 @@ def _without_white(found: Sequence[tuple[MaskSample, str]], notes: list[str]) ->
 
 
 def _whitened(sample: MaskSample) -> MaskSample:
+    """The sample of a black and white mask, with white as the class 1."""
     pixels = tuple((value // IGNORED, count) for value, count in sample.pixels)
     return replace(sample, labels=tuple(value for value, _ in pixels), pixels=pixels, scale=IGNORED)
 
@@ -239,7 +241,7 @@ def _names(path: Path, samples: Sequence[MaskSample], notes: list[str]) -> tuple
 
 
 def _require_classes(path: Path, data: ImageData) -> ImageData:
-    """The data, with a note on classes that no pixel is of.
+    """Refuse masks of one class, and note the classes that no pixel is of.
 
     Raises:
         UsageError: There is one class, or nothing to train on or to validate with.

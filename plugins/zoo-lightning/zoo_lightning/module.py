@@ -30,7 +30,9 @@ _AUXILIARY = 0.3
 
 
 class LabelPrecision(MultilabelAveragePrecision):
-    """The mean of the average precisions of those labels that an image has: torchmetrics counts the others as 0.
+    """The score of a module in training on several labels: the mean average precision of those that occur.
+
+    torchmetrics counts the others as 0.
 
     Args:
         num_labels: How many labels there are.
@@ -51,7 +53,7 @@ class LabelPrecision(MultilabelAveragePrecision):
 
 
 class FineTune(LightningModule):
-    """A model in training: AdamW on the groups of :func:`zoo_core.param_groups`, warm-up and cosine decay.
+    """A ``LightningModule``, a model in training: AdamW on :func:`zoo_core.param_groups`, warm-up, cosine decay.
 
     Subclass it for another loss (:meth:`loss`) or another optimizer (``configure_optimizers``).
 
@@ -224,7 +226,7 @@ class FineTune(LightningModule):
 
 
 def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
-    """Refuse a model of which nothing trains.
+    """Refuse a model of which the ``LightningModule`` has nothing to train.
 
     Args:
         model: The model.
@@ -243,7 +245,7 @@ def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
 
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
-    """Every parameter with gradients inside the block, so that one that is unfrozen later has its group already."""
+    """Every parameter of the module with gradients inside the block, so that one unfrozen later has its group."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature

@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as a table, which the keyboard can scroll."""
+    """Rows of cells as a table on an HTML page, which the keyboard can scroll."""
     head = (
         f"<tr>{''.join(f'<th>{escape(cell)}</th>' if cell else '<td></td>' for cell in header)}</tr>" if header else ""
     )
@@ -27,7 +27,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 
 def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: str) -> str:
-    """Lines over the epochs as inline SVG."""
+    """Lines over the epochs as inline SVG on an HTML page."""
     every = {name: [row[name] for row in history if name in row] for name in names}
     lines = {name: line for name, line in every.items() if line}
     values = [value for line in lines.values() for value in line]
@@ -57,19 +57,20 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
 
 
 def _text(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) -> str:
-    """A line of text, with the color of each name after it."""
+    """A line of text in the SVG of a page, with the color of each name after it."""
     named = "".join(f' <tspan fill="{color}">&#9679;</tspan> {escape(name)}' for name, color in (colors or {}).items())
     return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}{named}</text>'
 
 
 def figure(image: Any, caption: str) -> str:  # noqa: ANN401 - a PIL image or a tensor
-    """A small image with a line of text below it."""
+    """A small image on an HTML page, with a line of text below it."""
     escaped = escape(caption)
     source = f"data:image/png;base64,{_thumbnail(image)}"
     return f'<figure><img alt="{escaped}" src="{source}"><figcaption>{escaped}</figcaption></figure>'
 
 
 def _thumbnail(read: Any) -> str:  # noqa: ANN401 - as above
+    """A small image as base64, so that the page needs no file beside it."""
     image = v2.functional.to_pil_image(read) if isinstance(read, Tensor) else read.convert("RGB")
     image.thumbnail((_SIDE, _SIDE))
     buffer = BytesIO()

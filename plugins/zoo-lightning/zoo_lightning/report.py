@@ -45,7 +45,7 @@ def write_report(
     evaluation: AnyEvaluation,
     settings: Mapping[str, object],
 ) -> str:
-    """The page, self-contained.
+    """The report on a run: one self-contained HTML page.
 
     Args:
         title: Of the page.
@@ -74,6 +74,7 @@ def write_report(
 
 
 def _trained(model: nn.Module) -> str:
+    """The table of the report on which parts of the model trained, and which were frozen."""
     rows = []
     for name, child in model.named_children():
         total = sum(parameter.numel() for parameter in child.parameters())

@@ -24,7 +24,7 @@ _LOSSES = ("train_loss", "val_loss")
 
 
 def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
-    """Enter the folder of a run, new or interrupted.
+    """Enter the folder of a run, to begin it or to resume it.
 
     Args:
         work: The folder.
@@ -68,13 +68,14 @@ def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _short(value: object) -> str:
+    """A value cut to a line, to say by what a run to resume differs."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line
 
 
 @contextmanager
 def resumable(work: Path) -> Iterator[None]:
-    """Turn Ctrl-C, a full disk and a batch of one into errors that say how to continue.
+    """Turn Ctrl-C, a full disk and a batch of one into errors that say how to resume.
 
     Raises:
         UsageError: A batch norm was given a batch of one, or the folder of the run cannot be written to.
@@ -105,7 +106,7 @@ def resumable(work: Path) -> Iterator[None]:
 
 
 def shards(engine: Trainer) -> bool:
-    """Whether each process holds a part of the parameters: the model that is saved is another one then.
+    """Whether each process holds a part of the parameters; refused where it would also write a part of the checkpoint.
 
     Raises:
         UsageError: Each process would write a part of the checkpoint too, in a folder.
@@ -122,7 +123,7 @@ def shards(engine: Trainer) -> bool:
 
 
 def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
-    """Whether an error is about the folder of a run, and not about an image or what a callback opens."""
+    """Whether an error is about the folder of a run to resume, and not about an image or what a callback opens."""
     if not isinstance(error, OSError):
         return "file write failed" in str(error)  # torch.save on a full disk
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
@@ -131,7 +132,7 @@ def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
 
 
 def require_finite(losses: Mapping[str, float], epoch: int) -> None:
-    """Stop the training where a loss is nan or infinite.
+    """Stop the training where a loss is nan or infinite, before there is a checkpoint of it to resume from.
 
     Raises:
         ZooError: One is nan or infinite.
@@ -146,7 +147,7 @@ def require_finite(losses: Mapping[str, float], epoch: int) -> None:
 
 
 class Finite(Callback):
-    """Stop a run whose loss is nan: no later epoch gets it back."""
+    """Stop a run whose loss is nan: no later epoch gets it back, so that it is no point to resume from."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Look at the losses of the epoch; the scaler of half precision leaves out a step that is infinite."""

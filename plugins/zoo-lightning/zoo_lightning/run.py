@@ -64,7 +64,7 @@ RUN = "run"
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is trained; every one is a keyword of :func:`finetune`.
+    """How a model is trained in a run; every one is a keyword of :func:`finetune`.
 
     Attributes:
         epochs: Passes over the data.
@@ -117,7 +117,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Run:
-    """What finishing a run needs."""
+    """What finishing a run of :func:`finetune` needs."""
 
     module: FineTune
     data: ImageData
@@ -127,7 +127,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves.
+    """What a run of :func:`finetune` leaves.
 
     Attributes:
         folder: The saved model, for ``zoo.load``.
@@ -231,7 +231,7 @@ def check_run(
 
 
 def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, point: Path | None) -> None:
-    """Train, from a checkpoint where there is one."""
+    """Train in a run, from its checkpoint where there is one."""
     train, val = loaders(
         images,
         module.model,
@@ -246,11 +246,12 @@ def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, 
 
 
 def _work(target: Path) -> Path:
+    """The folder that a run works in, beside the one that it saves to."""
     return target.with_name(f"{target.name}.{RUN}")
 
 
 def _require_free(target: Path) -> None:
-    """Refuse before a night of training what saving would refuse after it."""
+    """Refuse a run before a night of training where saving would refuse it after that."""
     is_other = target.is_file() or (
         target.is_dir() and any(target.iterdir()) and not (target / "recipe.json").is_file()
     )
@@ -263,6 +264,7 @@ def _require_free(target: Path) -> None:
 
 
 def _require_savable(model: nn.Module) -> None:
+    """Refuse a run whose model cannot be saved, by saving it to a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         zoo.save(model, Path(folder, "trial"))
 
@@ -281,6 +283,7 @@ def _facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[st
 
 
 def _options(options: Mapping[str, Any]) -> Options:
+    """The options of a run, from the keywords of :func:`finetune`, checked."""
     known = Options.__dataclass_fields__
     if unknown := sorted(set(options) - set(known)):
         raise errors.UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
@@ -295,6 +298,7 @@ def _options(options: Mapping[str, Any]) -> Options:
 
 
 def _require_numbers(options: Options) -> None:
+    """Refuse options of a run whose numbers are out of bounds."""
     for name, least in _LEAST.items():
         value = getattr(options, name)
         if type(value) is not int or value < least:
@@ -319,6 +323,7 @@ def _require_numbers(options: Options) -> None:
 
 
 def _module(data: ImageData, model: str | nn.Module, options: Options, *, values: bool = True) -> FineTune:
+    """The module that a run trains: a model suited to the data, frozen and adapted as the options say."""
     require_options(data.task, asdict(options))
     built = suited(build(model, data, options.seed, values=values) if isinstance(model, str) else model, data)
     if options.freeze:
@@ -346,14 +351,14 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
 
 
 def _balance(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
-    """A weight for each class, such that all count alike; for several labels, of the images that have the label."""
+    """A weight for each class in the loss of a run, so that all count alike; for labels, of images with the label."""
     if multi_label:
         return [max(total - each, 1) / each for each in counts.values()]
     return [total / (len(counts) * max(each, 1)) for each in counts.values()]
 
 
 def _head_first(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
-    """Freeze the whole backbone while the head learns; afterwards what was trainable is so again."""
+    """Begin a run with the head alone, the whole backbone frozen; afterwards what was trainable is so again."""
     before = {name: parameter.requires_grad for name, parameter in module.model.named_parameters()}
     zoo.freeze(module.model, "backbone")
     width = len(data.class_names) if data.multi_label else 0
@@ -372,6 +377,7 @@ def _head_first(module: FineTune, data: ImageData, options: Options, work: Path)
 
 
 def _callbacks(options: Options, work: Path) -> list[Callback]:
+    """Lightning's callbacks in a run: checkpoints, and, if requested, early stopping and averaged weights."""
     result: list[Callback] = [
         ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False),
         ResumePoint(work / POINT),
@@ -384,6 +390,7 @@ def _callbacks(options: Options, work: Path) -> list[Callback]:
 
 
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:
+    """Lightning's Trainer for a run, with the arguments of the caller."""
     settings: dict[str, Any] = {
         "max_epochs": options.epochs,
         "precision": options.precision,
@@ -408,7 +415,7 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
-    """A rate at which the loss falls fastest, looked for in as many steps as that takes, however few an epoch has."""
+    """Find the learning rate of a run at which its loss falls fastest, however few steps an epoch has."""
     epochs = engine.fit_loop.max_epochs
     engine.fit_loop.max_epochs = max(epochs or 0, 1 + _STEPS // len(train))
     result = Tuner(engine).lr_find(module, train, val, min_lr=_SLOWEST, num_training=_STEPS)
@@ -420,7 +427,7 @@ def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  
 
 
 def _finish(engine: Trainer, run: _Run, history: History) -> Result:
-    """Save the best weights, and beside them the metrics and the report; the first process alone writes."""
+    """Finish a run: save the best weights, the metrics and the report; the first process alone writes."""
     metrics = history.last
     report = run.target / REPORT
     if not engine.is_global_zero:

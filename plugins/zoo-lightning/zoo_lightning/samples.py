@@ -33,7 +33,7 @@ _NAMED_AT_MOST = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its classes.
+    """A sample: one image and its classes.
 
     Attributes:
         source: A path, or the bytes of an encoded image.
@@ -80,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images to train on and to validate with.
+    """The samples to train on and to validate with.
 
     Attributes:
         train: The samples to train on.
@@ -115,7 +115,7 @@ class ImageData:
 
 
 class Faults:
-    """What is wrong with data, by kind, and where: counted, with a few names.
+    """What is wrong with samples, by kind, and where: counted, with a few names.
 
     Example:
         >>> faults = Faults()
@@ -140,7 +140,7 @@ class Faults:
 
 
 def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """The splits that are used, as ``train`` or ``val``: a test split validates where there is no other."""
+    """The splits whose samples are used, as ``train`` or ``val``: a test split validates where there is no other."""
     if "val" in sides.values():
         notes += [f"the split {name} was left out: it is for testing" for name, side in sides.items() if side == "test"]
         return {name: side for name, side in sides.items() if side != "test"}
@@ -148,7 +148,7 @@ def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, links to missing files among them, and the other files; what is hidden is neither.
+    """Images below a folder, for samples, links to missing files too, and other files; what is hidden is neither.
 
     Links to folders are not followed, and are among the others.
     """
@@ -186,7 +186,7 @@ def divided(sides: Sides, val: float, seed: int, *, by_class: bool) -> tuple[tup
 
 
 def require_both(path: Path, data: ImageData) -> ImageData:
-    """The data, if there is something to train on and to validate with; files that are there twice are named.
+    """The data, if it has samples to train on and to validate with; files that are there twice are named.
 
     Raises:
         UsageError: There is not.
@@ -204,7 +204,7 @@ def require_both(path: Path, data: ImageData) -> ImageData:
 
 
 def _copies(data: ImageData) -> Iterator[str]:
-    """What is wrong with images that are there twice, byte for byte."""
+    """What is wrong with samples that are there twice, byte for byte."""
     by_size: dict[int, list[tuple[Sample, str]]] = defaultdict(list)
     for side, samples in (("train", data.train), ("val", data.val)):
         for sample in samples:
@@ -222,7 +222,7 @@ def _copies(data: ImageData) -> Iterator[str]:
 
 
 def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
-    """A share of every class, drawn reproducibly, and at least one image of a class that has two."""
+    """Split samples: a share of every class, reproducibly, and at least one image of a class that has two."""
     groups: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.labels].append(sample)
@@ -234,7 +234,7 @@ def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
 
 
 def _split_labels(samples: Sequence[Sample], val: float, seed: int) -> Sides:
-    """A share of the images, drawn reproducibly, that leaves each label at least one image to train on."""
+    """Split samples: a share of them, reproducibly, that leaves each label at least one image to train on."""
     left = Counter(label for sample in samples for label in set(sample.labels))
     count = max(1, round(val * len(samples)))
     held_out: set[int] = set()

@@ -101,13 +101,13 @@ class FineTuneSegmenter(FineTune):
 
 
 def at_size(scores: Tensor, targets: Tensor) -> Tensor:
-    """Scores in the size of the masks, as ``zoo.predict`` brings them there."""
+    """The scores of a segmentation in the size of the masks, as ``zoo.predict`` brings them there."""
     return functional.interpolate(scores.float(), size=targets.shape[-2:], mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
 class SegmentationEvaluation:
-    """What a model makes of the pixels of the validation images.
+    """What a segmentation model makes of the pixels of the validation images.
 
     Attributes:
         confusion: ``[true, predicted]`` counts of pixels.
@@ -162,7 +162,7 @@ class SegmentationEvaluation:
 
 @torch.no_grad()
 def evaluate_segmenter(module: FineTuneSegmenter, batches: DataLoader[Any], classes: int) -> SegmentationEvaluation:
-    """Run a model on images; its mode is afterwards as it was."""
+    """Evaluate a segmentation model on images; its mode is afterwards as it was."""
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()

@@ -56,7 +56,7 @@ def require_options(task: str, options: Mapping[str, Any]) -> None:
 
 
 def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.Module:
-    """A model by its name, with heads for the classes of the data; without values it is on the meta device.
+    """A model by its name, with heads for the task and classes of the data; without values it is on the meta device.
 
     Raises:
         UsageError: It is for another task.
@@ -87,7 +87,7 @@ def require_name(name: str, data: ImageData) -> str:
 
 
 def suited(model: nn.Module, data: ImageData) -> nn.Module:
-    """The model, if it can learn from the data; one of pixels sees whole images from now on, as it will to predict.
+    """The model, if its task is that of the data; one of pixels sees whole images from now on, as it will to predict.
 
     Raises:
         UsageError: It is for another task, or has other outputs than there are classes.
@@ -112,6 +112,7 @@ def suited(model: nn.Module, data: ImageData) -> nn.Module:
 
 
 def _require_task(name: str, task: str, data: ImageData) -> None:
+    """Refuse a model whose task is not that of the data."""
     task = "detection" if task == "keypoints" else task
     if task != data.task:
         raise errors.UsageError(
@@ -122,6 +123,7 @@ def _require_task(name: str, task: str, data: ImageData) -> None:
 
 
 def _require_shapes(data: ImageData) -> None:
+    """Refuse objects without masks where the task of the model is to learn masks."""
     samples: Any = (*data.train, *data.val)
     without = [sample.name for sample in samples if any(each.shape is None for each in sample.objects)]
     if without:
@@ -133,14 +135,14 @@ def _require_shapes(data: ImageData) -> None:
 
 
 def module_for(model: nn.Module, data: ImageData, **options: Any) -> FineTune:  # noqa: ANN401 - those of FineTune
-    """The model in training."""
+    """The model in training, as its task is trained."""
     return _MODULES[data.task](model, **options)
 
 
 def evaluation_of(
     module: FineTune, dataset: Dataset[Any], data: ImageData, *, batch_size: int, workers: int
 ) -> AnyEvaluation:
-    """What a model makes of the validation images."""
+    """What a model makes of the validation images, as its task is evaluated."""
     batches: DataLoader[Any] = DataLoader(
         dataset, batch_size=val_batch(data.task, batch_size), num_workers=workers, collate_fn=collate_for(data.task)
     )

@@ -44,7 +44,7 @@ _HEADS = ("last_linear", "last_conv")
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Where the heads, the stem and the stages of a model of pretrainedmodels are, and how its forward splits.
+    """The anatomy of a model of pretrainedmodels: its heads, stem and stages, and how its forward splits.
 
     Args:
         model: A model that this plugin or the library itself has built.

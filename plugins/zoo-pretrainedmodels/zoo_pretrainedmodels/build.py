@@ -33,7 +33,7 @@ _PATCHED = ("features", "logits", "forward")
 
 
 def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.Module:
-    """An untrained model of the library.
+    """Build an untrained model of pretrainedmodels, mended where a copy or a pickle of the library's would not work.
 
     Args:
         name: One of ``pretrainedmodels.model_names``.
@@ -69,6 +69,7 @@ def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.
 
 
 def _reclass(model: nn.Module) -> None:
+    """Give a built model a class of its own for what the library patched on the instance."""
     for name in _PATCHED:
         model.__dict__.pop(name, None)
     model.__class__ = _CLASSES[type(model)]
@@ -77,7 +78,10 @@ def _reclass(model: nn.Module) -> None:
 
 
 def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ships no types
-    """Put a module without parameters at the end of each resolution of a DPN, so that one tensor comes out of it."""
+    """Build a DPN with a module at the end of each resolution, so that one tensor comes out of it.
+
+    It has no parameters.
+    """
     layers: dict[str, nn.Module] = {}
     for name, block in model.features.named_children():
         if name in {"conv3_1", "conv4_1", "conv5_1"}:
@@ -87,7 +91,7 @@ def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ship
 
 
 def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no types
-    """Give a ResNeXt layers of its own: the library's are one global module, which all models of a kind share.
+    """Build a ResNeXt with layers of its own: the library's are one global module, which all models of a kind share.
 
     Its lambdas give way to functions that can be pickled, and its weights are drawn anew, as a new model's should be.
     """
@@ -100,6 +104,7 @@ def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no ty
 
 
 def _take_off_auxiliary(model: Any, name: str) -> None:  # noqa: ANN401 - the library ships no types
+    """Build the model without its auxiliary head."""
     if not hasattr(model, "AuxLogits"):
         msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
         raise ValueError(msg)
@@ -107,10 +112,12 @@ def _take_off_auxiliary(model: Any, name: str) -> None:  # noqa: ANN401 - the li
 
 
 def _same(x: Tensor) -> Tensor:
+    """A tensor as it is: takes the place of a lambda of the library's in a built ResNeXt, and can be pickled."""
     return x
 
 
 def _resize_head(model: Any, num_classes: int) -> None:  # noqa: ANN401 - the library ships no types
+    """Build the heads for a number of classes, which many constructors of pretrainedmodels ignore."""
     if hasattr(model, "last_conv"):
         if model.last_conv.out_channels != num_classes:
             model.last_conv = nn.Conv2d(model.last_conv.in_channels, num_classes, kernel_size=1)

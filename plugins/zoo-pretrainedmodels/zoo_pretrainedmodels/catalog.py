@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def cards() -> Sequence[Card]:
-    """Every model of pretrainedmodels with its weights, in the library's own order.
+    """The catalogue of pretrainedmodels: every model with its weights, in the library's own order.
 
     Example:
         >>> {card.name: card.tags for card in cards()}["inceptionv4"]

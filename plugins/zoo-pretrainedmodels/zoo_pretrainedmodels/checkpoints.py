@@ -40,7 +40,7 @@ _DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def renamed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file under the names they have in the model.
+    """The tensors of a checkpoint of pretrainedmodels under the names they have in the model.
 
     Args:
         state: Tensor name to tensor, as published.
@@ -51,7 +51,7 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def without_background(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file with 1001 classes for a model without the first of them, which is the background.
+    """The tensors of a checkpoint with 1001 classes for a model without the first of them, the background.
 
     Args:
         state: Tensor name to tensor, as published.
@@ -65,6 +65,7 @@ def without_background(state: Mapping[str, Tensor], model: nn.Module) -> dict[st
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:
+    """The name that a tensor of a checkpoint has in the model."""
     name = _DENSE_LAYER.sub(r"\1\2", name)
     for old, new in table.items():
         if name.startswith(old):

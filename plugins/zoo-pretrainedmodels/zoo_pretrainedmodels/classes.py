@@ -18,7 +18,7 @@ from zoo_pretrainedmodels import library
 
 
 class _TwoSteps:
-    """The forward pass that all models of the library share."""
+    """The base class with the forward pass that all models of pretrainedmodels share."""
 
     features: Any  # a module or a method
     logits: Any
@@ -29,7 +29,7 @@ class _TwoSteps:
 
 
 class AlexNet(_TwoSteps, models.AlexNet):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's AlexNet; ``features`` ends within the classifier."""
+    """The class for pretrainedmodels' AlexNet: torchvision's; ``features`` ends within the classifier."""
 
     def features(self, x: Tensor) -> Tensor:
         """Images ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
@@ -44,7 +44,7 @@ class AlexNet(_TwoSteps, models.AlexNet):  # type: ignore[misc]  # torchvision s
 
 
 class VGG(_TwoSteps, models.VGG):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's VGG without its pooling; ``features`` ends within the classifier."""
+    """The class for pretrainedmodels' VGG: torchvision's, not pooling; ``features`` ends within the classifier."""
 
     def features(self, x: Tensor) -> Tensor:
         """Images ``[N, 3, 224, 224]`` to ``[N, 4096]``."""
@@ -59,7 +59,7 @@ class VGG(_TwoSteps, models.VGG):  # type: ignore[misc]  # torchvision ships no 
 
 
 class DenseNet(_TwoSteps, models.DenseNet):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's DenseNet with a pool of fixed size."""
+    """The class for pretrainedmodels' DenseNet: torchvision's with a pool of fixed size."""
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N, C, 7, 7]`` to scores."""
@@ -69,7 +69,7 @@ class DenseNet(_TwoSteps, models.DenseNet):  # type: ignore[misc]  # torchvision
 
 
 class ResNet(_TwoSteps, models.ResNet):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's ResNet."""
+    """The class for pretrainedmodels' ResNet: torchvision's."""
 
     def features(self, x: Tensor) -> Tensor:
         """Images to ``[N, C, H / 32, W / 32]``."""
@@ -84,7 +84,7 @@ class ResNet(_TwoSteps, models.ResNet):  # type: ignore[misc]  # torchvision shi
 
 
 class SqueezeNet(_TwoSteps, models.SqueezeNet):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's SqueezeNet; its scores are ``[N, num_classes, 1, 1]``."""
+    """The class for pretrainedmodels' SqueezeNet: torchvision's; its scores are ``[N, num_classes, 1, 1]``."""
 
     def logits(self, features: Tensor) -> Tensor:
         """``[N, 512, H, W]`` to scores."""
@@ -93,7 +93,7 @@ class SqueezeNet(_TwoSteps, models.SqueezeNet):  # type: ignore[misc]  # torchvi
 
 
 class Inception3(_TwoSteps, models.Inception3):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's Inception v3 with a pool of fixed size; it never transforms its input."""
+    """The class for pretrainedmodels' Inception v3: torchvision's, with a fixed pool, never transforming its input."""
 
     def features(self, x: Tensor) -> Tensor:
         """Images ``[N, 3, 299, 299]`` to ``[N, 2048, 8, 8]``."""
@@ -119,7 +119,7 @@ class Inception3(_TwoSteps, models.Inception3):  # type: ignore[misc]  # torchvi
 
 
 class FBResNet(library.FBResNet):  # type: ignore[misc]  # the library ships no types
-    """The library's FBResNet, which keeps a copy of an activation with every call, and then cannot be copied itself."""
+    """The class for pretrainedmodels' FBResNet: the library's keeps an activation, and then cannot be copied itself."""
 
     def features(self, x: Tensor) -> Tensor:
         """Images to ``[N, 2048, H / 32, W / 32]``."""
@@ -129,7 +129,7 @@ class FBResNet(library.FBResNet):  # type: ignore[misc]  # the library ships no 
 
 
 class Concatenate(nn.Module):
-    """The two maps of a DPN block as one, which the block after it would make of them anyway.
+    """The class of the modules that join the two maps of a DPN block, as the block after it would anyway.
 
     Example:
         >>> Concatenate()((torch.zeros(1, 8, 4, 4), torch.zeros(1, 3, 4, 4))).shape
@@ -142,7 +142,7 @@ class Concatenate(nn.Module):
 
 
 class BNInception(library.BNInception):  # type: ignore[misc]  # the library ships no types
-    """The library's BNInception, with modules that give the concatenated maps of its blocks."""
+    """The class for pretrainedmodels' BNInception, with modules that give the concatenated maps of its blocks."""
 
     OUTPUTS = ("3b", "4d", "5b")
     """The last block at each resolution."""
@@ -158,7 +158,7 @@ class BNInception(library.BNInception):  # type: ignore[misc]  # the library shi
 
 
 def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """The forward pass of BNInception's 10 blocks, which the library spells out in 220 lines.
+    """The forward pass of the class BNInception: its 10 blocks, which pretrainedmodels spells out in 220 lines.
 
     Args:
         model: A BNInception, of the library's class or of ours.
@@ -177,7 +177,10 @@ def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the
 
 
 def _inception_block(model: Any, block: str, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """Up to four branches side by side. Blocks that halve the map have no 1x1 branch, and only pool in the last."""
+    """A block of the class BNInception: up to four branches side by side.
+
+    Blocks that halve the map have no 1x1 branch, and only pool in the last.
+    """
 
     def layer(name: str, given: Tensor) -> Tensor:
         convolved = getattr(model, f"{block}_{name}")(given)

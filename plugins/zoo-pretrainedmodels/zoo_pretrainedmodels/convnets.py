@@ -20,13 +20,13 @@ _relu = partial(
 
 
 def library_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """The last feature map, by the library's own method, where the layers are not a chain."""
+    """The last map of a convolutional network, by pretrainedmodels' own method, where layers are not a chain."""
     result: Tensor = model.features(x)
     return result
 
 
 def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """The ResNets: torchvision's, and the library's ports from Caffe and Torch."""
+    """The ResNets of pretrainedmodels: torchvision's, and its ports from Caffe and Torch."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("conv1",),
@@ -37,7 +37,7 @@ def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
 
 
 def senet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """SENet, SE-ResNet and SE-ResNeXt; only the first has dropout."""
+    """SENet, SE-ResNet and SE-ResNeXt of pretrainedmodels; only the first has dropout."""
     dropout = () if model.dropout is None else ("dropout",)
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -49,6 +49,7 @@ def senet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
 
 
 def _residual_stages(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a residual network of pretrainedmodels: its four layers."""
     return stages(
         (name, (name,), residual_width(model.get_submodule(name)), 2**exponent)
         for exponent, name in enumerate(_LAYERS, start=2)
@@ -56,7 +57,7 @@ def _residual_stages(model: nn.Module) -> tuple[Stage, ...]:
 
 
 def densenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """DenseNet: a block and the transition before it are a stage; the last norm ends the last one."""
+    """DenseNet of pretrainedmodels: a block and the transition before it are a stage; the last norm ends the last."""
     widths = [model.features.get_submodule(f"transition{n}.norm").num_features for n in (1, 2, 3)]
     widths.append(model.features.norm5.num_features)
     before = ((), ("features.transition1",), ("features.transition2",), ("features.transition3",))
@@ -74,16 +75,17 @@ def densenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no type
 
 
 def alexnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """AlexNet: the two hidden linear layers of its classifier belong to the pool."""
+    """AlexNet of pretrainedmodels: the two hidden linear layers of its classifier belong to the pool."""
     return _with_hidden_layers(model, "dropout0", "linear0", "relu0", "dropout1", "linear1", "relu1")
 
 
 def vgg(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """VGG: as AlexNet, with dropout after the layers."""
+    """VGG of pretrainedmodels: as AlexNet, with dropout after the layers."""
     return _with_hidden_layers(model, "linear0", "relu0", "dropout0", "linear1", "relu1", "dropout1")
 
 
 def _with_hidden_layers(model: nn.Module, *hidden: str) -> Anatomy:
+    """The anatomy of a convolutional network with hidden linear layers: AlexNet or VGG of pretrainedmodels."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("_features.0",),
@@ -94,7 +96,7 @@ def _with_hidden_layers(model: nn.Module, *hidden: str) -> Anatomy:
 
 
 def squeezenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """SqueezeNet: the head is a convolution on the map; activation and pooling come after it."""
+    """SqueezeNet of pretrainedmodels: the head is a convolution on the map; activation and pooling come after it."""
     return Anatomy(
         heads=(head_at(model, "last_conv"),),
         stem=("features.0",),
@@ -106,7 +108,7 @@ def squeezenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no ty
 
 
 def resnext(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """ResNeXt, ported from Torch as nested sequences without names."""
+    """ResNeXt of pretrainedmodels, ported from Torch as nested sequences without names."""
     widths = (256, 512, 1024, 2048)
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -118,7 +120,7 @@ def resnext(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
 
 
 def dpn(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """DPN. Its blocks return two maps; a stage gives both as one where the model has a module that does so."""
+    """DPN of pretrainedmodels. Its blocks return two maps; a stage gives both as one where a module does so."""
     blocks = dict(model.features.named_children())
     rows: list[Row] = []
     for number in (2, 3, 4, 5):
@@ -138,13 +140,13 @@ def dpn(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
 
 
 def _dpn_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """In eval mode the head looks at every 7x7 window of the map; in train mode at its mean."""
+    """The pool of a DPN: in eval mode the head looks at every 7x7 window of the map; in train mode at its mean."""
     windows = model.test_time_pool and not model.training
     return F.avg_pool2d(features, kernel_size=7 if windows else features.shape[-2:], stride=1)
 
 
 def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """Mean and maximum of the scores of all windows, half and half; in train mode there is one."""
+    """The scores of a DPN: mean and maximum of those of all windows, half and half; in train mode there is one."""
     scores: Tensor = model.last_linear(pooled)
     if model.test_time_pool and not model.training:
         size = scores.shape[-2:]
@@ -154,7 +156,7 @@ def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the l
 
 
 def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """BNInception. The library's own class has no module that gives a whole map after the stem; ours has."""
+    """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
     rows: list[Row] = [
         ("conv1", _named(model, "conv1_"), 64, 2),
         ("conv2", ("pool1_3x3_s2", *_named(model, "conv2_")), 192, 4),
@@ -175,15 +177,16 @@ def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no t
 
 
 def _named(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    """The children of BNInception whose names start so."""
     return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
 
 
 def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
-    """The modules of these blocks, their outputs last."""
+    """The modules of these blocks of BNInception, their outputs last."""
     modules = [path for name in names for path in _named(model, f"inception_{name}_")]
     return tuple(sorted(modules, key=lambda path: path.endswith("_output")))
 
 
 def auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
-    """The head of Inception v3 that only trains, where the model has it."""
+    """The head of pretrainedmodels' Inception v3 that only trains, where the network has it."""
     return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()

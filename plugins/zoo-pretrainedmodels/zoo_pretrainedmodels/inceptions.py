@@ -63,7 +63,7 @@ _PNASNET: tuple[Row, ...] = (
 
 
 def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Inception v3, torchvision's, with the auxiliary head that only trains."""
+    """Inception v3 of pretrainedmodels, torchvision's, with the auxiliary head that only trains."""
     paths = [row[1] for row in _INCEPTION_V3]
     return Anatomy(
         heads=(head_at(model, "last_linear"), *auxiliary_head(model)),
@@ -75,15 +75,17 @@ def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
 
 
 def _halved(x: Tensor) -> Tensor:
+    """The pool of Inception v3 between two stages, which halves the map."""
     return F.max_pool2d(x, kernel_size=3, stride=2)
 
 
 def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+    """The pool of Inception v3, with dropout, before the head."""
     return F.dropout(F.avg_pool2d(features, kernel_size=8), training=model.training).flatten(1)
 
 
 def inception_v4(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Inception v4: one sequence."""
+    """Inception v4 of pretrainedmodels: one sequence."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("features.0.conv",),
@@ -94,7 +96,7 @@ def inception_v4(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
 
 
 def inception_resnet_v2(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Inception-ResNet v2."""
+    """Inception-ResNet v2 of pretrainedmodels."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("conv2d_1a.conv",),
@@ -105,11 +107,12 @@ def inception_resnet_v2(model: Any) -> Anatomy:  # noqa: ANN401 - the library sh
 
 
 def _inception_resnet_v2_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+    """The pool of Inception-ResNet v2, with dropout, before the head."""
     return F.dropout(model.avgpool_1a(features).flatten(1), training=model.training)
 
 
 def xception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Xception, whose last activation belongs to the pool."""
+    """Xception of pretrainedmodels, named after Inception; its last activation belongs to the pool."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("conv1",),
@@ -121,7 +124,7 @@ def xception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no type
 
 
 def polynet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """PolyNet."""
+    """PolyNet of pretrainedmodels, a relative of Inception-ResNet."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("stem.conv1.0.conv",),
@@ -132,16 +135,17 @@ def polynet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
 
 
 def nasnet_large(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """NASNet-A Large: three times six cells."""
+    """NASNet-A Large: three times six cells, of branches side by side as in Inception."""
     return _nasnet(model, cells=6)
 
 
 def nasnet_mobile(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """NASNet-A Mobile: three times four cells, numbered as if there were six."""
+    """NASNet-A Mobile: three times four cells of branches as in Inception, numbered as if there were six."""
     return _nasnet(model, cells=4)
 
 
 def _nasnet(model: Any, cells: int) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """A NASNet-A, of cells with branches as in Inception: its stem, and three groups of so many cells."""
     filters = model.penultimate_filters // 24
     numbered = [tuple(f"cell_{first + n}" for n in range(cells)) for first in (0, 6, 12)]
     rows: tuple[Row, ...] = (
@@ -155,12 +159,12 @@ def _nasnet(model: Any, cells: int) -> Anatomy:  # noqa: ANN401 - the library sh
 
 
 def pnasnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """PNASNet-5 Large."""
+    """PNASNet-5 Large, of cells with branches side by side as in Inception."""
     return _cells(model, "conv_0.conv", _PNASNET)
 
 
 def _cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Networks of cells, each of which sees the two before it."""
+    """Networks of cells like Inception's blocks, each of which sees the two cells before it."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=(stem,),

@@ -77,22 +77,23 @@ _METRICS: Mapping[str, tuple[float, float]] = {
 
 
 def cards() -> list[Card]:
-    """A card for every model of the installed library."""
+    """Index the installed pretrainedmodels: a card for every model."""
     return [_card(name, tags) for name, tags in library.pretrained_settings.items()]
 
 
 def version() -> str:
-    """The version of the installed library."""
+    """The version of the installed pretrainedmodels, which is indexed."""
     return str(library.__version__)
 
 
 def main() -> None:
-    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module."""
+    """Index pretrainedmodels to ``catalog.jsonl`` and ``catalog.version`` beside this module."""
     write_cards(_PACKAGE / "catalog.jsonl", cards())
     (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
 
 
 def _card(name: str, tags: Mapping[str, Mapping[str, Any]]) -> Card:
+    """Index one model of pretrainedmodels: its card."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build(name).parameters())
     has_background = any(entry["num_classes"] == _WITH_BACKGROUND for entry in tags.values())
@@ -109,6 +110,7 @@ def _card(name: str, tags: Mapping[str, Mapping[str, Any]]) -> Card:
 
 
 def _weights(name: str, tag: str, entry: Mapping[str, Any], *, drop: bool) -> Weights:
+    """Index one tag of a model of pretrainedmodels: its weights entry."""
     digest = _DIGEST.search(entry["url"])
     top1, top5 = _METRICS[name]
     classes = entry["num_classes"]
@@ -129,6 +131,7 @@ def _weights(name: str, tag: str, entry: Mapping[str, Any], *, drop: bool) -> We
 
 
 def _convert(name: str, *, drop: bool) -> str | None:
+    """The function to index as what converts the files of a model of pretrainedmodels; None without one."""
     if drop:
         return "zoo_pretrainedmodels.checkpoints:without_background"
     # resnext is of the library's own making, and begins like none of these
@@ -136,6 +139,7 @@ def _convert(name: str, *, drop: bool) -> str | None:
 
 
 def _preprocessing(entry: Mapping[str, Any]) -> Preprocessing:
+    """Index how a model of pretrainedmodels takes its images."""
     _, height, width = entry["input_size"]
     return Preprocessing(
         crop=(height, width),

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what the library provokes: it compares strings with ``is``, and calls torchvision in the old way.
+    """Keep to itself what importing and using the library pretrainedmodels provokes: warnings of its old ways.
+
+    It compares strings with ``is``, and calls torchvision in the old way.
 
     Example:
         >>> import warnings

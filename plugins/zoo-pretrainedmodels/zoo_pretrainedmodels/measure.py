@@ -16,7 +16,7 @@ Row = tuple[str, tuple[str, ...], int, int]
 
 
 def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") -> Head:
-    """The head site at a path, with the widths of the module that is there now.
+    """The head site at a path in a model of pretrainedmodels, with the widths measured on the module there now.
 
     Args:
         model: The model.
@@ -49,7 +49,7 @@ def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") 
 
 
 def stages(rows: Iterable[Row]) -> tuple[Stage, ...]:
-    """Stages from rows of a table.
+    """Stages from rows of a table, measured or written by hand, for pretrainedmodels.
 
     Example:
         >>> [(stage.name, stage.channels) for stage in stages([("layer1", ("layer1",), 64, 4)])]
@@ -59,7 +59,7 @@ def stages(rows: Iterable[Row]) -> tuple[Stage, ...]:
 
 
 def residual_width(layer: nn.Module) -> int:
-    """Channels that come out of a sequence of residual blocks: those of the last norm in the last block.
+    """Measure the channels of a sequence of pretrainedmodels' residual blocks: those of the last norm in the last.
 
     Example:
         >>> residual_width(nn.Sequential(nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU())))
@@ -71,7 +71,7 @@ def residual_width(layer: nn.Module) -> int:
 
 
 def by_resolution(model: nn.Module, trunk: str) -> tuple[Stage, ...]:
-    """The children of a flat sequence in groups, a new one at each child that makes the map smaller.
+    """The children of one flat sequence in groups, a new one at each child measured to make the map smaller.
 
     A pooling layer after the last convolution belongs to the stage that it ends.
 
@@ -104,12 +104,13 @@ def by_resolution(model: nn.Module, trunk: str) -> tuple[Stage, ...]:
 
 
 def _stride(module: nn.Module) -> int:
+    """Measure the stride of a layer of pretrainedmodels; 1 for one without a stride."""
     stride = getattr(module, "stride", 1)
     return int(stride[0] if isinstance(stride, tuple) else stride)
 
 
 def _width(module: nn.Module) -> int:
-    """Channels of a convolution, or of a Fire module, which concatenates its two expansions; 0 of anything else."""
+    """Measure the channels of a convolution, or of a Fire module, which joins its two expansions; 0 of others."""
     if hasattr(module, "expand1x1"):
         return sum(_width(module.get_submodule(name)) for name in ("expand1x1", "expand3x3"))
     return module.out_channels if isinstance(module, nn.Conv2d) else 0

@@ -11,7 +11,7 @@ __all__ = ["embed_engine"]
 
 
 def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN401 - zoo's own
-    """The rows of images, in order, from the actors of a cluster; this is what ``engine="ray"`` names.
+    """The engine that ``engine="ray"`` names: the rows of images, in order, from the actors of a cluster.
 
     Args:
         embedder: A model that is ready to embed.

@@ -22,7 +22,7 @@ _BATCHES = 4
 
 
 class _Actor:
-    """One copy of the model; Ray starts it anew where it dies, and gives it its tasks again."""
+    """One copy of the model, which embeds; Ray starts it anew where it dies, and gives it its tasks again."""
 
     def __init__(self, embedder: Any, device: str) -> None:  # noqa: ANN401 - zoo's own
         embedder.model.to(device)
@@ -33,7 +33,7 @@ class _Actor:
 
 
 def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN401 - zoo's own
-    """A row for each image, in order.
+    """Embed images by Ray's actors: a row for each, in order.
 
     Args:
         embedder: A model that is ready to embed, on the CPU or on a device of this machine.
@@ -62,7 +62,7 @@ def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN40
 
 
 def _in_order(actors: Iterator[Any], at_once: int, sources: Iterator[Any], size: int) -> Iterator[Any]:
-    """Tasks in the order of their images, so many of them at once."""
+    """Tasks of the actors in the order of their images, so many of them at once."""
     waiting: deque[Any] = deque()
     while True:
         while len(waiting) < at_once and (chunk := list(islice(sources, size))):

@@ -7,7 +7,7 @@ from zoo_core.plugin import Family, hookimpl
 
 @hookimpl
 def zoo_families() -> list[Family]:
-    """The one family of this plugin."""
+    """The one family of timm's plugin."""
     return [
         Family(
             name="timm",

@@ -19,7 +19,7 @@ _NAMES = {"top1": "ImageNet-1K acc@1", "top5": "ImageNet-1K acc@5"}
 
 
 def metrics_of(name: str, size: int) -> dict[str, float]:
-    """What was published for weights at an image size; empty where nothing was.
+    """The accuracies that timm published for weights at an image size; empty where there are none.
 
     Args:
         name: Of the architecture and the tag, as in ``"resnet50.a1_in1k"``.
@@ -34,6 +34,7 @@ def metrics_of(name: str, size: int) -> dict[str, float]:
 
 @cache
 def _published() -> dict[tuple[str, int], dict[str, float]]:
+    """The accuracies that timm published, by weights and image size."""
     with FILE.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return {

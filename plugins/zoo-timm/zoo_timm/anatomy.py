@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Where the heads, the stem and the stages of a timm model are, and how its forward splits.
+    """The anatomy of a timm model: its heads, stem and stages, and how its forward splits.
 
     Everything is read from the model as it is now, so that it stays true for other options, another head or stem.
 
@@ -52,6 +52,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _read(model: nn.Module) -> Anatomy:
+    """The anatomy of a timm model, put together from what each rule reads."""
     headless = _headless(model)
     sites = () if headless else heads(model)
     result = split(model, sites)
@@ -69,6 +70,7 @@ def _read(model: nn.Module) -> Anatomy:
 
 
 def _headless(model: nn.Module) -> str | None:
+    """Why the anatomy of a timm model has no head; None where it has one."""
     if not hasattr(model, "get_classifier"):
         return NO_CLASSIFIER
     return None if getattr(model, "global_pool", None) else of_class(model, UNPOOLED)

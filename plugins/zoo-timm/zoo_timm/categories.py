@@ -22,7 +22,7 @@ LISTS = {
 
 
 def imagenet_1k() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1K, in the order of the outputs.
+    """The 1000 categories of ImageNet-1K in timm's words, in the order of the outputs.
 
     Example:
         >>> imagenet_1k()[1]
@@ -32,7 +32,7 @@ def imagenet_1k() -> tuple[str, ...]:
 
 
 def imagenet_21k_miil() -> tuple[str, ...]:
-    """The 11221 classes of ImageNet-21K that Alibaba's MIIL kept.
+    """The 11221 categories of ImageNet-21K that Alibaba's MIIL kept, in timm's words.
 
     Example:
         >>> len(imagenet_21k_miil())
@@ -42,7 +42,7 @@ def imagenet_21k_miil() -> tuple[str, ...]:
 
 
 def imagenet_12k() -> tuple[str, ...]:
-    """The 11821 classes of ImageNet-22K that timm's author kept.
+    """The 11821 categories of ImageNet-22K that timm's author kept.
 
     Example:
         >>> len(imagenet_12k())
@@ -52,7 +52,7 @@ def imagenet_12k() -> tuple[str, ...]:
 
 
 def imagenet_22k() -> tuple[str, ...]:
-    """The 21841 classes of the whole of ImageNet.
+    """The 21841 categories of the whole of ImageNet, in timm's words.
 
     Example:
         >>> len(imagenet_22k())
@@ -62,7 +62,7 @@ def imagenet_22k() -> tuple[str, ...]:
 
 
 def imagenet_22k_ms() -> tuple[str, ...]:
-    """The whole of ImageNet as Microsoft orders it, those of ImageNet-1K first.
+    """The categories of the whole of ImageNet as Microsoft orders them, those of ImageNet-1K first.
 
     Example:
         >>> imagenet_22k_ms()[:1000] == imagenet_1k()
@@ -72,7 +72,7 @@ def imagenet_22k_ms() -> tuple[str, ...]:
 
 
 def imagenet_21k_goog() -> tuple[str, ...]:
-    """The whole of ImageNet with the two classes that only Google has.
+    """The categories of the whole of ImageNet, in timm's words, with the two that only Google has.
 
     Example:
         >>> len(imagenet_21k_goog())
@@ -83,6 +83,7 @@ def imagenet_21k_goog() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _folder() -> Path:
+    """The folder of the installed timm with its lists of categories."""
     spec = find_spec("timm")  # finds it without importing it
     if spec is None or spec.origin is None:
         msg = "timm is not installed"
@@ -91,6 +92,7 @@ def _folder() -> Path:
 
 
 def _names(file: str) -> tuple[str, ...]:
+    """The names of the categories that a file of timm's lists by synset."""
     table = (_folder() / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8")
     lemmas = dict(line.split("\t", 1) for line in table.splitlines())
     return tuple(lemmas[synset] for synset in (_folder() / file).read_text(encoding="utf-8").splitlines())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file under the names and in the shapes that they have in the model.
+    """Convert a checkpoint of timm to the names and the shapes that its tensors have in the model.
 
     What timm does to a checkpoint of an architecture is in a function that its entrypoint names. An archive of numpy
     arrays is read by a method of the model instead.
@@ -44,7 +44,7 @@ def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _by_the_model(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What a model's own loader makes of an archive; a tensor that it leaves alone is not among them."""
+    """What a timm model's own loader makes of a checkpoint of arrays; a tensor that it leaves alone is left out."""
     built: Any = model
     own = model.state_dict()
     with torch.no_grad():
@@ -55,7 +55,7 @@ def _by_the_model(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
 
 
 class _Archive(BytesIO):
-    """A ``.npz`` file in memory, for a loader that wants a path: numpy takes an open file too."""
+    """A ``.npz`` checkpoint in memory, for a loader of timm's that wants a path: numpy takes an open file too."""
 
     def __init__(self, arrays: Mapping[str, Tensor]) -> None:
         super().__init__()

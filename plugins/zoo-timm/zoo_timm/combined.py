@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def two_tokens(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - a distilled DeiT or PiT
-    """``[N, L, C]`` to ``[N, 2, C]``: the class token for one head and the distillation token for the other."""
+    """What two combined heads are given, ``[N, 2, C]``: the class token for one, the distillation token for one."""
     result: Tensor = model.head_drop(tokens[:, :2])
     return result
 
 
 def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
-    """``[N, L, C]`` to ``[N, 1 + patches, C]``: what VOLO's head is given, and then what its head for patches is."""
+    """What VOLO's two combined heads are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
     image: Tensor = model.forward_head(tokens, pre_logits=True)
     return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
 
 
 class _AllTokens:
-    """Stands in for an attention pool in its own forward, so that it picks none of its tokens in the end."""
+    """Stands in for an attention pool in its own forward, so that all tokens are scored before one is picked."""
 
     def __init__(self, pool: nn.Module) -> None:
         self._of = pool
@@ -46,13 +46,13 @@ def attended(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - a ByobNe
 
 
 def first_token(x: Tensor) -> Tensor:
-    """``[N, L, C]`` to ``[N, C]``."""
+    """``[N, L, C]`` to ``[N, C]``: the first token's scores, of those of all tokens."""
     return x[:, 0]
 
 
 @dataclass(frozen=True)
 class Apart:
-    """A pooled vector, and then other modules before each of two heads, such as LeViT's two batch norms.
+    """A pooled vector, and other modules before each of two combined heads, such as LeViT's two batch norms.
 
     Attributes:
         then: The modules before each head.
@@ -68,7 +68,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class Combined:
-    """What several heads are given, to scores.
+    """The scores of several heads, combined.
 
     Attributes:
         paths: The head sites, in the order in which they are given their parts.
@@ -86,7 +86,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class Averaged(Combined):
-    """The mean of a head and a distilled one.
+    """The scores of a head and a distilled one, combined as their mean.
 
     Attributes:
         paths: The head sites.
@@ -103,7 +103,7 @@ class Averaged(Combined):
 
 @dataclass(frozen=True)
 class PlusBestPatch(Combined):
-    """VOLO's scores of the image, and half of the best of its patches."""
+    """VOLO's two heads combined: the scores of the image, and half of the best of its patches."""
 
     def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
         """What the heads are given to scores."""
@@ -113,7 +113,7 @@ class PlusBestPatch(Combined):
 
 @dataclass(frozen=True)
 class Concatenated(Combined):
-    """The mean of CrossViT's heads, each of which is given its own part of the vector.
+    """CrossViT's heads combined: their mean, where each is given its own part of the vector.
 
     Attributes:
         paths: The head sites.
@@ -131,7 +131,7 @@ class Concatenated(Combined):
 
 @dataclass(frozen=True)
 class Weighed(Concatenated):
-    """EfficientViM's scores of each depth, weighed and added up; and the mean of two such sums, if it is distilled.
+    """EfficientViM's heads combined: scores of each depth, weighed and added up; the mean of two sums if distilled.
 
     Attributes:
         paths: The head sites, those of the distilled sum after the others.

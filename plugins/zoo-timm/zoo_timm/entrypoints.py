@@ -24,7 +24,7 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Loading:
-    """How an entrypoint loads its weights.
+    """How an entrypoint of timm loads its weights.
 
     Attributes:
         model_class: What it builds.
@@ -38,7 +38,7 @@ class Loading:
 
 
 class _AskedFor(Exception):
-    """Carries the answer out of the entrypoint."""
+    """Carries the answer out of the entrypoint of timm."""
 
     def __init__(self, loading: Loading) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _AskedFor(Exception):
 
 
 def loading_of(name: str, tag: str | None) -> Loading:
-    """How timm loads the weights of an architecture.
+    """How the entrypoint of an architecture of timm loads its weights.
 
     Every entrypoint hands that to one function, which builds the model and loads it. For this thread, and for as long
     as the question takes, that function answers instead of building; any other thread gets the real one.
@@ -74,7 +74,7 @@ def loading_of(name: str, tag: str | None) -> Loading:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Inside the block, this thread can ask many times and cannot build; that asking begins only once saves time."""
+    """Inside the block, this thread asks timm's entrypoints and cannot build; to begin that only once saves time."""
     if _asking.get():
         yield
         return

@@ -67,6 +67,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's mo
 
 
 def _classifier(model: Any) -> Any:  # noqa: ANN401 - a module or a tuple of them
+    """What timm calls the classifier of a model: its head, or several, or the empty place for one."""
     try:
         return model.get_classifier()
     except AttributeError:
@@ -82,7 +83,7 @@ def has_layer(module: nn.Module) -> bool:
 
 
 def around(path: str) -> list[str]:
-    """Paths of the modules around a module, the whole model first.
+    """Paths of the modules around a head, the whole model first.
 
     Example:
         >>> around("head.head.l")
@@ -97,7 +98,7 @@ def attends(model: nn.Module) -> bool:
 
 
 def is_model(module: nn.Module) -> bool:
-    """Whether a module is a whole model of timm, and of a class derived from one of its.
+    """Whether a module is a whole model of timm, or of a class derived from one, in which heads are looked for.
 
     What ``features_only=True`` returns has no ``forward_features``, and its maps lead to no head.
     """
@@ -106,7 +107,7 @@ def is_model(module: nn.Module) -> bool:
 
 
 def is_timms(module: nn.Module) -> bool:
-    """Whether the class of a module is one of timm's own."""
+    """Whether the class of a module is one of timm's own, so that a head is to be looked for inside it."""
     return type(module).__module__.startswith("timm.")
 
 
@@ -122,6 +123,7 @@ def _within(module: nn.Module, path: str) -> Iterator[str]:
 
 
 def _head(model: nn.Module, path: str, role: Role) -> Head:
+    """The head site at a path of a timm model."""
     site = model.get_submodule(path)
     attributes = tuple(
         f"{owner}.{name}" if owner else name
@@ -148,6 +150,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
 
 
 def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
+    """Whether a head is a convolution or a linear layer, also where there is no layer yet."""
     if layer is not None:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"
     *_, owner = around(path)
@@ -156,11 +159,12 @@ def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
 
 
 def _wide(layer: nn.Linear | nn.Conv2d) -> int:
+    """How many features the layer of a head takes."""
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have no class in common
-    """How many features a site without a layer is given."""
+    """How many features a head site without a layer is given."""
     container, _, name = path.rpartition(".")
     holder = model.get_submodule(container)
     if isinstance(holder, nn.ModuleList):  # one head after each norm, which are not all of one width
@@ -173,6 +177,7 @@ def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have n
 
 
 def _stands(model: nn.Module, path: str) -> bool:
+    """Whether a timm model has a module at the path of a head."""
     owner: Any = model
     for name in path.split("."):
         owner = getattr(owner, name, None)

@@ -58,31 +58,32 @@ _UNTRAINED = {
 
 
 def cards() -> list[Card]:
-    """A card for every architecture of the installed timm."""
+    """Index the installed timm: a card for every architecture."""
     with listening():
         return [_card(name) for name in timm.list_models()]
 
 
 def version() -> str:
-    """The version of the installed timm."""
+    """The version of the installed timm, which is indexed."""
     return installed("timm")
 
 
 def parameters(card: Card) -> int:
-    """How many parameters the model of a card has, counted on a model without memory."""
+    """How many parameters the model of an indexed card has, counted on a model without memory."""
     with torch.device("meta"):
         model = timm.create_model(card.name)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def main() -> None:
-    """Write ``catalog.jsonl`` and ``catalog.version`` beside this module; counting parameters takes minutes."""
+    """Index timm to ``catalog.jsonl`` and ``catalog.version`` beside this module; counting parameters takes minutes."""
     counted = [replace(card, parameters=parameters(card)) for card in cards()]
     write_cards(_PACKAGE / "catalog.jsonl", counted)
     (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
 
 
 def _card(name: str) -> Card:
+    """Index one architecture of timm: its card."""
     default = _usual(name)
     configurations = timm.models.get_arch_pretrained_cfgs(name).values()
     weights = tuple(_weights(name, each) for each in configurations if each.has_weights)
@@ -99,11 +100,12 @@ def _card(name: str) -> Card:
 
 
 def _usual(name: str) -> Any:  # noqa: ANN401 - timm ships no types
-    """What timm takes when it is given no tag: the first configuration, or what one is without anything said."""
+    """The configuration to index as default: the first, as timm takes it without a tag, or one with nothing said."""
     return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 
 
 def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm ships no types
+    """Index one configuration of timm's weights: its weights entry."""
     tag = configuration.tag
     loading = loading_of(name, tag)
     ignore, absent = _unused(name, loading), _UNTRAINED.get(tag, ())
@@ -131,7 +133,7 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
 
 
 def _urls(configuration: Any) -> Iterator[str]:  # noqa: ANN401 - timm ships no types
-    """The hub first, as timm does: it declares whole digests, and its files run no code and are mapped as they are."""
+    """The URLs to index, the hub first, as timm does: its digests are whole, its files run no code and are mapped."""
     if repository := configuration.hf_hub_id:
         named = configuration.hf_hub_filename
         pickled = () if repository.startswith(_ALL_SAFE) else (_PICKLED,)
@@ -142,21 +144,25 @@ def _urls(configuration: Any) -> Iterator[str]:  # noqa: ANN401 - timm ships no 
 
 
 def _digest(url: str) -> str:
+    """The digest to index, which timm has in the name of a file; empty without one."""
     result = _DIGEST.search(url.rpartition("/")[2])
     return result[1] if result else ""
 
 
 def _categories(count: int) -> str | tuple[str, ...]:
+    """The class names to index for a number of classes, where timm has them."""
     return f"zoo_timm.categories:{LISTS[count]}" if count in LISTS else ()
 
 
 def _unused(name: str, loading: Loading) -> tuple[str, ...]:
+    """Patterns of tensors to index as unused: timm drops them from the files of this architecture."""
     if loading.strict:
         return ()
     return next((patterns for part, patterns in _UNUSED.items() if part in name), ())
 
 
 def _preprocessing(configuration: Any) -> Preprocessing:  # noqa: ANN401 - timm ships no types
+    """Index how a configuration of timm's prepares images."""
     size = tuple(configuration.input_size[1:])
     resize = tuple(math.floor(side / configuration.crop_pct) for side in size)
     fit = _FITS[configuration.crop_mode]

@@ -41,7 +41,7 @@ _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 @dataclass(frozen=True)
 class Split:
-    """How forward splits, as in :class:`zoo_core.Anatomy`."""
+    """How the forward of a timm model splits, as in :class:`zoo_core.Anatomy`."""
 
     features: Piece | None = None
     pool: Piece | None = None
@@ -51,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Features:
-    """timm's ``forward_features``.
+    """The features of a split: timm's ``forward_features``.
 
     Attributes:
         axes: The order of its axes, so that the map produced as those of the stages do; None where it does.
@@ -66,7 +66,7 @@ class Features:
 
 @dataclass(frozen=True)
 class PreLogits:
-    """timm's ``forward_head`` up to the classifier, and then what comes before the scores in there.
+    """The pool of a split: timm's ``forward_head`` up to the classifier, and what comes before the scores in there.
 
     Attributes:
         then: What of the classifier runs before its last layer.
@@ -106,16 +106,17 @@ def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
 
 
 def as_map(x: Tensor) -> Tensor:
-    """``[N, C]`` to ``[N, C, 1, 1]`` for a head that is a convolution; a map stays as it is."""
+    """``[N, C]`` to ``[N, C, 1, 1]`` in the split of a model whose head is a convolution; a map stays as it is."""
     return x if x.dim() > 2 else x[..., None, None]  # noqa: PLR2004 - N, C
 
 
 def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:  # noqa: ANN401 - a list of maps in some models
-    """A map with its axes in another order; tokens, which DeepSeek's encoder may give too, as they are."""
+    """The features of a split with their axes in another order; tokens, as DeepSeek's encoder may give, as they are."""
     return found.permute(axes) if axes and found.dim() == len(axes) else found
 
 
 def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
+    """Why the forward of a timm model does not split; None where it does."""
     if any(head.role == "aux" for head in heads):
         return "with an auxiliary head it returns a pair, in eval mode too"
     if attends(model) and not model.head.pool_type:
@@ -124,6 +125,7 @@ def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: AN
 
 
 def _of_one(model: nn.Module, head: Head) -> Split:
+    """How forward splits in a timm model with one head."""
     if attends(model):
         return Split(Features(), attended, Chain(head.path, first_token))
     if head.kind == "conv":
@@ -139,6 +141,7 @@ def _of_one(model: nn.Module, head: Head) -> Split:
 
 
 def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece]:
+    """Pool and classify of the split of a timm model with several heads."""
     paths, widths = tuple(head.path for head in heads), tuple(head.in_features for head in heads)
     given, weights = of_class(model, COMBINED), of_class(model, WEIGHED)
     if given == "concatenated":

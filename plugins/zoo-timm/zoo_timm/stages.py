@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Map(NamedTuple):
-    """A feature map: the module that gives it, and its size."""
+    """A feature map that a stage gives: the module it comes from, and its size."""
 
     path: str
     channels: int
@@ -27,7 +27,7 @@ class _Map(NamedTuple):
 
 
 def stages(model: nn.Module) -> tuple[Stage, ...]:
-    """The steps of depth of a timm model, first to last: one for each map that its ``feature_info`` tells of.
+    """The stages of a timm model, by depth: one for each map that its ``feature_info`` declares.
 
     A stage holds all modules that were registered after the one before it, up to the module whose output is its map;
     the stem comes before the first. In a transformer of one width each block is a stage. What the library declares is
@@ -66,7 +66,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
 
 
 def layout(model: nn.Module) -> Layout:
-    """How the maps of a timm model lie: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``.
+    """How the maps of a timm model's stages are laid out: ``"NCHW"``, ``"NHWC"`` or tokens, ``"NLC"``.
 
     Args:
         model: A model of timm.
@@ -82,7 +82,7 @@ def layout(model: nn.Module) -> Layout:
 
 
 def _maps(model: nn.Module) -> list[_Map]:
-    """The maps after the stem, by modules that are blocks of the trunk, not their inside."""
+    """The maps that end the stages after the stem, by modules that are blocks of the trunk, not their inside."""
     declared: Any = getattr(model, "feature_info", None) or ()
     at = of_class(model, DECLARED_AT) or ("", "")
     rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
@@ -93,7 +93,7 @@ def _maps(model: nn.Module) -> list[_Map]:
 
 
 def _is_in_stem(model: nn.Module, path: str, first: Iterable[str]) -> bool:
-    """Whether a declared map belongs to the stem, or to no module at all.
+    """Whether a declared map ends no stage, because it belongs to the stem or to no module at all.
 
     It does when the module holds the first layers, or is a norm or an activation with a name of its own, such as
     ``act1``. VGG's maps are activations too, but numbered.
@@ -109,7 +109,7 @@ def _is_in_stem(model: nn.Module, path: str, first: Iterable[str]) -> bool:
 
 
 def _of_whole_block(model: nn.Module, row: _Map, first: Sequence[str]) -> _Map | None:
-    """The map of the block before, for one that is declared inside a block; that of a block as it is.
+    """The map that ends a stage: that of the block before, for one declared inside a block; else as it is.
 
     Inside a block it is what the first activation makes of the output of the block before, or what precedes its stride.
     """
@@ -129,12 +129,12 @@ def _of_whole_block(model: nn.Module, row: _Map, first: Sequence[str]) -> _Map |
 
 
 def under(path: str, other: str) -> bool:
-    """Whether a module lies in another one, or is it."""
+    """Whether a module of a stage is inside another one, or is that one."""
     return path == other or path.startswith(f"{other}.")
 
 
 def _groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each output the largest modules that were registered after the output before it, up to itself."""
+    """The modules of each stage: the largest that were registered after the output before it, up to its own."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False)]
     last_inside: dict[str, int] = {}
     for index, path in enumerate(order):
@@ -150,6 +150,7 @@ def _groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _largest(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Iterator[str]:
+    """The largest of the modules that end before a stage does."""
     taken = None
     for path in paths:
         if last_inside[path] <= end and not (taken and under(path, taken)):
@@ -158,7 +159,7 @@ def _largest(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Ite
 
 
 def _first_sibling(model: nn.Module, path: str) -> str:
-    """The first module of the sequence that a module is in; the module itself when it is in none.
+    """Where the first stage starts: at the first module of the sequence that a module is in, or at itself.
 
     A sequence is either numbered, or named alike up to the first digit, as ``conv1_1``, ``conv2_1`` and so on.
     """
@@ -169,6 +170,7 @@ def _first_sibling(model: nn.Module, path: str) -> str:
 
 
 def _start(name: str) -> str:
+    """The name of a module up to its first digit, in which the modules of a sequence of stages are alike."""
     return re.split(r"\d", name, maxsplit=1)[0]
 
 
@@ -183,9 +185,11 @@ def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _kind(path: str) -> str:
+    """The path of a module in a stage with its numbers replaced, which modules of one kind have in common."""
     return re.sub(r"\d+", "#", path)
 
 
 def _name(path: str, number: int) -> str:
+    """The name of a stage: that of its main module, or of the list that the module is numbered in."""
     parent, _, name = path.rpartition(".")
     return f"{parent.rpartition('.')[2].removesuffix('s')}{number}" if name.isdigit() else name

@@ -42,7 +42,7 @@ def stem(model: nn.Module) -> tuple[str, ...]:
 
 
 def _first_layers(model: nn.Module, start: str) -> Iterator[str]:
-    """The first layer under a path, and those beside it."""
+    """The layers of a stem: the first one under a path, and those beside it."""
     path = _first_layer(model, start)
     if path is None:
         return
@@ -59,7 +59,7 @@ def _first_layers(model: nn.Module, start: str) -> Iterator[str]:
 
 
 def _each(model: nn.Module, path: str) -> Iterator[str]:
-    """The first layer of a branch, or of each module in a list of them."""
+    """The first layer of a branch of the stem, or of each module in a list of them."""
     branch = model.get_submodule(path)
     inside = [f"{path}.{name}" for name, _ in branch.named_children()] if isinstance(branch, nn.ModuleList) else [path]
     for each in inside:
@@ -69,5 +69,6 @@ def _each(model: nn.Module, path: str) -> Iterator[str]:
 
 
 def _first_layer(model: nn.Module, start: str) -> str | None:
+    """The first convolution or linear layer under a path, with which a stem starts."""
     modules = model.get_submodule(start).named_modules(prefix=start)
     return next((path for path, module in modules if isinstance(module, nn.Conv2d | nn.Linear)), None)

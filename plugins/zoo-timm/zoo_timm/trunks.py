@@ -41,7 +41,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def of_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
-    """The row of a table for the class of a model, or for the nearest class it derives from; None without one.
+    """The row for the class of a model, or its nearest base, in a table of trunks or heads that the rules do not fit.
 
     Tables are keyed by names, because an older timm lacks some of the classes.
     """
@@ -49,17 +49,17 @@ def of_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
 
 
 def first(_model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - whatever a block of timm gives
-    """The map of a block that gives several things: its map, and what else the next block needs."""
+    """The map of a trunk's block that gives several things: its map, and what else the next block needs."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
 def second(_model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - as for first
-    """The tokens of the patches, of a block of TNT that gives those of the pixels first."""
+    """The tokens of the patches, of a block of TNT's trunk that gives those of the pixels first."""
     return output[1]
 
 
 def rerolled(block: int, model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - as for first
-    """``[N, L, C]`` in the order of Hiera's mask units to ``[N, H, W, C]``."""
+    """Hiera's trunk: ``[N, L, C]`` in the order of its mask units to ``[N, H, W, C]``."""
     return model.get_submodule("reroll")(output, block_idx=block)
 
 
@@ -75,7 +75,7 @@ READS: Mapping[str, Callable[[str], Callable[[Any, Any], Any]]] = {
 
 
 def coat(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - a model of an untyped library
-    """CoaT: four scales that run one after another, then blocks in which the last three of them meet.
+    """The trunk of CoaT: four scales that run one after another, then blocks in which the last three of them meet.
 
     What each scale has of its own was registered in the order of the kinds of modules; its blocks share two of them.
     """
@@ -93,7 +93,7 @@ def coat(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - a model of an untyped
 
 
 def twins(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
-    """Twins: the patches and the position encoding of all stages were registered apart from the blocks."""
+    """The trunk of Twins: patches and position encoding of all stages were registered apart from the blocks."""
     for index, (row, blocks) in enumerate(zip(model.feature_info, model.blocks, strict=True)):
         start, *rest = (f"blocks.{index}.{name}" for name, _ in blocks.named_children())
         patches = (f"patch_embeds.{index}",) if index else ()
@@ -102,7 +102,7 @@ def twins(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
 
 
 def hrnet(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
-    """HRNet: stages that each give maps of several scales, the largest first; then one map of each scale by itself.
+    """The trunk of HRNet: stages that each give maps of several scales, the largest first; then each scale by itself.
 
     What the library calls stages in feature_info are these scales.
     """

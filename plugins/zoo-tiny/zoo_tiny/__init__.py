@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def zoo_families() -> list[Family]:
-    """The one family of this plugin."""
+    """The one family of the plugin zoo-tiny."""
     return [
         Family(
             name="tiny",
@@ -28,5 +28,5 @@ def zoo_families() -> list[Family]:
 
 @hookimpl
 def zoo_commands() -> Mapping[str, str]:
-    """``zoo demo``, through the door that every plugin uses."""
+    """The command of the plugin zoo-tiny: ``zoo demo``, through the door that every plugin uses."""
     return {"demo": "zoo_tiny.demo.command:demo"}

@@ -28,7 +28,7 @@ GLYPHS_V1 = Weights(
 
 
 def cards() -> list[Card]:
-    """The one card of this family.
+    """The catalogue of the tiny family: its one card.
 
     Example:
         >>> [card.id for card in cards()]

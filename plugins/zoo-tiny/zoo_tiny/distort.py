@@ -25,7 +25,7 @@ def clean(images: Tensor) -> Tensor:
 
 
 def distorted(images: Tensor, generator: Generator) -> Tensor:
-    """Drawings as images with another slant, stroke width, shape, sharpness and contrast each.
+    """Drawings distorted: with another slant, stroke width, shape, sharpness and contrast each.
 
     Args:
         images: ``[N, S, S]``, 0 for paper to 255 for ink.
@@ -45,11 +45,12 @@ def distorted(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _uniform(low: float, high: float, *shape: int, generator: Generator) -> Tensor:
+    """Random amounts of a distortion, uniform between two bounds."""
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def _stroke(x: Tensor, generator: Generator) -> Tensor:
-    """Make strokes thinner or thicker by up to two pixels of the drawing on each side."""
+    """Distort strokes: thinner or thicker by up to two pixels of the drawing on each side."""
     thick = F.max_pool2d(x, 5, stride=1, padding=2)
     thin = -F.max_pool2d(-x, 3, stride=1, padding=1)
     amount = _uniform(-1, 1, len(x), 1, 1, 1, generator=generator)
@@ -57,7 +58,7 @@ def _stroke(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _warp(count: int, generator: Generator) -> Tensor:
-    """Where each pixel of the result looks in the drawing, ``[N, 32, 32, 2]``: an affine map and a smooth wobble."""
+    """Where each pixel of the distorted image looks in the drawing, ``[N, 32, 32, 2]``: affine, and a smooth wobble."""
     angle = _uniform(-0.3, 0.3, count, generator=generator)
     slant = _uniform(-0.4, 0.4, count, generator=generator)
     # Above 1 the glyph becomes smaller than the frame.
@@ -73,7 +74,7 @@ def _warp(count: int, generator: Generator) -> Tensor:
 
 
 def _scan(x: Tensor, generator: Generator) -> Tensor:
-    """Lose sharpness and contrast, and add noise, as a scanner of few pixels does."""
+    """Distort as a scanner of few pixels does: lose sharpness and contrast, and add noise."""
     side = _COARSE[int(torch.randint(len(_COARSE), (), generator=generator))]
     x = F.interpolate(x, size=(side, side), mode="area")
     peak = x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=0.1)

@@ -35,7 +35,7 @@ _DRAWN_AT = 96
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Drawn characters and what they are.
+    """Glyphs: characters as they are drawn from fonts, and what they are.
 
     Attributes:
         images: ``[N, 48, 48]``, 0 for paper to 255 for ink.
@@ -50,7 +50,7 @@ class Glyphs:
 
 
 def draw(faces: Sequence[str]) -> Glyphs:
-    """Draw every character of :data:`zoo_tiny.characters.CHARACTERS` in every way these faces have.
+    """Draw the glyphs of all characters of :data:`zoo_tiny.characters.CHARACTERS` in every way these faces have.
 
     Besides the plain letters a face may hold script, Fraktur, double-struck and other mathematical alphabets, which
     Unicode marks as font variants of the letters. They are drawn too.
@@ -68,6 +68,7 @@ def draw(faces: Sequence[str]) -> Glyphs:
 
 
 def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Draw the glyphs of one font, each with the class of its character."""
     import matplotlib as mpl
     from matplotlib.font_manager import get_font
     from matplotlib.ft2font import LoadFlags
@@ -90,12 +91,13 @@ def _codes(charmap: Mapping[int, int], characters: str) -> set[int]:
 
 
 def _is_letter_form(code: int) -> bool:
+    """Whether a code point of a font is a character itself, or a mathematical variant of one."""
     decomposition = unicodedata.decomposition(chr(code))
     return not decomposition or decomposition.startswith("<font>")
 
 
 def _fit(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut a drawing to its ink, and scale and centre it so that its longer side fills the frame."""
+    """Cut the drawing of a glyph to its ink, scale and centre it so that its longer side fills the frame."""
     from PIL import Image
 
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))

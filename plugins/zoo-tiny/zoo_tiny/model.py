@@ -16,7 +16,9 @@ WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, as in He et al., "Deep Residual Learning for Image Recognition" (2016).
+    """A block of GlyphNet: two 3x3 convolutions around a shortcut, as in He et al. (2016).
+
+    The paper is "Deep Residual Learning for Image Recognition".
 
     Args:
         in_channels: Channels that come in.
@@ -51,7 +53,7 @@ class BasicBlock(nn.Module):
 
 
 class GlyphNet(nn.Module):
-    """A stem, three stages of one residual block, global average pooling and one linear layer.
+    """The network: a stem, three stages of one residual block, global average pooling and one linear layer.
 
     Args:
         num_classes: Outputs of the last layer.

@@ -26,12 +26,12 @@ BATCH = 128
 
 
 def normalized(images: Tensor) -> Tensor:
-    """Images of 0 to 1 as the network takes them, -1 to 1: the mean and std of the card."""
+    """Images of 0 to 1 as GlyphNet is trained on them, -1 to 1: the mean and std of the card."""
     return (images - 0.5) / 0.5
 
 
 def train(glyphs: Glyphs, *, steps: int, seed: int) -> GlyphNet:
-    """A network trained to tell the characters apart, in eval mode.
+    """Train a network to tell the characters apart; it is in eval mode.
 
     Args:
         glyphs: What to learn from; each step distorts other ones, all characters alike often.
@@ -61,6 +61,7 @@ def train(glyphs: Glyphs, *, steps: int, seed: int) -> GlyphNet:
 
 
 def _batches(glyphs: Glyphs, steps: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches to train on: glyphs, each distorted anew, all characters alike often."""
     drawings, labels = torch.from_numpy(glyphs.images), torch.from_numpy(glyphs.labels)
     rarity = 1 / torch.bincount(labels).clamp(min=1).float()[labels]
     for _ in range(steps):
@@ -69,7 +70,7 @@ def _batches(glyphs: Glyphs, steps: int, generator: Generator) -> Iterator[tuple
 
 
 def accuracy(model: nn.Module, glyphs: Glyphs, *, distort: bool = False) -> float:
-    """Percent of glyphs that the network names correctly.
+    """Percent of glyphs that the trained network names correctly.
 
     Args:
         model: A network in eval mode.
@@ -87,7 +88,7 @@ def accuracy(model: nn.Module, glyphs: Glyphs, *, distort: bool = False) -> floa
 
 
 def write(model: nn.Module, folder: Path) -> Path:
-    """Write the weights as ``glyphnet-<first 8 digits of the SHA-256>.safetensors``.
+    """Write the trained weights as ``glyphnet-<first 8 digits of the SHA-256>.safetensors``.
 
     Args:
         model: The trained network.
@@ -103,7 +104,7 @@ def write(model: nn.Module, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Train, write, and print what the card has to say."""
+    """Train GlyphNet, write its weights, and print what the card has to say."""
     parser = argparse.ArgumentParser(description="Train GlyphNet on glyphs and write its weights.")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)

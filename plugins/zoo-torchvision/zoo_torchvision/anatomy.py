@@ -50,7 +50,7 @@ _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Where the heads, the stem and the stages of a torchvision model are, and how its forward splits.
+    """The anatomy of a torchvision model: its heads, stem and stages, and how its forward splits.
 
     Everything is read from the model as it is now, so that it stays true for other options, another head or stem.
 
@@ -79,6 +79,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _read(model: nn.Module, kind: type[nn.Module]) -> Anatomy:
+    """The anatomy of a torchvision model, by the rule for its class."""
     try:
         return _RULES[kind](model)
     except (AttributeError, ValueError) as error:

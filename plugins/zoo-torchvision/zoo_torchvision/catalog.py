@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def cards() -> Sequence[Card]:
-    """Every model of torchvision with its weights, in the order of the library's own groups.
+    """The catalogue of torchvision: every model with its weights, in the order of the library's own groups.
 
     Example:
         >>> resnet18 = next(card for card in cards() if card.name == "resnet18")

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 
 def kinetics_400() -> tuple[str, ...]:
-    """The 400 actions of Kinetics-400.
+    """The 400 categories of actions in Kinetics-400.
 
     Example:
         >>> kinetics_400()[:2]
@@ -19,7 +19,7 @@ def kinetics_400() -> tuple[str, ...]:
 
 
 def coco() -> tuple[str, ...]:
-    """The 91 labels of COCO's objects as detectors number them, 11 of them unused and called ``"N/A"``; 0 is nothing.
+    """The 91 categories of COCO's objects as detectors number them, 11 unused and called ``"N/A"``; 0 is nothing.
 
     Example:
         >>> coco()[:3]
@@ -29,7 +29,7 @@ def coco() -> tuple[str, ...]:
 
 
 def voc() -> tuple[str, ...]:
-    """The 20 classes of Pascal VOC after the background, in the order of a segmentation's channels.
+    """The 20 categories of Pascal VOC after the background, in the order of a segmentation's channels.
 
     Example:
         >>> voc()[:3]
@@ -39,7 +39,7 @@ def voc() -> tuple[str, ...]:
 
 
 def coco_person() -> tuple[str, ...]:
-    """The two labels of the keypoint detector.
+    """The two categories of torchvision's keypoint detector.
 
     Example:
         >>> coco_person()
@@ -49,7 +49,7 @@ def coco_person() -> tuple[str, ...]:
 
 
 def coco_keypoints() -> tuple[str, ...]:
-    """The 17 points of a person, in the order of the keypoint detector's maps.
+    """The names of the 17 points of a person, in the order of the maps of torchvision's keypoint detector.
 
     Example:
         >>> coco_keypoints()[:2]
@@ -59,5 +59,6 @@ def coco_keypoints() -> tuple[str, ...]:
 
 
 def _read(name: str) -> tuple[str, ...]:
+    """A list of categories from the text file of this name."""
     text = files("zoo_torchvision").joinpath("labels", f"{name}.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

@@ -59,7 +59,7 @@ _TRANSFORM_INPUT = InputScaling(
 
 
 def resnet(model: ResNet) -> Anatomy:
-    """ResNet, ResNeXt and Wide ResNet: four layers after a stem that ends with a pool."""
+    """ResNet, ResNeXt and Wide ResNet of torchvision: four layers after a stem that ends with a pool."""
     return Anatomy(
         heads=(head_at(model, "fc"),),
         stem=first_convolution(model),
@@ -70,7 +70,7 @@ def resnet(model: ResNet) -> Anatomy:
 
 
 def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one layout
-    """``features``, a pool and a ``classifier`` that ends with the head, as in VGG, MobileNet or ConvNeXt.
+    """Convnets of ``features``, a pool and a ``classifier`` that ends with the head, as VGG, MobileNet or ConvNeXt.
 
     What comes before the head in the classifier, AlexNet's and VGG's hidden layers among it, belongs to the pool.
     """
@@ -86,12 +86,12 @@ def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one la
 
 
 def mobilenet_v3(model: MobileNetV3) -> Anatomy:
-    """MobileNetV3: as the others, but dilated in torchvision's own way."""
+    """MobileNetV3 of torchvision: as the other convnets, but dilated in the library's own way."""
     return replace(sequential(model), dilates_strided=True)
 
 
 def squeezenet(model: SqueezeNet) -> Anatomy:
-    """SqueezeNet: the head is a convolution on the map, and a ReLU and the pool come after it."""
+    """SqueezeNet of torchvision: the head is a convolution on the map, and a ReLU and the pool come after it."""
     return Anatomy(
         heads=(head_at(model, "classifier.1"),),
         stem=first_convolution(model),
@@ -103,7 +103,7 @@ def squeezenet(model: SqueezeNet) -> Anatomy:
 
 
 def mnasnet(model: MNASNet) -> Anatomy:
-    """MNASNet: one flat sequence of layers."""
+    """MNASNet of torchvision: one flat sequence of layers."""
     return Anatomy(
         heads=(head_at(model, "classifier.1"),),
         stem=first_convolution(model),
@@ -114,7 +114,7 @@ def mnasnet(model: MNASNet) -> Anatomy:
 
 
 def shufflenet(model: ShuffleNetV2) -> Anatomy:
-    """ShuffleNet v2: its stages are numbered from 2, and a convolution follows the last."""
+    """ShuffleNet v2 of torchvision: its stages are numbered from 2, and a convolution follows the last."""
     return Anatomy(
         heads=(head_at(model, "fc"),),
         stem=first_convolution(model),
@@ -125,7 +125,7 @@ def shufflenet(model: ShuffleNetV2) -> Anatomy:
 
 
 def regnet(model: RegNet) -> Anatomy:
-    """RegNet: a stem and the blocks of the trunk."""
+    """RegNet of torchvision: a stem and the blocks of the trunk."""
     blocks = tuple((name, (f"trunk_output.{name}",)) for name, _ in model.trunk_output.named_children())
     return Anatomy(
         heads=(head_at(model, "fc"),),
@@ -137,7 +137,7 @@ def regnet(model: RegNet) -> Anatomy:
 
 
 def densenet(model: DenseNet) -> Anatomy:
-    """DenseNet: the transition that makes the map smaller opens a stage, and a dense block ends it."""
+    """DenseNet of torchvision: the transition that makes the map smaller opens a stage, and a dense block ends it."""
     names = [name for name, _ in model.features.named_children()]
     ends = [index + 1 for index, name in enumerate(names) if name.startswith("denseblock")]
     ends[-1] = len(names)  # norm5
@@ -156,7 +156,7 @@ def densenet(model: DenseNet) -> Anatomy:
 
 
 def googlenet(model: GoogLeNet) -> Anatomy:
-    """GoogLeNet: named layers in a row, and two auxiliary heads if it was built with them."""
+    """GoogLeNet of torchvision: named layers in a row, and two auxiliary heads if it was built with them."""
     return Anatomy(
         heads=(head_at(model, "fc"), *_auxiliary(model, aux1="aux1.fc2", aux2="aux2.fc2")),
         stem=first_convolution(model),
@@ -168,7 +168,7 @@ def googlenet(model: GoogLeNet) -> Anatomy:
 
 
 def inception(model: Inception3) -> Anatomy:
-    """Inception v3: named layers in a row, and an auxiliary head if it was built with one."""
+    """Inception v3 of torchvision: named layers in a row, and an auxiliary head if it was built with one."""
     return Anatomy(
         heads=(head_at(model, "fc"), *_auxiliary(model, AuxLogits="AuxLogits.fc")),
         stem=first_convolution(model),
@@ -180,7 +180,7 @@ def inception(model: Inception3) -> Anatomy:
 
 
 def resnet_rows(prefix: str = "") -> Rows:
-    """Names and paths of a ResNet's stem and layers.
+    """Names and paths of the stem and layers of torchvision's ResNet, alone or as a backbone.
 
     Args:
         prefix: Where the ResNet is in the model, such as ``"backbone."``.
@@ -190,23 +190,25 @@ def resnet_rows(prefix: str = "") -> Rows:
 
 
 def average(x: Tensor) -> Tensor:
-    """``[N, C, H, W]`` to ``[N, C, 1, 1]``, as models do that have no module for it."""
+    """``[N, C, H, W]`` to ``[N, C, 1, 1]``, as torchvision's convnets do that have no module for it."""
     return functional.adaptive_avg_pool2d(x, (1, 1))
 
 
 def spatial_mean(x: Tensor) -> Tensor:
-    """``[N, C, H, W]`` to ``[N, C]``; not the same bits as a pooling layer."""
+    """``[N, C, H, W]`` to ``[N, C]``, as some of torchvision's convnets do; not the same bits as a pooling layer."""
     return x.mean([2, 3])
 
 
 def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> Tensor:
-    """Run a chain on images that are normalised once more, if the weights were trained that way."""
+    """Run GoogLeNet or Inception on images that are normalised once more, if the weights were trained that way."""
     return chain(model, model._transform_input(x))  # noqa: SLF001 - the split does what the library's forward does
 
 
 def _paths(rows: Rows) -> tuple[str, ...]:
+    """The paths of all modules in the rows of a convolutional classifier, as they run."""
     return tuple(path for _, paths in rows for path in paths)
 
 
 def _auxiliary(model: nn.Module, **sites: str) -> tuple[Head, ...]:
+    """The auxiliary heads of GoogLeNet or Inception v3, where the model was built with them."""
     return tuple(head_at(model, path, "aux") for name, path in sites.items() if getattr(model, name) is not None)

@@ -27,7 +27,7 @@ _BOX = 4
 
 
 def rcnn(model: FasterRCNN) -> Anatomy:
-    """Faster, Mask and Keypoint R-CNN: scores and boxes of each proposal, and masks where the model draws them."""
+    """Detection by Faster, Mask and Keypoint R-CNN: scores and boxes of each proposal, and masks where drawn."""
     box, mask = "roi_heads.box_predictor", "roi_heads.mask_predictor"
     heads = [head_at(model, f"{box}.cls_score"), head_at(model, f"{box}.bbox_pred", "box", per_class=_BOX)]
     if model.roi_heads.has_mask():
@@ -38,7 +38,7 @@ def rcnn(model: FasterRCNN) -> Anatomy:
 
 
 def dense(model: RetinaNet | FCOS) -> Anatomy:
-    """RetinaNet and FCOS: one convolution, shared by all levels, gives the scores of every anchor."""
+    """Detection by RetinaNet and FCOS: one convolution, shared by all levels, gives the scores of every anchor."""
     path = "head.classification_head"
     head = model.get_submodule(path)
     anchors = channels(head.cls_logits) // head.num_classes
@@ -48,7 +48,7 @@ def dense(model: RetinaNet | FCOS) -> Anatomy:
 
 
 def ssd(model: SSD) -> Anatomy:
-    """SSD and SSDlite: a convolution of its own for each level of the pyramid."""
+    """Detection by SSD and SSDlite: a convolution of its own for each level of the pyramid gives the scores."""
     nested = isinstance(model.backbone.features[0], nn.Sequential)
     trunks = [f"backbone.features.{n}" for n, _ in model.backbone.features.named_children()] if nested else []
     rows = resolutions(model, *(trunks or ["backbone.features"]))
@@ -57,6 +57,7 @@ def ssd(model: SSD) -> Anatomy:
 
 
 def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
+    """The anatomy that torchvision's models for detection have in common, with the heads and stages of one."""
     # A detector normalises its images itself, with one mean and one deviation a channel.
     normalisation = ("transform.image_mean", "transform.image_std")
     return Anatomy(
@@ -69,6 +70,7 @@ def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ..
 
 
 def _levels(model: SSD) -> tuple[Head, ...]:
+    """The head sites of an SSD for detection, one for each level of its pyramid."""
     path = "head.classification_head"
     scoring = model.get_submodule(path)
     return tuple(
@@ -85,6 +87,7 @@ def _levels(model: SSD) -> tuple[Head, ...]:
 
 
 def _pyramid_stages(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a backbone below the pyramid of a model for detection."""
     body = "backbone.body"
     if hasattr(model.get_submodule(body), "layer1"):
         return in_sequence(model, resnet_rows(f"{body}."))[1:]

@@ -24,7 +24,7 @@ _FROZEN_NORMS = {
 
 
 def build(name: str, *, trained: bool = False, epsilon: float | None = None, **options: Any) -> nn.Module:  # noqa: ANN401
-    """A detector of torchvision, ready for trained weights or untrained.
+    """Build a detector of torchvision, ready for trained weights or untrained.
 
     Given weights, the library's constructors build another model than without: with frozen norms in the backbone, and
     with its first layers fixed. They decide that by the weights that they are about to download, so that only this
@@ -55,6 +55,7 @@ def build(name: str, *, trained: bool = False, epsilon: float | None = None, **o
 
 
 def _freeze_norms(body: nn.Module, epsilon: float | None) -> None:
+    """Build a detector's backbone with frozen batch norms, as torchvision does for trained weights."""
     norms = [(path, module) for path, module in body.named_modules() if isinstance(module, nn.BatchNorm2d)]
     for path, norm in norms:
         frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps if epsilon is None else epsilon)
@@ -62,7 +63,7 @@ def _freeze_norms(body: nn.Module, epsilon: float | None) -> None:
 
 
 def _fixed(name: str, backbone: nn.Module) -> Iterator[nn.Parameter]:
-    """What the library does not train: all before the last three stages of a pyramid, or VGG's first stage."""
+    """What torchvision does not train of detectors: all before the last three stages, or the first stage of a VGG."""
     if name.startswith("ssdlite"):
         return
     if name.startswith("ssd"):

@@ -57,7 +57,7 @@ _OLD_EPSILON = {
 
 
 def model_options(kind: str, task: str) -> Mapping[str, object]:
-    """Arguments for every model of a class, with weights or without.
+    """Exceptions of a class of torchvision: arguments for every model of it, with weights or without.
 
     Args:
         kind: Name of the class that the constructor returns.
@@ -73,7 +73,7 @@ def model_options(kind: str, task: str) -> Mapping[str, object]:
 
 
 def file_options(entry: Any, kind: str) -> Mapping[str, object]:  # noqa: ANN401 - torchvision ships no types
-    """Arguments that the constructor needs for one file.
+    """Exceptions of one file of torchvision's: arguments that the constructor needs for it.
 
     Args:
         entry: A member of one of torchvision's weights enums.
@@ -89,7 +89,7 @@ def file_options(entry: Any, kind: str) -> Mapping[str, object]:  # noqa: ANN401
 
 
 def file_ignore(kind: str) -> tuple[str, ...]:
-    """Glob patterns of tensors that are in the files for a class and not in its models.
+    """Exceptions of a class of torchvision: glob patterns of tensors in its files that its models do not have.
 
     Args:
         kind: Name of the class that the constructor returns.

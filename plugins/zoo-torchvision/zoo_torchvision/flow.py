@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def raft(model: RAFT) -> Anatomy:
-    """RAFT: two encoders see the images, and no layer gives scores of classes. The stages are the first encoder's."""
+    """Optical flow by RAFT: two encoders see the images, and no layer gives scores of classes.
+
+    The stages are the first encoder's.
+    """
     rows = [(name, (f"feature_encoder.{name}",)) for name in ("convnormrelu", "layer1", "layer2", "layer3")]
     return Anatomy(
         heads=(),

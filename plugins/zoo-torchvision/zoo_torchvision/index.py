@@ -49,17 +49,17 @@ _LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-b
 
 
 def cards() -> list[Card]:
-    """A card for every model of the installed torchvision."""
+    """Index the installed torchvision: a card for every model."""
     return [_card(name, task) for module, task in _GROUPS for name in models.list_models(module=module)]
 
 
 def version() -> str:
-    """The version of the installed torchvision, without the name of its build."""
+    """The version of the installed torchvision, which is indexed, without the name of its build."""
     return str(torchvision.__version__).partition("+")[0]
 
 
 def labels() -> dict[str, tuple[str, ...]]:
-    """The lists of names that the weights entries hold, by the name of their file.
+    """The lists of names that the indexed weights entries of torchvision refer to, by the name of their file.
 
     Raises:
         ValueError: Two data sets have as many classes as each other, so that a count no longer tells them apart.
@@ -73,7 +73,7 @@ def labels() -> dict[str, tuple[str, ...]]:
 
 
 def main() -> None:
-    """Write ``catalog.jsonl``, ``catalog.version`` and the lists of names beside this module."""
+    """Index torchvision to ``catalog.jsonl``, ``catalog.version`` and the lists of names beside this module."""
     write_cards(_PACKAGE / "catalog.jsonl", cards())
     (_PACKAGE / "catalog.version").write_text(f"{version()}\n", encoding="utf-8")
     for name, names in labels().items():
@@ -81,6 +81,7 @@ def main() -> None:
 
 
 def _all_names() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every list of names that torchvision's weights to index have, with the name of its file."""
     for name in models.list_models():
         for entry in models.get_model_weights(name):
             classes = entry.meta.get("categories") or ()
@@ -91,6 +92,7 @@ def _all_names() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _card(name: str, task: str) -> Card:
+    """Index one model of torchvision: its card."""
     builder = models.get_model_builder(name)
     entries = models.get_model_weights(name)
     kind = builder.__annotations__["return"].__name__
@@ -111,6 +113,7 @@ def _card(name: str, task: str) -> Card:
 
 
 def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]) -> tuple[int, ...]:  # noqa: ANN401
+    """The size to index as a torchvision model's input; a video has its length before height and width."""
     if name in exceptions.INPUT_SIDE:
         return (exceptions.INPUT_SIDE[name],) * 2
     # An entry with an image size of its own says nothing about the model that is built without it.
@@ -123,6 +126,7 @@ def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]
 
 
 def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # noqa: ANN401 - torchvision ships no types
+    """Index one member of torchvision's weights enums: its weights entry."""
     names = entry.meta.get("categories") or ()
     digest = _DIGEST.search(entry.url)
     return Weights(
@@ -142,6 +146,7 @@ def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # 
 
 
 def _preprocessing(preset: Any) -> Preprocessing:  # noqa: ANN401 - torchvision ships no types
+    """Index one of torchvision's presets for images: how it prepares them."""
     kind = type(preset).__name__
     if kind in exceptions.FIXED_PREPROCESSING:
         return exceptions.FIXED_PREPROCESSING[kind]
@@ -157,10 +162,12 @@ def _preprocessing(preset: Any) -> Preprocessing:  # noqa: ANN401 - torchvision 
 
 
 def _pair(sides: list[int]) -> tuple[int, int]:
+    """Height and width to index, of a preset of torchvision that may have one side for both."""
     return (sides[0], sides[-1])
 
 
 def _metrics(published: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics to index, as torchvision publishes them by data set, without those that were not measured."""
     flat = {f"{data} {name}": value for data, figures in published.items() for name, value in figures.items()}
     # vgg16's features were never measured as a classifier, and say so with a NaN.
     return {name: value for name, value in flat.items() if not math.isnan(value)}

@@ -49,7 +49,7 @@ _CONCATENATED: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 def stride(module: nn.Module) -> int:
-    """Pixels of a module's input for one step of its output, along one side.
+    """Measure the stride of a module of torchvision: pixels of its input for one step of its output, along one side.
 
     Args:
         module: A convolution, a pooling layer, or anything made of them that runs its children one after another.
@@ -68,7 +68,7 @@ def stride(module: nn.Module) -> int:
 
 
 def channels(module: nn.Module) -> int:
-    """Channels of a module's output.
+    """Measure the channels of the output of a module of torchvision.
 
     Args:
         module: A layer, a block or a sequence of blocks.
@@ -96,7 +96,7 @@ def channels(module: nn.Module) -> int:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, ...]:
-    """Path of the first convolution in the order of the modules: the stem of every model that has one.
+    """Look for the first convolution in a built model: its path, the stem of every torchvision model with one.
 
     Example:
         >>> first_convolution(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3)))
@@ -109,7 +109,7 @@ def first_convolution(model: nn.Module) -> tuple[str, ...]:
 def head_at(
     model: nn.Module, path: str, role: Role = "main", *, per_class: int = 1, attributes: tuple[str, ...] | None = None
 ) -> Head:
-    """The head site at a path, with the widths of the module that is there now.
+    """The head site at a path in a torchvision model, with the widths measured on the module there now.
 
     Args:
         model: The model.
@@ -148,7 +148,7 @@ def head_at(
 
 
 def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
-    """Stages that run one after another, each with the channels of its last module and the strides so far.
+    """Stages that run one after another, with channels measured on their last modules, and the strides so far.
 
     Args:
         model: The model.
@@ -168,7 +168,7 @@ def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) 
 
 
 def by_resolution(model: nn.Module, *trunks: str) -> tuple[Stage, ...]:
-    """The children of flat sequences in groups, a new one at each child that makes the map smaller.
+    """The children of flat sequences in groups, a new one at each child measured to make the map smaller.
 
     Args:
         model: The model.
@@ -183,7 +183,7 @@ def by_resolution(model: nn.Module, *trunks: str) -> tuple[Stage, ...]:
 
 
 def resolutions(model: nn.Module, *trunks: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The groups of :func:`by_resolution`: their names, ``stage1`` and so on, and the paths of their modules."""
+    """The groups that :func:`by_resolution` measures: names, ``stage1`` and so on, and paths of their modules."""
     groups: list[list[str]] = [[]]
     for path in [f"{trunk}.{name}" for trunk in trunks for name, _ in model.get_submodule(trunk).named_children()]:
         if stride(model.get_submodule(path)) > 1 and _weighs(model, groups[-1]):
@@ -197,13 +197,16 @@ def resolutions(model: nn.Module, *trunks: str) -> list[tuple[str, tuple[str, ..
 
 
 def _last_with_weights(model: nn.Module, paths: tuple[str, ...]) -> nn.Module:
+    """The last module of a stage that has parameters, on which its channels are measured."""
     return model.get_submodule(next(path for path in reversed(paths) if _weighs(model, [path])))
 
 
 def _weighs(model: nn.Module, paths: Iterable[str]) -> bool:
+    """Whether modules of a stage to measure have parameters."""
     return any(True for path in paths for _ in model.get_submodule(path).parameters())
 
 
 def _width(module: nn.Module, *names: str) -> int:
+    """Measure a layer: the number it has under the first of these names that it knows; 0 without one."""
     value = next((getattr(module, name) for name in names if hasattr(module, name)), 0)
     return int(value[-1] if isinstance(value, tuple) else value)

@@ -19,7 +19,7 @@ _TRAINED_QUANTISED = "quantized_mobilenet_v3_large"
 
 
 def build(name: str, *, quantize: bool = False, backend: str | None = None, **options: Any) -> nn.Module:  # noqa: ANN401
-    """A model of torchvision that can be quantised, in floats or quantised.
+    """Build a model of torchvision that can be quantised, in floats or quantised.
 
     Args:
         name: The library's name for the model, with ``quantized_`` before it.
@@ -52,7 +52,7 @@ def trained_quantised(
     state: Mapping[str, Any],
     model: nn.Module,  # noqa: ARG001 - the contract of Weights.convert
 ) -> Mapping[str, Any]:
-    """What a file holds that was trained with quantisation in mind, in the layout of the quantised model.
+    """The state that a quantizable model makes of a file trained with quantisation in mind, for the quantised one.
 
     The library loads the file of MobileNetV3 into a model that is prepared for such training, and converts that; see
     https://github.com/pytorch/vision/issues/5890.
@@ -75,7 +75,10 @@ def trained_quantised(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself that ``torch.ao.quantization`` will end one day, and how its observers compute ranges."""
+    """Silence what torch warns of while it builds a model that can be quantised.
+
+    That is that ``torch.ao.quantization`` will end one day, and how its observers compute ranges.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="torch.ao")

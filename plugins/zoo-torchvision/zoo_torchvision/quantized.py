@@ -26,7 +26,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """No head, no stem and no stages: their layers hold packed integers in the place of parameters.
+    """The anatomy of a quantised model: no head, stem or stages, as its layers hold packed integers, not parameters.
 
     Args:
         model: A quantised model.

@@ -21,7 +21,7 @@ _SITES = {"out": "classifier.4", "aux": "aux_classifier.4"}
 
 
 def two_classifiers(model: FCN | DeepLabV3) -> Anatomy:
-    """FCN and DeepLab v3: a head on the last map, and one on an earlier map that only trains."""
+    """Segmentation by FCN and DeepLab v3: a head on the last map, and one on an earlier map that only trains."""
     auxiliary = () if model.aux_classifier is None else (head_at(model, _SITES["aux"], "aux"),)
     return Anatomy(
         heads=(head_at(model, _SITES["out"]), *auxiliary),
@@ -34,7 +34,7 @@ def two_classifiers(model: FCN | DeepLabV3) -> Anatomy:
 
 
 def lraspp(model: LRASPP) -> Anatomy:
-    """LR-ASPP: two heads on maps of two depths, whose scores are added."""
+    """Segmentation by LR-ASPP: two heads on maps of two depths, whose scores are added."""
     return Anatomy(
         heads=(
             head_at(model, "classifier.high_classifier"),
@@ -49,12 +49,12 @@ def lraspp(model: LRASPP) -> Anatomy:
 
 
 def maps(model: FCN | DeepLabV3 | LRASPP, x: Tensor) -> dict[str, Any]:
-    """``[N, 3, H, W]`` to the maps of the backbone, and ``"size"``: the height and width that the scores will have."""
+    """Images to the maps of a segmentation backbone, and ``"size"``: the height and width that the scores will have."""
     return {**model.backbone(x), "size": x.shape[-2:]}
 
 
 def before_heads(model: FCN | DeepLabV3, found: dict[str, Any]) -> dict[str, Any]:
-    """The maps of the backbone to what the heads are given."""
+    """The maps of a segmentation backbone to what the heads of FCN or DeepLab v3 are given."""
     pooled = {"size": found["size"]}
     for name, path in _SITES.items():
         classifier = getattr(model, path.partition(".")[0])
@@ -67,7 +67,7 @@ def before_heads(model: FCN | DeepLabV3, found: dict[str, Any]) -> dict[str, Any
 
 
 def scores(model: FCN | DeepLabV3, pooled: dict[str, Any]) -> dict[str, Tensor]:
-    """What the heads are given to what the model returns: ``[N, num_classes, H, W]`` by name."""
+    """What segmentation heads are given to what the model returns: ``[N, num_classes, H, W]`` by name."""
     return {
         name: _enlarged(model.get_submodule(path)(pooled[name]), pooled["size"])
         for name, path in _SITES.items()
@@ -76,23 +76,25 @@ def scores(model: FCN | DeepLabV3, pooled: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def lraspp_before_heads(model: LRASPP, found: dict[str, Any]) -> dict[str, Any]:
-    """The maps of the backbone to what the two heads are given, both of one size."""
+    """The maps of a segmentation backbone to what the two heads of LR-ASPP are given, both of one size."""
     head = model.classifier
     x = head.cbr(found["high"]) * head.scale(found["high"])
     return {"size": found["size"], "low": found["low"], "high": _enlarged(x, found["low"].shape[-2:])}
 
 
 def lraspp_scores(model: LRASPP, pooled: dict[str, Any]) -> dict[str, Tensor]:
-    """What the two heads are given to what the model returns: ``[N, num_classes, H, W]`` under ``"out"``."""
+    """What LR-ASPP's heads are given to its segmentation: ``[N, num_classes, H, W]`` under ``"out"``."""
     head = model.classifier
     return {"out": _enlarged(head.low_classifier(pooled["low"]) + head.high_classifier(pooled["high"]), pooled["size"])}
 
 
 def _stages(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of the backbone of a segmentation model."""
     if hasattr(model.backbone, "layer1"):
         return in_sequence(model, resnet_rows("backbone."))[1:]
     return by_resolution(model, "backbone")
 
 
 def _enlarged(x: Tensor, size: Any) -> Tensor:  # noqa: ANN401 - a torch.Size, or the integers that tracing makes of one
+    """Maps or scores of a segmentation model enlarged to a height and width."""
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)

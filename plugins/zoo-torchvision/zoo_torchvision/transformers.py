@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def vision_transformer(model: VisionTransformer) -> Anatomy:
-    """ViT: every layer of the encoder is a stage of its own, all of one width and stride."""
+    """The transformer ViT: every layer of the encoder is a stage of its own, all of one width and stride."""
     *before, head = (f"heads.{name}" for name, _ in model.heads.named_children())
     layers = (name for name, _ in model.encoder.layers.named_children())
     step = stride(model.conv_proj)
@@ -30,7 +30,7 @@ def vision_transformer(model: VisionTransformer) -> Anatomy:
 
 
 def swin(model: SwinTransformer) -> Anatomy:
-    """Swin and Swin v2: four stages of blocks, with the channels last from the patches on."""
+    """The transformers Swin and Swin v2 for images: four stages of blocks, channels last from the patches on."""
     return Anatomy(
         heads=(head_at(model, "head"),),
         stem=first_convolution(model),
@@ -42,7 +42,7 @@ def swin(model: SwinTransformer) -> Anatomy:
 
 
 def maxvit(model: MaxVit) -> Anatomy:
-    """MaxViT: blocks of convolutions and attention; two of the classifier's layers come before the head."""
+    """The transformer MaxViT: blocks of convolutions and attention; two of the classifier's layers precede the head."""
     *before, head = (f"classifier.{name}" for name, _ in model.classifier.named_children())
     blocks = tuple(f"blocks.{name}" for name, _ in model.blocks.named_children())
     named = ((f"block{number}", (path,)) for number, path in enumerate(blocks, start=1))
@@ -56,7 +56,7 @@ def maxvit(model: MaxVit) -> Anatomy:
 
 
 def tokens(model: VisionTransformer, x: Tensor) -> Tensor:
-    """``[N, 3, H, W]`` to the encoder's tokens ``[N, L, C]``, the class token first."""
+    """``[N, 3, H, W]`` to the tokens ``[N, L, C]`` of a transformer for images, ViT, the class token first."""
     x = model._process_input(x)  # noqa: SLF001 - the split does what the library's forward does
     x = torch.cat([model.class_token.expand(x.shape[0], -1, -1), x], dim=1)
     encoded: Tensor = model.encoder(x)
@@ -64,5 +64,5 @@ def tokens(model: VisionTransformer, x: Tensor) -> Tensor:
 
 
 def class_token(x: Tensor) -> Tensor:
-    """``[N, L, C]`` to ``[N, C]``: the first token."""
+    """``[N, L, C]`` to ``[N, C]``: the class token of a transformer, the first of its tokens."""
     return x[:, 0]

@@ -25,7 +25,7 @@ _CLIP_DIMENSIONS = 5
 
 
 def resnet(model: VideoResNet) -> Anatomy:
-    """R3D, MC3 and R(2+1)D: four layers after a stem."""
+    """The video classifiers R3D, MC3 and R(2+1)D: four layers after a stem."""
     rows = [("stem", ("stem",)), *((f"layer{number}", (f"layer{number}",)) for number in (1, 2, 3, 4))]
     return Anatomy(
         heads=(head_at(model, "fc"),),
@@ -37,7 +37,7 @@ def resnet(model: VideoResNet) -> Anatomy:
 
 
 def s3d(model: S3D) -> Anatomy:
-    """S3D: the head is a convolution on the pooled clip, and its scores are averaged over what is left of it."""
+    """S3D for video: the head is a convolution on the pooled clip, whose scores are averaged over what is left."""
     return Anatomy(
         heads=(head_at(model, "classifier.1"),),
         stem=first_convolution(model),
@@ -62,7 +62,7 @@ def swin(model: SwinTransformer3d) -> Anatomy:
 
 
 def mvit(model: MViT) -> Anatomy:
-    """MViT: blocks of tokens, fewer of them from each block on that pools its queries.
+    """The video transformer MViT: blocks of tokens, fewer of them from each block on that pools its queries.
 
     The output of a block is a pair: the tokens, and how many there are in time, height and width.
     """
@@ -78,6 +78,7 @@ def mvit(model: MViT) -> Anatomy:
 
 
 def _mvit_stages(model: MViT) -> tuple[Stage, ...]:
+    """The stages of the video transformer MViT: a new one at each block that pools its queries."""
     groups: list[list[str]] = [[]]
     strides = [stride(model.conv_proj)]
     for name, block in model.blocks.named_children():
@@ -92,12 +93,12 @@ def _mvit_stages(model: MViT) -> tuple[Stage, ...]:
 
 
 def first(_model: MViT, output: tuple[Tensor, object]) -> Tensor:
-    """The tokens, of what a block gives."""
+    """The tokens, of what a block of the video transformer MViT gives."""
     return output[0]
 
 
 def tokens(model: MViT, x: Tensor) -> Tensor:
-    """``[N, 3, T, H, W]`` to the tokens of the last block ``[N, L, C]``, normalised, the class token first."""
+    """Video ``[N, 3, T, H, W]`` to the tokens of the last block ``[N, L, C]``, normalised, the class token first."""
     clip = x if x.ndim == _CLIP_DIMENSIONS else x.unsqueeze(2)
     x = model.pos_encoding(model.conv_proj(clip).flatten(2).transpose(1, 2))
     size = (model.pos_encoding.temporal_size, *model.pos_encoding.spatial_size)
@@ -108,10 +109,10 @@ def tokens(model: MViT, x: Tensor) -> Tensor:
 
 
 def clip_mean(x: Tensor) -> Tensor:
-    """``[N, C, T, H, W]`` to ``[N, C]``."""
+    """The mean over a video clip, ``[N, C, T, H, W]`` to ``[N, C]``."""
     return x.mean(dim=(2, 3, 4))
 
 
 def channels_second(x: Tensor) -> Tensor:
-    """``[N, T, H, W, C]`` to ``[N, C, T, H, W]``."""
+    """Maps of a video ``[N, T, H, W, C]`` to ``[N, C, T, H, W]``."""
     return x.permute(0, 4, 1, 2, 3)

@@ -56,11 +56,12 @@ def check_twins(card: Card) -> None:
 
 
 def _pickled(model: nn.Module) -> nn.Module:
+    """A copy of the model, made by pickle."""
     return cast("nn.Module", pickle.loads(pickle.dumps(model)))  # noqa: S301 - our own bytes
 
 
 def _alike(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
-    """Whether two models give the same; where these have no values, nothing is run."""
+    """Whether a copy gives the same as its model; where these have no values, nothing is run."""
     if by_shapes(card):
         only_shapes("outputs")
         return True
@@ -118,6 +119,7 @@ def check_compile(card: Card) -> None:
 
 
 def _graph_breaks(model: nn.Module, x: tuple[Any, ...]) -> int:
+    """Count the graph breaks of ``torch.compile``: a copy may have no more than the library's own model."""
     torch._dynamo.reset()  # noqa: SLF001 - as above
     with torch.no_grad():
         return int(torch._dynamo.explain(model)(*x).graph_break_count)  # noqa: SLF001 - as above

@@ -60,6 +60,7 @@ def check_depths(card: Card) -> None:
 def _misplaced(
     card: Card, stages: tuple[Stage, ...], path: str, depth: int, early: str, earlier_depth: int
 ) -> NonConformance:
+    """The finding that features cannot be cut by depth: a layer runs before another one, and its depth is later."""
     parts = ["the stem", *(f"stage {stage.name}" for stage in stages), "what comes after the stages"]
     return NonConformance(
         f"{card.id}: {path!r} runs before {early!r}, and its depth is later: it counts to {parts[depth]}, and "
@@ -90,7 +91,7 @@ def check_features(card: Card) -> None:
 
 
 def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> None:
-    """What ``read`` takes out of what a module gives is in its graph."""
+    """What ``read`` takes for ``zoo.features`` out of what a module gives is in its graph."""
     reading = [stage for stage in anatomy.stages if stage.read]
     if not reading:
         return
@@ -107,6 +108,7 @@ def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> N
 
 
 def _need_images(card: Card, anatomy: Anatomy) -> None:
+    """Skip a model that features cannot be cut from: it is not called with one batch of images, or has no stages."""
     if card.task in DETECTORS or card.task == "optical_flow" or len(card.input_size) < _IMAGE:
         raise NotChecked(f"{card.id} is not called with one batch of images")
     if not anatomy.stages:
@@ -114,6 +116,7 @@ def _need_images(card: Card, anatomy: Anatomy) -> None:
 
 
 def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:  # noqa: ANN401 - whatever it gives
+    """Run a verb that cuts the model at its stages; what it raises is a finding."""
     try:
         with torch.no_grad():
             return run()
@@ -128,6 +131,7 @@ def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) ->
 
 
 def _check_encoder(card: Card, model: nn.Module, anatomy: Anatomy, maps: Mapping[str, Tensor], x: Tensor) -> None:
+    """``zoo.encoder`` gives the maps that ``zoo.features`` gives, with the channels that it names."""
     made = Encoder(model)
     outputs = _ran(card, "zoo.encoder", lambda: made(x))
     for name, channels, output in zip(made.names, made.channels, outputs, strict=True):

@@ -57,7 +57,7 @@ def check_side_effects(card: Card) -> None:
 
 
 def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
-    """The model once more, as its library makes it; and what that changed."""
+    """The model once more, as its library makes it; refused where building it has a side effect on the process."""
     with seeded(_SEED), started_from(_SEED) as before, watched() as changes:
         fresh = _fresh(card, knowledge_of(model).options)
         seed, states = torch.initial_seed(), random_states()
@@ -72,6 +72,7 @@ def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def _fresh(card: Card, options: Mapping[str, object]) -> nn.Module:
+    """A new model from its library's constructor, built to see what else that changes."""
     builder = current_zoo().member(card.family).builder(card)
     try:
         with without_values():
@@ -81,12 +82,13 @@ def _fresh(card: Card, options: Mapping[str, object]) -> nn.Module:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters and buffers of a model by name, which asking for its anatomy must not change."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
 
 def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> None:
-    """It shares no tensor with the model before, and it is in train mode, with no part of it frozen."""
+    """Building again gives a model that shares no tensor with the one before, and trains, with no part frozen."""
     label = f"{card.id}: its constructor"
     shapes, now = ({name: each.shape for name, each in _tensors(one)} for one in (model, again))
     other = [name for name in {**shapes, **now} if shapes.get(name) != now.get(name)]
@@ -108,13 +110,14 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
 
 
 def _is_first(*what: str) -> bool:
+    """Whether this is looked at for the first time: what stays in memory is looked for once a family."""
     result = what not in _looked_at
     _looked_at.add(what)
     return result
 
 
 def _check_released(card: Card, references: dict[str, weakref.ref[torch.Tensor]]) -> None:
-    """What was built is gone after its last use."""
+    """A model that was built is gone from memory after its last use."""
     gc.collect()
     left = [name for name, reference in references.items() if reference() is not None]
     require(
@@ -125,7 +128,7 @@ def _check_released(card: Card, references: dict[str, weakref.ref[torch.Tensor]]
 
 
 def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Asking for the anatomy leaves no tensor."""
+    """Asking for the anatomy leaves no tensor in memory."""
     before = _count_tensors()
     anatomy(model)
     more = _count_tensors() - before
@@ -139,11 +142,12 @@ def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Modu
 
 
 def _count_tensors() -> int:
+    """How many tensors the process has in memory."""
     return sum(type(each) is torch.Tensor or type(each) is nn.Parameter for each in gc.get_objects())
 
 
 def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Asking each time gives one answer, and changes nothing."""
+    """Asking for the anatomy each time gives one answer, and changes neither the model nor the process."""
     label = f"{card.id}: asking for its anatomy"
     tensors = {} if by_shapes(card) else {name: tensor.clone() for name, tensor in _tensors(model)}
     before, states, drawn = dict(_marks(fresh)), random_states(), torch.get_rng_state()
@@ -163,7 +167,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
 
 
 def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
-    """All of a model by what it is called: of its parameters how often they were written to, of its buffers the bytes.
+    """All of a model that a side effect would change: versions of parameters, bytes of buffers, modes, hooks, numbers.
 
     To torch, a norm writes its statistics in each pass, in eval mode too.
     """
@@ -183,11 +187,12 @@ def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
+    """The bytes of a buffer, by which a side effect on it is seen."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _comparable(value: Any) -> object:  # noqa: ANN401 - any field of an anatomy
-    """A value that is equal where two anatomies mean the same."""
+    """A value of an anatomy in a form that is equal where asking twice gives the same."""
     if isinstance(value, tuple | list):
         return [_comparable(each) for each in value]
     if isinstance(value, partial):

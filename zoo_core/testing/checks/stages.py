@@ -38,7 +38,7 @@ _MOST_GROWTH = 512
 
 
 class Look(NamedTuple):
-    """What one forward pass shows.
+    """What one forward pass shows of the stages.
 
     Attributes:
         size: Height and width of the image, in pixels.
@@ -92,7 +92,7 @@ def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
 
 
 def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
-    """One forward pass; without shapes when the stages do not take an image of this size."""
+    """Look at the stages in one forward pass; without shapes when they do not take an image of this size."""
     shapes: dict[str, torch.Size] = {}
     sizes = [x.shape]
     stages = anatomy_of(model).stages
@@ -133,6 +133,7 @@ def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:  # noqa: A
 
 
 def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look], resized: str) -> None:
+    """The channels and the stride of a stage are those of the map that it gives."""
     label = f"{card.id}: stage {stage.name}"
     shapes = [look.shapes[stage.name] for look in looks]
     tokens = len(shapes[0]) == _TOKEN_AXES or anatomy.layout == "NLC"
@@ -151,7 +152,7 @@ def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look], 
 
 
 def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int]) -> None:
-    """A row of tokens, of which some are no places, holds the largest grid that fits; a larger image adds its own."""
+    """A stage of tokens, some of which are no places, holds the largest grid that fits; a larger image adds its own."""
     height, width = looks[0].size
     pace = [frames for frames in range(1, looks[0].frames + 1) if looks[0].frames % frames == 0]
     grids = [*_grids((height, width), stride)]
@@ -171,6 +172,6 @@ def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int])
 
 
 def _grids(size: tuple[int, int], stride: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns where a model cuts its images off, and where it pads them."""
+    """Rows and columns of a stage of this stride, where a model cuts its images off, and where it pads them."""
     yield size[0] // stride, size[1] // stride
     yield -(-size[0] // stride), -(-size[1] // stride)

@@ -60,7 +60,7 @@ def check_builds(card: Card) -> None:
 
 
 def _called(card: Card, model: nn.Module) -> object:
-    """The scores of a model that is called as those of its task are; what it gives where it has no head."""
+    """Call the model as those of its task are called: its scores, as the anatomy finds them, or all without a head."""
     try:
         with torch.no_grad():
             output = model(*inputs_of(card))
@@ -86,10 +86,12 @@ _CALLS = {
 
 
 def _traced(card: Card) -> bool:
+    """Whether the anatomy of a model is traced, because its family declares none."""
     return current_zoo().member(card.family).family.anatomy is None
 
 
 def _parameters(model: nn.Module) -> int:
+    """How many parameters a model has, to compare with its card."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -118,6 +120,7 @@ def check_paths(card: Card) -> None:
 
 
 def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
+    """Every attribute that the anatomy gives a head site is in the model, and holds its number of classes."""
     for path in head.attributes:
         label = f"{card.id}: head site {head.path!r}: attribute {path!r}"
         *owners, name = path.split(".")
@@ -168,6 +171,7 @@ def check_in_features(card: Card) -> None:
 
 
 def _check_site(card: Card, head: Head, call: Call) -> None:
+    """A head site is given as many features, and gives as many scores, as the anatomy says."""
     axis = 1 if head.kind.startswith("conv") else -1
     size, width = call.given[axis], call.made[axis]
     require(size == head.in_features, f"{card.id}: {head.path!r} is given {size} features, not {head.in_features}")
@@ -182,7 +186,7 @@ def _check_site(card: Card, head: Head, call: Call) -> None:
 
 
 def main_of(card: Card, model: nn.Module) -> Head:
-    """The main head site.
+    """The main head site that the anatomy names.
 
     Raises:
         NotSupported: There is none, for a reason that the anatomy gives.

@@ -59,7 +59,7 @@ def check_split(card: Card) -> None:
 
 
 def _splits(card: Card, model: nn.Module) -> bool:
-    """Require that the parts give what the whole gives; whether that says something, since two images differ."""
+    """Require that the parts of a split give what the whole gives; whether that proves it, since two images differ."""
     backbone, head = split(model)
     x = example(card)
     ours: Any = x
@@ -77,7 +77,7 @@ def _splits(card: Card, model: nn.Module) -> bool:
 
 
 def noisy(card: Card) -> nn.Module:
-    """A copy with noise on every parameter and buffer, where these have values.
+    """A copy with noise on every parameter and buffer that has values, so that a split shows what it leaves out.
 
     A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
     it may be a variance.
@@ -95,7 +95,7 @@ def noisy(card: Card) -> nn.Module:
 
 
 def _awake(card: Card) -> nn.Module:
-    """A copy whose norms know what they are given: the signal of an untrained GoogLeNet dies on its way to the head."""
+    """A copy to split, with norms that know their inputs: an untrained GoogLeNet's signal dies before the head."""
     model = copy.deepcopy(model_under_test(card))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the class of those of any dimension
@@ -107,6 +107,7 @@ def _awake(card: Card) -> nn.Module:
 
 
 def _step(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:  # noqa: ANN401 - features of any kind
+    """Run one step of a split, features, pool or head; what it raises is a finding."""
     try:
         return step(given)
     except Exception as error:
@@ -138,7 +139,7 @@ def check_swap(card: Card) -> None:
 
 
 def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], sites: list[str]) -> None:
-    """No layer, tensor or integer outside the head sites is still of the old classes."""
+    """After a swap no layer, tensor or integer outside the head sites is still of the old classes."""
     layers = [name for name in left_behind(model, before) if name not in sites]
     counts = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
     tensors_left = [name for name in _per_class(card, model, sites) if name.rpartition(".")[0] not in layers]
@@ -161,7 +162,7 @@ def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], site
 
 
 def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
-    """Tensors outside the head sites that may hold a number for each class."""
+    """Tensors outside the head sites that may hold a number for each class, and would outlive a swap."""
     known = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return [
         name
@@ -171,13 +172,14 @@ def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
 
 
 def _model_tensor(model: nn.Module, name: str) -> Tensor:
-    """A parameter or a buffer by its name."""
+    """A parameter or a buffer by its name, to compare a swapped model with one made for its classes."""
     owner, _, leaf = name.rpartition(".")
     result: Tensor = getattr(model.get_submodule(owner), leaf)
     return result
 
 
 def _outlived(card: Card, names: list[str]) -> str:
+    """The finding that something still holds a number for each of the old classes after a swap."""
     return (
         f"{', '.join(names[:5])} still holds a number for each of the {card.num_classes} classes after the swap: a "
         "head site is one module, which nothing of the classes may follow; let the model apply it inside that module, "
@@ -186,7 +188,7 @@ def _outlived(card: Card, names: list[str]) -> str:
 
 
 def _scores(card: Card, model: nn.Module, sites: list[str]) -> Tensor:
-    """The scores after a swap."""
+    """The scores of a model after a swap of its head."""
     try:
         with torch.no_grad():
             return scores_of(model, *inputs_of(card))
@@ -213,7 +215,7 @@ def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
 
 
 def _class_arguments(card: Card) -> list[str]:
-    """What the number of classes may be called by the constructor: those of its arguments that are as many."""
+    """Arguments of the constructor that may be the number of classes, to make what a swap should give."""
     names = ["num_classes", *(name for name, value in card.options.items() if value == card.num_classes)]
     try:
         known = inspect.signature(current_zoo().member(card.family).builder(card)).parameters
@@ -223,7 +225,7 @@ def _class_arguments(card: Card) -> list[str]:
 
 
 def _gives_old(card: Card, model: nn.Module) -> bool:
-    """Whether something that it gives, in eval or in train mode, is still as wide as the old scores."""
+    """Whether something that a swapped model gives, in eval or in train mode, is still as wide as the old scores."""
     if card.task in DETECTORS:  # they give boxes, and losses
         return True
     outputs = []
@@ -256,7 +258,7 @@ def check_in_channels(card: Card) -> None:
 
 
 def _adapted(card: Card, channels: int) -> nn.Module:
-    """A copy of the model with another number of channels."""
+    """A copy of the model whose stem was adapted to another number of channels."""
     try:
         return adapt_stem(copy.deepcopy(model_under_test(card)), channels, seed=0)
     except NotSupported:
@@ -269,7 +271,7 @@ def _adapted(card: Card, channels: int) -> nn.Module:
 
 
 def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
-    """Whether the stem answers to the last channel, in which alone the two images differ."""
+    """Whether an adapted stem answers to the last channel, in which alone the two images differ."""
     channels, answers = images.shape[1], []
     handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]
     try:
@@ -306,13 +308,13 @@ def check_freeze(card: Card) -> None:
 
 
 def _trained_on(card: Card, model: nn.Module) -> object:
-    """What a model gives in train mode; an output object is a mapping of tensors, or one that says where they are."""
+    """What a swapped model gives in train mode; an output object is a mapping of tensors, or says where they are."""
     made: object = model(*inputs_of(card, train=True))
     return made if next(tensors(made), None) is not None else anatomy_of(model).scores_in(made)
 
 
 def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
-    """What a model gives in train mode, auxiliary scores included, is of the new classes; of a detector, losses."""
+    """What a swapped model gives in train mode, auxiliary scores included, is of the new classes; or losses."""
     main = main_of(card, model)
     axis = -1 if main.tokens else 1
     shapes = [tuple(each.shape) for each in scores if each.dim() > 1]

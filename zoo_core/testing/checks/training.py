@@ -53,13 +53,14 @@ def check_training(card: Card) -> None:
 
 
 def _is_near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether scores are equal to rounding: in train mode a library may choose kernels that sum in another order."""
+    """Whether scores in train mode are equal to rounding: a library's kernels there may sum in another order."""
     if theirs.is_meta or ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
         return same(ours, theirs) or (ours.shape == theirs.shape and not theirs.is_meta)
     return bool((ours - theirs).abs().max() <= _ROUNDING * theirs.abs().max())
 
 
 def _check_gradients(card: Card, model: nn.Module, scores: Tensor, run: Callable[[], Tensor]) -> None:
+    """In training a gradient reaches every parameter through the split that it reaches through forward."""
     require(
         scores.requires_grad,
         f"{card.id}: the scores of its split have no gradient: features, pool or classify work under torch.no_grad() "
@@ -80,7 +81,7 @@ def _check_gradients(card: Card, model: nn.Module, scores: Tensor, run: Callable
 
 
 class _WithoutChance(TorchFunctionMode):
-    """Inside the block, dropout and stochastic depth scale what they would drop at random.
+    """Inside the block, dropout and stochastic depth in train mode scale what they would drop at random.
 
     A model may draw for auxiliary heads in between, so that a seed alone does not make two passes alike.
     """

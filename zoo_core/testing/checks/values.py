@@ -66,7 +66,7 @@ def _without_values(card: Card) -> nn.Module | None:
 
 @contextmanager
 def _visibly_empty() -> Iterator[None]:
-    """Inside the block, memory without values holds NaN, and not what happened to be there: an earlier model, say."""
+    """Inside the block, memory without initial values holds NaN, and not what an earlier model left there, say."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     try:
@@ -82,13 +82,14 @@ def _compare(
     quick: nn.Module,
     of: Callable[[nn.Module], Iterable[tuple[str, Tensor]]],
 ) -> None:
+    """Require that a model built without initial values has the same tensors as one that was built with them."""
     theirs, ours = dict(of(ordinary)), dict(of(quick))
     other = [name for name in theirs if name not in ours or not same(ours[name], theirs[name])]
     _require(card, not other, f"the {kind} {', '.join(map(repr, other[:5]))} is another one")
 
 
 def _ties(model: nn.Module) -> list[set[str]]:
-    """The names of each parameter that has several."""
+    """The names of each parameter that has several, which building without initial values must not untie."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -96,6 +97,7 @@ def _ties(model: nn.Module) -> list[set[str]]:
 
 
 def _require(card: Card, right: bool, finding: str) -> None:  # noqa: FBT001 - as in require
+    """Raise a finding about building without initial values unless the condition holds."""
     if right:
         return
     raise NonConformance(

@@ -66,6 +66,7 @@ def check_card(card: Card) -> None:
 
 
 def _check_source(label: str, file: Weights) -> None:
+    """The URLs of a weights entry have schemes and hosts that are known, and plain http is proven by a digest."""
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
         has_host = bool(urlsplit(url).hostname) or url.startswith(("file://", "package://"))
@@ -79,7 +80,7 @@ def _check_source(label: str, file: Weights) -> None:
 
 
 def _check_numbers(label: str, weights: Weights) -> None:
-    """Size, metrics and recorded outputs are numbers that these can be."""
+    """Size, metrics and recorded outputs of a weights entry are numbers that these can be."""
     right = weights.size is None or weights.size > 0
     require(right, f"{label}: size {weights.size} is no number of bytes")
     for name, number in weights.metrics.items():
@@ -91,6 +92,7 @@ def _check_numbers(label: str, weights: Weights) -> None:
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The class names of a weights entry, listed in it or named by it."""
     if not isinstance(categories, str):
         return categories
     try:
@@ -105,12 +107,12 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 @lru_cache(maxsize=64)
 def _named_by(categories: str) -> tuple[str, ...]:
-    """The class names that a catalogue refers to, which are the same for hundreds of entries."""
+    """The class names that weights entries refer to, which are the same for hundreds of them."""
     return named(categories)
 
 
 def _check_distinct(label: str, names: tuple[str, ...]) -> None:
-    """Most class names are different ones; ImageNet has two classes called a crane."""
+    """Most class names of a weights entry are different ones; ImageNet has two classes called a crane."""
     require(all(name.strip() for name in names), f"{label}: {len(names)} class names, of which some are empty")
     count = Counter(names)
     often = [name for name, times in count.most_common(3) if times > 1]
@@ -121,12 +123,14 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:
+    """The licences of a weights entry are lower-case SPDX names, or unknown."""
     for part, name in vars(licenses).items():
         right = isinstance(name, str) and name.strip() != "" and name == name.lower()
         require(right, f"{label}: the licence of its {part} is {name!r}; a lower-case SPDX name, or 'unknown'")
 
 
 def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int, ...]) -> None:
+    """The preprocessing of a weights entry has numbers that fit each other and the input of the model."""
     channels, *image = input_size
     for name in ("mean", "std"):
         count = len(getattr(said, name))
@@ -183,7 +187,7 @@ def check_state(card: Card) -> None:
 
 
 def _check_entry(card: Card, weights: Weights) -> int:
-    """Check one entry, and say how many classes the model has that it is for; 0 for one without a head."""
+    """Check one weights entry, and say how many classes its model has; 0 for one without a head."""
     label = f"{card.id}@{weights.tag}"
     model = _model_for(card, weights)
     main = anatomy_of(model).main
@@ -193,7 +197,7 @@ def _check_entry(card: Card, weights: Weights) -> int:
 
 
 def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
-    """What is ignored of a file is nothing that the model learns, and what a file may lack is not most of it."""
+    """What a weights entry ignores is nothing that the model learns, and what its file may lack is not most of it."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for pattern in weights.ignore:
         own = sum(size for name, size in sizes.items() if fnmatchcase(name, pattern))
@@ -207,6 +211,7 @@ def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
 
 
 def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
+    """The conversion of a weights entry keeps a file in the model's own layout, and the model itself, as they are."""
     layout = model.state_dict()
     if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
         return  # what a quantised model keeps is no layout of a file that something could be converted from
@@ -237,7 +242,7 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
 
 
 def _other_values(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape that no model has, so that it is seen whose values a conversion returns."""
+    """A tensor of the same shape that no model has, so that it is seen whose values a weights conversion returns."""
     return tensor + 1 if tensor.is_floating_point() else tensor.clone()
 
 
@@ -248,11 +253,12 @@ def _keeps(converted: object, tensor: Tensor) -> bool:
 
 
 def _versions(model: nn.Module) -> dict[str, int]:
-    """How often each tensor of a model was written to."""
+    """How often each tensor of a model was written to: a weights conversion must not do so."""
     return {name: tensor._version for name, tensor in model.state_dict(keep_vars=True).items()}  # noqa: SLF001 - torch's only way to say it
 
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:
+    """The model that a weights entry is for, built with the options of the entry."""
     if not weights.options:
         return model_under_test(card)
     model = construct(card, {**card.options, **weights.options}, own=weights.options, values=not by_shapes(card))
@@ -260,6 +266,7 @@ def _model_for(card: Card, weights: Weights) -> nn.Module:
 
 
 def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What the conversion of a weights entry makes of a state dict; whatever it raises is a finding."""
     try:
         result: Any = resolve_name(convert)(own, model)
     except Exception as error:  # a plugin's own code: whatever it raises is the finding

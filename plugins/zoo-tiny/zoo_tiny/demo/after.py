@@ -19,7 +19,7 @@ SHOWN = 9
 
 
 def use(model: nn.Module, card: zoo.Card, digits: Digits, folder: Path) -> dict[str, Any]:
-    """Save ``model`` to a new folder in ``folder``, load it from there, and write what it sees and what it is.
+    """After training, save ``model`` to a new folder in ``folder``, load it, and write what it sees and what it is.
 
     Args:
         model: The trained model.
@@ -48,7 +48,7 @@ def use(model: nn.Module, card: zoo.Card, digits: Digits, folder: Path) -> dict[
 
 
 def _cam(model: nn.Module, card: zoo.Card, scan: Tensor) -> zoo.Cam:
-    """Which part of a digit speaks for the class that the model gives it.
+    """After training, show which part of a digit speaks for the class that the model gives it.
 
     The head is one linear layer on global averages, so that its weights over the last maps are the class activation
     map (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). For any model: ``zoo.cam``.

@@ -52,6 +52,7 @@ def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: 
 
 
 def _check_needs(output: Path) -> None:
+    """Refuse the command ``zoo demo`` where packages are missing or its image cannot be written."""
     missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
     if missing:
         raise ZooError(
@@ -70,6 +71,7 @@ def _check_needs(output: Path) -> None:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
+    """Inside the block, an error of writing names ``--output``, the option of the command."""
     try:
         yield
     except OSError as error:
@@ -78,7 +80,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
-    """Get, freeze and train both models, draw the image, and return the figures."""
+    """Run the command ``zoo demo``: get, freeze and train both models, draw the image, and return the figures."""
     import zoo_core as zoo
     from zoo_tiny.demo import after, figure, transfer
 
@@ -122,6 +124,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
 
 
 def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only here
+    """The progress bars of the command ``zoo demo``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -135,6 +138,7 @@ def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only he
 
 
 def _report(figures: dict[str, Any]) -> None:
+    """Print what the command ``zoo demo`` measured and wrote."""
     accuracy = figures["accuracy"]
     lines = (
         f"weights     {figures['receipt']}",

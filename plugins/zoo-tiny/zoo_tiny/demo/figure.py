@@ -20,7 +20,7 @@ _HEADING: dict[str, Any] = {"y": 0.905, "ha": "left", "fontsize": 10, "color": _
 
 
 def draw(path: Path, model: str, digits: Digits, trained: Outcome, untrained: Outcome) -> None:
-    """Write the image as a PNG.
+    """Draw the figure of ``zoo demo``, and write it as a PNG.
 
     Args:
         path: Where to.
@@ -46,6 +46,7 @@ def draw(path: Path, model: str, digits: Digits, trained: Outcome, untrained: Ou
 
 
 def _draw_curves(area: SubFigure, tested: int, trained: Outcome, untrained: Outcome) -> None:
+    """Draw the learning curves of the two models in the figure."""
     axes = area.subplots()
     area.subplots_adjust(left=0.1, right=0.95, top=0.83, bottom=0.13)
     for outcome, color, name in (
@@ -71,6 +72,7 @@ def _draw_curves(area: SubFigure, tested: int, trained: Outcome, untrained: Outc
 
 
 def _draw_predictions(area: SubFigure, digits: Digits, trained: Outcome, untrained: Outcome) -> None:
+    """Draw some digits in the figure, with what the two models take each for."""
     area.suptitle("two held-out digits of each kind, and what they are taken for", x=0.02, **_HEADING)
     grid = area.subplots(_ROWS, _COLUMNS)
     area.subplots_adjust(left=0.02, right=0.98, top=0.82, bottom=0.09, hspace=0.45, wspace=0.15)
@@ -89,6 +91,7 @@ def _draw_predictions(area: SubFigure, digits: Digits, trained: Outcome, untrain
 
 
 def _say(axes: Axes, x: float, side: str, predicted: int, truth: int, color: str) -> None:
+    """Write in the figure what a model takes a digit for, in bold and with a cross where it is wrong."""
     right = predicted == truth
     axes.text(
         x,

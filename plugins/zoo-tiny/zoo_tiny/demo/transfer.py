@@ -43,7 +43,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How well one model learned.
+    """How well one model learned the digits.
 
     Attributes:
         curve: Accuracy on the held-out digits in percent, before the first and after each epoch.
@@ -89,7 +89,7 @@ def train_head(
     seed: int,
     on_epoch: Callable[[float], None],
 ) -> Outcome:
-    """Train the head of a model whose backbone is frozen, and measure it after each epoch.
+    """Train a new head for the digits on a frozen backbone, and measure it after each epoch.
 
     A frozen backbone gives the same features every time, so each image goes through it once. The head learns from
     features of mean 0 and standard deviation 1: those of an untrained backbone are small, and it would learn slowly
@@ -131,7 +131,7 @@ def train_head(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: these matrices are so small that two threads would mostly wait for each other."""
+    """Compute on one thread: training on a few digits is so small that two threads would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
