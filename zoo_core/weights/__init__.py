@@ -30,6 +30,7 @@ __all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+    """Import a public name of the weights package when it is first used."""
     if name not in _PUBLIC:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

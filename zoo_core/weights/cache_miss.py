@@ -33,7 +33,7 @@ Attempts = list[tuple[str, str]]
 
 
 def fetch_missing(entry: Entry, weights: Weights, request: Request) -> Artefact:
-    """Weights that are not in the cache, fetched now; from their other files where the first one cannot be had.
+    """Fetch weights that the cache misses; from their other files where the first one cannot be had.
 
     Args:
         entry: Their place in the cache.
@@ -55,7 +55,7 @@ def fetch_missing(entry: Entry, weights: Weights, request: Request) -> Artefact:
 
 
 def _by_file(weights: Weights, request: Request) -> list[Request]:
-    """The request, once for each file that the weights may be in, the likeliest first."""
+    """The request for missing weights, once for each file that they may be in, the likeliest first."""
     known, files = request.sha256, list(weights.files)
     if digests.is_full(known):
         files = sorted((file for file in files if known.startswith(file.sha256)), key=lambda file: not file.sha256)
@@ -73,15 +73,18 @@ def _by_file(weights: Weights, request: Request) -> list[Request]:
 
 
 def _strength(file: Weights) -> str:
+    """What vouches for a file of missing weights: the first use, where its card has no digest."""
     return "first-use" if file.strength == "none" else file.strength
 
 
 def _attempts(failure: FetchError | Offline | Untrusted) -> Attempts:
+    """The urls at which missing weights were not to be had, each with what was wrong there."""
     untrusted = 'nothing vouches for its bytes; trust="first-use" takes it'
     return [*getattr(failure, "attempts", ()), *((url, untrusted) for url in getattr(failure, "urls", ()))]
 
 
 def _fetch_file(entry: Entry, request: Request) -> Artefact:
+    """Fetch a file that the cache misses: from other caches of this machine, or mirrors, or the card's urls."""
     entry.cache.make()
     if result := find_elsewhere(request.urls, request.sha256, request.size):
         return _adopted(entry, request, *result)
@@ -102,14 +105,14 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
 
 
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
-    """Take in a file that another tool downloaded: as a link, or as a copy where that cannot be."""
+    """Take in a file that the cache misses and another tool downloaded: linked, or copied where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
         return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
     return download(replace(request, urls=(path.as_uri(),), sha256=digest))
 
 
 def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
-    """Where to look, in order: mirrors, which serve by digest, and then the card's urls; offline, what needs no socket.
+    """Where to look for missing weights, in order: mirrors, then the card's urls; offline, what needs no socket.
 
     Args:
         request: What is to be fetched.
@@ -135,12 +138,12 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
 
 
 def _rewritten(url: str) -> str:
-    """The url where the settings say that it is."""
+    """The url at which missing weights are fetched, as the ``rewrite`` setting moves it."""
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
 def _is_moved_by_setting(url: str) -> bool:
-    """Whether a pair of the ``rewrite`` setting moves a url, and not ``HF_ENDPOINT``, which only a user sets."""
+    """Whether the ``rewrite`` setting moves the url of missing weights, not ``HF_ENDPOINT``, which only a user sets."""
     return _rewritten(url) != url and not is_hub(_rewritten(url))
 
 
@@ -165,7 +168,7 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
-    """With the whole digest that the shared cache, a mirror or the Hugging Face hub has, where nothing else says it.
+    """The request for missing weights with the digest that a shared cache, a mirror or the hub declares.
 
     Args:
         entry: Its place in the cache.
@@ -194,6 +197,7 @@ def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> R
 
 
 def _declared_by_mirror(request: Request, failed: Attempts) -> str:
+    """The digest that a mirror declares for weights that the cache misses; ``""`` where none does."""
     vouches = request.sha256 or request.trust or settings.may_vouch("mirror")  # a checkout's mirror only serves
     for base in settings.mirrors() if vouches and not settings.offline() else ():
         try:
@@ -207,7 +211,7 @@ def _declared_by_mirror(request: Request, failed: Attempts) -> str:
 
 
 def _declared_by_hub(request: Request) -> str:
-    """The digest that the hub declares, now or when its own cache was filled; silence matters where none is known."""
+    """The digest that the hub declares for missing weights, now or when its own cache was filled."""
     attempts: Attempts = []
     for original, url in zip(request.urls, map(_rewritten, request.urls), strict=True):
         is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")

@@ -24,12 +24,12 @@ _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
 
 def is_digest(text: str) -> bool:
-    """Whether this is 8 to 64 lower-case hex digits."""
+    """Whether this is a SHA-256 or a prefix of one: 8 to 64 lower-case hex digits."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def is_full(digest: str | None) -> bool:
-    """Whether this is a whole digest and not a prefix of one."""
+    """Whether this is a whole SHA-256 digest and not a prefix of one."""
     return digest is not None and len(digest) == FULL and is_digest(digest)
 
 
@@ -55,7 +55,7 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the file system says of a file that was hashed: while all of it is the same, so are the bytes.
+    """What the file system says of a file whose digest was taken: while it is the same, so are the bytes.
 
     The change time is in it because, unlike the modification time, a program cannot set it back.
 
@@ -123,6 +123,7 @@ def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
 
 
 def _noted(path: Path) -> tuple[str, Stamp] | None:
+    """The digest and stamp of a file in this user's notes, or None."""
     folder = _notes()
     if folder is None:
         return None
@@ -134,7 +135,7 @@ def _noted(path: Path) -> tuple[str, Stamp] | None:
 
 
 def _notes() -> Path | None:
-    """The folder of this user's notes; None without a home folder."""
+    """The folder of this user's notes of digests; None without a home folder."""
     from platformdirs import user_state_path
 
     try:
@@ -145,6 +146,7 @@ def _notes() -> Path | None:
 
 
 def _key(path: Path) -> str:
+    """The name of the note with the digest of a file."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 

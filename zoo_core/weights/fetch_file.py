@@ -37,7 +37,7 @@ def fetch(
     progress: bool | None = False,
     policy: Policy | None = None,
 ) -> Path:
-    """A proven file in a folder, downloaded unless it is there already.
+    """Fetch one proven file into a folder of the caller's choice, unless it is there already.
 
     It is named after the url and the digest, never after what a server says. A second call with a good file there
     hashes it and opens no socket; a bad file there is moved aside, fetched again, and removed when that is done.
@@ -96,13 +96,13 @@ def fetch(
 
 
 def _existing(request: Request, final: Path) -> Artefact | None:
-    """The file, if another process has fetched it."""
+    """The file to fetch, if another process has brought it into the caller's folder."""
     path = _good(final, request.sha256)
     return Artefact(path, "", no_follow.status(path).st_size, "", request.strength, fetched=False) if path else None
 
 
 def _tidied(final: Path) -> Path:
-    """The path, when what dead downloads left beside it has been removed, and a bad file that was in its place."""
+    """The fetched file's path, once dead downloads beside it, and a bad file that was in its place, are removed."""
     sweep(final.parent, whole=final.name, spare=_SPARE)
     with contextlib.suppress(OSError):
         no_follow.unlink(aside(final))
@@ -110,6 +110,7 @@ def _tidied(final: Path) -> Path:
 
 
 def _folder(dest: str | os.PathLike[str]) -> Path:
+    """The folder in which the caller of ``fetch`` wants the file, as an absolute path."""
     try:
         folder = expand(dest).absolute()
     except TypeError as error:
@@ -124,7 +125,7 @@ def _folder(dest: str | os.PathLike[str]) -> Path:
 
 
 def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
-    """The digest in lower case, when every argument makes sense."""
+    """The digest that the caller of ``fetch`` gives, in lower case, when every argument makes sense."""
     try:
         scheme = urlsplit(url).scheme
         url.encode()
@@ -142,7 +143,7 @@ def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
 
 
 def _good(final: Path, digest: str) -> Path | None:
-    """The file if it is there with the right bytes; one with other bytes is moved aside."""
+    """The file in the folder of ``fetch`` if it has the right bytes; one with others is moved aside."""
     refuse_odd(final)
     try:
         got, stamp = digests.steady_digest(final)

@@ -47,7 +47,7 @@ _HINTS_BY_STATUS = {
 
 
 def is_hub_name(name: object) -> bool:
-    """Whether something is the name of a save on the hub.
+    """Whether something names the folder of a save on the hub, as ``hf://owner/name``.
 
     Example:
         >>> is_hub_name("hf://me/flowers@main"), is_hub_name("me/flowers")
@@ -57,7 +57,7 @@ def is_hub_name(name: object) -> bool:
 
 
 def parse(name: str) -> tuple[str, str | None]:
-    """The repository and the revision in the name of a save on the hub.
+    """The repository and the revision in the name of the folder of a save on the hub.
 
     Raises:
         UsageError: It is no such name.
@@ -79,7 +79,7 @@ def parse(name: str) -> tuple[str, str | None]:
 
 
 def client() -> Any:  # noqa: ANN401 - huggingface_hub's
-    """What talks to the hub, or to what ``HF_ENDPOINT`` names in its place.
+    """The client that fetches folders of saves from the hub, or from what ``HF_ENDPOINT`` names in its place.
 
     Raises:
         ZooError: huggingface_hub is not installed.
@@ -92,7 +92,7 @@ def client() -> Any:  # noqa: ANN401 - huggingface_hub's
 
 
 def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
-    """The recipe and the tensors of a save on the hub, in the cache, under the commit that the revision is now.
+    """Fetch a save on the hub as a folder in the cache: recipe and tensors, at the commit of the revision.
 
     A revision that ``zoo.lock`` has is the commit that was locked, with the recipe that it had, which has the digest of
     the tensors. A commit of 40 digits that is here already is not requested again.
@@ -133,7 +133,7 @@ def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
 
 
 def lock_entry(name: str) -> Locked:
-    """What ``zoo.lock`` says of a save on the hub: the commit that its revision is now, and the digest of its recipe.
+    """What ``zoo.lock`` says of the folder of a save on the hub: the commit it is at now, and its recipe's digest.
 
     Raises:
         FetchError: The hub does not give it.
@@ -147,13 +147,13 @@ def lock_entry(name: str) -> Locked:
 
 
 def fetched_already(locked: Locked) -> bool:
-    """Whether the commit of an entry of :func:`lock_entry` is here."""
+    """Whether the folder of a locked save on the hub has been fetched already, at the commit in the lock."""
     repo, _ = parse(locked.name)
     return _is_whole(_root(repo) / _commit_of(locked), is_proven=True)
 
 
 def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
-    """What the client or its transport raised, as an error of zoo that says what to do."""
+    """The error for the folder of a save that the hub's client could not fetch or push; it says what to do."""
     reason = str(error).strip().partition("\n")[0]
     kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -162,14 +162,17 @@ def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchErro
 
 
 def _root(repo: str) -> Path:
+    """The folder in the cache with all commits of a save on the hub."""
     return Cache().root / "hub" / repo.replace("/", "--")
 
 
 def _locked_name(repo: str, revision: str | None) -> str:
+    """The name of a save on the hub in ``zoo.lock``."""
     return f"{SCHEME}{repo}@{revision or 'main'}"
 
 
 def _commit_of(locked: Locked) -> str:
+    """The commit of a save on the hub that an entry of the lock names."""
     match = _COMMIT_IN_URL.search(locked.urls[0])
     if match is None:
         raise LockError(
@@ -182,6 +185,7 @@ def _commit_of(locked: Locked) -> str:
 
 
 def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
+    """Fetch recipe and tensors of a save from the hub into a folder named after the commit."""
     api = client()
     try:
         commit = str(api.model_info(repo, revision=revision).sha)
@@ -207,7 +211,7 @@ def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
 
 
 def _is_whole(folder: Path, *, is_proven: bool = False) -> bool:
-    """Whether the recipe is there and its tensors are as long as it says; their digest is checked as they are read.
+    """Whether the folder of a save on the hub has its recipe, and tensors as long as that says.
 
     Args:
         folder: Of a commit.
@@ -222,7 +226,7 @@ def _is_whole(folder: Path, *, is_proven: bool = False) -> bool:
 
 
 def _is_believed(folder: Path) -> bool:
-    """Whether a folder is what was fetched; one in a cache that came with a checkout may be anything."""
+    """Whether the folder of a save is what the hub gave; one in a cache that came with a checkout may be anything."""
     try:
         return not Cache().is_only_found or has_noted(folder / RECIPE, sha256_of(folder / RECIPE))
     except OSError:
@@ -230,7 +234,7 @@ def _is_believed(folder: Path) -> bool:
 
 
 def _tensors_in(folder: Path) -> Any:  # noqa: ANN401 - whatever json gave
-    """What a recipe says of its tensors.
+    """What the recipe in the folder of a save on the hub says of its tensors.
 
     Raises:
         ValueError: It is no recipe.

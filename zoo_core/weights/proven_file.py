@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
-    """A user's own file, as it is: it is not copied into the cache and not hashed, for its user vouches for it.
+    """A user's own file, which needs no proof, for its user vouches: neither copied into the cache nor hashed.
 
     Raises:
         Unreadable: There is no such file.
@@ -55,7 +55,7 @@ def obtain(
     cache: Cache | None = None,
     policy: Policy | None = None,
 ) -> Artefact:
-    """The file of some weights: from the cache when it is there and proven, else from the first source that has it.
+    """The proven file of some weights: from the cache when it is there, else from the first source that has it.
 
     A hit opens no socket, and hashes nothing while the file is as it was when it was last hashed.
 

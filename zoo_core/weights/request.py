@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A file that is to be fetched, and how to know it.
+    """The request for a file: what is to be fetched, from where to where, and how to know it.
 
     Attributes:
         name: What to call it in messages: ``family/name@tag``, or its url.

@@ -63,7 +63,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
 
 
 def require_proven(cache: Cache, item: Kept) -> None:
-    """Refuse to give away what is not what it should be.
+    """Refuse to export weights to a bundle or a mirror when their file in the cache is missing or bad.
 
     Raises:
         DigestMismatch: The object is missing or bad.
@@ -81,6 +81,7 @@ def require_proven(cache: Cache, item: Kept) -> None:
 
 
 def _add(archive: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> None:
+    """Add a read-only member to the tar archive of a bundle."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o444
     archive.addfile(member, data)
@@ -125,18 +126,20 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
 
 
 def _strength(cache: Cache, name: str, ref: Ref, file: Path) -> str:
-    """What vouches here for the bytes of a name: a bundle cannot vouch for itself, whatever its refs say."""
+    """What vouches here for a name in a bundle: a bundle cannot vouch for itself, whatever its refs say."""
     known = pinned(cache.root / name, ref.sha256, source=file.name)
     return known.strength if known else "first-use"
 
 
 def _is_ref(member: tarfile.TarInfo) -> bool:
+    """Whether a member of the tar archive of a bundle is a ref, with a name that is safe here."""
     steps = member.name.split("/")
     plain = _REF.fullmatch(member.name) and not any(step.startswith(".") for step in steps)
     return bool(plain) and member.size <= _LONGEST_REF
 
 
 def _take(cache: Cache, digest: str, name: str, size: int, data: IO[bytes]) -> None:
+    """Take one object out of a bundle into the cache, if its bytes have the digest that its name says."""
     final = cache.place(digest, name)
     if cache.prove(final, digest) is not None:
         return
@@ -164,6 +167,7 @@ def _take(cache: Cache, digest: str, name: str, size: int, data: IO[bytes]) -> N
 
 
 def _note(cache: Cache, name: str, ref: Ref, strength: str, file: Path) -> str:
+    """Write the ref of some weights that have come in a bundle, and give their name."""
     path = cache.place(ref.sha256, ref.file)
     try:
         stamp = Stamp.of(path)
@@ -176,6 +180,7 @@ def _note(cache: Cache, name: str, ref: Ref, strength: str, file: Path) -> str:
 
 
 def _no_bundle(file: Path, reason: str) -> CacheError:
+    """The error for a file that is not a whole bundle."""
     return CacheError(
         f"{file} is not a whole bundle",
         cause=reason,

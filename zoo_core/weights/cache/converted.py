@@ -260,7 +260,7 @@ def copies(cache: Cache) -> list[Copy]:
 
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
-    """Whether no other process is making the same copy; where there are no locks, work may be done twice."""
+    """Whether no other process is making the same converted copy; without locks, work may be done twice."""
     import filelock
 
     holder = filelock.FileLock(lock)
@@ -282,7 +282,7 @@ def _alone(lock: Path) -> Iterator[bool]:
 
 
 def _in_blocks(parts: Iterable[memoryview | bytes], *, mapped: bool = False) -> Iterator[memoryview]:
-    """The same bytes in large blocks: what is written in large pieces the system keeps, and maps, in large pieces."""
+    """The bytes of a converted copy in large blocks: the system keeps, and maps, these in large pieces too."""
     block = bytearray()
     for part in parts:
         rest = memoryview(part)
@@ -300,7 +300,7 @@ def _in_blocks(parts: Iterable[memoryview | bytes], *, mapped: bool = False) -> 
 
 
 def _are_next(file: io.FileIO, part: memoryview, *, mapped: bool) -> bool:
-    """Whether these bytes are the next in a file; they are compared where they are, a block after another."""
+    """Whether the next bytes of a converted copy are these; compared in place, one block after another."""
     buffer = memoryview(bytearray(min(len(part), _BLOCK)))
     for start in range(0, len(part), _BLOCK):
         block = np.frombuffer(part[start : start + _BLOCK], dtype=np.uint8)
@@ -320,7 +320,7 @@ _MOST = 16
 
 
 def open_own(path: Path) -> Checkpoint:
-    """What a checkpoint of the user's own holds, from its copy where it has one; the copy is made on the first use.
+    """What a checkpoint of the user's own holds, from its converted copy; that is made on the first use.
 
     Args:
         path: Of the file, or of an index of shards.
@@ -342,13 +342,13 @@ def open_own(path: Path) -> Checkpoint:
 
 
 def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
-    """What the copy of a file holds, where a note says which bytes are in the file now."""
+    """What the converted copy of a user's file holds, where a note says which bytes are in the file now."""
     note = _note(_note_path(cache, path))
     return _checkpoint(path, Copy(cache, note.sha256).read()) if note and note.stamp == stamp else None
 
 
 def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
-    """What a file holds, from a copy of the same tensors that is there, or is made of it now if it can be."""
+    """What a user's file holds, from a converted copy of the same tensors, which is made now if need be."""
     checkpoint, file = open_checkpoint(path), path.resolve()
     names = _names(checkpoint.candidates)
     if names is None or _would_show(cache, file):
@@ -369,7 +369,7 @@ def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
 
 
 def _of_another_place(cache: Cache, names: dict[str, Tensor], stamp: Stamp, *, mapped: bool) -> str | None:
-    """The copy of a file that was moved or copied, known by what it holds: files of its size are compared with it.
+    """The converted copy of a file that was moved, known by what it holds: files of its size are compared with it.
 
     Nothing is hashed for that. The epochs of a full training differ in the first block; with a frozen backbone they
     differ in the head alone, and each candidate is read as far as that.
@@ -383,7 +383,7 @@ def _of_another_place(cache: Cache, names: dict[str, Tensor], stamp: Stamp, *, m
 
 
 def _would_show(cache: Cache, file: Path) -> bool:
-    """Whether a copy could be read by others who cannot read the file."""
+    """Whether a converted copy could be read by others who cannot read the user's file itself."""
     try:
         shown, known = (each.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) for each in (cache.root, file))
     except OSError:  # the cache is yet to be made
@@ -392,7 +392,7 @@ def _would_show(cache: Cache, file: Path) -> bool:
 
 
 def _require_steady(path: Path, stamp: Stamp) -> None:
-    """Refuse a file that has changed while it was read."""
+    """Refuse a user's file that has changed while it was read for its converted copy."""
     with contextlib.suppress(OSError):
         if Stamp.of(path.resolve()) == stamp:
             return
@@ -405,7 +405,7 @@ def _require_steady(path: Path, stamp: Stamp) -> None:
 
 
 def _names(found: Sequence[Candidate]) -> dict[str, Tensor] | None:
-    """All tensors of all state dicts, each under a name that says which it is of.
+    """All tensors of all state dicts for one converted copy, each under a name that says which it is of.
 
     None where one is odd, or where more than tensors is needed: whole modules say what their layers are.
     """
@@ -420,7 +420,7 @@ def _names(found: Sequence[Candidate]) -> dict[str, Tensor] | None:
 
 
 def _checkpoint(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | None:
-    """The checkpoint that :func:`_names` has spread out."""
+    """The checkpoint that :func:`_names` has spread out for its converted copy."""
     if tensors is None:
         return None
     result: dict[tuple[tuple[str, ...], bool], dict[str, Any]] = {}
@@ -435,12 +435,12 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | N
 
 
 def own_copies(cache: Cache) -> set[str]:
-    """What the copies are called whose files are as they were when these were made."""
+    """The identities of the converted copies of a user's own files that have not changed since."""
     return {note.sha256 for _, note in _notes(cache) if _is_as_it_was(note)}
 
 
 def _forget(cache: Cache, *, most: int) -> None:
-    """Remove the copies of files that are no longer what they were, and the oldest beyond so many."""
+    """Remove the converted copies of files that have changed since, and the oldest beyond so many."""
     notes = sorted(_notes(cache), key=lambda each: each[1].verified, reverse=True)
     good = [each for each in notes if _is_as_it_was(each[1])]
     kept = {note.sha256 for _, note in good[:most]}
@@ -454,6 +454,7 @@ def _forget(cache: Cache, *, most: int) -> None:
 
 
 def _notes(cache: Cache) -> Iterator[tuple[Path, Ref]]:
+    """The notes in the cache that say which converted copy belongs to which file of the user."""
     with contextlib.suppress(OSError):
         for path in (cache.root / NOTES / name for name in no_follow.names(cache.root / NOTES)):
             if not path.name.startswith(".") and (note := _note(path)):
@@ -461,6 +462,7 @@ def _notes(cache: Cache) -> Iterator[tuple[Path, Ref]]:
 
 
 def _note(path: Path) -> Ref | None:
+    """The note in a file that says which converted copy belongs to a file of the user; None where it is broken."""
     try:
         return read_ref(path)
     except CacheError:
@@ -468,6 +470,7 @@ def _note(path: Path) -> Ref | None:
 
 
 def _is_as_it_was(note: Ref) -> bool:
+    """Whether a user's file has the stamp that it had when its converted copy was made."""
     try:
         return Stamp.of(Path(url2pathname(urlsplit(note.source).path))) == note.stamp
     except (OSError, ValueError):
@@ -475,4 +478,5 @@ def _is_as_it_was(note: Ref) -> bool:
 
 
 def _note_path(cache: Cache, path: Path) -> Path:
+    """Where the cache notes which converted copy belongs to a file of the user."""
     return cache.root / NOTES / hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:32]

@@ -20,7 +20,7 @@ SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 def cache_folder(start: Path | None = None) -> Path:
-    """The folder of the weights cache; it need not exist yet.
+    """Where the weights cache is; the folder need not exist yet.
 
     ``ZOO_CACHE`` if it is set, else a ``weights_cache`` with a ``CACHEDIR.TAG`` in this folder or one of its parents,
     else the user's cache folder of the platform.
@@ -56,7 +56,7 @@ def cache_folder(start: Path | None = None) -> Path:
 
 
 def is_only_found(root: Path) -> bool:
-    """Whether a cache is in the checkout that we are in, by its place or because a ``zoo.toml`` there names it.
+    """Whether a cache is in the checkout that we are in, by its location or because a ``zoo.toml`` there names it.
 
     Args:
         root: Of the cache, free of links.
@@ -68,7 +68,7 @@ def is_only_found(root: Path) -> bool:
 
 
 def _in_a_checkout(start: Path | None = None) -> Path | None:
-    """The nearest ``weights_cache`` here or above that is a cache of this user's."""
+    """Where the nearest ``weights_cache`` is, here or above, that is a cache of this user's."""
     for folder in _from(start):
         path = str(folder / FOLDER)
         if not _is_tagged(folder / FOLDER):
@@ -81,7 +81,7 @@ def _in_a_checkout(start: Path | None = None) -> Path | None:
 
 
 def _from(start: Path | None) -> tuple[Path, ...]:
-    """A folder and its parents; none when it is the current folder and that has been removed."""
+    """The folders in which a cache is looked for: one and its parents; none when the current one was removed."""
     try:
         here = (start or Path.cwd()).absolute()
     except OSError:
@@ -90,6 +90,7 @@ def _from(start: Path | None) -> tuple[Path, ...]:
 
 
 def _is_tagged(folder: Path) -> bool:
+    """Whether a folder has the ``CACHEDIR.TAG`` by which a cache is found."""
     try:
         with (folder / TAG).open("rb") as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
@@ -98,7 +99,7 @@ def _is_tagged(folder: Path) -> bool:
 
 
 def write_tag(folder: Path) -> None:
-    """Mark a new cache folder as one that backups may leave out.
+    """Mark the location of a new cache with a ``CACHEDIR.TAG``, which backups may leave out.
 
     Raises:
         OSError: The folder cannot be written.
@@ -128,4 +129,5 @@ def hugging_face_folder() -> Path:
 
 
 def _expand(path: str | Path) -> Path:
+    """The location of a cache with its leading ``~`` replaced by the home folder."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - a leading "~" stays where there is no home folder

@@ -40,7 +40,7 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Kept:
-    """Some weights that the cache knows by name.
+    """Weights that the cache keeps by name, as ``zoo cache ls`` lists and ``zoo cache rm`` removes them.
 
     Attributes:
         name: ``family/name@tag``.
@@ -66,7 +66,7 @@ class Kept:
 
 
 def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], list[CacheError]]:
-    """What the cache knows by name, in order, and what is wrong with the rest.
+    """List what the cache keeps by name, in order, and what is wrong with the rest.
 
     Args:
         cache: The cache.
@@ -97,7 +97,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
 
 
 def _path(cache: Cache, ref: Ref) -> Path:
-    """Where the file is: one that is not in this cache may be in the shared one."""
+    """Where the file of listed weights is: one that is not in this cache may be in the shared one."""
     path = cache.place(ref.sha256, ref.file)
     with contextlib.suppress(OSError):
         no_follow.status(path)
@@ -106,25 +106,28 @@ def _path(cache: Cache, ref: Ref) -> Path:
 
 
 def _name(path: Path) -> str:
+    """The ``family/name@tag`` under which the cache lists the weights of a ref."""
     model, _, tag = path.name.partition("@")
     return f"{unquote(path.parent.name)}/{unquote(model)}@{unquote(tag)}"
 
 
 def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern, as ``zoo cache ls`` takes it, means weights of that name, with or without its tag."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition("@")[0], pattern)
 
 
 def _is_own(cache: Cache, item: Kept) -> bool:
+    """Whether listed weights are in this cache, so that it may remove them, and not in the shared one."""
     return item.path.is_relative_to(cache.root)
 
 
 def objects(cache: Cache) -> Iterator[Path]:
-    """Every file under ``objects/`` that is in use under its final name."""
+    """List the objects of the cache that can be verified: all in use under their final names."""
     return (path for path in _inside(cache.root / "objects") if not path.name.startswith("."))
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The files in the folders of a folder of the cache; a link in the place of a folder is not entered."""
+    """The files that maintenance finds in the folders of a folder of the cache; no link to a folder is entered."""
     result: list[Path] = []
     with contextlib.suppress(OSError):
         for home in no_follow.names(folder):
@@ -134,7 +137,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _links(folder: Path) -> Iterator[Leftover]:
-    """The links in the places of folders: they go, and what they lead to stays."""
+    """Links in the places of folders of the cache, to be pruned; what they lead to stays."""
     with contextlib.suppress(OSError):
         is_link = stat.S_ISLNK(no_follow.status(folder).st_mode)
         for home in [folder] if is_link else [folder / name for name in no_follow.names(folder)]:
@@ -144,7 +147,7 @@ def _links(folder: Path) -> Iterator[Leftover]:
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
-    """Hash every object again. Bad ones are moved aside, so that they are fetched again when they are needed.
+    """Hash every object in the cache again. Bad ones are moved aside, and fetched again when they are needed.
 
     Converted copies are hashed too, and bad ones removed: they are made again.
 
@@ -170,7 +173,7 @@ def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
 
 
 def remove(cache: Cache, kept: Iterable[Kept]) -> int:
-    """Forget weights, and remove their files and the copies made of them where no other name needs them.
+    """Remove weights from the cache, with the copies made of them, where no other name needs them.
 
     Returns:
         How many bytes that freed.
@@ -190,7 +193,7 @@ def remove(cache: Cache, kept: Iterable[Kept]) -> int:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something in the cache that nothing needs.
+    """Something in the cache that nothing needs, so that ``prune`` may remove it.
 
     Attributes:
         path: Where it is.
@@ -204,7 +207,7 @@ class Leftover:
 
 
 def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[Leftover], list[Kept]]:
-    """What ``prune`` would remove: files and refs.
+    """What ``prune`` would remove from the cache: files and refs.
 
     Args:
         cache: The cache.
@@ -239,13 +242,14 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
 
 
 def _is_shared(cache: Cache) -> bool:
-    """Whether other users may be among those who use a cache, so that the time of its last use is not known."""
+    """Whether others may use a cache too, so that pruning cannot know when its files were last used."""
     with contextlib.suppress(OSError):
         return os.name != "nt" and bool(cache.root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
     return False
 
 
 def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
+    """Cached features to prune: those that were last used before a limit."""
     paths = _inside(cache.root / FEATURES)
     for folder in dict.fromkeys(path.parent for path in paths):
         files = [(path, no_follow.status(path)) for path in paths if path.parent == folder]
@@ -254,7 +258,7 @@ def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
 
 
 def _left(copy: Copy) -> Iterator[Leftover]:
-    """The files of a converted copy that is of no use, unless it is just being made."""
+    """The files of a useless converted copy, to be pruned, unless it is just being made."""
     for path in copy.files():
         with contextlib.suppress(OSError):
             status = no_follow.status(path)
@@ -263,7 +267,7 @@ def _left(copy: Copy) -> Iterator[Leftover]:
 
 
 def prune(cache: Cache, *, unused_days: float | None = None) -> int:
-    """Remove what nothing needs: bad files, objects without a name, what dead downloads left, and old weights.
+    """Remove what nothing in the cache needs: bad files, objects without a name, dead downloads, old weights.
 
     Returns:
         How many bytes that freed.
@@ -278,7 +282,7 @@ def prune(cache: Cache, *, unused_days: float | None = None) -> int:
 
 
 def _needed(cache: Cache) -> set[str]:
-    """The digests that a ref stands for; with a ref that cannot be read, nothing is known to be needless."""
+    """The digests that pruning must keep, since a ref names them; none is pruned while a ref cannot be read."""
     kept, problems = contents(cache)
     if problems:
         raise problems[0]
@@ -286,6 +290,7 @@ def _needed(cache: Cache) -> set[str]:
 
 
 def _remove(path: Path) -> int:
+    """Remove a file that the cache needs no more, and its folder when empty; give the bytes that this freed."""
     try:
         size = no_follow.status(path).st_size
     except OSError:

@@ -97,7 +97,7 @@ def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
 
 
 def _put(path: Path, final: Path) -> None:
-    """Link a file, or copy it where that cannot be; whole or not at all."""
+    """Put a file into a mirror: link it, or copy it where that cannot be; whole or not at all."""
     temporary = final.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         no_follow.link(path, temporary)

@@ -23,7 +23,7 @@ _SAFE_FILE = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*")
 
 @dataclass(frozen=True)
 class Ref:
-    """Which bytes a name stands for, and why that is believed.
+    """A ref of the cache: which bytes a name stands for, and why that is believed.
 
     Attributes:
         sha256: The whole digest of the object.
@@ -51,7 +51,7 @@ _FIELDS = ("sha256", "size", "file", "source", "strength", "verified", "stamp")
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """The time at which a ref was verified: now, in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -69,6 +69,7 @@ _PLAIN = "+=, "
 
 
 def _segment(text: str, *, quoted: bool = False) -> str:
+    """One part of the path of a ref, quoted and short enough for every file system."""
     segment = text if quoted else quote(text, safe=_PLAIN)
     if len(segment) > _LONGEST:
         segment = f"{segment[: _LONGEST - 17]}~{hashlib.sha256(segment.encode()).hexdigest()[:16]}"
@@ -133,7 +134,7 @@ def pinned(path: Path, digest: str, *, source: str) -> Ref | None:
 
 
 def parse_ref(text: str, path: Path) -> Ref:
-    """The ref in a text.
+    """The ref that a text describes, line by line.
 
     Args:
         text: Lines of a field name, a space and a value.
@@ -166,7 +167,7 @@ def parse_ref(text: str, path: Path) -> Ref:
 
 
 def _check(name: str, value: str, path: Path, number: int) -> None:
-    """Refuse a value that cannot be one of that field."""
+    """Refuse a value that cannot be that of a field of a ref."""
     if name == "sha256" and not digests.is_full(value):
         raise _malformed(path, number, f"{value[:80]!r} is not a SHA-256")
     if name == "file" and not _SAFE_FILE.fullmatch(value):
@@ -181,6 +182,7 @@ def _check(name: str, value: str, path: Path, number: int) -> None:
 
 
 def _malformed(path: Path, line: int, reason: str) -> CacheError:
+    """The error for a malformed ref, with its file and line."""
     return CacheError(
         f"{path}, line {line}: not a ref",
         cause=reason,

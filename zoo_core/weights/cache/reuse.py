@@ -31,7 +31,7 @@ _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.
 
 
 def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[Path, str] | None:
-    """A file that another tool downloaded and whose bytes are right.
+    """A file that torch.hub or the hub's client downloaded before, with the right bytes, to be reused.
 
     Args:
         urls: Where the file is on the network: the other tools name their files after it.
@@ -57,7 +57,7 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
 
 
 def _hub_file(url: str) -> tuple[str, str] | None:
-    """The repository and the path of a file on the Hugging Face hub, or None for another url.
+    """The repository and path by which the hub's own cache has the file of a url, to be reused; None for other urls.
 
     Example:
         >>> _hub_file("https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors")
@@ -68,7 +68,7 @@ def _hub_file(url: str) -> tuple[str, str] | None:
 
 
 def digest_in_hub_cache(urls: Sequence[str]) -> str:
-    """The digest by which the hub's own cache knows a file: it names its blobs as the hub declared; ``""`` if none.
+    """The digest by which the hub's own cache on this machine has a file, as the hub declared it; ``""`` if none.
 
     Args:
         urls: Where the file is on the network; the revision of one on the hub is looked up in the cache.
@@ -86,7 +86,7 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
 
 
 def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
-    """The repository and paths of a file in the hub's own cache whose bytes are those that the hub declared.
+    """The repository and paths on the hub of a file that is reused from the hub's own cache on this machine.
 
     Args:
         path: The file: a blob, or a link to one.
@@ -105,10 +105,12 @@ def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
 
 
 def _repository(name: str) -> Path:
+    """The folder of a repository in the hub's own cache on this machine, whose files may be reused."""
     return hugging_face_folder() / f"models--{name.replace('/', '--')}"
 
 
 def _candidates(urls: Sequence[str], sha256: str) -> Iterator[Path]:
+    """Where the caches of torch.hub and of the Hugging Face hub may have a file, to be reused."""
     for url in urls:
         yield torch_hub_folder() / file_name(url)
         if match := _HUB_URL.fullmatch(url):
@@ -120,12 +122,13 @@ def _candidates(urls: Sequence[str], sha256: str) -> Iterator[Path]:
 
 
 def _escaped(path: str) -> str:
+    """The path of a file to be reused from the hub's own cache, with its wildcards escaped."""
     return re.sub(r"([\[\]*?])", r"[\1]", path)
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """A file that was taken in.
+    """A file of this machine that is reused: taken into the cache instead of being fetched again.
 
     Attributes:
         path: The object in the cache.
@@ -139,7 +142,7 @@ class Adopted:
 
 
 def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
-    """Take a file into the cache: linked where the file system can, else copied.
+    """Reuse a file that is on this machine already: take it into the cache, linked where it can be, else copied.
 
     A card without a digest is that of a file in the cache of the Hugging Face hub: the hub declared its digest.
 
@@ -191,6 +194,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
 
 
 def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:
+    """Copy a file of this machine that is reused into the cache, where it cannot be linked."""
     urls, place = (path.absolute().as_uri(),), cache.place
     return download(
         Request.of(path.name, urls, digest, file=file, folder=cache.arriving, place=place, read_only=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cache:
-    """Proven files on disk. Files under ``objects/`` are read-only, and named by what is in them.
+    """The store of proven files on disk. Those under ``objects/`` are read-only, and named by what is in them.
 
     Args:
         root: Its folder, of which the links that lead to it are resolved; where it is left out, the one that
@@ -159,13 +159,13 @@ class Cache:
 
 
 def fresh_ref(path: Path, digest: str, *, source: str, strength: str, stamp: Stamp) -> Ref:
-    """The ref of an object that has just been proven."""
+    """The ref that the store writes for an object that has just been proven."""
     return Ref(digest, stamp.size, path.name, source, strength, now(), stamp)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in the cache.
+    """The entry of some weights in the cache: their ref, and the stored object that it names.
 
     Attributes:
         cache: The cache.
@@ -251,13 +251,13 @@ class Entry:
 
 
 def shared_object(sha256: str) -> Path | None:
-    """The object of a digest in the shared cache, if there is one; it has not been checked."""
+    """The object of a digest that the shared cache stores, if there is one; it has not been checked."""
     folder = settings.shared_cache()
     return Cache(expand(folder)).find(sha256) if folder else None
 
 
 def _shared_stamp(path: Path, sha256: str, stamp: Stamp | None) -> Stamp | None:
-    """The stamp of a good file of the shared cache: what others noted is not believed, and nothing is moved there."""
+    """The stamp of a good object that the shared cache stores: notes of others are not believed, nothing is moved."""
     with contextlib.suppress(OSError):
         status = no_follow.status(path)
         if not stat.S_ISREG(status.st_mode):

@@ -55,7 +55,7 @@ _RAW = "current_model_state"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One state dict in a checkpoint.
+    """One state dict in a checkpoint: a candidate for the weights of a model.
 
     Attributes:
         keys: The keys that lead to it; none where the file is a state dict itself.
@@ -78,7 +78,7 @@ class Candidate:
 
 
 def is_averaged(words: str) -> bool:
-    """Whether a key or a prefix says that what is under it was averaged over training.
+    """Whether a key or a prefix says that the candidate under it was averaged over training.
 
     Example:
         >>> [is_averaged(key) for key in ("state_dict_ema", "EMACallback", "schema", "teacher.", "exp_avg")]
@@ -88,7 +88,7 @@ def is_averaged(words: str) -> bool:
 
 
 def is_teacher(words: str) -> bool:
-    """Whether a key or a prefix says no more than that a student learns from what is under it.
+    """Whether a key or a prefix says no more of the candidate under it than that a student learns from it.
 
     Such are averages of the student in DINO, and another model in distillation.
     """
@@ -97,12 +97,12 @@ def is_teacher(words: str) -> bool:
 
 
 def is_training(key: str) -> bool:
-    """Whether what is under a key is only for training, as an optimizer's state is."""
+    """Whether what is under a key is no candidate but only for training, as an optimizer's state is."""
     return _TRAINING.search(key.lower()) is not None and not is_averaged(key)
 
 
 def candidates(content: object) -> list[Candidate]:
-    """Every state dict in what was read, those in the usual places first.
+    """Every candidate in a checkpoint: the state dicts in what was read, those in the usual places first.
 
     Args:
         content: What a file held.
@@ -126,6 +126,7 @@ def candidates(content: object) -> list[Candidate]:
 
 
 def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
+    """The candidates within some part of a checkpoint: state dicts, whatever wrapping they are in."""
     if len(keys) > _DEEPEST or id(content) in seen:
         return
     seen.add(id(content))
@@ -152,13 +153,13 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
 
 
 def _parts(module: Foreign) -> Iterator[object]:
-    """What an object that is no module holds, but for the places in its lists, which say nothing."""
+    """Where candidates may be in an object of a checkpoint that is no module: what it holds, and its lists."""
     for part in module.parts():
         yield from part if isinstance(part, list | tuple) else (part,)
 
 
 def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
-    """State dicts in a list; or a list of averages, as that of torch_ema and of diffusers is."""
+    """Candidates in a list of a checkpoint: state dicts, or averages, as torch_ema and diffusers have them."""
     if len(content) > 1 and all(is_tensor(each) for each in content):
         if is_averaged(".".join(keys)):
             yield Candidate(keys, {str(at): each for at, each in enumerate(content)}, averaged=True, numbered=True)
@@ -167,7 +168,7 @@ def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], s
 
 
 def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
-    """Averages in a list under the names of the parameters beside them, which are in the same order."""
+    """The candidate for averages in a list, under the names of parameters beside them in the same order."""
     values = [*averages.tensors.values()]
     for each in others:
         names = [
@@ -188,7 +189,7 @@ def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
 
 
 def _with_shadows(each: Candidate) -> list[Candidate]:
-    """The same, and apart from it the averages whose names have lost their dots.
+    """A candidate without, and apart from it, the averages in it whose names have lost their dots.
 
     So latent diffusion's LitEma keeps them: ``model_ema.conv1weight`` beside ``model.conv1.weight``. MMCV's EMAHook has
     swapped the weights with the averages when a file is written: what is called ``ema_conv1_weight`` then is not
@@ -212,17 +213,18 @@ def _with_shadows(each: Candidate) -> list[Candidate]:
 
 
 def _shadow_of(name: str, shadows: Mapping[str, Any]) -> str | None:
+    """The name without dots under which a state dict holds the average of a tensor, as LitEma names it."""
     parts = name.split(".")
     return next((short for at in range(len(parts)) if (short := "".join(parts[at:])) in shadows), None)
 
 
 def _belongs(value: object) -> bool:
-    """Whether it is a tensor, or stands where one was."""
+    """Whether a value belongs to a candidate state dict: it is a tensor, or stands where one was."""
     return is_tensor(value) or isinstance(value, OddTensor) or (isinstance(value, Foreign) and not _module_state(value))
 
 
 def _numbers_beside(tensors: Mapping[str, Any], content: Mapping[Any, object]) -> dict[str, Any]:
-    """Numbers of Python that stand where a layer has a tensor: beside another tensor of the same layer."""
+    """Numbers of Python that belong to a candidate: beside another tensor of the same layer."""
     layers = {name.rpartition(".")[0] for name in tensors if "." in name}
     return {
         key: _as_tensor(key, value, next(iter(tensors.values())))
@@ -232,12 +234,13 @@ def _numbers_beside(tensors: Mapping[str, Any], content: Mapping[Any, object]) -
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number, or a row of numbers."""
+    """Whether a value is a number or a row of them, which may stand for a tensor of a candidate."""
     values = value if isinstance(value, list | tuple) else [value]
     return bool(values) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
 
 
 def _as_tensor(name: str, value: Any, beside: object) -> Any:  # noqa: ANN401 - a number or a row of them
+    """The tensor of a candidate that was saved as a number of Python or a row of them."""
     row = [*value] if isinstance(value, list | tuple) else [value]
     shape = () if row != value and name.endswith(BUFFERS[-1:]) else (len(row),)
     dtype = "float32" if any(isinstance(each, float) for each in row) else "int64"
@@ -249,19 +252,20 @@ def _as_tensor(name: str, value: Any, beside: object) -> Any:  # noqa: ANN401 - 
 
 
 def _mostly_tensors(content: Mapping[Any, object]) -> bool:
-    """Whether a mapping is a state dict with some notes in it, and not a wrapper with a tensor or two."""
+    """Whether a mapping is a candidate, a state dict with some notes, and not a wrapper with a tensor or two."""
     tensors = sum(is_tensor(value) or isinstance(value, OddTensor) for value in content.values())
     return 2 * tensors > len(content) and not any(map(_may_hold_tensors, content.values()))
 
 
 def _may_hold_tensors(value: object) -> bool:
-    """Whether it is a mapping of more than plain values: Paddle has one of names beside its tensors."""
+    """Whether a value is a mapping that may hold candidates: Paddle has one of plain names beside its tensors."""
     return isinstance(value, Mapping) and any(
         _belongs(each) or isinstance(each, Mapping | Foreign | list | tuple) for each in value.values()
     )
 
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
+    """The candidate for a state dict under some keys, without counters and the names that wrappers add."""
     counted = _COUNTER in tensors
     state = {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in (_COUNTER, *_PROFILED)}
     state = without_wrappers(state)
@@ -269,12 +273,13 @@ def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
 
 
 def _rank(each: Candidate) -> tuple[int, int, int]:
+    """The order of candidates: those under few keys and under the usual ones come first."""
     place = WRAPPERS.index(each.keys[0]) if each.keys and each.keys[0] in WRAPPERS else len(WRAPPERS)
     return len(each.keys), place if each.keys else -1, -len(each.tensors)
 
 
 def _module_state(module: Foreign) -> dict[str, Any]:
-    """The state dict of a whole module that was pickled, from what it would have had in its attributes.
+    """The candidate in a whole module that was pickled: the state dict that its attributes would have made.
 
     Example:
         >>> _module_state(Foreign("acme.Net"))
@@ -299,7 +304,7 @@ def _module_state(module: Foreign) -> dict[str, Any]:
 
 
 def module_at(module: Foreign, prefix: str) -> Foreign | None:
-    """The module whose tensors have a prefix in their names, in a whole module that was pickled."""
+    """The module under the prefix of a candidate, within a whole module that was pickled into a checkpoint."""
     result = unwrapped(module)
     for part in prefix.split("."):
         if part and part not in _AROUND:
@@ -311,7 +316,7 @@ def module_at(module: Foreign, prefix: str) -> Foreign | None:
 
 
 def children_of(module: Foreign) -> dict[str, Foreign | None]:
-    """The modules in a whole module that was pickled, by name, out of their wrappers; None where there is none.
+    """The children of a whole module in a checkpoint, by name, out of their wrappers; None where there is none.
 
     Example:
         >>> children_of(Foreign("acme.Net"))
@@ -323,7 +328,7 @@ def children_of(module: Foreign) -> dict[str, Foreign | None]:
 
 
 def unwrapped(module: Foreign) -> Foreign:
-    """What is in the wrappers of data-parallel training and of ``torch.compile``; all else is itself."""
+    """The pickled module inside wrappers of data-parallel training and ``torch.compile``; others as they are."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     while isinstance(held, Mapping) and len(held) == 1 and {*held} <= _AROUND:
         inner = next(iter(held.values()))
@@ -335,7 +340,7 @@ def unwrapped(module: Foreign) -> Foreign:
 
 
 def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict that a checkpoint is about when nothing is known of the model: the averaged one, or the likeliest.
+    """The candidate that a checkpoint is about, nothing known of the model: the averaged one, or the likeliest.
 
     Args:
         content: What was in the file.
@@ -355,7 +360,7 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
 
 
 def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable:
-    """The error for what holds no tensors by name."""
+    """The error for a checkpoint without candidates: there is no state dict in it."""
     return Unreadable(
         f"{source} holds no state dict",
         expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
@@ -369,6 +374,7 @@ def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable
 
 
 def _outline(content: object) -> str:
+    """What a checkpoint without candidates has in it, in words for the error."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     shown = ", ".join(f"{key!r:.60}: {type(value).__name__}" for key, value in list(content.items())[:6])

@@ -26,7 +26,7 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """The tensors of a checkpoint that are for a model, under the names that they have there.
+    """What was chosen from a checkpoint for a model: tensors, under the names that they have there.
 
     Attributes:
         state: Name to tensor, without the prefix.
@@ -74,6 +74,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Option:
+    """One way to choose tensors of a checkpoint for a model: a state dict and a prefix, and how well they fit."""
+
     candidate: Candidate
     tensors: Mapping[str, Any]
     prefix: str
@@ -97,7 +99,7 @@ class _Option:
 def choose(
     found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, prefix: str | None = None, part: bool = False
 ) -> Choice:
-    """The tensors that fit a model best.
+    """Choose the tensors of a checkpoint that fit a model best.
 
     Averaged weights are taken where they have a tensor for every parameter that any others have one for.
 
@@ -133,6 +135,7 @@ def choose(
 
 
 def _options(candidate: Candidate, own: Shapes) -> Iterator[_Option]:
+    """The choices that a state dict offers for a model: one for each prefix under which names fit."""
     plain = candidate.tensors
     variants = [plain, *([short] if (short := without_parallel(plain)) != plain else [])]
     for tensors in variants:
@@ -141,6 +144,7 @@ def _options(candidate: Candidate, own: Shapes) -> Iterator[_Option]:
 
 
 def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: Shapes) -> _Option:
+    """The choice of what a state dict has under a prefix, with how many names and shapes of the model it fits."""
     state = under(tensors, prefix)
     named = [name for name in state if name in own]
     fitting = [name for name in named if tuple(getattr(state[name], "shape", ())) == own[name]]
@@ -149,20 +153,22 @@ def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: 
 
 
 def _merit(option: _Option) -> tuple[int, int]:
-    """What makes one better than another: shapes that fit and names that are not too many, and then names alone."""
+    """What makes a choice better than another: shapes that fit, names that are not too many, then names alone."""
     return option.fitting - option.extra, option.named
 
 
 def _merit_of_part(option: _Option) -> tuple[int, int, int]:
-    """The same where names too many are no fault, but the last thing that tells equals apart."""
+    """What makes a choice better where only a part must fit: further names tell equals apart, no more."""
     return option.fitting, option.named, -option.extra
 
 
 def _unfitting(candidate: Candidate, own: Shapes) -> _Option:
+    """The choice of a whole state dict of which no name is one of the model."""
     return _option(candidate, candidate.tensors, "", own)
 
 
 def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes, prefix: str) -> list[_Option]:
+    """The choices under the prefix that the caller names, in the names or among the keys of the file."""
     requested = f"{prefix.rstrip('.')}." if prefix else ""
     named = [option for option in usable if requested in (option.prefix, option.label)]
     if named:
@@ -178,10 +184,12 @@ def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes
 
 
 def _prefixes(usable: list[_Option]) -> list[str]:
+    """The prefixes among which the caller can choose."""
     return sorted({option.label or common_prefix(option.tensors) for option in usable})
 
 
 def _by_ema(usable: list[_Option], *, averaged: bool) -> list[_Option]:
+    """The choices that are averaged weights, or those that are not, as the caller requests with ``ema=``."""
     kept = [option for option in usable if option.averaged == averaged]
     if not kept:
         raise UsageError(
@@ -193,7 +201,7 @@ def _by_ema(usable: list[_Option], *, averaged: bool) -> list[_Option]:
 
 
 def _rivals(option: _Option, chosen: _Option) -> bool:
-    """Whether nothing but the place in the file says why one was chosen and not the other."""
+    """Whether nothing but the place in the file says why one state dict was chosen and not the other."""
     is_copy = option.tensors is not option.candidate.tensors  # the same without parts of names
     if is_copy or option.fitting < chosen.fitting:
         return False
@@ -204,12 +212,14 @@ def _rivals(option: _Option, chosen: _Option) -> bool:
 
 
 def _same(one: object, other: object) -> bool:
+    """Whether two tensors among which to choose have the same numbers."""
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or kind_of(one) or kind_of(other):
         return one is other
     return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes) -> Choice:
+    """The choice that was made, with buffers that averages lack, and rivals that fit as well."""
     state = under(chosen.tensors, chosen.prefix)
     filled: tuple[str, ...] = ()
     if chosen is not best and chosen.averaged:

@@ -32,7 +32,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Ends:
-    """What names and shapes tell of both ends of a model; None where they do not tell.
+    """Input and output of the model in a checkpoint, described from names and shapes; None where they do not tell.
 
     Attributes:
         classes: Outputs of the head.
@@ -78,11 +78,12 @@ class Ends:
 
 
 def _layers(weights: Shapes, path: str) -> list[tuple[int, ...]]:
+    """The shapes of the weights of a head, to describe it."""
     return [shape for name, shape in weights.items() if name.startswith(f"{path}.")]
 
 
 def _words(path: str, layers: list[tuple[int, ...]]) -> str:
-    """A chain of layers in one line; others by how many they are."""
+    """Describe a head in one line: as a chain of layers, or by how many layers it has."""
     is_chain = all(one[0] == other[1] for one, other in pairwise(layers))
     if is_chain and len(layers) <= _SHOWN:
         return f"{path}: {' to '.join(map(str, (layers[0][1], *(shape[0] for shape in layers))))}"
@@ -91,7 +92,7 @@ def _words(path: str, layers: list[tuple[int, ...]]) -> str:
 
 
 def _image_size(shapes: Shapes, first: tuple[int, ...] | None) -> int | None:
-    """From a table of positions and the patches of the first layer."""
+    """The image size that a checkpoint is for, from a table of positions and the patches of its first layer."""
     table = next((shape for name, shape in shapes.items() if name.rpartition(".")[2] in _TABLES), None)
     if table is None or first is None or first[-1] != first[-2]:
         return None
@@ -114,7 +115,7 @@ _DEEPEST = 4
 
 @dataclass(frozen=True)
 class StateDict:
-    """One state dict in a checkpoint.
+    """The description of one state dict in a checkpoint.
 
     Attributes:
         keys: The keys that lead to it.
@@ -148,7 +149,7 @@ class StateDict:
 
 
 def describe(checkpoint: Checkpoint) -> list[StateDict]:
-    """What each state dict in a checkpoint is, averaged ones first.
+    """Describe each state dict in a checkpoint, averaged ones first.
 
     Args:
         checkpoint: It is open.
@@ -169,7 +170,7 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
 
 
 def all_signatures() -> Iterator[Signature]:
-    """Those of every family that ships some, in the order in which names are resolved."""
+    """The signatures by which checkpoints are described: of every family, in the order of resolution."""
     zoo = current_zoo()
     for name in zoo.order:
         where = zoo.member(name).family.signatures
@@ -178,6 +179,7 @@ def all_signatures() -> Iterator[Signature]:
 
 
 def _described(candidate: Candidate, known: Mapping[str, Signature], said: Collection[str]) -> StateDict:
+    """The description of one state dict: numbers, sizes, and the models that it looks like."""
     tensors = candidate.tensors
     prefix, matches = _best(tensors, known.values())
     if said:  # of models whose files are alike, the one that the file names
@@ -223,7 +225,7 @@ def _names_in(content: object) -> set[str]:
 
 
 def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
-    """The prefix without which a state dict looks most like a model, and what it looks like then."""
+    """The prefix without which a checkpoint looks most like a known model, and the models it looks like then."""
     best: tuple[str, list[Match]] = (common_prefix(tensors), [])
     for prefix in _prefixes(tensors):
         for state in (under(tensors, prefix), without_parallel(under(tensors, prefix))):
@@ -234,7 +236,7 @@ def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str
 
 
 def _prefixes(names: Mapping[str, Any]) -> list[str]:
-    """What may be before the names of a model: nothing, what all names begin with, and what many do."""
+    """Prefixes to try when a checkpoint is described: none, what all names begin with, and what many do."""
     whole = common_prefix(names).split(".")[:-1]
     result = ["".join(f"{part}." for part in whole[:depth]) for depth in range(len(whole) + 1)]
     base = result[-1]

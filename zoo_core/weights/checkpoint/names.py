@@ -21,7 +21,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Fit:
-    """How the names of a file map onto those of a model.
+    """How the names of tensors in a file map onto those of a model.
 
     Attributes:
         prefix: What is before the names of the model in those of the file; ``""`` where nothing is.
@@ -33,7 +33,7 @@ class Fit:
 
 
 def without_wrappers(state: Mapping[str, Value]) -> dict[str, Value]:
-    """The same under names without the parts that wrappers add; as it was, where two names would be one.
+    """A state dict under names without the parts that wrappers add; unchanged where two names would be one.
 
     Example:
         >>> without_wrappers({"_orig_mod.layer1._checkpoint_wrapped_module.0.weight": 1})
@@ -43,7 +43,7 @@ def without_wrappers(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def without_parallel(state: Mapping[str, Value]) -> dict[str, Value]:
-    """The same without ``module`` anywhere in a name, as where a part of a model is data-parallel.
+    """A state dict without ``module`` anywhere in its names, which data-parallel training adds.
 
     Example:
         >>> without_parallel({"features.module.0.weight": 1})
@@ -53,6 +53,7 @@ def without_parallel(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _without(state: Mapping[str, Value], parts: Collection[str]) -> dict[str, Value]:
+    """A state dict under names without some of their parts; unchanged where two names would be one."""
     if not any(part in name for part in parts for name in state):
         return dict(state)
     short = {".".join(part for part in name.split(".") if part not in parts): value for name, value in state.items()}
@@ -60,7 +61,7 @@ def _without(state: Mapping[str, Value], parts: Collection[str]) -> dict[str, Va
 
 
 def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
-    """Every prefix under which names of a file are names of a model, the best first.
+    """Every prefix under which names of tensors in a file are names of a model, the best first.
 
     Args:
         names: Of the tensors in the file.
@@ -82,7 +83,7 @@ def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """The parts that every name begins with, as long as one remains after them.
+    """The parts that the names of all tensors begin with, as long as one remains after them.
 
     Example:
         >>> common_prefix(["model.net.fc.weight", "model.net.conv.weight"])
@@ -98,5 +99,5 @@ def common_prefix(names: Collection[str]) -> str:
 
 
 def under(state: Mapping[str, Value], prefix: str) -> dict[str, Value]:
-    """What is under a prefix, without it."""
+    """The tensors whose names begin with a prefix, under their names without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -41,7 +41,7 @@ _LARGEST = 64 << 20
 
 
 def file_in(path: Path) -> Path:
-    """The file of weights that a folder is about; any other path is itself.
+    """The file of weights to open in a folder that a trainer wrote; any other path is itself.
 
     Args:
         path: Of a file or a folder.
@@ -78,7 +78,7 @@ def file_in(path: Path) -> Path:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The shards in a folder that has no index of them; none where one is missing, or there are other weights."""
+    """The shards to open in a folder without an index; none where one is missing, or there are other weights."""
     named = _numbered(folder)
     sets = {(match[1], match[3], match[4]) for _, match in named}
     weights = [each for each in folder.iterdir() if each.name.endswith(_WEIGHTS)] if named else []
@@ -87,6 +87,7 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """The shards to open in a folder, by the numbers in their names."""
     if not is_folder(folder):
         return []
     every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(_WEIGHTS)]
@@ -94,12 +95,13 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def _shard_cause(path: Path) -> str | None:
+    """Why a folder of shards cannot be opened: some are missing, and the index is too."""
     named = _numbered(path)
     return f"{len(named)} of {int(named[0][1][3])} shards are there, and no index of them" if named else None
 
 
 def _latest(path: Path) -> Path | None:
-    """The folder of the last step, as DeepSpeed names it in a file of one line."""
+    """The folder to open of the last step, as DeepSpeed names it in a file of one line."""
     try:
         with (path / _LATEST).open(encoding="utf-8") as opened:
             name = opened.read(_LONGEST_NAME).strip()
@@ -110,7 +112,7 @@ def _latest(path: Path) -> Path | None:
 
 
 def _next_step(path: Path, inside: list[Path]) -> str:
-    """What to give instead of a folder with no file of weights."""
+    """What to open instead of a folder with no file of weights."""
     if (path / "saved_model.pb").exists():
         return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
     folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
@@ -118,13 +120,13 @@ def _next_step(path: Path, inside: list[Path]) -> str:
 
 
 def _zero_cause(path: Path) -> str | None:
-    """Whether it is a folder of DeepSpeed's ZeRO, which has to be put together first."""
+    """Why a folder of DeepSpeed's ZeRO cannot be opened: its shards have to be put together first."""
     is_zero = (path / "zero_to_fp32.py").exists() or any(path.glob("*zero_pp_rank*"))
     return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that an index names.
+    """Open a sharded checkpoint: the tensors of all shards that an index names.
 
     Args:
         index: A ``*.index.json``, beside its shards.
@@ -159,7 +161,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_unlisted(shards: list[Path]) -> dict[str, Tensor]:
-    """The tensors of shards that have no index.
+    """Open a sharded checkpoint that has no index: the tensors of all its shards.
 
     Raises:
         Unreadable: A shard is broken, or two have a tensor of the same name.
@@ -176,7 +178,7 @@ def _read_unlisted(shards: list[Path]) -> dict[str, Tensor]:
 
 
 def _read_distributed(metadata: Path) -> dict[str, Tensor]:
-    """The tensors of a folder that ``torch.distributed.checkpoint`` wrote, each put together from its chunks.
+    """Open a folder that ``torch.distributed.checkpoint`` wrote: its tensors, each put together from its chunks.
 
     Args:
         metadata: The ``.metadata`` in it.
@@ -202,6 +204,7 @@ def _read_distributed(metadata: Path) -> dict[str, Tensor]:
 
 
 def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 - as it was read
+    """The tensors of an opened folder of ``torch.distributed.checkpoint``, each with its name."""
     import torch
 
     sizes = {name: each.state for name, each in content.state["state_dict_metadata"].items()}
@@ -228,7 +231,7 @@ def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noq
 
 
 def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
-    """One chunk: a file of ``torch.save`` within a larger one."""
+    """One chunk of a tensor in an opened distributed checkpoint: a file of ``torch.save`` within a larger one."""
     from zoo_core.weights.formats.plain import read_plain
 
     name, offset, length = info["relative_path"], info["offset"], info["length"]
@@ -248,7 +251,7 @@ def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """An opened checkpoint: all that it holds, and the state dicts in it.
 
     Attributes:
         path: Of the file, or of the folder.
@@ -264,7 +267,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """What a checkpoint holds.
+    """Open a checkpoint: a file, an index of shards, or a folder.
 
     Args:
         path: Of a file, of an index of shards, or of a folder with one.
@@ -281,7 +284,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
-    """The same with names, shapes and dtypes in place of tensors, where these can be read without torch.
+    """Open a checkpoint with names, shapes and dtypes alone, where these can be read without torch.
 
     Raises:
         Unreadable: As :func:`open_checkpoint` says.
@@ -293,7 +296,7 @@ def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _content(file: Path) -> tuple[object, bool]:
-    """What it holds, and whether tensors are mapped from it."""
+    """What an opened checkpoint holds, and whether tensors are mapped from its file."""
     from zoo_core.weights.formats.read import read_whole
 
     if file.name.endswith(INDEX):

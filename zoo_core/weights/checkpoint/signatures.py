@@ -27,7 +27,7 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Signature:
-    """What the state dict of a model looks like.
+    """The signature of a model: what its state dict looks like, by hashes of names and shapes.
 
     Attributes:
         name: ``family/name``.
@@ -48,7 +48,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Match:
-    """A model that a file looks like.
+    """A known model whose signature a file matches.
 
     Attributes:
         name: ``family/name``.
@@ -60,7 +60,7 @@ class Match:
 
 
 def sign(name: str, shapes: Shapes, apart: Iterable[str] = ()) -> Signature:
-    """The signature of a state dict.
+    """The signature of a state dict, by hashes of its names and shapes.
 
     Args:
         name: ``family/name``.
@@ -79,14 +79,17 @@ def sign(name: str, shapes: Shapes, apart: Iterable[str] = ()) -> Signature:
 
 
 def _hashes(shapes: Shapes) -> dict[str, int]:
+    """The hash for a signature of each tensor, counters of batch norm apart."""
     return {name: _hash(name, tuple(shape)) for name, shape in shapes.items() if not name.endswith(_COUNTER)}
 
 
 def _hash(name: str, shape: tuple[int, ...]) -> int:
+    """The hash, for a signature, of the name and shape of a tensor."""
     return int.from_bytes(blake2b(f"{name} {shape}".encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 def _body(shapes: Shapes, hashes: Mapping[str, int], apart: tuple[str, ...]) -> int:
+    """The sum of the hashes of all that fine-tuning does not change, by which signatures are the same."""
     outside = sum(value for name, value in hashes.items() if not _is_apart(name, apart))
     first = [(name, tuple(shapes[name])) for name in apart if name in hashes]
     # the patches of a first layer tell models apart that are the same in all else
@@ -95,11 +98,12 @@ def _body(shapes: Shapes, hashes: Mapping[str, int], apart: tuple[str, ...]) -> 
 
 
 def _is_apart(name: str, apart: tuple[str, ...]) -> bool:
+    """Whether a tensor is of a head or a first layer, which a signature leaves apart."""
     return any(name == path or name.startswith(f"{path}.") for path in apart)
 
 
 def match(shapes: Shapes, known: Iterable[Signature], *, most: int = 5) -> list[Match]:
-    """The models that a state dict looks like, the best first; of equals, those with the same heads and first layers.
+    """The models whose signatures a state dict matches, best first; of equals, those with the same heads and stems.
 
     Args:
         shapes: Tensor name to shape, without prefixes.
@@ -123,7 +127,7 @@ def match(shapes: Shapes, known: Iterable[Signature], *, most: int = 5) -> list[
 
 
 def _exact(each: Signature, shapes: Shapes, hashes: Mapping[str, int], score: float) -> float:
-    """1.0 where everything that should be the same is; otherwise less, however near it looks."""
+    """The score of a signature: 1.0 where all is the same that should be; otherwise less, however near."""
     if _body(shapes, hashes, each.apart) != each.body:
         return min(score, 0.99)
     # between models that differ in the head alone, the one that has as many tensors
@@ -144,7 +148,7 @@ def read_signatures(where: str) -> Iterator[Signature]:
 
 
 def write_signatures(signatures: Iterable[Signature]) -> bytes:
-    """The bytes of the file that :func:`read_signatures` reads; the same for the same signatures."""
+    """The bytes of the file of signatures that a plugin ships; the same for the same signatures."""
     rows = [
         [*(each.name, each.count, f"{each.body:x}", f"{each.whole:x}"), _hexadecimal(each.sketch), list(each.apart)]
         for each in signatures
@@ -153,4 +157,5 @@ def write_signatures(signatures: Iterable[Signature]) -> bytes:
 
 
 def _hexadecimal(values: Iterable[int]) -> str:
+    """The hashes of a signature as text."""
     return " ".join(f"{value:x}" for value in values)

@@ -26,7 +26,7 @@ _NEXT_STEPS = {
 
 
 def kind_of(value: object) -> str:
-    """What a tensor is that is no dense tensor of plain numbers; ``""`` for one that is.
+    """What kind of tensor it is that no model can take, as sparse or quantised; ``""`` for a dense one of numbers.
 
     Example:
         >>> import torch
@@ -41,6 +41,7 @@ def kind_of(value: object) -> str:
 
 
 def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class is not imported here
+    """Which kind of unsupported tensor it is: sparse, nested, quantised, meta or a shard; else ``""``."""
     import torch
 
     kinds = {
@@ -54,7 +55,7 @@ def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class
 
 
 def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[str]) -> None:
-    """Raise Unreadable if a value in a state dict is not a dense tensor of plain numbers.
+    """Refuse a state dict with a tensor that no model can take; the error names it and says what to do.
 
     Raises:
         Unreadable: One is; the message names it, and says what to do.
@@ -75,7 +76,7 @@ def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[st
 
 
 def loss_of_values(own: Tensor, other: Tensor) -> str:
-    """Why the values of a tensor would not survive in the place of another; empty where they would.
+    """Why a model cannot take a tensor without losing its values; empty where it can.
 
     Args:
         own: The tensor of the model.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Background:
-    """Does something with each stretch of a file, in order, some way after it was written.
+    """Does something in a background thread with each stretch of a file, in order, while more of it is written.
 
     Args:
         act: Called with where a stretch begins and where it ends.
@@ -80,7 +80,7 @@ _WAITING = 16 << 20
 
 
 class Hashing:
-    """The SHA-256 of blocks, taken in a thread of its own while more of them arrive.
+    """The SHA-256 of blocks, taken in a background thread while more of them arrive.
 
     They are hashed from the memory in which they arrived: reading them again from the file would cost as much as
     writing them. No block may be changed after it was added.

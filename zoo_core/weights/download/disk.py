@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def refuse_odd(path: Path) -> None:
-    """Refuse a link, a folder or a device where a plain file belongs.
+    """Refuse a link, a folder or a device on the disk where a plain file belongs.
 
     Raises:
         CacheError: There is one, or it cannot be told.
@@ -34,7 +34,7 @@ def refuse_odd(path: Path) -> None:
 
 
 def refuse_mode(path: Path, mode: int) -> None:
-    """Refuse what is no plain file.
+    """Refuse what is no plain file on the disk, by the mode that the system reports.
 
     Args:
         path: Where it is.
@@ -55,7 +55,7 @@ def refuse_mode(path: Path, mode: int) -> None:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what cannot fit. A file system that has no size, as those over a bucket, says nothing of it.
+    """Refuse to begin what cannot fit on the disk; a file system that reports no size refuses nothing.
 
     Raises:
         CacheError: The file system has less than ``needed`` bytes left.
@@ -76,7 +76,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the operating system says of a folder into a CacheError that names it."""
+    """Turn errors of the disk in a block, such as a full one, into a CacheError that names the folder."""
     try:
         yield
     except ZooError:
@@ -86,7 +86,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def disk_error(folder: Path, error: OSError) -> CacheError:
-    """The CacheError for what the operating system says of a folder."""
+    """The CacheError for an error of the disk, such as a full one or a folder without permission to write."""
     return CacheError(
         f"cannot write to {folder}",
         got=error.strerror or str(error),
@@ -98,7 +98,7 @@ def disk_error(folder: Path, error: OSError) -> CacheError:
 
 
 def read_error(path: Path, error: OSError) -> CacheError:
-    """The CacheError for a file that cannot be read."""
+    """The CacheError for a file that cannot be read from the disk."""
     return CacheError(
         f"cannot read {path}",
         got=error.strerror or str(error),
@@ -110,12 +110,12 @@ def read_error(path: Path, error: OSError) -> CacheError:
 
 
 def aside(path: Path) -> Path:
-    """Where a bad file goes that was in a path."""
+    """Where on the disk a bad file is moved to, beside the place where it was."""
     return path.with_name(f".{path.name}.bad")
 
 
 def move_aside(path: Path, stamp: Stamp) -> Path | None:
-    """Move a bad file out of the way, where a person can look at it; only the last bad one is kept.
+    """Move a bad file on the disk out of the way, where a person can look at it; only the last one is kept.
 
     Args:
         path: The file.

@@ -38,7 +38,7 @@ def fetch_once(
     existing: Callable[[], Artefact | None],
     keep: Callable[[Artefact], Artefact] = lambda artefact: artefact,
 ) -> Artefact:
-    """Fetch a file, unless another process does so first.
+    """Fetch a file from its sources, unless another process does so first.
 
     Who waited in vain for another process, which was as patient as it should be, tries each source once.
 
@@ -71,7 +71,7 @@ def fetch_once(
 
 
 def _progress(request: Request) -> object:
-    """What changes while another process fetches the same file."""
+    """What changes while another process downloads the same file from its sources."""
     seen = []
     for path in partials(request.folder, request.stem):
         with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ def _progress(request: Request) -> object:
 
 
 def download(request: Request, advance: Advance = lambda _done, _total: None) -> Artefact:
-    """Download a file, prove it and publish it.
+    """Download a file from the first source that has the right bytes, and publish it.
 
     Args:
         request: What to download.
@@ -99,7 +99,7 @@ def download(request: Request, advance: Advance = lambda _done, _total: None) ->
 
 
 def _published(request: Request) -> Artefact | None:
-    """What another process published under the name that we were about to use, when it is right."""
+    """The file that another process has published meanwhile under the name of our download, when it is right."""
     if not digests.is_full(request.sha256):
         return None
     final = request.final(request.sha256)
@@ -112,10 +112,12 @@ def _published(request: Request) -> Artefact | None:
 
 
 def _artefact(request: Request, path: Path, sha256: str, size: int, url: str) -> Artefact:
+    """The artefact for a file that one of its sources has given."""
     return Artefact(path, sha256, size, shown(url), request.strength, fetched=True)
 
 
 def _download(request: Request, opened: Partial, advance: Advance) -> Artefact:
+    """Try the sources of a file one after another, until one has the right bytes; then publish it."""
     attempts: list[tuple[str, str]] = []
     wrong: list[tuple[str, str]] = []
     with opened as partial:
@@ -137,7 +139,7 @@ def _download(request: Request, opened: Partial, advance: Advance) -> Artefact:
 
 
 def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[str, str]], advance: Advance) -> bool:
-    """Whether that source had the right bytes; it has two chances from zero, and one more to continue what is there."""
+    """Whether one source had the right bytes; it has two chances from zero, one more to continue what is there."""
     source = source_of(url, request.policy, proven=request.proven)
     try:
         from_zero, chances = 0, min(_CHANCES, request.policy.attempts)
@@ -164,12 +166,13 @@ def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[st
 
 
 def _came(partial: Partial, source: Source) -> str:
-    """What came, in words, for a reader who has to find out where it was exchanged."""
+    """What a source has sent, in words, for a reader who has to find out where it was exchanged."""
     what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
     return f"{what} ({source.route})" if source.route else what
 
 
 def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> WeightsError:
+    """The error for a file of which no source had the right bytes."""
     return DigestMismatch(
         f"wrong bytes for {request.name}",
         expected=f"sha256 {request.sha256}" + (f", {request.size:,} bytes" if request.size is not None else ""),
@@ -205,4 +208,5 @@ def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing
 
 
 def _listed(attempts: list[tuple[str, str]]) -> str:
+    """The sources that were tried, each with what was wrong there, in words."""
     return "; ".join(f"{shown(url)}: {reason}" for url, reason in attempts)

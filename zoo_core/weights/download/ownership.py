@@ -31,7 +31,7 @@ _LOCKS = 4
 def turn(
     lock: Path, *, ready: Callable[[], bool], progress: Callable[[], object], patience: float
 ) -> Iterator[Callable[[], bool]]:
-    """Wait until it is our turn, or the file is there, or those before us make no progress.
+    """Wait until this process owns the download, or the file is there, or its owner makes no progress.
 
     Gives a function that says whether we waited in vain: who held the lock has let it go, and the file is not there.
 
@@ -53,7 +53,7 @@ def turn(
 
 
 def _first_of_node() -> bool:
-    """Whether this is the process that should download where there are no locks: any but a later rank of a node.
+    """Whether this process should own the download where there are no locks: any but a later rank of a node.
 
     ``torchrun`` and its like number the processes of a node in ``LOCAL_RANK``.
     """
@@ -61,7 +61,7 @@ def _first_of_node() -> bool:
 
 
 class _Holder:
-    """A lock file, ours or another process's. Use it in a ``with`` statement.
+    """A lock file that says which process owns a download, ours or another. Use it in a ``with`` statement.
 
     Attributes:
         released: Whether another process held it and has let it go. One that was killed leaves the file where it is.
@@ -121,7 +121,7 @@ class _Holder:
 
 
 def _settled(holder: _Holder, *, ready: Callable[[], bool], progress: Callable[[], object], patience: float) -> bool:
-    """Whether the wait is over for good: it is our turn, the file is there, or there are no locks."""
+    """Whether the wait for a download's owner is over: it is our turn, the file is there, or there are no locks."""
     seen, since = progress(), time.monotonic()
     while not ready():
         try:
@@ -161,7 +161,7 @@ _SURELY_ABANDONED = 600.0
 
 
 def partials(folder: Path, stem: str) -> list[Path]:
-    """The files in a folder that are still arriving for that stem, the longest first."""
+    """The partial files of a download in a folder, whoever owns them, the longest first."""
     prefix = f".{stem}."
     result = []
     with contextlib.suppress(OSError):
@@ -174,7 +174,7 @@ def partials(folder: Path, stem: str) -> list[Path]:
 
 
 def belongings(path: Path) -> list[Path]:
-    """What there is beside a partial: the note of its origin, and pieces that wait for those before them."""
+    """What the owner of a partial file keeps beside it: the note of its origin, and pieces that wait their turn."""
     with contextlib.suppress(OSError):
         starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
         return [path.with_name(name) for name in no_follow.names(path.parent) if name.startswith(starts)]
@@ -182,19 +182,19 @@ def belongings(path: Path) -> list[Path]:
 
 
 def own_name(stem: str) -> str:
-    """A name for a partial of that stem that no other process will choose."""
+    """A name for a partial file that says which process owns it, and that no other will choose."""
     return f".{stem}.{_host()}-{os.getpid()}-{_SELF}{secrets.token_hex(4)}{SUFFIX}"
 
 
 def give_up(path: Path) -> None:
-    """Leave a partial to the next process, although this process lives on."""
+    """Give up the ownership of a partial file to the next process, although this one lives on."""
     stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
     host, _, token = owner.split("-")
     move(path, path.with_name(f"{stem}.{host}-{_NOBODY}-{token}{SUFFIX}"))
 
 
 def move(path: Path, new: Path) -> bool:
-    """Rename a partial and the note of its origin; False when another process was quicker."""
+    """Rename a partial file and what is kept beside it, as its owner changes; False when another was quicker."""
     try:
         no_follow.replace(path, new)
     except OSError:
@@ -204,14 +204,14 @@ def move(path: Path, new: Path) -> bool:
 
 
 def move_belongings(path: Path, new: Path) -> None:
-    """Rename what there is beside a partial that has another name now."""
+    """Rename what is kept beside a partial file that another process owns now."""
     for each in belongings(path):
         with contextlib.suppress(OSError):
             no_follow.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
 
 
 def remove(path: Path) -> None:
-    """Remove a partial and what there is beside it.
+    """Remove a partial file whose owner needs it no more, with what is kept beside it.
 
     Raises:
         OSError: It cannot be removed.
@@ -241,7 +241,7 @@ def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
 
 
 def _swept(path: Path, spare: float) -> int:
-    """The bytes that were freed by removing a partial and the note of its origin, if its owner is dead."""
+    """The bytes that were freed by removing a partial with all that belongs to it, if its owner is dead."""
     freed = 0
     with contextlib.suppress(OSError):
         try:
@@ -259,11 +259,12 @@ def _swept(path: Path, spare: float) -> int:
 
 
 def _host() -> str:
+    """The name of this machine in the names of partial files, which say who owns them."""
     return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
 
 
 def claim(path: Path) -> FileIO | None:
-    """The open file if its owner is dead: it holds no lock on the file, and has long been silent or surely ended."""
+    """Open a partial file as its new owner if the old one is dead: it holds no lock, and was long silent or ended."""
     try:
         descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
     except OSError:
@@ -281,13 +282,13 @@ def claim(path: Path) -> FileIO | None:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whether a file is a plain one of this user's, which has no other name."""
+    """Whether this user owns a lock file or partial file: a plain one, which has no other name."""
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
-    """Seconds without a write after which the owner counts as dead.
+    """Seconds without a write after which the process that owns a partial file counts as dead.
 
     Args:
         path: The partial.
@@ -301,7 +302,7 @@ def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
 
 
 def surely_dead(path: Path) -> bool:
-    """Whether the owner of a partial ran here and has ended, or has given it up: no other process writes to it."""
+    """Whether the owner of a partial file ran here and has ended, or has given it up: nobody else writes to it."""
     host, _, rest = path.name.removesuffix(SUFFIX).rpartition(".")[2].partition("-")
     pid, _, token = rest.partition("-")
     if host != _host() or not pid.isdecimal():
@@ -312,6 +313,7 @@ def surely_dead(path: Path) -> bool:
 
 
 def _lives(pid: int) -> bool:
+    """Whether the process that owns a partial file is alive, by its number."""
     if pid == _NOBODY:
         return False
     if os.name == "nt":  # there, signal 0 is not a question
@@ -326,7 +328,7 @@ def _lives(pid: int) -> bool:
 
 
 def lock(file: FileIO) -> bool | None:
-    """Whether the file is ours alone; None where this system cannot say."""
+    """Whether the lock on an open partial file is ours, so that we own it; None where this system cannot say."""
     if fcntl is None:
         return None
     try:

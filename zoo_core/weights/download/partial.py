@@ -44,11 +44,11 @@ _TICK = 0.01
 
 
 class Stolen(CacheError):
-    """The file under our name is not the one that we wrote: another process took us for dead."""
+    """The partial file under our name is not the one that we wrote: another process took us for dead."""
 
 
 class Partial:
-    """A file that is still arriving. Use :meth:`open` in a ``with`` statement.
+    """A partial file, which is still being downloaded. Use :meth:`open` in a ``with`` statement.
 
     Attributes:
         path: Where it is now.
@@ -287,7 +287,7 @@ class Partial:
 
 
 def _adopt(folder: Path, stem: str) -> Partial | None:
-    """Take over the longest partial whose owner is dead, and remove the others."""
+    """The partial file to continue: the longest that a dead process has left; the others are removed."""
     adopted = None
     for path in partials(folder, stem):
         file = claim(path)
@@ -302,7 +302,7 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
 
 
 def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
-    """The partial under a name of ours; as a copy where its owner may yet come back and write to it."""
+    """Continue the partial file of a dead process under a name of ours; as a copy where that may come back."""
     if not surely_dead(path):
         return _copied(path, file, stem)
     own = path.with_name(own_name(stem))
@@ -315,6 +315,7 @@ def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
 
 
 def _copied(path: Path, file: FileIO, stem: str) -> Partial:
+    """Copy the partial file of a process that may yet come back into one of our own."""
     partial = Partial.new(path.parent, stem)
     try:
         while block := file.read(_BLOCK):

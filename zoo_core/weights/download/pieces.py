@@ -43,7 +43,7 @@ _FAREWELL = 1.0
 
 @dataclass(eq=False)
 class _Piece:
-    """Bytes ``begin`` to ``end`` of the file, of which those before ``got`` have arrived.
+    """A piece of a file, bytes ``begin`` to ``end``, of which those before ``got`` have arrived.
 
     The first ``waiting`` of them are in a file, if they came before their turn, and the rest in ``blocks``.
     """
@@ -88,7 +88,7 @@ class _Piece:
 
 
 class Pieces:
-    """The rest of a file, over several lines. Use it in a ``with`` statement, and once.
+    """The rest of a file in pieces, over several connections. Use it in a ``with`` statement, and once.
 
     Args:
         source: Where the file is; each line is another source like it.

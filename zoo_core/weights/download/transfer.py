@@ -27,7 +27,7 @@ _AT_LEAST = 1 << 16
 
 
 class Transfer:
-    """The bytes of one source on their way into a partial file.
+    """The transfer of the bytes of one source into a partial file, however often the connection drops.
 
     Args:
         source: Where they come from.
@@ -217,7 +217,7 @@ class Transfer:
 
 
 class _Pace:
-    """How fast a line is: bytes for each second that we waited for them, and not for our own disk.
+    """The speed of a transfer: bytes for each second that we waited for them, and not for our own disk.
 
     Args:
         enough: Bytes a second at which one line is enough.

@@ -39,7 +39,7 @@ _KINDS = {
 
 
 def misaligned(state: Mapping[str, Tensor]) -> int:
-    """How many bytes are in tensors that do not begin at a multiple of 64.
+    """How many bytes of a state dict are not aligned: their tensors do not begin at a multiple of 64.
 
     Example:
         >>> misaligned({"weight": torch.zeros(4)[1:]})
@@ -50,7 +50,7 @@ def misaligned(state: Mapping[str, Tensor]) -> int:
 
 
 def plan(state: Mapping[str, Tensor]) -> list[memoryview | bytes] | None:
-    """The parts of a file with these tensors, from the header on; None when safetensors cannot hold them.
+    """The parts of a safetensors file with aligned tensors, header first; None when the format cannot hold them.
 
     Tensors that are one and the same are written once, and found under all their names by :func:`read_aligned`.
 
@@ -82,7 +82,7 @@ def plan(state: Mapping[str, Tensor]) -> list[memoryview | bytes] | None:
 
 
 def read_aligned(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that was written as :func:`plan` says, mapped, under their names and in their order.
+    """The tensors of a safetensors file that was written aligned, mapped, under their names and in order.
 
     Raises:
         Unreadable: It is broken.
@@ -94,6 +94,7 @@ def read_aligned(path: Path) -> dict[str, Tensor]:
 
 
 def _bytes(tensor: Tensor) -> memoryview | bytes:
+    """The bytes of a tensor as an aligned safetensors file has them."""
     if not tensor.numel():
         return b""
     flat = tensor.detach().contiguous().reshape(-1)
@@ -102,7 +103,7 @@ def _bytes(tensor: Tensor) -> memoryview | bytes:
 
 
 def _each_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors without those that are another once more, and under which name each is found, in the same order."""
+    """The tensors of an aligned file, each once though it has several names, and which name each is found under."""
     own: dict[str, Tensor] = {}
     first: dict[object, str] = {}
     names: dict[str, str] = {}
@@ -114,10 +115,12 @@ def _each_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 
 def _entry(kind: str, shape: tuple[int, ...], start: int, size: int) -> dict[str, object]:
+    """The entry of a tensor, or of a filler that aligns the next one, in the header of a safetensors file."""
     return {"dtype": kind, "shape": list(shape), "data_offsets": [start, start + size]}
 
 
 def _filler(state: Mapping[str, Tensor], number: int) -> str:
+    """A name for a filler that aligns the next tensor, which no tensor has."""
     name = f"zoo.filler.{number}"
     while name in state:
         name += "_"

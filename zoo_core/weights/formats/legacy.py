@@ -33,7 +33,7 @@ _MOST_AXES = 64
 
 
 def read_tar(path: Path) -> object:
-    """The object that was saved in an old tar checkpoint, its tensors on the CPU.
+    """The object in a legacy checkpoint, a tar archive as torch wrote it before 0.2, its tensors on the CPU.
 
     Args:
         path: The archive; nothing is extracted from it to the disk.
@@ -55,7 +55,7 @@ def read_tar(path: Path) -> object:
 
 
 class _Member:
-    """The bytes of one member, read from first to last."""
+    """One member of a legacy tar checkpoint, read from first byte to last."""
 
     def __init__(self, data: mmap.mmap, member: tarfile.TarInfo) -> None:
         require(member.isreg() and not member.issparse(), f"{member.name!r:.40} in the archive is not a file")
@@ -80,7 +80,7 @@ class _Member:
 
 
 def _storages(file: _Member) -> dict[str, Tensor]:
-    """Flat tensors by key."""
+    """The storages in a legacy tar checkpoint, as flat tensors by key."""
     result: dict[str, Tensor] = {}
     for _ in range(_count_of(file)):
         key, _location, kind = file.load()
@@ -97,7 +97,7 @@ def _storages(file: _Member) -> dict[str, Tensor]:
 
 
 def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by key, as views of the storages."""
+    """The tensors in a legacy tar checkpoint by key, as views of the storages."""
     result: dict[str, Tensor] = {}
     for _ in range(_count_of(file)):
         key, storage, _kind = file.load()
@@ -112,12 +112,14 @@ def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _count_of(file: _Member) -> int:
+    """How many storages or tensors follow in a member of a legacy tar checkpoint."""
     count = file.load()
     require(is_count(count))
     return int(count)
 
 
 def _key_of(said: object) -> str:
+    """The key of a tensor that the pickle of a legacy tar checkpoint refers to."""
     return str(said[1] if isinstance(said, tuple) and len(said) > 1 else said)
 
 
@@ -130,7 +132,7 @@ _COUNT = 8
 
 
 def read_stream(file: Path) -> object:
-    """What a checkpoint of the old kind holds, its tensors on the CPU.
+    """What a legacy checkpoint, a stream of pickles as torch wrote it before 1.6, holds; tensors on the CPU.
 
     Args:
         file: It was written by ``torch.save``.
@@ -155,6 +157,7 @@ def read_stream(file: Path) -> object:
 
 
 def _read(data: mmap.mmap | bytes, calls: Mapping[str, Callable[..., object]] = CALLS) -> object:
+    """What the bytes of a legacy stream of pickles hold: version, content, and the numbers after it."""
     magic, at = _pickle(data, 0, calls=calls)
     if magic != _MAGIC:  # a pickle alone, in which each storage is a file of its own
         require(at == len(data))
@@ -185,11 +188,12 @@ def _read(data: mmap.mmap | bytes, calls: Mapping[str, Callable[..., object]] = 
 
 
 def _is_module(said: object) -> bool:
-    """Whether a persistent id is of a class of modules, which old files have with its source code."""
+    """Whether a persistent id is of a class of modules, which legacy checkpoints have with its source code."""
     return isinstance(said, tuple) and len(said) == 4 and said[0] == "module"  # noqa: PLR2004 - class, file and source
 
 
 def _class_of(said: object) -> Name:
+    """The name of the class of modules that a legacy checkpoint refers to; it is never imported."""
     require(isinstance(said, tuple) and type(said[1]) is Name)
     return Name(said[1])  # type: ignore[index]  # a tuple, as just required
 
@@ -203,12 +207,13 @@ _WITHOUT_TENSORS: dict[str, Callable[..., object]] = {
 
 
 def _pickle(data: mmap.mmap | bytes, at: int, **reading: Any) -> tuple[Any, int]:  # noqa: ANN401 - as Unpickler takes them
+    """One pickle of a legacy stream, read as data, and where the next one begins."""
     reader = Unpickler(data, at, constants=CONSTANTS, budget=BUDGET * len(data), **reading)
     return reader.load(), reader.at
 
 
 def _numbers(data: mmap.mmap | bytes, at: int, keys: object, seen: dict[str, StorageId]) -> dict[str, Storage]:
-    """The storages by key."""
+    """The storages by key, from the numbers after the pickles of a legacy stream."""
     require(type(keys) is list and {*keys} == {*seen})
     places: dict[str, tuple[int, int]] = {}
     for key in keys:  # type: ignore[attr-defined]  # a list, as just required
@@ -221,13 +226,13 @@ def _numbers(data: mmap.mmap | bytes, at: int, keys: object, seen: dict[str, Sto
 
 
 def _checked(content: object) -> bytes:
-    """The bytes of a file in a file; those that Python 2 wrote are text."""
+    """The bytes of a file in a file of a legacy checkpoint; those that Python 2 wrote are text."""
     require(isinstance(content, bytes | str))
     return content if isinstance(content, bytes) else str(content).encode("latin-1")
 
 
 def _copied(data: mmap.mmap | bytes, at: int, length: int) -> torch.UntypedStorage:
-    """The numbers there in memory of their own; the pages that they were read from are given back."""
+    """The numbers of a legacy stream in memory of their own; the pages they were read from are given back."""
     if not length:
         return _NOTHING
     # large ones outside the heap, which keeps what it was given back
@@ -240,7 +245,7 @@ def _copied(data: mmap.mmap | bytes, at: int, length: int) -> torch.UntypedStora
 
 
 def _viewed(storages: dict[str, Storage], each: StorageId) -> Storage:
-    """A storage, or the part of it that is a storage of its own in files from before torch 0.4."""
+    """A storage of a legacy checkpoint, or the part of it that was a storage of its own before torch 0.4."""
     whole = storages[each.key]
     if each.view is None:
         return whole

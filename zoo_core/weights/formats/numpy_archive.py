@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class NotNumbers(ValueError):
-    """An array holds something else than numbers that torch has."""
+    """An array in an archive of numpy holds something else than numbers that torch has."""
 
 
 def is_numpy_archive(items: Sequence[ZipInfo]) -> bool:
-    """Whether all that is in a zip archive is arrays, as ``numpy.savez`` writes them."""
+    """Whether a zip archive is one of numpy: all that is in it is arrays, as ``numpy.savez`` writes them."""
     return bool(items) and all(item.filename.endswith(".npy") for item in items)
 
 
 def read_numpy_archive(path: Path) -> dict[str, Tensor]:
-    """The arrays in an archive by name, as tensors.
+    """The arrays in a numpy archive by name, as tensors.
 
     Args:
         path: The archive; nothing is extracted from it to the disk.
@@ -40,6 +40,7 @@ def read_numpy_archive(path: Path) -> dict[str, Tensor]:
 
 
 def _tensor(archive: NpzFile, name: str) -> Tensor:
+    """The tensor of one array in a numpy archive."""
     try:
         array = archive[name]
     except ValueError as error:

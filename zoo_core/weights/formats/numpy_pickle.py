@@ -36,7 +36,7 @@ _MOST_AXES = 64
 
 
 class Numbers(NamedTuple):
-    """What an array is made of, checked.
+    """The numbers of a pickled numpy array, with their shape and dtype, checked.
 
     Attributes:
         dtype: What torch calls its dtype, such as ``"float32"``.
@@ -90,7 +90,7 @@ _ARRAY = "numpy.ndarray"
 
 
 def _numbers(dtype: Any, shape: Any, data: Any, order: Any, axes: Any) -> Numbers | None:  # noqa: ANN401 - from a file
-    """What an array is made of; None where that is something else than numbers."""
+    """The checked numbers of a pickled numpy array; None where it is of something else."""
     word, is_big = _word(dtype)
     if word not in DTYPES or not isinstance(data, bytes | str):
         return None
@@ -110,13 +110,14 @@ def _numbers(dtype: Any, shape: Any, data: Any, order: Any, axes: Any) -> Number
 
 
 def _strides(shape: Sequence[int], *, by_columns: bool) -> tuple[int, ...]:
+    """The strides of a pickled numpy array, by rows or by columns."""
     sides = shape if by_columns else shape[::-1]
     steps = [*accumulate(sides, lambda step, side: step * side, initial=1)][: len(shape)]
     return tuple(steps if by_columns else steps[::-1])
 
 
 def _word(dtype: Any) -> tuple[str, bool]:  # noqa: ANN401 - a value from a file
-    """What numpy calls a dtype, and whether its most significant byte comes first."""
+    """What numpy calls the dtype of a pickled array, and whether its most significant byte comes first."""
     if type(dtype) is not Foreign or dtype.name != "numpy.dtype" or not dtype.arguments:
         return "", False
     state = dtype.state if type(dtype.state) is tuple else ()
@@ -124,7 +125,7 @@ def _word(dtype: Any) -> tuple[str, bool]:  # noqa: ANN401 - a value from a file
 
 
 def _scalar(dtype: Any, data: Any = None) -> object:  # noqa: ANN401 - values from a file
-    """A number of numpy as one of Python."""
+    """A pickled number of numpy as one of Python."""
     word, is_big = _word(dtype)
     content = data.encode("latin-1") if isinstance(data, str) else data
     if word not in _SCALARS or not isinstance(content, bytes):

@@ -69,7 +69,7 @@ _SAFETENSORS = {
 
 @dataclass(frozen=True)
 class Outline:
-    """A tensor without its numbers.
+    """The outline of a tensor: shape and dtype, without its numbers.
 
     Attributes:
         shape: Its size.
@@ -93,7 +93,7 @@ class Outline:
 
 
 class OddTensor:
-    """A tensor that is not plain numbers in a file, such as a shard of one.
+    """A tensor in a file, or in its outline, that is not plain numbers, such as a shard of one.
 
     Attributes:
         kind: What it is, in words.
@@ -109,13 +109,13 @@ class OddTensor:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether it is a tensor of torch, or the outline of one."""
+    """Whether it is a tensor of torch, or the outline of one without numbers."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return isinstance(value, Outline) or (tensor is not None and isinstance(value, tensor))
 
 
 def outline_of(file: Path) -> object | None:
-    """What a file holds, with outlines in place of tensors; None for a file that only torch reads, or that is broken.
+    """The outline of a file, with shapes in place of tensors; None for one that only torch reads or that is broken.
 
     Args:
         file: Of any kind.
@@ -140,6 +140,7 @@ def outline_of(file: Path) -> object | None:
 
 
 def _safetensors(file: Path) -> dict[str, Outline]:
+    """The outline of a safetensors file, from its header alone."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         require(length <= _LONGEST_HEADER)
@@ -153,6 +154,7 @@ def _safetensors(file: Path) -> dict[str, Outline]:
 
 
 def _archive(file: Path, head: bytes) -> object:
+    """The outline of a zip archive that ``torch.save`` wrote, from its pickle alone."""
     require_small_directory(file)
     with zipfile.ZipFile(file) as archive:
         members = archive.namelist()
@@ -173,7 +175,7 @@ def _archive(file: Path, head: bytes) -> object:
 
 
 def require_small_directory(file: Path) -> None:
-    """Refuse a zip archive whose directory would take much memory to read.
+    """Refuse a zip archive when even its outline, the directory, would take much memory to read.
 
     Raises:
         NotPlain: It would.
@@ -193,7 +195,7 @@ def require_small_directory(file: Path) -> None:
 
 
 def require_small_header(file: BinaryIO) -> None:
-    """Refuse a safetensors file whose header would take much memory to read.
+    """Refuse a safetensors file when even its outline, the header, would take much memory to read.
 
     Raises:
         NotPlain: It would.
@@ -205,7 +207,7 @@ def require_small_header(file: BinaryIO) -> None:
 
 
 def require_small_json(text: bytes, size: int) -> None:
-    """Refuse JSON that would take much more memory than the file that it is in.
+    """Refuse JSON, such as the header from which an outline is read, that would take far more memory than its file.
 
     Args:
         text: The JSON.
@@ -226,31 +228,35 @@ def require_small_json(text: bytes, size: int) -> None:
 
 
 def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file
+    """The shape of an outline, checked."""
     require(type(values) in (tuple, list) and all(type(each) is int and 0 <= each < 1 << 62 for each in values))
     return tuple(values)
 
 
 def _tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:  # noqa: ANN401
+    """The outline of a tensor that a pickle describes, of the dtype of its storage."""
     require(type(storage) is tuple)
     return Outline(_size(size), storage[0])
 
 
 def _tensor_of_dtype(*values: Any) -> Outline:  # noqa: ANN401
+    """The outline of a tensor that a pickle describes, of a dtype of its own."""
     require(len(values) > 6)  # noqa: PLR2004 - storage, offset, size, stride, gradient, hooks, dtype
     return Outline(_size(values[2]), str(values[6]).removeprefix("torch."))
 
 
 def _parameter(data: object, *_: object) -> object:
+    """The outline of a parameter: that of its tensor."""
     return data
 
 
 def _odd(kind: str) -> Callable[..., OddTensor]:
-    """A call that gives an odd tensor of that kind."""
+    """A call that gives, in an outline, an odd tensor of that kind."""
     return lambda *_: OddTensor(kind)
 
 
 def wrapped(kind: object, *_: object) -> OddTensor:
-    """The call of a tensor of a class of its own."""
+    """The odd tensor that an outline has for one of a class of its own, such as a DTensor."""
     name = kind if isinstance(kind, str) else getattr(kind, "name", "")
     short = str(name).rpartition(".")[2]
     is_shard = short == "DTensor"
@@ -258,6 +264,7 @@ def wrapped(kind: object, *_: object) -> OddTensor:
 
 
 def _subclass(function: object, kind: object, arguments: object, _state: object = None) -> object:
+    """The outline of a tensor of a class of its own, where that is a parameter or buffer; else an odd tensor."""
     known = _CALLS.get(function) if type(function) is Name else None
     if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
         return wrapped(kind)

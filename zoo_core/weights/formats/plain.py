@@ -35,7 +35,7 @@ _BLOCK = 1 << 20
 
 
 def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
-    """What a checkpoint holds, and whether its tensors are mapped from the file: those of a compressed one are not.
+    """What a zip archive of today's ``torch.save`` holds, and whether tensors are mapped from it: not if compressed.
 
     Args:
         file: It was written by ``torch.save``.
@@ -70,7 +70,7 @@ def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
 
 
 class _Storages:
-    """The storages in the file, each mapped once, however many tensors share it."""
+    """The storages in a zip archive of ``torch.save``, each mapped once, however many tensors share it."""
 
     def __init__(self, file: Path, archive: zipfile.ZipFile, opened: BinaryIO) -> None:
         self._archive, self._opened = archive, opened

@@ -33,17 +33,17 @@ _METADATA: Final = {"_metadata"}
 
 
 class NotPlain(Exception):
-    """A pickle that is no data: broken, with opcodes that data does not need, or beyond a limit."""
+    """A pickle that is not plain data: broken, with opcodes that data does not need, or beyond a limit."""
 
 
 class Name(str):
-    """What a pickle wants to be imported, such as ``"torch.FloatStorage"``; it never is."""
+    """What a pickle wants to be imported, kept as plain text such as ``"torch.FloatStorage"``; it never is."""
 
     __slots__ = ()
 
 
 class Foreign:
-    """What a pickle would have built by running code: inert, with all that the code would have been given.
+    """What a pickle would have built by running code, kept inert as plain data: all that the code would be given.
 
     Attributes:
         name: Dotted path of the class or function.
@@ -76,7 +76,7 @@ class Foreign:
 
 
 class Later(Foreign):
-    """What is made of a call and of the state that comes after it, as an array is; inert until then.
+    """What a pickle makes of a call and of the state that comes after it, as an array is; inert until then.
 
     Attributes:
         finish: The state to what is made.
@@ -95,7 +95,7 @@ _HASHED: Final = (*_ATOMS, Foreign)
 
 
 class Unpickler:
-    """Reads one pickle.
+    """Reads one pickle as plain data: nothing in it is imported or called.
 
     Args:
         data: The bytes that it is in.
@@ -318,18 +318,18 @@ class Unpickler:
 
 
 def _latest(value: Any) -> Any:  # noqa: ANN401 - any object of a pickle
-    """What was made of an object since it was noted."""
+    """What the unpickler has made of an object since that was put into the memo."""
     return value.made if type(value) is Later and value.made is not None else value
 
 
 def require(plain: bool, reason: str = "") -> None:  # noqa: FBT001 - it is the subject of the sentence
-    """Raise :class:`NotPlain` unless it is."""
+    """Raise :class:`NotPlain` unless what was read from a pickle is as plain data should be."""
     if not plain:
         raise NotPlain(reason)
 
 
 def _as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
-    """The same, when its hash takes no time to speak of.
+    """The key that a plain pickle has for a dict or set, when its hash takes no time to speak of.
 
     Raises:
         NotPlain: It is neither a string nor a number, a placeholder or a short tuple of these.
@@ -342,6 +342,7 @@ def _as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
 
 
 def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:  # noqa: ANN401 - nothing, or one list of pairs
+    """The OrderedDict that a plain pickle calls for, from nothing or one list of pairs."""
     require(len(pairs) <= 1 and all(type(each) in (list, dict) for each in pairs))
     items = [item for each in pairs for item in (each.items() if type(each) is dict else each)]
     require(all(type(item) in (list, tuple) and len(item) == 2 for item in items))  # noqa: PLR2004 - a pair
@@ -349,22 +350,24 @@ def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:  # noqa: ANN401 - nothing, o
 
 
 def _defaults(*_: object) -> dict[Any, Any]:
+    """The dict that stands for a defaultdict in a plain pickle."""
     return {}
 
 
 def _set(*items: Any) -> set[Any]:  # noqa: ANN401 - nothing, or one list
+    """The set that a plain pickle calls for, from nothing or one list."""
     require(all(type(each) is list for each in items))
     return {_as_key(each) for some in items for each in some}
 
 
 def _encode(text: object, encoding: object = "latin1") -> object:
-    """Bytes, as Python 3 writes them in protocol 2."""
+    """Bytes in a plain pickle, as Python 3 writes them in protocol 2."""
     require(isinstance(text, str) and encoding == "latin1")
     return str(text).encode("latin1")
 
 
 def _no_bytes(*content: object) -> bytes:
-    """No bytes, as Python 3 writes them in protocol 2."""
+    """Empty bytes in a plain pickle, as Python 3 writes them in protocol 2."""
     require(not content)
     return b""
 
@@ -385,6 +388,7 @@ _TOO_MANY: Final = "it holds more objects than a file of its size may"
 
 
 def _beyond(opcode: int | None) -> str:
+    """Why an opcode cannot be read: plain data does not need it, or the pickle ends there."""
     return (
         "it ends in the middle: the file was cut off"
         if opcode is None
@@ -393,7 +397,7 @@ def _beyond(opcode: int | None) -> str:
 
 
 def parts_of(value: object) -> Iterator[Any]:
-    """What a container holds directly; nothing for all else."""
+    """What a container of a plain pickle holds directly; nothing for all else."""
     if isinstance(value, dict):
         yield from value.values()
         yield from (key for key in value if type(key) is Foreign)
@@ -404,7 +408,7 @@ def parts_of(value: object) -> Iterator[Any]:
 
 
 def _is_shallow(content: object) -> bool:
-    """Whether nothing is nested deeper than is allowed, or within itself; looked at without recursion, each once."""
+    """Whether a plain pickle nests nothing too deeply or in itself; without recursion, each object once."""
     depth: dict[int, int] = {}
     trail: list[tuple[object, Iterator[Any], int]] = [(content, parts_of(content), 0)]
     on_trail = {id(content)}

@@ -26,7 +26,7 @@ _HEAD = 512
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name, on the CPU and mapped from the file where its format allows.
+    """Read the tensors of a file of weights by name, on the CPU, and mapped from the file where its format allows.
 
     Safetensors, numpy's archives and all that ``torch.save`` ever wrote are read as data. A state dict inside a wrapper
     such as ``{"state_dict": ..., "epoch": ...}`` is taken out, the averaged one (EMA) where there are two. Prefixes of
@@ -54,7 +54,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool]:
-    """What :func:`read_state_dict` returns, and whether its tensors are mapped from the file.
+    """Read what :func:`read_state_dict` returns, and whether its tensors are mapped from the file.
 
     Raises:
         Unreadable: As there.
@@ -64,7 +64,7 @@ def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
-    """All that a file of weights holds, in the wrapper that it is in, and whether its tensors are mapped from the file.
+    """Read all that a file of weights holds, wrapper included, and whether its tensors are mapped from the file.
 
     Raises:
         Unreadable: The file is not there, broken, or no file of tensors.
@@ -77,7 +77,7 @@ def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
 
 
 def may_hold_more(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of that format may hold more than tensors by name.
+    """Whether a file to read may hold more than tensors by name, as its format allows.
 
     Raises:
         Unreadable: It is not there.
@@ -86,7 +86,7 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
 
 
 def _state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a checkpoint that was read already: out of its wrapper, without the prefixes of wrappers.
+    """The state dict in a file of weights that was read: out of its wrapper, without prefixes of wrappers.
 
     Args:
         content: What was in the file.
@@ -104,6 +104,7 @@ def _state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str,
 
 
 def _head(file: Path) -> bytes:
+    """Read the first bytes of a file of weights, by which its format is known."""
     try:
         _require_file(file)
         with file.open("rb") as opened:
@@ -113,7 +114,7 @@ def _head(file: Path) -> bytes:
 
 
 def _require_file(file: Path) -> None:
-    """Refuse a folder, and what could be read from for ever."""
+    """Refuse to read a folder, and what could be read from for ever."""
     mode = file.stat().st_mode
     if not stat.S_ISREG(mode):
         is_folder = stat.S_ISDIR(mode)
@@ -126,7 +127,7 @@ def _require_file(file: Path) -> None:
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, mapped, and its metadata.
+    """Read the tensors of a safetensors file, mapped, and its metadata.
 
     Raises:
         Unreadable: It is broken.
@@ -144,7 +145,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
-    """What is in the file, and whether it is mapped from it."""
+    """Read a file of weights that is no safetensors, by its first bytes, and say whether it is mapped."""
     members: list[str] = []
     try:
         if sniff.is_tar(head):
@@ -165,11 +166,13 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
 
 
 def _stream(file: Path, head: bytes) -> object:
+    """Read a file of weights that is no archive: a stream of pickles."""
     require(head[:1] == b"\x80")
     return read_stream(file)
 
 
 def _refused(file: Path, what: str, error: Exception) -> Unreadable:
+    """The error for a file that cannot be read as weights."""
     return Unreadable(
         f"{file} cannot be read as weights",
         expected="safetensors, a checkpoint of tensors that torch.save wrote, or an archive of numpy arrays",
@@ -182,7 +185,7 @@ def _refused(file: Path, what: str, error: Exception) -> Unreadable:
 
 
 def _cause(what: str, error: Exception) -> str | None:
-    """Why a file was refused, as far as the reader knows."""
+    """Why a file cannot be read as weights, as far as the reader knows."""
     if what in sniff.NEXT_STEPS:
         return None
     if isinstance(error, NotNumbers):

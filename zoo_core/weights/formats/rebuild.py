@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _)
 
 
 class Storage:
-    """Numbers in a file, of which tensors are views.
+    """Numbers in a file, of which tensors are rebuilt as views.
 
     Args:
         numbers: The bytes.
@@ -44,7 +44,7 @@ class Storage:
 
 
 class StorageId(NamedTuple):
-    """What a persistent id says of a storage.
+    """What a persistent id in a pickle of torch says of a storage from which tensors are rebuilt.
 
     Attributes:
         key: Its name in the file.
@@ -60,7 +60,7 @@ class StorageId(NamedTuple):
 
 
 def storage_id(said: Any) -> StorageId:  # noqa: ANN401 - a value from a file
-    """What the tuple of a persistent id means.
+    """What the tuple of a persistent id says of the storage from which a tensor is rebuilt.
 
     Raises:
         NotPlain: It names no storage.
@@ -74,7 +74,7 @@ def storage_id(said: Any) -> StorageId:  # noqa: ANN401 - a value from a file
 
 
 def dtype_of(kind: object) -> torch.dtype:
-    """The dtype that the name of a typed storage stands for.
+    """The dtype with which a storage is rebuilt, by the name of its class in a pickle of torch.
 
     Raises:
         NotPlain: It is the name of something else.
@@ -86,7 +86,7 @@ def dtype_of(kind: object) -> torch.dtype:
 
 
 def is_count(number: object) -> bool:
-    """Whether it is an integer that can count the numbers in a file."""
+    """Whether a size or offset, from which a tensor is to be rebuilt, is an integer that can count numbers."""
     return type(number) is int and 0 <= number < 1 << 62
 
 
@@ -97,7 +97,7 @@ Untrusted = Any
 
 
 def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untrusted, stride: Untrusted) -> Tensor:
-    """A tensor over some of a storage."""
+    """Rebuild a tensor over some of a storage, and check that it is within it."""
     require(type(storage) is Storage and type(size) is tuple and type(stride) is tuple)
     require(all(map(is_count, (offset, *size, *stride))) and len(size) == len(stride))
     numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
@@ -108,7 +108,7 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
 
 
 def require_modest(shape: Sequence[int], flat: Tensor) -> None:
-    """Refuse a view that would be far larger than what it is of, as one that repeats few numbers is.
+    """Refuse to rebuild a tensor far larger than its storage, as one that repeats few numbers is.
 
     Raises:
         NotPlain: It would.
@@ -117,6 +117,7 @@ def require_modest(shape: Sequence[int], flat: Tensor) -> None:
 
 
 def _require_modest(view: int, storage: int) -> None:
+    """Refuse to rebuild a tensor of far more bytes than its storage has."""
     require(view <= _FREE + 2 * storage, "a tensor in it repeats few numbers very often")
 
 
@@ -129,6 +130,7 @@ def _tensor(
     hooks: Untrusted = None,
     metadata: Untrusted = None,
 ) -> Tensor:
+    """Rebuild a tensor from its storage, of the dtype of that."""
     require(type(storage) is Storage and not hooks and not metadata)
     return _view(storage, storage.dtype, offset, size, stride)
 
@@ -143,17 +145,20 @@ def _tensor_of_dtype(
     dtype: Untrusted,
     metadata: Untrusted = None,
 ) -> Tensor:
+    """Rebuild a tensor from its storage, of a dtype of its own."""
     require(isinstance(dtype, torch.dtype) and not hooks and not metadata)
     return _view(storage, dtype, offset, size, stride)
 
 
 def _parameter(data: Untrusted, *_: Untrusted) -> object:
+    """Rebuild a parameter: as the tensor that it is."""
     return data
 
 
 def _quantized(
     storage: Untrusted, offset: Untrusted, size: Untrusted, stride: Untrusted, quantizer: Untrusted, *_: Untrusted
 ) -> object:
+    """Rebuild a quantized tensor from its storage, when its place there and its quantizer are sound."""
     require(type(storage) is Storage and type(quantizer) is tuple and len(quantizer) > 1)
     same_size = torch.int32 if storage.dtype.itemsize == torch.int32.itemsize else torch.int8
     _view(storage, same_size, offset, size, stride)  # it has to lie in its storage
@@ -171,7 +176,7 @@ def _quantized(
 
 
 def _subclass(function: Untrusted, kind: Untrusted, arguments: Untrusted, state: Untrusted) -> object:
-    """A tensor of a class of its own: what it is made of, where the class is torch's parameter or buffer."""
+    """Rebuild a tensor of a class of its own, where the class is torch's parameter or buffer."""
     known = CALLS.get(function) if type(function) is Name else None
     if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
         return wrapped(kind)
@@ -180,12 +185,13 @@ def _subclass(function: Untrusted, kind: Untrusted, arguments: Untrusted, state:
 
 
 def _size(values: Untrusted = ()) -> tuple[Any, ...]:
+    """Rebuild a ``torch.Size``, as a tuple."""
     require(type(values) in (tuple, list) and all(map(is_count, values)))
     return tuple(values)
 
 
 def _array(numbers: Numbers) -> Tensor:
-    """The tensor of an array, in memory of its own."""
+    """Rebuild the tensor of a pickled numpy array, in memory of its own."""
     dtype = getattr(torch, numbers.dtype)
     if not numbers.data:
         return torch.empty(numbers.shape, dtype=dtype, device="cpu")

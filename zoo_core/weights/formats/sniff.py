@@ -15,7 +15,7 @@ _NEWEST_ONNX = 31
 
 
 def describe(head: bytes) -> str:
-    """What a file that begins with these bytes is, in a few words.
+    """What kind of file begins with these bytes, in a few words.
 
     Example:
         >>> describe(b"<!DOCTYPE html><html>")
@@ -32,6 +32,7 @@ def describe(head: bytes) -> str:
 
 
 def _structured(head: bytes) -> str | None:
+    """What kind of binary file it is, by signs that are not simply its first bytes."""
     if is_tar(head):
         return "a tar archive"
     if is_safetensors(head):
@@ -44,6 +45,7 @@ def _structured(head: bytes) -> str | None:
 
 
 def _textual(head: bytes) -> str | None:
+    """What kind of text a file that begins with these bytes is, such as an HTML page."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     by_start = (name for start, name in _TEXTS if text.startswith(start))
     return next(by_start, None) or ("plain text" if _is_text(head) else None)
@@ -98,7 +100,7 @@ _BY_NAME = {
 
 
 def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
-    r"""What a file is, by its first bytes, its name where they leave it open, and what an archive has in it.
+    r"""What kind of file it is, by its first bytes, its name, and what an archive has in it.
 
     Example:
         >>> describe_file(b"PK\x03\x04", "net.pt", ["net/data.pkl", "net/constants.pkl", "net/code/__torch__.py"])
@@ -140,22 +142,23 @@ _MAGIC = (
 
 
 def is_zip(head: bytes) -> bool:
-    """Whether it is a zip archive, as ``torch.save`` has written since version 1.6."""
+    """Whether first bytes are those of a zip archive, as ``torch.save`` has written since version 1.6."""
     return head.startswith(b"PK\x03\x04")
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether it is a tar archive, as torch wrote before 0.2."""
+    """Whether first bytes are those of a tar archive, as torch wrote before 0.2."""
     return head[_TAR_MAGIC] == b"ustar"
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether it begins as a safetensors file: the length of a JSON header in eight bytes, and the header."""
+    """Whether first bytes are those of safetensors: the length of a JSON header in eight bytes, and the header."""
     length = int.from_bytes(head[:8], "little")
     return len(head) > 9 and 2 <= length <= 100_000_000 and head[8:9] == b"{"  # noqa: PLR2004 - the format's own limit
 
 
 def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are text."""
     try:
         return head[:-3].decode("utf-8").isprintable() or b"\n" in head
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ import urllib3
 
 
 class Failure(Exception):
-    """One attempt failed; the text says why, in words for a user.
+    """The failure of one attempt to get bytes; the text says why, in words for a user.
 
     Attributes:
         route: Where the answer came from, where that is not the host of the request; added to the text.
@@ -23,7 +23,7 @@ class Failure(Exception):
 
 
 class Transient(Failure):
-    """It may work when it is tried again.
+    """A failure that may not come again when the attempt is repeated.
 
     Args:
         reason: Why it failed.
@@ -38,11 +38,11 @@ class Transient(Failure):
 
 
 class Permanent(Failure):
-    """It will not work when it is tried again in the same way."""
+    """A failure that will come again when the attempt is repeated in the same way."""
 
 
 class WrongContent(Failure):
-    """Bytes came, but they cannot be those of the file.
+    """The failure of an attempt that brought bytes, but none that can be those of the file.
 
     Args:
         reason: Why they cannot.
@@ -55,14 +55,14 @@ class WrongContent(Failure):
 
 
 class StaleRange(Failure):
-    """What we have cannot be continued; start again from the first byte."""
+    """The failure to continue what has arrived; start again from the first byte."""
 
 
 _REFUSED = re.compile(r"Tunnel connection failed: 4\d\d")
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception of requests or urllib3 means for the next attempt.
+    """The failure, transient or permanent, that an exception of requests or urllib3 means.
 
     Args:
         error: The exception.
@@ -73,7 +73,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def proxy_for(url: str) -> str:
-    """The proxy that the environment names for a url, or ``""``."""
+    """The proxy that the environment names for a url, to tell in a failure; ``""`` for none."""
     try:
         proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
     except ValueError:  # it is no url, which is the failure that is being told
@@ -82,6 +82,7 @@ def proxy_for(url: str) -> str:
 
 
 def _permanent(error: Exception) -> Permanent | None:
+    """The permanent failure that an exception means, if it does: certificate, proxy or url are not usable."""
     reason = _of_authorities(error) or _of_proxy(error)
     if not reason and isinstance(error, ValueError) and not isinstance(error, requests.exceptions.InvalidHeader):
         reason = f"not a usable url: {_reason(error)}"
@@ -89,6 +90,7 @@ def _permanent(error: Exception) -> Permanent | None:
 
 
 def _of_authorities(error: Exception) -> str:
+    """Why an attempt failed for its certificate or the authorities that are trusted; ``""`` where it did not."""
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         advice = "REQUESTS_CA_BUNDLE or SSL_CERT_FILE can name a company's own authority"
         return f"its certificate is not trusted: {_reason(error)}; {advice}"
@@ -100,6 +102,7 @@ def _of_authorities(error: Exception) -> str:
 
 
 def _of_proxy(error: Exception) -> str:
+    """Why an attempt failed at the proxy for good; ``""`` where it did not."""
     if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
         return f"the proxy refuses: {_reason(error)}"
     if "Missing dependencies for SOCKS" in str(error):
@@ -108,12 +111,13 @@ def _of_proxy(error: Exception) -> str:
 
 
 def _authorities() -> str:
-    """The variable that names the authorities which are believed."""
+    """The variable that names the trusted authorities, to tell when a certificate fails."""
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return next((name for name in names if os.environ.get(name)), names[0])
 
 
 def _transient(error: Exception) -> Transient:
+    """The transient failure that an exception of the connection means."""
     if isinstance(error, requests.exceptions.ProxyError):
         return Transient(f"the proxy does not let us through: {_reason(error)}")
     if "IncompleteRead" in str(error):
@@ -124,7 +128,7 @@ def _transient(error: Exception) -> Transient:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason, without the layers that wrapped it."""
+    """The innermost reason why an attempt failed, without the layers that wrapped it."""
     inner = error
     while nested := next((item for item in _inside(inner) if isinstance(item, BaseException)), None):
         inner = nested
@@ -133,4 +137,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _inside(error: BaseException) -> tuple[object, ...]:
+    """What an exception wraps, where the reason of a failure is looked for."""
     return (getattr(error, "reason", None), *error.args[:2])

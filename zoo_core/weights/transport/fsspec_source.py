@@ -18,7 +18,7 @@ _REMOTE_BLOCK = 1 << 20
 
 
 class RemoteSource:
-    """A file that fsspec can open.
+    """A source whose file fsspec opens, as in a bucket.
 
     Args:
         url: Any url whose scheme fsspec knows.

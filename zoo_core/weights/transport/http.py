@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class HttpSource:
-    """A file on a web server.
+    """A source over HTTP: a file on a web server.
 
     Args:
         url: Where it is, ``http://`` or ``https://``.
@@ -228,7 +228,7 @@ class HttpSource:
 
 
 def _headers_for(url: str) -> dict[str, str]:
-    """What the settings say is to be sent to a url: over a protected line, and to no host whose name only begins alike.
+    """The HTTP headers that the settings have for a url: over a protected line, and to its very host.
 
     Example:
         >>> import os
@@ -244,7 +244,7 @@ def _headers_for(url: str) -> dict[str, str]:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sends a token with one request, and not with those that it is redirected to."""
+    """Sends a token with one HTTP request, and not with those that it is redirected to."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -255,25 +255,27 @@ class _Bearer(requests.auth.AuthBase):
 
 
 def _as_utf8(text: str) -> str:
-    """A header as its server meant it: http reads headers as Latin-1, and many servers write UTF-8."""
+    """An HTTP header as its server meant it: read as Latin-1, and often written in UTF-8."""
     with contextlib.suppress(UnicodeError):
         return text.encode("latin-1").decode("utf-8")
     return text
 
 
 def _status(response: requests.Response) -> str:
+    """The status of an HTTP response in words, with the hub's advice where it has some."""
     said = f"status {response.status_code} {response.reason or ''}".rstrip()
     advice = refusal(response.url, response.headers.get("X-Error-Code", ""))
     return f"{said}; {advice}" if advice else said
 
 
 def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping
+    """The length of an HTTP body that its headers announce, or None."""
     text = headers.get("Content-Length", "")
     return int(text) if _NUMBER.fullmatch(text) and "Transfer-Encoding" not in headers else None
 
 
 def _content_range(text: str, offset: int, length: int | None) -> tuple[int, int | None]:
-    """First byte and total length of a 206, checked against what was requested."""
+    """First byte and total length of an HTTP 206 response, checked against what was requested."""
     match = _RANGE.fullmatch(text.strip())
     if not match:
         raise StaleRange(f"status 206 with Content-Range {text[:80]!r}")
@@ -285,7 +287,7 @@ def _content_range(text: str, offset: int, length: int | None) -> tuple[int, int
 
 
 def _retry_after(text: str | None) -> float | None:
-    """Seconds to wait, from a number or a date."""
+    """Seconds to wait that an HTTP header ``Retry-After`` says, from a number or a date."""
     if not text:
         return None
     if _NUMBER.fullmatch(text.strip()):

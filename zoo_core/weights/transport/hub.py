@@ -14,7 +14,7 @@ _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 
 
 def looks_like_hub(url: str) -> bool:
-    """Whether a url has the form of a file on the hub, or on a mirror of it.
+    """Whether a url has the form of a file on the Hugging Face hub, or on a mirror of it.
 
     Example:
         >>> looks_like_hub("https://huggingface.co/org/repo/resolve/main/model.safetensors")
@@ -24,7 +24,7 @@ def looks_like_hub(url: str) -> bool:
 
 
 def is_hub(url: str) -> bool:
-    """Whether a url is on the hub itself, or on what ``HF_ENDPOINT`` names in its place."""
+    """Whether a url is on the Hugging Face hub itself, or on what ``HF_ENDPOINT`` names in its place."""
     endpoint = os.environ.get("HF_ENDPOINT") or _HUB
     return any(url.startswith(f"{base.rstrip('/')}/") for base in (_HUB, endpoint))
 
@@ -46,7 +46,7 @@ def hub_token(url: str) -> str:
 
 
 def _kept_token() -> str:
-    """The token in the file that ``hf auth login`` writes."""
+    """The token for the hub in the file that ``hf auth login`` writes."""
     if _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return ""
     base = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
@@ -60,6 +60,7 @@ def _kept_token() -> str:
 
 
 def _is_set(variable: str) -> bool:
+    """Whether a variable of the Hugging Face hub, such as ``HF_HUB_OFFLINE``, is switched on."""
     return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 

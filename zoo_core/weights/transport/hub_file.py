@@ -19,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def declared_digest(url: str, policy: Policy) -> str:
-    """The SHA-256 that the hub declares for a file, or ``""`` when it declares none.
+    """The SHA-256 that the hub declares in its headers for a file, or ``""`` when it declares none.
 
     Args:
         url: A file on the hub.
@@ -50,7 +50,7 @@ def commit_of(url: str, sha256: str, policy: Policy) -> str:
 
 
 def at_commit(url: str, commit: str) -> str:
-    """The url of the same file at a commit, where it stays whatever is done to a branch.
+    """The url of a file on the hub at a commit, where it stays whatever is done to a branch.
 
     Example:
         >>> at_commit("https://huggingface.co/timm/net/resolve/main/model.safetensors", "abc")
@@ -60,17 +60,20 @@ def at_commit(url: str, commit: str) -> str:
 
 
 def _headers(url: str, policy: Policy) -> Mapping[str, str]:
+    """The headers that the hub sends about a file, without the file itself."""
     with contextlib.closing(HttpSource(url, policy, proven=False)) as source:
         return _patiently(source.headers, policy)
 
 
 def _digest_in(headers: Mapping[str, str]) -> str:
+    """The SHA-256 in the headers that the hub sends about a file; ``""`` for none."""
     etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
     digest = etag.removeprefix("W/").strip('"').lower()
     return digest if digests.is_full(digest) else ""
 
 
 def _patiently(ask: Callable[[], Mapping[str, str]], policy: Policy) -> Mapping[str, str]:
+    """Ask the hub for the headers of a file again as long as failures may pass."""
     for attempt in range(1, policy.attempts):
         try:
             return ask()

@@ -19,7 +19,7 @@ _EVERY = 30.0
 
 @contextlib.contextmanager
 def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Callable[[int, int | None], None]]:  # noqa: FBT001 - as the public functions take it
-    """Give a function that takes the bytes so far and the total.
+    """Give a function that shows the progress of a download, from the bytes so far and the total.
 
     Args:
         name: What is being fetched.
@@ -38,11 +38,12 @@ def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Cal
 
 
 def _is_writable(stream: TextIO | None) -> bool:
-    """Whether there is such a stream: a program without a console may have none, or a closed one."""
+    """Whether progress can be written there: a program without a console may have no stream, or a closed one."""
     return stream is not None and not getattr(stream, "closed", False)
 
 
 def _is_terminal(stream: TextIO) -> bool:
+    """Whether progress is shown on a terminal, as a bar, and not in a log."""
     try:
         return stream.isatty()
     except (AttributeError, OSError, ValueError):  # a logger that takes the place of stderr
@@ -50,7 +51,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 class _Lines:
-    """Writes a line now and then.
+    """Writes a line about the progress of a download to a log now and then.
 
     Args:
         name: What is being fetched.
@@ -80,6 +81,7 @@ class _Lines:
 
 @contextlib.contextmanager
 def _bar(name: str, size: int | None) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar on the terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer of a source.
+    """The reply of a source, of whatever kind: which bytes of the file it sends, and the bytes.
 
     Attributes:
         start: Offset of the first byte in the whole file: where the request continues, or 0.
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Source(Protocol):
-    """Somewhere that bytes come from, named by a url."""
+    """A source, named by a url, that gives a reply with bytes: what all kinds of sources have."""
 
     url: str
 

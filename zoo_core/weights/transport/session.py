@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """Passes over interim answers such as 103 Early Hints, of which the standard library knows only 100 Continue.
+    """A response in a session that passes over interim ones such as 103 Early Hints.
 
     Refuses an answer that gives two lengths.
     """
@@ -38,7 +38,7 @@ class _FinalResponse(http.client.HTTPResponse):
 
 
 class _Watched:
-    """A connection that reports before and after it is made, and before each request on it: a kept one serves many."""
+    """A connection of a session that reports before and after it is made, and before each request on it."""
 
     response_class = _FinalResponse
     used: Callable[[HTTPConnection], None]
@@ -54,7 +54,7 @@ class _Watched:
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections of our own kind, directly and through proxies."""
+    """Makes the connections of a session, of our own kind, directly and through proxies."""
 
     def __init__(self, pools: dict[str, type[urllib3.HTTPConnectionPool]]) -> None:
         self._pools = pools
@@ -71,12 +71,14 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
+    """A session of requests that leaves redirects to its caller."""
+
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect, even when told not to follow it."""
 
 
 def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
-    """A session that asks for the bytes as they are, and tells of each connection that it uses.
+    """A session of requests that asks for bytes as they are, and tells of each connection that it uses.
 
     Args:
         used: Called with a connection before it is made, and before each request on it.
@@ -92,7 +94,7 @@ def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
 
 
 def _pools(used: Callable[[HTTPConnection], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Pools whose connections call that function. urllib3 makes connections of a class, so the function is in one."""
+    """Pools for a session whose connections call that function; urllib3 makes these of a class that has it."""
     told = {"used": staticmethod(used)}
     plain = type("Plain", (_Watched, HTTPConnection), told)
     secure = type("Secure", (_Watched, HTTPSConnection), told)

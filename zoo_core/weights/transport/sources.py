@@ -24,7 +24,7 @@ _STORES = ("hf", "s3", "gs", "gcs", "az", "abfs")
 
 
 def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
-    """The source that a url names.
+    """The source that a url names: on the web, on this machine, in an installed package or in a store.
 
     Args:
         url: ``https://``, ``http://``, ``file://``, ``package://name.of.package/path/in/it``, or that of a store:
@@ -55,7 +55,7 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
 
 
 class LocalSource:
-    """A file of this machine, or one inside an installed package.
+    """A source on this machine: a file, or one inside an installed package.
 
     Args:
         url: ``file:///path`` or ``package://name.of.package/path/in/it``.
@@ -107,6 +107,7 @@ class LocalSource:
 
 
 def _why(error: Exception) -> str:
+    """Why a source on this machine cannot be read, in words."""
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name!r} is not installed"
     return getattr(error, "strerror", None) or str(error)

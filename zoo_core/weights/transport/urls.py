@@ -84,7 +84,7 @@ def is_loopback(url: str) -> bool:
 
 
 def needs_network(url: str) -> bool:
-    """Whether a socket is needed to reach it."""
+    """Whether a socket is needed to reach a url, by its scheme."""
     return url.partition(":")[0].lower() not in ("file", "package")
 
 

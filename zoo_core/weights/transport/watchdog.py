@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Watchdog:
-    """Watches one attempt. Use it in a ``with`` statement.
+    """Watches one attempt, and hangs up on a server that is too slow. Use it in a ``with`` statement.
 
     Args:
         policy: How slow is too slow.
@@ -85,6 +85,6 @@ class Watchdog:
 
 
 def _socket_of(connection: HTTPConnection) -> socket.socket | None:
-    """The socket of a connection; that of the proxy's TLS where one TLS goes through another."""
+    """The socket to close when the watchdog hangs up on a connection; of a proxy's TLS where one is inside another."""
     line = getattr(connection.sock, "socket", connection.sock)
     return line if isinstance(line, socket.socket) else None

@@ -17,7 +17,7 @@ PARTS = ("code", "weights", "data")
 
 
 def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | None) -> None:
-    """Refuse weights of which a licence was not accepted.
+    """Refuse weights of which a licence was not accepted, before anything is downloaded.
 
     Args:
         name: What they are called, for the message.
@@ -63,7 +63,7 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
 
 
 def _rule(item: object) -> tuple[str, str]:
-    """The part that an item counts for, or ``"*"``, and its pattern."""
+    """The part that an accepted licence counts for, or ``"*"``, and its pattern."""
     if not isinstance(item, str) or not item.strip():
         raise UsageError(f"licenses has {item!r}", expected="SPDX names, such as 'apache-2.0' or 'data:unknown'")
     part, colon, pattern = item.strip().lower().partition(":")
@@ -75,4 +75,5 @@ def _rule(item: object) -> tuple[str, str]:
 
 
 def _accepts(rules: list[tuple[str, str]], part: str, value: str) -> bool:
+    """Whether a licence of the code, the weights or the data is among those that were accepted."""
     return any(scope in ("*", part) and fnmatchcase(value, pattern) for scope, pattern in rules)

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[^/]+/[^@]+@.+", re.DOTALL)
 
 @dataclass(frozen=True)
 class Locked:
-    """One entry: some weights, and all that is needed to have the same bytes again.
+    """One entry of the lock: some weights, and all that is needed to have the same bytes again.
 
     Attributes:
         name: ``family/name@tag``.
@@ -69,7 +69,7 @@ class Locked:
 
 
 def _entry_of(table: dict[str, Any]) -> Locked:
-    """The entry that a table of a lock file describes.
+    """The entry that a table of ``zoo.lock`` describes.
 
     Raises:
         ValueError: A value is missing, unknown or not what it should be.
@@ -104,6 +104,7 @@ def _entry_of(table: dict[str, Any]) -> Locked:
 
 
 def _check_values(values: dict[str, Any]) -> None:
+    """Refuse an entry of a lock file in which a value is not what it should be."""
     size, urls = values.get("size"), values.get("urls")
     if not _NAME.fullmatch(values["name"]):
         msg = f"name must be 'family/name@tag', not {values['name']!r}"
@@ -126,11 +127,12 @@ def _check_values(values: dict[str, Any]) -> None:
 
 
 def _tupled(value: Any) -> Any:  # noqa: ANN401 - any value of TOML
+    """A list in a lock file as the tuple that its entry has."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _table_of(entry: Locked) -> str:
-    """The table of an entry, as text."""
+    """The table of an entry as the text of a lock file."""
     lines = ["[[weights]]"]
     for item in dataclasses.fields(entry):
         value = getattr(entry, item.name)
@@ -142,7 +144,7 @@ def _table_of(entry: Locked) -> str:
 
 
 def _value(value: Any) -> str:  # noqa: ANN401 - any value that an entry has
-    """A value as TOML: JSON spells texts, numbers and lists in the same way."""
+    """A value of a lock file as TOML: JSON spells texts, numbers and lists in the same way."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = dataclasses.asdict(value)
         items = ", ".join(f"{name} = {_value([] if item is None else item)}" for name, item in given.items())
@@ -159,7 +161,7 @@ _HEADER = f"# The exact weights that this project depends on. Written by `zoo lo
 
 @dataclass(frozen=True)
 class Lock:
-    """What a lock file says.
+    """What ``zoo.lock`` says: the good entries by name, and what is wrong with the others.
 
     Attributes:
         path: The file.
@@ -185,7 +187,7 @@ class Lock:
 
 
 def held_tag(model: str, default: str | None) -> str | None:
-    """The tag that the bare name of a model means in this project: the locked one, even where the default has moved.
+    """The tag that the bare name of a model means under the lock, even where the default has moved since.
 
     Args:
         model: ``family/name``.
@@ -210,7 +212,7 @@ def held_tag(model: str, default: str | None) -> str | None:
 
 
 def require_preprocessing(locked: Locked | None, weights: Weights) -> None:
-    """Refuse weights whose images are prepared in another way than when they were locked.
+    """Refuse weights whose images are prepared in another way than when they were locked in ``zoo.lock``.
 
     Raises:
         LockError: They are; the message says what differs.
@@ -249,7 +251,7 @@ def find_lock(start: Path | None = None) -> Path | None:
 
 
 def current_lock() -> Lock | None:
-    """The lock that is in force here, or None. A file is parsed again only when it changes."""
+    """The ``zoo.lock`` that is in force here, or None. A file is parsed again only when it changes."""
     path = find_lock()
     if path is None:
         return None
@@ -262,6 +264,7 @@ def current_lock() -> Lock | None:
 
 @lru_cache(maxsize=8)
 def _cached(path: Path, _mtime: int, _size: int) -> Lock:
+    """What a lock file of that time and size says, parsed once."""
     return read_lock(path)
 
 
@@ -294,7 +297,7 @@ def read_lock(path: Path) -> Lock:
 
 
 def _refuse_conflict(text: str, path: Path) -> None:
-    """Name a merge conflict as one: the markers of git are no TOML, and an entry between them may be either side's."""
+    """Refuse a lock file with a merge conflict: an entry between the markers of git may be either side's."""
     markers = [number for number, line in enumerate(text.split("\n"), start=1) if _MARKER.match(line)]
     if markers:
         raise LockError(
@@ -308,7 +311,7 @@ def _refuse_conflict(text: str, path: Path) -> None:
 
 
 def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
-    """The line and the values of each entry, and what is wrong with the rest of the file."""
+    """The line and values of each entry in a lock file, and what is wrong with the rest of it."""
     import tomllib
 
     try:
@@ -328,7 +331,7 @@ def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], li
 def _tables_one_by_one(
     text: str, path: Path, whole: ValueError
 ) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
-    """The tables that are good TOML by themselves, in a file that is not."""
+    """The tables of a lock file that are good TOML by themselves, where the whole is not."""
     import tomllib
 
     (_, head), *pieces = _pieces(text)
@@ -347,7 +350,7 @@ def _tables_one_by_one(
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """The line and text of what comes before the first entry, and of each entry without its title."""
+    """The pieces of a lock file, with their lines: what is before the first entry, and each entry without its title."""
     start, lines = 1, list[str]()
     for number, line in enumerate(text.split("\n"), start=1):
         if _TABLE.fullmatch(line):
@@ -359,11 +362,13 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _name_in(piece: str) -> str | None:
+    """The name of the weights in the text of a broken entry of a lock file, if it can be read."""
     match = re.search(r'^name = "([^"\\]*)"$', piece, re.MULTILINE)
     return match[1] if match else None
 
 
 def _check_head(head: dict[str, Any], path: Path) -> None:
+    """Refuse a lock file of a later version, or with something before its entries that is unknown."""
     version = head.get("version")
     if version != VERSION or isinstance(version, bool):
         raise LockError(
@@ -379,13 +384,14 @@ def _check_head(head: dict[str, Any], path: Path) -> None:
 
 
 def _line_in(error: Exception) -> int:
-    """How far below the title of its table an error is."""
+    """How far below the title of its table in a lock file an error is."""
     words = str(error).partition("(at line ")[2]
     digits = words.partition(",")[0]
     return int(digits) if digits.isdigit() else 0
 
 
 def _malformed(path: Path, line: int, reason: str, entry: object = None) -> LockError:
+    """The error for a malformed entry of a lock file, with its line."""
     return LockError(
         f"{path}, line {max(line, 1)}: not an entry of a lock",
         cause=reason,

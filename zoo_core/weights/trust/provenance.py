@@ -71,13 +71,14 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
 
 
 def _spdx(license_name: str) -> str:
-    """The identifier as SPDX writes it; a card has it in lower case. A name that SPDX does not have stays a name."""
+    """The name of a licence in a bill of materials, as SPDX writes it; one that SPDX does not have stays as it is."""
     from cyclonedx.spdx import fixup_id
 
     return fixup_id(license_name) or license_name
 
 
 def _properties(entry: Locked) -> Iterator[tuple[str, str]]:
+    """What a bill of materials says of locked weights in properties, as CycloneDX has no field for it."""
     for part in PARTS:
         yield f"license:{part}", getattr(entry.licenses, part)
     yield "file", entry.file
@@ -139,6 +140,7 @@ def verify_lock_signature(lock: Path, public_key: Path) -> None:
 
 
 def _model_signing() -> Any:  # noqa: ANN401 - a module without types
+    """The OpenSSF library that signs a lock and checks its signature."""
     try:
         import model_signing
     except ImportError as error:
@@ -150,7 +152,7 @@ def _model_signing() -> Any:  # noqa: ANN401 - a module without types
 
 @contextmanager
 def _as_lock_error(problem: str, key: Path, expected: str) -> Iterator[None]:
-    """The library raises whatever its parsers raise on what is in a file."""
+    """Turn what the signing library raises on a lock, a key or a signature into a LockError."""
     try:
         yield
     except Exception as error:

@@ -25,7 +25,7 @@ Trust = Literal["first-use"]
 
 
 def checked_trust(trust: str | None) -> Trust | None:
-    """The same word, when it is one.
+    """The ``trust=`` of the caller, when it is a word that the rules of trust have.
 
     Raises:
         UsageError: ``trust`` is neither None nor ``"first-use"``.
@@ -37,7 +37,7 @@ def checked_trust(trust: str | None) -> Trust | None:
 
 
 def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) -> None:
-    """Refuse bytes that nothing vouches for.
+    """Refuse bytes that the rules of trust do not believe, since nothing vouches for them.
 
     A whole digest vouches for any source. A prefix can be forged in minutes, so it counts only where the line itself
     is protected; plain http is not, except on this machine's own loopback address. Nothing vouches for nothing.
@@ -75,11 +75,12 @@ def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) 
 
 
 def _in_the_clear(url: str) -> bool:
+    """Whether bytes from a url cross a network unprotected, so that by the rules no prefix vouches for them."""
     return urlsplit(url).scheme.lower() in ("http", "ftp") and not is_loopback(url)
 
 
 def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None = None) -> None:
-    """Refuse to open a socket when ``ZOO_OFFLINE`` is set.
+    """The rule of ``ZOO_OFFLINE``: refuse to open a socket when it is set.
 
     Args:
         name: The file that is missing.
@@ -105,7 +106,7 @@ def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None =
 def known_bytes(
     name: str, weights: Weights, ref_path: Path, locked: Locked | None, *, vouches_for: Callable[[Ref], bool]
 ) -> tuple[str, str, Ref | None]:
-    """What the bytes of some weights must be.
+    """What the bytes of some weights must be, by rule: what the lock says, else the card, else the first ref.
 
     The lock decides, and the card must agree with it; without a lock, the card; and what the card leaves open, the ref
     of the first time fills in.
@@ -155,5 +156,5 @@ def known_bytes(
 
 
 def _one_of(weights: Weights, digest: str) -> bool:
-    """Whether a whole digest can be that of one of the files that the weights are in."""
+    """Whether the card allows a whole digest: it can be that of one of the files that the weights are in."""
     return any(digest.startswith(file.sha256) for file in weights.files)
