@@ -20,7 +20,7 @@ from zoo_core.cli.group import zoo as group
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.exporting import export as module
 from zoo_core.exporting import formats
-from zoo_core.exporting.formats import FORMATS
+from zoo_core.exporting.formats import FORMATS, archive_file
 
 X = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(5))
 PORTABLE = ["pt2", "torchscript"]
@@ -398,6 +398,12 @@ def test_a_full_disk_does_not_end_the_process(to, tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         zoo.export(zoo.get("tiny/glyphnet", weights=None), tmp_path / "net", to=to, size=32)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_an_archive_whose_last_write_is_cut_short_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="too large"), archive_file(tmp_path / "net") as file:
+        file.write(bytes(100_001))
 
 
 @pytest.mark.usefixtures("full_disk")

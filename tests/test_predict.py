@@ -385,6 +385,14 @@ def test_threads_predict_with_one_model_in_train_mode(photo):
     assert torch.equal(model.stem[1].running_mean, before)
 
 
+def test_an_object_that_gives_an_array_is_read_as_the_array(glyphs):
+    class Given:
+        def __array__(self, dtype=None, copy=None):
+            return np.full((32, 32, 3), 200, np.uint8)
+
+    assert zoo.predict(glyphs, Given()) == zoo.predict(glyphs, np.asarray(Given()))
+
+
 def test_a_model_without_preprocessing_says_how_to_give_it_one(photo):
     model = zoo.get("resnet18", weights=None)
     with pytest.raises(NotSupported, match=r"zoo\.set_preprocessing\(model, \"torchvision/resnet18\"\)"):

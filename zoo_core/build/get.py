@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,8 +138,11 @@ def get(
     chosen = _choose(card, tag, weights)
     artefact, entry = _fetch(card, chosen, trust, licenses, progress=progress)
     home = request.device or default_device()
-    with on_the_cpu(), seeded(request.seed), no_collection():
-        model = _made(card, artefact, entry, request, home)
+    with suppress(Exception):  # imported before other threads have to wait; an error comes again below
+        current_zoo().member(card.family).builder(card)
+    with on_the_cpu(), no_collection():
+        with seeded(request.seed):
+            model = _made(card, artefact, entry, request, home)
         _freeze(model, request.freeze)
         return place(model, home, request.dtype, channels_last=request.channels_last)
 
@@ -183,8 +187,9 @@ def _saved(name: str, weights: object, request: ModelRequest) -> nn.Module:
         raise UsageError(f"{name} is a save, which has its own weights and options", hint=f"leave {wrong}= out")
     home = request.device or default_device()
     model = zoo_core.load(name, device="cpu")
-    with on_the_cpu(), seeded(request.seed), no_collection():
-        operate(model, request)
+    with on_the_cpu(), no_collection():
+        with seeded(request.seed):
+            operate(model, request)
         _freeze(model, request.freeze)
         return place(model, home, request.dtype, channels_last=request.channels_last)
 

@@ -56,13 +56,13 @@ def _program(model: NamedOutputs, x: Tensor, dynamic: bool) -> torch.export.Expo
 
 def _write_pt2(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
     program = _program(model, x, dynamic)
-    with for_torch(path) as file:  # by its path, torch takes a name that ends in .pt2 alone
+    with archive_file(path) as file:  # by its path, torch takes a name that ends in .pt2 alone
         torch.export.save(program, file, extra_files={METADATA: metadata})
 
 
 @contextmanager
-def for_torch(path: Path) -> Iterator[Any]:
-    """A file for torch's writer of archives, which ends the process where a write fails: that is raised afterwards.
+def archive_file(path: Path) -> Iterator[Any]:
+    """A file for torch's archive writer, which aborts the process when a write raises; the error is raised at the end.
 
     Args:
         path: Of a new file.
@@ -73,11 +73,13 @@ def for_torch(path: Path) -> Iterator[Any]:
     failed: list[OSError] = []
 
     def write(data: bytes) -> int:
+        rest = memoryview(data)
         try:
-            return file.write(data) if not failed else len(data)
+            while rest and not failed:  # a write takes less where the disk is nearly full, and 2 GB at most
+                rest = rest[file.write(rest) :]
         except OSError as error:
             failed.append(error)
-            return len(data)
+        return len(data)
 
     with path.open("wb", buffering=0) as file:
         yield SimpleNamespace(write=write, flush=file.flush)

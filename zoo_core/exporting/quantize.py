@@ -12,7 +12,7 @@ import torch
 
 from zoo_core.embedding.embed import labelled_sources
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
-from zoo_core.exporting.formats import FORMATS, METADATA, for_torch
+from zoo_core.exporting.formats import FORMATS, METADATA, archive_file
 from zoo_core.images.loading import load_images
 from zoo_core.images.read import read
 from zoo_core.images.transforms import transforms
@@ -184,7 +184,7 @@ def _write_pt2(path: Path, batches: list[Tensor]) -> None:
                 delattr(module.get_submodule(owner), leaf)
         example = (torch.cat([batches[0], batches[0]]),)
         small = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with for_torch(path) as file:
+    with archive_file(path) as file:
         torch.export.save(small, file, extra_files=files)
 
 

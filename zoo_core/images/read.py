@@ -197,7 +197,7 @@ def read_image(item: object) -> Image | Tensor:
         >>> zoo.transforms("tiny/glyphnet")(image).shape
         torch.Size([1, 32, 32])
     """
-    name = str(item) if isinstance(item, str | Path) else getattr(item, "name", None) or f"a {type(item).__name__}"
+    name = str(item) if isinstance(item, str | Path) else getattr(item, "name", None) or type(item).__name__
     image: Image | Tensor = read(item, str(name)).image
     return image
 
@@ -221,6 +221,7 @@ def read(item: object, name: str) -> ReadImage:
         >>> read(np.zeros((4, 6, 3), dtype=np.uint8), "array").size
         (4, 6)
     """
+    import numpy as np
     import torch
 
     if isinstance(item, ImageError):
@@ -242,7 +243,8 @@ def read(item: object, name: str) -> ReadImage:
     if _is_pil(item):
         return _decoded(item, name)
     if hasattr(item, "__array__"):
-        return ReadImage(_of_array(item, name), _require_white(item, name))
+        array = np.asarray(item)
+        return ReadImage(_of_array(array, name), _require_white(array, name))
     if hasattr(item, "read"):
         return _read_file(item if hasattr(item, "seek") else io.BytesIO(item.read()), name)
     raise ImageError(
@@ -349,7 +351,7 @@ def _require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or
     most = int(values.astype("int64").max() if hasattr(values, "astype") else values.cpu().int().max())
     if 0 < most <= _EIGHT_BITS:
         raise ImageError(
-            f"{name}: integers of 16 bits up to {most}, of which nothing says what white is",
+            f"{name}: integers of 16 bits, none above {most}, so that it is not known which value is white",
             expected="8 bits, or 16 of which white is 65535",
             hint="image.astype('uint8'), or .to(torch.uint8) of a tensor, where white is 255",
             name=name,
@@ -381,7 +383,7 @@ def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
         )
     if image.mode == "I" and 0 < values.max() <= _EIGHT_BITS:  # of 32 bits, as arrays of integers become
         raise ImageError(
-            f"{name}: integers of 32 bits up to {values.max()}, of which nothing says what white is",
+            f"{name}: integers of 32 bits, none above {values.max()}, so that it is not known which value is white",
             expected="8 bits, or 16 of which white is 65535",
             hint="image.convert('L') where white is 255",
             name=name,

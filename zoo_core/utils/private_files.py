@@ -71,11 +71,11 @@ def _foreign(path: str) -> str:
         return ""
     for each, what in ((path, "it"), (os.path.dirname(path), "its folder")):  # noqa: PTH120 - called on every use
         try:
-            status = os.stat(each)  # noqa: PTH116
+            status, link = os.stat(each), os.lstat(each)  # noqa: PTH116
         except OSError as error:
             return f"{what} cannot be looked at: {error.strerror}"
         is_sticky_folder = each != path and status.st_mode & stat.S_ISVTX
-        if each == path and {status.st_uid, os.lstat(each).st_uid} != {os.geteuid()}:  # of a link, both
+        if each == path and {status.st_uid, link.st_uid} != {os.geteuid()}:  # of a link, both
             return f"{what} belongs to another user"
         if status.st_mode & stat.S_IWOTH and not is_sticky_folder:
             return f"{what} can be written by every user"

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 _drawing = RLock()
 """Held while zoo draws: torch has one generator for all threads, and two that seed it would mix their numbers."""
 
-if hasattr(os, "register_at_fork"):  # a child has no other threads, which would let it go
-    os.register_at_fork(before=_drawing.acquire, after_in_parent=_drawing.release, after_in_child=_drawing.release)
+
+def _renew_lock() -> None:
+    """In a forked child there is no thread that would let go of the lock for drawing."""
+    global _drawing  # noqa: PLW0603 - what held it is not in this process
+    _drawing = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager
