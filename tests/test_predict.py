@@ -259,7 +259,7 @@ def test_twelve_bits_in_sixteen_are_noted(glyphs, tmp_path):
 
 @pytest.mark.parametrize("kind", [np.array, torch.from_numpy, lambda values: values.astype(">u2")])
 def test_eight_bits_in_an_array_of_sixteen_are_refused(glyphs, kind):
-    with pytest.raises(ImageError, match=r"16 bits up to 2\d\d, of which nothing says(.|\n)*uint8"):
+    with pytest.raises(ImageError, match=r"16 bits, none above 2\d\d, so that it is not known(.|\n)*uint8"):
         zoo.predict(glyphs, kind(GREY.astype(np.uint16)))
     assert zoo.predict(glyphs, kind(GREY.astype(np.uint16) * 257), top=1)
 
