@@ -209,7 +209,8 @@ def knowledge_of(model: nn.Module) -> Knowledge:
         return result
     now = structure_of(bare)
     if result.structure is not None and now != result.structure:
-        result = _changed_by_hand(bare, result, now.changed_since(result.structure))
+        with being_edited(bare):  # the runs that read it again ask for what is known too, and would begin anew
+            result = _changed_by_hand(bare, result, now.changed_since(result.structure))
         attach(bare, result)
     return result
 
