@@ -328,11 +328,15 @@ def test_a_server_that_stops_sending_pieces_is_given_up_and_what_arrived_is_kept
 
 
 def test_a_server_that_cuts_every_piece_short_still_finishes(server, url, tmp_path, policy):
+    ranges = []
+
     def short(handler, data):
+        ranges.append(requested(handler))
         (reset if requested(handler)[0] else parts)(handler, data)
 
     server.always[PATH] = short
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
+    assert all(start < end for start, end in ranges if end)
 
 
 CHILD = """

@@ -100,7 +100,7 @@ class Pieces:
 
     def __init__(self, source: Source, partial: Partial, *, total: int, etag: str, policy: Policy) -> None:
         # As many pieces for each line, so that none is left with one more than the others in the end.
-        start = partial.length
+        start = self._begin = partial.length
         rounds = math.ceil((total - start) / policy.piece / policy.connections)
         length = math.ceil((total - start) / (rounds * policy.connections))
         self._pieces = _cut(partial, total, length)
@@ -153,8 +153,8 @@ class Pieces:
         Raises:
             Failure: Of the last line that failed, or one after which the pieces cannot be used.
         """
+        at = self._begin
         for piece in self._pieces:
-            at = piece.begin
             while at < piece.end:
                 block = self._next(piece, at)
                 yield block
@@ -269,7 +269,7 @@ def _cut(partial: Partial, total: int, length: int) -> list[_Piece]:
     bounds, at = list[tuple[int, int, int]](), partial.length
     waiting = [(begin, path, no_follow.status(path).st_size) for begin, path in partial.pieces()]
     for begin, path, size in waiting:
-        if begin < at or begin + size > total or not size:
+        if begin + size <= at or begin + size > total or not size:
             no_follow.unlink(path)
             continue
         bounds += [(first, min(first + length, begin), 0) for first in range(at, begin, length)]

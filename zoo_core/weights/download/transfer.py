@@ -156,7 +156,7 @@ class Transfer:
         if not worth_it or self._connections == 1 or self._probed:
             return None
         end = self._partial.length + min(_HANDFUL, self._policy.piece)
-        return min(end, waiting[0][0]) if waiting else end
+        return min([end, *(begin for begin, _ in waiting if begin > self._partial.length)])
 
     def _write(self, blocks: Iterable[bytes]) -> None:
         for block in blocks:
