@@ -59,7 +59,7 @@ def construct(
 
 
 def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:
-    """The model with uninitialised parameters; None when its constructor fails, for whatever reason."""
+    """The model constructed with uninitialised parameters; None when its constructor fails, for whatever reason."""
     try:
         constructor = current_zoo().member(card.family).builder(card)
         with without_values():
@@ -69,6 +69,7 @@ def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | No
 
 
 def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] | None) -> nn.Module:
+    """Call the constructor of a card's library; where that fails, the error says the likely cause."""
     try:
         constructor = current_zoo().member(card.family).builder(card)
     except Exception as error:

@@ -89,14 +89,14 @@ def cost_of(card: Card) -> Cost:
 
 
 def cost_of_run(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
-    """What a forward costs."""
+    """What a forward costs: multiply-adds and activations, counted while it runs."""
     with torch.no_grad(), CostCounter() as counter:
         model(*inputs)
     return counter.cost
 
 
 def parts_of(card: Card) -> Parts:
-    """The heads and stages of the model of a card.
+    """The heads and stages of the model of a card, read on the meta device beside its costs.
 
     Raises:
         ZooError: It cannot be built here, or nothing says where its parts are.

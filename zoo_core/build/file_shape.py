@@ -88,7 +88,7 @@ def _has_place(place: nn.Sequential, inside: Tensors, site: Head) -> bool:
 
 
 def _kept(place: nn.Sequential, inside: Tensors) -> int:
-    """How many layers at the beginning of a classifier are the same in a file, as far as names and shapes tell."""
+    """How many layers at the beginning of a classifier have the same names and shapes in a file."""
     for at, layer in enumerate(place):
         own, theirs = layer.state_dict(), _under(inside, str(at))
         if own.keys() != theirs.keys() or any(own[name].shape != theirs[name].shape for name in own):
@@ -97,6 +97,7 @@ def _kept(place: nn.Sequential, inside: Tensors) -> int:
 
 
 def _number(name: str) -> int:
+    """The number that the name of a layer in a file begins with; 0 where it begins with none."""
     at = name.partition(".")[0]
     return int(at) if at.isdecimal() else 0
 
@@ -171,6 +172,7 @@ def image_sizes_in_file(size: int, own: Mapping[str, tuple[int, ...]], state: Te
 
 
 def _sizes(size: int, mine: int, theirs: int) -> Iterator[int]:
+    """Image sizes for which a side of a position table would be as long as in the file."""
     for extra in _EXTRA_TOKENS:  # a table of tokens
         sides = [isqrt(count - extra) for count in (mine, theirs) if count > extra]
         if len(sides) > 1 and sides[0] ** 2 == mine - extra and sides[1] ** 2 == theirs - extra:
@@ -284,7 +286,7 @@ def guesses(head: object) -> bool:
 
 
 def _takes(head: object, inside: Tensors, name: str, site: Head) -> bool:
-    """Whether one of several heads is given the features: one of a chain would take what another gives."""
+    """Whether one of several heads in a file is given the features: one of a chain takes what another gives."""
     if head is None or isinstance(head, dict):
         return False
     first = next(
@@ -294,7 +296,7 @@ def _takes(head: object, inside: Tensors, name: str, site: Head) -> bool:
 
 
 def _may_be_chain(inside: Tensors, site: Head) -> bool:
-    """Whether one of several heads gives as many numbers as the site is given, and may be a layer before others."""
+    """Whether one of several heads in a file gives what the site is given, and may be a layer before others."""
     return any(
         tensor.dim() >= _MATRIX and tuple(tensor.shape[:2]) == (site.in_features, site.in_features)
         for tensor in inside.values()
@@ -302,11 +304,13 @@ def _may_be_chain(inside: Tensors, site: Head) -> bool:
 
 
 def _under(inside: Tensors, name: str) -> dict[str, Any]:
+    """The tensors of a file below a name, by the rest of their names."""
     start = f"{name}."
     return {each.removeprefix(start): tensor for each, tensor in inside.items() if each.startswith(start)}
 
 
 def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
+    """The sequence of layers whose tensors a file has at the head, with a ReLU in the gap after a layer."""
     places = sorted({int(name.partition(".")[0]) for name in inside})
     layers = {place: _layer(_under(inside, str(place)), site) for place in places}
     if not all(layers.values()):
@@ -322,7 +326,7 @@ def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
 
 
 def _layer(inside: Tensors, site: Head) -> nn.Module | None:
-    """The layer whose tensors these are."""
+    """The layer that the tensors of a file have the shapes of."""
     weight = inside.get("weight")
     if weight is None or not weight.numel():
         return None

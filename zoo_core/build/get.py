@@ -150,7 +150,7 @@ def get(
 def _made(
     card: Card, artefact: Artefact | None, entry: Weights | None, request: ModelRequest, home: torch.device | None
 ) -> nn.Module:
-    """The model with its weights, and with the stem, head and keypoints that were requested."""
+    """The model that ``get`` gives, with its weights, and with the stem, head and keypoints that were requested."""
     if artefact is not None and entry is None:
         model, has_head = _own(card, artefact, request)
         operate(model, request, has_head=has_head)
@@ -168,7 +168,7 @@ def _made(
 
 
 def _own(card: Card, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:
-    """A model from a file of the user's own, and whether it has the head that was requested already."""
+    """What ``get`` makes of a file of the user's own, and whether that has the head that was requested already."""
     default = next((each for each in card.weights if each.tag == card.default), None)
     options = _options(card, default, request.options)
     if options.get("quantize"):
@@ -179,7 +179,7 @@ def _own(card: Card, artefact: Artefact, request: ModelRequest) -> tuple[nn.Modu
 
 
 def _saved(name: str, weights: object, request: ModelRequest) -> nn.Module:
-    """A save, with what is requested done to it."""
+    """What ``get`` makes of a save: the model in it, with what is requested done to it."""
     import zoo_core
 
     if weights != "default" or request.options:
@@ -195,7 +195,7 @@ def _saved(name: str, weights: object, request: ModelRequest) -> nn.Module:
 
 
 def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | None:
-    """What ``weights=`` and the tag of the name mean together."""
+    """What ``weights=`` and the tag of the name mean together in ``zoo.get``."""
     if isinstance(weights, Enum):  # as torchvision names its own
         weights = weights.name
     if tag and weights not in ("default", tag):
@@ -215,7 +215,7 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
 
 
 def _own_path(weights: str) -> Path | None:
-    """The file of the user's own that is meant; None for what can only be a tag.
+    """The file of the user's own that ``weights=`` means; None for what can only be a tag.
 
     Raises:
         UsageError: It is a url.
@@ -240,7 +240,7 @@ def _fetch(
     *,
     progress: bool | None,
 ) -> tuple[Artefact | None, Weights | None]:
-    """The file, and the entry of the card that it is; a file of the user's own may be one of them too."""
+    """The file of weights that ``get`` loads, and the entry of the card that it is; so may be one of the user's own."""
     if chosen is None:
         return None, None
     if isinstance(chosen, Path):
@@ -268,6 +268,7 @@ def _options(card: Card, entry: Weights | None, own: Mapping[str, object] | None
 
 
 def _freeze(model: nn.Module, freeze: Freeze | None) -> None:
+    """Freeze the parts that ``zoo.get(..., freeze=...)`` names."""
     if isinstance(freeze, Mapping):
         what = freeze.get("what", ())
         names = (what,) if isinstance(what, str) else tuple(what)

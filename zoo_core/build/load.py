@@ -76,6 +76,7 @@ def fill_packed(model: nn.Module, artefact: Artefact) -> None:
 
 
 def _load(model: nn.Module, known: Weights, artefact: Artefact, request: ModelRequest) -> dict[str, Outcome]:
+    """Load a published file into a built model, and say what became of each tensor."""
     return load_state(
         model,
         _state_of(artefact, known, model),
@@ -97,7 +98,7 @@ def _load_packed(model: nn.Module, known: Weights, artefact: Artefact, _: ModelR
 
 
 def _state_of(artefact: Artefact, known: Weights, model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """What is in the file, under the names of the model."""
+    """What is in the file to load, under the names of the model."""
     if known.convert is None:
         return state_dict_of(artefact)
     convert: Callable[[object, nn.Module], Mapping[str, torch.Tensor]] = resolve_name(known.convert)
@@ -116,7 +117,7 @@ def operate(model: nn.Module, request: ModelRequest, *, has_head: bool = False) 
 
 
 def loses_head(model: nn.Module, request: ModelRequest) -> bool:
-    """Whether the head that ``model`` has now has to go."""
+    """Whether the head that ``model`` has when its weights are loaded has to go afterwards."""
     if request.head is not None:
         return True
     main = anatomy_of(model).main
@@ -126,13 +127,14 @@ def loses_head(model: nn.Module, request: ModelRequest) -> bool:
 
 
 def _loses_keypoints(model: nn.Module, request: ModelRequest) -> bool:
-    """Whether the keypoint layer that ``model`` has now has to go."""
+    """Whether the keypoint layer that ``model`` has when its weights are loaded has to go afterwards."""
     if request.num_keypoints is None:
         return False
     return getattr(model.get_submodule(keypoint_site(model)), "out_channels", None) != request.num_keypoints
 
 
 def _replaceable(model: nn.Module, request: ModelRequest) -> Iterator[str]:
+    """Paths of the layers that are replaced after loading, so that the file need not have them."""
     if loses_head(model, request):
         yield from (site.path for site in anatomy_of(model).heads)
     if _loses_keypoints(model, request):

@@ -49,7 +49,7 @@ _MARKS = (
 
 
 def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint: Checkpoint) -> LoadMismatch:
-    """The same error with the cause that the file itself shows, and the step that follows from it."""
+    """The error for a misfit with the cause that the file itself shows, and the step that follows from it."""
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
     cause, hint = _cause(own, model, choice, checkpoint)
     return LoadMismatch(
@@ -66,6 +66,7 @@ def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint:
 
 
 def _got(error: LoadMismatch) -> str | None:
+    """What the error for a file that does not fit says it got."""
     lines = [line.strip() for line in error.message.splitlines()]
     return next((line.removeprefix("got: ") for line in lines if line.startswith("got: ")), None)
 
@@ -73,6 +74,7 @@ def _got(error: LoadMismatch) -> str | None:
 def _cause(
     own: Mapping[str, tuple[int, ...]], model: nn.Module, choice: Choice, checkpoint: Checkpoint
 ) -> tuple[str, str]:
+    """Why a file does not fit the model, and what to do about it."""
     inspect = f"zoo inspect {checkpoint.path.name} says what the file is, and which models it fits"
     names = len(choice.state)
     head = _head_cause(model, choice.state) if choice.fitting and choice.fitting >= names // 2 else None
@@ -93,7 +95,7 @@ def _cause(
 
 
 def _shown(state: Mapping[str, Any], own: Mapping[str, object], path: Path) -> tuple[str, str] | None:
-    """What the file's own name, or those of its tensors, show."""
+    """Why a file does not fit, as far as its own name, or those of its tensors, show it."""
     if shard := _SHARD.search(path.name):
         return f"the file is one of {int(shard[2])} shards", f"give the folder that they are in: {path.parent}"
     if marked := next((said for mark, *said in _MARKS if any(mark in name for name in state if name not in own)), None):
@@ -107,7 +109,7 @@ def _shown(state: Mapping[str, Any], own: Mapping[str, object], path: Path) -> t
 
 
 def _only_head(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is to be said of a file that holds the head and nothing else."""
+    """Why a file that holds the head and nothing else does not fit."""
     site = anatomy_of(model).main
     if site is None or not state or not all(under(name, site.path) for name in state):
         return None
@@ -116,7 +118,7 @@ def _only_head(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | 
 
 
 def _without_norms(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is to be said of a file without the statistics of batch norms, or without the norms."""
+    """Why a file without the statistics of batch norms, or without the norms, does not fit."""
     norms = {name.rpartition(".")[0] for name in own if name.endswith("running_var")}
     if not norms or any(name.endswith("running_var") for name in state):
         return None
@@ -134,7 +136,7 @@ def _without_norms(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any])
 
 
 def _part(own: Mapping[str, tuple[int, ...]], choice: Choice, checkpoint: Checkpoint) -> tuple[str, str] | None:
-    """What is to be said of a file whose names are those of a part of the model."""
+    """Why a file whose names are those of a part of the model does not fit."""
     whole = next((each.tensors for each in checkpoint.candidates if each.keys == choice.keys), choice.state)
     reverse = [fit for fit in fits(own, {*whole}) if fit.prefix]
     if not reverse or reverse[0].count <= max(choice.fitting, len(whole) // 2):
@@ -147,7 +149,7 @@ def _part(own: Mapping[str, tuple[int, ...]], choice: Choice, checkpoint: Checkp
 
 
 def _edited(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is to be said of a file with all names of a model, some of them in other shapes."""
+    """Why a file with all names of a model, some of them in other shapes, does not fit."""
     shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
     odd = [name for name in own if name in shapes and shapes[name] != own[name]]
     if not odd or shapes.keys() != own.keys() or len(odd) > len(own) // 2:
@@ -160,7 +162,7 @@ def _edited(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tup
 
 
 def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is to be said of the head, when that is all that does not fit."""
+    """Why the head does not fit, when that is all that does not."""
     site = anatomy_of(model).main
     if site is None:
         return None
@@ -177,7 +179,7 @@ def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] |
 
 
 def _headless(model: nn.Module, path: str, missing: set[str]) -> tuple[str, str]:
-    """What is to be said of a file without a head, such as that of an encoder."""
+    """Why a file without a head, such as that of an encoder, does not fit."""
     card = knowledge_of(model).card
     name = f'"{card.id}"' if card else "name"
     whole, front = (f"zoo.{verb}({name}, weights=None)" for verb in ("get", "encoder"))

@@ -63,7 +63,7 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class _Built:
-    """A model as its constructor made it, and what of the file is for it."""
+    """A model as its constructor made it, and what of the user's own file is for it."""
 
     model: nn.Module
     choice: Choice
@@ -146,7 +146,7 @@ def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 - tensors, or what c
 
 
 def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The tensors with scalars as the model has them: some libraries write ``[1]`` for ``[]``, and back.
+    """The tensors of a user's own file with scalars as the model has them: some libraries write ``[1]`` for ``[]``.
 
     Raises:
         Unreadable: One holds complex numbers or integers where the model has fractions.
@@ -176,7 +176,7 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
 
 
 def _best(card: Card, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
-    """The model built with the options that the file fits best, those of the default weights first."""
+    """The model built with the options that the user's own file fits best, those of the default weights first."""
     best: _Built | None = None
     for options in _roads(card, request.options):
         try:
@@ -194,7 +194,7 @@ def _best(card: Card, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
 
 
 def _roads(card: Card, own: Mapping[str, object] | None) -> Iterator[dict[str, object]]:
-    """What the constructor may have been given, the likeliest first, each once."""
+    """What the constructor may have been given for the user's own file, the likeliest first, each once."""
     default = next((each for each in card.weights if each.tag == card.default), None)
     entries: list[Weights | None] = [default, None, *card.weights]
     seen: list[dict[str, object]] = []
@@ -206,6 +206,7 @@ def _roads(card: Card, own: Mapping[str, object] | None) -> Iterator[dict[str, o
 
 
 def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, request: ModelRequest) -> _Built:
+    """A model built with these options, and what of the user's own file fits it."""
     model = construct(card, options, own=request.options, values=False)
     own = _shapes_of(model)
     choice = choose(checkpoint.candidates, own, ema=request.ema, prefix=request.prefix)
@@ -213,6 +214,7 @@ def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, re
 
 
 def _wrong(model: nn.Module, own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tuple[int, int]:
+    """How many names and shapes of a user's own file are not the model's, and then how many counters of norms."""
     anatomy = anatomy_of(model)
     heads = (*(site.path for site in anatomy.heads if site.role == "main"), anatomy.keypoints or "?")
     apart = tuple(f"{path}." for path in heads)
@@ -227,7 +229,7 @@ def _wrong(model: nn.Module, own: Mapping[str, tuple[int, ...]], state: Mapping[
 
 
 def _converted(card: Card, best: _Built) -> Iterator[_Built]:
-    """The same with older names of tensors brought up to date, as for published weights."""
+    """The tensors of a user's own file with older names brought up to date, as for published weights."""
     for convert in dict.fromkeys(entry.convert for entry in card.weights if entry.convert):
         with suppress(Exception):  # a family's function for its own files: these may be anything
             state = resolve_name(convert)(dict(best.choice.state), best.model)
@@ -238,7 +240,7 @@ def _converted(card: Card, best: _Built) -> Iterator[_Built]:
 
 
 def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
-    """The model built for images of the size that position tables in the file are for."""
+    """The model built for images of the size that position tables in the user's own file are for."""
     option = current_zoo().member(card.family).family.image_size
     if not built.wrong[0] or not option or option in (request.options or {}):
         return built
@@ -253,7 +255,7 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: Mod
 
 
 def _with_its_settings(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
-    """The model built with the settings of the whole model in the file, where its constructor takes such."""
+    """The model built with the settings of the whole model in the user's own file, where it takes such."""
     if built.choice.module is None:
         return built
     size = current_zoo().member(card.family).family.image_size
@@ -270,7 +272,7 @@ def _with_its_settings(card: Card, built: _Built, checkpoint: Checkpoint, reques
 def _meet_head(
     model: nn.Module, state: dict[str, Any], request: ModelRequest, source: str, notes: dict[str, str]
 ) -> list[str]:
-    """Give ``model`` the head of the file, or the one that is requested where the file has none.
+    """Give ``model`` the head of the user's own file, or the requested one where the file has none.
 
     Returns:
         Paths of heads that have values already, so that the file may lack them.
@@ -323,6 +325,7 @@ def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], reques
 
 
 def _say_rivals(choice: Choice, source: str) -> None:
+    """Warn that a user's own file holds several sets of weights that fit alike."""
     others = " or ".join(f"prefix={each!r}" for each in choice.rivals)
     warnings.warn(
         f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken: "
@@ -333,6 +336,7 @@ def _say_rivals(choice: Choice, source: str) -> None:
 
 
 def _say_guess(path: str, source: str) -> None:
+    """Warn of what a user's own file does not say of its head, and what is taken instead."""
     warnings.warn(
         f"{source} does not say which nonlinearity and norm are in its head at {path!r}: ReLU is taken between layers, "
         "nothing after the last, and layer norm with torch's eps. head=zoo.mlp_head(..., nonlinearity=...) or a module "
@@ -343,6 +347,7 @@ def _say_guess(path: str, source: str) -> None:
 
 
 def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:  # noqa: ANN401 - a head of any kind
+    """Put the head that a user's own file has into the model."""
     site = anatomy_of(model).main
     weight = inside.get("weight")
     width = weight.shape[1] if weight is not None and weight.dim() > 1 else None
@@ -352,6 +357,7 @@ def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) ->
 
 
 def _put_fresh(model: nn.Module, request: ModelRequest) -> list[str]:
+    """Put the head that was requested into the model, in the place of the one in the user's own file."""
     if not loses_head(model, request):
         return []
     swap_head(model, request.new_head)
@@ -367,7 +373,7 @@ def _replaced(
     source: str,
     notes: dict[str, str],
 ) -> list[str]:
-    """Leave out a head that only the user's own code could build, with a word."""
+    """Leave out a head of the user's own file that only the user's code could build, with a word."""
     for name in inside:
         del state[f"{path}.{name}"]
     warnings.warn(
@@ -383,7 +389,7 @@ def _replaced(
 
 
 def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # noqa: ANN401 - a head of any kind
-    """Whether a head that is requested has a tensor in the file."""
+    """Whether a head that is requested has a tensor in the user's own file."""
     site = anatomy_of(model).main
     if site is None or not inside:
         return False
@@ -395,7 +401,7 @@ def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # 
 
 
 def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: dict[str, str]) -> None:
-    """Leave out what the file has at the head in other shapes than the one that was requested, with a note."""
+    """Leave out what the user's own file has at the head in other shapes than requested, with a note."""
     own = _shapes_of(model)
     for name in [name for name in state if name.startswith(f"{path}.")]:
         shape = tuple(state[name].shape)
@@ -405,11 +411,12 @@ def _drop_misshaped(model: nn.Module, state: dict[str, Any], path: str, notes: d
 
 
 def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name to shape of all tensors in the state of ``model``."""
+    """Name to shape of all tensors of ``model``, to compare with a user's own file."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if hasattr(tensor, "shape")}
 
 
 def _record(built: _Built, artefact: Artefact, outcomes: Mapping[str, Outcome], notes: Mapping[str, str]) -> None:
+    """Write the receipt of a model that was loaded from a user's own file."""
     choice, known = built.choice, knowledge_of(built.model)
     label = "".join(f"{key}." for key in choice.keys)
     left: dict[str, Outcome] = {f"{label}{name}" if name in outcomes else name: "ignored" for name in choice.left}

@@ -37,7 +37,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 @dataclass(frozen=True)
 class Difference:
-    """A layer that is another in the file than in the model that zoo builds.
+    """A layer that is another in a pickled module than in the model that zoo builds.
 
     Attributes:
         path: Where it is in the model.
@@ -76,7 +76,7 @@ def meet_layers(model: nn.Module, module: Foreign) -> list[Difference]:
 
 
 def differences(now: nn.Module, there: Foreign, path: str = "") -> Iterator[Difference]:
-    """Where a module in a file is another than one that was built, the outermost places first."""
+    """Where a pickled module is another than one that was built, the outermost places first."""
     kind = type(now).__name__
     word = there.name.rpartition(".")[2]
     children = children_of(there)
@@ -105,7 +105,7 @@ def differences(now: nn.Module, there: Foreign, path: str = "") -> Iterator[Diff
 
 
 def options_in(model: nn.Module, module: Foreign, image_size: str | None) -> dict[str, Any]:
-    """What the constructor of a whole model in a file was given, as far as that differs.
+    """What the constructor of a pickled model was given, as far as that differs.
 
     Args:
         model: As its constructor made it here.
@@ -122,7 +122,7 @@ def options_in(model: nn.Module, module: Foreign, image_size: str | None) -> dic
 
 
 def in_words(every: list[Difference]) -> str:
-    """The first few, for a message."""
+    """The first few differences of a pickled module's layers, for a message."""
     shown = [f"{each.path or 'the model'!s} ({each.words})" for each in every[:4]]
     return ", ".join(shown) + (f", and {len(every) - 4} more" if len(every) > 4 else "")  # noqa: PLR2004 - as shown
 
@@ -133,7 +133,7 @@ def _same_kind(kind: str, other: str) -> bool:
 
 
 def _code(there: Foreign, now: nn.Module) -> str:
-    """Code of its own that a module in a file has: a forward, hooks, another function for an activation."""
+    """Code of its own that a pickled module has: a forward, hooks, another function for an activation."""
     state = _state(there)
     if "forward" in state:
         return "a forward of its own in the file"
@@ -152,13 +152,14 @@ def _code(there: Foreign, now: nn.Module) -> str:
 
 
 def _is_ours(hook: object) -> bool:
+    """Whether a hook of a pickled module is one of zoo's own."""
     name = hook.name if isinstance(hook, Foreign) else str(hook)
     inner = [each for each in hook.arguments if isinstance(each, Name)] if isinstance(hook, Foreign) else []
     return any(each.startswith("zoo_core.") for each in (name, *inner))
 
 
 def _settings(now: nn.Module, there: Foreign, *, own_tensors: bool = True) -> dict[str, Any]:
-    """Plain values that a module in the file has and the built one of the same class has not."""
+    """Plain values that a pickled module has and the built one of the same class has not."""
     mine = vars(now)
     result = {
         name: value
@@ -182,7 +183,7 @@ def _listed(value: object) -> object:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a file may say this value of a setting: a number, a short word, or some of these."""
+    """Whether a pickled layer may say this value of a setting: a number, a short word, or some of these."""
     if isinstance(value, tuple | list):
         return all(_is_plain(each) and not isinstance(each, tuple | list) for each in value)
     if isinstance(value, str):
@@ -191,7 +192,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _tensors(there: Foreign) -> dict[str, tuple[int, ...] | None]:
-    """Shapes of the parameters of a module in a file; None for those that it is without."""
+    """Shapes of the parameters of a pickled module; None for those that it is without."""
     held = _state(there).get("_parameters")
     every = held.items() if isinstance(held, Mapping) else ()
     return {str(name): tuple(each.shape) if is_tensor(each) else None for name, each in every}
@@ -206,7 +207,7 @@ def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _built(there: Foreign, model: nn.Module) -> nn.Module | None:
-    """A layer of torch.nn, or a sequence of them, as a file describes it; None where it is something else."""
+    """A layer of torch.nn, or a sequence of them, as a pickle describes it; None where it is something else."""
     stand_in = _stand_in(there)
     layer = describe(stand_in) if stand_in is not None else None
     if not isinstance(layer, Layers):
@@ -220,7 +221,7 @@ def _built(there: Foreign, model: nn.Module) -> nn.Module | None:
 
 
 def _stand_in(there: Foreign) -> nn.Module | None:
-    """An object of a class of torch.nn with the settings in a file, and with tensors of no values, to be described."""
+    """A layer of torch.nn with the settings in a pickle, and with tensors of no values, to be described."""
     module, _, word = there.name.rpartition(".")
     kind = LAYERS.get(word) if module.startswith(("torch.nn.", "zoo_core.")) else None
     children = children_of(there)

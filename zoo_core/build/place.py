@@ -65,7 +65,7 @@ def place(
 
 
 def _each(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Change every tensor as ``Module.to`` would: modules that keep more than tensors have a say in it."""
+    """Move every tensor as ``Module.to`` would: modules that keep more than tensors have a say in it."""
     # what ``to``, ``cuda`` and ``float`` are made of; there is no public name for it
     model._apply(change)  # type: ignore[no-untyped-call]  # noqa: SLF001
 
@@ -77,7 +77,7 @@ def _becomes(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 
 @contextmanager
 def _as_tied_as_before(model: nn.Module) -> Iterator[None]:
-    """Keep parameters one that were one: on the way to the meta device, torch makes them two."""
+    """Keep moved parameters one that were one: on the way to the meta device, torch makes them two."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -90,6 +90,7 @@ def _as_tied_as_before(model: nn.Module) -> Iterator[None]:
 
 
 def _by_pinned_buffers(model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, last: bool) -> None:
+    """Move a model to a GPU through pinned buffers, where its tensors are plain and large."""
     road = _Road(device, buffer_bytes(model))
 
     def moved(tensor: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class _Road:
 
 
 def pieces(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two tensors of one shape, piece by piece, each piece of the target in one stretch of memory.
+    """Two tensors of one shape, piece by piece, for the way to a device; each piece of the target is one stretch.
 
     Args:
         source: What is read; it may lie otherwise than the target.
@@ -171,6 +172,7 @@ def pieces(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, 
 
 
 def _rows(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two tensors of one shape in pieces of at most so many numbers, for the way to a device."""
     row = source[0].numel() if len(source) else 1
     if row > most:
         for one, other in zip(source, target, strict=True):

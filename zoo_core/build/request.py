@@ -79,6 +79,7 @@ def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked whe
 
 
 def _dtype(dtype: object) -> torch.dtype:
+    """The dtype that is requested, checked."""
     result = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(result, torch.dtype) or not (result.is_floating_point or result.is_complex):
         raise UsageError(
@@ -90,24 +91,28 @@ def _dtype(dtype: object) -> torch.dtype:
 
 
 def _channels_last(channels_last: object) -> bool:
+    """The requested ``channels_last``, checked."""
     if not isinstance(channels_last, bool):
         raise UsageError(f"channels_last cannot be {channels_last!r}", expected="True or False")
     return channels_last
 
 
 def _ema(ema: object) -> bool:
+    """The requested ``ema``, checked."""
     if not isinstance(ema, bool):
         raise UsageError(f"ema cannot be {ema!r}", expected="True for averaged weights only, False for none of them")
     return ema
 
 
 def _prefix(prefix: object) -> str:
+    """The prefix of names that is requested, checked."""
     if not isinstance(prefix, str):
         raise UsageError(f"prefix cannot be {prefix!r}", expected="what is before each name, such as 'model.'")
     return prefix
 
 
 def _seed(seed: object) -> int:
+    """The seed that is requested, checked."""
     try:
         result = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
     except TypeError:
@@ -118,6 +123,7 @@ def _seed(seed: object) -> int:
 
 
 def _freeze(freeze: object) -> Freeze:
+    """What is requested to be frozen, checked."""
     if isinstance(freeze, Mapping):
         for name in freeze:
             if name not in _FREEZE:
@@ -140,6 +146,7 @@ def _freeze(freeze: object) -> Freeze:
 
 
 def _options(options: object) -> Mapping[str, object]:
+    """The requested options of the constructor, checked."""
     if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise UsageError(
             f"options cannot be {options!r}",

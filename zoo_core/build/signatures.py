@@ -34,7 +34,7 @@ def signature_of(card: Card) -> Signature:
 
 
 def as_published(card: Card) -> nn.Module:
-    """The model as its default weights have it, without values.
+    """The model as its default weights have it, without values, to take its signature.
 
     Args:
         card: Of the model.

@@ -59,7 +59,7 @@ def without_values() -> Iterator[None]:
 
 
 class _Owned:
-    """The memory of registered parameters."""
+    """The memory of registered parameters, whose initialization is skipped."""
 
     def __init__(self) -> None:
         # The storages are kept alive, so that no other tensor can come to lie where a dropped parameter was.
@@ -77,7 +77,7 @@ class _Owned:
 
 
 class _LeaveOut(TorchFunctionMode):
-    """Leaves out each operation that would write values into owned memory. A mode belongs to one thread."""
+    """Leaves out each initializing operation that would write into owned memory. A mode belongs to one thread."""
 
     def __init__(self, owned: _Owned) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _LeaveOut(TorchFunctionMode):
 
 @lru_cache(4096)
 def _writes(func: Callable[..., Any]) -> bool:
-    """Whether an operation writes values into its first argument."""
+    """Whether an operation that may be skipped writes values into its first argument."""
     name = getattr(func, "__name__", "")
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in {"__index__", "__int__", "__invert__"})
@@ -110,6 +110,7 @@ def _writes(func: Callable[..., Any]) -> bool:
 
 
 def _note(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:  # noqa: ARG001 - torch's signature
+    """Note a parameter as it is registered, so that its initialization is skipped."""
     owned: _Owned | None = getattr(_building, "owned", None)
     if owned is not None and parameter is not None:
         owned.add(parameter)

@@ -14,7 +14,7 @@ from zoo_core.errors import UsageError, ZooError, ZooWarning
 
 
 def main() -> None:
-    """Run ``zoo``; an error is a few lines on stderr.
+    """Run the command line ``zoo``; an error is a few lines on stderr.
 
     The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
     Ctrl-C.
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
-    """Run the command, and give the exit code: whatever ``sys.exit`` takes."""
+    """Run the command of ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
             from zoo_core.cli.group import zoo
@@ -59,6 +59,7 @@ _usual_showwarning = warnings.showwarning
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:  # noqa: ANN401 - warnings' signature
+    """Show a warning of zoo on stderr as the command line does: without the file and line that it is from."""
     if issubclass(category, ZooWarning):
         sys.stderr.write(f"zoo: warning: {message}\n")
     else:

@@ -34,7 +34,7 @@ _NO_WEIGHTS = (
 
 @dataclass(frozen=True)
 class Missing:
-    """A file without a whole digest.
+    """A file of weights whose whole digest is missing in its card, for ``zoo check --digests``.
 
     Attributes:
         card: Of its model.
@@ -102,7 +102,7 @@ def _facts(each: Missing) -> dict[str, Any]:
 
 
 def _require_source(each: Missing, artefact: Artefact) -> None:
-    """Refuse what the cache has of another url: nothing else says that a card without digits means the same file."""
+    """Refuse what the cache has of another url: without digits of a digest, it need not be the same file."""
     urls = [*map(shown, each.weights.urls)]
     moved = settings.mirrors() or settings.rewrites() or artefact.source.startswith("file:")
     if artefact.fetched or each.weights.sha256 or artefact.source in urls or (moved and "file:" not in urls[0]):
@@ -117,6 +117,7 @@ def _require_source(each: Missing, artefact: Artefact) -> None:
 
 
 def _require_weights(each: Missing, artefact: Artefact) -> None:
+    """Refuse to print the digest of a file that is a page or another thing that holds no weights."""
     with artefact.path.open("rb") as file:
         kind = describe(file.read(_HEAD))
     if kind in _NO_WEIGHTS and not each.weights.file_name.endswith(".json"):
@@ -131,6 +132,7 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
 
 
 def _print(each: Missing, artefact: Artefact) -> None:
+    """Print the size and the digest of a file as they are written in a card."""
     echo(f"# {each.name}  {shown(each.weights.urls[0])}")
     if each.key:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')

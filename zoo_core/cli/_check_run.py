@@ -71,7 +71,7 @@ class Choice:
 
 @dataclass
 class Run:
-    """The checks of one family.
+    """The checks of one family in a run of ``zoo check``.
 
     Attributes:
         report: What was found so far.
@@ -144,7 +144,7 @@ class Run:
 
 
 def written(path: Path | None) -> list[Report]:
-    """What an earlier run wrote; nothing where it wrote nothing.
+    """What an earlier run of ``zoo check`` wrote; nothing where it wrote nothing.
 
     Args:
         path: Of the JSON file.
@@ -163,13 +163,13 @@ def written(path: Path | None) -> list[Report]:
 
 
 def installed() -> list[str]:
-    """The families whose library is there, in family order."""
+    """The families to check whose library is installed, in family order."""
     zoo = current_zoo()
     return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
 
 
 def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The same tasks, when the family has models of each.
+    """The same tasks, when the family that is checked has models of each.
 
     Raises:
         UnknownTask: It has none of one; those that it has are listed.
@@ -182,6 +182,7 @@ def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _expected(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
+    """The failures of checks that are expected, by the options ``--expect`` and by the family itself."""
     own = {}
     for text in given:
         glob, equals, reason = text.partition("=")
@@ -196,6 +197,7 @@ def _expected(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def _empty(family: str, limit: int) -> Report:
+    """The report of a run of checks on a family, before any verdict is in it."""
     member = current_zoo().member(family)
     requires = member.family.requires
     library = f", {requires} {version(requires)}" if requires else ""

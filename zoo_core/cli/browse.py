@@ -36,13 +36,14 @@ def browse(out: Path) -> None:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """The page over these records; a ``</script>`` in one of them ends nothing."""
+    """The HTML page to browse these records; a ``</script>`` in one of them ends nothing."""
     data = json.dumps(records, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     template = files("zoo_core.cli").joinpath("browse.html").read_text(encoding="utf-8")
     return template.replace(_PLACE, data.replace("<!--", "<\\!--"))
 
 
 def _record(card: Card, member: Member) -> dict[str, Any]:
+    """A model of the catalogue as the page to browse it needs it, under keys of one letter."""
     cost, parts = member.costs.get(card.name), member.parts.get(card.name)
     heads, stages = parts.words if parts else (None, None)
     return _known(
@@ -61,6 +62,7 @@ def _record(card: Card, member: Member) -> dict[str, Any]:
 
 
 def _weights_record(weights: Weights, width: int) -> dict[str, Any]:
+    """The weights of a model as the page to browse the catalogue needs them, under keys of one letter."""
     crop = weights.preprocessing.crop
     return _known(
         t=weights.tag,
@@ -80,6 +82,7 @@ def _known(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - anything that JSO
 
 
 def _words(preprocessing: Preprocessing) -> str:
+    """A preprocessing in a line, for the page to browse the catalogue."""
     resize, crop = ("x".join(map(str, sides or ())) or "none" for sides in (preprocessing.resize, preprocessing.crop))
     colours = f"{preprocessing.channel_order} to {preprocessing.value_range:g}"
     mean, std = (", ".join(f"{n:.4g}" for n in numbers) for numbers in (preprocessing.mean, preprocessing.std))

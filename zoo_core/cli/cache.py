@@ -46,6 +46,7 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _facts(item: maintenance.Kept) -> dict[str, Any]:
+    """What ``zoo cache ls --json`` prints of weights in the cache."""
     return {
         "name": item.name,
         "sha256": item.ref.sha256,

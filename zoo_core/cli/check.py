@@ -38,7 +38,7 @@ _SAVED = 400
 
 
 def _writable(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a report that could not be written, before an hour of checks and not after it."""
+    """Refuse a report of checks that could not be written, before an hour of checks and not after it."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         msg = "it is a folder" if path.is_dir() else f"there is no folder {path.absolute().parent}"
         raise click.BadParameter(msg, param=option)
@@ -103,6 +103,7 @@ def check(
 
 
 def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
+    """Refuse ``zoo check`` without a family and without ``--all``, or with options that do not go together."""
     if every == (family is not None):
         raise UsageError("zoo check takes a FAMILY, or --all", hint="zoo plugins lists the families")
     given = [option for name, option in _OF_ONE.items() if getattr(choice, name)]
@@ -111,7 +112,7 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
 
 
 def _digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
-    """Print the digests that cards do not have; exit code 1 says that a file could not be had."""
+    """Print the digests that ``zoo check --digests`` finds missing; exit code 1: a file could not be had."""
     from zoo_core.cli._check_digests import print_digests, require_alone
     from zoo_core.cli._check_run import known_tasks
     from zoo_core.testing.choosing import cards_named
@@ -144,7 +145,7 @@ def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None]
 
 
 def _compare_with_traced(runs: Sequence[Run]) -> None:
-    """Say where tracing differs from what is declared: one of the two is wrong, and this does not say which."""
+    """Say where tracing differs from what the family that is checked declares: one of the two is wrong."""
     from zoo_core.testing.traced import compared
 
     for card in (card for run in runs for card, _ in run.plan):
@@ -153,7 +154,7 @@ def _compare_with_traced(runs: Sequence[Run]) -> None:
 
 
 def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
-    """The verdicts of a run, with a bar that says where it is."""
+    """The verdicts of a run of checks, with a bar that says where it is."""
     task = progress.add_task(run.report.family, total=len(run.plan))
     yield from run.verdicts(
         look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
@@ -162,6 +163,7 @@ def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
 
 
 def _progress() -> Progress:
+    """The progress bar of ``zoo check``, which is drawn only on a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -170,7 +172,7 @@ def _progress() -> Progress:
 
 
 def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str, str], str]) -> None:
-    """A failure, as soon as it is found, on stderr, above the bar; one that was said before by its first model."""
+    """Print a failed check on stderr, as soon as it is found, above the bar; a repeated one by its first model."""
     from rich.markup import escape
 
     name = "/".join(part for part in (family, verdict.model) if part)
@@ -182,6 +184,7 @@ def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str
 
 
 def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
+    """Write the reports of the checks as JSON, JUnit or Markdown."""
     from zoo_core.testing.reports import page as page_of
     from zoo_core.testing.reports import to_json, to_junit, to_markdown
 
@@ -199,6 +202,7 @@ def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page:
 
 
 def _print(report: Report) -> None:
+    """Print a table of the checks with their outcomes, and the reasons for what did not pass."""
     from rich.table import Table
 
     from zoo_core.testing.verdicts import OUTCOMES
@@ -216,6 +220,7 @@ def _print(report: Report) -> None:
 
 
 def _summary(report: Report) -> str:
+    """How many models were checked, and how many of them failed, in a line."""
     checked, bad = len(report.checked), {verdict.model for verdict in report.failed}
     words = f"{checked} of its {report.models} models checked"
     if "" in bad:
@@ -224,12 +229,13 @@ def _summary(report: Report) -> str:
 
 
 def _few(names: list[str]) -> str:
+    """The first few names of models of which a check says the same."""
     shown = [name for name in names if name][:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _reasons(report: Report) -> list[tuple[str, list[str]]]:
-    """Why something was neither passed nor failed, each reason once."""
+    """Why a check neither passed nor failed, each reason once."""
     groups: dict[str, list[str]] = {}
     for verdict in report.verdicts:
         if verdict.outcome in {"refused", "expected", "skipped"}:

@@ -28,6 +28,7 @@ def config(*, as_json: bool) -> None:
 
 
 def _facts(setting: settings.Setting) -> dict[str, Any]:
+    """What ``zoo config`` shows of a setting: its value without secrets, and who says so."""
     value, origin = settings.find(setting) or (None, None)
     if setting.kind.is_secret and value:
         value = [f"{shown(url)} = {header.partition(':')[0]}: ..." for url, header in value]
@@ -38,6 +39,7 @@ def _facts(setting: settings.Setting) -> dict[str, Any]:
 
 
 def _plainly(value: object) -> str:
+    """The value of a setting as ``zoo config`` prints it for people."""
     if isinstance(value, list):
         return ", ".join(value) or "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) or "none"

@@ -34,7 +34,7 @@ def terminal(*, stderr: bool = False) -> Console:
 
 
 def complete_model(_context: object, _parameter: object, incomplete: str) -> list[str]:
-    """The names of models that begin as what was typed, for the completion of a shell."""
+    """The names of models that begin as what was typed on the console, for the completion of a shell."""
     from zoo_core.registry.zoo import current_zoo
 
     names = current_zoo().list(f"{incomplete}*")
@@ -42,7 +42,7 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
 
 
 def complete_kept(_context: object, _parameter: object, incomplete: str) -> list[str]:
-    """The names of weights in the cache that begin as what was typed."""
+    """The names of weights in the cache that begin as what was typed on the console."""
     from zoo_core.weights.cache.maintenance import contents
     from zoo_core.weights.cache.store import Cache
 
@@ -50,19 +50,19 @@ def complete_kept(_context: object, _parameter: object, incomplete: str) -> list
 
 
 def complete_family(_context: object, _parameter: object, incomplete: str) -> list[str]:
-    """The names of families that begin as what was typed."""
+    """The names of families that begin as what was typed on the console."""
     from zoo_core.registry.zoo import current_zoo
 
     return [name for name in current_zoo().order if name.startswith(incomplete)]
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print a line in which names, sources and keys may be a stranger's: control characters are shown as escapes."""
+    """Print a line on the console; control characters in a stranger's names or sources are shown as escapes."""
     click.echo(visible(str(text)), err=err)
 
 
 def paragraph(text: object, *, indent: int = 4) -> None:
-    """Print a line that is to be read: on a terminal it is broken between words, and goes on indented."""
+    """Print a line of text on the console: on a terminal it is broken between words, and goes on indented."""
     line = visible(str(text))
     if sys.stdout.isatty():
         import shutil

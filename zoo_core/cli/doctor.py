@@ -35,7 +35,7 @@ _OWN_EXTRAS = ("demo", "efficientnet-pytorch", "pretrainedmodels", "timm", "torc
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that ``zoo doctor`` looked at: its state, and the problem and remedy where it is wrong.
 
     Attributes:
         part: ``"python"``, ``"families"``, ``"extras"``, ``"cache"`` or ``"settings"``.
@@ -74,6 +74,7 @@ def doctor(*, as_json: bool) -> None:
 
 
 def _print(found: list[Finding], wrong: list[Finding]) -> None:
+    """Print what ``zoo doctor`` found, what is wrong, and the next steps."""
     part = ""
     for each in found:
         if each.part != part:
@@ -90,6 +91,7 @@ def _print(found: list[Finding], wrong: list[Finding]) -> None:
 
 
 def _python() -> Iterator[Finding]:
+    """What ``zoo doctor`` finds of Python, zoo-core, torch and torchvision."""
     yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("python", "zoo-core", version("zoo-core"))
     for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install torchvision")):
@@ -103,7 +105,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _device() -> str:
-    """What torch runs on here."""
+    """What torch runs on here, as ``zoo doctor`` says it."""
     import torch
 
     if torch.cuda.is_available():
@@ -115,6 +117,7 @@ def _device() -> str:
 
 
 def _families() -> Iterator[Finding]:
+    """What ``zoo doctor`` finds of each plugin and its families."""
     registry = current_zoo()
     for plugin in registry.plugins:
         facts = facts_of(registry, plugin)
@@ -127,6 +130,7 @@ def _families() -> Iterator[Finding]:
 
 
 def _family(name: str) -> str:
+    """The library of a family and the number of its models, as ``zoo doctor`` says it."""
     members = current_zoo().claims.get(name, ())
     if not members:
         return name
@@ -142,7 +146,7 @@ def _family(name: str) -> str:
 
 
 def _extras() -> Iterator[Finding]:
-    """Each extra of zoo-core, and which of its distributions are not here."""
+    """What ``zoo doctor`` finds of each extra of zoo-core: which of its distributions are not here."""
     from packaging.requirements import Requirement
 
     missing: dict[str, list[str]] = {}
@@ -163,6 +167,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
+    """What ``zoo doctor`` finds of the cache: its place, its size, and the room on the disk."""
     try:
         folder = Cache().root
     except ZooError as error:
@@ -185,6 +190,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _settings() -> Iterator[Finding]:
+    """What ``zoo doctor`` finds of settings, and of variables that look like settings and are none."""
     for setting in settings.SETTINGS:
         try:
             result = settings.find(setting)

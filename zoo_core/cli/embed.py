@@ -74,7 +74,7 @@ def embed(
 
 
 def _print_similar(result: Embeddings, nearest: str | None, duplicates: float | None, outliers: int | None) -> None:
-    """A line for each image or pair of images that was asked for, with its similarity first."""
+    """Print a line for each image or pair that is found by its embeddings, with its similarity first."""
     if nearest is not None:
         for name, similarity in result.nearest(nearest):
             echo(f"{similarity:.4f}  {name}")

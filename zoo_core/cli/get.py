@@ -62,7 +62,7 @@ def get(
 
 
 def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, and torch is not imported here
-    """The device of that name; None for none."""
+    """The device that a command's ``--device`` names, as ``zoo get`` takes it; None for none."""
     import torch
 
     try:
@@ -72,6 +72,7 @@ def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, 
 
 
 def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
+    """The dtype of torch that ``zoo get --dtype`` names; None for none."""
     import torch
 
     result = None if name is None else getattr(torch, name, None)
@@ -81,6 +82,7 @@ def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
 
 
 def _facts(model: nn.Module) -> dict[str, Any]:
+    """What ``zoo get`` prints of the model that it built."""
     from zoo_core.surgery.metadata import anatomy_of, receipt_of
 
     receipt, main = receipt_of(model), anatomy_of(model).main
@@ -102,6 +104,7 @@ def _facts(model: nn.Module) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    """Print a short account of the model that ``zoo get`` built."""
     from rich.table import Table
     from rich.text import Text
 

@@ -135,7 +135,7 @@ def _with_examples(command: click.Command, path: str) -> click.Command:
 
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
-    """Every command of a plugin with those who contribute it: more than one is a conflict."""
+    """Every command of a plugin with those who contribute it to the group: more than one is a conflict."""
     from zoo_core.registry.zoo import current_zoo
 
     result: dict[str, tuple[Plugin, ...]] = {}
@@ -146,12 +146,13 @@ def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
 
 
 def conflict(name: str, claimants: tuple[Plugin, ...]) -> str | None:
-    """What is wrong with the name of a command: several have it. None where one has."""
+    """What is wrong with the name of a command in the group: several plugins have it. None where one has."""
     origins = [*(["zoo itself"] if name in COMMANDS else []), *(plugin.origin for plugin in claimants)]
     return f"command {name}: claimed by {' and '.join(origins)}" if len(origins) > 1 else None
 
 
 def _from_plugin(name: str, claimants: tuple[Plugin, ...]) -> click.Command:
+    """The command of that name in the group that a plugin contributes."""
     if problem := conflict(name, claimants):
         origins = tuple(plugin.origin for plugin in claimants)
         hint = f"uninstall one, or set ZOO_DISABLE={claimants[-1].name}"
@@ -167,6 +168,7 @@ def _from_plugin(name: str, claimants: tuple[Plugin, ...]) -> click.Command:
 
 
 def _no_command(name: str, plugin: Plugin, got: str) -> PluginError:
+    """The error for a plugin's command that does not load into the group."""
     return PluginError(
         f"the command {name!r} does not load",
         expected=f"{plugin.commands[name]} to be a click command",

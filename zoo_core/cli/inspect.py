@@ -39,7 +39,7 @@ def inspect(file: str, *, as_json: bool) -> None:
 
 
 def _loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | None:
-    """The line that loads a state dict as the model that it looks like most; None where it looks like none.
+    """The line that loads an inspected state dict as the model that it looks like most; None without one.
 
     Args:
         found: The state dict.
@@ -52,6 +52,7 @@ def _loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | No
 
 
 def _print(found: StateDict, line: str | None) -> None:
+    """Print what ``zoo inspect`` found in a state dict, and the line that loads it."""
     where = ".".join(found.keys) or "the file itself"
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in found.dtypes.items())
     echo(f"{where}{' (averaged)' if found.averaged else ''}: {found.tensors} tensors, {found.parameters} numbers")

@@ -52,7 +52,7 @@ def print_models(
 
 
 def _next_pattern(pattern: str) -> str:
-    """The line that lists more, where the pattern is a part of a name."""
+    """The line that lists more models, where the pattern is a part of a name."""
     if pattern == "*" or any(letter in pattern for letter in "*?["):
         return ""
     family, slash, name = pattern.rpartition("/")
@@ -63,7 +63,7 @@ def _next_pattern(pattern: str) -> str:
 
 
 def list_plainly(arguments: list[str]) -> bool:
-    """Do what a plain ``zoo list`` asks for.
+    """Do what a plain ``zoo list`` requests, without click.
 
     Returns:
         Whether it was one. Anything else, ``--help`` and wrong usage included, is left to click.
@@ -81,7 +81,7 @@ _FLAGS = {"--json": "as_json", "--table": "as_table"}
 
 
 def _plain(words: list[str]) -> dict[str, Any] | None:
-    """The arguments of ``print_models``, or None where click has to say what is wrong."""
+    """The arguments for a plain list of models, or None where click has to say what is wrong."""
     request: dict[str, Any] = {}
     rest = iter(words)
     for word in rest:
@@ -102,7 +102,7 @@ def _plain(words: list[str]) -> dict[str, Any] | None:
 
 
 def number(text: str) -> float:
-    """A number as people write how many parameters there are.
+    """A number by which a list of models is limited, as people write it, such as 10M.
 
     Raises:
         ValueError: It is none.

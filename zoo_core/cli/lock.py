@@ -105,6 +105,7 @@ def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
 
 
 def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
+    """Write the bill of materials of a lock file, and sign it, where that is requested."""
     from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock
 
     if sbom:
@@ -121,7 +122,7 @@ def _renew(path: Path, entries: dict[str, Locked]) -> None:
 
 
 def _turn(path: Path) -> filelock.BaseFileLock:
-    """A lock for those who write one lock file, kept in the cache and not beside it."""
+    """A mutex for those who write one lock file, kept in the cache and not beside it."""
     import hashlib
 
     import filelock
@@ -132,6 +133,7 @@ def _turn(path: Path) -> filelock.BaseFileLock:
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
+    """The entry of a model's weights in the lock file: their urls, digest and size, and the library's version."""
     from importlib.metadata import PackageNotFoundError, version
 
     from zoo_core.weights.cache_miss import urls_at_commit
@@ -159,6 +161,7 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
 
 
 def _outputs(name: str) -> tuple[float, ...]:
+    """The fingerprint of what a model gives, for its entry in the lock file."""
     from zoo_core.build.get import get
     from zoo_core.prediction.fingerprint import fingerprint
 
@@ -173,6 +176,7 @@ def _require_whole(old: Lock, renewed: set[str]) -> None:
 
 
 def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:
+    """Refuse to lock weights whose digest differs from the one in the lock file, without ``--update``."""
     if old and old.sha256 != new.sha256 and not update:
         raise DigestMismatch(
             f"the digest of {new.name} has moved",
@@ -209,6 +213,7 @@ def sync(licenses: tuple[str, ...], *, frozen: bool, as_json: bool) -> None:
 
 
 def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:
+    """Fetch the weights of one entry of the lock file, and say whether they were not here."""
     from zoo_core.contract.card import Card
     from zoo_core.weights import obtain
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Number(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers alone
-    """A number, with a unit such as M or without."""
+    """An option of ``zoo list`` that is a number, with a unit such as M or without."""
 
     name = "number"
 
@@ -75,6 +75,7 @@ def info(name: str, *, as_json: bool) -> None:
 
 
 def _print(card: Info, problem: str | None, source: str) -> None:
+    """Print what ``zoo info`` says of a model and its weights."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -100,6 +101,7 @@ def _print(card: Info, problem: str | None, source: str) -> None:
 
 
 def _row(card: Card, weights: Weights) -> tuple[str, ...]:
+    """The row of weights in the table of ``zoo info``."""
     return (
         "*" if weights.tag == card.default else "",
         weights.tag,
@@ -111,6 +113,7 @@ def _row(card: Card, weights: Weights) -> tuple[str, ...]:
 
 
 def _digest(weights: Weights) -> str:
+    """The digest of weights as ``zoo info`` shows it, and how far it is one."""
     from zoo_core.weights.transport.hub import looks_like_hub
 
     if weights.sha256:
@@ -119,7 +122,7 @@ def _digest(weights: Weights) -> str:
 
 
 def _grouped(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
-    """What there is to say of weights, each thing once, with the tags of all it is true of."""
+    """What ``zoo info`` has to say of weights, each thing once, with the tags of all it is true of."""
     tags: dict[str, list[str]] = {}
     for weights in every:
         tags.setdefault(in_words(weights), []).append(weights.tag)
@@ -127,6 +130,8 @@ def _grouped(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> li
 
 
 def _preprocessing(weights: Weights) -> str:
+    """How images are prepared for weights, in a line of ``zoo info``."""
+
     def joined(numbers: Iterable[float], by: str = " ") -> str:
         return by.join(f"{number:g}" for number in numbers)
 

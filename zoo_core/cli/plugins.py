@@ -90,7 +90,7 @@ def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any
 
 
 def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[str]]:
-    """What is wrong with a family, and what is odd about it."""
+    """What is wrong with a family of a plugin, and what is odd about it."""
     claims = zoo.claims[family.name]
     if len(claims) > 1:
         names = " and ".join(member.plugin.origin for member in claims)
@@ -137,7 +137,7 @@ def _version_notes(family: Family) -> Iterator[str]:
 
 
 def _tried(member: Member) -> list[str]:
-    """What goes wrong when the smallest model of a family is built and its parts are looked for."""
+    """What goes wrong when the smallest model of a plugin's family is built and its parts are looked for."""
     from zoo_core.build.get import get
 
     card = min(member.cards.values(), key=lambda card: card.parameters or 0)
@@ -149,7 +149,7 @@ def _tried(member: Member) -> list[str]:
 
 
 def _on_one_line(error: BaseException, member: Member) -> str:
-    """What happened, why, and what to do, without line breaks."""
+    """What is wrong with a plugin, why, and what to do, without line breaks."""
     lines = [line.strip() for line in str(error).splitlines()]
     if not any(line.startswith("next step: ") for line in lines):
         lines.append(go_without(member.plugin))
@@ -158,6 +158,7 @@ def _on_one_line(error: BaseException, member: Member) -> str:
 
 
 def _print(row: dict[str, Any], *, verbose: bool) -> None:
+    """Print a plugin with its families and commands, and with its problems and notes."""
     what = ", ".join([*row["families"], *(f"command {name}" for name in row["commands"])]) or "nothing"
     paragraph(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}", indent=7)
     for problem in row["problems"]:
@@ -219,7 +220,7 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
 
 
 def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Card]:
-    """A card for each ``package.module:callable``; what tracing found and what it did not is on stderr."""
+    """A card of the new plugin for each ``package.module:callable``; what tracing found is on stderr."""
     import torch
 
     from zoo_core.contract.card import Card
@@ -252,6 +253,7 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
 
 
 def _built(what: str) -> nn.Module:
+    """The model that a function builds, for a card of the new plugin."""
     try:
         model: nn.Module = resolve_name(what)()
     except Exception as error:
@@ -265,6 +267,7 @@ def _built(what: str) -> nn.Module:
 
 
 def _task(main: Head | None) -> str:
+    """The task of a traced model, for its card in the new plugin."""
     if main is None:
         return "encoder"
     return "classification" if main.kind == "linear" and not main.tokens else "segmentation"
@@ -329,6 +332,7 @@ def parts(family: str, file: Path) -> None:
 def _write_measured(
     family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
 ) -> None:
+    """Write to a file of a plugin what is measured of each model of a family, those that fail left out."""
     from zoo_core.errors import ZooError
 
     made = {}
@@ -407,6 +411,7 @@ def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequen
 
 
 def _check_name(name: str) -> None:
+    """Refuse a name that the family of a new plugin cannot have."""
     bare = name.removeprefix("zoo-").removeprefix("zoo_")
     if bare != name:
         raise UsageError(f"a family is not called {name!r}", hint=f"zoo plugin new {bare} puts zoo- before it")
@@ -428,6 +433,7 @@ def _check_name(name: str) -> None:
 
 
 def _words(name: str, library: str) -> dict[str, str]:
+    """What the templates of a new plugin are filled with."""
     family = name.replace("-", "_")
     major, minor, *_ = __version__.split(".")  # before 1.0 a minor version may change what plugins use
     bound = f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}"
@@ -445,6 +451,7 @@ def _words(name: str, library: str) -> dict[str, str]:
 
 
 def _templates(folder: Traversable, place: Path) -> Iterator[tuple[Traversable, Path]]:
+    """The templates of a new plugin, each with its place in the distribution."""
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
         if entry.is_dir():
             yield from _templates(entry, place / entry.name)

@@ -62,6 +62,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
 
 
 def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # noqa: ANN401 - torch is not imported here
+    """The model that ``zoo predict`` names, ready to predict as its options say."""
     from zoo_core.cli.get import device_of
     from zoo_core.prediction.predict import Predictor
     from zoo_core.recipe.open_model import open_model
@@ -87,6 +88,7 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
 
 
 def _names(path: Path | None) -> list[str] | None:
+    """The class names in a file, a line each, for ``zoo predict --class-names``."""
     try:
         return None if path is None else path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -94,7 +96,7 @@ def _names(path: Path | None) -> list[str] | None:
 
 
 def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
-    """The images of all arguments; an argument without any is one that fails."""
+    """The images to predict, of all arguments; an argument without any is one that fails."""
     from zoo_core.images.read import Source, sources_of
 
     for argument in images:
@@ -105,7 +107,7 @@ def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
 
 
 def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """The same, counted on a terminal."""
+    """The same predictions, counted on a terminal."""
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = terminal(stderr=True)
@@ -122,6 +124,7 @@ def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
 
 
 def _print(found: Prediction, *, as_json: bool) -> None:
+    """Print one prediction as a line for people or as JSON; an error goes to stderr."""
     from zoo_core.prediction.results import to_line, to_record
 
     if found.error is not None:
@@ -141,7 +144,7 @@ def _print(found: Prediction, *, as_json: bool) -> None:
 
 
 def _one_line(error: ZooError) -> str:
-    """What an error says, in a line: what happened, why, and what to do.
+    """What the error for an image that was not predicted says, in a line: what happened, why, and what to do.
 
     Example:
         >>> _one_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
@@ -151,7 +154,7 @@ def _one_line(error: ZooError) -> str:
 
 
 def _draw(found: Prediction, folder: Path) -> None:
-    """Write the drawn image under the name of its file, and under a number more where that is taken."""
+    """Write the drawn prediction under the name of its image, and under a number more where that is taken."""
     results = found.result.values() if isinstance(found.result, dict) else [found.result]
     for result in results:
         if not hasattr(result, "draw"):

@@ -8,7 +8,7 @@ import sys
 
 
 class Verbosity:
-    """How much is said beside results and errors.
+    """How much goes to the standard streams beside results and errors.
 
     Attributes:
         quiet: Whether notes and warnings are left out.
@@ -39,12 +39,12 @@ def open_streams() -> None:
 
 
 def discard_output() -> None:
-    """Send what is still to be written nowhere: Python would fail a second time when it ends."""
+    """Send what is still to be written to stdout nowhere: Python would fail a second time when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
-    """File names in their own bytes, whatever these are; other letters that an encoding lacks as an escape."""
+    """The encoding error handler of the streams: file names in their own bytes, other letters as escapes."""
     for handler in ("surrogateescape", "backslashreplace"):
         try:
             return codecs.lookup_error(handler)(error)

@@ -37,6 +37,7 @@ def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
 
 
 def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named
+    """The model that ``zoo trace`` is to run, from ``package.module:callable``."""
     try:
         return resolve_name(what)()
     except Exception as error:
@@ -44,6 +45,7 @@ def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.M
 
 
 def _sizes(text: str) -> list[int]:
+    """The sizes in ``zoo trace --example``, such as 1x3x64x64."""
     parts = text.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.UsageError(f"--example {text}: sizes such as 1x3x64x64, the batch first")
@@ -51,12 +53,13 @@ def _sizes(text: str) -> list[int]:
 
 
 def _missing(found: Trace) -> list[str]:
+    """What tracing did not find, and why, a line each."""
     lines = [f"{part}: {why}" for part, why in found.missing.items()]
     return [*lines, *([f"head= may be {', '.join(found.candidates)}"] if found.candidates else [])]
 
 
 def as_code(anatomy: Anatomy) -> str:
-    """An anatomy as Python that makes it again; pieces of forward that are no chain are named in a comment.
+    """A traced anatomy as Python that makes it again; pieces of forward that are no chain become comments.
 
     Args:
         anatomy: What was traced.
@@ -87,6 +90,7 @@ def as_code(anatomy: Anatomy) -> str:
 
 
 def _head(head: object) -> str:
+    """A traced head as Python that makes it again."""
     usual = {"kind": "linear", "role": "main", "attributes": (), "per_class": 1, "prior": None, "tokens": False}
     values = dict(vars(head))
     first = [repr(values.pop(name)) for name in ("path", "in_features", "num_classes")]
@@ -95,6 +99,7 @@ def _head(head: object) -> str:
 
 
 def _piece(name: str, piece: object) -> str:
+    """A traced piece of forward as Python that makes it again, or as a comment where it is no chain."""
     steps = getattr(piece, "steps", None)
     if steps is None or type(piece).__name__ != "Chain":
         return f"# {name}: a function (model, x) of your own; it was traced as {type(piece).__name__}"

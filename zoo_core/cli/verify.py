@@ -59,6 +59,7 @@ def verify(name: tuple[str, ...], signature: Path | None, *, outputs: bool, as_j
 
 
 def _verify_files(*, as_json: bool) -> None:
+    """Verify the digests of all files in the cache; the exit code is 1 when a file is bad."""
     results = list(maintenance.verify(Cache()))
     bad = [file for file, good in results if not good]
     if as_json:
@@ -72,7 +73,7 @@ def _verify_files(*, as_json: bool) -> None:
 
 
 def _fate(file: Path) -> str:
-    """What is the matter with a bad file, from what is there now."""
+    """What is the matter with a file that verification found bad, from what is there now."""
     if file.is_symlink() or file.exists():
         return "not a plain file that can be read, left alone"
     if file.is_relative_to(Cache().root / FOLDER):
@@ -105,7 +106,7 @@ def _verify_signature(public_key: Path, *, as_json: bool) -> None:
 
 
 def _state(file: Path | None, sha256: str) -> str:
-    """What an object in the cache is, without moving it."""
+    """Whether an object in the cache is what a signed lock says, without moving it, for ``zoo verify``."""
     if file is None:
         return "not here"
     try:
@@ -155,6 +156,7 @@ def _expected(name: str, lock: Lock | None) -> tuple[float, ...]:
 
 
 def _difference(name: str, expected: tuple[float, ...], found: tuple[float, ...]) -> str:
+    """What ``zoo verify`` says of a model whose outputs have changed."""
     return (
         f"{name}: CHANGED: expected {_said(expected)}, got {_said(found)}; the file is right, so look at the versions "
         "of torch and of the model's library, and at the preprocessing"

@@ -97,7 +97,7 @@ class Batches:
 
 
 def _held(rows: Rows, device: torch.device, *, keep: bool | None) -> Rows | None:
-    """Copies of the rows on the device, if it is to hold them and can."""
+    """Copies of the rows of all batches on the device, if it is to hold them and can."""
     needed = sum(each.nbytes for each in rows)
     room = room_on(device)
     if keep is False or (keep is None and room is None):
@@ -123,7 +123,7 @@ def _held(rows: Rows, device: torch.device, *, keep: bool | None) -> Rows | None
 
 
 def room_on(device: torch.device) -> int | None:
-    """Bytes that features may take on a device, with room for the work beside them.
+    """Bytes that batches of cached features may take on a device, with room for the work beside them.
 
     None where torch does not tell, which it does of CUDA devices, and for the CPU, which reads what is mapped.
 

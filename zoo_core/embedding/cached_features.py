@@ -205,7 +205,7 @@ def cached_features(
 
 
 def _of_backbone(backbone: nn.Module, device: str | torch.device) -> dict[str, str]:
-    """What features depend on besides the data; something new each time where that cannot be known."""
+    """What cached features depend on besides the data; something new each time where that cannot be known."""
     facts = {"backbone": digest_of_module(backbone)}
     kind = torch.device(device).type
     if torch.is_autocast_enabled(kind):
@@ -224,6 +224,7 @@ def _of_backbone(backbone: nn.Module, device: str | torch.device) -> dict[str, s
 def _compute(
     backbone: nn.Module, dataset: Dataset[Any], rows: Rows, loading: dict[str, int], device: str | torch.device
 ) -> None:
+    """Compute the features of a dataset that are to be cached, from where an earlier run stopped."""
     with rows, torch.no_grad(), evaluating(backbone):
         rest = Subset(dataset, range(rows.done, len(dataset)))  # type: ignore[arg-type]  # its length was read already
         with on_the_cpu():  # a loader draws a number for its workers
@@ -242,6 +243,7 @@ def _compute(
 
 
 def _require_frozen(backbone: nn.Module) -> None:
+    """Refuse to cache the features of a backbone that can be trained."""
     trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
     if trained:
         few = ", ".join(trained[:3])
@@ -254,6 +256,7 @@ def _require_frozen(backbone: nn.Module) -> None:
 
 
 def _length(dataset: object) -> int:
+    """The length of a dataset whose features are to be cached; refused where it gives no samples by index."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise UsageError(
             f"a {type(dataset).__name__} does not give its samples by index",
@@ -273,7 +276,7 @@ def _device(backbone: nn.Module) -> torch.device:
 
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """While another process computes the same features, wait for it."""
+    """While another process computes the same cached features, wait for it."""
     import filelock
 
     lock = filelock.FileLock(place.with_name(f".{place.name}.lock"))

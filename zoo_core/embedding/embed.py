@@ -97,7 +97,7 @@ def embed(
 
 
 def _engine(name: str) -> Engine:
-    """What gives the rows of images: the ``embed_engine`` of the plugin that is called so.
+    """The engine that embeds images: the ``embed_engine`` of the plugin that is called so.
 
     Raises:
         UsageError: No installed plugin has one.
@@ -114,6 +114,7 @@ def _engine(name: str) -> Engine:
 
 
 def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
+    """The embeddings of images from their rows, in memory."""
     rows = list(found)
     good = [row for row in rows if row.vector is not None]
     vectors = [row.vector for row in good if row.vector is not None]
@@ -129,7 +130,7 @@ def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
 
 
 def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN401 - whatever people call images
-    """Images with their labels: the folder of each inside the folder that is searched, or its class in a shard.
+    """Images to embed, with their labels: the folder of each inside the one searched, or its class in a shard.
 
     Raises:
         ImageError: A folder or a glob has no images.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One image: its name, vector, label and size; or the reason why it has none."""
+    """What an embedder gives for one image: its name, vector, label and size; or the reason why it has none."""
 
     name: str
     vector: Tensor | None

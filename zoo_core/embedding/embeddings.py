@@ -203,7 +203,7 @@ PART = 1024
 
 
 def parquet_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file to write, whose name has to say that it is Parquet.
+    """The path of a file of embeddings to write, whose name has to say that it is Parquet.
 
     Raises:
         UsageError: It has another suffix, or none.
@@ -224,7 +224,7 @@ def parquet_file(path: str | os.PathLike[str]) -> Path:
 def resume(
     out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], engine: Engine
 ) -> Iterator[tuple[str, str]]:
-    """Write the rows of all images to a file, those that are there already excepted, and give those that failed.
+    """Write the embeddings of all images to a file, those there already excepted, and give those that failed.
 
     Raises:
         UsageError: The file was made by another model or with other transforms, or cannot be written.
@@ -245,6 +245,7 @@ def resume(
 def _resume(
     out: Path, parts: Path, facts: dict[str, str], run: Callable[[dict[str, str]], Iterator[Row]]
 ) -> Iterator[tuple[str, str]]:
+    """Write the embeddings that are not in a file yet, in parts, and give the images that failed."""
     parts.mkdir(exist_ok=True)  # the run before may have removed it
     files = _whole_files(out, parts)
     for file in files:
@@ -266,7 +267,7 @@ def _resume(
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One run at a time: two would give their parts the same numbers, and lose rows.
+    """One run at a time for a file of embeddings: two would give their parts the same numbers, and lose rows.
 
     Raises:
         UsageError: Another process, or another thread, writes to the file.
@@ -286,7 +287,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Iterator[tuple[Source, str]]:
-    """The images that have no row, by their absolute paths: those are the same from whichever folder a run starts.
+    """The images that have no embedding yet, by their absolute paths, whichever folder a run starts in.
 
     Raises:
         UsageError: An image has no path, or a row with another label.
@@ -312,17 +313,20 @@ def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Ite
 
 
 def _whole_files(out: Path, parts: Path) -> list[Path]:
+    """The files of embeddings that are whole: the one there was and its parts; torn ones are removed."""
     for torn in (*parts.glob(".*"), *out.parent.glob(f".{glob.escape(out.name)}.[0-9]*")):
         torn.unlink()
     return [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
 
 
 def _write_part(parts: Path, rows: list[Row], facts: dict[str, str]) -> None:
+    """Write embeddings as one more part of a Parquet file."""
     number = 1 + max((int(path.stem) for path in parts.glob("*.parquet")), default=-1)
     _write(parts / f"{number:08}.parquet", _table(rows, facts))
 
 
 def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pyarrow's
+    """Embeddings as a table of pyarrow."""
     pa, _ = _pyarrow()
     vectors = torch.stack([row.vector for row in rows if row.vector is not None])
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
@@ -337,7 +341,7 @@ def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pya
 
 
 def _write(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
-    """Write a table under a name that is there when it is whole."""
+    """Write a table of embeddings under a name that is there when it is whole."""
     _, pq = _pyarrow()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
@@ -348,7 +352,7 @@ def _write(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
 
 
 def _merge(out: Path, parts: Path) -> None:
-    """One file of the file there was and its parts; a crash before the end leaves what a later run goes on with."""
+    """Merge the parts of a file of embeddings into it; after a crash before the end a later run goes on."""
     _, pq = _pyarrow()
     files = _whole_files(out, parts)
     if files and files != [out]:
@@ -368,18 +372,21 @@ def _merge(out: Path, parts: Path) -> None:
 
 
 def _paths(file: Path) -> list[str]:
+    """The paths of the images in a file of embeddings."""
     _, pq = _pyarrow()
     result: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
     return result
 
 
 def _labels(file: Path) -> list[tuple[str, str]]:
+    """The paths and labels of the images in a file of embeddings."""
     _, pq = _pyarrow()
     table = pq.read_table(file, columns=["path", "label"])
     return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 def _require_same(file: Path, facts: dict[str, str]) -> None:
+    """Refuse to add to a file of embeddings that was made with another model or other settings."""
     before = _facts(file)
     if differing := [name for name in facts if before.get(name) != facts[name]]:
         raise UsageError(
@@ -390,6 +397,7 @@ def _require_same(file: Path, facts: dict[str, str]) -> None:
 
 
 def _facts(file: Path) -> dict[str, str]:
+    """What a file of embeddings says of how it was made."""
     pa, pq = _pyarrow()
     try:
         result: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])
@@ -437,6 +445,7 @@ def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[s
 
 
 def _pyarrow() -> tuple[Any, Any]:
+    """The two modules of pyarrow that files of embeddings need."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -35,7 +35,7 @@ Kind = dict[str, Any]
 
 
 class Rows:
-    """Rows that are being written. Use it in a ``with`` statement; :meth:`finish` makes them visible.
+    """Rows of features that are written to files. Use it in a ``with`` statement; :meth:`finish` makes them visible.
 
     Args:
         folder: Where they go; what an interrupted run left there is continued.
@@ -155,6 +155,7 @@ def read_rows(folder: Path, *, believed: bool = True) -> tuple[Tensor, Tensor] |
 
 
 def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
+    """One file of features or targets as a mapped tensor, once it is proven to be what was written."""
     path, kind, rows = folder / f"{part}.bin", record[part], int(record["rows"])
     if str(Stamp.of(path)) != kind["stamp"]:
         if steady_digest(path)[0] != kind["sha256"]:
@@ -178,6 +179,7 @@ def _said(kind: Kind) -> str:
 
 
 def _dtype(kind: Kind) -> torch.dtype:
+    """The dtype of the rows in a file of features."""
     result = getattr(torch, kind["dtype"])
     if not isinstance(result, torch.dtype):
         msg = f"{kind['dtype']} is no dtype"
@@ -186,6 +188,7 @@ def _dtype(kind: Kind) -> torch.dtype:
 
 
 def _row_bytes(kind: Kind) -> int:
+    """How many bytes a row in a file of features takes."""
     size = _dtype(kind).itemsize
     for length in kind["shape"]:
         size *= length
@@ -193,6 +196,7 @@ def _row_bytes(kind: Kind) -> int:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write the record beside the files of features, so that it is there whole."""
     with anew(path) as file:
         file.write(json.dumps(record).encode())
         file.flush()
@@ -204,6 +208,7 @@ def _appended(path: Path) -> BinaryIO:
 
 
 def _write_if_possible(path: Path, record: dict[str, Any]) -> None:
+    """Write the record beside the files of features, where the folder is not read-only."""
     try:
         _write(path, record)
     except OSError:  # read-only: it is hashed each time
@@ -211,13 +216,13 @@ def _write_if_possible(path: Path, record: dict[str, Any]) -> None:
 
 
 def folder_of(root: Path, facts: dict[str, str]) -> Path:
-    """Where the rows belong that depend on these facts, and on nothing else."""
+    """The folder for the files of features that depend on these facts, and on nothing else."""
     text = json.dumps(facts, sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def refuse_unreadable(folder: Path) -> CacheError:
-    """The error for rows that were written and cannot be read back."""
+    """The error for files of features that were written and cannot be read back."""
     return CacheError(
         f"what was just written to {folder} is not there any more",
         cause="something cleans that folder, or its disk is broken",

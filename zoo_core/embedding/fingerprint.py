@@ -56,12 +56,12 @@ def digest_of_module(module: nn.Module) -> str:
 
 
 def unknown_in(module: nn.Module) -> list[str]:
-    """The hooks and methods set by hand of which :func:`digest_of_module` cannot tell what they do."""
+    """The hooks and methods set by hand that a backbone's fingerprint cannot hold."""
     return [name for name, code in _codes(module) if code is None]
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Attributes of every module in one that are plain values or functions, which ``repr`` need not show."""
+    """Attributes of modules that go into a backbone's fingerprint: plain values or functions, often not in ``repr``."""
     for path, each in module.named_modules():
         yield path, f"{type(each).__module__}.{type(each).__qualname__}"
         if isinstance(each, torch.jit.ScriptModule | torch.fx.GraphModule):
@@ -79,6 +79,7 @@ def _is_of_zoo(value: object) -> bool:
 
 
 def _plain(value: object) -> str | None:
+    """A plain value as text that goes into a fingerprint; None for what is no plain value."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | np.generic):
         return repr(value)
     if isinstance(value, Tensor) and not value.is_meta:
@@ -94,7 +95,7 @@ def _plain(value: object) -> str | None:
 
 
 def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
-    """What runs beside the methods of classes: hooks, and a ``forward`` that was set on a module itself."""
+    """Code for the fingerprint beside the methods of classes: hooks, and a ``forward`` set on a module itself."""
     inside = tuple(module.modules())
     for hook in (*_everywhere._global_forward_pre_hooks.values(), *_everywhere._global_forward_hooks.values()):  # noqa: SLF001 - no public way to see them
         yield f"{_said(hook)} on all modules", _part(hook, inside, 0)
@@ -111,7 +112,7 @@ def _said(hook: object) -> str:
 
 
 def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
-    """What is known of a callable, or of something that it holds; None where that does not say what it does."""
+    """What a fingerprint holds of a callable, or of what it holds; None where that does not say what it does."""
     numbers = [number for number, each in enumerate(inside) if each is value]
     if numbers:
         return f"module {numbers[0]} of the backbone"
@@ -124,6 +125,7 @@ def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | Non
 
 
 def _is_known_by_name(value: type | BuiltinFunctionType | FunctionType) -> bool:
+    """Whether the name of a callable says enough for a fingerprint: it is a class or a library's."""
     of_library = (value.__module__ or "").partition(".")[0] in _LIBRARIES and "<" not in value.__qualname__
     return of_library or not isinstance(value, FunctionType)
 
@@ -156,6 +158,7 @@ def _globals_of(code: CodeType) -> list[str]:
 
 
 def _bytecode(code: CodeType) -> str:
+    """The bytecode and constants of a function, as they go into a fingerprint."""
     consts = [_bytecode(each) if isinstance(each, CodeType) else _plain(each) for each in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, consts))
 
@@ -166,7 +169,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor as they lie in memory, row by row."""
+    """The numbers of a tensor as they lie in memory, row by row, to be hashed."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(numbers)
@@ -198,7 +201,7 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
 
 
 def _pair_in(sample: object) -> tuple[Tensor, Any]:
-    """The image and the target of a sample.
+    """The image and the target of a sample that goes into the fingerprint of a dataset.
 
     Raises:
         UsageError: It is something else.
@@ -221,6 +224,7 @@ def _pair_in(sample: object) -> tuple[Tensor, Any]:
 
 
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
+    """Warn that a dataset is random: its fingerprint and cached features are those of one draw."""
     if not torch.equal(first, again):
         warnings.warn(
             "the dataset gives another image each time the same index is read: what is kept are the features "

@@ -85,6 +85,7 @@ def probe(embeddings: Embeddings | str | os.PathLike[str], *, k: int = 5, seed: 
 
 
 def _labelled(found: Embeddings) -> tuple[Tensor, Tensor, int]:
+    """The vectors and class numbers to probe: those of classes with enough images."""
     counts = Counter(found.labels)
     names = sorted(label for label, count in counts.items() if label and count >= _FEWEST)
     if len(names) < _FEWEST:
@@ -101,6 +102,7 @@ def _labelled(found: Embeddings) -> tuple[Tensor, Tensor, int]:
 
 
 def _held_out(y: Tensor, seed: int) -> Tensor:
+    """Which vectors a probe tests on: a share of each class."""
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(y), dtype=torch.bool, device="cpu")
     for label in sorted({*y.tolist()}):
@@ -111,6 +113,7 @@ def _held_out(y: Tensor, seed: int) -> Tensor:
 
 
 def _knn(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], k: int) -> float:
+    """The accuracy of a probe by the nearest neighbours."""
     similar = F.normalize(test[0], dim=1) @ F.normalize(train[0], dim=1).T
     near = similar.topk(min(k, len(train[0])), dim=1)
     votes = torch.zeros(len(test[0]), int(train[1].max()) + 1, device="cpu")
@@ -119,6 +122,7 @@ def _knn(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], k: int) -> f
 
 
 def _linear(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int) -> float:
+    """The accuracy of a probe by a linear layer."""
     mean, std = train[0].mean(0), train[0].std(0)
     std = torch.where(std > _CONSTANT * mean.abs(), std, 1)
     x, x_test = (train[0] - mean) / std, (test[0] - mean) / std

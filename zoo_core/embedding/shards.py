@@ -52,7 +52,7 @@ def shards_in(images: Any) -> list[Path]:  # noqa: ANN401 - whatever people call
 
 
 def _expanded(text: str) -> list[str]:
-    """Each number of a range in braces, with as many digits as its first has."""
+    """Each number of a range of shards in braces, with as many digits as its first has."""
     if not (match := _RANGE.search(text)):
         return [text]
     first, last = match.groups()
@@ -61,6 +61,7 @@ def _expanded(text: str) -> list[str]:
 
 
 def _matching(text: str) -> list[Path]:
+    """The shards at a path, or those that match a glob."""
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - a glob is no path
     matches = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207 - absolute patterns too
     if not matches:
@@ -85,7 +86,7 @@ def images_in(shards: Iterable[Path]) -> Iterator[tuple[Source, str]]:
 
 
 def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str]]:
-    """Members of one name stand one after the other.
+    """The samples in a shard: members of one name stand one after the other.
 
     Raises:
         ReadError: An image and its class are apart, a member is there twice, or the file ends before its end is marked.
@@ -119,7 +120,7 @@ def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str
 
 
 def _require_end(opened: tarfile.TarFile) -> None:
-    """Refuse what ``tarfile`` takes for the end of a file: a broken header, and a file that was cut between members."""
+    """Refuse a shard that ``tarfile`` takes for ended: by a broken header, or cut between members."""
     file = opened.fileobj
     if file is None:
         return

@@ -136,6 +136,7 @@ def export(
 
 
 def _format_of(target: Path, to: str | None) -> str:
+    """The format to export to, by its name or by that of the file."""
     by_name = next((name for name, kind in FORMATS.items() if kind.suffix == target.suffix.lower()), None)
     result = to or by_name or "onnx"
     if result not in FORMATS:
@@ -154,6 +155,7 @@ def _format_of(target: Path, to: str | None) -> str:
 
 
 def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:
+    """Refuse to export a model for a task without outputs of one shape, or features with a softmax."""
     card = knowledge_of(model).card
     if card is not None and card.task in _REFUSED:
         raise NotSupported(
@@ -169,7 +171,7 @@ def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """Where to write ``target``: in a folder beside it, from which all files move out when the block is done.
+    """Where to export to: in a folder beside ``target``, from which all files move out when the block is done.
 
     They have their last names from the beginning, for one may name another, as ONNX names its tensors.
     """
@@ -186,6 +188,7 @@ def _staged(target: Path) -> Iterator[Path]:
 
 
 def _require_agreement(model: NamedOutputs, x: Tensor, difference: float, largest: float, dtype: torch.dtype) -> None:
+    """Refuse an exported file that gives other outputs than the model."""
     if not math.isfinite(largest):
         raise ZooError(
             "the model gives nan or infinity for an image of noise, so that nothing can be compared",
@@ -209,6 +212,7 @@ def _require_agreement(model: NamedOutputs, x: Tensor, difference: float, larges
 def _write(
     kind: Format, model: NamedOutputs, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool
 ) -> None:
+    """Write the exported file; what an exporter raises becomes an error that says why."""
     try:
         kind.write(model, x, path, json.dumps(metadata, ensure_ascii=False), dynamic)
     except (ZooError, OSError):
@@ -223,13 +227,14 @@ def _write(
 
 
 def _way_out(reason: str, *, dynamic: bool) -> str:
+    """What to do where a model cannot be exported, by the exporter's reason."""
     if "data-dependent" in reason:
         return "a forward without a branch on values, such as one with torch.where"
     return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
 
 
 def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
-    """The largest difference of an output from the model's, and the largest of its values; nan is kept.
+    """The largest difference of an exported output from the model's, and the largest of its values; nan is kept.
 
     Of several outputs it is that of the one where it is the largest share: maps of one model differ in scale.
     """
@@ -253,6 +258,7 @@ def _larger(first: float, second: float) -> float:
 
 
 def _opened(kind: Format, path: Path) -> Run:
+    """The exported file, ready to run; what its runtime raises becomes an error that says why."""
     try:
         return kind.open(path)
     except ZooError:
@@ -267,7 +273,7 @@ def _opened(kind: Format, path: Path) -> Run:
 
 
 def _example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
-    """A batch of two images of noise, of the size that the model sees."""
+    """A batch of two images of noise to export with, of the size that the model sees."""
     one = example_input(model)
     if size is not None:
         one = example_input(model, (*one.shape[1:-2], *_sides(model, size)))
@@ -277,6 +283,7 @@ def _example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
 
 
 def _known_numbers(model: nn.Module, size: int | Sequence[int] | None) -> Preprocessing:
+    """The preprocessing to put into an exported graph; refused where a number is not known."""
     result = resized(numbers_of(model), size)
     for name in ("mean", "std"):
         require_known(name, getattr(result, name))
@@ -284,14 +291,14 @@ def _known_numbers(model: nn.Module, size: int | Sequence[int] | None) -> Prepro
 
 
 def _bytes_like(x: Tensor) -> Tensor:
-    """Images as they are decoded, of the size of a batch."""
+    """Images as they are decoded, of the size of a batch, for an exported graph with its preprocessing."""
     shape = (x.shape[0], *x.shape[2:], x.shape[1])
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device="cpu").to(x.device)
 
 
 def _sides(model: nn.Module, size: int | Sequence[int]) -> Sequence[int]:
-    """Height and width of the images that a model sees, for a size as :func:`zoo_core.transforms` takes it."""
+    """Height and width of the images that an exported model sees, for a size as ``zoo.transforms`` takes it."""
     try:
         numbers = numbers_of(model)
     except NotSupported:  # nothing says how images are prepared, and nothing needs to
@@ -300,6 +307,7 @@ def _sides(model: nn.Module, size: int | Sequence[int]) -> Sequence[int]:
 
 
 def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Sequence[int] | None) -> dict[str, Any]:
+    """The metadata of an exported file: model, input, preprocessing, outputs and class names."""
     known = knowledge_of(model)
     try:
         preprocessing = preprocessing_to_record(resized(numbers_of(model), size))

@@ -35,7 +35,7 @@ _ALONE_UP_TO = 1536 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """One format to export to: how it is written, opened and run.
 
     Attributes:
         suffix: What the name of its files ends with.
@@ -55,6 +55,7 @@ def _program(model: NamedOutputs, x: Tensor, dynamic: bool) -> torch.export.Expo
 
 
 def _write_pt2(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    """Write a model in the format pt2 of torch.export."""
     program = _program(model, x, dynamic)
     with archive_file(path) as file:  # by its path, torch takes a name that ends in .pt2 alone
         torch.export.save(program, file, extra_files={METADATA: metadata})
@@ -88,12 +89,14 @@ def archive_file(path: Path) -> Iterator[Any]:
 
 
 def _open_pt2(path: Path) -> Run:
+    """Open a file of the format pt2 to run it."""
     with path.open("rb") as file:
         module: Run = torch.export.load(file).module()
     return module
 
 
 def _pt2_metadata(path: Path) -> str:
+    """The metadata in a file of the format pt2."""
     files = {METADATA: ""}
     with path.open("rb") as file:
         torch.export.load(file, extra_files=files)
@@ -101,6 +104,7 @@ def _pt2_metadata(path: Path) -> str:
 
 
 def _write_torchscript(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    """Write a model in the format TorchScript, as a trace."""
     _refuse_branches(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated, and that a trace is one path through the code
@@ -114,13 +118,14 @@ def _write_torchscript(model: NamedOutputs, x: Tensor, path: Path, metadata: str
 
 
 def _trace(module: nn.Module, x: Tensor, path: Path, metadata: str) -> None:
+    """Write a module in the format TorchScript, as a trace on an example."""
     traced = torch.jit.trace(module, x, check_trace=False)  # type: ignore[no-untyped-call]  # torch's
     with path.open("wb") as file:  # by its path, torch would end the process where a write fails
         torch.jit.save(traced, file, _extra_files={METADATA: metadata.encode()})
 
 
 def _refuse_branches(model: nn.Module, x: Tensor) -> None:
-    """Refuse a forward that asks for a value of a tensor: a trace would keep the one branch that it took for ``x``."""
+    """Refuse TorchScript for a forward that branches on a tensor's value: a trace keeps the branch it took."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             model(mode.from_tensor(x))
@@ -135,6 +140,7 @@ def _refuse_branches(model: nn.Module, x: Tensor) -> None:
 
 
 def _open_torchscript(path: Path) -> Run:
+    """Open a file of the format TorchScript to run it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module: Run = torch.jit.load(path)  # type: ignore[no-untyped-call]  # torch's
@@ -142,6 +148,7 @@ def _open_torchscript(path: Path) -> Run:
 
 
 def _torchscript_metadata(path: Path) -> str:
+    """The metadata in a file of the format TorchScript."""
     files: dict[str, Any] = {METADATA: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,6 +158,7 @@ def _torchscript_metadata(path: Path) -> str:
 
 
 def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    """Write a model in the format ONNX."""
     _require_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
@@ -169,7 +177,7 @@ def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynam
 
 
 def input_name(outputs: Sequence[str]) -> str:
-    """What the input of a graph is called: ``"image"``, or a name that no output has.
+    """What the input of an exported format is called: ``"image"``, or a name that no output has.
 
     Example:
         >>> input_name(("scores",)), input_name(("image", "shape"))
@@ -182,6 +190,7 @@ def input_name(outputs: Sequence[str]) -> str:
 
 
 def _open_onnx(path: Path) -> Run:
+    """Open a file of the format ONNX to run it with onnxruntime."""
     ort = _require_onnx()
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -198,6 +207,7 @@ def _onnx_metadata(path: Path) -> str:
 
 
 def _require_onnx() -> Any:  # noqa: ANN401 - the module of onnxruntime
+    """Give onnxruntime, or say what the format ONNX needs."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
@@ -207,6 +217,7 @@ def _require_onnx() -> Any:  # noqa: ANN401 - the module of onnxruntime
 
 
 def _write_openvino(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
+    """Write a model in the format of OpenVINO, by way of ONNX."""
     ov = _require_openvino()
     with tempfile.TemporaryDirectory() as folder:
         through = Path(folder, "model.onnx")
@@ -217,6 +228,7 @@ def _write_openvino(model: NamedOutputs, x: Tensor, path: Path, metadata: str, d
 
 
 def _open_openvino(path: Path) -> Run:
+    """Open a file of the format of OpenVINO to run it in full precision."""
     ov = _require_openvino()
     core = ov.Core()
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # or it computes in what is fastest on this processor
@@ -234,6 +246,7 @@ def _openvino_metadata(path: Path) -> str:
 
 
 def _require_openvino() -> Any:  # noqa: ANN401 - the module
+    """Give openvino, or say what its format needs."""
     try:
         import openvino
     except ImportError as error:

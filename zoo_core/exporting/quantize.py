@@ -114,6 +114,7 @@ def _share(hits: list[bool]) -> float:
 def _prepared(
     model: nn.Module, images: str | os.PathLike[str], size: int | Sequence[int] | None
 ) -> Iterator[tuple[Tensor, str]]:
+    """The labelled images to quantize with and test on, as the model takes them."""
     labels: list[str] = []
 
     def named() -> Iterator[Any]:
@@ -134,6 +135,7 @@ def _classes(path: Path, batches: list[tuple[Tensor, str]]) -> list[int]:
 
 
 def _write_onnx(path: Path, batches: list[Tensor]) -> None:
+    """Quantize an ONNX file, by the static quantization of onnxruntime."""
     import onnx
     from onnxruntime import quantization
 
@@ -161,7 +163,7 @@ def _write_onnx(path: Path, batches: list[Tensor]) -> None:
 
 
 def _write_pt2(path: Path, batches: list[Tensor]) -> None:
-    """Weights and inputs of convolutions and linear layers, by the export quantization of torchao.
+    """Quantize weights and inputs of convolutions and linear layers, by the export quantization of torchao.
 
     Where an operation's input is quantized is all that is said here, and not which operations a processor fuses, as
     torchao's own quantizer for x86 does: that one fails on a ReLU that a model uses twice.
@@ -189,6 +191,7 @@ def _write_pt2(path: Path, batches: list[Tensor]) -> None:
 
 
 def _quantizer() -> Any:  # noqa: ANN401 - torchao ships no types
+    """The quantizer of torchao for convolutions and linear layers."""
     from torchao.quantization import pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
@@ -224,6 +227,7 @@ def _quantizer() -> Any:  # noqa: ANN401 - torchao ships no types
 
 
 def _require_torchao() -> None:
+    """Refuse to quantize pt2 without torchao."""
     try:
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - looked for
     except ImportError as error:
@@ -232,7 +236,7 @@ def _require_torchao() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime gives on the root logger."""
+    """Inside the block, quantize without the advice that onnxruntime gives on the root logger."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -95,7 +95,7 @@ def load_images(
 def _map_in_order(
     pool: ThreadPoolExecutor, load: Callable[[Source], Loaded], sources: Iterable[Source], ahead: int
 ) -> Iterator[Loaded]:
-    """The results in the order of the sources, at most ``ahead`` of them before they are taken."""
+    """The results of the threads that load images, in order, at most ``ahead`` of them before they are taken."""
     waiting: deque[Future[Loaded]] = deque()
     for source in sources:
         waiting.append(pool.submit(load, source))
@@ -106,7 +106,7 @@ def _map_in_order(
 
 
 def _require_no_line(size: tuple[int, int], name: str) -> None:
-    """Refuse an image so long that resizing its short side would take all memory.
+    """Refuse to load an image so long that resizing its short side would take all memory.
 
     Raises:
         ImageError: One side is more than a thousand times the other.
@@ -121,7 +121,7 @@ def _require_no_line(size: tuple[int, int], name: str) -> None:
 
 
 def in_batches(loaded: Iterable[Loaded], size: int, *, any_shape: bool = False) -> Iterator[list[Loaded]]:
-    """Images of one shape together, at most ``size`` of them, in their order; those without a tensor go along.
+    """Loaded images of one shape together, at most ``size`` of them, in order; those without a tensor go along.
 
     Args:
         loaded: Images.

@@ -97,7 +97,7 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
 
 
 def _refuse(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
-    """Refuse a page before it is decoded."""
+    """Refuse a page of a TIFF before it is decoded."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # as Pillow does
         hint = "zoo.sliding_window(model, path, size=...) reads it window by window"
         raise ImageError(f"{name}: too large to be read as one image", hint=hint, name=name)
@@ -107,6 +107,7 @@ def _refuse(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no t
 
 
 def _beginning(file: Any) -> bytes:  # noqa: ANN401 - a path or an open file
+    """The first bytes of a file that Pillow cannot read."""
     if isinstance(file, Path):
         with file.open("rb") as opened:
             return opened.read(_BEGINNING)

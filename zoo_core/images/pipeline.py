@@ -97,7 +97,7 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
 
 
 class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Refuse a sample whose boxes or masks would stay where they are while its image is flipped.
+    """Refuse a sample, in a pipeline, whose boxes or masks would stay while its image is flipped.
 
     Example:
         >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
@@ -127,6 +127,7 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
 
 
 def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa: ANN401 - any sample
+    """Collect the parts of a sample that goes through a pipeline, each with its name."""
     if isinstance(item, dict):
         for key, value in item.items():
             _collect(value, str(key), flat)
@@ -138,7 +139,7 @@ def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa
 
 
 class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Resize an image and keep its proportions, so that it covers a size or stays within it.
+    """A step of a pipeline: resize an image and keep its proportions, to cover a size or stay within it.
 
     Args:
         size: Height and width, in pixels.
@@ -179,7 +180,7 @@ class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
 
 
 class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Cut out the centre of an image, or pad it where it is too small.
+    """A step of a pipeline: cut out the centre of an image, or pad it where it is too small.
 
     Args:
         size: Height and width, in pixels.
@@ -214,7 +215,7 @@ class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships 
 
 
 class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """An image as a tensor of float32, ``[..., C, H, W]``.
+    """A step of a pipeline: an image as a tensor of float32, ``[..., C, H, W]``.
 
     Args:
         white: What white becomes: 1.0 for most models. Floats that come in count from 0 to 1.
@@ -243,7 +244,7 @@ class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no type
 
 
 class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """``[..., T, C, H, W]``, as videos are read, to ``[..., C, T, H, W]``, as networks take them.
+    """A step of a pipeline: ``[..., T, C, H, W]``, as videos are read, to ``[..., C, T, H, W]``.
 
     Example:
         >>> FramesAfterChannels()(torch.zeros(16, 3, 8, 8)).shape
@@ -263,7 +264,7 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
 
 
 def _is_image(item: object) -> bool:
-    """Whether something is an image or a video, and neither a label nor a mask nor boxes."""
+    """Whether a part of a sample is an image or a video to transform, and neither a label nor a mask nor boxes."""
     if isinstance(item, tv_tensors.Image | tv_tensors.Video):
         return True
     if isinstance(item, Tensor):
@@ -272,7 +273,7 @@ def _is_image(item: object) -> bool:
 
 
 def _like(values: Tensor, image: Any) -> Tensor:  # noqa: ANN401 - a tensor or a PIL image
-    """Marked as an image, so that later steps never take a label next to it for one."""
+    """Marked as an image, so that later steps of a pipeline never take a label next to it for one."""
     kind = tv_tensors.Video if isinstance(image, tv_tensors.Video) else tv_tensors.Image
     return cast("Tensor", kind(values))
 
@@ -284,7 +285,7 @@ _IGNORED = 255
 
 
 def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
-    """The pipeline for what weights want.
+    """The pipeline of torchvision transforms for what weights want.
 
     Args:
         numbers: What the weights expect, with a number for each channel.
@@ -309,7 +310,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
 
 
 def _cut(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
-    """Bring an image to its size."""
+    """The steps of a pipeline that bring an image to its size."""
     how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
     if numbers.resize and numbers.fit == "squash":
         yield v2.Resize(list(numbers.resize), **how)
@@ -335,6 +336,7 @@ def _augment(numbers: Preprocessing, task: str) -> list[Any]:
 
 
 def _for_classification(numbers: Preprocessing) -> list[Any]:
+    """The random steps of a pipeline to train a classifier."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
     how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
@@ -342,6 +344,7 @@ def _for_classification(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_segmentation(numbers: Preprocessing) -> list[Any]:
+    """The random steps of a pipeline to train for segmentation."""
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
@@ -357,6 +360,7 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_detection(_: Preprocessing) -> list[Any]:
+    """The random steps of a pipeline to train a detector."""
     return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
 
 
@@ -368,6 +372,7 @@ _AUGMENTATIONS = {
 
 
 def _filter(name: str) -> Any:  # noqa: ANN401 - torchvision ships no types
+    """The interpolation of torchvision for a pipeline, by the name in a card."""
     known = [mode.value for mode in v2.InterpolationMode]
     if name not in known:
         raise UsageError(

@@ -33,7 +33,7 @@ _LARGEST = 16_384
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the images of a model or of a name go through; a mean or std that is NaN is one that is not known.
+    """The numbers of the preprocessing of a model or a name; a mean or std that is NaN is not known.
 
     Attributes:
         preprocessing: With a number for each channel that the model has now.
@@ -132,6 +132,7 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
 
 
 def _record(preprocessing: object) -> Preprocessing:
+    """A preprocessing from what a user gives: a record, a mapping, or the name of a model."""
     if isinstance(preprocessing, str):
         card, tag = current_zoo().resolve(preprocessing)
         return card.find(tag or held_tag(card.id, card.default)).preprocessing
@@ -148,7 +149,7 @@ def _record(preprocessing: object) -> Preprocessing:
 
 
 def numbers_of(model: nn.Module | str) -> Numbers:
-    """What the images of a model or of a name go through.
+    """The preprocessing of a model or of a name, as numbers.
 
     Raises:
         NotAZooModel: zoo knows nothing about the model.
@@ -187,6 +188,7 @@ def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str,
 
 
 def _after(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
+    """The preprocessing after these edits of a model: the latest that was set, through each new stem since."""
     latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
     if latest is not None:
         start, edits = _record(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
@@ -205,6 +207,7 @@ def _through(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
 
 
 def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
+    """A mean or std of a preprocessing after the stem was adapted; NaN for a channel that comes from no old one."""
     for edit in edits:
         arguments = edit.arguments
         plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])
@@ -215,14 +218,14 @@ def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[f
 
 
 def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:  # noqa: ANN401 - a mapping or None
-    """The new channels that come from old ones; None for all of them."""
+    """The new channels whose mean and std come from old ones; None for all of them."""
     if sources is not None:
         return tuple(sources)
     return {"random": (), "zero": range(old)}.get(policy)
 
 
 def require_known(name: str, numbers: Sequence[float]) -> None:
-    """Refuse numbers of which one is not known.
+    """Refuse a mean or std of a preprocessing of which one number is not known.
 
     Raises:
         NotSupported: One is NaN.
@@ -269,6 +272,7 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
 
 
 def _unsaid(known: Knowledge) -> NotSupported:
+    """The error for a model of which no weights say its preprocessing."""
     published = known.card.id if known.card and known.card.weights else None
     hint = (
         "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; its fields say what differs"

@@ -47,7 +47,7 @@ _BATCH_AXES, _CLIP_AXES = 4, 4
 
 
 class Source(NamedTuple):
-    """One image, not read yet.
+    """One image to read, with its name; it is not opened yet.
 
     Attributes:
         name: Its path, or ``image 3`` for the fourth of several that have none.
@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
 
 def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source], bool]:
-    """The images that something stands for, in order, and whether it stands for several by its kind.
+    """The images to read that something stands for, in order, and whether it stands for several by its kind.
 
     Folders are gone through with all folders inside them, by name, and hidden files are left out.
 
@@ -93,6 +93,7 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
 
 
 def _of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
+    """The images to read that each item of several stands for."""
     for i, item in enumerate(images):
         try:
             inner, several = sources_of(item, video=video)
@@ -105,6 +106,7 @@ def _of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
 
 
 def _of_path(text: str, suffixes: frozenset[str]) -> tuple[Iterator[Source], bool]:
+    """The images to read at a path: a file, or all those of a folder or a glob."""
     if not text:
         raise ImageError("an empty path", expected="a file, a folder or a glob", hint="'.' is the folder you are in")
     text = os.path.expanduser(text)  # noqa: PTH111 - a glob is no path
@@ -124,6 +126,7 @@ def _source(path: Path) -> Source:
 
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """The images to read in a folder and those inside it, in order."""
     seen = set()  # links may go round in a circle
     for at, folders, files in os.walk(folder, followlinks=True):
         if os.path.realpath(at) in seen:
@@ -137,7 +140,7 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
 
 
 def _required(sources: Iterator[Source], name: str, problem: str) -> Iterator[Source]:
-    """The same, of which there has to be one."""
+    """The same images to read, of which there has to be one."""
     first = next(sources, None)
     if first is None:
         raise ImageError(f"{name}: {problem}", expected="at least one image", hint="check the path", name=name)
@@ -259,6 +262,7 @@ def _is_pil(item: object) -> bool:
 
 
 def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or an open file
+    """Read an image file with Pillow, or what Pillow cannot read as a TIFF."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(file, Path):
@@ -294,7 +298,7 @@ def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or a
 
 
 def _require_regular(path: Path, name: str) -> None:
-    """Refuse what would be waited for, as a pipe is, or has no end."""
+    """Refuse to read what would be waited for, as a pipe is, or has no end."""
     try:
         is_regular = path.is_file() or not path.exists()
     except OSError as error:  # such as links in a circle
@@ -314,13 +318,14 @@ def _no_image(name: str, what: str, hint: str = "") -> ImageError:
 
 
 def _what(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
-    """What a file is that Pillow cannot read, and what to do with it."""
+    """What a file is that cannot be read as an image, and what to do with it."""
     what, hint = describe(file)
     is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
     return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
 
 
 def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
+    """An image that Pillow has opened, decoded as it is read here: upright, one frame, with all its bits."""
     from PIL import ImageOps
 
     if image.format in _DRAWINGS:
@@ -392,6 +397,7 @@ def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
 
 
 def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PIL image or a tensor
+    """An array that is read as an image."""
     import numpy as np
 
     array: np.ndarray[Any, Any] = np.asarray(item)
@@ -400,7 +406,7 @@ def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PI
 
 
 def require_image_shape(shape: tuple[int, ...], name: str) -> None:
-    """Refuse the shape of an array that is no image ``[H, W]`` or ``[H, W, C]``.
+    """Refuse the shape of an array that cannot be read as an image ``[H, W]`` or ``[H, W, C]``.
 
     Raises:
         ImageError: It has other axes, is empty, or has its channels first.
@@ -433,6 +439,7 @@ def from_array(array: np.ndarray[Any, Any], name: str) -> Any:  # noqa: ANN401 -
 
 
 def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
+    """An array that is read as an image, as a tensor with memory of its own."""
     import numpy as np
     import torch
 
@@ -441,6 +448,7 @@ def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
+    """A tensor that is read as an image: ``[C, H, W]``, of uint8 or of floats from 0 to 1."""
     import torch
 
     if tensor.ndim not in (_MAP, _IMAGE) or not tensor.numel():

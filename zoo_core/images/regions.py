@@ -68,7 +68,7 @@ def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:  # noqa: ANN4
 
 
 class _WholeRows:
-    """An image that is in memory already, or has to be."""
+    """The rows of an image that is in memory already, or has to be."""
 
     def __init__(self, image: Any, channels: int) -> None:  # noqa: ANN401 - a PIL image or a tensor
         from torchvision.transforms.v2 import functional
@@ -89,7 +89,7 @@ class _WholeRows:
 
 
 class _ArrayRows:
-    """An array ``[H, W]`` or ``[H, W, C]``, which may be on disk."""
+    """The rows of an array ``[H, W]`` or ``[H, W, C]``, which may be on disk."""
 
     def __init__(self, array: Any, name: str, channels: int) -> None:  # noqa: ANN401 - numpy's
         self._array, self._name, self._channels = array, name, channels
@@ -105,7 +105,7 @@ class _ArrayRows:
 
 
 def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
-    """A TIFF by its strips or tiles; None where Pillow has to read it."""
+    """A TIFF read row by row, by its strips or tiles; None where Pillow has to read it."""
     try:
         import tifffile
     except ImportError:
@@ -128,7 +128,7 @@ def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
 
 
 class _TiffRows:
-    """The first page of a TIFF, of which only the strips or tiles of a band are decoded."""
+    """The rows of the first page of a TIFF, of which only the strips or tiles of a band are decoded."""
 
     def __init__(self, tiff: Any, file: BinaryIO, name: str, channels: int) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
         page = tiff.pages.first

@@ -85,7 +85,7 @@ def transforms(
 
 
 def _numbers(name: str, own: Sequence[float] | None, of_weights: tuple[float, ...]) -> tuple[float, ...]:
-    """The user's numbers, one a channel, or else those of the weights."""
+    """The mean or std that a user gives to ``zoo.transforms``, one a channel, or else those of the weights."""
     if own is None:
         require_known(name, of_weights)
         return of_weights

@@ -13,7 +13,7 @@ _CLIP_AXES = 4
 
 
 def read_clip(item: object, name: str, frames: int) -> ReadImage:
-    """``[T, C, H, W]``: all frames of a tensor or an array, or frames that are evenly spread over a video file.
+    """A video clip ``[T, C, H, W]``: all frames of a tensor or an array, or frames evenly spread over a file.
 
     Args:
         item: A path, bytes, an open file, a tensor ``[T, C, H, W]``, or an array ``[T, H, W, C]``.
@@ -48,7 +48,7 @@ def read_clip(item: object, name: str, frames: int) -> ReadImage:
 
 
 def _from_frames(clip: Any, name: str) -> Any:  # noqa: ANN401 - a tensor or an array, and a tensor
-    """The frames, each checked as an image is."""
+    """The frames of a video clip, each checked as an image is."""
     import torch
 
     if clip.ndim != _CLIP_AXES or not len(clip):
@@ -66,6 +66,7 @@ def _to_tensor(image: Any) -> Any:  # noqa: ANN401 - a PIL image, and a tensor
 
 
 def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path or an open file, and a tensor
+    """The frames of a video file that are evenly spread over it, decoded by PyAV."""
     import torch
 
     try:
@@ -100,6 +101,7 @@ def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path
 
 
 def _frames_of(av: Any, item: Any) -> Any:  # noqa: ANN401 - the module, an open file, and frames
+    """All frames of a video file, one after another."""
     if hasattr(item, "seek"):
         item.seek(0)
     with av.open(os.fspath(item) if isinstance(item, os.PathLike) else item) as container:

@@ -222,7 +222,7 @@ def activation_stats(
 def _watched(
     model: nn.Module, chosen: dict[str, nn.Module], measure: Callable[[str, str, object], None], *, functions: bool
 ) -> Iterator[None]:
-    """Inside the block, measure what each of these modules gives, and activations that are called as functions."""
+    """Inside the block, measure the activations that these modules and functions they call give."""
     handles = [module.register_forward_hook(_measuring(path, measure)) for path, module in chosen.items()]
     mode = _Functions(measure) if functions else nullcontext()
     if isinstance(mode, _Functions):
@@ -275,6 +275,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The modules whose activations are measured: those that match, or all without children."""
     modules = {path: module for path, module in model.named_modules() if path}
     if patterns is None:
         # Attention has a child, its output projection, which it never calls as a module.
@@ -299,13 +300,14 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mo
 
 
 def _tensor(output: object) -> Tensor | None:
-    """What a layer gave, or the first of several things."""
+    """The activation among what a layer gave: a tensor, or the first of several things."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
     return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None
 
 
 def _measured(path: str, call: int, kind: str, output: Tensor) -> Activation:
+    """The statistics of one activation."""
     values = output.detach().float()
     std = values.std().item() if values.numel() > 1 else 0.0
     return Activation(
@@ -322,7 +324,7 @@ def _measured(path: str, call: int, kind: str, output: Tensor) -> Activation:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put buffers and the random state back afterwards: a pass in train mode moves both."""
+    """Put buffers and the random state back after measuring activations: a pass in train mode moves both."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with unmoved(model):
         try:

@@ -178,11 +178,12 @@ def cam(
 
 
 def _full_precision() -> AbstractContextManager[Any]:
-    """Where autocast is on, as around training, pytorch-grad-cam would get bfloat16, which NumPy has not."""
+    """Inside the block, no autocast, under which pytorch-grad-cam would get bfloat16, which NumPy has not."""
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
 
 
 def _require_numbers(logits: Tensor) -> None:
+    """Refuse a class activation map of a model that gives nan."""
     if logits.isnan().any():
         raise NotSupported(
             "the model gives nan",
@@ -215,6 +216,7 @@ def _first_that_lights_up(
 
 
 def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library without types
+    """The class of pytorch-grad-cam for a method."""
     if method not in METHODS:
         raise UsageError(
             f"method cannot be {method!r}",
@@ -230,7 +232,7 @@ def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library withou
 
 @dataclass(frozen=True)
 class _Layer:
-    """A module that gives a map, which of the tensors that it gives is read, and how.
+    """A module that gives a map for a CAM, which of the tensors that it gives is read, and how.
 
     Attributes:
         name: Of the stage, or the path of the module.
@@ -253,13 +255,14 @@ class _Layer:
 
 
 def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - what a module gives
+    """The tensors that a module gives, among which a CAM may read a map."""
     if isinstance(output, tuple | list):
         return [tensor for each in output for tensor in _tensors_in(each)]
     return [output] if isinstance(output, Tensor) else []
 
 
 def _with_tensor(output: Any, place: int, tensor: Tensor) -> Any:  # noqa: ANN401 - what a module gives
-    """The same structure with another tensor in this place."""
+    """The same output of a module with another tensor in this place, for a CAM."""
     places = itertools.count()
 
     def replaced(each: Any) -> Any:  # noqa: ANN401 - as above
@@ -271,7 +274,7 @@ def _with_tensor(output: Any, place: int, tensor: Tensor) -> Any:  # noqa: ANN40
 
 
 class _Logits(nn.Module):
-    """A copy of a model that gives ``[N, classes]``; no parameter takes a gradient and nothing works in place.
+    """A copy of a model for a CAM that gives ``[N, classes]``; no parameter takes a gradient, nothing works in place.
 
     Attributes:
         tap: What one tensor of one module goes through, where ``tapped`` puts it.
@@ -335,7 +338,7 @@ class _Logits(nn.Module):
 
 
 def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
-    """What the classes are called, of one head where there are several."""
+    """What the classes that a CAM is for are called, of one head where there are several."""
     names = class_names(model)
     if isinstance(names, dict):
         return names.get(head or "", ())
@@ -343,6 +346,7 @@ def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
 
 
 def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> int:
+    """The number of the class that a CAM is for: a name, a number, or the likeliest."""
     count = logits.shape[1]
     if target is None:
         return int(logits[0].argmax())
@@ -366,7 +370,7 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
 
 
 def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
-    """The layers that give a map which the logit depends on, the deepest first."""
+    """The layers that a CAM can be of: they give a map which the logit depends on, the deepest first."""
     outputs: dict[str, Any] = {}
     readers: dict[str, Callable[[Any], Tensor | None]] = {}
     candidates = _candidates(model, at)
@@ -402,7 +406,7 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
 
 
 def _candidates(model: nn.Module, at: str | None) -> dict[str, tuple[str, Stage | None]]:
-    """Path of a module to what it is called and the stage that it is the end of, the deepest first."""
+    """Modules a CAM may be of: path to what each is called and the stage that it ends, the deepest first."""
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
     if at is not None:
         return {stages[at].output: (at, stages[at])} if at in stages else {module_path(model, at): (at, None)}
@@ -417,7 +421,7 @@ def _keep(outputs: dict[str, Any], path: str, _: nn.Module, __: object, output: 
 
 
 def _map_in(model: nn.Module, module: nn.Module, output: Any, *, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
-    """What a module gave as a map of several cells."""
+    """What a module gave as a map of several cells, for a CAM."""
     result = map_in(model, module, output, x, stage)
     return result if result is not None and result.shape[-2] * result.shape[-1] > 1 else None
 

@@ -38,7 +38,7 @@ _SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model costs on a device.
+    """What one model costs on a device, in a comparison.
 
     Attributes:
         name: ``family/name``, or the class of a module of one's own.
@@ -195,6 +195,7 @@ def compare(
 
 
 def _row(model: str | nn.Module, device: str | torch.device | None, batch_size: int) -> Measured:
+    """The measured costs of one model to compare, or the reason why there are none."""
     name = model if isinstance(model, str) else type(unwrap(model)).__name__
     try:
         built = get(model, weights=None, device=device) if isinstance(model, str) else model
@@ -209,6 +210,7 @@ def _row(model: str | nn.Module, device: str | torch.device | None, batch_size: 
 
 
 def _measure(model: nn.Module, batch_size: int) -> Measured:
+    """Measure the costs of one model to compare."""
     bare, card = unwrap(model), knowledge_of(model).card
     x = example_input(model)
     inputs: tuple[Any, ...] = (x.expand(batch_size, *x.shape[1:]).contiguous(),)
@@ -240,7 +242,7 @@ def _measure(model: nn.Module, batch_size: int) -> Measured:
 
 
 def _peak(model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> int | None:
-    """Peak bytes of tensors in a forward, and of the model."""
+    """Peak bytes of tensors in a forward of a model to compare, and of the model."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         model(*inputs)

@@ -69,6 +69,7 @@ def draw(
 
 
 def _draw_stages(model: nn.Module, path: Path) -> Path:
+    """Draw the stages of a model as boxes, with matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -105,7 +106,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
 
 
 def _axes_in_inches(figure: Any) -> Any:  # noqa: ANN401 - matplotlib's
-    """Axes without lines that fill the figure."""
+    """Axes to draw on, without lines, that fill the figure."""
     axes = figure.subplots()
     axes.set_xlim(0, figure.get_figwidth())
     axes.set_ylim(0, figure.get_figheight())
@@ -115,7 +116,7 @@ def _axes_in_inches(figure: Any) -> Any:  # noqa: ANN401 - matplotlib's
 
 
 def _heads(model: nn.Module, parts: tuple[Row, ...]) -> list[tuple[str, str, float]]:
-    """Name, words and trainable share of each head; those of one role that share a module stand together."""
+    """Name, words and trainable share of each head to draw; those of one role that share a module stand together."""
     head = next((part for part in parts if part.stage == "head"), None)
     if head is None:
         return []
@@ -137,6 +138,7 @@ def _share(part: Row) -> float:
 
 
 def _count(number: int) -> str:
+    """A number of parameters as it is drawn, such as 25.6 M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -144,7 +146,7 @@ def _count(number: int) -> str:
 
 
 def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, str], share: float) -> None:  # noqa: ANN401 - matplotlib's
-    """A box of which as much has the colour of what trains as does."""
+    """Draw a box of which as much has the colour of what trains as does."""
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle((left, bottom), width, _HEIGHT, facecolor=_FROZEN, linewidth=0))
@@ -156,6 +158,7 @@ def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, 
 
 
 def _arrow(axes: Any, x: float, top: float, words: str) -> None:  # noqa: ANN401 - matplotlib's
+    """Draw an arrow from a box to the next, with words beside it."""
     style = {"arrowstyle": "-|>", "color": _EDGE}
     axes.annotate("", (x, top - _GAP), (x, top), arrowprops=style)
     axes.text(x + 0.12, top - _GAP / 2, words, ha="left", va="center", fontsize=7, color=_INK)
@@ -167,6 +170,7 @@ def _legend(axes: Any, middle: float, y: float) -> None:  # noqa: ANN401 - matpl
 
 
 def _draw_graph(model: nn.Module, path: Path, depth: int) -> Path:
+    """Draw the whole graph of a model, through torchview."""
     try:
         from torchview import draw_graph
     except ImportError as error:

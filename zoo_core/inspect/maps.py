@@ -162,7 +162,7 @@ def _is_detector(model: nn.Module) -> bool:
 
 
 def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] | None) -> dict[str, str]:
-    """Path of each module to what it is called."""
+    """Path of each module to draw an activation map of, to what it is called."""
     if at is None and stages:
         return {stage.output: name for name, stage in stages.items()}
     modules = [path for path, _ in unwrap(model).named_modules() if path]
@@ -186,7 +186,7 @@ def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] |
 
 
 def map_in(model: nn.Module, module: nn.Module, output: Any, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
-    """What a module gave as a map ``[1, C, rows, columns]``, or None where it is none."""
+    """What a module gave as an activation map ``[1, C, rows, columns]``, or None where it is none."""
     anatomy = anatomy_of(model)
     if stage is not None:
         output = stage.map_in(unwrap(model), output)

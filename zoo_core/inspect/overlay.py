@@ -36,7 +36,7 @@ _LEGIBLE = 160
 
 @dataclass(frozen=True)
 class View:
-    """An image as a model sees it.
+    """An image as a model sees it, to lay maps over.
 
     Attributes:
         x: What the model takes, ``[1, C, H, W]``.
@@ -89,6 +89,7 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
 
 
 def _plain(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:  # noqa: ANN401 - PIL or tensor
+    """An image as a model sees it for which no preprocessing is known."""
     from torchvision.transforms.v2 import functional
 
     known = knowledge_of(model)
@@ -118,7 +119,7 @@ def _to_show(x: Tensor) -> Array:
 
 
 def resized_map(values: Array, height: int, width: int) -> Array:
-    """A map ``[H, W]`` at another size, without corners aligned."""
+    """A map ``[H, W]`` at the size of the image it is laid over, without corners aligned."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))[None, None]
     found = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)
     result: Array = found[0, 0].numpy()
@@ -138,7 +139,7 @@ def overlay(image: Array, values: Array, strength: float = 0.5) -> Image:
 
 
 def enlarged(image: Image) -> Image:
-    """A small image, scaled up by a whole factor with nearest-neighbour interpolation."""
+    """A small image under an overlay, scaled up by a whole factor with nearest-neighbour interpolation."""
     from PIL import Image as Pillow
 
     times = -(-_LEGIBLE // max(1, *image.size))
@@ -146,7 +147,7 @@ def enlarged(image: Image) -> Image:
 
 
 def to_html(image: Image, caption: str) -> str:
-    """An image for a notebook, with its caption."""
+    """An image with a map laid over it for a notebook, with its caption."""
     from html import escape
 
     file = io.BytesIO()
@@ -157,7 +158,7 @@ def to_html(image: Image, caption: str) -> str:
 
 
 def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
-    """Write an image to a file.
+    """Write an image with a map laid over it to a file.
 
     Raises:
         ZooError: It cannot be written there.
@@ -172,7 +173,7 @@ def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
 
 
 def cannot_write(path: str | os.PathLike[str], error: Exception) -> ZooError:
-    """What to say where a file cannot be written."""
+    """The error where a drawn overlay or figure cannot be written."""
     return ZooError(
         f"cannot write {path}", cause=str(error), hint="a folder that exists, and a suffix such as .png, .svg or .pdf"
     )

@@ -32,7 +32,7 @@ _KIND = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One module with parameters of its own, or a stage.
+    """One row of a summary: a module with parameters of its own, or a stage.
 
     Attributes:
         path: Dotted path of the module, or the name of the stage.
@@ -201,7 +201,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
 
 
 def _stage_of(model: nn.Module) -> dict[str, str]:
-    """Tensor name to the name of the part it is in."""
+    """Tensor name to the name of the part that a summary counts it in."""
     anatomy = anatomy_of(model)
     names = ["stem", *(stage.name for stage in anatomy.stages), "neck", "head"]
     result = {name: names[depth] for name, depth in depths(model).items()}
@@ -209,6 +209,7 @@ def _stage_of(model: nn.Module) -> dict[str, str]:
 
 
 def _parts(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:
+    """The stem, stages, neck and head of a summary, each merged from its layers."""
     by_stage: dict[str, list[Row]] = {}
     for row in rows:
         by_stage.setdefault(row.stage, []).append(row)
@@ -217,6 +218,7 @@ def _parts(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:
 
 
 def _merged(stage: str, rows: list[Row], shape: str) -> Row:
+    """One row of a summary for all layers of a stage."""
     sources: Counter[str] = Counter()
     for row in rows:
         sources.update(row.sources)

@@ -27,7 +27,7 @@ _SIDE = 64
 
 
 def generated_image(height: int = 3 * _SIDE, width: int = 4 * _SIDE) -> Image:
-    """An RGB image that is the same everywhere: computed from integers, with smooth parts and edges.
+    """An RGB image for fingerprints, the same everywhere: computed from integers, with smooth parts and edges.
 
     Example:
         >>> generated_image(2, 2).getpixel((1, 1))
@@ -89,6 +89,7 @@ def _takes_a_list(model: nn.Module) -> bool:
 
 
 def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - any model's output
+    """The tensors in the output of a model, in a fixed order for its fingerprint."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):

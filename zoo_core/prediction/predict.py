@@ -37,7 +37,7 @@ _NAMED_AT_MOST = 3
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one image.
+    """What ``zoo.predict`` gives for one image: a result, or the error in its place.
 
     Attributes:
         name: Its path, or its number.
@@ -137,6 +137,7 @@ def predict(
 
 
 def _warn_of(failed: Sequence[Prediction], total: int) -> None:
+    """Warn of images that were not predicted."""
     if failed:
         names = ", ".join(each.name for each in failed[:_NAMED_AT_MOST])
         more = ", ..." if len(failed) > _NAMED_AT_MOST else ""
@@ -145,6 +146,7 @@ def _warn_of(failed: Sequence[Prediction], total: int) -> None:
 
 
 def _warn_of_notes(predictions: Sequence[Prediction]) -> None:
+    """Warn of what was done to predicted images that their user may not expect."""
     noted = [f"{each.name}: {each.note}" for each in predictions if each.note]
     if noted:
         more = f"; and {len(noted) - _NAMED_AT_MOST} more" if len(noted) > _NAMED_AT_MOST else ""
@@ -276,6 +278,7 @@ class Predictor:
 def _checked_names(
     names: Sequence[str] | Mapping[str, Sequence[str]], model: nn.Module, task: str
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """The class names that a user gives for predictions, checked against the number of classes."""
     if isinstance(names, Mapping):
         return {head: tuple(_checked_names(each, model, "")) for head, each in names.items()}
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
@@ -290,6 +293,7 @@ def _checked_names(
 
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
+    """The transforms before a prediction; for segmentation nothing is cut off."""
     from zoo_core.images.pipeline import compose
     from zoo_core.images.transforms import transforms
 

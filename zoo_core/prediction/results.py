@@ -30,7 +30,7 @@ _GREY, _PIL_CHANNELS = 1, (1, 3, 4)
 
 
 def _colour_of(label: int) -> tuple[int, int, int]:
-    """A colour for a class, the same every time and far from that of its neighbours; black is the background.
+    """A colour for a class in a drawn result, the same every time and far from its neighbours'; black is background.
 
     Example:
         >>> _colour_of(0)
@@ -43,7 +43,7 @@ def _colour_of(label: int) -> tuple[int, int, int]:
 
 
 def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
-    """An RGB image to draw on."""
+    """An RGB image to draw a result on."""
     if isinstance(image, torch.Tensor):
         values = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
         values = values[:3] if values.shape[0] in _PIL_CHANNELS and values.shape[0] > _GREY else values[:1]
@@ -55,7 +55,7 @@ def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tenso
 
 
 def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN401 - as above
-    """The image with boxes, names, masks and keypoints drawn on it."""
+    """The image with the boxes, names, masks and keypoints of a result drawn on it."""
     drawn = _to_pil(image)
     if found.masks is not None:
         for mask, label in zip(found.masks, found.labels.tolist(), strict=True):
@@ -76,7 +76,7 @@ def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN
 
 
 def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:  # noqa: ANN401 - as above
-    """The mask in colours, over the image where there is one, and below it names and colours of its classes."""
+    """The mask of a result in colours, over the image if any, and below it names and colours of its classes."""
     labels = found.mask.to(torch.int64)
     palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
     coloured = Image.fromarray(palette[labels].numpy())
@@ -242,6 +242,7 @@ def to_record(result: Any) -> Any:  # noqa: ANN401 - a result, or several by nam
 
 
 def _detection(found: Detection) -> dict[str, Any]:
+    """A detected object of a result as JSON can write it."""
     record: dict[str, Any] = {"name": found.name, "score": found.score, "box": list(found.box)}
     if found.keypoints is not None:
         record["keypoints"] = found.keypoints.tolist()
@@ -276,7 +277,7 @@ _ONE_HEAD = Outputs((), frozenset(), {}, lambda output: output)
 
 @dataclass(frozen=True)
 class Reading:
-    """How outputs are read.
+    """How outputs of a model are read as results.
 
     Attributes:
         names: What the classes are called, empty when that is not known; for several heads by the name of each.
@@ -418,12 +419,12 @@ class Reading:
 
 
 def _are_probabilities(scores: Tensor) -> bool:
-    """Whether a softmax is the model's own last layer, and not to be taken again."""
+    """Whether outputs are read as probabilities: a softmax is the model's own last layer."""
     return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 
 def _at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks ``[N, 1, h, w]`` as ``[N, H, W]``."""
+    """The masks of a detector's result, ``[N, 1, h, w]``, as ``[N, H, W]``."""
     if masks.shape[-2:] != size and len(masks):
         masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
     return masks.reshape(len(masks), *size)

@@ -72,7 +72,7 @@ def _bell(length: int) -> Tensor:
 
 
 class Blender:
-    """The weighted mean of overlapping windows, finished row by row from the top.
+    """The weighted mean of overlapping sliding windows, finished row by row from the top.
 
     Args:
         target: ``[K, H, W]``, written as rows are finished.
@@ -119,7 +119,7 @@ _TASKS = ("classification", "segmentation")
 
 @dataclass(frozen=True, eq=False)
 class WindowScores:
-    """What a model gives for the windows of an image.
+    """What a model gives for the sliding windows of an image.
 
     Attributes:
         scores: ``[N, classes, rows, columns]``: one column a window for a classifier or embeddings, and one a pixel for
@@ -220,13 +220,15 @@ def sliding_window(
 
 @dataclass(frozen=True)
 class _Layer:
-    """One image of a batch, by its rows, and what is done to them."""
+    """One image of a batch that a window slides over, by its rows, and what is done to them."""
 
     rows: Rows
     prepare: Callable[[Tensor], Tensor]
 
 
 class _TensorRows:
+    """The rows of a tensor over which a window slides."""
+
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self.height, self.width = tensor.shape[-2:]
@@ -239,6 +241,7 @@ class _TensorRows:
 
 
 def _layers(model: nn.Module, image: Any) -> list[_Layer]:  # noqa: ANN401 - as the public function takes it
+    """The images that a window slides over, by their rows, each with what is done to it."""
     if isinstance(image, Tensor) and image.is_floating_point():
         batch = image if image.ndim == _BATCH else image[None]
         if batch.ndim != _BATCH or not len(batch):
@@ -254,7 +257,7 @@ def _layers(model: nn.Module, image: Any) -> list[_Layer]:  # noqa: ANN401 - as 
 
 
 class _Run:
-    """One run over the images of a batch."""
+    """One run of a sliding window over the images of a batch."""
 
     def __init__(
         self,
@@ -363,6 +366,7 @@ class _Run:
 
 
 def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of a window or of its stride, checked."""
     if value is None:
         return None
     sides = (value, value) if isinstance(value, int) else tuple(value)
@@ -374,6 +378,7 @@ def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | No
 
 
 def _trained_size(model: nn.Module) -> tuple[int, int]:
+    """The size of a window where none is given: that of the images the model was trained with."""
     card = knowledge_of(model).card
     if card is None:
         raise UsageError("the size of a window is not known", hint="size=224, or what the model was trained with")

@@ -87,7 +87,7 @@ def rebuild_on_base(
 
 
 def names_in(recipe: Recipe, model: nn.Module) -> set[str]:
-    """Names of the tensors of ``model`` that a save of it left out."""
+    """Names of the tensors of ``model`` that a save of it left out, since published weights have them."""
     prefixes = tuple(f"{each}." for each in recipe.from_base)
     return {name for name in model.state_dict() if name in recipe.from_base or name.startswith(prefixes)}
 

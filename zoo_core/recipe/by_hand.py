@@ -33,18 +33,18 @@ _PLAIN = bool | int | float | str | None
 
 
 def kind_of(module: nn.Module) -> str:
-    """Dotted path of a module's class; batch norms have one: if they are synchronised changes only how they train."""
+    """Dotted path of a module's class, to tell layers changed by hand; a synchronised batch norm counts as plain."""
     kind = type(module)
     return "a batch norm" if kind in _BATCH_NORMS else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """The public attributes of a module that are plain values, such as a dropout rate or a kind of pooling."""
+    """The public attributes of a module that may be changed by hand: plain values, such as a dropout rate."""
     return {name: each for name, each in vars(module).items() if _is_setting(name) and _is_plain(each)}
 
 
 def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str]) -> dict[str, Any]:
-    """What has to be done to ``made`` so that it is built as ``model``, as far as that can be written down.
+    """What was changed by hand in ``model``, beside ``made``, as far as that can be written down.
 
     Args:
         model: A model.
@@ -60,6 +60,8 @@ def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str
 
 
 class _Changes:
+    """What was changed by hand, as it is found: layers, shapes of tensors, and settings."""
+
     def __init__(self, following: Collection[str]) -> None:
         self.following = following
         self.layers: list[tuple[Layers | None, list[str]]] = []
@@ -156,6 +158,7 @@ def change_by_hand(
 
 
 def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
+    """Put a layer into a model, or remove one, as was done by hand before it was saved."""
     owner, _, name = path.rpartition(".")
     parent = model.get_submodule(owner)
     if layer is not None and not isinstance(layer, Layers):
@@ -173,6 +176,7 @@ def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
 
 
 def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
+    """Give a tensor of a model the shape that it was given by hand before the model was saved."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers  # noqa: SLF001 - setattr would register anew
@@ -188,6 +192,7 @@ def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
 
 
 def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
+    """Give a module the settings that it was given by hand before it was saved."""
     known = settings_of(module)
     for name, value in values.items():
         if name not in known or not may_be_set(value):
@@ -196,7 +201,7 @@ def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
 
 
 def may_be_set(value: object) -> bool:
-    """Whether a file may say this value of an attribute: a number, a short word, a layer, some of these."""
+    """Whether a file may say this value of an attribute changed by hand: a number, a short word, a layer."""
     if isinstance(value, list | tuple):
         return all(may_be_set(each) and not isinstance(each, list | tuple) for each in value)
     if isinstance(value, type):
@@ -207,6 +212,7 @@ def may_be_set(value: object) -> bool:
 
 
 def _refused(name: str, value: object) -> Unreadable:
+    """The error for a change by hand that a saved folder may not make."""
     return Unreadable(
         f"the recipe changes {name!r} by hand in a way that a folder may not",
         got=str(value)[:100],

@@ -28,7 +28,7 @@ _SHOWN = 8
 
 
 def check_target(folder: Path) -> None:
-    """Refuse to write where something else is.
+    """Refuse to write the folder of a save where something else is.
 
     Raises:
         UsageError: There is a file, or a folder that is no save.
@@ -47,6 +47,7 @@ def check_target(folder: Path) -> None:
 
 
 def _is_save(folder: Path) -> bool:
+    """Whether a folder is that of a save."""
     try:
         read_recipe(folder / FILE)
     except Unreadable:
@@ -81,6 +82,7 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
 
 
 def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    """Write the folder of a new save under another name, and rename it when it is whole."""
     beside = folder.with_name(f".{folder.name}.{uuid4().hex}.partial")
     beside.mkdir()
     try:
@@ -95,6 +97,7 @@ def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
 
 
 def _replace(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    """Write a save into its folder anew, and remove the tensors of the one before."""
     before = read_recipe(folder / FILE).tensors["file"]
     now = _fill(folder, recipe, tensors)
     if before != now and before == Path(before).name:
@@ -123,7 +126,7 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A name that is used once; what is there after the block is removed."""
+    """A name in the folder of a save that is used once; what is there after the block is removed."""
     path = folder / f".{uuid4().hex}.partial"
     try:
         yield path
@@ -132,13 +135,14 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 
 def _settle(partial: Path, final: Path) -> None:
+    """Give a file in the folder of a save its final name, once it is on the disk."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(final)
 
 
 def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
-    """The tensors of a save, once their file is the one that the recipe means.
+    """The tensors in the folder of a save, once their file is the one that the recipe means.
 
     Raises:
         Unreadable: The file is not there, or is no safetensors.

@@ -30,7 +30,7 @@ _TUPLE, _PAIRS, _DTYPE, _LAYER, _RECORD = "$tuple", "$pairs", "$dtype", "$layer"
 
 
 def to_plain(value: object, where: str) -> Any:  # noqa: ANN401 - whatever json can write
-    """``value`` as JSON can write it.
+    """``value``, an argument of an edit, as JSON can write it.
 
     Args:
         value: Plain values, tuples, dtypes, classes of ``torch.nn``, zoo's own frozen records, and containers of them.
@@ -62,7 +62,7 @@ def to_plain(value: object, where: str) -> Any:  # noqa: ANN401 - whatever json 
 
 
 def _worded(value: object, where: str) -> dict[str, Any]:
-    """What is no plain value under the word for it; empty for what has none."""
+    """An argument that is no plain JSON value, under the word for it; empty for what has none."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
     layer = value.__name__ if isinstance(value, type) else ""
@@ -74,13 +74,14 @@ def _worded(value: object, where: str) -> dict[str, Any]:
 
 
 def _mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """A mapping as JSON can write it: as pairs where its keys are not all plain strings."""
     if all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: to_plain(each, f"{where}[{key!r}]") for key, each in value.items()}
     return {_PAIRS: [[to_plain(key, where), to_plain(each, where)] for key, each in value.items()]}
 
 
 def _fields(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any of our records
-    """The fields of a record; those that equal their defaults are left out, and tuples look like lists."""
+    """The fields of a record for JSON; those that equal their defaults are left out, and tuples look like lists."""
     named = {spec.name: (spec, getattr(value, spec.name)) for spec in fields(value)}
     kept = {name: each for name, (spec, each) in named.items() if each not in (spec.default, {})}
     return {
@@ -90,7 +91,7 @@ def _fields(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any of 
 
 
 def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
-    """What :func:`to_plain` made plain.
+    """The argument that :func:`to_plain` made plain for JSON.
 
     Raises:
         Unreadable: There is no such record, dtype or layer.
@@ -113,13 +114,14 @@ def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
 
 
 def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
-    """Whether something in a recipe is a head that only its own code can build."""
+    """Whether arguments as JSON hold a head that only its own code can build."""
     if isinstance(value, dict):
         return _kind(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
     return isinstance(value, list) and any(holds_custom(each) for each in value)
 
 
 def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
+    """The record that JSON stands for."""
     kind = _kind(value[_RECORD])
     if kind is None:
         raise _unknown(value)
@@ -128,7 +130,7 @@ def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
 
 
 def _kind(name: object) -> type | None:
-    """The record of that name, or of that class name, as recipes once had it."""
+    """The record class that JSON names, or the one that was called so when older recipes were written."""
     old = _OLD.fullmatch(str(name))
     if old:
         return next((kind for kind in _NAMES if kind.__name__ == old[1]), None)
@@ -136,6 +138,7 @@ def _kind(name: object) -> type | None:
 
 
 def _listed(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
+    """What a word in the JSON of an argument stands for, by the table of what is allowed."""
     result = table.get(str(value[word]))
     if result is None:
         raise _unknown(value)
@@ -143,6 +146,7 @@ def _listed(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> An
 
 
 def _unknown(value: object) -> Unreadable:
+    """The error for JSON in a recipe that stands for nothing that is known."""
     return Unreadable(
         f"the recipe holds something that this zoo does not know: {value!r}",
         cause="another version of zoo or of torch wrote it, or it was changed by hand",

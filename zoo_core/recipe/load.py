@@ -102,7 +102,7 @@ def load(
 
 
 def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
-    """Give the model its receipt, and what the save knows beside its tensors."""
+    """Give the loaded model its receipt, and what the save knows beside its tensors."""
     known = knowledge_of(model)
     receipt = Receipt(
         recipe.id,
@@ -127,7 +127,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
 
 
 def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, ...]:
-    """The names in the recipe; with more or fewer than there are scores, each score would have another's name."""
+    """The names in the recipe to load; with more or fewer than scores, each score would have another's name."""
     main = known.anatomy.main
     if recipe.class_names and main is not None and len(recipe.class_names) != main.num_classes:
         raise Unreadable(
@@ -138,7 +138,7 @@ def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, .
 
 
 def _preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: Path) -> Preprocessing | None:
-    """How images are prepared; with more or fewer numbers than channels, no image could be."""
+    """How images are prepared for a loaded model; its numbers have to be as many as the channels."""
     result = preprocessing_from_record(recipe.preprocessing)
     if result is None:
         return None
@@ -155,6 +155,7 @@ def _preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: P
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
+    """Refuse heads for a save whose recipe says how to build every one, when it is loaded."""
     if heads and not any(holds_custom(edit) for edit in recipe.edits):
         raise UsageError(
             f"{recipe.id} needs no heads, and was given {', '.join(heads)}",
@@ -164,7 +165,7 @@ def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
 
 
 def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: Path) -> None:
-    """Give every tensor of the model its value, in the dtype and memory format it had."""
+    """Give every tensor of the loaded model its value, in the dtype and memory format it had."""
     state.match_dtypes(model, tensors, recipe.dtype)
     if recipe.channels_last:
         place(model, channels_last=True)
@@ -176,6 +177,7 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
 
 
 def _restore(model: nn.Module, recipe: Recipe) -> None:
+    """Freeze, hold and set the modes in the loaded model as its recipe says."""
     try:
         state.restore(model, recipe)
     except UnknownPart as error:
@@ -183,7 +185,7 @@ def _restore(model: nn.Module, recipe: Recipe) -> None:
 
 
 def _weights(card: Card | None, tag: str | None) -> Weights | None:
-    """What the model began with, if the plugin here still knows those weights."""
+    """The weights that the loaded model began with, if the plugin here still knows those."""
     try:
         return card.find(tag) if card and tag else None
     except UnknownTag:

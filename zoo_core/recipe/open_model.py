@@ -68,7 +68,7 @@ def open_model(
 
 
 def require_values(model: nn.Module) -> None:
-    """Refuse a model that cannot be run, since its tensors have no values.
+    """Refuse an opened model that cannot be run, since its tensors have no values.
 
     Raises:
         NotSupported: It is on the meta device.
@@ -80,7 +80,7 @@ def require_values(model: nn.Module) -> None:
 
 
 def require_results(model: nn.Module) -> None:
-    """Refuse a model that gives features, which would be read as scores of classes.
+    """Refuse an opened model that gives features, which would be read as scores of classes.
 
     Raises:
         NotSupported: Its head was cut off, or its weights have none; or it is on the meta device.
@@ -97,7 +97,7 @@ def require_results(model: nn.Module) -> None:
 
 
 def gives_features(model: nn.Module) -> bool:
-    """Whether a model has no head that scores classes: it was cut off, or was never there.
+    """Whether an opened model has no head that scores classes: it was cut off, or was never there.
 
     Example:
         >>> gives_features(get("tiny/glyphnet")), gives_features(get("tiny/glyphnet", num_classes=0))

@@ -37,6 +37,7 @@ def check_plain_file(path: Path, *, limit: int | None = None) -> None:
 
 
 def _refused(path: Path, got: str) -> Unreadable:
+    """The error for what is no plain file in a saved folder."""
     return Unreadable(
         f"{path} is not read",
         expected="an ordinary file, as zoo.save writes it",

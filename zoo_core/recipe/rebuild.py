@@ -49,7 +49,7 @@ _SIZED = frozenset(
 
 
 class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Refuses an operation on tensors, before it is done, when its result would exceed what a save may take.
+    """Refuses an operation of a rebuild on tensors, before it is done, when its result would exceed a save's limit.
 
     Args:
         name: Of the model, for the message.
@@ -102,7 +102,7 @@ def _is_sized(func: Callable[..., Any]) -> bool:
 
 
 def _result_size(func: Callable[..., Any], args: tuple[Any, ...]) -> int:
-    """How many elements the result has, as far as that can grow beyond the arguments; 0 where it cannot."""
+    """How many elements an operation of a rebuild gives, as far as that can grow beyond the arguments; else 0."""
     if _is_sized(func):
         sizes = next((each for each in args if isinstance(each, list | tuple)), None)
         own = args[0].numel() if func._schema.name == "aten::repeat" else 1  # type: ignore[attr-defined]  # noqa: SLF001 - as above
@@ -152,6 +152,7 @@ def _allowed_options(
 
 
 def _of_the_card(card: Card, name: str, value: object) -> bool:
+    """Whether an option in a recipe is the card's own, so that the model may be rebuilt with it."""
     return any(
         name in known and _same(known[name], value)
         for known in (card.options, *(weights.options for weights in card.weights))
@@ -159,7 +160,7 @@ def _of_the_card(card: Card, name: str, value: object) -> bool:
 
 
 def _same(known: object, value: object) -> bool:
-    """Whether a value is the catalogue's own: JSON and a catalogue may differ in lists and tuples alone."""
+    """Whether an option in a recipe is the catalogue's own: both may differ in lists and tuples alone."""
     if isinstance(known, list | tuple) and isinstance(value, list | tuple):
         return len(known) == len(value) and all(map(_same, known, value))
     return type(known) is type(value) and known == value
@@ -213,7 +214,7 @@ def rebuild(
 
 @contextmanager
 def following(recipe: Recipe) -> Iterator[None]:
-    """What the values in a file make torch or a library raise, which can be anything, as an error of zoo.
+    """What a rebuild from the values in a file makes torch or a library raise, as an error of zoo.
 
     Raises:
         Unreadable: Something was raised.
@@ -247,6 +248,7 @@ def options_of(recipe: Recipe, own: Mapping[str, Any] | None = None) -> dict[str
 
 
 def _options_in(recipe: Recipe) -> Mapping[str, Any]:
+    """The options of the constructor in a recipe, for a rebuild."""
     said = from_plain(recipe.options)
     if not isinstance(said, Mapping):
         raise Unreadable(f"the options in the recipe of {recipe.id} are none", got=str(said)[:100])
@@ -254,7 +256,7 @@ def _options_in(recipe: Recipe) -> Mapping[str, Any]:
 
 
 def card_of(recipe: Recipe) -> Card:
-    """The card of the model.
+    """The card of the model that a recipe rebuilds.
 
     Raises:
         UnknownModel: No family has it; for a registered one the message says what has to be registered.
@@ -296,7 +298,7 @@ def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]
 
 
 def repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """Do what an edit says once more, through the public function of that name."""
+    """Do what an edit in a recipe says once more, through the public function of that name."""
     verb = _verb(edit["verb"])
     arguments = {name: _built(from_plain(each), heads or {}) for name, each in edit.items() if name != "verb"}
     return cast("nn.Module", verb(model, **arguments))
@@ -316,7 +318,7 @@ def _verb(name: str) -> Callable[..., Any]:
 
 
 def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:  # noqa: ANN401 - any argument
-    """An argument with the modules that its descriptions stand for."""
+    """An argument of a repeated edit with the modules that its descriptions stand for."""
     if isinstance(value, Layers):
         return value.build()
     if isinstance(value, Custom):
@@ -327,6 +329,7 @@ def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> An
 
 
 def _given(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
+    """The head by that name that the user gives to a rebuild, since only its own code can build it."""
     if name not in heads:
         short = custom.kind.rpartition(".")[2]
         raise UsageError(

@@ -41,7 +41,7 @@ _MOST_VALUES = 20_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a save says of a model.
+    """What a save records of a model beside its tensors.
 
     Attributes:
         family: Name of the family.
@@ -129,7 +129,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _next_step(folder: Path) -> str:
-    """What to give instead of a folder that is no save; timm and transformers have names of their own for a hub's."""
+    """What to give instead of a folder without a recipe; timm and transformers have names of their own for a hub's."""
     if named := _OF_TIMM.search(folder.as_posix()):
         save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
         return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
@@ -137,7 +137,7 @@ def _next_step(folder: Path) -> str:
 
 
 def _excess(record: Mapping[str, Any]) -> str:
-    """What a record has too much of, if anything."""
+    """What the JSON of a recipe has too much of, if anything."""
     edits = record.get("edits", [])
     is_long = isinstance(edits, list) and len(edits) > _MOST_EDITS
     if is_long or _shape(edits)[1] > _MOST_VALUES:
@@ -146,7 +146,7 @@ def _excess(record: Mapping[str, Any]) -> str:
 
 
 def _shape(value: object) -> tuple[int, int]:
-    """How many containers are inside each other, and how many values in all; without recursion: there may be many."""
+    """How many containers of a recipe's JSON are inside each other, and how many values in all; no recursion."""
     deepest, count, waiting = 0, 0, [(value, 1)]
     while waiting:
         each, level = waiting.pop()
@@ -157,6 +157,7 @@ def _shape(value: object) -> tuple[int, int]:
 
 
 def _check_format(path: Path, number: object) -> None:
+    """Refuse a recipe that a newer zoo has written."""
     if isinstance(number, int) and number > FORMAT:
         raise Unreadable(
             f"{path} was written by a newer zoo",
@@ -168,7 +169,7 @@ def _check_format(path: Path, number: object) -> None:
 
 
 def _problem(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with a record, if anything: a field that is missing, unknown, or of another type."""
+    """What is wrong with the record of a recipe, if anything: a field that is missing, unknown, or of another type."""
     hints = get_type_hints(Recipe)
     needed = {"format", "family", "name", "versions", "tensors"}
     if missing := sorted(needed - set(record)):
@@ -195,6 +196,7 @@ def _problem(record: Mapping[str, Any]) -> str | None:
 
 
 def _damaged(path: Path, got: str) -> Unreadable:
+    """The error for a recipe that cannot be read."""
     return Unreadable(
         f"{path} is not a recipe that can be read",
         got=got,
@@ -208,7 +210,7 @@ _COMPARED_BY_FORMAT = {"zoo-core", "torch"}
 
 
 def versions_for(family: str) -> dict[str, str]:
-    """Distribution to version: zoo, torch, the plugin of that family and the library it builds with."""
+    """The versions that a recipe records: zoo, torch, the plugin of that family and the library it builds with."""
     member = current_zoo().member(family)
     plugin, _, number = member.plugin.origin.rpartition(" ")
     result = {name: _version(name) for name in ("zoo-core", "torch", member.family.requires) if name}
@@ -216,6 +218,7 @@ def versions_for(family: str) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    """The installed version of a distribution, for a recipe to record."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -223,7 +226,7 @@ def _version(name: str) -> str:
 
 
 def warn_of_others(recipe: Recipe, stacklevel: int) -> None:
-    """Warn when the family's library or plugin is of another version than the model was saved with."""
+    """Warn when the family's library or plugin is of another version than a recipe records."""
     now = versions_for(recipe.family)
     saved = {name: number for name, number in recipe.versions.items() if name not in _COMPARED_BY_FORMAT}
     others = [f"{name} {then}, here {now[name]}" for name, then in saved.items() if now.get(name, then) != then]
@@ -239,7 +242,7 @@ _SHOWN = 10
 
 
 def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something is a save, here or on the hub, or is written as a path and not as a name."""
+    """Whether something means a save with a recipe: it is a name on the hub, is written as a path, or holds one."""
     if is_hub_name(model):
         return True
     return is_written_as_path(model) or (Path(model) / FILE).is_file()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _whole(model: nn.Module) -> Iterator[nn.Module | None]:
-    """The model itself; for one that is sharded a twin with whole tensors on the first process, and None on the others.
+    """The model to save; of a sharded one a twin with whole tensors on the first process, and None on the others.
 
     Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
     """
@@ -101,7 +101,7 @@ _TOOLS = (
 
 
 def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> Recipe:
-    """Build the model from its recipe, and compare every tensor's shape, and every module's class and settings.
+    """Build the model from the recipe of its save, and compare every shape, and every module's class and settings.
 
     Args:
         model: The model, without wrappers.
@@ -144,7 +144,7 @@ def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) 
 
 
 def _twin(model: nn.Module, known: Knowledge, recipe: Recipe, heads: Mapping[str, Custom]) -> tuple[Recipe, nn.Module]:
-    """The recipe, and what it makes; without heads that were put in by hand where they need other changes before."""
+    """The recipe to save, and what it makes; without heads put in by hand where they need other changes before."""
     given = {name: copy.deepcopy(_head(model, known, name)).cpu() for name in heads}
     try:
         return recipe, unwrap(rebuild(recipe, given, options=known.options))
@@ -170,7 +170,7 @@ def _shapes(model: nn.Module) -> dict[str, str]:
 
 
 def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The class of each module and what it says of itself: an activation or a dropout rate shows in no tensor."""
+    """The class of each saved module and what it says of itself: a dropout rate shows in no tensor."""
     ours, theirs = (dict(each.named_modules(remove_duplicate=False)) for each in (model, twin))
     said = [{path or "the model itself": _described(each) for path, each in some.items()} for some in (ours, theirs)]
     for path in ours.keys() & theirs.keys():
@@ -184,12 +184,13 @@ def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> 
 
 
 def _is_own_forward(module: nn.Module) -> bool:
-    """Whether what stands for the forward of a module only wraps it, as accelerate's mixed precision does."""
+    """Whether what stands for the forward of a saved module only wraps it, as mixed precision does."""
     forward = inspect.unwrap(vars(module)["forward"])
     return getattr(forward, "__func__", forward) is type(module).forward
 
 
 def _described(module: nn.Module) -> str:
+    """What a saved module says of itself, to compare it with the one that its recipe makes."""
     # some libraries say what their layers are in repr, and not in extra_repr where torch looks for it
     said = module.extra_repr() if next(module.children(), None) else repr(module)
     if isinstance(module, nn.Sequential | nn.ModuleList):
@@ -200,6 +201,7 @@ def _described(module: nn.Module) -> str:
 
 
 def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[str, str]) -> None:
+    """Refuse to save a model that differs from what its recipe makes, with the likely cause."""
     differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if differing:
         name = differing[0]
@@ -289,6 +291,7 @@ def _save(
     custom_heads: bool,
     with_base: bool | None,
 ) -> None:
+    """Write the folder of a save, once its recipe is proven."""
     names = _class_names(bare, known, class_names)
     card = _card(bare, known)
     check_target(target)
@@ -312,6 +315,7 @@ def _save(
 
 
 def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[str], ties: Mapping[str, str]) -> Recipe:
+    """The recipe of a model that is saved."""
     return Recipe(
         family=card.family,
         name=card.name,
@@ -344,6 +348,7 @@ def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) 
 def _class_names(
     model: nn.Module, known: Knowledge, said: Sequence[str] | Mapping[str, Sequence[str]] | None
 ) -> tuple[str, ...]:
+    """The class names to save, checked against the number of scores."""
     if isinstance(said, Mapping):
         said = _in_a_row(classes_by_head(model, known.anatomy.main), said)
     names = known.class_names if said is None else tuple(said)
@@ -362,7 +367,7 @@ def _class_names(
 
 
 def _in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names of several heads in the order of their scores; embeddings have none."""
+    """The class names of several heads to save, in the order of their scores; embeddings have none."""
     needed = {head: count for head, count in counts.items() if count}
     got = {head: len(names) for head, names in said.items() if len(names)}
     if got != needed or any(isinstance(names, str) for names in said.values()):
@@ -374,6 +379,7 @@ def _in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> l
 
 
 def _card(model: nn.Module, known: Knowledge) -> Card:
+    """The card of the model that is saved; refused where it has none."""
     if known.card is None:
         raise NotSupported(
             f"zoo does not know how this {type(model).__name__} is built",
@@ -385,7 +391,7 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
 
 
 def _origin(known: Knowledge) -> dict[str, Any]:
-    """Where the model began: the tag, the source and the digest of its first weights."""
+    """Where the saved model began: the tag, the source and the digest of its first weights."""
     if known.origin:
         return dict(known.origin)
     receipt = known.receipt

@@ -59,7 +59,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def tie(model: nn.Module, ties: dict[str, str]) -> None:
-    """Make the tensors of these names one again, where the constructor has not done so."""
+    """Make the tensors of these names one again, as the recipe says, where the constructor has not done so."""
     for name, other in ties.items():
         (owner, leaf), (source, kept) = _owner(model, name), _owner(model, other)
         if getattr(owner, leaf) is not getattr(source, kept):

@@ -69,12 +69,12 @@ def _with_timm(repo: str, *, for_timm: bool) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """A text that Markdown shows as it is: a class may be called anything, and a page is read by others."""
+    """A text that the Markdown of a model card shows as it is: a class may be called anything."""
     return re.sub(r"([\\`*_\[\]<>#|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _license(recipe: Recipe) -> str:
-    """The licence of the weights that the model began with, where that is known."""
+    """The licence on a model card: that of the weights that the model began with, where that is known."""
     try:
         card = current_zoo().resolve(recipe.id)[0]
         return card.find(recipe.weights["tag"]).licenses.weights

@@ -93,7 +93,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """What a training run wrote down beside the save; not what a link leads to, since it is published."""
+    """The metrics to push: what a training run wrote beside the save; not what a link leads to."""
     file = folder / _METRICS
     if not file.is_symlink() and not file.exists():
         return {}

@@ -69,7 +69,7 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
 def _built_by_timm(
     recipe: Recipe, tensors: Path, classes: int | None, channel: int | None, options: Mapping[str, Any]
 ) -> nn.Module | None:
-    """The model on the meta device, if it has the tensors of the file."""
+    """The model as timm builds it on the meta device, if it has the tensors of the file."""
     if not all(each is None or type(each) is int for each in (classes, channel)):
         return None
     try:
@@ -113,7 +113,7 @@ def _numbers(known: Preprocessing) -> dict[str, Any] | None:
 
 
 def _crop_pct(size: Sequence[int], scale: Sequence[int]) -> float | None:
-    """The share of the crop, of which timm makes the resize again: ``floor(crop / share)``.
+    """The share of the crop in timm's config, of which timm makes the resize again: ``floor(crop / share)``.
 
     Example:
         >>> _crop_pct((160, 160), (168, 168)), _crop_pct((224, 224), (256, 256))

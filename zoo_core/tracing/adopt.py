@@ -113,7 +113,7 @@ def _anatomy(
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
     anatomy: Anatomy | None,
 ) -> Anatomy | None:
-    """The anatomy that is given, traced or read; None where its library builds another classifier."""
+    """The anatomy of an adopted model: given, traced or read; None where its library builds another classifier."""
     if anatomy is not None:
         _check_paths(model, anatomy)
         return anatomy
@@ -141,7 +141,7 @@ def _nameless(family: str, summary: str, parts: Mapping[str, Any]) -> AnatomyErr
 
 
 def _declared(model: nn.Module) -> Anatomy | None:
-    """The anatomy that an installed family declares of a model of its library, where tracing proves no head."""
+    """The anatomy that an installed family declares of an adopted model, where tracing proves no head."""
     library = type(model).__module__.partition(".")[0]
     for family, claims in current_zoo().claims.items():
         if len(claims) == 1 and claims[0].family.anatomy is not None and claims[0].family.requires == library:
@@ -153,7 +153,7 @@ def _declared(model: nn.Module) -> Anatomy | None:
 def _as_built(
     model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None
 ) -> tuple[Anatomy, Structure]:
-    """The anatomy and the structure that a model had before its classifier was changed by hand.
+    """The anatomy and the structure that an adopted model had before its classifier was changed by hand.
 
     Raises:
         AnatomyError: More than that was changed.
@@ -174,6 +174,7 @@ def _as_built(
 
 
 def _changed_beyond(card: Card, kind: str) -> AnatomyError:
+    """The error for an adopted model that differs from its card in more than its classifier."""
     return AnatomyError(
         f"this {kind} differs from {card.id} in more than its classifier",
         hint="zoo.adopt(model, example=x), with x what forward takes, finds where its parts are",
@@ -196,6 +197,7 @@ def _read_again(model: nn.Module, known: Knowledge, structure: Structure) -> Kno
 
 
 def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
+    """Refuse an anatomy with paths of modules that the adopted model has not."""
     known = dict(model.named_modules())
     paths = [head.path for head in anatomy.heads] + [path for stage in anatomy.stages for path in stage.modules]
     for path in (*paths, *anatomy.stem):
@@ -211,6 +213,7 @@ def _knowledge(
     weights: str | None,
     options: Mapping[str, object] | None,
 ) -> Knowledge:
+    """What zoo knows of an adopted model: its anatomy, its card, and a receipt of its tensors."""
     entry = card.find(weights) if card and weights is not None else None
     tensors = dict.fromkeys(model.state_dict(), "loaded")
     receipt = Receipt(card.id if card else type(model).__name__, weights, tensors=cast("Any", tensors))
@@ -219,6 +222,6 @@ def _knowledge(
 
 
 def _kept(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
-    """One sample of the example, on the CPU, for verbs that have to run the model."""
+    """One sample of the adopted model's example, on the CPU, for verbs that have to run the model."""
     first = batch_of(example, 1)
     return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, first)

@@ -27,7 +27,7 @@ INDIVISIBLE = "a detector scores many places of its maps, and not one vector an 
 
 
 def box_heads(passes: Passes, last: Iterable[str], widened: Widened) -> tuple[Head, ...]:
-    """The sites of class scores, boxes and masks of a model that takes a list of images; none where they are not plain.
+    """The heads of a detector: its sites of class scores, boxes and masks; none where they are not plain.
 
     Scores are chosen by their values, so the proof is that forward still runs when all of them have more classes.
 
@@ -66,6 +66,7 @@ def box_heads(passes: Passes, last: Iterable[str], widened: Widened) -> tuple[He
 
 
 def _runs(passes: Passes, heads: tuple[Head, ...], widened: Widened) -> bool:
+    """Whether a detector with wider heads runs, and gives outputs of the same structure."""
     try:
         with torch.no_grad(), evaluating(passes.model), widened(passes.model, heads):
             made = run(passes.model, passes.x)

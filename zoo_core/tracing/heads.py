@@ -44,7 +44,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 @dataclass
 class Layers:
-    """The last parametric layers before one output.
+    """The last parametric layers before one output, which may be heads.
 
     Attributes:
         key: Where the output is in what forward returns, as names and numbers; empty for the whole of it.
@@ -68,7 +68,7 @@ def owner(op: Op, parameters: Iterable[str]) -> str:
 
 
 def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
-    """For each tensor that forward returned, the last parametric layers it went through.
+    """For each tensor that forward returned, the last parametric layers it went through: candidates for heads.
 
     Args:
         model: What was recorded.
@@ -84,6 +84,7 @@ def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
 
 
 def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
+    """The last parametric layers before an output, and why others are no heads, by a walk back through the ops."""
     recording = flow.recording
     todo, seen = [found.value], set[int]()
     while todo:
@@ -109,6 +110,7 @@ def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
 
 
 def _add(model: nn.Module, flow: Dataflow, found: Layers, number: int) -> None:
+    """Add the layer of an op to those that may be heads, or the reason why it is none."""
     op = flow.recording.ops[number]
     path = owner(op, flow.parameters_of(op)) if op.function is not None else op.modules[-1]
     why = _layer_refusal(model, path, flow.parameters_of(op)) or _more_than_a_layer(model, flow, path)
@@ -140,7 +142,7 @@ def _more_than_a_layer(model: nn.Module, flow: Dataflow, path: str) -> str | Non
 
 
 def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
-    """Paths of the layers before an op that scores do not pass: what the user may have meant."""
+    """Paths of the layers before an op that scores do not pass: what the user may have meant as the head."""
     result, todo, seen = [], flow.moving(op), set[int]()
     while todo and len(seen) < _FAR:
         number = flow.recording.producer.get(todo.pop())
@@ -287,7 +289,7 @@ def _place(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Hea
 
 
 def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
-    """The output that the layer at ``path`` is the last one before, or at least one of the last that can be a head."""
+    """The output for which the layer at ``path`` is the head, or at least one of the last that can be."""
     flow = passes.evaluated
     for each in found:
         if path in each.ops:
@@ -301,11 +303,12 @@ def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
 
 
 def _number_of(flow: Dataflow, path: str) -> int:
-    """The first op that uses the parameters of a layer."""
+    """The first op that uses the parameters of a head's layer."""
     return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
 
 
 def _main(flow: Dataflow, found: list[Layers]) -> Layers:
+    """The output of the main head, where it can be told from the others."""
     candidates = [path for each in found for path in (*each.ops, *each.reasons) if path]
     able = [each for each in found if each.ops and not each.reasons]
     if not able:
@@ -340,12 +343,12 @@ def _refuse_beside(flow: Dataflow, unproven: list[Layers], able: list[Layers], c
 
 
 def _leads_to(one: Layers, other: Layers, way: set[int]) -> bool:
-    """Whether the layers of ``one`` come before those of ``other``: hidden layers that are returned as well."""
+    """Whether the layers of ``one`` come before those of ``other``: hidden layers returned beside the head's."""
     return one is not other and one.ops != other.ops and all(number in way for number in one.ops.values())
 
 
 def _is_auxiliary(flow: Dataflow, one: Layers, main: Layers, ways: dict[int, set[int]]) -> bool:
-    """Whether ``one`` branches off long before ``main``, and has little of its own."""
+    """Whether the head of ``one`` branches off long before ``main``, and has little of its own."""
 
     def own(each: Layers, other: Layers) -> int:
         private = ways[id(each)] - ways[id(other)]
@@ -355,7 +358,7 @@ def _is_auxiliary(flow: Dataflow, one: Layers, main: Layers, ways: dict[int, set
 
 
 def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[Head]) -> list[Head]:
-    """The sites of other outputs with as many classes: those in eval mode, and those that appear in train mode."""
+    """The auxiliary heads, with as many classes: those in eval mode, and those that appear in train mode."""
     known = {each.path for each in sites}
     sources = [(passes.evaluated, [each for each in found if each is not main])]
     if passes.trained:
@@ -379,7 +382,7 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
 
 
 def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> tuple[Head, ...]:
-    """The sites, each replaced by a layer with more classes, with the attributes that this needs.
+    """The head sites, each replaced by a layer with more classes, with the attributes that this needs.
 
     Raises:
         NoHead: That does not change the width of the main output, or changes another one.
@@ -402,7 +405,7 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
 
 
 def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
-    """What is wrong when all sites have more classes; None where the width of the main output is all that changes.
+    """What is wrong when all heads have more classes; None where the width of the main output is all that changes.
 
     A site that the user ``said`` may also leave the shape as it is, as where forward returns a class and no scores,
     or be one of several whose scores are joined.
@@ -467,7 +470,7 @@ def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
 
 
 def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
-    """A layer like this one with more outputs."""
+    """A head's layer with more outputs, otherwise like this one."""
     like = layer.weight
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}
     if isinstance(layer, nn.Linear):

@@ -90,6 +90,7 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
 
 
 def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
+    """The passes besides the first: of another batch, of a larger input, and in train mode."""
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
     other = larger if is_whole and _alike(flow, larger) else _like(flow, model, batch_of(x, 3)) or flow
@@ -101,7 +102,7 @@ def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 -
 
 
 def _like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
-    """The pass on another input; None where it fails, or where something else runs."""
+    """A recorded pass on another input; None where it fails, or where something else runs."""
     try:
         result = _recorded(model, x)
     except Exception:  # noqa: BLE001 - the model's own code, which may take one batch size only
@@ -116,13 +117,14 @@ def _alike(flow: Dataflow, other: Dataflow) -> bool:
 
 
 def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:  # noqa: ANN401 - whatever forward takes
+    """One recorded pass of a model, in eval or train mode, as what depends on what."""
     with evaluating(model):
         model.train(train)
         return Dataflow(record(model, *arguments(model, x), as_far=as_far))
 
 
 def _without_values(model: nn.Module) -> nn.Module:
-    """A copy on torch's meta device: shapes only, and no memory."""
+    """A copy on torch's meta device to record passes of: shapes only, and no memory."""
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         empty = torch.empty_like(tensor, device="meta")
@@ -159,6 +161,7 @@ def with_the_same_tensors(model: nn.Module) -> nn.Module:
 
 
 def _copies(value: object) -> bool:
+    """Whether an attribute of a model can be copied, for a twin to record passes of."""
     if isinstance(value, Tensor | nn.Module | set | type(None)):
         return True
     try:
@@ -169,7 +172,7 @@ def _copies(value: object) -> bool:
 
 
 def _initialize_lazy(model: nn.Module, x: Any) -> None:  # noqa: ANN401 - whatever forward takes
-    """Give lazy layers their shapes, as the first forward of the model would."""
+    """Give lazy layers their shapes, as the first pass of the model would."""
     if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
         with suppress(Exception):  # what fails here fails again, and is reported, where it is recorded
             output_of(model, _placed(x, model))
@@ -181,7 +184,7 @@ def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward
 
 
 def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
-    """An example as a batch of another size, made of its first sample; a list is one of samples."""
+    """An example as a batch of another size for a pass, made of its first sample; a list is one of samples."""
     if isinstance(x, list):
         return [x[0].clone() if isinstance(x[0], Tensor) else x[0] for _ in range(size)] if x else x
 
@@ -194,6 +197,8 @@ def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
 
 
 def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+    """The input of a pass with its sides twice as long."""
+
     def enlarge(each: object) -> object:
         if not isinstance(each, Tensor) or each.dim() < _SIGNAL:
             return each
@@ -204,13 +209,14 @@ def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
 
 
 def output_of(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What the model gives in eval mode, without gradients; its buffers are as before afterwards."""
+    """What a pass of the model in eval mode gives, without gradients; its buffers are as before afterwards."""
     with torch.no_grad(), evaluating(model), _same_buffers(model), ShapesOnly():
         return run(model, x)
 
 
 @contextmanager
 def _same_buffers(model: nn.Module) -> Iterator[None]:
+    """Inside the block, passes may change the buffers of a model; they are put back afterwards."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_meta]
     try:
         yield

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the piece: what went into it, number 0, or what a step gave."""
+    """A tensor of a recorded program: what went into it, number 0, or what a step gave."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Own:
-    """A parameter or buffer of the model itself, by name."""
+    """A parameter or buffer of the model itself that a recorded program uses, by name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of an axis of a tensor of the piece, or the product of several, times a number."""
+    """The size of an axis of a tensor of a recorded program, or the product of several, times a number."""
 
     value: int
     axes: tuple[int, ...]
@@ -49,12 +49,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Training:
-    """Whether the model is in train mode."""
+    """Whether the model is in train mode, as an argument in a recorded program."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a piece.
+    """One step of a recorded program.
 
     Attributes:
         run: Path of a module, or a function.
@@ -82,7 +82,7 @@ class Functional:
 
 @dataclass(frozen=True)
 class Apply:
-    """A function of one tensor: a recorded function with the other things it was given.
+    """A function of one tensor, as a step of a program: a recorded function with its other arguments.
 
     Attributes:
         step: With number 0 for the tensor.
@@ -141,6 +141,8 @@ class Program:
 
 
 def _filled(record: Any, model: Any, values: dict[int, Any]) -> Any:  # noqa: ANN401 - any nest of records
+    """The arguments of a step of a program, with tensors and sizes in the places of their records."""
+
     def fill(each: object) -> object:
         if isinstance(each, Value):
             return values[each.number]
@@ -158,7 +160,7 @@ def _filled(record: Any, model: Any, values: dict[int, Any]) -> Any:  # noqa: AN
 
 
 def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:  # noqa: ANN401 - nests of any kind
-    """Give the tensors of ``result`` the numbers they have in ``record``."""
+    """Give the tensors of ``result`` the numbers they have in ``record``, for later steps of the program."""
     if isinstance(record, Value):
         values[record.number] = args[0] if result is None else result  # as item assignment gives nothing
     elif isinstance(record, dict):
@@ -207,7 +209,7 @@ class ItemOf:
 
 
 class _Stop(Exception):
-    """Raised where a pass has what it is for."""
+    """Raised where a pass that runs a part of a forward has what it is for."""
 
     def __init__(self, value: object) -> None:
         super().__init__()
@@ -248,6 +250,7 @@ class RunTo:
 
 
 def _has(model: nn.Module, path: str) -> bool:
+    """Whether the model that a piece of a program is to run on has a module at this path."""
     try:
         model.get_submodule(path)
     except AttributeError:
@@ -277,13 +280,13 @@ def _ending(module: nn.Module) -> nn.Module:
 
 
 class Untraceable(Exception):
-    """Why a piece of the forward pass cannot be written down as steps."""
+    """Why a piece of the forward pass cannot be written down as the steps of a program."""
 
 
 def piece(
     flows: Sequence[Dataflow], starts: Sequence[list[int]], ends: Sequence[Any], expand: Collection[str] = ()
 ) -> Chain | Program:
-    """The steps from some tensors to others, the same in every recorded pass.
+    """The program from some tensors to others: its steps are the same in every recorded pass.
 
     Args:
         flows: The passes: on batches of several sizes, and in train mode too.
@@ -319,12 +322,14 @@ def piece(
 
 
 def _aligned(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
+    """The steps of a program side by side, from every recorded pass."""
     if len({len(steps) for steps in passes}) > 1:
         raise Untraceable("train and eval mode, or batches of other sizes, run different steps")
     return list(zip(*passes, strict=True))
 
 
 def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) -> list[Step]:  # noqa: ANN401 - a nest
+    """The steps of a program from some tensors to others, in one recorded pass."""
     recording = flow.recording
     ends = [each.value for each in tree_iter(end) if isinstance(each, Ref)]
     needed = flow.ancestors(ends, stop=start)
@@ -352,6 +357,7 @@ def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) 
 
 
 def _of_op(op: Op) -> Step:
+    """A recorded op as a step of a program."""
     if op.function is None:
         raise Untraceable(f"what {op.modules[-1] or 'the model'} computes is hidden from torch")
     name = getattr(op.function, "__name__", "")
@@ -362,7 +368,7 @@ def _of_op(op: Op) -> Step:
 
 
 def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], last_use: dict[int, int]) -> bool:
-    """Whether this call is one step: it takes what is there by then, and all that is used of it comes out of it."""
+    """Whether a module's call is one step of a program: all that it takes is there, and all that is used comes out."""
     recording = flow.recording
     inside = range(call.start, call.end)
     if any(recording.producer.get(value, -1) in inside for value in start):
@@ -378,7 +384,7 @@ def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], la
 
 
 def _numbered(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:  # noqa: ANN401 - a nest
-    """The steps with tensors numbered from 0 on, what comes out, and the numbers."""
+    """The steps of a program with tensors numbered from 0 on, what comes out, and the numbers."""
     numbers = {value: index for index, value in enumerate(start)}
     for step in steps:
         for each in tree_iter(step.output):
@@ -405,7 +411,7 @@ def _numbered(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step]
 
 
 def _merged(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - nests
-    """One nest of arguments that stands for those of every pass."""
+    """One nest of arguments of a program's step that stands for those of every pass."""
     leaves = [tree_flatten(nest) for nest in nests]
     if any(spec != leaves[0][1] for _, spec in leaves):
         raise Untraceable("its arguments differ from pass to pass")
@@ -414,6 +420,7 @@ def _merged(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: se
 
 
 def _one(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - a leaf
+    """An argument of a program's step that stands for its values in every pass."""
     if all(value == values[0] and type(value) is type(values[0]) for value in values):
         return values[0]
     if all(isinstance(value, bool) for value in values):
@@ -427,6 +434,7 @@ def _one(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[
 
 
 def _as_size(values: list[int], shapes: list[tuple[int, ...]], number: int) -> Size | None:
+    """An integer of a program as the size of an axis, or a product of two, that fits in every pass."""
     axes = range(len(shapes[0]))
     for chosen in [(axis,) for axis in axes] + [(a, b) for a in axes for b in axes if a < b]:
         made = []
@@ -443,7 +451,7 @@ def _as_size(values: list[int], shapes: list[tuple[int, ...]], number: int) -> S
 
 
 def _as_chain(program: Program, sizes: list[dict[int, tuple[int, ...]]]) -> Chain | None:
-    """The same as a Chain; None where a step takes more than what the step before it gives."""
+    """The same program as a Chain; None where a step takes more than what the step before it gives."""
     if program.several:
         return None
     steps: list[Any] = []
@@ -477,6 +485,8 @@ def _flattens(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 
 def _from_zero(step: Step) -> Step:
+    """A step of a program that takes the tensor that goes in, in the place of any other."""
+
     def change(each: object) -> object:
         if isinstance(each, Value):
             return Value(0)

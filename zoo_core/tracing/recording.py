@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ref:
-    """A tensor that the pass made or was given, by its number in ``Recording.shapes``."""
+    """A tensor in a recorded pass, by its number in ``Recording.shapes``."""
 
     value: int
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter or buffer of the model, by name."""
+    """A parameter or buffer of the model in a recorded pass, by name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A tensor from outside the pass that is no parameter, or an object that is no plain value."""
+    """A tensor from outside the recorded pass that is no parameter, or an object that is no plain value."""
 
     kind: str
 
 
 @dataclass
 class Op:
-    """One torch function that ran.
+    """One torch function that ran in a recorded pass.
 
     Attributes:
         function: What ran; None for a module whose inside torch does not show, such as a scripted one.
@@ -77,7 +77,7 @@ class Op:
 
 @dataclass
 class Call:
-    """One call of a module: the ops from ``start`` up to ``end`` ran in it."""
+    """One recorded call of a module: the ops from ``start`` up to ``end`` ran in it."""
 
     path: str
     args: tuple[Any, ...]
@@ -95,7 +95,7 @@ class Call:
 
 @dataclass
 class Recording:
-    """One forward pass.
+    """One forward pass, recorded.
 
     Attributes:
         ops: What ran, in order.
@@ -126,7 +126,7 @@ _SAME_SHAPE = (functional.batch_norm, functional.layer_norm, functional.group_no
 
 
 def _fits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether a norm takes a tensor of this shape; torch has the words where it does not."""
+    """Whether a norm that is recorded takes a tensor of this shape; torch has the words where it does not."""
     shape = args[0].shape
     if func is functional.layer_norm and len(args) > 1:
         return tuple(shape[-len(args[1]) :]) == tuple(args[1])
@@ -136,7 +136,7 @@ def _fits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 
 def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
-    """What a function gives; of some that take long on tensors without values, only the shape."""
+    """What a recorded function gives; of some that take long on tensors without values, only the shape."""
     if args and isinstance(args[0], Tensor) and args[0].is_meta:
         if func in _SAME_SHAPE and _fits(func, args):
             return torch.empty_like(args[0])
@@ -155,7 +155,7 @@ class ShapesOnly(TorchFunctionMode):
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes what runs while it is active."""
+    """Records the torch functions that run while it is active."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any output object
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, as_far: bool = False) -> Recording:
-    """Run ``model`` once, without gradients, and note what ran.
+    """Run ``model`` once, without gradients, and record every torch function that ran.
 
     Args:
         model: In the mode it is to run in.

@@ -58,7 +58,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
 
 
 def _given(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
-    """The tensors that the head sites are given, each once."""
+    """The tensors that the head sites are given, each once: forward is split before them."""
     calls = {call.path: call for call in flow.recording.calls()}
     result = []
     for site in sites:
@@ -92,7 +92,7 @@ def _around(sites: Sequence[Head]) -> set[str]:
 
 
 def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]) -> tuple[Piece | None, Piece | None]:
-    """Features up to the last map that all passes through, and the pool after it."""
+    """Features up to the last map that all passes through, and the pool after it: the two pieces before the head."""
     flow = passes.evaluated
     expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
     expand |= _around(anatomy.heads)
@@ -127,6 +127,7 @@ def _dots(path: str) -> list[int]:
 
 
 def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
+    """The features piece of the split: what runs before the cut, as a program or as the model's own forward."""
     if all(len(flow.recording.inputs) == 1 and not flow.recording.root.kwargs for flow in passes.flows):
         try:
             inputs = [flow.recording.inputs for flow in passes.flows]
@@ -147,7 +148,7 @@ def _makers(flow: Dataflow, value: int) -> list[Call]:
 
 
 def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
-    """The tensor of another pass that is made where ``value`` is: by the same module, or the same op."""
+    """The tensor of another pass that is made where ``value`` is, to split both alike."""
     if other is flow:
         return value
     calls = {call.path: call for call in other.recording.calls()}
@@ -183,6 +184,7 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
 
 
 def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 - whatever forward takes
+    """Whether the pieces of the split together give what forward gives, bit for bit."""
     if anatomy.indivisible or anatomy.main is None:
         return False
     path = anatomy.main.path
@@ -200,6 +202,7 @@ def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 
 
 
 def _in_eval(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What a piece of the split gives in eval mode, without gradients."""
     from zoo_core.surgery.head.sites import evaluating
 
     with torch.no_grad(), evaluating(model), ShapesOnly():
@@ -213,6 +216,7 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward retur
 
 
 def _same(a: object, b: object) -> bool:
+    """Whether two values that the split and forward give are equal; of tensors without values, whether shapes are."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
     if a.is_meta or b.is_meta:

@@ -37,7 +37,7 @@ _MANY = 4
 
 @dataclass(frozen=True)
 class Map:
-    """What a tensor is, if it is a feature map.
+    """What a tensor is, if it is a feature map: its channels, stride and layout, from which stages are told.
 
     Attributes:
         stride: Pixels of the input for one step, whole.
@@ -198,7 +198,7 @@ class Grid:
 
 
 def _whole(stride: float, near: float = 0.003) -> int:
-    """The nearest integer, or the power of two that is near: layers without padding cut the border off."""
+    """The stride that is the nearest integer, or a near power of two: layers without padding cut the border off."""
     nearest = max(round(stride), 1)
     power = 2 ** round(math.log2(max(stride, 1)))
     if math.isclose(nearest, stride, rel_tol=near) or not math.isclose(power, stride, rel_tol=0.2):
@@ -242,7 +242,7 @@ def find_stages(
 
 
 class _Trunk:
-    """The modules one after another through which everything passes, each of one resolution.
+    """The modules one after another through which everything passes, each of one resolution, to group into stages.
 
     Args:
         model: What was recorded.
@@ -320,7 +320,7 @@ class _Trunk:
 
 
 def _spans(before: int, inner: list[Unit], whole: Unit) -> bool:
-    """Whether the resolution changes twice inside a module, or after blocks that have most of its layers."""
+    """Whether a module spans stages: the resolution changes twice inside, or after blocks with most of its layers."""
     first = [unit for unit in inner if unit.map.stride == before and unit.has_blocks]
     at_end = whole.map.stride > before and len(first) > 1 and 2 * _layers(first) > whole.layers
     return at_end or any(before < unit.map.stride < whole.map.stride for unit in inner)
@@ -331,13 +331,14 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _key(output: object, value: int) -> tuple[Any, ...]:
+    """The place of a feature map in what a stage's last module gives."""
     leaves, _ = tree_flatten_with_path(output)
     path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
     return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
 
 
 def _by_stride(units: list[Unit]) -> list[list[Unit]]:
-    """The units that follow one another at one resolution; one that gives maps of several is alone."""
+    """The units that follow one another at one stride, as one stage; one that gives maps of several is alone."""
     result: list[list[Unit]] = []
     for unit in units:
         last = result[-1][-1] if result else None
@@ -361,7 +362,7 @@ def _plain(groups: list[list[Unit]]) -> list[list[Unit]]:
 
 
 def _trimmed(group: list[Unit]) -> list[Unit]:
-    """A group without what has no layers at its front, and without what belongs to the head after its blocks.
+    """A stage without what has no layers at its front, and without what belongs to the head after its blocks.
 
     That is not in the module that the blocks are in. A bare layer that makes somewhat more channels is the last one of
     the stage, as in NFNets; one that makes four times as many, as in EfficientNets, is of the head.
@@ -381,6 +382,7 @@ def _trimmed(group: list[Unit]) -> list[Unit]:
 
 
 def _is_of_head(rest: list[Unit], around: str) -> bool:
+    """Whether the last unit of a stage belongs to the head after it."""
     *before, last = rest
     if not before:
         return False
@@ -391,7 +393,7 @@ def _is_of_head(rest: list[Unit], around: str) -> bool:
 
 
 def _without_stem(model: nn.Module, units: list[Unit], stem: Sequence[str]) -> list[Unit]:
-    """The units after the stem, which is the largest module around it with no more layers than what follows."""
+    """The units of the stages, after the stem: the largest module with no more layers than what follows."""
     for path in stem:
         for end in (*(index for index, letter in enumerate(path) if letter == "."), len(path)):
             prefix = f"{path[:end]}."
@@ -428,7 +430,7 @@ def _layers(units: Iterable[Unit]) -> int:
 
 
 def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
-    """The groups whose strides grow, each a multiple of the one before: small maps are rounded up at their border."""
+    """The stages whose strides grow, each a multiple of the one before: small maps are rounded up at their border."""
     result: list[list[Unit]] = []
     last = 1
     for group in groups:
@@ -475,6 +477,7 @@ def _repeated(blocks: Iterable[Unit], whole: Collection[str]) -> list[list[Unit]
 
 
 def _names(groups: list[list[Unit]]) -> list[str]:
+    """The names of stages: those of their modules where these are words, or else numbered."""
     single = all(len(group) == 1 for group in groups)
     names = [group[0].path for group in groups]
     if single and len({*(name.rpartition(".")[2] for name in names)}) == len(names):

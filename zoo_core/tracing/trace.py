@@ -120,6 +120,7 @@ def trace(
 
 
 def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+    """Refuse to trace without an example, or what is no model that can be run."""
     if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
         raise UsageError(
             "there is nothing to run the model on",
@@ -153,7 +154,7 @@ def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers,
 
 
 def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
-    """How many layers the stages miss; 0 where these are fewer than what runs up to the last stage.
+    """How many layers the traced stages miss; 0 where these are fewer than what runs up to the last stage.
 
     Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
 
@@ -187,6 +188,7 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
 
 
 def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
+    """The error for a head that the user named and tracing does not prove."""
     others = [each for each in error.candidates if each != head]
     return AnatomyError(
         f"{head!r} is not proven to be a head of this {type(model).__name__}",
@@ -198,6 +200,7 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
 
 
 def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -> str | None:
+    """What a trace says where no head is proven, with the candidates for one."""
     if why is None:
         return None
     named = f"; {CANDIDATES} {' or '.join(map(repr, candidates[:4]))}" if candidates else ""
@@ -207,6 +210,7 @@ def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -
 
 
 def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:  # noqa: ANN401 - as in trace
+    """The traced anatomy with its stages, found or as the user names them."""
     if chosen is not None:
         stages, layout = _declared(passes, grid, chosen)
         return replace(anatomy, stages=stages, layout=layout)
@@ -217,7 +221,7 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
 
 
 def _unseen(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
-    """The images in the input that the last stage is not computed from, however often it runs."""
+    """The images of a traced input that the last stage is not computed from, however often it runs."""
     recording = passes.evaluated.recording
     images = {value for value in recording.inputs if len(recording.shapes[value]) == grid.axes}
     made = [value for call in recording.calls() if call.path == stages[-1].output for value in call.outputs]
@@ -226,6 +230,7 @@ def _unseen(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
 
 
 def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
+    """The stages that the user names to ``zoo.trace``, with what the passes show of their maps."""
     named = chosen if hasattr(chosen, "items") else {path.rpartition(".")[2]: (path,) for path in chosen}
     if len(named) < len(chosen):
         named = {path: (path,) for path in chosen}
@@ -246,7 +251,7 @@ def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...
 
 
 def _stem_of(passes: Passes) -> tuple[str, ...]:
-    """Paths of the first parametric layers that see the input.
+    """Paths of the first parametric layers that see the traced input.
 
     Args:
         passes: The recorded model.
@@ -271,7 +276,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _where(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
-    """The example on the device of the model."""
+    """The example on the device of the model that is traced."""
     like = next(model.parameters(), torch.empty(0, device="cpu"))
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)
 
@@ -279,7 +284,7 @@ def _where(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever fo
 def knowledge_for(
     member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
 ) -> Knowledge:
-    """What zoo knows of a new model.
+    """What zoo knows of a new model, with its anatomy declared or traced.
 
     Args:
         member: Its family.
