@@ -85,59 +85,59 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError, ValueError):
-    """The call cannot be done as it is written."""
+    """Raised where a call cannot be done as it is written."""
 
 
 class UnknownArgument(UsageError, TypeError):
-    """A keyword that the function does not take. Attributes: ``argument``, ``matches``."""
+    """Raised for a keyword that the function does not take. Attributes: ``argument``, ``matches``."""
 
 
 class UnknownModel(UsageError, KeyError):
-    """No installed family has a model of that name. Attributes: ``name``, ``matches``."""
+    """Raised where no installed family has a model of that name. Attributes: ``name``, ``matches``."""
 
 
 class UnknownFamily(UsageError, KeyError):
-    """No plugin contributes that family. Attributes: ``family``, ``matches``."""
+    """Raised where no plugin contributes that family. Attributes: ``family``, ``matches``."""
 
 
 class UnknownTag(UsageError, KeyError):
-    """The model has no weights with that tag. Attributes: ``tag``, ``tags``."""
+    """Raised where the model has no weights with that tag. Attributes: ``tag``, ``tags``."""
 
 
 class UnknownPart(UsageError, KeyError):
-    """No stage, module or parameter of the model has that name. Attributes: ``part``, ``parts``."""
+    """Raised where no stage, module or parameter of the model has that name. Attributes: ``part``, ``parts``."""
 
 
 class HeadMismatch(UsageError):
-    """A head that does not fit its site. Attributes: ``path``, ``in_features``."""
+    """Raised where a head does not fit its site. Attributes: ``path``, ``in_features``."""
 
 
 class NotSupported(UsageError):
-    """This model cannot do that; the message says why, and which can."""
+    """Raised where this model cannot do that; the message says why, and which can."""
 
 
 class NotAZooModel(UsageError, TypeError):
-    """A module that zoo knows nothing about."""
+    """Raised for a module that zoo knows nothing about."""
 
 
 class PluginError(ZooError):
-    """A plugin did something wrong. Attributes: ``plugin``."""
+    """Raised where a plugin did something wrong. Attributes: ``plugin``."""
 
 
 class DuplicatePlugin(PluginError):
-    """Two distributions claim one plugin or family name. Attributes: ``name``, ``claimants``."""
+    """Raised where two distributions claim one plugin or family name. Attributes: ``name``, ``claimants``."""
 
 
 class FamilyUnavailable(PluginError, ImportError):
-    """The family is known, but its library or its plugin does not load. Attributes: ``family``."""
+    """Raised for a known family whose library or plugin does not load. Attributes: ``family``."""
 
 
 class CatalogError(PluginError, ValueError):
-    """A catalogue record is malformed. Attributes: ``file``, ``line``."""
+    """Raised where a catalogue record is malformed. Attributes: ``file``, ``line``."""
 
 
 class AnatomyError(PluginError, ValueError):
-    """An anatomy that does not fit the model it describes.
+    """Raised where an anatomy does not fit the model it describes.
 
     Example:
         >>> raise AnatomyError("Linear is not a model of acme", hint="write an Anatomy for it")
@@ -149,51 +149,51 @@ class AnatomyError(PluginError, ValueError):
 
 
 class ImageError(ZooError, ValueError):
-    """An image cannot be read, or is none. Attributes: ``name``."""
+    """Raised where an image cannot be read, or is none. Attributes: ``name``."""
 
 
 class WeightsError(ZooError, OSError):
-    """The weights could not be had, trusted or used."""
+    """Raised where weights could not be had, trusted or used."""
 
 
 class FetchError(WeightsError, ConnectionError):
-    """Every source failed. Attributes: ``attempts``, a tuple of ``(url, reason)``."""
+    """Raised where every source failed. Attributes: ``attempts``, a tuple of ``(url, reason)``."""
 
 
 class Offline(WeightsError):
-    """``ZOO_OFFLINE`` is set and the file is not in the cache."""
+    """Raised where ``ZOO_OFFLINE`` is set and the file is not in the cache."""
 
 
 class DigestMismatch(WeightsError, ValueError):
-    """The bytes are not the ones that were promised. Attributes: ``expected_digest``, ``got_digest``, ``source``."""
+    """Raised where bytes are not those promised. Attributes: ``expected_digest``, ``got_digest``, ``source``."""
 
 
 class Untrusted(WeightsError):
-    """Nothing says what the bytes should be."""
+    """Raised where nothing says what the bytes should be."""
 
 
 class LicenseRefused(WeightsError, PermissionError):
-    """A licence is not among those that were accepted. Attributes: ``licenses``, ``refused``."""
+    """Raised where a licence is not among those that were accepted. Attributes: ``licenses``, ``refused``."""
 
 
 class LockError(WeightsError, ValueError):
-    """``zoo.lock`` is malformed, or is not what it should be. Attributes: ``file``, ``line``."""
+    """Raised where ``zoo.lock`` is malformed, or is not what it should be. Attributes: ``file``, ``line``."""
 
 
 class Unreadable(WeightsError, ValueError):
-    """The file is not a state dict that can be read safely. Attributes: ``path``."""
+    """Raised for a file that is not a state dict that can be read safely. Attributes: ``path``."""
 
 
 class LoadMismatch(WeightsError, ValueError):
-    """Tensors missing, unexpected or of another shape. Attributes: ``missing``, ``unexpected``, ``misshaped``."""
+    """Raised where tensors do not fit when loaded. Attributes: ``missing``, ``unexpected``, ``misshaped``."""
 
 
 class CacheError(WeightsError):
-    """The cache folder cannot be used. Attributes: ``path``."""
+    """Raised where the cache folder cannot be used. Attributes: ``path``."""
 
 
 class ZooWarning(UserWarning):
-    """Something that zoo worked around, and that its user should know.
+    """A warning of something that zoo worked around, and that its user should know.
 
     Example:
         >>> import warnings
@@ -210,7 +210,7 @@ class ZooWarning(UserWarning):
 
 
 def raised_in(error: BaseException) -> str:
-    """File, line and text of the last line that is neither torch's nor zoo's; empty where there is none.
+    """Where an error was raised: file, line and text of the last line neither torch's nor zoo's; empty for none.
 
     Args:
         error: That was raised by other code than zoo_core, such as a plugin.

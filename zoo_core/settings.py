@@ -91,7 +91,7 @@ def find(setting: Setting) -> tuple[Any, str] | None:
 
 
 def _is_from_checkout(setting: Setting) -> bool:
-    """Whether what is in force of a setting is said by a project's file, which may have come with a checkout."""
+    """Whether a project's file, which may have come with a checkout, says the value of a setting that is in force."""
     result = find(setting)
     if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
         return False
@@ -99,7 +99,7 @@ def _is_from_checkout(setting: Setting) -> bool:
 
 
 def files() -> tuple[Path, ...]:
-    """The files that are in force here, the one that decides first.
+    """The settings files that are in force here, the one that decides first.
 
     Raises:
         UsageError: ``ZOO_CONFIG`` names a file that is not there.
@@ -127,6 +127,7 @@ def files() -> tuple[Path, ...]:
 
 
 def _user_folder() -> str:
+    """The folder of a user's own settings."""
     if sys.platform == "linux":  # as platformdirs says, whose import takes as long as the start of python
         base = os.environ.get("XDG_CONFIG_HOME", "").strip()
         return os.path.join(base or os.path.expanduser("~/.config"), "zoo")  # noqa: PTH111, PTH118
@@ -136,6 +137,7 @@ def _user_folder() -> str:
 
 
 def _values(path: Path) -> dict[str, Any]:
+    """The settings in a file, read again where it has changed since."""
     try:
         status = path.stat()
     except OSError as error:
@@ -145,11 +147,12 @@ def _values(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _cached(path: Path, _mtime: int, _size: int) -> dict[str, Any]:
+    """The settings in a file, read once for each time that it was changed."""
     return read(path)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a file.
+    """The settings in a ``zoo.toml``.
 
     Raises:
         UsageError: It is not TOML, or has a key that is not a setting, or a value that means nothing.
@@ -168,6 +171,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, text: str, key: str, value: object) -> object:
+    """The value of one setting in a file, when it may be that; an error that names the line otherwise."""
     known = {setting.key: setting for setting in SETTINGS}
     line = _line_of(text, key)
     if key not in known:
@@ -182,65 +186,76 @@ def _checked(path: Path, text: str, key: str, value: object) -> object:
 
 
 def _line_of(text: str, key: str) -> int:
-    """The line on which a key stands, or the table of that name."""
+    """The line of a settings file on which a key stands, or the table of that name."""
     title = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[]=.]""")
     numbered = enumerate(text.split("\n"), start=1)
     return next((number for number, line in numbered if title.match(line)), 1)
 
 
 def _malformed(path: Path, line: int, reason: str, expected: str | None = None, hint: str | None = None) -> UsageError:
+    """The error for a line of a settings file."""
     return UsageError(f"{path}, line {line}: {reason}", expected=expected, hint=hint, path=path, line=line)
 
 
 def _flag(text: str) -> bool:
+    """A setting that is on or off, from the environment."""
     if text.lower() not in _TRUE | _FALSE:
         raise ValueError
     return text.lower() in _TRUE
 
 
 def _flag_in_file(value: object, _folder: Path) -> bool:
+    """A setting that is on or off, from a ``zoo.toml``."""
     if not isinstance(value, bool):
         raise ValueError  # noqa: TRY004 - the kind says what was expected
     return value
 
 
 def _path_in_file(value: object, folder: Path) -> str:
+    """A setting that is a path, from a ``zoo.toml``, whose folder it is relative to."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError
     return str(folder / expand(value))
 
 
 def _lock(text: str) -> str:
+    """The setting of the lock file, from the environment; empty where it says to obey none."""
     return "" if text.lower() in _FALSE else text
 
 
 def _lock_in_file(value: object, folder: Path) -> str:
+    """The setting of the lock file, from a ``zoo.toml``; empty where it says to obey none."""
     return "" if value is False else _path_in_file(value, folder)
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """A setting that is several names, from the environment, with commas between them."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _list_in_file(value: object, _folder: Path) -> tuple[str, ...]:
+    """A setting that is several names, from a list in a ``zoo.toml``."""
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise ValueError
     return tuple(item.strip() for item in value)
 
 
 def _when(text: str) -> str | None:
+    """The setting of when files are verified, from the environment; None for the usual."""
     if text.lower() not in ("auto", "always", ""):
         raise ValueError(did_you_mean(close_matches(text, ["auto", "always"]), "unset it for 'auto'"))
     return text.lower() or None
 
 
 def _when_in_file(value: object, _folder: Path) -> str | None:
+    """The setting of when files are verified, from a ``zoo.toml``."""
     if not value or not isinstance(value, str):
         raise ValueError
     return _when(value)
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """A setting of pairs, from the environment, with ``=`` inside and spaces between them."""
     pairs = []
     for item in text.split():
         old, _, new = item.partition("=")
@@ -251,17 +266,20 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _pairs_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    """A setting of pairs, from a table in a ``zoo.toml``."""
     if not isinstance(value, dict) or not all(old and new and isinstance(new, str) for old, new in value.items()):
         raise ValueError
     return tuple(value.items())
 
 
 def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    """The setting of HTTP headers by URL, from lines in the environment."""
     pairs = (line.strip().partition("=") for line in text.splitlines() if line.strip())
     return tuple(_header(url.strip(), header.strip()) for url, _, header in pairs)
 
 
 def _headers_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...]:
+    """The setting of HTTP headers by URL, from a table in a ``zoo.toml``."""
     if not isinstance(value, dict):
         raise ValueError  # noqa: TRY004 - the kind says what was expected
     each = ((url, headers if isinstance(headers, list) else [headers]) for url, headers in value.items())
@@ -269,18 +287,21 @@ def _headers_in_file(value: object, _folder: Path) -> tuple[tuple[str, str], ...
 
 
 def _header(url: str, header: object) -> tuple[str, str]:
+    """A URL and its HTTP header from a setting, when both have the form that they have to have."""
     if not _BASE.fullmatch(url) or not isinstance(header, str) or not _HEADER.fullmatch(header):
         raise ValueError
     return url, header
 
 
 def _number(text: str) -> int | None:
+    """A setting that is a number, from the environment; None where it is empty."""
     if text and not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST):
         raise ValueError
     return int(text) if text else None
 
 
 def _number_in_file(value: object, _folder: Path) -> int:
+    """A setting that is a number, from a ``zoo.toml``."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
         raise ValueError
     return value
@@ -417,5 +438,6 @@ def disabled_plugins() -> tuple[str, ...]:
 
 
 def _value(key: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
+    """The value of the setting of that key; None when it is not set."""
     result = find(_BY_KEY[key])
     return result[0] if result else None

@@ -24,7 +24,7 @@ def visible(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures: range = range(0)) -> Iterator[str]:
-    r"""Rows of words as lines, the first row their header.
+    r"""Rows of words as lines of text, the first row their header.
 
     Args:
         rows: With as many cells each.
@@ -85,7 +85,7 @@ def presentable(value: object) -> object:
 
 
 def html_table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
-    """A table for a notebook; what names and notes contain is shown, and never read as HTML.
+    """A table as HTML text for a notebook; what names and notes contain is shown, and never read as HTML.
 
     Example:
         >>> html_table("models", ("name",), [("<b>",)])
@@ -117,7 +117,7 @@ td, th {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #88
 
 
 def html_page(title: str, body: str) -> str:
-    """A page that needs no other file, for light and dark mode and for phones.
+    """A page, as HTML text, that needs no other file, for light and dark mode and for phones.
 
     Args:
         title: Shown as the heading.
@@ -152,12 +152,12 @@ def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str,
 
 
 def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
-    """A next step: the close matches if there are any, or else ``otherwise``."""
+    """The text of a next step: the close matches if there are any, or else ``otherwise``."""
     return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise
 
 
 def in_three_digits(number: float) -> str:
-    """A number to read, without an exponent where it is not tiny.
+    """A number as text for people, without an exponent where it is not tiny.
 
     Example:
         >>> in_three_digits(1234.5), in_three_digits(0.01234), in_three_digits(2.0)
@@ -167,7 +167,7 @@ def in_three_digits(number: float) -> str:
 
 
 def human(size: int) -> str:
-    """A number of bytes for people.
+    """A number of bytes as text for people.
 
     Example:
         >>> human(46_830_571)

@@ -135,7 +135,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class InputScaling:
-    """What a model does to each channel of its input before the stem sees it: ``x * scale + shift``.
+    """In an anatomy, what a model does to each channel of its input before the stem: ``x * scale + shift``.
 
     Surgery on the stem switches it off and folds it into the filters.
 
@@ -287,7 +287,7 @@ class Anatomy:
 
 
 def _figure(boxes: list[tuple[str, str, str]]) -> str:
-    """Boxes from left to right as SVG: the name, a line below it, and the colour of each."""
+    """An anatomy as SVG, boxes from left to right: the name, a line below it, and the colour of each."""
     from html import escape
 
     from zoo_core.text import visible

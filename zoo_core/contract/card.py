@@ -19,7 +19,7 @@ _FULL_DIGEST_LENGTH = 64
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What has to be done to an image before a model sees it.
+    """What a card says has to be done to an image before a model sees it.
 
     Attributes:
         crop: Height and width of the centre crop, in pixels: the size the model sees; None where nothing is cut off.
@@ -67,7 +67,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Licenses:
-    """The licence of each thing that weights are made of, in lower-case SPDX names; ``"unknown"`` is one too.
+    """On a card, the licence of each thing that weights are made of, in lower-case SPDX names or ``"unknown"``.
 
     Attributes:
         code: Of the library that builds the model.
@@ -86,7 +86,7 @@ class Licenses:
 
 @dataclass(frozen=True)
 class Weights:
-    """One pretrained artefact: where it is, how to prove it, and what it was trained to do.
+    """Pretrained weights on a card: where they are, how to prove them, and what they were trained to do.
 
     Attributes:
         tag: The name of these weights among those of one model, such as ``"IMAGENET1K_V1"``.
@@ -208,6 +208,7 @@ class Weights:
 
 
 def _file_name(url: str) -> str:
+    """The file name in a URL of weights on a card."""
     return url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 

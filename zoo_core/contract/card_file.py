@@ -136,7 +136,7 @@ _PREPROCESSING_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
-    """Refuse what JSON can say and a field cannot mean: a text for a list would be taken letter by letter."""
+    """Refuse what JSON can say and a card's field cannot mean: a text for a list would be taken letter by letter."""
     for name, value in record.items():
         expected = types.get(name, object)
         if not isinstance(value, expected) or (isinstance(value, bool) and expected not in (bool, object)):
@@ -145,6 +145,7 @@ def _require_types(record: dict[str, Any], types: dict[str, type | tuple[type, .
 
 
 def _weights(record: dict[str, Any]) -> Weights:
+    """The weights in the record of a card in a file."""
     _require_types(record, _WEIGHTS_TYPES)
     if not all(isinstance(url, str) for url in record.get("urls", ())):
         msg = "urls must be texts"
@@ -160,6 +161,7 @@ def _weights(record: dict[str, Any]) -> Weights:
 
 
 def _numbers(name: str, numbers: object) -> tuple[float, ...]:
+    """A list of numbers in the record of a card, as a tuple; TypeError for anything else."""
     if not isinstance(numbers, list) or not all(isinstance(each, int | float) for each in numbers):
         msg = f"{name} must be a list of numbers"
         raise TypeError(msg)
@@ -167,6 +169,7 @@ def _numbers(name: str, numbers: object) -> tuple[float, ...]:
 
 
 def _preprocessing(record: dict[str, Any]) -> Preprocessing:
+    """The preprocessing in the record of a card in a file, of numbers where it has to be."""
     _require_types(record, _PREPROCESSING_TYPES)
     for name in ("crop", "resize", "mean", "std"):
         if not all(isinstance(each, int | float) for each in record.get(name) or ()):
@@ -176,13 +179,13 @@ def _preprocessing(record: dict[str, Any]) -> Preprocessing:
 
 
 def preprocessing_to_record(preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """A preprocessing as plain data, all of it, for people and programs to read; nothing for None."""
+    """A card's preprocessing as plain data, all of it, for people and programs to read; nothing for None."""
     record = asdict(preprocessing) if preprocessing else {}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
 
 def preprocessing_from_record(record: dict[str, Any]) -> Preprocessing | None:
-    """What :func:`preprocessing_to_record` turned into plain data.
+    """The preprocessing of a card that :func:`preprocessing_to_record` turned into plain data.
 
     Raises:
         TypeError: A field is unknown, or of another type.
@@ -192,11 +195,12 @@ def preprocessing_from_record(record: dict[str, Any]) -> Preprocessing | None:
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON has only lists; our records hold tuples."""
+    """The record of a card from JSON, which has only lists, with tuples for them."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
 def _without_defaults(item: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our dataclasses
+    """A card, or a part of one, as plain data for its record, without what equals its default."""
     kept: dict[str, Any] = {}
     for spec in fields(item):
         value = getattr(item, spec.name)
@@ -335,8 +339,10 @@ class CardFile(Sequence[Card]):
 
 
 def _opening(family: str) -> bytes:
+    """How the lines of a family's cards begin in a file, by which one is found without parsing the others."""
     return f'\n{{"family": {_json(family)}, "name": '.encode(errors="replace")  # a file of UTF-8 has no half characters
 
 
 def _json(text: str) -> str:
+    """A string as the file of cards has it, in JSON."""
     return json.dumps(text, ensure_ascii=False)

@@ -51,7 +51,7 @@ class Chain:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``: the step between pooling and a linear head.
+    """A step of a chain, from pooling to a linear head: ``[N, C, 1, 1]`` or ``[N, C, H, W]`` to ``[N, C * H * W]``.
 
     Example:
         >>> import torch

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Cost(NamedTuple):
-    """What one image of the size that a model was designed for costs it.
+    """What one image of the size that a model was designed for costs it, as its family ships it.
 
     Attributes:
         multiply_adds: Of convolutions, matrix products and attention.
@@ -23,7 +23,7 @@ class Cost(NamedTuple):
 
 
 def write_costs(costs: Mapping[str, Cost]) -> str:
-    """The text of a file that :func:`read_costs` reads: a model on each line.
+    """The text of the file of costs that a family ships, for :func:`read_costs`: a model on each line.
 
     Example:
         >>> print(write_costs({"net": Cost(64, 8)}), end="")
@@ -35,7 +35,7 @@ def write_costs(costs: Mapping[str, Cost]) -> str:
 
 
 def read_costs(where: str) -> dict[str, Cost]:
-    """The costs in ``"package:file"``, by the name of the model; empty where that is no such file.
+    """The costs that a family ships in ``"package:file"``, by the name of the model; empty without such a file.
 
     Example:
         >>> read_costs("zoo_tiny:costs.json")["glyphnet"].multiply_adds
@@ -48,11 +48,13 @@ def read_costs(where: str) -> dict[str, Cost]:
 
 
 def _lines(records: Mapping[str, tuple[object, ...]]) -> str:
+    """Costs, or parts, as the text of a file that a family ships: a model on each line."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(list(record))}" for name, record in records.items())
     return f"{{\n{lines}\n}}\n"
 
 
 def _read(where: str) -> dict[str, Any]:
+    """What a file of costs, or of parts, that a family ships holds; empty where there is no such file."""
     package, _, name = where.partition(":")
     try:
         result: dict[str, Any] = json.loads(files(package).joinpath(name).read_text(encoding="utf-8"))
@@ -62,7 +64,7 @@ def _read(where: str) -> dict[str, Any]:
 
 
 class Parts(NamedTuple):
-    """The heads and stages of a model, as its anatomy has them.
+    """The heads and stages of a model, as its family ships them beside the costs.
 
     Attributes:
         heads: Path and features of each head site.
@@ -91,7 +93,7 @@ class Parts(NamedTuple):
 
 
 def write_parts(parts: Mapping[str, Parts]) -> str:
-    """The text of a file that :func:`read_parts` reads: a model on each line.
+    """The text of the file of parts that a family ships beside its costs, for :func:`read_parts`.
 
     Example:
         >>> print(write_parts({"net": Parts((("fc", 8),), ())}), end="")
@@ -103,7 +105,7 @@ def write_parts(parts: Mapping[str, Parts]) -> str:
 
 
 def read_parts(where: str) -> dict[str, Parts]:
-    """The parts in ``"package:file"``, by the name of the model; empty where that is no such file.
+    """The parts that a family ships beside its costs in ``"package:file"``, by model; empty without such a file.
 
     Example:
         >>> read_parts("zoo_tiny:parts.json")["glyphnet"].heads

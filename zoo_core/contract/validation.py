@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def require_words(record: object, **allowed: Sequence[str]) -> None:
-    """Refuse a field that is none of the words it may be.
+    """Refuse a field of a record that is none of the words it may be.
 
     Raises:
         AnatomyError: It is another one; the message has the word that was meant.
@@ -33,7 +33,7 @@ def require_words(record: object, **allowed: Sequence[str]) -> None:
 
 
 def require_counts(record: object, **least: int) -> None:
-    """Refuse a field that is no integer, or too small a one; numpy's integers become Python's.
+    """Refuse a field of a record that is no integer, or too small a one; numpy's integers become Python's.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -58,7 +58,7 @@ def require_counts(record: object, **least: int) -> None:
 
 
 def require_text(record: object, *names: str, or_none: bool = False) -> None:
-    """Refuse a field that is no text, or an empty one; None will do where ``or_none`` says so.
+    """Refuse a field of a record that is no text, or an empty one; None will do where ``or_none`` says so.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -70,7 +70,7 @@ def require_text(record: object, *names: str, or_none: bool = False) -> None:
 
 
 def require_tuple(record: object, **of: type) -> None:
-    """Refuse a field that is no tuple of things of one type; empty texts in it are refused too.
+    """Refuse a field of a record that is no tuple of things of one type; empty texts in it are refused too.
 
     Raises:
         AnatomyError: Such a field is there. A single text, whose letters would be taken for its entries, is one.
@@ -90,7 +90,7 @@ def require_tuple(record: object, **of: type) -> None:
 
 
 def require_callable(record: object, *names: str, or_text: bool = False) -> None:
-    """Refuse a field that is neither None nor can be called; a text will do where ``or_text`` says so.
+    """Refuse a field of a record that is neither None nor callable; a text will do where ``or_text`` says so.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -102,7 +102,7 @@ def require_callable(record: object, *names: str, or_text: bool = False) -> None
 
 
 def require(record: object, name: str, right: object, expected: str) -> None:
-    """Refuse a field for a reason of its own.
+    """Refuse a field of a record for a reason of its own.
 
     Raises:
         AnatomyError: It is not right.
@@ -112,9 +112,11 @@ def require(record: object, name: str, right: object, expected: str) -> None:
 
 
 def _wrong(record: object, name: str, expected: str) -> AnatomyError:
+    """The error for a field of a record that is not what it has to be, with its value."""
     value: Any = getattr(record, name)
     return AnatomyError(f"{_of(record, name)} must be {expected}, got {value!r:.80}")
 
 
 def _of(record: object, name: str) -> str:
+    """The name of a field, with that of its record, for the error that refuses it."""
     return f"{type(record).__name__}.{name}"

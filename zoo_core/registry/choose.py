@@ -115,6 +115,7 @@ class Entry(NamedTuple):
 
 
 def _other_width(crop: Sequence[int] | None, width: int) -> int | None:
+    """Width of the images for weights to choose among, where it is not the one the model was designed for."""
     return crop[-1] if crop and crop[-1] != width else None
 
 
@@ -158,6 +159,7 @@ def chosen(
 
 
 def _rank(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, ANN401 - as above; what sort() compares
+    """What the models that were chosen are sorted by; what is not known comes last."""
     if sort == "name":
         return entry.id.partition("/")[2]
     if sort == "accuracy":
@@ -171,7 +173,7 @@ HEADER = ("model", "Mparams", "GMACs", "size", "acc@1", "licence")
 
 
 def cells(entry: Entry, figure: Figure | None = None) -> tuple[str, ...]:
-    """A model in a row of a table; a question mark for what is not known.
+    """A model to choose, in a row of a table; a question mark for what is not known.
 
     Args:
         entry: The model.

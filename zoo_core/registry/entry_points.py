@@ -66,7 +66,7 @@ def plugin_entries() -> tuple[Any, ...]:
 
 
 def is_installed(distribution: str) -> bool:
-    """Whether a distribution of that name, however it is spelt, is installed.
+    """Whether a distribution is installed where entry points are looked for, however its name is spelt.
 
     Example:
         >>> is_installed("Torch"), is_installed("a-missing-library")
@@ -85,7 +85,7 @@ def is_installed(distribution: str) -> bool:
 
 
 def version_of(distribution: str) -> str | None:
-    """The version of a distribution, however its name is spelt; None when it is not installed.
+    """The version of a distribution whose entry points would be found, however it is spelt; None when not installed.
 
     Example:
         >>> version_of("Torch").count(".") >= 2, version_of("a-missing-library")
@@ -105,7 +105,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def _is_plain() -> bool:
-    """Whether all distributions lie in folders, as pip and uv put them there."""
+    """Whether entry points can be read from folders: all distributions lie in some, as pip and uv put them."""
     if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - Path is not imported for this
         return False
     finders = (finder for finder in sys.meta_path if hasattr(finder, "find_distributions"))
@@ -114,7 +114,7 @@ def _is_plain() -> bool:
 
 @lru_cache(maxsize=1)
 def _folders(paths: tuple[str, ...]) -> dict[str, str]:
-    """The metadata folder of each distribution, by its name as it is compared."""
+    """The metadata folder of each distribution, where its entry points are, by its name as it is compared."""
     result: dict[str, str] = {}
     for path in paths:
         for name in _names(path or "."):
@@ -124,6 +124,7 @@ def _folders(paths: tuple[str, ...]) -> dict[str, str]:
 
 
 def _names(path: str) -> Iterable[str]:
+    """The names in a folder of ``sys.path`` where entry points may be; none where it cannot be read."""
     try:
         return sorted(os.listdir(path))  # noqa: PTH208 - as above
     except OSError:
@@ -131,12 +132,13 @@ def _names(path: str) -> Iterable[str]:
 
 
 def _normal(name: str) -> str:
-    """A name as names are compared: runs of ``-``, ``_`` and ``.`` are one ``-``, and case does not count."""
+    """The name of an installed distribution as names are compared: runs of ``-``, ``_`` and ``.`` are one ``-``."""
     parts = name.lower().replace("_", "-").replace(".", "-").split("-")
     return "-".join(part for part in parts if part)
 
 
 def _entries(folder: str) -> Iterator[Found]:
+    """The entry points of plugins in the metadata folder of one distribution."""
     try:
         with open(os.path.join(folder, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123
             content = file.read()

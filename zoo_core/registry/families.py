@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Own:
-    """What a card cannot hold of a model that was registered in this process.
+    """What a family keeps of a model that was registered in this process, and a card cannot hold.
 
     Attributes:
         build: What makes it.
@@ -161,7 +161,7 @@ class Member:
 
 
 def _public(version: str) -> str:
-    """A version without the name of its build, as in ``2.15.0+cpu``."""
+    """The version of a family's library without the name of its build, as in ``2.15.0+cpu``."""
     return version.partition("+")[0]
 
 
@@ -262,7 +262,7 @@ class Shelf(MutableMapping[str, Card]):
 
 
 def _is_sound(card: object, family: Family) -> TypeGuard[Card]:
-    """Whether it is a card of this family that can be listed beside those of others: its name and task are texts."""
+    """Whether it is a card of this family, to be listed beside those of others: its name and task are texts."""
     return (
         isinstance(card, Card)
         and card.family == family.name

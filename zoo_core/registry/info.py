@@ -55,7 +55,7 @@ class Info(Card):
 
 
 def outline(card: Card) -> str:
-    """What a model is, in a line."""
+    """What a model is, in a line of the info on it."""
     size = "x".join(str(side) for side in card.input_size)
     parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
     return f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}"
@@ -106,10 +106,12 @@ def differences(card: Card, other: Card) -> Iterator[str]:
 
 
 def _default(card: Card) -> Weights | None:
+    """The default weights of a model, which an info compares with those of its namesakes; None without any."""
     return card.find() if card.weights and card.default else None
 
 
 def _changed(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
+    """What is different about the preprocessing of a model of the same name, field by field."""
     for spec in fields(Preprocessing):
         old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
         if old != new:
@@ -117,11 +119,12 @@ def _changed(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
 
 
 def _figure(weights: Weights) -> str:
-    """The first published figure of weights, in brackets."""
+    """The first published figure of weights, in brackets, for a line on what is different."""
     return next((f" ({name} {value:g})" for name, value in weights.metrics.items()), "")
 
 
 def _shown(value: object) -> str:
+    """A value that is different in another family, as an info prints it."""
     if isinstance(value, tuple):
         return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

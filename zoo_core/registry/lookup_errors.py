@@ -19,7 +19,7 @@ INSTALL_A_FAMILY = "pip install ./plugins/zoo-torchvision, for one, in a checkou
 
 
 def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin]) -> UnknownFamily:
-    """No plugin contributes ``family``; ``known`` are those that there are."""
+    """The error of a lookup of ``family``, which no plugin contributes; ``known`` are those that there are."""
     matches = close_matches(family, known)
     registered = "zoo plugins lists those installed; a model of your own needs its zoo.register first"
     return UnknownFamily(
@@ -33,7 +33,7 @@ def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin
 
 
 def name_of_timm(name: str, repository: str, listed: Collection[str]) -> UnknownFamily:
-    """``name`` is a ``repository`` of the hub as timm spells it, whose weights the models in ``listed`` have."""
+    """The error of a lookup of ``name``, a hub ``repository`` as timm spells it; ``listed`` have its weights."""
     save = f"hf://{repository} is the name of a save that zoo.push shared there"
     file = 'zoo.get("timm/NAME", weights="model.safetensors") takes the file of a repository for timm, once it is here'
     return UnknownFamily(
@@ -49,7 +49,7 @@ def name_of_timm(name: str, repository: str, listed: Collection[str]) -> Unknown
 def unknown_model(
     name: str, known: Collection[str], searched: Iterable[str], plugins: Iterable[Plugin]
 ) -> UnknownModel:
-    """None of the families in ``searched`` has ``name``; ``known`` are the models that they have."""
+    """The error of a lookup of ``name``, which no family in ``searched`` has; ``known`` are the models there are."""
     matches = close_matches(name, known)
     otherwise = "zoo list names every model there is" if known else INSTALL_A_FAMILY
     return UnknownModel(
@@ -63,7 +63,7 @@ def unknown_model(
 
 
 def unknown_task(task: str, known: Collection[str]) -> UsageError:
-    """No model has ``task``; ``known`` are the tasks that there are."""
+    """The error of a lookup of ``task``, which no model has; ``known`` are the tasks that there are."""
     return UsageError(
         f"no model has the task {task!r}",
         expected=f"one of {', '.join(known)}",
@@ -73,7 +73,7 @@ def unknown_task(task: str, known: Collection[str]) -> UsageError:
 
 
 def _cause(plugins: Iterable[Plugin]) -> str | None:
-    """Why something may be missing: plugins that failed, or that were never loaded."""
+    """Why what was looked up may be missing: plugins that failed, or that were never loaded."""
     plugins = tuple(plugins)
     broken = [plugin.name for plugin in plugins if plugin.problem]
     if broken:

@@ -83,6 +83,7 @@ def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tu
 
 
 def _installed() -> list[EntryPoint | Found]:
+    """The entry points of the plugins to load: those installed, as far as the settings do not leave them out."""
     only, without = settings.plugins(), settings.disabled_plugins()
     result = plugin_entries()
     names = {entry.name for entry in result}
@@ -92,7 +93,7 @@ def _installed() -> list[EntryPoint | Found]:
 
 
 def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Warn of the names in an environment variable that mean nothing here, with those that may have been meant."""
+    """Warn of names in an environment variable that no plugin or family has, with those that may have been meant."""
     known = sorted(known)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -141,7 +142,7 @@ def load_plugin(
 
 
 def _remedy(error: BaseException, plugin: Plugin) -> str:
-    """What to do: uninstall a rival, install a library that is missing, or else go without the plugin and report it."""
+    """What to do about a plugin that does not load: uninstall a rival, install a library, go without it and report."""
     if isinstance(error, DuplicatePlugin):
         return "uninstall one of them"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
@@ -162,6 +163,7 @@ def go_without(plugin: Plugin) -> str:
 
 
 def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
+    """Raise DuplicatePlugin where two installed plugins have the same name."""
     if len(rivals) > 1:
         origins = tuple(Plugin(name, rival).origin for rival in rivals)
         raise DuplicatePlugin(
@@ -173,6 +175,7 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
 
 
 def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
+    """Put the families and commands that a plugin contributes into its record, once they are checked."""
     answers = _plain_answers(module)
     if answers is None:
         answers, plugin.notes = _answers(plugin.name, module)
@@ -183,7 +186,7 @@ def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or an
 
 
 def _plain_answers(module: object) -> dict[str, list[object]] | None:
-    """What a module answers whose hooks are functions without arguments and options; None for any other plugin.
+    """What a plugin answers whose hooks are functions without arguments and options; None for any other plugin.
 
     That is all that most plugins are. pluggy would call the same functions, but its import takes as long as the start
     of python.
@@ -219,11 +222,13 @@ def _answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[
 
 
 def _unknown(hook: str, known: list[str]) -> str:
+    """A remark on a plugin that implements a hook that does not exist, with the one that may have been meant."""
     meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
     return f"unknown hook {hook!r}: {meant}"
 
 
 def _checked_families(answer: object) -> tuple[Family, ...]:
+    """The families that a plugin contributes; PluginError where one is none, or cannot be called so."""
     families = tuple(answer) if isinstance(answer, list | tuple) else (answer,)
     for family in families:
         if not isinstance(family, Family):
@@ -243,6 +248,7 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
 
 
 def _checked_commands(answer: object) -> Mapping[str, str]:
+    """The commands that a plugin contributes; PluginError where they are no dict of strings."""
     if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
         raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
     return answer

@@ -107,6 +107,7 @@ def register(
 def _weights(
     where: str | os.PathLike[str], sha256: str, names: tuple[str, ...], preprocessing: Preprocessing | None
 ) -> tuple[Weights, ...]:
+    """The weights of a model that is registered: a file, whose digest is taken here, or a URL."""
     url = str(where)
     if "://" not in url:
         path = expand(where).resolve()

@@ -28,7 +28,7 @@ _COMMAND = "import sys; from zoo_core.registry.reindex import index; index(*sys.
 
 
 def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
-    """The catalogue of the installed version, made now if it never was; None, with a warning, where that fails.
+    """The catalogue of the installed version, indexed now if it never was; None, with a warning, where that fails.
 
     Args:
         family: Whose catalogue it is.
@@ -55,7 +55,7 @@ def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
 
 
 def index(cards: str, path: str) -> None:
-    """Write what a function finds to a file, whole or not at all.
+    """Write the catalogue that a function finds in a library to a file, whole or not at all.
 
     Args:
         cards: ``"package.module:function"``.
@@ -68,7 +68,7 @@ def index(cards: str, path: str) -> None:
 
 
 def _folder() -> Path:
-    """Where catalogues are remembered: with this user alone, since they name functions that are imported and called."""
+    """Where catalogues indexed anew are remembered: with this user alone, as they name functions that are called."""
     from platformdirs import user_cache_path
 
     return user_cache_path("zoo") / "catalogues"

@@ -267,7 +267,7 @@ class Zoo:
 
 
 def _family_in(pattern: str) -> str | None:
-    """The family that a pattern names, when it does so without wildcards."""
+    """The family of the registry that a pattern names, when it does so without wildcards."""
     family = pattern.rpartition("/")[0]
     return family if family and not _GLOB.intersection(family) else None
 
@@ -307,7 +307,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 class ModelNames(builtins.list[str]):
-    """The names that ``zoo.list`` gives: a list, which a notebook shows as a table of what the models cost and give."""
+    """The names in the registry that ``zoo.list`` gives; a notebook shows a table of what models cost and give."""
 
     _MOST = 50
     """Rows of that table."""
@@ -336,7 +336,7 @@ def list_models(
     input_size: int | None = None,
     sort: str | None = None,
 ) -> builtins.list[str]:
-    """The qualified names of the models that match; imports neither torch nor any model library.
+    """The qualified names of the models in the registry that match; imports neither torch nor a model library.
 
     A family whose library is not installed is left out, unless ``family`` or the pattern names it.
 
@@ -382,7 +382,7 @@ def list_models(
 
 @strict_arguments
 def info(name: str) -> Info:
-    """What a model is: its card, without importing torch or its library.
+    """The card of the model that the registry has under a name, without importing torch or its library.
 
     Printed, it says too which other families have a model of that name, and how those are different: in their
     preprocessing, above all. ``info(name).others`` are their cards.

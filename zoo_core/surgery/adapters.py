@@ -16,7 +16,7 @@ _INNER = re.compile(r"\.(?:base_layer|original_module)(?=\.|$)")
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """The LoRA layers inside ``model``, by path.
+    """The LoRA layers among the adapters that PEFT put into ``model``, by path.
 
     Example:
         >>> from torch import nn
@@ -27,23 +27,24 @@ def lora_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def wrapped_modules(model: nn.Module) -> dict[str, Any]:
-    """The modules of which PEFT trains a copy, as its ``modules_to_save`` says, by path: the wrapper of both."""
+    """PEFT's wrappers of modules that it trains a copy of beside its adapters (``modules_to_save``), by path."""
     return _instances(model, "peft.utils.other", "ModulesToSaveWrapper")
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether PEFT has put layers of any kind into ``model``."""
+    """Whether PEFT has put adapters of any kind into ``model``."""
     return bool(_instances(model, "peft.tuners.tuners_utils", "BaseTunerLayer") or wrapped_modules(model))
 
 
 def _instances(model: nn.Module, module: str, name: str) -> dict[str, Any]:
+    """The adapter layers of one class of PEFT in a model, by path; PEFT is not imported for it."""
     # a model can only hold what was imported already
     kind = getattr(sys.modules.get(module), name, None)
     return {path: each for path, each in model.named_modules() if isinstance(each, kind)} if kind else {}
 
 
 def active_copy(wrapper: Any) -> nn.Module:  # noqa: ANN401 - PEFT has no type information
-    """The module that a wrapper of :func:`wrapped_modules` runs."""
+    """The module that PEFT's wrapper runs, the original or a copy, as its active adapters say."""
     active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
     off = wrapper.disable_adapters or not active
     result: nn.Module = wrapper.original_module if off else wrapper.modules_to_save[active[0]]
@@ -51,7 +52,7 @@ def active_copy(wrapper: Any) -> nn.Module:  # noqa: ANN401 - PEFT has no type i
 
 
 def plain_layer(module: nn.Module) -> nn.Module:
-    """The layer that a library made, inside those that PEFT put around it; the module itself where there are none.
+    """The library's own layer inside the adapters that PEFT put around it; the module itself where there are none.
 
     Example:
         >>> from torch import nn
@@ -66,7 +67,7 @@ def plain_layer(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """The name that a tensor had before PEFT put a layer around its own.
+    """The name that a tensor had before PEFT put an adapter around its layer.
 
     Example:
         >>> plain_name("layer1.0.conv1.base_layer.weight"), plain_name("fc.original_module.bias")
@@ -76,14 +77,14 @@ def plain_name(name: str) -> str:
 
 
 def plain_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Those of ``names`` that have another plain name, and that, for a model with adapters; empty for any other."""
+    """Those of ``names`` that adapters of PEFT have changed, each with its plain name; empty for other models."""
     if not is_adapted(model):
         return {}
     return {name: plain for name in names if (plain := plain_name(name)) != name}
 
 
 def kept_aside(model: nn.Module) -> set[str]:
-    """The names of tensors that PEFT keeps beside the copy that it trains: nothing runs through them."""
+    """The names of originals that PEFT keeps beside copies trained with its adapters: nothing runs through them."""
     wrappers = wrapped_modules(model).items()
     return {
         f"{path}.original_module.{name}"

@@ -29,7 +29,7 @@ BY_HAND = "by_hand"
 
 @dataclass
 class Editing:
-    """An edit that is going on.
+    """An edit of a model by a verb of surgery, while it is going on.
 
     Attributes:
         model: The model without wrappers.
@@ -72,7 +72,7 @@ class Editing:
 def editing(
     model: nn.Module, verb: str, *, adds_tensors: bool = True, record: Mapping[str, Any] | None = None
 ) -> Iterator[Editing]:
-    """Change a model inside the block, and bring all that is known of it up to date afterwards.
+    """Edit a model inside the block, and bring all that is known of it up to date afterwards.
 
     Wrappers are looked through, and DDP around the model is renewed. What was changed by hand before is read again.
     Afterwards the receipt names what is new and what is gone, norms that were replaced are no longer held, and the edit
@@ -109,7 +109,7 @@ def editing(
 
 
 def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
-    """Refuse to change the modules of a model of which only parts are held: the parts would stay as they are."""
+    """Refuse to edit the modules of a model of which only parts are held: the parts would stay as they are."""
     if all(each is not bare for each in model.modules()):
         raise NotSupported(
             f"zoo.{verb} cannot change a model that was split: its parts would stay as they are",
@@ -119,7 +119,7 @@ def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
 
 
 def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Module, bool]]:
-    """The modules that should be held, and whether they are."""
+    """The modules that should stay held through an edit, and whether they are before it."""
     modules = dict(model.named_modules(remove_duplicate=False)) if known and known.held else {}
     return {path: (modules[path], is_held(modules[path])) for path in (known.held if known else ()) if path in modules}
 
@@ -127,7 +127,7 @@ def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Modul
 def _settle(
     edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.Module, bool]], done: tuple[Edit, ...]
 ) -> None:
-    """Record the edit, and bring receipt and held modules up to date by comparing tensors and modules with before."""
+    """Finish an edit: record it, and bring receipt and held modules up to date by comparing with before."""
     known = knowledge_of(edit.model)
     now = dict(tensors_of(edit.model)) if before else {}
     new = {name for name, tensor in now.items() if before.get(name) is not tensor} | edit.outcomes.keys()

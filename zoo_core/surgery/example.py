@@ -21,7 +21,7 @@ _SIDE = 224
 
 
 def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: int | None = None) -> Tensor:
-    """One image of noise, of the size the model was designed for, on its device and in its dtype.
+    """One example image of noise, of the size the model was designed for, on its device and in its dtype.
 
     The noise is the same every time, and the global random state is not touched.
 
@@ -54,7 +54,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
 
 
 def _of_example(model: nn.Module, kept: object) -> Tensor:
-    """Noise of the shape of the example that a module was traced with; one of integers as it is."""
+    """Noise of the shape of the example input that a module was traced with; an example of integers as it is."""
     if not isinstance(kept, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot be tried with an image",
@@ -87,7 +87,7 @@ def refuse_auxiliary(model: nn.Module, verb: str) -> None:
 
 
 def channels_told(model: nn.Module) -> int:
-    """How many channels the images of ``model`` have by all that is written down."""
+    """How many channels an example image of ``model`` has by all that is written down."""
     known = knowledge_of(model)
     edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
     if known.example is not None and not edits:
@@ -96,7 +96,7 @@ def channels_told(model: nn.Module) -> int:
 
 
 def _channels(model: nn.Module, size: tuple[int, int]) -> int:
-    """How many they have, also where the model was built for others than its card says."""
+    """How many channels an example image has, also where the model was built for others than its card says."""
     told, stem = channels_told(model), anatomy_of(model).stem
     layer = unwrap(model).get_submodule(stem[0]) if stem else None
     if not isinstance(layer, CONVOLUTIONS):

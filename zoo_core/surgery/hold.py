@@ -95,18 +95,20 @@ _WATCHED: WeakSet[Held] = WeakSet()
 
 
 def _watch(held: Held) -> None:
+    """Add a held module to those that are looked at before each step of an optimizer."""
     _follow_at_steps()
     _WATCHED.add(held)
 
 
 @cache
 def _follow_at_steps() -> None:
+    """Have the held modules looked at before each step of any optimizer, once in a process."""
     register_optimizer_step_pre_hook(_follow)
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]  # noqa: SLF001 - torch.compiler.disable imports all of dynamo
 def _follow(*_: object) -> None:
-    """Let modules that another library has unfrozen train again."""
+    """Let held modules that another library has unfrozen train again."""
     for held in [each for each in _WATCHED if each.is_unfrozen()]:
         held.follow()
 
@@ -152,7 +154,7 @@ def held_paths(model: nn.Module) -> frozenset[str]:
 
 
 def stateful(model: nn.Module, *, whole: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of ``model`` that may change buffers of their own as they run in train mode, by path.
+    """The modules of ``model`` to hold once frozen, by path: they may change own buffers as they run in train mode.
 
     Norms with running statistics, spectral norm and its vectors, codebooks: all that have floating-point buffers which
     are saved. Tables of indices never change.
@@ -179,10 +181,12 @@ def hold_frozen_parts(module: nn.Module) -> None:
 
 
 def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers of a held module itself, with their names."""
     return list(module.named_buffers(recurse=False))
 
 
 def _owner(hook: Any) -> object:  # noqa: ANN401 - what torch keeps of a hook
+    """The object that a hook is a method of, by which what holds a module is found again."""
     inner = getattr(hook, "hook", hook)
     return getattr(inner, "__self__", None)
 

@@ -19,7 +19,7 @@ _NORMS = (
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` normalises: one of torch's, one derived from them, or one that a library wrote itself.
+    """Whether a layer normalises: one of torch's, one derived from them, or one that a library wrote itself.
 
     Example:
         >>> is_norm(nn.GroupNorm(2, 4)), is_norm(nn.Linear(2, 2))
@@ -33,7 +33,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def has_nothing_to_score_with(module: nn.Module) -> bool:
-    """Whether ``module`` holds nothing that could weigh features, but norms at most, so that it gives features again.
+    """Whether no layer in ``module`` could weigh features, but norms at most, so that it gives features again.
 
     Example:
         >>> has_nothing_to_score_with(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)))
@@ -55,6 +55,6 @@ def is_bias(name: str) -> bool:
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers that a module holds itself, without those of its children."""
+    """Parameters and buffers that a layer holds itself, without those of its children."""
     held = {**module._parameters, **module._buffers}  # noqa: SLF001 - named_* would drop tensors that are shared
     return {name: tensor for name, tensor in held.items() if tensor is not None}

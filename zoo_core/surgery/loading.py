@@ -40,7 +40,7 @@ def load_state(
     source: str = "the file",
     assign: bool = False,
 ) -> dict[str, Outcome]:
-    """Load every tensor of ``state`` into ``model``, or say exactly which ones do not fit.
+    """Load every tensor of the state dict ``state`` into ``model``, or say exactly which ones do not fit.
 
     Args:
         model: What to load into.
@@ -87,7 +87,7 @@ def load_state(
 
 
 def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:  # noqa: ANN401 - torch's own
-    """Load as torch does, not strictly, and with a note of the version where torch looks: torchvision's MNASNet asks.
+    """Load a state dict as torch does, not strictly, with a version where torch looks for it, as MNASNet asks.
 
     Args:
         model: What to load into.
@@ -100,12 +100,13 @@ def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = 
 
 
 def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load a state dict by copying its values; gives the names that are missing, and those that are unexpected."""
     result = load_whole(model, given)
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
 def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Load without copying, and without what torch's own ``assign=True`` changes: dtypes, devices and tied weights."""
+    """Load a state dict uncopied, without what ``assign=True`` of torch changes: dtypes, devices and tied weights."""
     names_of: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(parameter), []).append(name)
@@ -121,7 +122,7 @@ def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor
 
 
 def _part(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
-    """Give each of these names memory of its own: a file may hold one tensor under two names that the model parts."""
+    """Give tensors to be loaded memory of their own: a file may hold one under two names that the model parts."""
     taken: set[int] = set()
     for name, tensor in untied.items():
         if tensor.numel() and tensor.data_ptr() in taken:
@@ -130,7 +131,7 @@ def _part(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
 
 
 def _settled(tensor: Tensor, own: Tensor) -> Tensor:
-    """A tensor of a file as the model wants it: its dtype, its device, and aligned as the kernels expect."""
+    """A tensor of a state dict as the model loads it: its dtype, its device, and aligned as the kernels expect."""
     tensor = tensor.to(device=own.device, dtype=own.dtype)
     aligned = tensor.data_ptr() % _ALIGNMENT == 0 if tensor.device.type == "cpu" else True
     # misaligned input makes some kernels take another path, and the output differ in the last digit
@@ -138,6 +139,7 @@ def _settled(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Outcome:
+    """What loading a state dict made of a tensor, in the words of a receipt."""
     if name in given:
         return "loaded"
     if name in new:
@@ -147,11 +149,12 @@ def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Ou
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
-    """Whether one of these globs fits a name."""
+    """Whether one of these globs fits a name in a state dict that is loaded."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _under(name: str, paths: Collection[str]) -> bool:
+    """Whether a tensor of a state dict belongs to one of the modules that may be replaced as it is loaded."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
@@ -162,7 +165,7 @@ def _mismatch(
     unexpected: list[str],
     misshaped: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]],
 ) -> LoadMismatch:
-    """What does not fit, as an error."""
+    """What of a state dict does not fit the model it was to be loaded into, as an error."""
     parts = []
     if missing:
         parts.append(f"{len(missing)} missing ({_few(missing)})")
@@ -184,11 +187,12 @@ def _mismatch(
 
 
 def _few(names: list[str], most: int = 5) -> str:
+    """The first few names of tensors that could not be loaded, and how many more there are."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether the state of ``model`` holds more than plain tensors.
+    """Whether the state dict of ``model`` has to be loaded with more than plain tensors, as packed integers are.
 
     Example:
         >>> is_packed(torch.nn.Linear(2, 2))
@@ -200,14 +204,14 @@ def is_packed(model: nn.Module) -> bool:
 
 
 def _saves_its_own_way(module: torch.nn.Module) -> bool:
-    """Whether its state may hold more than its parameters and buffers; making a state dict to see takes far longer."""
+    """Whether a state dict may hold more than parameters and buffers; making one to see takes far longer."""
     kind, plain = type(module), torch.nn.Module
     ways = ("_save_to_state_dict", "get_extra_state")  # what torch.nn.Module.state_dict calls
     return any(getattr(kind, way) is not getattr(plain, way) for way in ways)
 
 
 def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
-    """The state in a checkpoint that was read already, with the versions of its layers, which torch notes beside it.
+    """The packed state to load from a checkpoint that was read, with the versions that torch notes beside it.
 
     Raises:
         Unreadable: There is none.
@@ -233,7 +237,7 @@ def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
 def load_packed(
     model: nn.Module, state: Mapping[str, Any], *, ignore: Collection[str] = (), source: str = "the file"
 ) -> dict[str, Outcome]:
-    """Load all of ``state`` into a quantised model, or say exactly what does not fit.
+    """Load all of a packed state dict into a quantised model, or say exactly what does not fit.
 
     Args:
         model: What to load into.
@@ -273,11 +277,12 @@ def load_packed(
 
 
 def _is_wrapper(found: Mapping[str, object]) -> bool:
+    """Whether a checkpoint wraps the packed state dict to load in another mapping."""
     return any(isinstance(value, Mapping) for value in found.values())
 
 
 def _kind(value: object) -> tuple[Any, ...]:
-    """What has to be alike for a value to take the place of another: the shapes, and whether they are packed."""
+    """What has to be alike for a loaded value to take the place of another: shapes, and whether they are packed."""
     if isinstance(value, Tensor):
         # a scale is [] in one version of torch and [1] in another
         shape = () if value.numel() == 1 else tuple(value.shape)

@@ -50,7 +50,7 @@ _NEW_HEADS = {"swap_head", "branch", "truncate", "encoder"}
 
 @dataclass(frozen=True)
 class Edit:
-    """One act of surgery that changed the structure of a model, so that a recipe can repeat it.
+    """One act of surgery that changed a model, in the metadata it carries, so that a recipe can repeat it.
 
     Attributes:
         verb: Name of the public function that did it, such as ``"swap_head"``.
@@ -66,7 +66,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What zoo knows of one model.
+    """The metadata that one model carries: what zoo knows of it.
 
     Attributes:
         anatomy: Where its parts are now, after all surgery.
@@ -121,7 +121,7 @@ class Knowledge:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model that zoo knows inside wrappers of any library, or inside a module of the user's.
+    """The model that carries zoo's metadata inside wrappers of any library, or inside a module of the user's.
 
     DDP, DataParallel and ``torch.compile`` are looked through in any case. Any other module around a model that zoo
     knows, such as an ``AveragedModel``, a ``PeftModel`` or a ``LightningModule`` with a ``self.model``, stands for it
@@ -138,7 +138,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _parts_of_models(module: object) -> dict[int, nn.Module]:
-    """The models that parts inside ``module`` were split off from, by id."""
+    """The models with metadata that parts inside ``module`` were split off from, by id."""
     if not isinstance(module, nn.Module) or getattr(type(module), WAY_BACK, None):
         return {}
     parts = [part.__dict__[WHOLE][0] for part in module.modules() if WHOLE in part.__dict__]
@@ -146,7 +146,7 @@ def _parts_of_models(module: object) -> dict[int, nn.Module]:
 
 
 def _whole_in_parts(module: object) -> nn.Module | None:
-    """The model whose backbone and head a module holds, as ``zoo.split`` gave them; None where its head is another."""
+    """The model with metadata whose backbone and head a module holds, as split; None where its head is another."""
     models = list(_parts_of_models(module).values())
     if len(models) != 1 or not isinstance(module, nn.Module):
         return None
@@ -160,7 +160,7 @@ def _whole_in_parts(module: object) -> nn.Module | None:
 
 
 def _whole_of(models: list[nn.Module]) -> nn.Module | None:
-    """The one that has all the parameters of the others; None where none has."""
+    """Of models with metadata, the one that has all the parameters of the others; None where none has."""
     if len(models) < 2:  # noqa: PLR2004 - there is nothing to compare
         return models[0] if models else None
     sets = [{id(parameter) for parameter in model.parameters()} for model in models]
@@ -168,6 +168,7 @@ def _whole_of(models: list[nn.Module]) -> nn.Module | None:
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
+    """The module that DDP, DataParallel or ``torch.compile`` wraps, to look for metadata there; None for no wrapper."""
     if isinstance(model, DistributedDataParallel | DataParallel):
         return cast("nn.Module", model.module)
     compiled = getattr(model, "_orig_mod", None)  # the name torch.compile gives it, and the only one
@@ -175,7 +176,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
 
 
 def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """The outermost modules inside ``model`` that zoo knows, by path."""
+    """The outermost modules inside ``model`` that carry metadata of zoo, by path."""
     if getattr(type(model), WAY_BACK, None):
         return {}  # a part of a model, which says itself what to do
     result: dict[str, nn.Module] = {}
@@ -185,17 +186,17 @@ def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
 
 
 def attach(model: nn.Module, knowledge: Knowledge) -> None:
-    """Make ``model`` carry this knowledge, which is true of it as it is now."""
+    """Make ``model`` carry this metadata, which is true of it as it is now."""
     model.__dict__[ATTRIBUTE] = replace(knowledge, structure=structure_of(model))
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether zoo knows something about ``model``."""
+    """Whether ``model`` carries metadata, so that zoo knows something about it."""
     return isinstance(unwrap(model).__dict__.get(ATTRIBUTE), Knowledge)
 
 
 def knowledge_of(model: nn.Module) -> Knowledge:
-    """What zoo knows of ``model``; what was changed by hand since zoo last looked is read again.
+    """The metadata that ``model`` carries; what was changed by hand since zoo last looked is read again.
 
     Raises:
         NotAZooModel: It came neither from ``zoo.get`` nor through ``zoo.adopt``.
@@ -221,7 +222,7 @@ _edited: ContextVar[frozenset[int]] = ContextVar("_edited", default=frozenset())
 
 @contextmanager
 def being_edited(model: nn.Module) -> Iterator[None]:
-    """Leave what is known of ``model`` alone inside the block, although its tensors change."""
+    """Leave the metadata of ``model`` alone inside the block, although its tensors change."""
     token = _edited.set(_edited.get() | {id(model)})
     try:
         yield
@@ -230,7 +231,7 @@ def being_edited(model: nn.Module) -> Iterator[None]:
 
 
 def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
-    """Where the parts of ``model`` are now that these tensors of it were changed, taken out or put in.
+    """The anatomy that ``model`` carries, true again after these tensors were changed, taken out or put in.
 
     Raises:
         AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
@@ -240,6 +241,7 @@ def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
 
 
 def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str]) -> Anatomy:
+    """The anatomy in the metadata of a model, read again because of tensors that were changed."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(model, known.anatomy, changed, read)
@@ -249,7 +251,7 @@ def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str]) -> Anat
 
 
 def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
-    """What is known of a model after the user, or another library, changed it."""
+    """The metadata of a model after the user, or another library, changed it."""
     now = structure_of(model)
     anatomy = _live_anatomy(model, known, changed)
     if known.structure and now.forward != known.structure.forward:
@@ -276,12 +278,12 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
 
 
 def owners_of(names: Iterable[str]) -> frozenset[str]:
-    """Paths of the modules that tensors are in."""
+    """Paths of the modules that tensors are in, as metadata lists the layers that are the user's own."""
     return frozenset(name.rpartition(".")[0] for name in names)
 
 
 def _size(model: nn.Module, known: Knowledge) -> tuple[int, ...]:
-    """Channels, rows and columns of what a model takes, as far as that is written down or its first layer says."""
+    """Channels, rows and columns of what a model takes, as far as its metadata or its first layer says."""
     if known.example is not None:
         size = tuple(getattr(known.example, "shape", ())[1:])
     else:
@@ -297,6 +299,7 @@ def _size(model: nn.Module, known: Knowledge) -> tuple[int, ...]:
 
 
 def _not_known(model: object) -> NotAZooModel:
+    """The error for a module that carries no metadata, with what zoo knows of the models inside it."""
     several = _known_inside(model) if isinstance(model, nn.Module) else {}
     if several:
         return NotAZooModel(
@@ -321,7 +324,7 @@ def _not_known(model: object) -> NotAZooModel:
 
 @strict_arguments_of("anatomy")
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """Where the parts of ``model`` are: head sites, stem, stages, and how forward splits.
+    """Where the parts of ``model`` are, as it carries it: head sites, stem, stages, and how forward splits.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
@@ -339,7 +342,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 
 def no_head(model: nn.Module, what: str) -> NotSupported:
-    """The error of a verb that needs a head, on a model that has none.
+    """The error of a verb that needs a head, on a model that has none by its metadata.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -356,14 +359,14 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
 
 
 def is_unproven(model: nn.Module) -> bool:
-    """Whether a model may have a head that was not found when it was traced."""
+    """Whether, by its metadata, a model may have a head that was not found when it was traced."""
     anatomy = anatomy_of(model)
     return not anatomy.heads and (anatomy.headless or "").startswith(UNPROVEN)
 
 
 @strict_arguments_of("receipt")
 def receipt_of(model: nn.Module) -> Receipt:
-    """What happened to every tensor of ``model`` on the way in.
+    """The receipt that ``model`` carries: what happened to every tensor on the way in.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
@@ -380,12 +383,12 @@ def receipt_of(model: nn.Module) -> Receipt:
 
 
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
-    """What the classes of ``model`` are called, in the order of its scores, those of several heads in one row."""
+    """The class names in the metadata of ``model``, in the order of its scores, of several heads in one row."""
     return knowledge_of(model).class_names
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
-    """Add an act of surgery to what is known of ``model``; modules among the arguments are described, not kept."""
+    """Add an act of surgery to the metadata of ``model``; modules among the arguments are described, not kept."""
     known = knowledge_of(model)
     edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
     attach(unwrap(model), replace(known, edits=(*known.edits, edit)))
@@ -395,7 +398,7 @@ anatomy, receipt = anatomy_of, receipt_of  # what the package calls them
 
 
 def cut_of(model: nn.Module) -> str | None:
-    """What surgery took stages out of the model; None where nothing did.
+    """What surgery took stages out of the model, as its metadata says; None where nothing did.
 
     Example:
         >>> import zoo_core as zoo

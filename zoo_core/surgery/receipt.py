@@ -99,5 +99,6 @@ class Receipt:
 
 
 def _shortened(names: tuple[str, ...], most: int = 4) -> str:
+    """The first few names of tensors and how many more there are, as a receipt prints them."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f", and {rest} more" if rest > 0 else "")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tensor_names(model: nn.Module) -> list[str]:
-    """Names of all parameters and buffers of ``model``, as registered; buffers after the parameters beside them."""
+    """Names of all tensors of ``model`` to select from, as registered; buffers after the parameters beside them."""
     names = [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -29,7 +29,7 @@ def tensor_names(model: nn.Module) -> list[str]:
 
 
 def depths(model: nn.Module) -> dict[str, int]:
-    """The depth of every parameter and buffer of ``model``.
+    """The depth of every parameter and buffer of ``model``, by which first and last layers are selected.
 
     Returns:
         Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage
@@ -66,7 +66,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def in_head(model: nn.Module) -> set[str]:
-    """Names of the tensors of the head: those of its sites, and of layers put into the classifier by hand before them.
+    """Names of the tensors that the word ``head`` selects: those of its sites, and of layers put in before them.
 
     A classifier of several new layers may have its site at the last of them, where the first is given a map.
     """
@@ -99,7 +99,7 @@ def select(
     first: int | None = None,
     last: int | None = None,
 ) -> set[str]:
-    """The names of the parameters and buffers that are meant.
+    """The names of the parameters and buffers that words, stages, paths, slices and globs mean.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -147,7 +147,7 @@ def select(
 
 
 def patterns_in(name: str, what: object) -> tuple[str, ...]:
-    """The names and patterns in ``what``: one, or several, of which some may be lists of them.
+    """The names and patterns to select by in ``what``: one, or several, of which some may be lists of them.
 
     Args:
         name: What the caller calls it.
@@ -168,6 +168,7 @@ def patterns_in(name: str, what: object) -> tuple[str, ...]:
 
 
 def _named(model: nn.Module, pattern: str) -> set[str]:
+    """Names of the tensors that one word or pattern selects; UnknownPart where there are none."""
     result = _of_word(model, pattern) if pattern in WORDS else _of_path(model, pattern)
     if not result:
         raise _unknown(model, pattern)
@@ -175,6 +176,7 @@ def _named(model: nn.Module, pattern: str) -> set[str]:
 
 
 def _of_word(model: nn.Module, word: str) -> set[str]:
+    """Names of the tensors that a word such as ``head``, ``stem`` or ``backbone`` selects."""
     anatomy, names = anatomy_of(model), set(tensor_names(unwrap(model)))
     if word == "all":
         return names
@@ -188,6 +190,7 @@ def _of_word(model: nn.Module, word: str) -> set[str]:
 
 
 def _of_path(model: nn.Module, pattern: str) -> set[str]:
+    """Names of the tensors that a stage, a module path, a slice or a glob selects."""
     names = tensor_names(unwrap(model))
     if piece := _SLICE.fullmatch(pattern):
         paths = _sliced(
@@ -199,11 +202,12 @@ def _of_path(model: nn.Module, pattern: str) -> set[str]:
 
 
 def _modules_of_stage(model: nn.Module, name: str) -> tuple[str, ...]:
+    """Paths of the modules that the name of a stage selects; none for any other name."""
     return next((stage.modules for stage in anatomy_of(model).stages if stage.name == name), ())
 
 
 def _sliced(model: nn.Module, path: str, piece: slice) -> tuple[str, ...]:
-    """Paths of some children of a module; a stage of several modules has those for children."""
+    """Paths of the children of a module that a slice selects; a stage of several modules has those for children."""
     modules = _modules_of_stage(model, path) or (path,)
     if len(modules) > 1:
         return modules[piece]
@@ -216,6 +220,7 @@ def _sliced(model: nn.Module, path: str, piece: slice) -> tuple[str, ...]:
 
 
 def _before(model: nn.Module, part: str) -> set[str]:
+    """Names of the tensors that come before a part, to select all up to a stage, word or module path."""
     stages = [stage.name for stage in anatomy_of(model).stages]
     by_depth = depths(model)
     if part in stages:
@@ -232,7 +237,7 @@ def _before(model: nn.Module, part: str) -> set[str]:
 
 
 def _layers(model: nn.Module, names: set[str], first: int | None, last: int | None) -> set[str]:
-    """Those of the named tensors that belong to the first or last so many layers."""
+    """Those of the selected tensors that belong to the first or last so many layers."""
     if first is not None and last is not None:
         raise UsageError("first and last both say which layers are meant", hint="say it with one of them")
     parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)} & names
@@ -245,15 +250,17 @@ def _layers(model: nn.Module, names: set[str], first: int | None, last: int | No
 
 
 def _in_order(by_depth: dict[str, int]) -> list[str]:
-    """Stages run in depth order; inside one, the order of registration is the order of the layers."""
+    """Tensors in the order to select first or last ones by: of depth and, inside a stage, of registration."""
     return sorted(by_depth, key=by_depth.__getitem__)
 
 
 def _owner(name: str) -> str:
+    """Path of the module that a selected tensor is in."""
     return name.rpartition(".")[0]
 
 
 def _number(name: str, value: object, possible: range) -> int:
+    """How many first or last layers to select, as it is, when there are so many."""
     if isinstance(value, bool) or not isinstance(value, int) or value not in possible:
         expected = f"a number from {possible.start} to {possible.stop - 1}"
         raise UsageError(f"{name} cannot be {value!r}", expected=expected)
@@ -261,6 +268,7 @@ def _number(name: str, value: object, possible: range) -> int:
 
 
 def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
+    """The error for a word, path, slice or glob that selects nothing in a model."""
     stages = tuple(stage.name for stage in anatomy_of(model).stages)
     modules = [path for path, _ in unwrap(model).named_modules() if path]
     others = [name for name in (*stages, *WORDS, *modules) if name != pattern]

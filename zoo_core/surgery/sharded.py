@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether several processes hold the tensors of ``model`` together.
+    """Whether ``model`` is sharded: several processes hold its tensors together.
 
     Example:
         >>> is_sharded(nn.Linear(2, 2))
@@ -37,7 +37,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def in_shards(model: nn.Module) -> nn.Module:
-    """The model without wrappers, and taken apart again where FSDP put it together for a forward pass.
+    """The model without wrappers, and sharded again where FSDP put it together for a forward pass.
 
     Until then its parameters are other objects, which no optimizer should be given and no code should freeze.
     """
@@ -48,12 +48,13 @@ def in_shards(model: nn.Module) -> nn.Module:
 
 
 def _fsdp_modules(model: nn.Module) -> list[Any]:
+    """The modules inside ``model`` that FSDP has sharded."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return [each for each in model.modules() if isinstance(each, fsdp.FSDPModule)] if fsdp else []
 
 
 def refuse_sharded(model: nn.Module, verb: str) -> None:
-    """Raise NotSupported where several processes hold the tensors of ``model`` together.
+    """Raise NotSupported where ``model`` is sharded: several processes hold its tensors together.
 
     What a verb adds would lie whole on every process, drawn differently on each, and nothing would average its
     gradients.
@@ -80,6 +81,7 @@ def gathered(model: nn.Module, *, keep: bool) -> nn.Module:
 
 
 def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], *, keep: bool) -> nn.Module:
+    """A twin of a sharded module with whole tensors, and so of all modules inside it."""
     twin = twin_of(module)
     twin.__class__ = _unsharded_class(module)
     for table in ("_parameters", "_buffers"):
@@ -93,7 +95,7 @@ def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], *, keep: bool) -
 
 
 def _whole(tensor: Tensor | None, seen: dict[int, Any], *, keep: bool) -> Tensor | None:
-    """The whole of one tensor, the same for every name that it has."""
+    """The whole of one sharded tensor, the same for every name that it has."""
     if tensor is None or not hasattr(tensor, "full_tensor"):
         return tensor
     if id(tensor) not in seen:

@@ -87,7 +87,7 @@ def structure_of(model: nn.Module) -> Structure:
 
 
 def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | None], kinds: dict[str, str]) -> None:
-    """Write down what :class:`Structure` holds, in one walk: every verb begins and ends with it."""
+    """Write down names and shapes for :class:`Structure`, in one walk: every verb begins and ends with it."""
     parameters, buffers, unsaved = module._parameters, module._buffers, module._non_persistent_buffers_set  # noqa: SLF001 - as in tensors_of
     kind, stride = _kind(type(module)), module.__dict__.get("stride")  # type: ignore[arg-type]  # mypy takes the hash of a class for its objects'
     kinds[prefix[:-1]] = kind if stride is None else f"{kind} {stride}"
@@ -104,14 +104,14 @@ def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | No
 
 @cache
 def _kind(kind: type) -> str:
-    """The layer of torch that a class is or derives from; batch norms are one, synchronised or not."""
+    """The kind of layer that a structure notes for a class: the one of torch it is or derives from."""
     if issubclass(kind, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of all of them
         return "BatchNorm"
     return next(each.__name__ for each in kind.__mro__ if each.__module__.startswith("torch.nn.modules."))
 
 
 def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Name and value of each parameter and of each buffer in the state dict; shared ones under each of their names."""
+    """Name and value of each tensor whose shape makes up the structure of a model; shared ones by every name."""
     # named_parameters would drop what is shared, and takes five times as long
     for name, parameter in module._parameters.items():  # noqa: SLF001
         if parameter is not None:
@@ -125,7 +125,7 @@ def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tenso
 
 
 def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn.Module], Anatomy] | None) -> Anatomy:
-    """The anatomy of a model whose tensors were changed by hand.
+    """The anatomy of a model whose structure was changed by hand, read again.
 
     Args:
         model: As it is now.
@@ -147,7 +147,7 @@ def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn
 
 
 def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
-    """The anatomy, or that of a model whose classifier is a Sequential of other layers than the anatomy names.
+    """The anatomy, or the one that holds where a classifier is now a Sequential of other layers than it names.
 
     A forward calls it as a whole, so that all its layers run, and the last one with a width is the head.
 
@@ -179,14 +179,14 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
 
 
 def sequence_around(model: nn.Module, path: str) -> str:
-    """Path of the module that a head site lies in, where that is a Sequential; empty where it is none."""
+    """Path of the Sequential that a head site lies in, in the structure of a model; empty where it is in none."""
     around = path.rpartition(".")[0]
     module = model.get_submodule(around) if around and _replaced_around(model, around) == around else None
     return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
 
 
 def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
-    """The anatomy with the channels and strides of the maps that each stage gives now, found by one run.
+    """The anatomy with the channels and strides that stages have after a change of structure, found by one run.
 
     Structured pruning changes channels, and a first convolution for small images strides.
 
@@ -217,7 +217,7 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) ->
 
 
 def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
-    """The stage with the channels of its map, and with its stride where it has columns and the model takes images."""
+    """The stage with the channels of its map after a change of structure, and the stride where it is of an image."""
     channels = int(found.shape[1 if layout == "NCHW" else -1])
     stride = stage.stride
     if found.dim() > _TOKEN_AXES and len(size) > 1:
@@ -228,12 +228,12 @@ def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ..
 
 
 def head_is_near(name: str, anatomy: Anatomy) -> bool:
-    """Whether a tensor lies in the main head or in the outermost module around it."""
+    """Whether a change of structure, at one tensor, is in the main head or in the outermost module around it."""
     return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
 
 
 def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
-    """Run a model once, whole and in its parts: what an anatomy says of a head that was changed by hand has to be true.
+    """Check that an anatomy still holds after a head was changed by hand: run the model whole and in its parts.
 
     A model that does not run on noise of that size, and one of several head sites, is believed. The place of a head
     that was taken out takes what it is given, such as a map where the pool was taken out too.
@@ -272,7 +272,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
 
 
 def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:  # noqa: ANN401 - whatever forward takes
-    """The anatomy of a model whose forward was replaced by hand, as one run shows it.
+    """The anatomy that still holds for a model whose forward was replaced by hand, as one run shows it.
 
     Args:
         model: As it is now.
@@ -307,7 +307,7 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
 
 
 def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What the parts of a model give, one after another."""
+    """What the parts of a model give, one after another, to see whether its anatomy still holds."""
     if anatomy.features is None or anatomy.main is None:
         raise _gone(model, "")
     pooled = (anatomy.pool or Chain())(model, anatomy.features(model, entered(model, x)))
@@ -316,12 +316,12 @@ def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN40
 
 
 def _cannot_run(model: nn.Module) -> bool:
-    """Whether there are no values to compute with here, or only shards of them."""
+    """Whether no run can show if an anatomy still holds: there are no values here, or only shards of them."""
     return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
 
 
 def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it
-    """An empty site, as what it is given says."""
+    """An empty head site of a changed model, as the anatomy has to have it by what it is given now."""
     if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
         return site
     kinds: dict[int, Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
@@ -330,13 +330,14 @@ def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives 
 
 
 def _takes(site: Head, pooled: Any) -> bool:  # noqa: ANN401 - as a pool gives it
-    """Whether what a site is given has its number of features on the axis where it looks for them."""
+    """Whether an anatomy still holds for what a head site is given: its number of features, on the axis for them."""
     if not isinstance(pooled, torch.Tensor):
         return True
     return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
 
 
 def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+    """Whether two outputs are equal but for rounding, so that the anatomy that one was computed by still holds."""
     first, second = tree_leaves(one), tree_leaves(other)
     return len(first) == len(second) and all(
         a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)
@@ -345,13 +346,14 @@ def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward ret
 
 
 def _noise(model: nn.Module, size: tuple[int, ...]) -> Tensor:
+    """An input of noise for the run that shows whether an anatomy still holds."""
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
     noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(device=like.device, dtype=like.dtype)
 
 
 def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
-    """What the family reads now, with what only zoo knows: heads that zoo put in, and strides that it changed."""
+    """The anatomy that the family reads after a change by hand, with the heads and strides that only zoo knows."""
     before = {head.path: head for head in old.heads}
     heads = tuple(
         before[head.path] if head.path in before and not _inside(changed, head.path) else head for head in fresh.heads
@@ -367,7 +369,7 @@ def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
 
 
 def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
-    """The main head site as the whole classifier, where all of that was replaced and not its last layer alone."""
+    """The anatomy with the whole classifier as main head site, where all of it was replaced, not its last layer."""
     main = fresh.main
     parent = main.path.rpartition(".")[0] if main else ""
     before_head = {name for name in changed if parent and under(name, parent) and main and not under(name, main.path)}
@@ -378,13 +380,14 @@ def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
 
 
 def _begins_with_a_layer(module: nn.Module) -> bool:
-    """Whether a module is given what its first layer with a width takes: nothing before it changes the shape."""
+    """Whether what replaced a classifier is given what its first layer takes: nothing before it changes the shape."""
     leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
     first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
     return first is not None and bool(_number(first, _WIDTHS))
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
+    """Whether the structure of a model still has something of the name of that tensor."""
     owner, _, leaf = name.rpartition(".")
     try:
         return hasattr(model.get_submodule(owner), leaf)
@@ -393,7 +396,7 @@ def _owner_has(model: nn.Module, name: str) -> bool:
 
 
 def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
-    """The old anatomy with the widths of what is in its places now; a head site may have moved one module out.
+    """The old anatomy with the widths of what is in its places after a change by hand; a site may be a module out.
 
     Raises:
         AnatomyError: Another part is gone.
@@ -418,7 +421,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
 
 
 def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
-    """An anatomy whose head site is a module around the one it was, with all that came before the head in there."""
+    """The anatomy for a changed model whose head site is a module around the old one, with all that came before it."""
     site = _measured(model, replace(head, path=path))
     heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
     pool = anatomy.pool
@@ -428,7 +431,7 @@ def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Ana
 
 
 def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
-    """The path of a head site, or of the innermost module around it that has a layer to score with.
+    """The path of a head site after a change by hand, or of the innermost module around it that can score.
 
     A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
     """
@@ -444,7 +447,7 @@ def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
 
 
 def _replaced_around(model: nn.Module, path: str) -> str:
-    """The path, or that of the innermost module around it that is still there; empty for the model itself."""
+    """The path, or the innermost module around it that is still there after a change by hand; empty for the model."""
     while path:
         try:
             result: Any = model.get_submodule(path)
@@ -457,7 +460,7 @@ def _replaced_around(model: nn.Module, path: str) -> str:
 
 
 def _measured(model: nn.Module, head: Head) -> Head:
-    """A head site with the widths of the module that is there now."""
+    """A head site with the widths of the module that a change by hand put there."""
     layers = _layers(model.get_submodule(head.path))
     if not layers:  # nothing but the place is left, as timm's reset_classifier(0) leaves it
         return replace(head, num_classes=0)
@@ -470,25 +473,28 @@ def _measured(model: nn.Module, head: Head) -> Head:
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
+    """The layers in a module that say a width, to compare with those of an anatomy."""
     return [layer for layer in module.modules() if _number(layer, _WIDTHS)]
 
 
 def _number(layer: nn.Module, names: Iterable[str]) -> int:
+    """The first of these attributes of a layer that is an integer, such as its width; 0 where none is."""
     return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
 
 
 def under(name: str, path: str) -> bool:
-    """Whether the tensor ``name`` lies in the module ``path``, or is it."""
+    """Whether the tensor ``name`` lies in the module ``path`` of a model's structure, or is it."""
     return name == path or name.startswith(f"{path}.")
 
 
 def _inside(names: Iterable[str], path: str) -> bool:
-    """Whether one of these tensors is in the module at ``path``, or in a module that was there or around it."""
+    """Whether one of the changed tensors is in the module at ``path``, or in a module that was there or around it."""
     owners = (name.rpartition(".")[0] for name in names)
     return any(under(name, path) for name in names) or any(owner and under(path, owner) for owner in owners)
 
 
 def _gone(model: nn.Module, path: str) -> AnatomyError:
+    """The error for an anatomy that no longer holds: a module that it names is gone."""
     return AnatomyError(
         f"the module {path!r} of this {type(model).__name__} is gone, and what took its place is unclear",
         expected="the modules that the model had when zoo last looked, with other widths or layers inside",

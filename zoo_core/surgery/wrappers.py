@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def renewing(model: object, verb: str) -> Iterator[None]:
-    """Leave a DDP around a model that changes inside the block as if the model had been wrapped afterwards.
+    """Leave a DDP wrapper around a model that changes inside the block as if it had been put there afterwards.
 
     DDP lists the parameters that require a gradient once, when it is made. What a verb adds or unfreezes later would
     never be averaged over the processes, and what it removes or freezes would be waited for. As when DDP is made, every
@@ -31,7 +31,7 @@ def renewing(model: object, verb: str) -> Iterator[None]:
 
 
 def _ddps(model: object) -> Iterator[DistributedDataParallel]:
-    """Every DDP around a model, the outermost first."""
+    """Every DDP wrapper around a model, the outermost first."""
     while True:
         if isinstance(model, DistributedDataParallel):
             yield model
@@ -45,6 +45,7 @@ def _ddps(model: object) -> Iterator[DistributedDataParallel]:
 
 
 def _check(wrapper: DistributedDataParallel, verb: str) -> None:
+    """Refuse to change a model inside a DDP wrapper that cannot be renewed."""
     cause = None
     if wrapper.process_group is not distributed.group.WORLD:
         cause = "it uses a process group of its own, and torch renews a DDP with the default one only"
@@ -62,7 +63,7 @@ def _check(wrapper: DistributedDataParallel, verb: str) -> None:
 
 
 def _renew(wrapper: DistributedDataParallel) -> None:
-    """List the parameters again, with all that the wrapper was told when it was made."""
+    """Have a DDP wrapper list the parameters again, with all that it was told when it was made."""
     parameters = {
         name: each for name, each in wrapper.module.named_parameters() if name not in wrapper.parameters_to_ignore
     }

@@ -57,7 +57,7 @@ def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
 
 
 def check_num_classes(num_classes: object) -> int:
-    """``num_classes`` as it is, when it is a positive integer.
+    """The argument ``num_classes`` as it is, when it is a positive integer.
 
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.
@@ -66,7 +66,7 @@ def check_num_classes(num_classes: object) -> int:
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
-    """``value`` as it is, when it is an integer of at least ``least``; ``name`` is what the caller calls it.
+    """The argument ``value`` as it is, when it is an integer of at least ``least``; ``name`` is what callers call it.
 
     Raises:
         UsageError: It is anything else, a bool or a string of digits included.

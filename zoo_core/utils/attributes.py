@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def get_attribute(model: nn.Module, path: str) -> Any:  # noqa: ANN401 - a number, a switch or a list of numbers
-    """What lies at a dotted path such as ``"layer1.0.groups"`` or ``"config.num_labels"``."""
+    """The attribute at a dotted path such as ``"layer1.0.groups"`` or ``"config.num_labels"``."""
     return reduce(getattr, path.split("."), model)
 
 
 def set_attribute(model: nn.Module, path: str, value: object) -> None:
-    """Put ``value`` there; its owner may be a module, or any other object such as a configuration."""
+    """Set the attribute at a dotted path; its owner may be a module, or another object such as a configuration."""
     *owners, name = path.split(".")
     setattr(reduce(getattr, owners, model), name, value)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Collect no garbage inside the block.
+    """Pause the garbage collector inside the block.
 
     Building makes thousands of objects that stay, and each collection on the way looks at everything that torch and the
     model's library have ever made: a tenth of a second, several times. Threads may overlap: whichever switched

@@ -23,7 +23,7 @@ _MAPS = "/proc/self/maps"
 
 
 def private(tensor: Tensor) -> Tensor:
-    """A copy of a tensor that may be mapped from a file, made without holding both in memory.
+    """A copy of a tensor whose pages may be mapped from a file, made without holding both in memory.
 
     Example:
         >>> private(torch.arange(3))
@@ -57,6 +57,7 @@ def release(start: int, length: int) -> None:
 
 @cache
 def _system() -> Any | None:  # noqa: ANN401 - a function of the C library
+    """The call of the system by which mapped pages are given back; None where it has none."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return None
     return getattr(ctypes.CDLL(None), "madvise", None)

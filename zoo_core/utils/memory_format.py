@@ -65,7 +65,7 @@ def lay_last(module: nn.Module) -> None:
 
 
 def follows(old: nn.Module, model: nn.Module) -> bool:
-    """Whether what takes the place of ``old`` in ``model`` is to lie with its channels last.
+    """Whether what takes the place of ``old`` in ``model`` is to have its memory format, channels last.
 
     It lies as the filters of ``old`` do; where that has none, or theirs do not tell, as any others in the model.
 

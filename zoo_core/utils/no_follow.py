@@ -39,7 +39,7 @@ def real(folder: Path) -> Path:
 
 
 def descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """A plain file, open.
+    """A plain file, opened without following a link.
 
     Raises:
         OSError: It cannot be opened, or is not a plain file.
@@ -54,7 +54,7 @@ def descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain file, in UTF-8.
+    """The text of a plain file, in UTF-8, read without following a link.
 
     Raises:
         OSError: It cannot be read, or is not a plain file.
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 
 def status(path: Path) -> os.stat_result:
-    """What the file system says of a file; of a link, and not of what that stands for.
+    """What the file system says of a file; of a link itself, which is not followed.
 
     Raises:
         OSError: There is none.
@@ -75,7 +75,7 @@ def status(path: Path) -> os.stat_result:
 
 
 def names(folder: Path) -> list[str]:
-    """The names in a folder, sorted.
+    """The names in a folder, sorted, without following a link to it.
 
     Raises:
         OSError: There is no such folder.
@@ -92,7 +92,7 @@ def names(folder: Path) -> list[str]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder, and no link to one."""
+    """Whether there is a folder, and no link to one, which is not followed."""
     try:
         return stat.S_ISDIR(status(path).st_mode)
     except OSError:
@@ -100,7 +100,7 @@ def is_folder(path: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those that it is in, where they are missing.
+    """Make a folder, and those that it is in, where they are missing, without following a link.
 
     Raises:
         OSError: It cannot be made.
@@ -110,7 +110,7 @@ def make_folder(path: Path) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Remove a file or a link, if it is there.
+    """Remove a file or a link itself, if it is there, and follow none on the way.
 
     Raises:
         OSError: It cannot be removed.
@@ -120,7 +120,7 @@ def unlink(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove an empty folder.
+    """Remove an empty folder, and follow no link on the way.
 
     Raises:
         OSError: It cannot be removed.
@@ -130,7 +130,7 @@ def remove_folder(path: Path) -> None:
 
 
 def replace(path: Path, new: Path) -> None:
-    """Rename a file, in the place of what has the new name.
+    """Rename a file, in the place of what has the new name, and follow no link to either.
 
     Raises:
         OSError: It cannot be renamed.
@@ -140,7 +140,7 @@ def replace(path: Path, new: Path) -> None:
 
 
 def link(source: Path, path: Path) -> None:
-    """Give a file, which may be anywhere, a second name.
+    """Give a file, which may be anywhere, a second name in a folder, without following a link to that.
 
     Raises:
         OSError: It cannot have one there.
@@ -150,7 +150,7 @@ def link(source: Path, path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Give a file the time that it is now.
+    """Give a file the time that it is now, without following a link.
 
     Raises:
         OSError: There is none, or it is not ours.
@@ -161,7 +161,7 @@ def touch(path: Path) -> None:
 
 @contextlib.contextmanager
 def _within(path: Path, *, make: bool = False) -> Iterator[tuple[str, int | None]]:
-    """The last name of a path, and the open folder that it is in; the whole path and None where that cannot be."""
+    """The last name of a path, and the folder that it is in, opened without a link; the path and None where unable."""
     if not _IN_FOLDERS:
         _look_at(path.parent, make=make)
         yield str(path), None
@@ -180,7 +180,7 @@ def _within(path: Path, *, make: bool = False) -> Iterator[tuple[str, int | None
 
 
 def _step(folder: int, name: str, path: Path, *, make: bool) -> int:
-    """A folder in an open one."""
+    """A folder in an open one, opened without following a link."""
     try:
         return os.open(name, _FOLDER, dir_fd=folder)
     except FileNotFoundError:
@@ -199,6 +199,7 @@ def _step(folder: int, name: str, path: Path, *, make: bool) -> int:
 
 
 def _look_at(folder: Path, *, make: bool) -> None:
+    """Refuse a path on which a folder is a link, where the system cannot open folders step by step."""
     for each in (*reversed(folder.parents), folder):
         if each.is_symlink():
             raise _is_in_the_way(each, "a symbolic link")
@@ -207,6 +208,7 @@ def _look_at(folder: Path, *, make: bool) -> None:
 
 
 def _is_in_the_way(path: Path, what: str) -> CacheError:
+    """The error for a path on which a link, or what is no folder, is in the way."""
     return CacheError(
         f"{path} is {what}",
         expected="a folder",

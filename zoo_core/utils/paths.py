@@ -55,7 +55,7 @@ def in_utf8(path: Path, number: int) -> Path:
 
 
 def import_path() -> list[str]:
-    """Where another Python is to look for modules: where this one does, but for the current folder.
+    """The path on which another Python is to look for modules: that of this one, but for the current folder.
 
     What is installed in it as editable is found all the same.
 
@@ -71,7 +71,7 @@ def import_path() -> list[str]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; a name that the system cannot have is none.
+    """Whether a path is that of a folder; none is one that the system cannot have.
 
     Example:
         >>> is_folder(Path(".")), is_folder(Path("x" * 1000))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def anew(path: Path) -> Iterator[BinaryIO]:
-    """A file of a random name beside ``path``, made by us alone, that takes its place when it has been written.
+    """A file of a random name beside ``path``, made by this user alone, that takes its place when it has been written.
 
     Whatever was there is replaced, whole or not at all; a link is replaced and never followed.
 
@@ -42,7 +42,7 @@ def anew(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_anew(path: Path, text: str) -> None:
-    """Put a text in the place of whatever is there, as :func:`anew` does.
+    """Put a text in the place of whatever is there, in a file of this user's own making, as :func:`anew` does.
 
     Raises:
         OSError: The folder cannot be written.
@@ -52,7 +52,7 @@ def write_anew(path: Path, text: str) -> None:
 
 
 def believed(path: str, instead: str) -> bool:
-    """Whether something that was found upward from the current folder is this user's, and only this user's to write.
+    """Whether something found upward from the current folder is private: this user's, and theirs alone to write.
 
     What is not is passed over, as git does, with one warning.
 
@@ -67,6 +67,7 @@ def believed(path: str, instead: str) -> bool:
 
 
 def _foreign(path: str) -> str:
+    """Why a file is not private: another user owns it, or may write to it or its folder; empty where it is."""
     if not hasattr(os, "geteuid"):
         return ""
     for each, what in ((path, "it"), (os.path.dirname(path), "its folder")):  # noqa: PTH120 - called on every use
@@ -84,7 +85,7 @@ def _foreign(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def pass_over(path: str, reason: str, instead: str) -> None:
-    """Warn, once, of something that was found and is not obeyed.
+    """Warn, once, of a file that was found and is not obeyed, since others than this user may have written it.
 
     Args:
         path: What was found.

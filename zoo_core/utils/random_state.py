@@ -61,7 +61,7 @@ def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
 
 @contextmanager
 def unmoved(model: nn.Module | None = None) -> Iterator[list[torch.Generator]]:
-    """Put the generators of the CPU and of a model's devices back as they were; gives these generators."""
+    """Put the random generators of the CPU and of a model's devices back as they were; gives these generators."""
     with _drawing:
         generators = [torch.default_generator, *_generators(model)]
         states = [generator.get_state() for generator in generators]
@@ -73,7 +73,7 @@ def unmoved(model: nn.Module | None = None) -> Iterator[list[torch.Generator]]:
 
 
 def _generators(model: nn.Module | None) -> Iterator[torch.Generator]:
-    """The generator of each device, other than the CPU, that a parameter of the model is on."""
+    """The random generator of each device, other than the CPU, that a parameter of the model is on."""
     for device in {parameter.device for parameter in model.parameters()} if model is not None else ():
         if device.type == "mps":  # has one, and no table of them
             yield torch.mps._get_default_mps_generator()  # noqa: SLF001 - there is no public name for it

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @cache
 def imagenet_1k() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1K, in the order in which every library numbers them, as torchvision calls them.
+    """The labels of the 1000 classes of ImageNet-1K, in the order of every library, as torchvision calls them.
 
     Example:
         >>> imagenet_1k()[:2]
@@ -27,7 +27,7 @@ def imagenet_1k() -> tuple[str, ...]:
 
 
 def imagenet_1k_with_background() -> tuple[str, ...]:
-    """The same after a class for none of them, as TensorFlow's models number them.
+    """The labels of ImageNet-1K after one for none of its classes, as TensorFlow's models number them.
 
     Example:
         >>> imagenet_1k_with_background()[:2]
@@ -44,7 +44,7 @@ DATA_SETS: dict[str, Callable[[], tuple[str, ...]]] = {
 
 
 def named(categories: str) -> tuple[str, ...]:
-    """The class names that a catalogue refers to: a short name of ours, or a ``"package.module:function"`` of a plugin.
+    """The labels that a catalogue refers to: a short name of ours, or a ``"package.module:function"`` of a plugin.
 
     Example:
         >>> len(named("imagenet_1k"))

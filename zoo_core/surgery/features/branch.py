@@ -127,6 +127,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
 
 
 def _main(model: nn.Module) -> Head:
+    """The main head site of a model that is to branch; NotSupported for a model that cannot."""
     anatomy = anatomy_of(model)
     if anatomy.main is None or anatomy.features is None:
         raise NotSupported(
@@ -138,6 +139,7 @@ def _main(model: nn.Module) -> Head:
 
 
 def _scores(head: nn.Module, site: Head) -> int:
+    """How many scores the head of a branch gives, those of several heads together."""
     result = count_scores(head, site)
     return result if isinstance(result, int) else sum(result.values())
 
@@ -160,7 +162,7 @@ def _branch(
 
 
 def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tensor, at: str) -> int:
-    """Channels of the feature map that comes out of the trunk."""
+    """Channels of the feature map that the trunk gives to its branches."""
     if isinstance(run, Chain) and not run.steps:
         raise NotSupported(
             f"nothing comes before {at!r} that the branches could share",
@@ -176,6 +178,7 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
 
 
 def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
+    """Put the branches at the head site, empty places where only they run layers now, and a forward that calls them."""
     for path, place in gone.items():
         model.set_submodule(path, place)
     model.set_submodule(anatomy.heads[0].path, branches)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:
-    """Path to an empty place for each of the largest modules whose tensors all lie at depths that are gone.
+    """An empty place, by path, for each of the largest modules that lie wholly at depths that a cut leaves out.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -55,7 +55,7 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
 
 
 def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
-    """``(model, x)`` to the feature map after so many stages.
+    """What runs before a cut: ``(model, x)`` to the feature map after so many stages.
 
     A chain is cut off there. Any other ``features`` runs on a model whose last stage is tapped, with nothing after it:
     see :func:`needs_tap`.
@@ -72,12 +72,12 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
 
 
 def needs_tap(run: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
-    """Paths of the modules that have to be tapped for this front to work; none for a chain."""
+    """Paths of the modules that have to be tapped for the front before a cut to work; none for a chain."""
     return (run.path,) if isinstance(run, AtStage) else ()
 
 
 def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
-    """The steps from the feature map after so many stages to the end of the features.
+    """What runs after a cut: the steps from the feature map after so many stages to the end of the features.
 
     Where the family gives no chain, the stages are run one after another, and one pass over ``x`` has to show that
     this gives the same bits.
@@ -100,7 +100,7 @@ def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
 
 
 def _steps(model: nn.Module, anatomy: Anatomy) -> tuple[Step, ...]:
-    """The features as a chain in which every stage begins and ends with a step of its own; empty if they are none."""
+    """The features as a chain that can be cut before and after every stage; empty if they are no chain."""
     if not isinstance(anatomy.features, Chain):
         return ()
     edges = [path for stage in anatomy.stages for path in (stage.modules[0], stage.output)]
@@ -108,6 +108,7 @@ def _steps(model: nn.Module, anatomy: Anatomy) -> tuple[Step, ...]:
 
 
 def _expanded(model: nn.Module, step: Step, edges: list[str]) -> Iterator[Step]:
+    """The steps inside a Sequential that a cut may go through, in its place; any other step as it is."""
     inside = isinstance(step, str) and any(edge != step and under(edge, step) for edge in edges)
     module = model.get_submodule(step) if isinstance(step, str) else None
     if inside and isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
@@ -118,7 +119,7 @@ def _expanded(model: nn.Module, step: Step, edges: list[str]) -> Iterator[Step]:
 
 
 def _end(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
-    """How many steps come before the cut."""
+    """How many steps of a chain come before the cut."""
     edge = anatomy.stages[stages - 1].output if stages else anatomy.stages[0].modules[0]
     if steps.count(edge) != 1:
         return None
@@ -126,7 +127,7 @@ def _end(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
 
 
 def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Layers with parameters between the last stage and what pools, such as the final norm of a transformer."""
+    """Layers with parameters from the last stage to the pool, run after any cut, as a transformer's final norm."""
     last = len(anatomy.stages) + 1
     pool = anatomy.pool.steps if isinstance(anatomy.pool, Chain) else ()
     pooled = [step for step in pool if isinstance(step, str)]
@@ -135,7 +136,7 @@ def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
 
 
 def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Chain, x: Tensor) -> bool:
-    """Whether ``chain``, started from what the module ``edge`` gives, ends with what ``run`` gives."""
+    """Whether ``chain``, started after a cut from what the module ``edge`` gives, ends with what ``run`` gives."""
     body = _with_noise(tapped(unwrap(model), [edge]))
     x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating(body):
@@ -148,7 +149,7 @@ def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Ch
 
 
 def _with_noise(body: nn.Module) -> nn.Module:
-    """A copy to compute with, on the CPU: a model that is being rebuilt may have no values yet, or no storage."""
+    """A copy full of noise, on the CPU, to try a cut on: the model may have no values yet, or no storage."""
     body = copy.deepcopy(body)
     virtual = any(tensor.device.type == "meta" for tensor in body.state_dict().values())
     body = body.to_empty(device="cpu") if virtual else body.to(device="cpu", dtype=torch.float32)
@@ -164,6 +165,7 @@ def _with_noise(body: nn.Module) -> nn.Module:
 
 
 def _no_chain(model: nn.Module, cause: str) -> NotSupported:
+    """The error for a model that cannot be cut between two stages, as they do not run one after another."""
     return NotSupported(
         f"this {type(unwrap(model)).__name__} cannot be cut there",
         cause=cause,

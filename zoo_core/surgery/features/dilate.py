@@ -73,7 +73,7 @@ def dilated(model: nn.Module, output_stride: int) -> dict[str, nn.Module]:
 
 
 def _twin(model: nn.Module, path: str, strides: Strides, most: int) -> nn.Module | None:
-    """The layer as it has to be, or None where it can stay as it is."""
+    """The layer dilated as it has to be, or None where it can stay as it is."""
     layer, (before, after) = model.get_submodule(path), strides[path]
     if isinstance(layer, _POOLS):
         if after > most and after != before:
@@ -93,7 +93,7 @@ def _twin(model: nn.Module, path: str, strides: Strides, most: int) -> nn.Module
 
 
 def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
-    """A twin whose taps lie ``growth`` times as far apart, and start at the same place."""
+    """A twin with larger dilation: its taps lie ``growth`` times as far apart, and start at the same place."""
     twin = twin_of(conv)
     twin.stride = (stride, stride)
     height, width = (d * growth if k > 1 else d for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -117,7 +117,7 @@ def _dilate(conv: nn.Conv2d, growth: int, stride: int) -> nn.Conv2d:
 
 
 def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most: int) -> Strides:
-    """Measured on one forward pass over ``x``."""
+    """The strides before and after layers that may be dilated, measured on one forward pass over ``x``."""
     result: Strides = {}
 
     def measuring(path: str) -> Hook:
@@ -137,13 +137,14 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
 
 
 def _side(value: Any) -> int:  # noqa: ANN401 - a tensor, or several of one size
+    """Columns of a feature map, from which the strides of a dilated model are computed."""
     while not isinstance(value, torch.Tensor):
         value = value[0]
     return int(value.shape[-1])
 
 
 def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor) -> None:
-    """Raise NotSupported unless the stages now have the strides that were requested."""
+    """Raise NotSupported unless dilation gave the stages the strides that were requested."""
     outputs = {stage.output: stage for stage in anatomy_of(model).stages}
     strides = _strides(replaced(model, changed), set(outputs), x, model, most)
     for path, stage in outputs.items():
@@ -155,6 +156,7 @@ def _check(model: nn.Module, changed: dict[str, nn.Module], most: int, x: Tensor
 
 
 def _refused(model: nn.Module, most: int, cause: str) -> NotSupported:
+    """The error for a model in which dilation cannot take the place of strides."""
     return NotSupported(
         f"this {type(model).__name__} cannot have an output stride of {most}",
         cause=cause,

@@ -40,7 +40,7 @@ _SIGNAL = 3
 
 @dataclass(frozen=True)
 class Place:
-    """A module that gives a feature map.
+    """A module that gives an encoder one of its feature maps.
 
     Attributes:
         name: What the user calls it: a stage, or the path of the module.
@@ -66,7 +66,7 @@ STEM = "stem"
 
 
 def _pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Place]:
-    """The image itself, and a map for each of the strides 2, 4, 8 and so on; one without path where there is none.
+    """The maps of an encoder: the image, and one for each stride 2, 4, 8 and so on, without path where none is.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -148,7 +148,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
 
 
 def _stem(model: nn.Module, body: nn.Module) -> Place:
-    """The last map before the first stage, and larger than that of the stage where there is one.
+    """The last map before the first stage for an encoder, larger than that of the stage where there is one.
 
     Raises:
         NotSupported: There is none.
@@ -165,7 +165,7 @@ def _stem(model: nn.Module, body: nn.Module) -> Place:
 
 
 def _before_stages(model: nn.Module, body: nn.Module) -> dict[int, Place]:
-    """The last module before the first stage that gives a map of each stride, from 2 to that of the stage."""
+    """For an encoder, the last module before the first stage that gives a map of each stride, from 2 to its own."""
     stages, layout = anatomy_of(model).stages, anatomy_of(model).layout
     inside = [module for stage in stages for module in stage.modules]
     paths = {
@@ -186,7 +186,7 @@ def _before_stages(model: nn.Module, body: nn.Module) -> dict[int, Place]:
 
 
 def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, Any]:
-    """What modules give for one image, in the order in which they finish; and under ``""`` that image."""
+    """What modules that an encoder may read give for an image, in the order they finish; ``""`` is the image."""
     result: dict[str, Any] = {}
 
     def keeping(path: str) -> Hook:
@@ -203,6 +203,7 @@ def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, A
 
 
 def _measured(model: nn.Module, path: str, outputs: dict[str, Any]) -> Place:
+    """The place of an encoder's map that is no stage, with its channels, stride and depth as one run shows them."""
     anatomy, result = anatomy_of(model), outputs.get(path)
     tokens = anatomy.layout == "NLC" and isinstance(result, torch.Tensor) and result.dim() == _SIGNAL
     if not isinstance(result, torch.Tensor) or not (tokens or _is_map(result, anatomy.layout)):
@@ -218,7 +219,7 @@ def _measured(model: nn.Module, path: str, outputs: dict[str, Any]) -> Place:
 
 
 def _is_map(output: object, layout: str) -> bool:
-    """Whether an output has an axis of channels, rows and columns; beside tokens its channels have to be the first."""
+    """Whether an output is a map for an encoder: channels, rows and columns; beside tokens, channels come first."""
     if not isinstance(output, torch.Tensor) or output.dim() != _MAP:
         return False
     _, first, second, third = output.shape
@@ -226,13 +227,14 @@ def _is_map(output: object, layout: str) -> bool:
 
 
 def _stride(x: Tensor, found: Tensor, layout: str) -> int:
-    """Pixels a step: exact, or the nearest power of two where convolutions without padding cut the border off."""
+    """Pixels a step of an encoder's map: exact, or the nearest power of two where missing padding cuts borders off."""
     width = found.shape[-2 if layout == "NHWC" else -1]
     stride, rest = divmod(x.shape[-1], width)
     return int(2 ** round(math.log2(x.shape[-1] / width))) if rest else stride
 
 
 def _depth(model: nn.Module, path: str, order: list[str]) -> int:
+    """The deepest stage that an encoder has to keep for the module at a path to run."""
     stages = anatomy_of(model).stages
     before = sum(stage.output in order[: order.index(path)] for stage in stages)
     inside = any(under(path, module) for stage in stages for module in stage.modules)
@@ -248,7 +250,7 @@ _MOST_TOKENS_OF_THE_WHOLE = 16
 
 
 class Encoder(nn.Module):
-    """Images to feature maps, large to small; made by :func:`zoo_core.encoder`.
+    """The front of a model as an encoder: images to feature maps, large to small; made by :func:`zoo_core.encoder`.
 
     It is a class of its own, because it returns a list. It shares its parameters with the model it was made from, and
     holds nothing after the last stage it needs, so that DDP finds no parameter unused. All verbs that need no head
@@ -320,6 +322,7 @@ class Encoder(nn.Module):
 
 
 def _check(model: nn.Module, anatomy: Anatomy) -> None:
+    """Raise NotSupported for a model that cannot be an encoder: one without stages, or a detector."""
     if not anatomy.stages:
         raise NotSupported(
             f"this {type(model).__name__} has no stages to take feature maps from",
@@ -336,7 +339,7 @@ def _check(model: nn.Module, anatomy: Anatomy) -> None:
 def _body(
     model: nn.Module, twin: nn.Module, chosen: list[Place], deepest: int, run: Callable[[Any, Any], Any]
 ) -> nn.Module:
-    """A tapped twin of the model without what is deeper than the maps, which knows that it is that."""
+    """What an encoder runs: a tapped twin of the model without what is deeper than its maps, which knows that."""
     body = replaced(twin, absent(model, lambda depth: depth > deepest))
     body = tapped(body, {place.path for place in chosen if place.path})
     last = max((place for place in chosen if place.path), key=lambda place: place.order)
@@ -351,7 +354,7 @@ def _body(
 
 
 def _no_map(x: Tensor, stride: int) -> Tensor:
-    """A map without channels, as segmentation_models_pytorch fills the strides that a model does not have.
+    """A map without channels for an encoder, as segmentation_models_pytorch fills strides that a model lacks.
 
     Args:
         x: What the model was given.
@@ -361,7 +364,7 @@ def _no_map(x: Tensor, stride: int) -> Tensor:
 
 
 def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int, ...] = ()) -> Tensor:
-    """What a stage gives, with the channels first: ``[N, C, H, W]``, or ``[N, C, T, H, W]`` of a video.
+    """What a stage gives, as a map of an encoder: ``[N, C, H, W]``, or ``[N, C, T, H, W]`` of a video.
 
     Args:
         found: What it gave.
@@ -396,13 +399,13 @@ for _function in ("as_map", "_no_map"):  # FX keeps them as calls: what they do 
 
 
 def _time(x: Tensor, most: int) -> int:
-    """Steps of time in the tokens of a video, which divide those of the input; 1 for an image."""
+    """Steps of time in a video's tokens that an encoder makes a map of, a divisor of the input's; 1 for an image."""
     if x.dim() != _VIDEO_AXES:
         return 1
     return next((steps for steps in range(min(most, x.shape[2]), 0, -1) if x.shape[2] % steps == 0), 1)
 
 
 def _grid(x: Tensor, stride: int, tokens: int) -> tuple[int, int]:
-    """Rows and columns of the tokens: rounded up where a model pads its images, and down where it cuts them."""
+    """Rows and columns of tokens in an encoder's map: rounded up where a model pads its images, down where it cuts."""
     height, width = (-(-side // stride) for side in x.shape[-2:])
     return (height, width) if height * width <= tokens else (x.shape[-2] // stride, x.shape[-1] // stride)

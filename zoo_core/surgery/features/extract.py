@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _Call(threading.local):
-    """What the taps of the call that this thread is in have recorded; None where no call listens.
+    """The features that taps have extracted in the call that this thread is in; None where no call listens.
 
     A call that checkpointing repeats during the backward pass is one of these, so that nothing is recorded twice.
     """
@@ -43,7 +43,7 @@ _CALL = _Call()
 
 
 class Tap(Variant):
-    """Put before the class of a module that is tapped, so that tracers see it as they see the module.
+    """Put before the class of a module whose output is extracted, so that tracers see it as they see the module.
 
     What it records is what it gives, and what comes after works on a copy: a ReLU may work in place, and the scores
     still depend on what was recorded.
@@ -63,7 +63,7 @@ class Tap(Variant):
 
 
 def _copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
-    """The same values in other memory, as deep as tuples and lists go."""
+    """An extracted output in memory of its own, as deep as tuples and lists go."""
     if isinstance(output, Tensor | torch.fx.Proxy):
         return output.clone()
     if type(output) in {tuple, list}:
@@ -72,7 +72,7 @@ def _copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
 
 
 def tapped(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` in which the modules at these paths record what they give: see :func:`recorded`."""
+    """A twin of ``model`` to extract from: the modules at these paths record what they give for :func:`recorded`."""
     body = model
     for path in sorted(set(paths), key=len, reverse=True):  # what is inside another is tapped first
         place = _place(body, path)
@@ -81,7 +81,7 @@ def tapped(model: Module, paths: Iterable[str]) -> Module:
 
 
 def tap_in_place(model: nn.Module, path: str) -> None:
-    """Tap a module of ``model`` itself, for good."""
+    """Tap a module of ``model`` itself, for good, so that its output can be extracted."""
     place = _place(model, path)
     model.set_submodule(place, _tap(model.get_submodule(place), path))
 
@@ -94,7 +94,7 @@ def recorded(
     *,
     whole: bool = False,
 ) -> tuple[Any, list[Any]]:
-    """What ``run`` gives for ``x`` on a tapped model, and what the modules at ``paths`` gave meanwhile.
+    """Extract what the modules at ``paths`` of a tapped model give for ``x``, beside what ``run`` gives.
 
     Args:
         run: ``(model, x)`` to anything.
@@ -135,7 +135,7 @@ _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDiction
 
 
 def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:  # noqa: ANN401
-    """Whether an error is only that a front has nothing after its last tap, and none of the library or of the input.
+    """Whether an error, once all is extracted, is only that a front ends there, and none of the library or the input.
 
     Then the forward ends in that place for what the model is made for as well.
     """
@@ -152,6 +152,7 @@ def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, e
 
 
 def _place_of(error: Exception) -> tuple[type, str, int]:
+    """Class, file and line of an error that stopped a forward pass after the features were extracted."""
     last = error.__traceback__
     assert last is not None  # noqa: S101 - it was raised
     while last.tb_next is not None:
@@ -160,7 +161,7 @@ def _place_of(error: Exception) -> tuple[type, str, int]:
 
 
 def _place(model: nn.Module, path: str) -> str:
-    """The module that gives the output of ``path``: checkpointing calls the layers of a Sequential one by one."""
+    """The module to extract the output of ``path`` from: checkpointing calls layers of a Sequential one by one."""
     module = model.get_submodule(path)
     plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     hooks = module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001 - no public way to see them
@@ -170,7 +171,7 @@ def _place(model: nn.Module, path: str) -> str:
 
 
 def _tap(module: nn.Module, path: str) -> nn.Module:
-    """The module again, with all its attributes, values and modes, and of a class that records."""
+    """The module again, with all its attributes, values and modes, and of a class from which outputs are extracted."""
     before = type(module)._zoo_key if isinstance(module, Tap) else ()  # noqa: SLF001 - our own
     twin: nn.Module = object.__new__(variant(without(type(module), Tap), Tap, (*before, path)))
     object.__setattr__(twin, "__dict__", module.__dict__)
@@ -179,7 +180,7 @@ def _tap(module: nn.Module, path: str) -> nn.Module:
 
 @strict_arguments
 def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None, *, return_output: bool = False) -> Any:  # noqa: ANN401 - a dict, or the output and a dict
-    """What several layers of ``model`` give for one input, from one forward pass.
+    """Extract what several layers of ``model`` give for one input, from one forward pass.
 
     Gradients, train mode and running statistics are as in ``model(x)``. What a later layer does in place to a feature
     map does not show; a module that runs several times is there with what it gave last.
@@ -224,7 +225,7 @@ def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None,
 
 
 def names_of_parts(at: str | Sequence[str]) -> tuple[str, ...]:
-    """One name or several, as several.
+    """The names of the stages or modules to extract from, whether one or several were given.
 
     Raises:
         UsageError: They are no names.
@@ -238,7 +239,7 @@ def names_of_parts(at: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def stage_index(model: nn.Module, name: str) -> int:
-    """Which of the model's stages has that name.
+    """Which of the stages whose maps can be extracted has that name.
 
     Raises:
         UsageError: It is no name.
@@ -255,7 +256,7 @@ def stage_index(model: nn.Module, name: str) -> int:
 
 
 def module_path(model: nn.Module, path: str) -> str:
-    """``path`` as it is, when the model has a module there.
+    """``path`` as it is, when the model has a module there from which to extract.
 
     Raises:
         UnknownPart: It has none; the message lists the stages.
@@ -267,7 +268,7 @@ def module_path(model: nn.Module, path: str) -> str:
 
 
 def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
-    """A twin of ``model`` in which the modules at some paths have one forward hook more; all else is shared."""
+    """A twin to extract from: modules at some paths have one forward hook more; all else is shared with ``model``."""
     # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
     return replaced(
         model, {path: _with_hook(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
@@ -276,7 +277,7 @@ def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
 
 @dataclass(frozen=True)
 class AtStage:
-    """``(model, x)`` to what one tapped module gives while ``run`` runs: the front of a model that is no chain.
+    """``(model, x)`` to what is extracted at a tapped stage while ``run`` runs: the front of a model that is no chain.
 
     Attributes:
         path: The module, which has to be tapped.
@@ -292,6 +293,7 @@ class AtStage:
 
 
 def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
+    """A twin of a module with hooks of its own and one more, to extract what it gives."""
     twin = twin_of(module)
     twin.__dict__["_forward_hooks"] = OrderedDict(module._forward_hooks)  # noqa: SLF001 - the twin must not share its hooks
     twin.register_forward_hook(hook)
@@ -299,10 +301,12 @@ def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
 
 
 def _kinds(values: Iterable[object]) -> str:
+    """The types of what was given instead of names of layers to extract from, for the error."""
     return f"of type {', '.join(dict.fromkeys(type(value).__name__ for value in values))}"
 
 
 def _unknown(model: nn.Module, name: str, known: tuple[str, ...]) -> UnknownPart:
+    """The error for a name from which nothing can be extracted: no stage and no module has it."""
     stages: tuple[Stage, ...] = anatomy_of(model).stages
     names = tuple(stage.name for stage in stages)
     there_are = f"one of the stages {', '.join(names)}" if names else "the path of a module; this model has no stages"

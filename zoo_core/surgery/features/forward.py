@@ -23,7 +23,7 @@ _CLASSES: dict[Any, type[Any]] = {}
 
 
 class Variant:
-    """Base of what is put before a library's class; copies and pickles name the library's class and make it anew.
+    """Base of what is put before a library's class, as another forward is; pickles name that class and make it anew.
 
     A forward on an instance is not seen by FX, by quantization and by replicas, which all read the class. A class of
     the same name, a subclass of the library's, is.
@@ -36,7 +36,7 @@ class Variant:
 
 
 def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
-    """The subclass of ``base`` with the methods of ``extra``, of the same name; one class for one ``key``."""
+    """The subclass of ``base``, of its name, with the methods of ``extra``, such as a forward; one for one ``key``."""
     how = (base, extra, key)
     if how not in _CLASSES:
         _CLASSES.setdefault(how, _made(*how))  # one class also where two threads come at once
@@ -44,13 +44,14 @@ def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type
 
 
 def _made(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
+    """A new subclass of a library's class, of its name, with a forward or other methods put before the library's."""
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {"_zoo_key": key} if key else {}  # a class before a tap's must not hide the key of the tap
     return type(base.__name__, (extra, base), {**names, **own, _HOW: (base, extra, key)})
 
 
 def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
-    """``cls`` without the methods of ``extra``."""
+    """``cls`` without the methods of ``extra``, such as a forward that was put before the library's."""
     how = cls.__dict__.get(_HOW)
     if how is None:
         return cls
@@ -59,17 +60,19 @@ def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
 
 
 def _library_class(cls: type[Any]) -> type[Any]:
-    """The class that was there before any of these."""
+    """The class of the library, as it was before a forward or anything else was put before it."""
     how = cls.__dict__.get(_HOW)
     return cls if how is None else _library_class(how[0])
 
 
 def _recipe(cls: type[Any]) -> Any:  # noqa: ANN401 - a class, or nested tuples of classes
+    """A class with another forward than its library's as nested tuples, from which a pickle makes it anew."""
     how = cls.__dict__.get(_HOW)
     return cls if how is None else (_recipe(how[0]), how[1], how[2])
 
 
 def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
+    """The class, with what was put before the library's forward, that nested tuples in a pickle describe."""
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
     result: type[Any] = recipe
@@ -77,6 +80,7 @@ def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
 
 
 def _new(recipe: Any) -> nn.Module:  # noqa: ANN401 - as _recipe gives it
+    """An empty module of the class with another forward that a pickle or a copy describes."""
     module: nn.Module = object.__new__(_class_of(recipe))
     return module
 
@@ -117,7 +121,7 @@ class Recomposed(Variant):
 
 
 def recompose(model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], Any] | None = None) -> None:
-    """Make ``model`` run as this anatomy says, whatever the forward of its class does.
+    """Make the forward of ``model`` run as this anatomy says, whatever that of its class does.
 
     Args:
         model: Changed in place.
@@ -220,7 +224,7 @@ def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever f
 
 
 def own_hooks(model: nn.Module, *, before: bool = True) -> None:
-    """Give a twin tables of hooks of its own: none for its end, which is another.
+    """Give a twin tables of forward hooks of its own: none for the end of its forward, which is another.
 
     Args:
         model: The twin.
@@ -235,11 +239,12 @@ def own_hooks(model: nn.Module, *, before: bool = True) -> None:
 
 
 def _is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP shards ``model`` itself, and so needs its hooks around the forward."""
     return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What ``model`` returns for ``x``: several arguments or arguments by name, where its example was such."""
+    """What the forward of ``model`` gives for ``x``, taken apart into arguments where its example was such."""
     if type(x) is tuple and type(example) is not tuple:
         return model(x)
     args, kwargs = arguments(model, x)
@@ -247,14 +252,14 @@ def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN40
 
 
 def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever forward takes
-    """Arguments as one example, which :func:`arguments` takes apart again."""
+    """Arguments of a forward as one example, which :func:`arguments` takes apart again."""
     if kwargs:
         return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
 def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401 - whatever forward takes
-    """An example as arguments and arguments by name.
+    """An example as the arguments, and the arguments by name, that forward takes.
 
     Args:
         model: What takes it.

@@ -61,18 +61,19 @@ def measure_stages(
 
 
 def _stride(side: int, made: Tensor, wider: Tensor | None) -> int:
-    """Pixels for one step of a map, from what twice as many pixels add to it."""
+    """Pixels for one step of a stage's map, measured: what twice as many pixels add to it."""
     steps = made.shape[-1]
     added = wider.shape[-1] - steps if wider is not None else 0
     return round(side / (added or steps))
 
 
 def _is_map(made: object) -> bool:
+    """Whether what a stage gave is a map, whose channels and stride can be measured."""
     return isinstance(made, torch.Tensor) and made.dim() == _MAP_AXES
 
 
 def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> tuple[dict[str, Tensor], str]:
-    """What the modules give, by name; and why the run stopped, where it did not come to its end."""
+    """The maps of the stages to measure, by name; and why the run stopped, where it did not come to its end."""
     maps: dict[str, Any] = {}
     known = dict(model.named_modules())
     for name, path in paths.items():

@@ -35,7 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Backbone(nn.Module):
-    """Everything before the head: images to what the head sites are given.
+    """Everything before the head, split off: images to what the head sites are given.
 
     Attributes:
         body: The model without its heads, of the same class, sharing every tensor.
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The head of a model whose scores take more than one module: what the sites are given to scores.
+    """The head split off a model whose scores take more than one module: what the sites are given to scores.
 
     Attributes:
         body: The modules it runs, under the paths they had in the model.
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
 
 
 class Absent(nn.Module):
-    """Where a module was that a cut took out: what comes in goes out, and a walk through it is empty."""
+    """The place of a module that was split off or cut out: what comes in goes out, and a walk through it is empty."""
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Nothing, as checkpointing walks through the layers of a stage."""
@@ -115,7 +115,7 @@ class Absent(nn.Module):
 
 
 def _auxiliary_towers(anatomy: Anatomy) -> Iterator[str]:
-    """The modules that are there for auxiliary heads alone, as far as the backbone runs without them."""
+    """Modules for auxiliary heads alone, left out of a backbone that is split off where it runs without them."""
     may_use_all = anatomy.classify is not None and paths_of(anatomy.classify) is None  # as DeepLab's, in eval mode too
     if anatomy.features is None or may_use_all:
         return
@@ -165,6 +165,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
 
 
 def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
+    """The head that is split off: the module itself, or a classifier where the scores take more than that."""
     if anatomy.classify is None and not model._forward_hooks:  # noqa: SLF001 - no public way to see them
         return model.get_submodule(main.path)
     classify = anatomy.classify or Chain(main.path)
@@ -175,7 +176,7 @@ def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
 
 
 def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
-    """A twin of ``model`` that has other modules at some paths and shares everything else, tensors included.
+    """A twin of ``model``, as a split-off backbone is, with other modules at some paths and all else shared.
 
     Args:
         model: Left as it is.
@@ -192,7 +193,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` that keeps only the modules, parameters and buffers at some paths, and shares them.
+    """A twin of ``model`` split off with only the modules, parameters and buffers at some paths, and sharing them.
 
     Args:
         model: Left as it is.
@@ -217,7 +218,7 @@ _WHOLE = "_zoo_whole"
 
 
 class Twin(Variant):
-    """Put before the class of a twin, so that it is in the mode of the module that it is a twin of, and the other way.
+    """Put before the class of a twin, such as a split-off backbone, so that it and its model are in one mode.
 
     All below the two is shared, modes included, and a forward may read the mode of the module itself: timm's GhostNet
     drops out by it. A copy of a twin, and one whose model is gone, has a mode of its own.
@@ -248,7 +249,7 @@ class Twin(Variant):
 
 
 def _following(model: Module) -> Module:
-    """A twin of ``model`` that is in its mode."""
+    """A twin of ``model`` to split something off in, that is in its mode."""
     twin = twin_of(model)
     twin.__dict__.setdefault(_WHOLE, weakref.ref(model))  # that of a twin is the twin's own
     twin.__class__ = variant(without(type(model), Twin), Twin, ())
@@ -256,7 +257,7 @@ def _following(model: Module) -> Module:
 
 
 def twin_of(model: Module) -> Module:
-    """A module of the same class with the same attributes, and a table of submodules of its own.
+    """A module of the same class and attributes to split differently, as its table of submodules is its own.
 
     The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
     the twin has to see that.
@@ -274,7 +275,7 @@ def twin_of(model: Module) -> Module:
 
 
 class _NotOfATwin:
-    """In the place of a forward that was put on an instance, and would run the modules of that one."""
+    """In the place of a forward on an instance, which would run that whole module and not what is split off it."""
 
     def __init__(self, model: nn.Module) -> None:
         self.kind = type(model).__name__

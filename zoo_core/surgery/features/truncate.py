@@ -65,7 +65,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class MapOf:
-    """``(model, x)`` to the map in what the last stage of a front gives.
+    """``(model, x)`` to the map in what the last stage of a truncated model gives.
 
     Attributes:
         run: ``(model, x)`` to what the stage gives.
@@ -81,7 +81,7 @@ class MapOf:
 
 
 def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any], headless: str) -> None:
-    """Make ``to``, which holds the front of ``model``, run as that front, and know that it is one.
+    """Make ``to``, which holds the front of ``model``, run as a truncated model does, and know that it is one.
 
     Args:
         model: The whole.

@@ -16,7 +16,7 @@ _VECTORS, _TOKENS, _MAPS = 2, 3, 4
 
 
 class Vectors(nn.Module):
-    """What the head of a model is given, as ``[N, D]``: maps and tokens are averaged.
+    """One vector for each image, ``[N, D]``: what the head of a model is given, with maps and tokens averaged.
 
     It shares every tensor with the model, and is left in its mode.
 

@@ -80,7 +80,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
 def _as_inside(
     model: nn.Module, bare: nn.Module, before: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """What the tensors were, by the names that the model inside a wrapper has for them now.
+    """The tensors that drift is measured from, by the names that the model inside a wrapper has for them now.
 
     A state dict of the wrapper has its prefix, and one from before PEFT put layers around others has shorter names.
     """
@@ -92,7 +92,7 @@ def _as_inside(
 
 
 def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters without gradients, and buffers of modules in frozen parts, by name."""
+    """The frozen tensors that may not drift, by name: parameters without gradients, buffers in frozen parts."""
     known = knowledge_of(model) if is_known(model) else None
     held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
     result: dict[str, Tensor] = {
@@ -107,7 +107,7 @@ def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """Whether the parameters of a module, or of the innermost one around it that has some, need no gradient."""
+    """Whether a module's buffers may not drift: its parameters, or those nearest around it, need no gradient."""
     while True:
         parameters = [each.requires_grad for each in module.parameters()]
         if parameters or not path:
@@ -117,7 +117,7 @@ def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Norms in the places of those that were frozen, which nothing holds."""
+    """Norms in the places of those that were frozen, which nothing holds, so that their statistics drift."""
     held = knowledge_of(model).held if is_known(model) else frozenset()
     return {
         path: module
@@ -127,14 +127,17 @@ def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of one module, by the names under which their drift is reported."""
     return {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers(recurse=False)}
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share memory, so that no drift can show between them."""
     return a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr() != 0
 
 
 def _distance(now: Tensor, then: Tensor) -> float:
+    """How far a tensor has drifted from what it was: the largest difference, infinite for NaN or another shape."""
     if now.shape != then.shape:
         return float("inf")
     then = then.detach().to(now.device)

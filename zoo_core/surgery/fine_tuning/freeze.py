@@ -147,7 +147,7 @@ def unfreeze(
 
 
 def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
-    """Modules that may change their own buffers in train mode, where those buffers are among the named tensors.
+    """Modules to freeze or unfreeze that change buffers of their own in train mode, among the named tensors.
 
     One around other parts, which may train, is not among them.
     """
@@ -161,5 +161,6 @@ def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
 
 
 def _release(module: nn.Module, model: nn.Module) -> None:
+    """Let an unfrozen module follow ``train()`` again, in the mode that its model is in."""
     release(module)
     module.train(model.training)

@@ -35,7 +35,7 @@ Scheme = str | Fill | Mapping[type[nn.Module], str | Fill]
 
 
 def _identity_(weight: Tensor) -> Tensor:
-    """Make a layer hand on what it is given, as far as its shape allows: ones on the diagonal, or in the middle."""
+    """Initialise a weight to hand on what its layer is given: ones on the diagonal, or in the middle of a kernel."""
     return nn.init.eye_(weight) if weight.dim() == 2 else nn.init.dirac_(weight)  # noqa: PLR2004 - rows and columns
 
 
@@ -148,6 +148,7 @@ def init_weights(
 
 
 def _where(module: nn.Module, words: tuple[str, ...]) -> set[str]:
+    """Names of tensors to initialise, as words or patterns say; ``new`` means what the receipt calls initialised."""
     if words == ("all",):
         return set(tensor_names(module))
     result = set(select(module, others)) if (others := [word for word in words if word != "new"]) else set()
@@ -159,7 +160,7 @@ def _where(module: nn.Module, words: tuple[str, ...]) -> set[str]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, owner and value of each tensor; one that is shared comes under each of its names."""
+    """Name, owner and value of each tensor that may be initialised; a shared one comes under each of its names."""
     for path, layer in module.named_modules():
         for name, tensor in own_tensors(layer).items():
             yield f"{path}.{name}" if path else name, layer, tensor
@@ -190,7 +191,7 @@ def _initialise(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bi
 
 
 def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence[Tensor]:
-    """The matrices, rows for outputs and columns for inputs, that a weight consists of."""
+    """The matrices, rows for outputs and columns for inputs, in which a scheme initialises a weight."""
     if name == "in_proj_weight":
         return weight.chunk(3)
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
@@ -203,6 +204,7 @@ def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence
 
 
 def _filled(tensor: Tensor, fill: Fill, layer: nn.Module) -> Tensor:
+    """A tensor initialised by a scheme; an error of the scheme names the layer and the shape."""
     try:
         fill(tensor)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
@@ -215,7 +217,7 @@ def _filled(tensor: Tensor, fill: Fill, layer: nn.Module) -> Tensor:
 
 
 def _rule(scheme: object, options: Mapping[str, object] | None) -> Rule:
-    """What fills the weights of a layer, by its class."""
+    """What initialises the weights of a layer, by its class."""
     if isinstance(scheme, Mapping):
         if options is not None:
             raise UsageError(
@@ -228,16 +230,19 @@ def _rule(scheme: object, options: Mapping[str, object] | None) -> Rule:
 
 
 def _by_class(fills: Mapping[type[nn.Module], Fill]) -> Rule:
+    """The rule by which a layer is initialised with the scheme of the nearest of its classes."""
     return lambda layer: next((fills[kind] for kind in type(layer).__mro__ if kind in fills), None)
 
 
 def _checked_class(kind: object) -> type[nn.Module]:
+    """``kind`` as it is, when it is a class of layers that a scheme to initialise weights can be given for."""
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"{kind!r} is not a class of layers", expected="a class such as torch.nn.Conv2d")
     return kind
 
 
 def _fill(scheme: object, options: Mapping[str, object]) -> Fill:
+    """The function that initialises a tensor by a scheme, with its options checked."""
     if callable(scheme):
         if options:
             raise UsageError("options are for a scheme given by name", hint="functools.partial carries arguments")

@@ -47,7 +47,7 @@ _ROLES = {"weight", "bias", "running_mean", "running_var", _COUNTER}
 
 @dataclass
 class _Match:
-    """Which tensor of the model gets which of the file, and what is to be said about the others."""
+    """Which tensor of the model loads from which of the checkpoint, and what to say about those that do not."""
 
     pairs: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -130,7 +130,7 @@ def load_partial(
 
 
 def _write(model: nn.Module, own: State, given: State) -> None:
-    """Load all of these tensors or, where one fails, none."""
+    """Load all of the tensors that fit or, where one fails, none."""
     before = {name: own[name].detach().clone() for name in given}
     try:
         load_whole(model, given)
@@ -145,7 +145,7 @@ def _write(model: nn.Module, own: State, given: State) -> None:
 
 
 def _read(state_or_path: object) -> tuple[object, str, str | None]:
-    """What a file or a mapping holds, what to call where it is from, and the path of the file if there is one."""
+    """What a checkpoint to load in part holds, what to call where it is from, and its path if it is a file."""
     if isinstance(state_or_path, str | os.PathLike):
         checkpoint = open_checkpoint(cast("str | os.PathLike[str]", state_or_path))
         file = obtain_file(checkpoint.path)
@@ -156,7 +156,7 @@ def _read(state_or_path: object) -> tuple[object, str, str | None]:
 
 
 def _by_prefix(content: object, own: State, source: str) -> Choice:
-    """The state dict that fits most, under the names of the model; all that is beside it keeps its name."""
+    """The state dict in a checkpoint that fits most, under the model's names; all beside it keeps its name."""
     every = candidates(content)
     if not every:
         raise no_state_dict(content, source)
@@ -174,11 +174,12 @@ def _by_prefix(content: object, own: State, source: str) -> Choice:
 
 
 def _default_skip(model: nn.Module, match: str) -> tuple[str, ...]:
+    """What a partial load leaves out unless told otherwise: the head, where tensors are paired by order."""
     return ("head",) if match == "order" and anatomy_of(model).heads else ()
 
 
 def _skipped(model: nn.Module, state: State, entries: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Names in the model, and names in the file, that are left out."""
+    """Names in the model, and names in the checkpoint, that a partial load leaves out."""
     in_model: set[str] = set()
     in_file: set[str] = set()
     for entry in entries:
@@ -193,6 +194,7 @@ def _skipped(model: nn.Module, state: State, entries: Sequence[str]) -> tuple[se
 
 
 def _by_name(own: State, given: State, source: str) -> _Match:
+    """Tensors of model and checkpoint paired by name, as far as they fit, with a note on each that does not."""
     result = _Match()
     for name, tensor in own.items():
         if name not in given:
@@ -208,13 +210,13 @@ def _by_name(own: State, given: State, source: str) -> _Match:
 
 
 def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """A single number in the shape that the model has for it."""
+    """A single number of a checkpoint in the shape that the model has for it."""
     is_single = isinstance(own, torch.Tensor) and tensor.numel() == own.numel() == 1
     return tensor.reshape(own.shape) if own is not None and is_single else tensor
 
 
 def _by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
-    """Pairs of tensors in step; where that pairs more, parameters alone, as averages of them have no buffers."""
+    """Tensors of model and checkpoint in step; parameters alone where that pairs more, as averages lack buffers."""
     whole = _in_step(own, given, source)
     alone = _in_step({name: each for name, each in own.items() if name in parameters}, given, source)
     if len(alone.pairs) <= len(whole.pairs):
@@ -225,7 +227,7 @@ def _by_order(own: State, given: State, source: str, parameters: Collection[str]
 
 
 def _in_step(own: State, given: State, source: str) -> _Match:
-    """Pairs of tensors in step; counters of norms, which not all norms have, follow the norm that they belong to."""
+    """Tensors of model and checkpoint paired in step; counters of norms, which some lack, follow their norm."""
     result = _Match()
     ours = [name for name in own if not _is_counter(name)]
     theirs = [name for name in given if not _is_counter(name)]
@@ -253,15 +255,18 @@ def _in_step(own: State, given: State, source: str) -> _Match:
 
 
 def _is_counter(name: str) -> bool:
+    """Whether a tensor is a norm's counter of batches, which one of model and checkpoint may lack."""
     return name.rpartition(".")[2] == _COUNTER
 
 
 def _agree(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
+    """Whether a tensor of a checkpoint fits one of the model: their shapes agree, and a weight is no bias."""
     roles = {name.rpartition(".")[2], other.rpartition(".")[2]}
     return tensor.shape == given.shape and (len(roles) == 1 or not roles <= _ROLES)
 
 
 def _receipt(model: nn.Module, own: State, state: State, found: _Match, left_behind: set[str]) -> Receipt:
+    """The receipt of a partial load: which tensors were loaded, kept and ignored, with a note on each that needs it."""
     tensors: dict[str, Outcome] = {name: "loaded" if name in found.pairs else "kept" for name in own}
     notes = dict(found.notes)
     used = set(found.pairs.values())
@@ -278,7 +283,7 @@ def _receipt(model: nn.Module, own: State, state: State, found: _Match, left_beh
 
 
 def _warn_of_few(own: State, given: State, found: _Match, source: str, match: str) -> None:
-    """Say so where less than half of the model was loaded, and what would fit better."""
+    """Say so where a partial load filled less than half of the model, and what would fit better."""
     if len(found.pairs) >= _ENOUGH * len(own):
         return
     better = _better(own, given, source, match, len(found.pairs))
@@ -291,7 +296,7 @@ def _warn_of_few(own: State, given: State, found: _Match, source: str, match: st
 
 
 def _better(own: State, given: State, source: str, match: str, least: int) -> str:
-    """What pairs more tensors than were paired: another prefix, or another way to match; empty where nothing does."""
+    """What pairs more tensors of a checkpoint than were paired, another prefix or way to match; empty if nothing."""
     inside = {name[: end + 1] for name in own for end, letter in enumerate(name) if letter == "."}
     renamed = {
         f"put the prefix {prefix!r} before the names in it": {f"{prefix}{name}": each for name, each in given.items()}
@@ -307,6 +312,7 @@ def _better(own: State, given: State, source: str, match: str, least: int) -> st
 
 
 def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match: str) -> LoadMismatch:
+    """The error of a partial load in which no tensor of the checkpoint fits."""
     other = 'match="order" pairs tensors by order and shape' if match == "name" else 'match="name" pairs them by name'
     hint = _better(own, state, source, match, 0) or other
     cause = "a safetensors file keeps tensors by name and not in the order of layers" if match == "order" else None
@@ -324,4 +330,5 @@ def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match
 
 
 def _first(state: State, count: int = 3) -> str:
+    """The first few tensors of a model or a checkpoint, with shapes, for the error where nothing fits."""
     return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(state.items())[:count])

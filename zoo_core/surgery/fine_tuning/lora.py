@@ -152,6 +152,7 @@ def merge_lora(model: Model) -> Model:
 
 
 def _outcome(before: dict[str, Any], path: str, name: str) -> Any:  # noqa: ANN401 - one of the words of a receipt
+    """What the receipt says of a tensor that was under a LoRA adapter, now that the adapter is merged."""
     return before.get(f"{path}.base_layer.{name}", "initialised")
 
 
@@ -174,6 +175,7 @@ def lora_edits(model: nn.Module) -> list[Edit]:
 
 
 def _refuse_unlike(path: str, layer: Any) -> None:  # noqa: ANN401 - PEFT has no type information
+    """Refuse to save a LoRA adapter that is merged for a time, switched off, or not one that zoo put in."""
     cause = None
     if layer.merged:
         cause, hint = "it is merged into the weights for a time", "model.unmerge_adapter(), or zoo.merge_lora(model)"
@@ -189,7 +191,7 @@ _PLAIN = "zoo.merge_lora(model) makes a plain model of it; model.save_pretrained
 
 
 def without_copies(model: nn.Module) -> nn.Module:
-    """A twin of ``model`` that has the trained copies alone where PEFT keeps two of a module; itself where it does not.
+    """A twin of ``model`` with only the trained copies where PEFT keeps two beside LoRA; itself where it keeps none.
 
     Raises:
         NotSupported: It has adapters of PEFT that are none of LoRA's.
@@ -205,6 +207,7 @@ def without_copies(model: nn.Module) -> nn.Module:
 
 
 def _peft() -> Any:  # noqa: ANN401 - it has no type information
+    """PEFT, which LoRA adapters are made with; an error that says how to install it where it is missing."""
     try:
         import peft
     except ImportError as error:
@@ -213,12 +216,13 @@ def _peft() -> Any:  # noqa: ANN401 - it has no type information
 
 
 def _head_names(model: nn.Module) -> set[str]:
+    """Names of the parameters of the head sites, which train whole beside LoRA adapters."""
     heads = [site.path for site in anatomy_of(model).heads]
     return {name for name, _ in unwrap(model).named_parameters() if any(under(name, path) for path in heads)}
 
 
 def _targets(model: nn.Module, at: str | Sequence[str] | None) -> list[str]:
-    """Paths of the layers that get an adapter.
+    """Paths of the layers that get a LoRA adapter.
 
     Raises:
         UsageError: There are none, or one of them has an adapter already.
@@ -253,18 +257,20 @@ def _targets(model: nn.Module, at: str | Sequence[str] | None) -> list[str]:
 
 
 def _other_convolutions(model: nn.Module) -> str | None:
+    """Why the convolutions of a model get no LoRA adapter, where their class is not torch's own."""
     kinds = {type(each).__name__ for each in model.modules() if isinstance(each, nn.Conv2d)} - {"Conv2d"}
     return f"its convolutions are of the class {min(kinds)}, which PEFT cannot adapt" if kinds else None
 
 
 def _is_layer(module: nn.Module) -> bool:
+    """Whether a layer is of a kind that LoRA adapters are made for: linear, or a plain ungrouped convolution."""
     # PEFT builds the convolutions of an adapter with the class of the one beside them, and the arguments of torch's
     is_plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
     return is_plain or isinstance(module, nn.Linear)
 
 
 def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
-    """Those layers that run when the model does, and compute what their class says: measured with one image.
+    """Those layers that LoRA can adapt: they run and compute what their class says, as one image shows.
 
     Libraries standardize weights, pad as TensorFlow does, or read the weight of a layer without calling it; an adapter
     beside such a layer would be another function than that of its merged weight, or none at all.
@@ -292,6 +298,7 @@ def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
 
 
 def _computed(module: Any, x: torch.Tensor) -> Any:  # noqa: ANN401 - a layer of either class
+    """What a layer that LoRA is to adapt gives by the code of its class and its weight alone."""
     if isinstance(module, nn.Linear):
         return functional.linear(x, module.weight, module.bias)
     return nn.Conv2d._conv_forward(module, x, module.weight, module.bias)  # noqa: SLF001 - what the class itself does

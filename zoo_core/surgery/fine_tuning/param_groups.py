@@ -46,7 +46,7 @@ _LISTS = ("lr_lambdas", "base_momentums", "max_momentums")
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was requested."""
+    """The learning rates and the weight decay that were requested for parameter groups."""
 
     lr: float
     head_lr: float | None
@@ -56,7 +56,7 @@ class _Plan:
 
 
 class _Part(NamedTuple):
-    """A part of the model with a learning rate of its own, and where it stands between the input and the output."""
+    """A part of the model whose parameter groups have a learning rate, and its place between input and output."""
 
     place: int
     name: str
@@ -168,7 +168,7 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float]:
-    """The rate that a plan has for the group of each name, of frozen parameters too."""
+    """The rate that a plan has for the parameter group of each name, of frozen parameters too."""
     rates = _Plan(**{name: each for name, each in plan.items() if name != "no_decay"})
     names = [name for name, _ in in_shards(model).named_parameters()]
     groups = [
@@ -180,14 +180,14 @@ def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float
 
 
 def _sibling(optimizer: Optimizer, name: str) -> dict[str, Any] | None:
-    """The group of an optimizer that has the same part of the model as one of this name."""
+    """The parameter group of an optimizer that has the same part of the model as one of this name."""
     part = name.partition(", ")[0]
     of_plan = [group for group in optimizer.param_groups if "plan" in group]
     return next((group for group in of_plan if group["name"].partition(", ")[0] == part), None)
 
 
 def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
-    """Add a group whose rates are ``ratio`` times those of another: what has been made of them since holds for it too.
+    """Add a parameter group at ``ratio`` times the rates of another: what was made of them since holds for it too.
 
     A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
     """
@@ -206,7 +206,7 @@ def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping
 
 
 def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
-    """The schedulers of an optimizer, which does not know them itself."""
+    """The schedulers that set the rates of an optimizer's parameter groups; it does not know them itself."""
     from torch.optim.lr_scheduler import LRScheduler
 
     every = [each for each in gc.get_objects() if issubclass(type(each), LRScheduler)]
@@ -214,7 +214,7 @@ def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
 
 
 def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
-    """The settings that all groups of an optimizer have in common.
+    """The settings that all parameter groups of an optimizer have in common.
 
     Raises:
         UsageError: They differ.
@@ -231,7 +231,7 @@ def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _warn_of_others(model: nn.Module, bare: nn.Module) -> None:
-    """Say which trainable parameters of a module around the model are in no group."""
+    """Say which trainable parameters of a module around the model are in no parameter group."""
     inside = {id(each) for each in bare.parameters()}
     others = [name for name, each in model.named_parameters() if each.requires_grad and id(each) not in inside]
     if others:
@@ -244,7 +244,7 @@ def _warn_of_others(model: nn.Module, bare: nn.Module) -> None:
 
 
 def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Part]:
-    """The part that each named parameter belongs to, as far as parts differ in their learning rate."""
+    """The part that each parameter is grouped by, as far as parts differ in their learning rate."""
     if plan.head_lr is None and plan.layer_decay is None:
         return dict.fromkeys(names, _Part(0, "all", plan.lr))
     backbone = _by_depth(model, plan)
@@ -262,7 +262,7 @@ def _parts(model: nn.Module, plan: _Plan, names: Iterable[str]) -> dict[str, _Pa
 
 
 def _by_depth(model: nn.Module, plan: _Plan) -> list[_Part]:
-    """The parts before the head, from the input on; a single one without layer decay."""
+    """The parts before the head to group parameters by, from the input on; a single one without layer decay."""
     if plan.layer_decay is None:
         return [_Part(0, "backbone", plan.lr)]
     stages = anatomy_of(model).stages
@@ -276,7 +276,7 @@ def _by_depth(model: nn.Module, plan: _Plan) -> list[_Part]:
 
 
 def _group(name: str, part: _Part, plan: _Plan, *, decays: bool) -> dict[str, Any]:
-    """An empty group of the kind that one parameter goes to."""
+    """An empty parameter group of the kind that one parameter goes to."""
     is_scaled = plan.bias_lr_scale != 1 and is_bias(name)
     title = part.name + (", biases" if is_scaled else "") + ("" if decays else ", no decay")
     lr = part.lr * plan.bias_lr_scale if is_scaled else part.lr
@@ -286,7 +286,7 @@ def _group(name: str, part: _Part, plan: _Plan, *, decays: bool) -> dict[str, An
 
 
 def _not_decayed(model: nn.Module, what: Iterable[str]) -> set[str]:
-    """Names of the parameters that are not decayed."""
+    """Names of the parameters that go to groups without weight decay."""
     result: set[str] = set()
     for word in what:
         result |= _OF_WORD[word](unwrap(model)) if word in _OF_WORD else select(model, [word])
@@ -294,29 +294,34 @@ def _not_decayed(model: nn.Module, what: Iterable[str]) -> set[str]:
 
 
 def _vectors(model: nn.Module) -> set[str]:
+    """Names of the parameters with one axis at most, for groups without weight decay."""
     return {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
 
 
 def _biases(model: nn.Module) -> set[str]:
+    """Names of the parameters that are biases, for groups without weight decay."""
     return {name for name, _ in model.named_parameters() if is_bias(name)}
 
 
 def _of_norms(model: nn.Module) -> set[str]:
+    """Names of the parameters of norms, for groups without weight decay."""
     norms = [(path, module) for path, module in model.named_modules() if is_norm(module)]
     return {f"{path}.{name}".lstrip(".") for path, norm in norms for name, _ in norm.named_parameters(recurse=False)}
 
 
 def _positions(model: nn.Module) -> set[str]:
+    """Names of the parameters that embed positions, for groups without weight decay."""
     return _matching(model, _POSITIONS)
 
 
 def _declared(model: nn.Module) -> set[str]:
-    """What the model's own library does not decay, as the models of timm say."""
+    """What the model's own library puts in groups without weight decay, as the models of timm say."""
     declare = getattr(model, "no_weight_decay", None)
     return _matching(model, declare()) if callable(declare) else set()
 
 
 def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
+    """Names of the parameters that fit one of these patterns, for groups without weight decay."""
     patterns = tuple(patterns)
     return {name for name, _ in model.named_parameters() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
@@ -331,6 +336,7 @@ _OF_WORD: dict[str, Callable[[nn.Module], set[str]]] = {
 
 
 def _check(**numbers: float | None) -> None:
+    """Refuse learning rates and a weight decay that no parameter group can have."""
     for name, value in numbers.items():
         if value is None:
             continue

@@ -37,7 +37,7 @@ _PLAIN = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Layers:
-    """A layer of ``torch.nn``, or a ``Sequential`` of them, as it can be built again.
+    """The description of a layer of ``torch.nn``, or a ``Sequential`` of them, by which it can be built again.
 
     Attributes:
         kind: A name of :data:`LAYERS`.
@@ -77,7 +77,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Custom:
-    """A module that only its own code can build; a recipe says that it has to be given.
+    """The description of a module that only its own code can build; a recipe says that it has to be given.
 
     Attributes:
         kind: Dotted path of its class.
@@ -114,11 +114,12 @@ def describe_all(value: Any) -> Any:  # noqa: ANN401 - whatever a verb was given
 
 
 def _looks(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """How a module prints, and the shapes of its state: what a description has to build again alike."""
     return repr(module), {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _class(kind: str) -> type[nn.Module]:
-    """The class of that name; descriptions once named zoo's own by where they were defined."""
+    """The class that a description names; old ones called zoo's own by where they were defined."""
     name = kind.rpartition(":")[2] if kind.startswith("zoo_core.") else kind
     if name not in LAYERS:
         raise TypeError(f"{kind!r} is no layer that a description can name")
@@ -126,6 +127,7 @@ def _class(kind: str) -> type[nn.Module]:
 
 
 def _layers(module: nn.Module) -> Layers | None:
+    """The description of a layer or a Sequential of them; None where one is not a standard layer."""
     kind = type(module)
     name = _NAMES.get(kind)
     has_own_ways = "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001
@@ -140,7 +142,7 @@ def _layers(module: nn.Module) -> Layers | None:
 
 
 def _arguments(module: nn.Module) -> dict[str, Any] | None:
-    """What the constructor of a layer was given, read from the attributes of the same names; None when that fails."""
+    """What the constructor of a layer was given, to describe it by, read from attributes; None when that fails."""
     result: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -161,4 +163,5 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _is_plain(value: object) -> bool:
+    """Whether an argument of a layer can stand in its description as it is, without pickle."""
     return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(_is_plain(each) for each in value))

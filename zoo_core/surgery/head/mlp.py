@@ -46,7 +46,7 @@ _LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = 
 
 
 class TokenNorm(nn.BatchNorm1d):
-    """Batch norm of tokens, ``[N, L, C]``, whose channels are last: over the images and their tokens."""
+    """Batch norm for a multi-layer head on tokens, ``[N, L, C]``, channels last: over the images and their tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; the shape stays."""
@@ -54,7 +54,7 @@ class TokenNorm(nn.BatchNorm1d):
 
 
 class Squeeze(nn.Module):
-    """``[N, 1, ...]`` to ``[N, ...]``: the single score of a binary head without its axis."""
+    """The end of a binary multi-layer head: ``[N, 1, ...]`` to ``[N, ...]``, the single score without its axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop axis 1."""
@@ -164,5 +164,6 @@ def mlp_head(
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    """Refuse an option of a multi-layer head that is none of its choices."""
     if value is not None and value not in choices:
         raise UsageError(f"{name} cannot be {value!r}", expected=f"None or one of {', '.join(choices)}")

@@ -27,7 +27,7 @@ _EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'
 
 
 class _Choice(local):
-    """The head that the call that this thread is in runs at every site; None for all of them."""
+    """Which of several heads the call that this thread is in runs at every site; None for all of them."""
 
     name: str | None = None
 
@@ -53,7 +53,7 @@ class Heads(nn.ModuleDict):
 
 
 class PerHead(Chain):
-    """What follows a head site, once for each of the heads that stand there: scores by name.
+    """What follows a head site, once for each of several heads that stand there: scores by name.
 
     Attributes:
         path: The site.
@@ -87,7 +87,7 @@ class PerHead(Chain):
 
 @dataclass(frozen=True)
 class EachHead:
-    """What a family does with what its head sites are given, once for each of the heads that stand at all of them.
+    """What a family does with what its head sites are given, once for each of several heads that stand at all.
 
     Where that gives several tensors by name, such as ``"out"`` and ``"aux"``, each of them becomes a dict of heads.
 
@@ -123,7 +123,7 @@ class EachHead:
 
 
 def check_names(heads: Mapping[str, object]) -> None:
-    """Raise UsageError unless this is a dict of single heads by names that modules and outputs can have."""
+    """Raise UsageError unless these are several heads: a dict of single ones by names that modules can have."""
     if not isinstance(heads, Mapping):
         raise UsageError(f"heads cannot be {heads!r}", expected=_EXAMPLE, got=f"a {type(heads).__name__}")
     if not heads:
@@ -144,7 +144,7 @@ def check_names(heads: Mapping[str, object]) -> None:
 
 
 def check_unbranched(known: Knowledge, path: str) -> None:
-    """Raise NotSupported where the branches of a model, with layers of its own, stand at the head site ``path``."""
+    """Raise NotSupported where several heads cannot go to ``path``: branches with layers of their own are there."""
     done = next((edit for edit in known.edits if edit.verb == "branch"), None)
     if done is not None:
         name = next(iter(done.arguments["heads"]))
@@ -157,7 +157,7 @@ def check_unbranched(known: Knowledge, path: str) -> None:
 
 
 def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
-    """Raise NotSupported where a model goes on with the scores of its sites in a way that its anatomy does not say."""
+    """Raise NotSupported where several heads cannot replace one: the model goes on with its scores in its own way."""
     splits = anatomy.classify is not None and anatomy.features is not None
     separate = {"main", "aux", "distilled", "summed"} if splits else {"main", "aux"}
     combined = [site for site in sites if site.role not in separate]
@@ -171,7 +171,7 @@ def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
 
 
 def check_embeds(sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where what the head sites are given is no embedding of the image."""
+    """Raise NotSupported where a model cannot return embeddings, alone or beside the scores of several heads."""
     if any(site.role in {"box", "mask", "level"} or site.per_class != 1 for site in sites):
         raise NotSupported(
             "a detector without its head has no output",
@@ -192,5 +192,5 @@ def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str,
 
 
 def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
-    """What follows the head site of a model when one head stands there, and nothing after the output."""
+    """What follows the head site with one head there instead of several, and nothing after the output."""
     return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | WithOutput) else anatomy.classify

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WithOutput:
-    """What a model does with the scores of its head site, and then what follows its output.
+    """What a model does with the scores of its head site, and then the activation and squeeze after its output.
 
     Attributes:
         whole: What the model does with the scores, as its family gives it.
@@ -57,17 +57,17 @@ def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
 
 
 def with_output(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
-    """What follows a head site, ``after``, with what follows the scores of ``head`` at its end."""
+    """What follows a head site, ``after``, with the activation and squeeze of ``head`` at the end of the output."""
     return after if after is None or not output_of(head) else WithOutput(after, output_of(head))
 
 
 def output_of(head: object) -> tuple[nn.Module, ...]:
-    """What follows the scores of one head; empty for all but a ``zoo.mlp_head`` that says so."""
+    """The activation and squeeze after the scores of one head; empty for all but a ``zoo.mlp_head`` that says so."""
     return head.output if isinstance(head, MLPHead) else ()
 
 
 def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the same kind
-    """``head`` without what follows its scores, and so each of several heads."""
+    """``head`` without the activation and squeeze after its scores, and so each of several heads."""
     if isinstance(head, Mapping):
         return {name: scores_only(each) for name, each in head.items()}
     return head.scores if isinstance(head, MLPHead) else head

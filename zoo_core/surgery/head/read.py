@@ -37,7 +37,7 @@ _VECTORS = 2
 
 @dataclass(frozen=True)
 class Outputs:
-    """How what a model returns is read.
+    """How what a model returns is read: which heads are in it, and what their scores mean.
 
     Attributes:
         heads: Names of the heads; empty where there is one.
@@ -101,7 +101,7 @@ class Outputs:
 
 
 def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
-    """The activation that what a model returns ends with; ``""`` for none that is known."""
+    """The activation to read the scores of a head by, with which a model ends; ``""`` for none that is known."""
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
         return _last(after.outputs[after.names.index(name)]) if name in after.names else ""
@@ -114,6 +114,6 @@ def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name
 
 
 def _last(modules: Any) -> str:  # noqa: ANN401 - modules in a row
-    """The activation that the last of these modules is; those that change no number do not count."""
+    """The activation that scores are read by: the last of these modules that changes numbers, if it is one."""
     last = next((each for each in reversed([*modules]) if not isinstance(each, _UNCHANGED)), None)
     return _last(last) if type(last) is nn.Sequential else _ACTIVATIONS.get(type(last), "")

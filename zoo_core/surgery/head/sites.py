@@ -68,7 +68,7 @@ def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head
 
 
 def between(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, nn.Module]:
-    """An empty place for each module between feature map and head that has parameters.
+    """An empty place for each module with parameters between the feature map and the head site.
 
     Args:
         model: In eval mode.
@@ -92,7 +92,7 @@ def between(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, n
 
 
 def _run_in(model: nn.Module, piece: Callable[[], Any]) -> list[str]:
-    """Paths of the modules that run in a piece of a forward pass, those that hold others first."""
+    """Paths of the modules that run in a piece of a forward pass up to the head site, those that hold others first."""
     seen: set[nn.Module] = set()
     handles = [part.register_forward_pre_hook(lambda part, _: seen.add(part)) for part in model.modules()]
     try:
@@ -119,7 +119,7 @@ _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 
 
 def made_for(site: Head, head: Any) -> Any:  # noqa: ANN401 - any kind of head
-    """``head``, with each function in it called with the number of features that the site gives."""
+    """``head``, with each function in it called with the number of features that the head site gives."""
     if isinstance(head, Mapping):
         return {name: made_for(site, each) for name, each in head.items()}
     if callable(head) and not isinstance(head, nn.Module | MLPHead):
@@ -129,7 +129,7 @@ def made_for(site: Head, head: Any) -> Any:  # noqa: ANN401 - any kind of head
 
 
 def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
-    """The module that ``head`` means at ``site``, with the device, dtype, memory format and mode of what is there.
+    """The module that ``head`` means at a head site, with the device, dtype, format and mode of what is there.
 
     Raises:
         UsageError: ``head`` is none of the things that a head can be.
@@ -160,7 +160,7 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
 
 
 def _layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
-    """A layer like the one at the site, with another number of classes."""
+    """A layer like the one at the head site, with another number of classes."""
     with on_the_cpu():
         new = _unsettled(model, site, num_classes)
     if site.prior is not None and new.bias is not None:
@@ -169,6 +169,7 @@ def _layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
 
 
 def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """A new layer for a head site, like the one there, which still lacks the device and dtype of that one."""
     old = plain_layer(model.get_submodule(site.path))
     layers = [layer for layer in old.modules() if isinstance(layer, (nn.Linear, *_CONVOLUTIONS.values()))]
     has_bias = layers[-1].bias is not None if layers else True
@@ -183,7 +184,7 @@ def _unsettled(model: nn.Module, site: Head, num_classes: int) -> nn.Linear | nn
 
 
 def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
-    """How many classes a new head scores, found by running it once on zeros; by name where there are several heads.
+    """How many classes a new head scores at its site, by running it once on zeros; by name for several heads.
 
     One that holds nothing to score with, such as an ``Identity`` or a norm, scores none: it gives the features.
 
@@ -201,7 +202,7 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
 
 
 def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
-    """How many classes each of several heads at a site scores; empty for one head, or none."""
+    """How many classes each of several heads at a head site scores; empty for one head, or none."""
     heads = model.get_submodule(site.path) if site else None
     if site is None or not isinstance(heads, Heads):
         return {}
@@ -213,7 +214,7 @@ def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
 
 @strict_arguments
 def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """What the classes of ``model`` are called, in the order of its scores; empty when unknown.
+    """What the classes that the head site of ``model`` scores are called, in that order; empty when unknown.
 
     Args:
         model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.
@@ -238,6 +239,7 @@ def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]
 
 
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
+    """How many classes one head scores at a site, found by running it on zeros of the shape that the site gives."""
     if isinstance(head, nn.Identity):
         return 0
     part = scoring_part(head)
@@ -260,17 +262,18 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
 
 
 def scoring_part(head: nn.Module) -> nn.Module:
-    """What scores in a head: the head itself, or that of a branch with stages of its own."""
+    """What scores in a head at its site: the head itself, or that of a branch with stages of its own."""
     body, site = getattr(head, "body", None), getattr(head, "site", None)
     return body.get_submodule(site) if isinstance(body, nn.Module) and isinstance(site, str) else head
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    """Whether no code but that of torch runs in it: a user's own may score without a tensor that is saved."""
+    """Whether only torch's code runs in a head at a site: a user's own may score without a tensor that is saved."""
     return all(type(each).__module__.startswith("torch.nn.") for each in module.modules())
 
 
 def _squeezes(head: nn.Module) -> bool:
+    """Whether a head at a site drops the axis of its single score at the end."""
     return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
 
 
@@ -287,7 +290,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
-    """Give ``new`` the device, dtype, memory format and mode of what it replaces."""
+    """Give the new module at a head site the device, dtype, memory format and mode of what it replaces."""
     old = model.get_submodule(site.path)
     reference = next(old.parameters(), None)
     if reference is None:
@@ -301,6 +304,7 @@ def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:
 
 
 def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str) -> HeadMismatch:
+    """The error for a head that does not fit its site, with what the site gives and the head takes."""
     sides: tuple[str, ...] = ("T", "H", "W")[3 - _SPATIAL[site.kind] :]
     given = ", ".join(str(size) for size in ("N", *(shape or [site.in_features]), *(() if shape else sides)))
     takes = _input_of(head)
@@ -315,6 +319,7 @@ def _mismatch(head: nn.Module, site: Head, shape: Sequence[int] | None, got: str
 
 
 def _input_of(head: nn.Module) -> str | None:
+    """What the first layer of a head takes, for the error where it does not fit the site."""
     for module in head.modules():
         for name in ("in_features", "in_channels", "num_features"):
             size = getattr(module, name, None)
@@ -324,4 +329,5 @@ def _input_of(head: nn.Module) -> str | None:
 
 
 def _shape(value: object) -> str:
+    """The shape of what a head returned at its site, or its type where it is no tensor."""
     return str(list(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

@@ -90,7 +90,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
 
 
 def keypoint_site(model: nn.Module) -> str:
-    """Path of the layer that draws a map for each keypoint.
+    """Path of the layer that draws a map for each keypoint, which a swap replaces.
 
     Raises:
         NotSupported: The model finds no keypoints.
@@ -201,7 +201,7 @@ def swap_head(
 def _new_heads(
     model: nn.Module, sites: tuple[Head, ...], head: HeadLike, shape: Sequence[int] | None, seed: int | None
 ) -> tuple[list[nn.Module], int | dict[str, int]]:
-    """The module for each site, and how many classes the main one scores."""
+    """The new module that a swap puts at each head site, and how many classes the main one scores."""
     with seeded(seed, model):
         new = [fitted(model, sites[0], head)]
         counts = count_scores(new[0], sites[0], shape)
@@ -209,7 +209,7 @@ def _new_heads(
 
 
 def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int | dict[str, int]) -> tuple[str, ...]:
-    """The names of the classes: those it had where the old head is part of the new one, or as many as the user said.
+    """The class names that a swap keeps: where the old head is part of the new one, or the user named as many.
 
     Names of one head are not spread over several, nor those of several over others; each head keeps its own where the
     heads come in another order.
@@ -228,6 +228,7 @@ def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int 
 
 
 def _sites(model: nn.Module) -> tuple[Head, ...]:
+    """The head sites to swap, the main one first; NotSupported for a model without any."""
     anatomy = anatomy_of(model)
     if not anatomy.heads:
         raise no_head(model, "to replace")
@@ -237,7 +238,7 @@ def _sites(model: nn.Module) -> tuple[Head, ...]:
 def _on_the_map(
     model: nn.Module, input_size: Sequence[int] | None
 ) -> tuple[Anatomy, Sequence[int], dict[str, nn.Module]]:
-    """The anatomy with a head site that is given the feature map, found by running once.
+    """The anatomy for a swap to a head that is given the feature map, found by running once.
 
     Returns:
         The anatomy, the shape of one map, and an empty place for each module that comes between map and head.
@@ -271,7 +272,7 @@ def _on_the_map(
 
 
 def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where features of several head sites are added up that are not alike."""
+    """Raise NotSupported where swapping heads for none leaves features of several sites to add up that differ."""
     if all(site.role != "summed" for site in sites):
         return
     twin = replaced(model, {site.path: nn.Identity() for site in sites})
@@ -287,7 +288,7 @@ def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
 
 
 def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
-    """What follows the head site once ``head`` stands there; None where the head ends the forward pass."""
+    """What follows the head site once a swap has put ``head`` there; None where that ends the forward pass."""
     after = one_head(anatomy)
     if after is None:
         check_output(head, sites)
@@ -297,7 +298,7 @@ def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  #
 
 
 def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: HeadLike) -> nn.Module:
-    """What goes to a head site beside the main one: a layer like the one there, or one for each of several heads.
+    """What a swap puts at a site beside the main one: a layer like the one there, or one for each of several heads.
 
     It ends as the main head does, so that one loss fits both.
     """
@@ -308,7 +309,7 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
 
 
 def _check_one_input(model: nn.Module) -> None:
-    """Raise NotSupported where forward takes several values: one that is put together anew would take one."""
+    """Raise NotSupported for a swap that needs a new forward where the old one takes several values."""
     if isinstance(knowledge_of(model).example, tuple | dict):
         raise NotSupported(
             f"this {type(model).__name__} cannot have a head of that kind",
@@ -320,7 +321,7 @@ def _check_one_input(model: nn.Module) -> None:
 def _install(
     model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
 ) -> Anatomy:
-    """Put the new heads in, and make the model run with them.
+    """Swap the new heads in, and make the model run with them.
 
     Returns:
         The anatomy of the model from now on.

@@ -112,6 +112,7 @@ def adapt_stem(
 
 
 def _refuse_adapter(model: nn.Module) -> None:
+    """Refuse to give a stem other input channels while it has a LoRA adapter for its present ones."""
     stem = anatomy_of(model).stem
     inside = [path for path in lora_layers(unwrap(model)) if any(under(path, each) for each in stem)]
     if inside:
@@ -131,7 +132,7 @@ def _adapt(
     plan: Plan,
     seed: int | None,
 ) -> list[str]:
-    """Give the first layers their new filters; the names of the tensors that changed."""
+    """Adapt the first layers: give them their new filters, and return the names of the tensors that changed."""
     old_count = next(iter(orders.values())).channels
     scaling = anatomy.scaling
     folds = scaling is not None and bool(get_attribute(model, scaling.switch))
@@ -157,7 +158,7 @@ def _adapt(
 
 
 def stem_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The first layers of ``model`` by path: all those that see the image.
+    """The first layers of ``model`` to adapt, by path: all those that see the image.
 
     Raises:
         NotSupported: There are none, or one is neither a convolution nor a linear layer with a weight of its own.
@@ -169,7 +170,7 @@ def stem_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
-    """The layer at a path of the stem, or the first one inside it."""
+    """The layer to adapt at a path of the stem, or the first one inside it."""
     for inner, layer in model.get_submodule(path).named_modules(prefix=path):
         if isinstance(layer, _LAYERS):
             if isinstance(layer._parameters.get("weight"), nn.Parameter):  # noqa: SLF001 - a parametrised weight is no parameter
@@ -186,11 +187,13 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
 
 
 def _size(model: nn.Module) -> tuple[int, int]:
+    """Rows and columns of the images on which a stem is looked at before it is adapted."""
     card = knowledge_of(model).card
     return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
 
 
 def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
+    """The weight of a first layer adapted to other input channels, from its old filters and a plan."""
     old = effective_filters(layer) if plan.policy != "random" and computes_filters(layer) else _dense(layer)
     wide = order.by_channel(old if old.dtype.itemsize >= 4 else old.float())  # noqa: PLR2004 - halves round too early
     if scaling:
@@ -200,7 +203,7 @@ def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScalin
 
 
 def _dense(layer: nn.Module) -> Tensor:
-    """The weight of a layer as if it had one group: filters of a group are zero on the channels of the others."""
+    """The weight of a layer to adapt as if it had one group: filters of a group are zero on channels of the others."""
     weight = cast("Tensor", layer.weight)
     groups = cast("int", getattr(layer, "groups", 1))
     if groups == 1:
@@ -214,7 +217,7 @@ def _dense(layer: nn.Module) -> Tensor:
 
 
 def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old: int, new: int) -> None:
-    """Put the new weight into the layer, and the new number where the layer and its owners repeat the old one."""
+    """Put the adapted weight into the stem, and the new number of channels where layer and owners repeat the old."""
     frozen = not cast("Tensor", layer.weight).requires_grad
     layer.weight = nn.Parameter(weight, requires_grad=not frozen)
     if isinstance(layer, nn.Linear):
@@ -229,7 +232,7 @@ def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old:
 
 
 def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module]) -> list[str]:
-    """Take what the shift of each channel adds to the responses out of the mean that the norm expects.
+    """As a stem is adapted, take what the shift of each channel adds out of the mean that the norm expects.
 
     Exact but at the border of a padded image, where the padding was not shifted.
     """

@@ -24,7 +24,7 @@ ChannelMap = Mapping[int, "int | Sequence[int]"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of the channels.
+    """What becomes of first-layer filters on each channel when the number of channels changes.
 
     Attributes:
         count: How many there will be.
@@ -60,7 +60,7 @@ class Plan:
 
 
 def plan_channels(count: int, old: int, policy: Policy | None, sources: ChannelMap | None) -> Plan:
-    """The plan for ``count`` channels in the place of ``old``.
+    """The plan for the filters on ``count`` channels in the place of ``old``.
 
     Raises:
         UsageError: The policy is not one, the map names a channel that does not exist, or both are given.
@@ -79,6 +79,7 @@ def plan_channels(count: int, old: int, policy: Policy | None, sources: ChannelM
 
 
 def _checked(sources: ChannelMap, count: int, old: int) -> dict[int, tuple[int, ...]]:
+    """A user's map from new channels of the filters to old ones, when all of them exist."""
     expected = f"new channels from 0 to {count - 1}, each with an old one from 0 to {old - 1} or with several"
     if not isinstance(sources, Mapping) or not sources:
         raise UsageError(f"map cannot be {sources!r}", expected=expected)
@@ -90,30 +91,36 @@ def _checked(sources: ChannelMap, count: int, old: int) -> dict[int, tuple[int, 
 
 
 def _index(value: object, below: int) -> bool:
+    """Whether a value is the number of one of the channels that filters have."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
 
 
 def _mean(old: Tensor, count: int) -> Tensor:
+    """New filters that are alike on all channels: the sum of the old ones, shared out evenly."""
     return (old.sum(dim=1, keepdim=True) / count).repeat_interleave(count, dim=1)
 
 
 def _repeat(old: Tensor, count: int) -> Tensor:
+    """New filters that repeat the channels of the old ones, with the norm that those had."""
     repeated = old.index_select(1, torch.arange(count, device=old.device) % old.shape[1])
     size = repeated.norm()
     return repeated * torch.where(size > 0, old.norm() / size, 1)
 
 
 def _zero(old: Tensor, count: int) -> Tensor:
+    """New filters that keep the old channels in their places, and are zero on those that are more."""
     return _mapped(old, count, {i: (i,) for i in range(min(count, old.shape[1]))})
 
 
 def _random(old: Tensor, count: int) -> Tensor:
+    """New filters drawn at random, as torch's own layers draw theirs."""
     fresh = old.new_empty(old.shape[0], count, *old.shape[2:])
     nn.init.kaiming_uniform_(fresh.view(old.shape[0], -1), a=math.sqrt(5))  # what torch's own layers call
     return fresh
 
 
 def _mapped(old: Tensor, count: int, sources: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """New filters from those old channels that a map names, or their mean; zero where it names none."""
     new = old.new_zeros(old.shape[0], count, *old.shape[2:])
     for channel, group in sources.items():
         new[:, channel] = old[:, list(group)].mean(dim=1) if len(group) > 1 else old[:, group[0]]

@@ -99,19 +99,19 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
 
 
 def inputs_of(layer: nn.Module) -> int:
-    """How many inputs a convolution or a linear layer has, over all its groups."""
+    """How many input channels a convolution, or inputs a linear layer, has over all its groups."""
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
 
 
 class _Reached(Exception):
-    """No error: the forward pass has come far enough."""
+    """No error: the forward pass has come to the first layer, whose inputs show which channel they come from."""
 
     def __init__(self, given: Tensor) -> None:
         self.given = given
 
 
 def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
-    """For each input of the layer the one channel that it comes from; empty when that cannot be said."""
+    """For each input of a first layer the one channel of the image that it comes from; empty when unclear."""
     axis, dark = _axis(layer), _dark(layer, channels, size)
     base = _given(model, layer, dark)
     if base is None or base.shape[axis] != inputs_of(layer):
@@ -129,11 +129,12 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
 
 
 def _axis(layer: nn.Module) -> int:
+    """The axis that the input channels of a first layer are on."""
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
 def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
-    """A black image, or some frames of one."""
+    """A black image, or some frames of one, in which one input channel after another is lit."""
     weight = next(layer.parameters())
     frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
     return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
@@ -141,7 +142,7 @@ def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def _given(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
-    """What the layer is given for an image; None when the model does not come that far."""
+    """What a first layer is given for an image, channels as its inputs; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _Reached(args[0])
@@ -159,8 +160,10 @@ def _given(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
 
 
 def _divisors(number: int) -> Iterator[int]:
+    """The divisors of a number of inputs, each of which may be the number of channels of the image."""
     return (n for n in range(1, number + 1) if number % n == 0)
 
 
 def _unclear(layer: nn.Module, cause: str, hint: str) -> NotSupported:
+    """The error for a first layer of which it is unclear which input comes from which channel."""
     return NotSupported(f"cannot tell which input of {layer} comes from which channel", cause=cause, hint=hint)

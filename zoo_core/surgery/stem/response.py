@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
-    """Refuse what a layer that computes its filters from its weight cannot do.
+    """Refuse what cannot be done to a layer that computes its filters from its weight.
 
     Raises:
         NotSupported: A channel cannot start silent, or the size of the responses cannot be kept.
@@ -36,7 +36,7 @@ def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
 
 
 def computes_filters(layer: nn.Module) -> bool:
-    """Whether twice the weight does not give twice the response.
+    """Whether a layer computes its filters: twice the weight does not give twice the response.
 
     Example:
         >>> computes_filters(nn.Conv2d(3, 4, 3))
@@ -77,7 +77,7 @@ def fit_gain(layer: nn.Module, target: Tensor) -> None:
 
 
 def _middle(response: Tensor) -> int:
-    """The index, among all places, of the one in the middle."""
+    """The index, among all places at which the response of a layer is measured, of the one in the middle."""
     index = 0
     for side in response.shape[2:]:
         index = index * side + side // 2
@@ -85,7 +85,7 @@ def _middle(response: Tensor) -> int:
 
 
 def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
-    """For each axis of the image, where the window of the filters lies."""
+    """For each axis of the image, where the window of the filters whose response is measured lies."""
     slices = []
     steps = cast("tuple[int, ...]", layer.dilation)
     for axis, side in enumerate(cast("Tensor", layer.weight).shape[2:], start=2):
@@ -97,13 +97,14 @@ def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
 
 
 def _reach(layer: nn.Module) -> list[int]:
+    """Pixels on each side over which the filters of a layer respond, dilation included."""
     sides = cast("Tensor", layer.weight).shape[2:]
     dilation = getattr(layer, "dilation", 1)
     return [side * (dilation[axis] if isinstance(dilation, tuple) else 1) for axis, side in enumerate(sides)]
 
 
 def _check_can_be_silent(layer: nn.Module) -> None:
-    """Refuse a layer in which a channel whose weights are zero is heard.
+    """Refuse a layer with a response to a channel on which its weights are zero.
 
     Raises:
         NotSupported: The layer hears a channel whose weights are zero.
