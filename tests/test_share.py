@@ -289,6 +289,19 @@ def test_timm_prepares_images_as_the_save_does_or_gets_no_config(changes, has_co
         torch.testing.assert_close(prepare(image), zoo.transforms(model)(image), atol=0.02, rtol=0)
 
 
+def test_a_timm_model_may_have_no_input_size(monkeypatch, tmp_path):
+    def get(*arguments, **options):
+        model = zoo.get(*arguments, **options)
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": None}
+        return model
+
+    monkeypatch.setattr("zoo_core.sharing.timm_config.get", get)
+    folder = zoo.save(zoo.get("timm/test_resnet", weights=None), tmp_path / "save")
+    recipe = read_recipe(folder / "recipe.json")
+    config = timm_config(recipe, folder / recipe.tensors["file"])
+    assert config["pretrained_cfg"]["input_size"][0] == 3
+
+
 @pytest.mark.extra
 def test_what_timm_would_not_build_has_no_config_for_it(hub, tmp_path):
     model = zoo.swap_head(zoo.get("timm/test_vit", weights=None), zoo.mlp_head(3, hidden=(8,)))
@@ -412,11 +425,11 @@ def test_a_gated_repository_says_what_to_do_and_opens_with_a_token(flowers, hub,
 @pytest.mark.parametrize(
     ("refusal", "hint"),
     [
-        ((401, "RepoNotFound"), "where it is private, HF_TOKEN has to be a token that may see it"),
-        ((404, "RepoNotFound"), "where it is private, HF_TOKEN has to be a token that may see it"),
+        ((401, "RepoNotFound"), "where it is private, set HF_TOKEN to a token with access to it"),
+        ((404, "RepoNotFound"), "where it is private, set HF_TOKEN to a token with access to it"),
         ((403, "GatedRepo"), "accept its conditions"),
-        ((401, ""), "a token of an account that may"),
-        ((403, ""), "a token of an account that may"),
+        ((401, ""), "a token with access to this repository; to push, it needs write access"),
+        ((403, ""), "a token with access to this repository; to push, it needs write access"),
         ((429, ""), "too many requests"),
     ],
 )

@@ -36,7 +36,7 @@ class Hub:
         before = commits[-1][1] if commits else {}
         whole = {**before, **files}
         oid = hashlib.sha1(repr(sorted(whole.items())).encode()).hexdigest()
-        self.repos[repo].append((oid, whole))
+        commits.append((oid, whole))
         return oid
 
 

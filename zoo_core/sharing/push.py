@@ -87,7 +87,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
                 repo_id=repo, folder_path=staging, revision=branch, commit_message=f"Share {recipe.id} from zoo"
             )
         except Exception as error:  # the client raises its own errors, and those of its transport
-            said = "HF_TOKEN has to be a token that may write there"
+            said = "set HF_TOKEN to a token with write access to it"
             raise hub_error(f"{to} does not take it", error, to, said) from error
     return f"{SCHEME}{repo}@{info.oid}"
 

@@ -47,12 +47,12 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
     own = dict(getattr(model, "pretrained_cfg", None) or {})
     known = preprocessing_of_save(recipe.preprocessing, recipe.edits)
     numbers = {} if known is None else _numbers(known)
-    sides = list(own.get("input_size") or (3, 224, 224))[1:]
+    size = list(own.get("input_size") or (3, 224, 224))
     is_fixed = own.get("fixed_input_size") and "img_size" not in options  # timm would build it for images of that size
-    if numbers is None or (is_fixed and numbers.get("input_size", sides)[-2:] != sides):
+    if numbers is None or (is_fixed and numbers.get("input_size", size)[-2:] != size[1:]):
         return None
     count = getattr(model, "num_classes", classes)
-    config = {"input_size": [channel or own.get("input_size", (3,))[0], *sides], "num_classes": count, **numbers}
+    config = {"input_size": [channel or size[0], *size[1:]], "num_classes": count, **numbers}
     for name in ("first_conv", "classifier", "pool_size", "fixed_input_size"):
         if own.get(name) is not None:
             config[name] = own[name]

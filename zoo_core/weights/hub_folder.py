@@ -30,17 +30,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMIT_IN_URL = re.compile(r"/resolve/([0-9a-f]{40})/")
 _HINTS = {
     "GatedRepoError": "accept its conditions on its page, and set HF_TOKEN to a token of that account",
-    "RepositoryNotFoundError": "check owner and name; where it is private, HF_TOKEN has to be a token that may see it",
+    "RepositoryNotFoundError": "check owner and name; where it is private, set HF_TOKEN to a token with access to it",
     "RevisionNotFoundError": "check the branch, tag or commit after the @",
     "EntryNotFoundError": "it has to be what zoo.push shared: a recipe.json and its tensors",
     "ConnectError": "check the network and HF_ENDPOINT; a commit that was fetched before needs neither",
     "ReadTimeout": "try again",
 }
 """What to do, by the error of the client or of its transport."""
-_MAY_NOT = "set HF_TOKEN to a token of an account that may; one without write access may read alone"
+_NO_ACCESS = "set HF_TOKEN to a token with access to this repository; to push, it needs write access"
 _HINTS_BY_STATUS = {
-    401: _MAY_NOT,
-    403: _MAY_NOT,
+    401: _NO_ACCESS,
+    403: _NO_ACCESS,
     429: "wait a few minutes, and try again: there were too many requests",
     **dict.fromkeys((500, 502, 503, 504), "try again later: the hub cannot answer now"),
 }

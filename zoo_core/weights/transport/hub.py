@@ -77,5 +77,5 @@ def refusal(url: str, code: str) -> str:
         token = "your token has no access yet" if hub_token(url) else has_none
         return f"its repository is gated: accept the licence at {match[1]}; {token}"
     if code == "RepoNotFound":
-        return "there is no such repository, or it is private: set HF_TOKEN to a token that may read it"
+        return "there is no such repository, or it is private: set HF_TOKEN to a token with access to it"
     return ""
