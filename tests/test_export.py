@@ -130,7 +130,7 @@ def test_the_command_of_the_page_prints_what_the_page_says(tmp_path, monkeypatch
 def test_a_model_that_gives_nan_is_not_taken_for_one_that_agrees(tmp_path):
     model = zoo.get("tiny/glyphnet")
     torch.nn.init.constant_(model.fc.weight, float("nan"))
-    with pytest.raises(ZooError, match=r"gives nan or infinity(.|\n)*no file was written"):
+    with pytest.raises(ZooError, match=r"returns nan or infinity(.|\n)*no file was written"):
         zoo.export(model, tmp_path / "model.pt2", to="pt2")
     assert not [*tmp_path.glob("*.pt2")]
 

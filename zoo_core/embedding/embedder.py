@@ -91,7 +91,7 @@ class Embedder:
                 if isinstance(result, Exception):
                     yield Row(each.name, None, label, error=str(result))
                 elif not result.isfinite().all():
-                    reason = f"{each.name}: no vector: the model gives nan or infinity for it"
+                    reason = f"{each.name}: no vector: the model returns nan or infinity for it"
                     yield Row(each.name, None, label, error=reason)
                 else:
                     yield Row(each.name, result, label, each.size)

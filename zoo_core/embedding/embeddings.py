@@ -173,7 +173,7 @@ class Embeddings:
         bad = torch.nonzero(~self.vectors.isfinite().all(1)).flatten().tolist()
         if bad:
             raise UsageError(
-                f"{len(bad)} vectors have nan or infinity in them, such as that of {self.names[bad[0]]}",
+                f"vectors with nan or infinity in them: {len(bad)}, such as that of {self.names[bad[0]]}",
                 hint="embed the images again, with the model in float32",
             )
 

@@ -107,7 +107,7 @@ def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str
         is_class = path.suffix.lower() == _CLASS
         if member.name in members or (key in labels and (is_class or labels[key])):
             twice = "is there twice" if member.name in members else "is apart from the other members of its name"
-            msg = f"{member.name} {twice}"
+            msg = f"{member.name} {twice}; the images after it were not read"
             raise tarfile.ReadError(msg)
         members.add(member.name)
         file = opened.extractfile(member)
@@ -127,9 +127,9 @@ def _require_end(opened: tarfile.TarFile) -> None:
     file.seek(opened.offset)
     rest = file.read(tarfile.BLOCKSIZE)
     if len(rest) < tarfile.BLOCKSIZE or any(rest):
-        msg = "a header is broken" if any(rest) else "it was cut off"
+        msg = "a header is broken; the images after it were not read" if any(rest) else "it was cut off"
         raise tarfile.ReadError(msg)
     while rest := file.read(1 << 20):
         if any(rest):
-            msg = "another archive was appended to it"
+            msg = "another archive was appended to it, which was not read"
             raise tarfile.ReadError(msg)

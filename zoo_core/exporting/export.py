@@ -191,7 +191,7 @@ def _require_agreement(model: NamedOutputs, x: Tensor, difference: float, larges
     """Refuse an exported file that gives other outputs than the model."""
     if not math.isfinite(largest):
         raise ZooError(
-            "the model gives nan or infinity for an image of noise, so that nothing can be compared",
+            "the model returns nan or infinity for an image of noise, so that nothing can be compared",
             done="no file was written",
             hint="zoo.activation_stats(model, x) names the layer where it begins",
         )

@@ -186,7 +186,7 @@ def _require_numbers(logits: Tensor) -> None:
     """Refuse a class activation map of a model that gives nan."""
     if logits.isnan().any():
         raise NotSupported(
-            "the model gives nan",
+            "the model returns nan",
             cause="its weights hold nan, or overflow in this dtype",
             hint="zoo.activation_stats(model, x) shows the first layer that does",
         )

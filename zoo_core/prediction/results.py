@@ -356,7 +356,7 @@ class Reading:
 
     def _named(self, scores: Tensor, chances: Tensor) -> Named:
         if scores.isnan().any():
-            msg = "the model gives nan: its weights hold nan, or overflow in this dtype"
+            msg = "the model returns nan: its weights hold nan, or overflow in this dtype"
             raise ValueError(msg)
         names = self._names_for(len(scores))
         if self.threshold is not None or len(scores) == 1:
