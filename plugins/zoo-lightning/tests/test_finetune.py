@@ -16,6 +16,7 @@ from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
+from zoo_lightning.page import curves
 from zoo_lightning.run import check_run
 
 import zoo_core as zoo
@@ -108,6 +109,11 @@ def test_a_resumed_run_remembers_which_epoch_was_the_best(digits, tmp_path):
         finetune(digits, out=tmp_path / name, resume=name == "cut", **{**RUN, **options}) for name in ("whole", "cut")
     )
     assert all(torch.equal(value, weights(cut.folder)[name]) for name, value in weights(whole.folder).items())
+
+
+def test_a_chart_has_a_line_for_each_name():
+    names = "abcde"
+    assert curves([dict.fromkeys(names, 1.0)], names, "loss").count("<path") == 5
 
 
 @pytest.mark.parametrize("step", ["loaders", "write_report"])

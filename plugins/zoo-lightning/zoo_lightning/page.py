@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _SIDE = 96
+_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
 _WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
 
 
@@ -36,7 +38,7 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     drawn = []
-    colors = dict(zip(lines, ("#1f77b4", "#d62728"), strict=False))
+    colors = dict(zip(lines, cycle(_COLORS), strict=False))
     for name, line in lines.items():
         color = colors[name]
         step = (_WIDTH - 2 * _MARGIN) / max(1, len(line) - 1)
