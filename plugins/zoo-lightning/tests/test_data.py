@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from zoo_lightning import read_data
+from zoo_lightning.samples import Sample
 
 from zoo_core.errors import UsageError
 
@@ -90,14 +91,66 @@ def test_copies_of_an_image_in_two_classes_or_in_both_splits_are_named(write_dig
     for copy in ("train/1/copy.png", "val/0/copy.png"):
         (tmp_path / "data" / copy).write_bytes(image)
     assert read_data(tmp_path / "data").notes == (
-        "1 images are a copy of one with another label: train/1/copy.png",
-        "1 images to validate with are trained on too, so that the score is too high: val/0/copy.png",
+        "images that are copies of one with another label: 1 (train/1/copy.png)",
+        "validation images that are trained on too, so that the score is too high: 1 (val/0/copy.png)",
     )
+    assert read_data(tmp_path / "data", check=False).notes == ()
+
+
+def test_labels_are_the_same_in_any_order(digits):
+    (digits / "copy.png").write_bytes((digits / "0" / "000.png").read_bytes())
+    rows = ["0/000.png,a;b", "copy.png,b;a", "1/000.png,b", "1/001.png,a", "0/000.png,b;a"]
+    (digits / "labels.csv").write_text(
+        "path,label,split\n" + "\n".join(f"{row},train" for row in rows) + "\n2/000.png,a,val"
+    )
+    assert read_data(digits / "labels.csv").notes == (
+        "1 repeated row was left out",
+        "no validation image has the label b: the score does not cover it",
+    )
+
+
+def test_images_of_one_size_that_begin_alike_are_no_copies(tmp_path):
+    for name, value in (("dark", 0), ("light", 9)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            pixels = np.zeros((200, 200, 3), np.uint8)
+            pixels[0, 0] = value + number  # rows of a BMP are upside down: its last bytes
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.bmp")
+    assert read_data(tmp_path).notes == ()
+
+
+def test_no_image_is_read_wholly_that_begins_as_no_other(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("L", (8, 8), ord(name) + number * 8).save(tmp_path / name / f"{number}.bmp")
+    monkeypatch.setattr(Sample, "digest", lambda sample: pytest.fail(f"{sample.name} is read wholly"))
+    assert read_data(tmp_path).notes == ()
+
+
+def test_a_file_that_cannot_be_read_is_no_copy(tmp_path):
+    folder = Sample(tmp_path, (), "folder")
+    assert (folder.digest(), folder.start()) == ("", "")
+    assert Sample(tmp_path / ("x" * 300), (), "long").num_bytes() == 0
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_path_that_is_too_long_is_a_file_that_is_not_there(digits, check):
+    rows = [f"{digit}/00{number}.png,{digit}" for digit in (0, 1) for number in range(3)]
+    long = "x" * 300
+    (digits / "labels.csv").write_text("path,label\n" + "\n".join([*rows, f"a\\{long},1"]))
+    notes = read_data(digits / "labels.csv", check=check).notes
+    assert [note.startswith(f"a/{long} was left out: it cannot be read") for note in notes] == [True] * check
+
+
+def test_a_class_may_be_in_brackets(digits):
+    (digits / "labels.csv").write_text("path,label\n0/000.png,a\n0/001.png,a\n1/000.png,[unknown]\n1/001.png,[unknown]")
+    assert read_data(digits / "labels.csv").class_names == ("[unknown]", "a")
 
 
 def test_a_link_to_a_folder_inside_a_class_is_named(digits):
     (digits / "0" / "more").symlink_to(digits / "1")
-    assert read_data(digits).notes == ("1 files in 0 are no images by their names, such as more",)
+    assert read_data(digits).notes == ("files in 0 that are no images by their names: 1 (more)",)
 
 
 def test_a_class_that_only_the_validation_split_has_is_refused_with_the_cause(write_digits, tmp_path):
@@ -148,8 +201,8 @@ def test_hidden_copies_are_no_images_and_what_is_ignored_is_named(digits):
     (digits / "0" / "phone.heic").write_bytes(b"")
     data = read_data(digits)
     assert len(data.train) + len(data.val) == 24
-    assert "no images by their names, such as phone.heic" in data.notes[0]
-    assert "1 images beside the class folders" in data.notes[1]
+    assert "no images by their names: 1 (phone.heic)" in data.notes[0]
+    assert "images beside the class folders" in data.notes[1]
 
 
 def test_images_of_16_bits_keep_them_as_in_predict(tmp_path):
@@ -181,7 +234,7 @@ def test_sets_of_labels_that_occur_once_are_split_too(digits):
         (b"path,label,split\n0/000.png,a,holdout\n", "has a split 'holdout'"),
         (b"path,label\n0/000.png,a\n0/000.png,b\n", "write all labels of an image in one row"),
         (b"path,label\n0/000.png,a,b\n", "more fields than the first line has names"),
-        (b"path,label,class\n0/000.png,a,b\n", "the columns label and class, and either could be meant"),
+        (b"path,label,class\n0/000.png,a,b\n", "the columns label and class, and any of them could be meant"),
         (b"path,label\n0/000.png,a\n1/000.png,b\n2/000.png,a|b\n", "write ; between several labels"),
         (b"path,label\n0/000.png,\"['a', 'b']\"\n", "as in a;b"),
     ],
@@ -224,7 +277,7 @@ def test_a_dataset_of_hugging_face_keeps_the_order_of_its_classes(digits, tmp_pa
     assert data.class_names == ("zero", "one")
     assert data.notes == (
         "row 5 has no image or no label, and was left out",
-        "1 classes have no image, and were left out: never",
+        "classes without an image, which were left out: never",
     )
     for sample in (*data.train, *data.val):
         assert sample.labels == (int(sample.name.removeprefix("row ")) % 2,)
@@ -248,11 +301,11 @@ def test_of_several_columns_of_classes_none_is_guessed(digits, tmp_path):
     import datasets
 
     kind = datasets.ClassLabel(names=["a", "b"])
-    split = _dataset(digits, coarse=(kind, [0, 0, 0, 1, 1, 1]), fine=(kind, [0, 1, 0, 1, 0, 1]))
+    split = _dataset(digits, coarse=(kind, [0, 0, 0, 1, 1, 1]), fine=(kind, [0, 1, 0, 1, 0, 1]), third=(kind, [0] * 6))
     split.save_to_disk(str(tmp_path / "set"))
-    with pytest.raises(UsageError, match=r"remove_columns\('coarse'\)"):
+    with pytest.raises(UsageError, match=r"keep one: dataset.remove_columns\(\['fine', 'third'\]\) removes"):
         read_data(tmp_path / "set")
-    split.remove_columns("coarse").save_to_disk(str(tmp_path / "one"))
+    split.remove_columns(["fine", "third"]).save_to_disk(str(tmp_path / "one"))
     assert len(read_data(tmp_path / "one").train) == 4
     words = _dataset(digits, label=(datasets.Value("string"), list("ababab")))
     words.save_to_disk(str(tmp_path / "words"))

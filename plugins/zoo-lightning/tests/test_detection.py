@@ -46,17 +46,17 @@ def test_category_ids_with_gaps_become_classes_after_the_background(coco):
 @pytest.mark.parametrize(
     ("values", "note", "left"),
     [
-        ({"bbox": [1, 1, 0, 5]}, "1 boxes have no area, and were left out: 000.png", 1),
-        ({"bbox": [100, 1, 9, 9]}, "1 boxes are outside of their image", 1),
-        ({"bbox": [60, 1, 9, 9]}, r"1 boxes \(left, top, width, height\) reach out of their image", 2),
-        ({"bbox": [1, 2, float("nan"), 3]}, "1 boxes are not four numbers", 1),
-        ({"bbox": "1 2 3 4"}, "1 boxes are not four numbers", 1),
-        ({"category_id": 99}, "1 objects have a category_id that the file does not list", 1),
-        ({"category_id": [3]}, "1 objects have a category_id that the file does not list", 1),
-        ({"image_id": 5}, "1 objects are of an image that the file does not list: image_id 5", 1),
-        ({"segmentation": [[1, 1, 2, 2]]}, "1 masks are no polygons of three points", 2),
-        ({"segmentation": {"size": [3, 3], "counts": [9]}}, "1 masks are of another size than their image", 2),
-        ({"keypoints": [1, 2]}, "1 objects have not 3 triples of x, y and visibility as keypoints", 2),
+        ({"bbox": [1, 1, 0, 5]}, r"boxes without area, which were left out: 1 \(000.png\)", 1),
+        ({"bbox": [100, 1, 9, 9]}, "boxes outside of their image, which were left out: 1", 1),
+        ({"bbox": [60, 1, 9, 9]}, r"boxes \(left, top, width, height\) that reach out of their image", 2),
+        ({"bbox": [1, 2, float("nan"), 3]}, "boxes that are not four numbers", 1),
+        ({"bbox": "1 2 3 4"}, "boxes that are not four numbers", 1),
+        ({"category_id": 99}, "objects with a category_id that the file does not list", 1),
+        ({"category_id": [3]}, "objects with a category_id that the file does not list", 1),
+        ({"image_id": 5}, r"objects of an image that the file does not list: 1 \(image_id 5\)", 1),
+        ({"segmentation": [[1, 1, 2, 2]]}, "masks that are no polygons of three points", 2),
+        ({"segmentation": {"size": [3, 3], "counts": [9]}}, "masks of another size than their image", 2),
+        ({"keypoints": [1, 2]}, "keypoints that are not 3 triples of x, y and visibility", 2),
     ],
 )
 def test_what_is_wrong_with_an_object_is_counted_and_named(coco, values, note, left):
@@ -69,9 +69,10 @@ def test_what_is_wrong_with_an_object_is_counted_and_named(coco, values, note, l
 @pytest.mark.parametrize(
     ("values", "note"),
     [
+        ({"file_name": "x" * 300}, "x" * 300 + " was left out: it is not there"),
         ({"file_name": "nowhere.png"}, "nowhere.png was left out: it is not there"),
         ({"height": 64, "width": 48}, "000.png was left out: it is 64x48, and its boxes were drawn at 48x64"),
-        ({"file_name": "001.png"}, "1 images are listed again, and were left out: 001.png"),
+        ({"file_name": "001.png"}, "images that are listed again, which were left out: 1 (001.png)"),
     ],
 )
 def test_an_image_that_cannot_be_used_is_left_out_and_named(coco, values, note):
@@ -82,7 +83,7 @@ def test_an_image_that_cannot_be_used_is_left_out_and_named(coco, values, note):
 
 def test_classes_without_an_object_are_left_out(coco):
     data = changed(coco, lambda content: content["categories"].append({"id": 9, "name": "ghost"}))
-    assert data.notes == ("1 classes have no object, and were left out: ghost",)
+    assert data.notes == ("classes without an object, which were left out: ghost",)
 
 
 @pytest.mark.parametrize(

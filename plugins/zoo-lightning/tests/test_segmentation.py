@@ -47,7 +47,7 @@ def test_names_are_in_a_file_and_a_class_beyond_them_is_left_out(write_masks, tm
     Image.fromarray(np.full((48, 64), 3, np.uint8)).save(tmp_path / "data" / "masks" / "000.png")
     data = read_data(tmp_path / "data")
     assert data.class_names == ("sky", "cat", "dog")
-    assert data.notes == ("1 images were left out: a mask has the class 3, and classes.txt names 3: images/000.png",)
+    assert data.notes == ("images left out, as a mask has the class 3, and classes.txt names 3: 1 (images/000.png)",)
 
 
 def test_what_is_wrong_with_a_mask_is_counted_and_named(write_masks, tmp_path):
@@ -61,13 +61,13 @@ def test_what_is_wrong_with_a_mask_is_counted_and_named(write_masks, tmp_path):
     Image.fromarray(np.full((48, 64), 999, np.uint16)).save(masks / "006.png")
     notes = "\n".join(read_data(tmp_path / "data").notes)
     for part in (
-        "1 images have no mask, and were left out: images/002.png",
-        "1 masks have no image: masks/003.png",
-        "a mask is of another size than its image: images/000.png",
+        "images without a mask, which were left out: 1 (images/002.png)",
+        "masks without an image: 1 (masks/003.png)",
+        "a mask is of another size than its image: 1 (images/000.png)",
         "the mask cannot be read",
-        "it cannot be read: no image that Pillow can read: images/004.png",
-        "in colors, and which is which class is not known: images/005.png",
-        "a mask has the value 999, and classes are 0 to 254: images/006.png",
+        "it cannot be read: no image that Pillow can read: 1 (images/004.png)",
+        "in colors, and which is which class is not known: 1 (images/005.png)",
+        "a mask has the value 999, and classes are 0 to 254: 1 (images/006.png)",
     ):
         assert part in notes
 
@@ -84,7 +84,7 @@ def test_splits_and_the_lists_of_pascal_voc_are_known(write_masks, tmp_path):
         (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(names)
     data = read_data(voc)
     assert ([each.name for each in data.val], len(data.train)) == (["JPEGImages/002.png"], 2)
-    assert data.notes == ("1 images are in no list of ImageSets, and were left out",)
+    assert data.notes == ("images in no list of ImageSets, which were left out: 1",)
 
 
 def test_masks_of_one_class_are_refused(write_masks, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ class ObjectSample(Sample):
 
     def fault(self) -> str:
         """Why the image cannot be used; empty if it can."""
-        if not isinstance(self.source, Path) or not self.source.is_file():
+        if not isinstance(self.source, Path) or not os.path.isfile(self.source):  # noqa: PTH113 - as in _path
             return "it is not there"
         if fault := super().fault():
             return fault
@@ -212,9 +213,9 @@ def read_coco(path: Path, files: Mapping[Path, str], *, val: float, seed: int, w
         num_keypoints=max(counts, default=0),
     )
     if missing := [name for name, count in data.counts().items() if not count]:
-        note = f"{len(missing)} classes have no object to train on, and will not be seen: {', '.join(missing)}"
+        note = f"classes without an object to train on, which will not be seen: {', '.join(missing)}"
         data = replace(data, notes=(*data.notes, note))
-    return require_both(path, data)
+    return require_both(path, data, workers)
 
 
 def _class_names(read: Iterable[_Annotations], notes: list[str]) -> tuple[str, ...]:
@@ -226,7 +227,7 @@ def _class_names(read: Iterable[_Annotations], notes: list[str]) -> tuple[str, .
         for number, name in file.names.items():
             (used if counted[number] else unused).setdefault(name, number)
     if empty := sorted(set(unused) - set(used)):
-        notes.append(f"{len(empty)} classes have no object, and were left out: {', '.join(empty)}")
+        notes.append(f"classes without an object, which were left out: {', '.join(empty)}")
     return tuple(sorted(used, key=lambda name: used[name] if isinstance(used[name], int) else 0))
 
 
@@ -280,13 +281,15 @@ class _Annotations:
             if each.get("image_id") in own:
                 own[each["image_id"]].append(each)
             else:
-                faults.add("objects are of an image that the file does not list", f"image_id {each.get('image_id')}")
+                faults.add("objects of an image that the file does not list", f"image_id {each.get('image_id')}")
         index = {number: names.index(name) + 1 for number, name in self.names.items() if name in names}
         result: dict[str, ObjectSample] = {}
         for image in self.images:
             name = str(image.get("file_name", ""))
             if not name or name in result:
-                faults.add(f"images {'are listed again' if name else 'have no file_name'}, and were left out", name)
+                faults.add(
+                    f"images {'that are listed again' if name else 'without a file_name'}, which were left out", name
+                )
                 continue
             size = _size(image)
             read = [_object(each, index, size, name, faults) for each in own[image.get("id")]]
@@ -303,7 +306,7 @@ class _Annotations:
         folders = [
             root / each for root in dict.fromkeys(roots) for each in ("", "images", stem, f"images/{stem}", "data")
         ]
-        return next((folder / name for folder in folders if (folder / name).is_file()), side / name)
+        return next((folder / name for folder in folders if os.path.isfile(folder / name)), side / name)  # noqa: PTH113 - pathlib's raises where a name is too long
 
 
 def _with_ids(record: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +326,7 @@ def _object(
 ) -> Object | None:
     """The object of one COCO annotation; None where it cannot be used, as the faults then say."""
     if each["category_id"] not in index:
-        faults.add("objects have a category_id that the file does not list, and were left out", name)
+        faults.add("objects with a category_id that the file does not list, which were left out", name)
         return None
     shape = _shape(each.get("segmentation"), size, name, faults)
     box = each.get("bbox")
@@ -355,19 +358,19 @@ def _box(
     """The corners in the image of COCO's box of left, top, width and height."""
     numbers = _numbers(values)
     if numbers is None or len(numbers) != _CORNERS:
-        faults.add("boxes are not four numbers, and were left out", name)
+        faults.add("boxes that are not four numbers, which were left out", name)
         return None
     x, y, width, height = numbers
     if width <= 0 or height <= 0:
-        faults.add("boxes have no area, and were left out", name)
+        faults.add("boxes without area, which were left out", name)
         return None
     limit = size or (math.inf, math.inf)
     corners = max(x, 0.0), max(y, 0.0), min(x + width, float(limit[1])), min(y + height, float(limit[0]))
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
-        faults.add("boxes are outside of their image, and were left out", name)
+        faults.add("boxes outside of their image, which were left out", name)
         return None
     if any(abs(after - before) >= _PIXEL for after, before in zip(corners, (x, y, x + width, y + height), strict=True)):
-        faults.add("boxes (left, top, width, height) reach out of their image, and were cut off at its edge", name)
+        faults.add("boxes (left, top, width, height) that reach out of their image, and were cut off at its edge", name)
     return corners
 
 
@@ -378,12 +381,12 @@ def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) 
     if isinstance(shape, dict):
         if list(shape.get("size", ())) == list(size or shape.get("size", ())) and shape.get("counts"):
             return shape
-        faults.add("masks are of another size than their image, and were left out", name)
+        faults.add("masks of another size than their image, which were left out", name)
         return None
     polygons = [_numbers(each) for each in shape] if isinstance(shape, list) else []
     fine = [each for each in polygons if each and len(each) >= _POLYGON and len(each) % 2 == 0]
     if not fine:
-        faults.add("masks are no polygons of three points, and were left out", name)
+        faults.add("masks that are no polygons of three points, which were left out", name)
     return fine or None
 
 
@@ -391,7 +394,7 @@ def _with_keypoints(each: Object, count: int, name: str, faults: Faults) -> Obje
     """The object of COCO's, without keypoints that are not as many as there should be."""
     if not each.keypoints or len(each.keypoints) == _TRIPLE * count:
         return each
-    faults.add(f"objects have not {count} triples of x, y and visibility as keypoints, which were left out", name)
+    faults.add(f"keypoints that are not {count} triples of x, y and visibility, which were left out", name)
     return replace(each, keypoints=())
 
 

@@ -52,7 +52,7 @@ def read_data(
             ``classes.txt`` has the names, one a line.
         val: Share of each class to validate with, where the data has no split of its own; from 0 to 1, exclusive.
         seed: Decides which.
-        check: Decode each image once, and leave out those that cannot be decoded.
+        check: Decode each image once, leave out those that cannot be decoded, and name copies.
         workers: Threads that do so.
 
     Returns:
@@ -78,7 +78,7 @@ def read_data(
     elif files := find_coco(path) if path.exists() else {}:
         return read_coco(path, files, val=val, seed=seed, workers=workers if check else 0)
     elif folders := find_masks(path):
-        return read_masks(path, folders, val=val, seed=seed, workers=workers)
+        return read_masks(path, folders, val=val, seed=seed, workers=workers, check=check)
     elif path.is_dir():
         parts = _from_folder(path)
     else:
@@ -131,10 +131,13 @@ def _read_classes(root: Path, folder: Path, side: str, parts: _Parts) -> None:
         if not files:
             parts.notes.append(f"the folder {name} has no images, and is no class therefore")
         if others:
-            parts.notes.append(f"{len(others)} files in {name} are no images by their names, such as {others[0].name}")
+            more = ", ..." if len(others) > 1 else ""
+            parts.notes.append(
+                f"files in {name} that are no images by their names: {len(others)} ({others[0].name}{more})"
+            )
         parts.rows += [(file, (each.name,), side, str(file.relative_to(folder))) for file in files]
     if loose:
-        parts.notes.append(f"{loose} images beside the class folders of {root.name} have no class, and were left out")
+        parts.notes.append(f"images beside the class folders of {root.name}, which were left out: {loose}")
 
 
 def _side_of(name: str, where: str) -> str:
@@ -185,7 +188,7 @@ def _from_csv(path: Path) -> _Parts:
 def _normalized_name(csv: Path, text: str) -> str:
     """The path relative to the CSV, normalized: an image under two names could be in both splits."""
     text = text.strip()
-    if "\\" in text and not (csv.parent / text).exists():  # written on Windows
+    if "\\" in text and not os.path.exists(csv.parent / text):  # noqa: PTH110 - pathlib's raises where a name is too long
         text = text.replace("\\", "/")
     name = os.path.normpath(text) if text else ""
     if not os.path.isabs(name):  # noqa: PTH117 - of a text that may be empty
@@ -230,15 +233,15 @@ def _column(where: Path, columns: Iterable[str], names: Sequence[str]) -> str | 
     several = [column for column in columns if column and column.strip().lower() in names]
     if len(several) > 1:
         raise errors.UsageError(
-            f"{where} has the columns {' and '.join(several)}, and either could be meant",
-            hint="keep one of them, or rename the other",
+            f"{where} has the columns {' and '.join(several)}, and any of them could be meant",
+            hint="keep one of them, and rename the others",
         )
     return several[0] if several else None
 
 
 def _labels_of(text: str) -> tuple[str, ...]:
     """The labels of one image in a CSV, between semicolons."""
-    return tuple(dict.fromkeys(label.strip() for label in text.split(_SEPARATOR) if label.strip()))
+    return tuple(sorted({label.strip() for label in text.split(_SEPARATOR)} - {""}))
 
 
 def _require_single(path: Path, labels: set[str]) -> None:
@@ -249,7 +252,8 @@ def _require_single(path: Path, labels: set[str]) -> None:
     """
     for label in sorted(labels):
         words = {word.strip(" '\"") for word in re.split("[,|]", label.strip("[]"))}
-        if (label[0] + label[-1] == "[]") or (len(words) > 1 and words <= labels):
+        is_list = label[0] + label[-1] == "[]" and re.search("[,|'\"]", label)  # [unknown] may be a class
+        if is_list or (len(words) > 1 and words <= labels):
             raise errors.UsageError(
                 f"{path} has the label {label!r}, which is a list of labels",
                 hint=f"write {_SEPARATOR} between several labels, as in {_SEPARATOR.join(sorted(words))}",
@@ -314,8 +318,8 @@ def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callabl
     named = [key for key in several if key.lower() in preferred]
     if len(several) > 1 and len(named) != 1:
         raise errors.UsageError(
-            f"the dataset {path} has the columns {' and '.join(several)}, and either could be meant",
-            hint=f"dataset.remove_columns({several[0]!r}), or of the other, and save it again",
+            f"the dataset {path} has the columns {' and '.join(several)}, and any of them could be meant",
+            hint=f"keep one: dataset.remove_columns({several[1:]}) removes the others; save it again",
         )
     return (named or several)[0]
 
@@ -325,7 +329,7 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     present = {label for _, labels, _, _ in parts.rows for label in labels}
     class_names = tuple(label for label in parts.order or sorted(present) if label in present)
     if unused := [label for label in parts.order if label not in present]:
-        parts.notes.append(f"{len(unused)} classes have no image, and were left out: {', '.join(unused)}")
+        parts.notes.append(f"classes without an image, which were left out: {', '.join(unused)}")
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
             f"{path} has images of {len(class_names)} classes",
@@ -353,4 +357,4 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
             else "; ".join(parts.notes),
             hint="give each class at least two images that can be read",
         )
-    return require_both(path, data)
+    return require_both(path, data, workers)

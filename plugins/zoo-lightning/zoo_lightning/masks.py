@@ -109,7 +109,9 @@ def _pair(folder: Path) -> tuple[Path, Path] | None:
     return (images, masks) if images and masks and images_in(masks)[0] else None
 
 
-def read_masks(path: Path, folders: dict[str, tuple[Path, Path]], *, val: float, seed: int, workers: int) -> ImageData:
+def read_masks(
+    path: Path, folders: dict[str, tuple[Path, Path]], *, val: float, seed: int, workers: int, check: bool
+) -> ImageData:
     """Read images, and from their masks the classes of their pixels.
 
     Args:
@@ -118,6 +120,7 @@ def read_masks(path: Path, folders: dict[str, tuple[Path, Path]], *, val: float,
         val: Share of the images to validate with, where there is no split.
         seed: Decides which.
         workers: Threads that read each image and mask once; 0 for one.
+        check: Name copies of an image.
 
     Raises:
         UsageError: Nothing is left to train on, or the values are no classes.
@@ -132,26 +135,26 @@ def read_masks(path: Path, folders: dict[str, tuple[Path, Path]], *, val: float,
             for sample in _pairs(*folders[name], path, faults)
         ]
     if listed:
-        notes += [f"{sum(side == 'none' for _, side in found)} images are in no list of ImageSets, and were left out"]
+        notes += [f"images in no list of ImageSets, which were left out: {sum(side == 'none' for _, side in found)}"]
         found = [(sample, side) for sample, side in found if side != "none"]
     with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding holds no lock of Python's
         read = list(pool.map(lambda pair: _checked(pair[0]), found))
     good = [(each, side) for each, (_, side) in zip(read, found, strict=True) if isinstance(each, MaskSample)]
     for each, (sample, _) in zip(read, found, strict=True):
         if isinstance(each, str):
-            faults.add(f"images were left out: {each}", sample.name)
+            faults.add(f"images left out, as {each}", sample.name)
     good = _without_white(good, notes)
     names = _names(path, [sample for sample, _ in good], notes)
     fine = [(sample, side) for sample, side in good if max(sample.labels, default=0) < len(names)]
     for sample, _ in good:
         if (most := max(sample.labels, default=0)) >= len(names):
             faults.add(
-                f"images were left out: a mask has the class {most}, and classes.txt names {len(names)}", sample.name
+                f"images left out, as a mask has the class {most}, and classes.txt names {len(names)}", sample.name
             )
     notes += faults
     train, held_out = divided([*fine], val, seed, by_class=False)
     data = ImageData(train, held_out, names, notes=tuple(notes), task="segmentation")
-    return _require_classes(path, data)
+    return _require_classes(path, data, max(1, workers) if check else 0)
 
 
 def _pairs(images: Path, masks: Path, root: Path, faults: Faults) -> Iterable[MaskSample]:
@@ -165,13 +168,13 @@ def _pairs(images: Path, masks: Path, root: Path, faults: Faults) -> Iterable[Ma
         mask = next((by_stem[stem + ending] for ending in _ENDINGS if stem + ending in by_stem), None)
         name = str(image.relative_to(root))
         if mask is None:
-            faults.add("images have no mask, and were left out", name)
+            faults.add("images without a mask, which were left out", name)
         else:
             used.add(mask)
             yield MaskSample(image, (), name, mask)
     for each in by_stem.values():
         if each not in used:
-            faults.add("masks have no image", str(each.relative_to(root)))
+            faults.add("masks without an image", str(each.relative_to(root)))
 
 
 def _lists(path: Path) -> dict[str, str]:
@@ -236,11 +239,11 @@ def _names(path: Path, samples: Sequence[MaskSample], notes: list[str]) -> tuple
     used = {value for sample in samples for value in sample.labels}
     count = max(used, default=0) + 1
     if gaps := sorted(set(range(1, count)) - used):
-        notes.append(f"{len(gaps)} numbers below {count} are in no mask, and are classes all the same: {gaps[0]}, ...")
+        notes.append(f"numbers below {count} in no mask, which are classes all the same: {len(gaps)} ({gaps[0]}, ...)")
     return _DEFAULT + tuple(str(value) for value in range(1, count))
 
 
-def _require_classes(path: Path, data: ImageData) -> ImageData:
+def _require_classes(path: Path, data: ImageData, workers: int) -> ImageData:
     """Refuse masks of one class, and note the classes that no pixel is of.
 
     Raises:
@@ -251,6 +254,6 @@ def _require_classes(path: Path, data: ImageData) -> ImageData:
             f"the masks of {path} have one class", expected="at least two values", cause="; ".join(data.notes) or None
         )
     if data.train and (missing := [name for name, count in data.counts().items() if not count]):
-        note = f"{len(missing)} classes have no pixel to train on: {', '.join(missing)}"
+        note = f"classes without a pixel to train on: {', '.join(missing)}"
         data = replace(data, notes=(*data.notes, note))
-    return require_both(path, data)
+    return require_both(path, data, workers)

@@ -7,13 +7,15 @@ import random
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from io import BytesIO
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import zoo_core as zoo
 from zoo_core import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -29,6 +31,7 @@ SIDES = {
 }
 """What splits are called, in lower case, and which side of ours each is."""
 _NAMED_AT_MOST = 3
+_START = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,25 @@ class Sample:
         """The size of the encoded image; 0 where there is none."""
         if isinstance(self.source, bytes):
             return len(self.source)
-        return self.source.stat().st_size if self.source.is_file() else 0
+        try:
+            return self.source.stat().st_size
+        except (OSError, ValueError):
+            return 0
+
+    def start(self) -> str:
+        """A digest of the first bytes of the encoded image, which tell most images of one size apart."""
+        return self._digest(_START)
 
     def digest(self) -> str:
-        """Of the encoded image."""
-        content = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        return hashlib.sha256(content).hexdigest()
+        """Of the encoded image; empty where it cannot be read."""
+        return self._digest(-1)
+
+    def _digest(self, count: int) -> str:
+        try:
+            with BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb") as file:
+                return hashlib.sha256(file.read(count)).hexdigest()
+        except (OSError, ValueError):
+            return ""
 
     def counts(self) -> Mapping[int, int]:
         """How much there is of each class: one image, or so many boxes or pixels."""
@@ -120,23 +136,23 @@ class Faults:
     Example:
         >>> faults = Faults()
         >>> for name in "abcd":
-        ...     faults.add("boxes have no area, and were left out", name)
+        ...     faults.add("boxes without area, which were left out", name)
         >>> list(faults)
-        ['4 boxes have no area, and were left out: a, b, c, ...']
+        ['boxes without area, which were left out: 4 (a, b, c, ...)']
     """
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = defaultdict(list)
 
     def add(self, kind: str, name: str) -> None:
-        """One more of a kind; the kind is a sentence that begins with what is counted."""
+        """One more of a kind; the kind says in the plural what is counted, as in "boxes without area"."""
         self._names[kind].append(name)
 
     def __iter__(self) -> Iterator[str]:
         for kind, names in self._names.items():
             different = list(dict.fromkeys(names))
             more = ", ..." if len(different) > _NAMED_AT_MOST else ""
-            yield f"{len(names)} {kind}: {', '.join(different[:_NAMED_AT_MOST])}{more}"
+            yield f"{kind}: {len(names)} ({', '.join(different[:_NAMED_AT_MOST])}{more})"
 
 
 def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
@@ -185,8 +201,13 @@ def divided(sides: Sides, val: float, seed: int, *, by_class: bool) -> tuple[tup
     return train, held_out
 
 
-def require_both(path: Path, data: ImageData) -> ImageData:
+def require_both(path: Path, data: ImageData, workers: int) -> ImageData:
     """The data, if it has samples to train on and to validate with; files that are there twice are named.
+
+    Args:
+        path: What the user named.
+        data: What was read of it.
+        workers: Threads that compare files; 0 for no comparison.
 
     Raises:
         UsageError: There is not.
@@ -200,25 +221,33 @@ def require_both(path: Path, data: ImageData) -> ImageData:
             cause=cause or "no class has two images",
             hint="give a class at least two images that can be read, or write a split val",
         )
-    return replace(data, notes=(*data.notes, *_copies(data)))
+    return replace(data, notes=(*data.notes, *(_copies(data, workers) if workers else ())))
 
 
-def _copies(data: ImageData) -> Iterator[str]:
+def _copies(data: ImageData, workers: int) -> Iterator[str]:
     """What is wrong with samples that are there twice, byte for byte."""
-    by_size: dict[int, list[tuple[Sample, str]]] = defaultdict(list)
-    for side, samples in (("train", data.train), ("val", data.val)):
-        for sample in samples:
-            by_size[sample.num_bytes()].append((sample, side))
+    groups = [[(sample, "train") for sample in data.train] + [(sample, "val") for sample in data.val]]
+    for key in (Sample.num_bytes, Sample.start, Sample.digest):  # few files are read, and fewer wholly
+        groups = _alike(groups, key, workers)
     faults = Faults()
-    for size, same in by_size.items():
-        first: dict[str, tuple[Sample, str]] = {}
-        for sample, side in same if size and len(same) > 1 else ():
-            other, other_side = first.setdefault(sample.digest(), (sample, side))
-            if sample.labels != other.labels:
-                faults.add("images are a copy of one with another label", sample.name)
-            if side != other_side:
-                faults.add("images to validate with are trained on too, so that the score is too high", sample.name)
+    for (first, first_side), *others in groups:
+        for sample, side in others:
+            if sorted(sample.labels) != sorted(first.labels):
+                faults.add("images that are copies of one with another label", sample.name)
+            if side != first_side:
+                faults.add("validation images that are trained on too, so that the score is too high", sample.name)
     yield from faults
+
+
+def _alike(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
+    """The parts of each group that have one key, where there are several samples; an empty key is of none."""
+    with ThreadPoolExecutor(workers) as pool:
+        keys = pool.map(key, [sample for sample, _ in chain.from_iterable(groups)])
+    parts: dict[tuple[int, object], Sides] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for pair in group:
+            parts[number, next(keys)].append(pair)
+    return [part for (_, value), part in parts.items() if value and len(part) > 1]
 
 
 def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
