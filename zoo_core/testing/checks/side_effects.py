@@ -169,7 +169,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
 def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
     """All of a model that a side effect would change: versions of parameters, bytes of buffers, modes, hooks, numbers.
 
-    To torch, a norm writes its statistics in each pass, in eval mode too.
+    torch counts a write to the statistics of a norm in eval mode too, so that their values are compared.
     """
     for name, tensor in _tensors(model):
         is_buffer = not isinstance(tensor, nn.Parameter) and not tensor.is_meta
