@@ -68,6 +68,19 @@ def test_a_forward_that_goes_on_after_the_head_is_not_split():
     assert zoo.swap_head(zoo.freeze(model), 3)(X).shape == (2, 3)
 
 
+def test_a_pass_that_is_interrupted_leaves_no_hook_on_the_head():
+    def interrupted(self, x):
+        if self.fc._forward_hooks:
+            raise KeyboardInterrupt
+        return scaled(self, x)
+
+    model = build()
+    model.forward = MethodType(interrupted, model)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.anatomy(model)
+    assert not model.fc._forward_hooks
+
+
 def test_a_forward_that_computes_the_same_changes_nothing():
     model, plain = build(), build()
     before = model.forward

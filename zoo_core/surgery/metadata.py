@@ -14,6 +14,7 @@ from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
+from zoo_core.surgery.checked_parts import with_checked_split, with_own_forward
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
 from zoo_core.surgery.structure import (
@@ -21,9 +22,7 @@ from zoo_core.surgery.structure import (
     reread,
     structure_of,
     under,
-    with_checked_split,
     with_live_maps,
-    with_own_forward,
 )
 from zoo_core.utils.arguments import strict_arguments_of
 
