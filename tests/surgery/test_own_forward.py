@@ -68,6 +68,46 @@ def test_a_forward_that_goes_on_after_the_head_is_not_split():
     assert zoo.swap_head(zoo.freeze(model), 3)(X).shape == (2, 3)
 
 
+class Tripled:
+    """Calls a forward, which is that of one model."""
+
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, x):
+        return self.forward(x) * 3
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda model: Tripled(model.forward),
+        lambda model: Tripled(model.forward).__call__,
+        lambda model: MethodType(lambda _, x, forward=model.forward: forward(x) * 3, model),
+    ],
+)
+def test_a_forward_that_runs_one_model_alone_is_written_as_the_error_says(put):
+    model = build()
+    model.forward = put(model)
+    with pytest.raises(errors.NotSupported, match=r"types\.MethodType.*self"):
+        zoo.features(model, X, at=["layer1"])
+    with pytest.raises(errors.NotSupported) as caught:
+        zoo.split(model)
+    assert "zoo.features(model, x, at=[...])" in str(caught.value)
+    model.forward = MethodType(lambda self, x: scaled(self, x) * 3, model)
+    assert torch.equal(zoo.features(model, X, at=["layer1"])["layer1"], model.layer1(model.stem(X)))
+
+
+def test_a_model_that_goes_on_after_its_head_refuses_several_heads():
+    model = build()
+    kind = type(model)
+    model.__class__ = type("Shifted", (kind,), {"forward": lambda self, x: kind.forward(self, x) + 1})
+    with pytest.raises(errors.NotSupported, match="cannot return a dict of scores") as caught:
+        zoo.swap_head(model, {"a": 2, "b": 3})
+    assert "one head with as many scores as all of them together" in str(caught.value)
+    assert zoo.swap_head(model, 5)(X).shape == (2, 5)
+
+
 def test_a_pass_that_is_interrupted_leaves_no_hook_on_the_head():
     def interrupted(self, x):
         if self.fc._forward_hooks:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
-from zoo_core.surgery.features.split import Absent, replaced, twin_of
+from zoo_core.surgery.features.split import REBINDING, Absent, replaced, twin_of
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -123,9 +123,10 @@ def recorded(
             outer.update(outputs)
     for path in paths:
         if path not in outputs:
+            has_own = any("forward" in module.__dict__ for module in body.modules())
             raise NotSupported(
                 f"the module {path!r} did not run, so there is nothing to take from it",
-                hint="an auxiliary head runs in train mode only",
+                hint="an auxiliary head runs in train mode only" + (f"; {REBINDING}" if has_own else ""),
             )
     return result, [outputs[path] for path in paths]
 

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 Module = TypeVar("Module", bound=nn.Module)
 
+REBINDING = (
+    "module.forward = types.MethodType(function, module), with function(self, x) that calls the modules of self, "
+    "runs on any"
+)
+"""How to write a forward that is put on one module so that it runs on twins of it, too."""
+_FEATURES = "zoo.features(model, x, at=[...]) gives the feature maps of its stages"
+
 
 class Backbone(nn.Module):
     """Everything before the head, split off: images to what the head sites are given.
@@ -157,7 +164,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         raise NotSupported(
             f"this {type(bare).__name__} cannot be split",
             cause=anatomy.indivisible,
-            hint="zoo.features(model, x, at=[...]) gives the feature maps of its stages",
+            hint=f"{REBINDING}; then {_FEATURES}" if _is_bound(bare) else _FEATURES,
         )
     backbone = Backbone(bare, anatomy)
     backbone.training = bare.training
@@ -186,10 +193,15 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
     for path, module in new.items():
         first, _, rest = path.partition(".")
         twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
-    own = twin.__dict__.get("forward")
-    if new and own is not None and not isinstance(own, MethodType):
+    if new and _is_bound(twin):
         twin.__dict__["forward"] = _NotOfATwin(model)
     return twin
+
+
+def _is_bound(module: nn.Module) -> bool:
+    """Whether a forward was put on a module that runs that very one, and not the module that it is called on."""
+    own = module.__dict__.get("forward")
+    return own is not None and not (isinstance(own, MethodType) and own.__self__ is module)
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
@@ -284,6 +296,5 @@ class _NotOfATwin:
         raise NotSupported(
             f"the forward of this {self.kind} cannot run on other modules than its own",
             cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",
-            hint="module.forward = types.MethodType(function, module), with function(self, x), runs on any; "
-            "a forward hook changes what a module gives, too",
+            hint=f"{REBINDING}; a forward hook changes what a module gives, too",
         )

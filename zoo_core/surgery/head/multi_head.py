@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.checked_parts import OWN_FORWARD
 from zoo_core.surgery.head.output_activation import WithOutput, output_of
 
 if TYPE_CHECKING:
@@ -156,6 +157,9 @@ def check_unbranched(known: Knowledge, path: str) -> None:
         )
 
 
+_ONE_HEAD = "give it one head with as many scores as all of them together, and split the tensor it returns"
+
+
 def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
     """Raise NotSupported where several heads cannot replace one: the model goes on with its scores in its own way."""
     splits = anatomy.classify is not None and anatomy.features is not None
@@ -166,8 +170,11 @@ def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
         raise NotSupported(
             "this model cannot return a dict of scores",
             cause=f"its own forward goes on computing with what its head sites give: {roles}",
-            hint="give it one head with as many scores as all of them together, and split the tensor it returns",
+            hint=_ONE_HEAD,
         )
+    # with an auxiliary head alone, what cannot be split is that forward returns two scores
+    if anatomy.indivisible and (anatomy.indivisible == OWN_FORWARD or all(site.role == "main" for site in sites)):
+        raise NotSupported("this model cannot return a dict of scores", cause=anatomy.indivisible, hint=_ONE_HEAD)
 
 
 def check_embeds(sites: tuple[Head, ...]) -> None:
