@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
-from zoo_core.errors import AnatomyError
+from zoo_core.errors import AnatomyError, NotSupported
 from zoo_core.tracing.recording import record
 
 IMAGE = torch.zeros(1, 3, 16, 16)
@@ -174,6 +174,28 @@ def test_the_last_layer_of_an_encoder_of_tokens_is_no_head_unless_the_user_names
     trace = zoo.trace(Encoder(Residual(8, 2)), IMAGE)
     assert (trace.anatomy.heads, trace.candidates) == ((), ("out",))
     assert zoo.swap_head(zoo.adopt(Encoder(Residual(8, 2)), example=IMAGE, head="out"), 3)(IMAGE).shape == (1, 16, 3)
+
+
+class Recognizer(nn.Module):
+    """Reads text: scores for each column of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.columns, self.rnn = nn.Conv2d(3, 8, (16, 4), stride=4), nn.LSTM(8, 6, batch_first=True)
+        self.out = nn.Linear(6, 11)
+
+    def forward(self, x):
+        return self.out(self.rnn(self.columns(x).flatten(2).transpose(1, 2))[0])
+
+
+@pytest.mark.parametrize("build", [lambda: Encoder(Residual(8, 2)), Recognizer])
+def test_a_last_layer_of_tokens_is_no_part_of_a_stage_and_a_head_where_it_is_named(build):
+    model = zoo.adopt(build().eval(), example=IMAGE)
+    with pytest.raises(NotSupported, match="head= may be 'out'"):
+        zoo.swap_head(model, 3)
+    named = zoo.adopt(build().eval(), example=IMAGE, head="out")
+    assert zoo.anatomy(model).stages == zoo.anatomy(named).stages
+    assert zoo.swap_head(zoo.freeze(named), 3)(IMAGE).shape[-1] == 3
 
 
 class Cosine(nn.Linear):

@@ -35,9 +35,9 @@ _FAR = 500
 _CLASS_COUNTS = frozenset(
     {"num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "n_labels"}
 )
-_VECTORS = 2
+VECTORS = 2
 """Axes of ``[N, C]``."""
-_IMAGES = frozenset({4, 5})
+IMAGES = frozenset({4, 5})
 """Axes of images and of clips."""
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
@@ -169,7 +169,7 @@ def _site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -
     layer: Any = model.get_submodule(path)
     kind = next(kind for each, kind in _KINDS if isinstance(layer, each))
     moving = flow.moving(flow.recording.ops[number])
-    tokens = kind == "linear" and bool(moving) and len(flow.recording.shapes[moving[0]]) > _VECTORS
+    tokens = kind == "linear" and bool(moving) and len(flow.recording.shapes[moving[0]]) > VECTORS
     if kind == "linear":
         return Head(path, layer.in_features, layer.out_features, role=role, tokens=tokens)
     return Head(path, layer.in_channels, layer.out_channels, kind=kind, role=role)
@@ -189,12 +189,14 @@ class NoHead(Exception):
     Args:
         why: The reason.
         candidates: Paths of the layers that the user may have meant.
+        last: The last layers, where these are known; they are no part of a stage, heads or not.
     """
 
-    def __init__(self, why: str, candidates: list[str]) -> None:
+    def __init__(self, why: str, candidates: list[str], last: Layers | None = None) -> None:
         super().__init__(why)
         self.why = why
         self.candidates = candidates
+        self.last = last
 
 
 def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, ...], Layers]:
@@ -230,15 +232,18 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
 
 
 def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
-    """Refuse the last layer of an encoder, which gives a vector for each token of an image, as if these were scores.
+    """Refuse a last layer that gives a vector for each token of an image.
+
+    These are scores in text recognition, and embeddings in an encoder, whose projection no verb should replace.
 
     Raises:
-        NoHead: It is one.
+        NoHead: It is such a layer.
     """
     shapes, inputs = passes.evaluated.recording.shapes, passes.evaluated.recording.inputs
-    is_sequence = len(shapes[main.value]) == _VECTORS + 1
-    if is_sequence and all(each.tokens for each in sites) and any(len(shapes[value]) in _IMAGES for value in inputs):
-        raise NoHead("it gives a vector for each token of an image, as an encoder does", [each.path for each in sites])
+    is_sequence = len(shapes[main.value]) == VECTORS + 1
+    if is_sequence and all(each.tokens for each in sites) and any(len(shapes[value]) in IMAGES for value in inputs):
+        why = "it gives a vector for each token of an image, which may be scores or a projection"
+        raise NoHead(why, [each.path for each in sites], main)
 
 
 def can_be_head(passes: Passes, path: str) -> bool:
@@ -266,7 +271,7 @@ def _place(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Hea
     Vectors that a layer gave may be scores, so that it is one there only where the user says so.
     """
     recording = passes.evaluated.recording
-    if len(found) != 1 or found[0].key or len(recording.shapes[found[0].value]) != _VECTORS:
+    if len(found) != 1 or found[0].key or len(recording.shapes[found[0].value]) != VECTORS:
         return None
     if not isinstance(dict(passes.model.named_modules()).get(chosen), nn.Identity) if chosen else found[0].ops:
         return None

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
 from zoo_core.contract.anatomy import Stage
+from zoo_core.tracing.heads import IMAGES
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
 _IMAGE_AXES = 4
-_PRODUCTS = frozenset({"mul", "imul", "matmul", "bmm", "baddbmm", "einsum"}) | {
+_GATED = frozenset({"mul", "imul", "matmul", "bmm", "baddbmm", "einsum"}) | {
     "scaled_dot_product_attention",
     "multi_head_attention_forward",
 }
+"""Products whose first factor leads on to the output; the others are a gate, or the keys and values of attention."""
 _ON_LAST_AXIS = frozenset({"linear", "layer_norm", "rms_norm", "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""Layers that need the channels on the last axis, so that a signal that they gave is ``[N, L, C]``."""
 _ON_SECOND_AXIS = ("conv", "batch_norm", "instance_norm", "group_norm")
+"""How layers begin that need the channels on the second axis: what they gave is ``[N, C, L]``."""
 _TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"})
+"""Functions that exchange the axes of a signal, which has two beside the batch: after two of them it is as before."""
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
 
@@ -104,7 +109,7 @@ class Grid:
 
     def _side(self, flow: Dataflow) -> tuple[int, ...]:
         shapes = [flow.recording.shapes[value] for value in flow.recording.inputs]
-        image = next((shape[-2:] for shape in shapes if len(shape) in {4, 5}), ())
+        image = next((shape[-2:] for shape in shapes if len(shape) in IMAGES), ())
         convs = (op for op in self.flow.recording.ops if op.name.startswith("conv") and self.flow.moving(op))
         first = next((self.flow.moving(op)[0] for op in convs), None)
         axis = -2 if first is not None and self._is_channels_last(first) else -1  # turned before it is convolved
@@ -127,7 +132,7 @@ class Grid:
             if number is not None and number not in way:
                 way.add(number)
                 moving = self.flow.moving(recording.ops[number])
-                todo += moving[:1] if recording.ops[number].name in _PRODUCTS else moving
+                todo += moving[:1] if recording.ops[number].name in _GATED else moving
         made = [value for number in sorted(way) for value in recording.ops[number].outputs if value in self.given_out]
         maps = [(result.stride, index) for index, value in enumerate(made) if (result := self.map_of(value))]
         return made[max(maps)[1]] if maps else -1

@@ -14,7 +14,7 @@ from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import Knowledge, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
-from zoo_core.tracing.heads import Layers, NoHead, can_be_head, find_heads, owner
+from zoo_core.tracing.heads import VECTORS, Layers, NoHead, can_be_head, find_heads, owner
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Dataflow
 
 
-_AXES_OF_VECTORS = 2
 _COMPUTING = ("conv", "linear", "multi_head_attention", "transformer_encoder_layer")
 _JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 """Functions after which the input is still there as it was, beside features."""
@@ -104,7 +103,7 @@ def trace(
             raise _refused(bare, head, error) from None
         missing["head"], last = error.why, error.candidates
         candidates = tuple(each for each in last if can_be_head(passes, each))
-        heads, main = (), Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
+        heads, main = (), error.last or Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
     anatomy = Anatomy(heads, stem=_stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
     if any(each.role == "box" for each in heads):
@@ -147,13 +146,13 @@ def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers,
             "the last stage is not computed from all images that forward takes "
             f"({len(unseen)} missing); stages= names them"
         )
-    if chosen is None and (count := _layers_outside(passes.evaluated, anatomy, main.value)):
+    if chosen is None and (count := _layers_outside(passes.evaluated, anatomy, main)):
         where = "run beside or after the last stage"
         return f"layers that work on maps or tokens {where} ({count} of them); stages= names them"
     return None
 
 
-def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
+def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
     """How many layers the traced stages miss; 0 where these are fewer than what runs up to the last stage.
 
     Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
@@ -161,7 +160,7 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
     Args:
         flow: The pass.
         anatomy: Its stages, stem and heads.
-        output: What the main head gives.
+        main: The main output, and the last layers before it.
     """
     recording = flow.recording
     ends = {stage.output for stage in anatomy.stages}
@@ -175,11 +174,11 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, output: int) -> int:
     def layers(numbers: Iterable[int]) -> list[str]:
         ops = (recording.ops[number] for number in sorted(numbers))
         computing = (op for op in ops if op.name.startswith(_COMPUTING) and op.parameters)
-        of_maps = (op for op in computing if len(recording.shapes[op.outputs[0]]) > _AXES_OF_VECTORS)
+        of_maps = (op for op in computing if len(recording.shapes[op.outputs[0]]) > VECTORS)
         return list(dict.fromkeys(op.parameters[0].rpartition(".")[0] for op in of_maps))
 
-    own, heads = layers(before), {head.path for head in anatomy.heads}
-    others = flow.ancestors([output]) - before
+    own, heads = layers(before), {*(head.path for head in anatomy.heads), *main.ops}
+    others = flow.ancestors([main.value]) - before
     beside = layers(number for number in others if after.isdisjoint(recording.ops[number].outputs))
     behind = layers(number for number in others if not after.isdisjoint(recording.ops[number].outputs))
     missed = beside if {*own} - {*anatomy.stem} else [*beside, *behind]
