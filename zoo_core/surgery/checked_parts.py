@@ -24,7 +24,7 @@ OWN_FORWARD = "its forward was replaced by hand, and does not end with its head"
 
 
 def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
-    """Run a model once, whole and in its parts: what an anatomy says of a head that was changed by hand has to be true.
+    """Check that an anatomy still holds after a head was changed by hand: run the model whole and in its parts.
 
     A model that does not run on noise of that size, and one of several head sites, is believed. The place of a head
     that was taken out takes what it is given, such as a map where the pool was taken out too.
@@ -63,7 +63,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
 
 
 def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:  # noqa: ANN401 - whatever forward takes
-    """The anatomy of a model whose forward was replaced by hand, as one run shows it.
+    """The anatomy that still holds for a model whose forward was replaced by hand, as one run shows it.
 
     Args:
         model: As it is now.
@@ -100,7 +100,7 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
 
 
 def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What the parts of a model give, one after another."""
+    """What the parts of a model give, one after another, to see whether its anatomy still holds."""
     if anatomy.features is None or anatomy.main is None:
         raise gone(model, "")
     pooled = (anatomy.pool or Chain())(model, anatomy.features(model, entered(model, x)))
@@ -109,12 +109,12 @@ def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN40
 
 
 def _cannot_run(model: nn.Module) -> bool:
-    """Whether there are no values to compute with here, or only shards of them."""
+    """Whether no run can show if an anatomy still holds: there are no values here, or only shards of them."""
     return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
 
 
 def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it
-    """An empty site, as what it is given says."""
+    """An empty head site of a changed model, as the anatomy has to have it by what it is given now."""
     if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
         return site
     kinds: dict[int, Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
@@ -123,7 +123,7 @@ def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives 
 
 
 def _takes(site: Head, pooled: Any) -> bool:  # noqa: ANN401 - as a pool gives it
-    """Whether what a site is given has its number of features on the axis where it looks for them."""
+    """Whether an anatomy still holds for what a head site is given: its number of features, on the axis for them."""
     if not isinstance(pooled, torch.Tensor):
         return True
     return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
