@@ -591,6 +591,28 @@ def test_the_weights_that_mmcv_has_swapped_with_their_averages_are_beside_them(n
     assert same(zoo.get(NAME, weights=path, prefix="state_dict.ema"), moved(state_of(net)))
 
 
+class Quantised(nn.Module):
+    """A codebook with averages of its own beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.register_buffer("embed", torch.randn(4, 3))
+        self.register_buffer("ema_embed", torch.randn(4, 3))
+
+    def forward(self, x):
+        return self.head(self.lin(x) + self.embed.sum(0) + self.ema_embed.sum(0))
+
+
+def test_averages_that_are_part_of_a_model_are_loaded(path):
+    torch.manual_seed(0)
+    saved, model = Quantised(), Quantised()
+    torch.save(saved.state_dict(), path)
+    zoo.adopt(model, example=torch.zeros(1, 3))
+    zoo.load_partial(model, path)
+    assert same(model, saved.state_dict())
+
+
 def test_averages_of_parameters_take_the_buffers_of_a_head_of_several_layers(path):
     trained = zoo.get(NAME, weights=None, head=S(L(64, 8), nn.BatchNorm1d(8), L(8, 9)), seed=1)
     averages = {name: each.detach() + 1 for name, each in trained.named_parameters()}
