@@ -789,3 +789,15 @@ def test_the_mode_of_each_module_comes_back(tmp_path):
     modes = {path: module.training for path, module in model.named_modules()}
     assert {path: module.training for path, module in loaded.named_modules()} == modes
     assert json.loads((tmp_path / "save" / "recipe.json").read_text())["switched"] == ["layer2", "layer2.bn2", "fc"]
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_lack_of_memory_is_not_blamed_on_the_recipe(error, tmp_path, monkeypatch):
+    folder = zoo.save(glyphnet(), tmp_path / "save")
+
+    def full(*_args, **_keywords):
+        raise error
+
+    monkeypatch.setattr("zoo_core.recipe.load._fill", full)
+    with pytest.raises(error):
+        zoo.load(folder)

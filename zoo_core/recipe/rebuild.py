@@ -221,7 +221,7 @@ def following(recipe: Recipe) -> Iterator[None]:
     """
     try:
         yield
-    except ZooError:
+    except (ZooError, MemoryError, torch.OutOfMemoryError):  # a lack of memory says nothing of the file
         raise
     except Exception as error:
         raise Unreadable(
