@@ -127,7 +127,7 @@ def _without_norms(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any])
         step = "save the state dict before they are fused, or zoo.adopt(model) takes the module that they were fused in"
         return "it has no batch norm: they were fused into the layers before them", step
     if {name for name in own if not name.endswith(BUFFERS)} <= {*state}:
-        step = "zoo.load_partial(model, path), and then torch.optim.swa_utils.update_bn(batches, model), measure them"
+        step = "zoo.load_partial(model, path), then torch.optim.swa_utils.update_bn(batches, model) computes them"
         return (
             "it has the parameters alone, without the statistics of batch norms",
             f"save model.state_dict(); or {step}",

@@ -318,7 +318,7 @@ def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], reques
     if left:
         warnings.warn(
             f"{source} is a whole pickled model with layers that differ from those of this {type(model).__name__}: "
-            f"{in_words(left)}. Its outputs may be others. zoo.adopt(model) takes the one that its own code unpickles",
+            f"{in_words(left)}. Its outputs may differ from those of the saved model. zoo.adopt(model) takes the one that its own code unpickles",
             ZooWarning,
             stacklevel=2,
         )
