@@ -801,3 +801,11 @@ def test_a_lack_of_memory_is_not_blamed_on_the_recipe(error, tmp_path, monkeypat
     monkeypatch.setattr("zoo_core.recipe.load._fill", full)
     with pytest.raises(error):
         zoo.load(folder)
+
+
+def test_a_recipe_that_would_take_much_memory_is_not_called_damaged(tmp_path):
+    folder = zoo.save(glyphnet(), tmp_path / "save")
+    recipe = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "edits": [0] * 300_000}))
+    with pytest.raises(errors.Unreadable, match=r"is not read\n[\s\S]*far more memory than the file"):
+        zoo.load(folder)

@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import subprocess
@@ -134,6 +135,14 @@ def test_a_truncated_safetensors_file_is_unreadable(file):
     save_file({"w": torch.zeros(10_000)}, file)
     os.truncate(file, 20_000)
     with pytest.raises(Unreadable, match="broken safetensors"):
+        read_state_dict(file)
+
+
+def test_a_safetensors_file_with_a_very_long_header_is_not_called_broken(file):
+    places = {f"t{at}": {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]} for at in range(70_000)}
+    header = json.dumps(places).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(len(places)))
+    with pytest.raises(Unreadable, match=r"is not read\n[\s\S]*far more memory than the file"):
         read_state_dict(file)
 
 

@@ -17,7 +17,7 @@ from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import expand, is_written_as_path
-from zoo_core.weights.formats.outline import require_small_json
+from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_json
 from zoo_core.weights.formats.plain_pickle import NotPlain
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
@@ -118,6 +118,8 @@ def read_recipe(path: Path) -> Recipe:
             hint=_next_step(path.parent),
             path=path.parent,
         ) from error
+    except TooMuchMemory as error:
+        raise not_read(path, error) from error
     except (OSError, ValueError, RecursionError, NotPlain) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(record, Mapping):

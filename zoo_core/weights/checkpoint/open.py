@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
-from zoo_core.weights.formats.outline import outline_of, require_small_directory, require_small_json
+from zoo_core.weights.formats.outline import (
+    TooMuchMemory,
+    not_read,
+    outline_of,
+    require_small_directory,
+    require_small_json,
+)
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
 
 if TYPE_CHECKING:
@@ -144,6 +150,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         require(isinstance(places, dict) and all(isinstance(each, str) for each in places.values()))
         names = sorted({*places.values()})
         require(all(Path(name).name == name for name in names))
+    except TooMuchMemory as error:
+        raise not_read(index, error) from error
     except (OSError, ValueError, KeyError, TypeError, NotPlain, RecursionError) as error:
         raise Unreadable(f"{index} is no index of shards", got=str(error) or None, path=index) from error
     missing = [name for name in names if not (index.parent / name).is_file()]

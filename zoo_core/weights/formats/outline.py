@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.errors import Unreadable
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.numpy_pickle import numpy_calls
-from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
+from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,10 @@ _SAFETENSORS = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
+
+
+class TooMuchMemory(NotPlain):
+    """Data that may be whole, and would take far more memory than the file that it is in."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,7 @@ def require_small_header(file: BinaryIO) -> None:
     """Refuse a safetensors file when even its outline, the header, would take much memory to read.
 
     Raises:
-        NotPlain: It would.
+        TooMuchMemory: It would.
         OSError: The file cannot be read.
     """
     length = int.from_bytes(file.read(8), "little")
@@ -214,17 +219,23 @@ def require_small_json(text: bytes, size: int) -> None:
         size: Bytes of the file.
 
     Raises:
-        NotPlain: It would.
+        TooMuchMemory: It would.
 
     Example:
         >>> require_small_json(b"[" + b"[]," * 10**6 + b"[]]", 3 * 10**6)
         Traceback (most recent call last):
         ...
-        zoo_core.weights.formats.plain_pickle.NotPlain: its JSON would take far more memory than the file
+        zoo_core.weights.formats.outline.TooMuchMemory: its JSON would take far more memory than the file
     """
     # at most: a container takes 64 bytes, and a comma 128, for the key, the value and their place
     needed = 64 * (text.count(b"[") + text.count(b"{")) + 128 * text.count(b",") if len(text) > _LEAST else 0
-    require(needed <= max(_FREE, size), "its JSON would take far more memory than the file")
+    if needed > max(_FREE, size):
+        raise TooMuchMemory("its JSON would take far more memory than the file")
+
+
+def not_read(file: Path, error: TooMuchMemory) -> Unreadable:
+    """The error for a file that is not read for that reason: nothing is known to be wrong with it."""
+    return Unreadable(f"{file} is not read", done="nothing was loaded", cause=str(error), path=file)
 
 
 def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file

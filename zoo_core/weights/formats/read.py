@@ -12,7 +12,7 @@ from zoo_core.weights.checkpoint.candidates import one_state_dict
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.legacy import read_stream
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
-from zoo_core.weights.formats.outline import require_small_directory, require_small_header
+from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_directory, require_small_header
 from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
@@ -130,7 +130,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors of a safetensors file, mapped, and its metadata.
 
     Raises:
-        Unreadable: It is broken.
+        Unreadable: It is broken, or its header would take far more memory than the file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -140,6 +140,8 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             require_small_header(numbered)
         with file.open("rb") as numbered, safe_open(in_utf8(file, numbered.fileno()), framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
+    except TooMuchMemory as error:
+        raise not_read(file, error) from error
     except (SafetensorError, NotPlain, OSError, ValueError, KeyError) as error:
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
 
