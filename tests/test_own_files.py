@@ -805,3 +805,71 @@ def test_tables_of_relative_positions_say_the_size_of_images(theirs, size):
     mine = 27**2 + (3 if theirs == 47**2 + 3 else 0)
     sizes = image_sizes_in_file(224, {"table": (mine, 4)}, {"table": torch.zeros(theirs, 4)})
     assert size in sizes
+
+
+def _of_older_torch(model):
+    model.features[1] = nn.GELU()
+    del model.features[1].approximate
+    model.features[0].stride = (1, 1)
+    del model.features[0].padding_mode
+
+
+def _with_a_number_for_a_name(model):
+    model.features[0].stride = (1, 1)
+    model.features[0].__dict__[7] = 7
+
+
+def _with_a_dot_in_a_name(model):
+    model.features[0].stride = (1, 1)
+    model.features[0]._buffers["a.b"] = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [(_of_older_torch, nn.GELU), (_with_a_number_for_a_name, nn.ReLU)],
+    ids=["an older torch", "a number for a name"],
+)
+def test_a_layer_that_a_whole_pickled_model_says_odd_things_of_is_no_crash(path, change, kind):
+    trained = zoo.get("torchvision/squeezenet1_1", weights=None, num_classes=5)
+    change(trained)
+    torch.save(trained, path)
+    model = zoo.get("torchvision/squeezenet1_1", weights=path)
+    assert (type(model.features[1]), model.features[0].stride) == (kind, (1, 1))
+
+
+def test_a_tensor_with_a_dot_in_its_own_name_is_named(path):
+    trained = zoo.get("torchvision/squeezenet1_1", weights=None, num_classes=5)
+    _with_a_dot_in_a_name(trained)
+    torch.save(trained, path)
+    with pytest.raises(LoadMismatch, match=r"1 unexpected \(features\.0\.a\.b\)"):
+        zoo.get("torchvision/squeezenet1_1", weights=path)
+
+
+def test_a_class_that_was_renamed_is_looked_into(path, monkeypatch):
+    trained = zoo.get("torchvision/mobilenet_v2", weights=None, num_classes=5).eval()
+    _with_eps(trained)
+    renamed = type("ConvBNReLU", (nn.Sequential,), {"__module__": "torchvision.models.mobilenet"})
+    monkeypatch.setattr("torchvision.models.mobilenet.ConvBNReLU", renamed, raising=False)
+    for layer in trained.modules():
+        if type(layer).__name__ == "Conv2dNormActivation":
+            layer.__class__ = renamed
+    torch.save(trained, path)
+    model = zoo.get("torchvision/mobilenet_v2", weights=path)
+    assert {layer.eps for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("torchvision/resnet18", lambda model: setattr(model.maxpool, "stride", 0)),
+        ("timm/test_vit", lambda model: setattr(model, "global_pool", "nonsense")),
+    ],
+)
+def test_a_setting_that_no_layer_can_have_is_named_and_not_taken(path, name, change):
+    trained = zoo.get(name, weights=None, num_classes=5)
+    change(trained)
+    torch.save(trained, path)
+    with pytest.warns(ZooWarning, match="(stride=0|global_pool='nonsense') in the file"):
+        model = zoo.get(name, weights=path).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, *zoo.info(name).input_size)).shape == (1, 5)

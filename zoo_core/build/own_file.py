@@ -7,7 +7,7 @@ is what people fine-tune. Where names or shapes say otherwise, the other options
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
@@ -71,6 +71,8 @@ class _Built:
     wrong: tuple[int, int]
     """How many tensors, heads and first layers apart, are missing, too many or of another shape; and then how many
     counters of batches have no norm that counts: frozen norms have none, and compute with another epsilon."""
+    refused: Collection[str] = ()
+    """Options that a whole model in the file has, and with which its constructor fails."""
 
 
 def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:
@@ -99,7 +101,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     model, choice, source = built.model, built.choice, artefact.path.name
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
-    unmet = {each.path for each in meet_layers(model, choice.module)} if choice.module else set()
+    unmet = {each.path for each in meet_layers(model, choice.module, built.refused)} if choice.module else set()
     notes: dict[str, str] = {}
     choice = _take_head_beside(model, choice, state, notes)
     try:
@@ -262,10 +264,12 @@ def _with_its_settings(card: Card, built: _Built, checkpoint: Checkpoint, reques
     options = options_in(built.model, built.choice.module, size)
     options = {name: value for name, value in options.items() if name not in (request.options or {})}
     if options:
-        with suppress(ZooError):
+        try:
             other = _built(card, {**built.options, **options}, checkpoint, request)
-            if other.wrong <= built.wrong:
-                return other
+        except ZooError:
+            return replace(built, refused=options)
+        if other.wrong <= built.wrong:
+            return other
     return built
 
 
@@ -318,7 +322,8 @@ def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], reques
     if left:
         warnings.warn(
             f"{source} is a whole pickled model with layers that differ from those of this {type(model).__name__}: "
-            f"{in_words(left)}. Its outputs may differ from those of the saved model. zoo.adopt(model) takes the one that its own code unpickles",
+            f"{in_words(left)}. Its outputs may differ from those of the saved model. "
+            "zoo.adopt(model) takes the one that its own code unpickles",
             ZooWarning,
             stacklevel=2,
         )

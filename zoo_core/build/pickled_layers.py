@@ -25,13 +25,17 @@ from zoo_core.weights.formats.outline import is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign, Name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _LARGEST = 1 << 20
 """No setting of any layer comes near it."""
 _LONGEST = 32
 _WIDTHS = {"in_features", "out_features", "in_channels", "out_channels", "num_classes", "in_chans"}
 """Settings that follow from the shapes of tensors, by which head and first layer are met."""
+_FROM_ONE = {"stride", "dilation", "kernel_size", "groups", "num_groups", "num_heads"}
+"""Settings with which no layer computes anything where they are below 1; constructors of torch let them pass."""
+_ODD = (ZooError, RuntimeError, AttributeError, KeyError, TypeError, ValueError)
+"""What is raised for a layer of which a file says what cannot be: it may say anything."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -52,12 +56,13 @@ class Difference:
     settings: Mapping[str, Any] | None = None
 
 
-def meet_layers(model: nn.Module, module: Foreign) -> list[Difference]:
+def meet_layers(model: nn.Module, module: Foreign, refused: Collection[str] = ()) -> list[Difference]:
     """Change ``model`` as the whole module in a file was changed, as far as layers of torch.nn and settings go.
 
     Args:
         model: Built from its name; changed in place.
         module: What is in the file for it.
+        refused: Settings of the whole model that its constructor does not take.
 
     Returns:
         What is left.
@@ -69,10 +74,17 @@ def meet_layers(model: nn.Module, module: Foreign) -> list[Difference]:
             parent = model.get_submodule(owner)
             old = parent._modules.get(name)  # noqa: SLF001 - it may be None there
             parent._modules[name] = new.train(parent.training if old is None else old.training)  # noqa: SLF001 - as above
-        elif each.settings and not model.get_submodule(each.path)._non_persistent_buffers_set:  # noqa: SLF001 - these are computed from settings when it is built
-            for name, value in each.settings.items():
-                setattr(model.get_submodule(each.path), name, value)
+        elif each.settings and not (each.layer and _stand_in(each.layer)):  # what torch does not build cannot run
+            _set(model.get_submodule(each.path), each.settings, () if each.path else refused)
     return list(differences(model, module))
+
+
+def _set(layer: nn.Module, settings: Mapping[str, Any], refused: Collection[str]) -> None:
+    if layer._non_persistent_buffers_set:  # noqa: SLF001 - these are computed from settings when it is built
+        return
+    for name, value in settings.items():
+        if name not in refused and _can_run(name, value):
+            setattr(layer, name, value)
 
 
 def differences(now: nn.Module, there: Foreign, path: str = "") -> Iterator[Difference]:
@@ -80,7 +92,7 @@ def differences(now: nn.Module, there: Foreign, path: str = "") -> Iterator[Diff
     kind = type(now).__name__
     word = there.name.rpartition(".")[2]
     children = children_of(there)
-    is_other = not _same_kind(kind, word)
+    is_other = not _same_kind(kind, word) and not _is_renamed(now, there)
     is_ordered = isinstance(now, nn.Sequential) and [*children] != [name for name, _ in now.named_children()]
     if is_other or is_ordered:
         inner = ", ".join(each.name.rpartition(".")[2] for each in children.values() if each)
@@ -113,10 +125,10 @@ def options_in(model: nn.Module, module: Foreign, image_size: str | None) -> dic
         image_size: The option for that, which the layer that cuts the patches has written down too.
     """
     taken = signature(type(model).__init__).parameters
-    result = {name: each for name, each in _settings(model, module, own_tensors=False).items() if name in taken}
+    result = {name: each for name, each in _settings(model, module, any_shape=True).items() if name in taken}
     for name, child in children_of(module).items():
         mine = model._modules.get(name)  # noqa: SLF001 - it may be None there
-        settings = _settings(mine, child, own_tensors=False) if mine is not None and child else {}
+        settings = _settings(mine, child, any_shape=True) if mine is not None and child else {}
         result |= {option: size for option, size in settings.items() if option == image_size}
     return result
 
@@ -130,6 +142,20 @@ def in_words(every: list[Difference]) -> str:
 def _same_kind(kind: str, other: str) -> bool:
     norms = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"}
     return kind == other or {kind, other} <= norms
+
+
+def _is_renamed(now: nn.Module, there: Foreign) -> bool:
+    """Whether a sequence is of another class of the same library, as ConvBNReLU of older torchvision is."""
+    is_library = there.name.partition(".")[0] == type(now).__module__.partition(".")[0]
+    mine = {name: type(child).__name__ for name, child in now.named_children()}
+    theirs = {name: each.name.rpartition(".")[2] for name, each in children_of(there).items() if each}
+    is_same = [*mine] == [*theirs] and all(_same_kind(kind, theirs[name]) for name, kind in mine.items())
+    return isinstance(now, nn.Sequential) and bool(mine) and is_library and is_same
+
+
+def _can_run(name: str, value: object) -> bool:
+    numbers = value if isinstance(value, tuple | list) else [value]
+    return name not in _FROM_ONE or all(not isinstance(each, int | float) or each >= 1 for each in numbers)
 
 
 def _code(there: Foreign, now: nn.Module) -> str:
@@ -158,7 +184,7 @@ def _is_ours(hook: object) -> bool:
     return any(each.startswith("zoo_core.") for each in (name, *inner))
 
 
-def _settings(now: nn.Module, there: Foreign, *, own_tensors: bool = True) -> dict[str, Any]:
+def _settings(now: nn.Module, there: Foreign, *, any_shape: bool = False) -> dict[str, Any]:
     """Plain values that a pickled module has and the built one of the same class has not."""
     mine = vars(now)
     result = {
@@ -171,11 +197,14 @@ def _settings(now: nn.Module, there: Foreign, *, own_tensors: bool = True) -> di
         and _is_plain(mine[name])
         and _listed(value) != _listed(mine[name])
     }
-    return {} if own_tensors and _own_shapes(there) != _shapes_of(now) and type(now) not in LAYERS.values() else result
+    # a layer of torch.nn is built again in the shapes of the file; the settings of others may follow from their shapes
+    is_comparable = any_shape or type(now) in LAYERS.values() or _own_shapes(there) == _shapes_of(now)
+    return result if is_comparable else {}
 
 
 def _state(there: Foreign) -> Mapping[str, Any]:
-    return there.state if isinstance(there.state, dict) else {}
+    state = there.state if isinstance(there.state, dict) else {}
+    return {name: value for name, value in state.items() if isinstance(name, str)}
 
 
 def _listed(value: object) -> object:
@@ -208,15 +237,13 @@ def _shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _built(there: Foreign, model: nn.Module) -> nn.Module | None:
     """A layer of torch.nn, or a sequence of them, as a pickle describes it; None where it is something else."""
-    stand_in = _stand_in(there)
-    layer = describe(stand_in) if stand_in is not None else None
-    if not isinstance(layer, Layers):
-        return None
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
     with seeded(0, model), on_the_cpu():  # what is drawn here is replaced by what is in the file
         try:
-            return layer.build().to(like.dtype)
-        except (ZooError, RuntimeError):
+            stand_in = _stand_in(there)
+            layer = describe(stand_in) if stand_in is not None else None
+            return layer.build().to(like.dtype) if isinstance(layer, Layers) else None
+        except _ODD:
             return None
 
 
@@ -226,21 +253,40 @@ def _stand_in(there: Foreign) -> nn.Module | None:
     kind = LAYERS.get(word) if module.startswith(("torch.nn.", "zoo_core.")) else None
     children = children_of(there)
     state = _state(there)
-    if kind is None or "forward" in state or any(state.get(name) for name in _HOOKS):
+    is_changed = "forward" in state or any(state.get(name) for name in _HOOKS)
+    if kind is None or is_changed or not all(_can_run(name, value) for name, value in state.items()):
         return None
     if kind is nn.Sequential:
         made = [(name, _stand_in(each)) for name, each in children.items() if each]
-        whole = OrderedDict((name, each) for name, each in made if each is not None)
+        whole = OrderedDict((name, each) for name, each in made if each is not None and _is_name(name))
         return nn.Sequential(whole) if len(whole) == len(children) else None
+    try:
+        return None if children else _leaf(kind, there)
+    except _ODD:
+        return None
+
+
+def _leaf(kind: type[nn.Module], there: Foreign) -> nn.Module | None:
+    state, tensors = _state(there), _tensors(there)
+    held = state.get("_buffers")
+    buffers = {str(name): each for name, each in held.items()} if isinstance(held, Mapping) else {}
+    if not all(map(_is_name, (*tensors, *buffers))):
+        return None
     result = kind.__new__(kind)
     nn.Module.__init__(result)
+    for name, each in signature(kind).parameters.items():  # an older torch wrote fewer settings
+        if each.default is not each.empty and name not in {*tensors, *buffers, "device", "dtype", "bias"}:
+            setattr(result, name, each.default)
     for name, value in state.items():
-        if not name.startswith("_") and _is_plain(value):
+        if _is_name(name) and not name.startswith("_") and name not in {*tensors, *buffers} and _is_plain(value):
             setattr(result, name, value)
-    for name, shape in _tensors(there).items():
+    for name, shape in tensors.items():
         value = None if shape is None else nn.Parameter(torch.empty(shape, device="meta"))
         result.register_parameter(name, value)
-    held = state.get("_buffers")
-    for name, value in held.items() if isinstance(held, Mapping) else ():
-        result.register_buffer(str(name), torch.empty(tuple(value.shape), device="meta") if is_tensor(value) else None)
-    return None if children else result
+    for name, value in buffers.items():
+        result.register_buffer(name, torch.empty(tuple(value.shape), device="meta") if is_tensor(value) else None)
+    return result
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and "." not in name
