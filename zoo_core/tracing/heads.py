@@ -1,178 +1,33 @@
-"""Find the heads of a traced program: the last parametric layers before its outputs."""
+"""Find the heads of a traced program among the last parametric layers before its outputs, and prove them."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_flatten_with_path
+from torch.utils._pytree import tree_flatten
 
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.detectors import box_heads
+from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import Ref, ShapesOnly, plain_fields
+from zoo_core.tracing.recording import ShapesOnly, plain_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Dataflow, Op
+    from zoo_core.tracing.recording import Dataflow
 
 
-_KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d"]], ...] = (
-    (nn.Linear, "linear"),
-    (nn.Conv2d, "conv"),
-    (nn.Conv1d, "conv1d"),
-    (nn.Conv3d, "conv3d"),
-)
-_FAR = 500
-"""Ops that are looked through for a layer to name."""
 _CLASS_COUNTS = frozenset(
     {"num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "n_labels"}
 )
-VECTORS = 2
-"""Axes of ``[N, C]``."""
-IMAGES = frozenset({4, 5})
-"""Axes of images and of clips."""
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-
-
-@dataclass
-class Layers:
-    """The last parametric layers before one output, which may be heads.
-
-    Attributes:
-        key: Where the output is in what forward returns, as names and numbers; empty for the whole of it.
-        value: Number of the output tensor.
-        ops: Path of each layer to the number of the op in which it ran.
-        reasons: Why a layer before this output is no head site, by path.
-        averaged: Whether their scores are averaged, and not only added.
-    """
-
-    key: tuple[Any, ...]
-    value: int
-    ops: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    averaged: bool = False
-
-
-def owner(op: Op, parameters: Iterable[str]) -> str:
-    """Path of the innermost running module that holds one of the parameters itself; ``""`` for the model."""
-    owners = {name.rpartition(".")[0] for name in parameters}
-    return next((path for path in reversed(op.modules) if path in owners), min(owners, default=""))
-
-
-def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
-    """For each tensor that forward returned, the last parametric layers it went through: candidates for heads.
-
-    Args:
-        model: What was recorded.
-        flow: What depends on what in the recorded pass.
-    """
-    leaves, _ = tree_flatten_with_path(flow.recording.root.output)
-    result = []
-    for path, leaf in leaves:
-        if isinstance(leaf, Ref) and leaf.value in flow.from_input:
-            key = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
-            result.append(_before(model, flow, Layers(key, leaf.value)))
-    return result
-
-
-def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
-    """The last parametric layers before an output, and why others are no heads, by a walk back through the ops."""
-    recording = flow.recording
-    todo, seen = [found.value], set[int]()
-    while todo:
-        value = todo.pop()
-        number = recording.producer.get(value)
-        if number is None:
-            found.reasons.setdefault("", "the input itself reaches the output without passing a layer")
-            continue
-        if number in seen:
-            continue
-        seen.add(number)
-        op = recording.ops[number]
-        parameters = flow.parameters_of(op)
-        if [name for name in parameters if _elements(model, name) > 1] or op.function is None:
-            _add(model, flow, found, number)
-        elif flow.passes(op):
-            found.averaged = found.averaged or op.name in {"div", "truediv", "mean", "mul", "rmul"}
-            todo += flow.moving(op)
-        else:
-            for path in _behind(model, flow, op):
-                found.reasons[path] = f"forward calls {op.name or 'a hidden function'} with what it gives"
-    return found
-
-
-def _add(model: nn.Module, flow: Dataflow, found: Layers, number: int) -> None:
-    """Add the layer of an op to those that may be heads, or the reason why it is none."""
-    op = flow.recording.ops[number]
-    path = owner(op, flow.parameters_of(op)) if op.function is not None else op.modules[-1]
-    why = _layer_refusal(model, path, flow.parameters_of(op)) or _more_than_a_layer(model, flow, path)
-    if why is None:
-        found.ops.setdefault(path, number)
-    else:
-        found.reasons[path] = why
-
-
-def _layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | None:
-    """Why the module at ``path`` is no head site, though it is the last with parameters; None where it is one."""
-    layer = model.get_submodule(path)
-    if not path or isinstance(layer, _RECURRENT):
-        return f"{', '.join(parameters) or 'what it computes'} is no layer that can be replaced"
-    if not isinstance(layer, tuple(kind for kind, _ in _KINDS)):
-        return f"it is a {type(layer).__name__}, and a head is a Linear or a convolution"
-    if getattr(layer, "groups", 1) != 1:
-        return "it is a grouped convolution"
-    if any(name.rpartition(".")[0] != path and not name.startswith(f"{path}.") for name in parameters):
-        return "its weights are computed from those of another module"
-    return None
-
-
-def _more_than_a_layer(model: nn.Module, flow: Dataflow, path: str) -> str | None:
-    """Why a subclass of a layer is no head site: a plain layer in its place would not compute what it does."""
-    kind = type(model.get_submodule(path))
-    more = None if kind.__module__.startswith("torch.nn") else flow.called_beside(path)
-    return f"it is a {kind.__name__}, which calls {more} beside what a Linear or a convolution does" if more else None
-
-
-def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
-    """Paths of the layers before an op that scores do not pass: what the user may have meant as the head."""
-    result, todo, seen = [], flow.moving(op), set[int]()
-    while todo and len(seen) < _FAR:
-        number = flow.recording.producer.get(todo.pop())
-        if number is None or number in seen:
-            continue
-        seen.add(number)
-        each = flow.recording.ops[number]
-        path = owner(each, flow.parameters_of(each)) if flow.parameters_of(each) else ""
-        if path and isinstance(model.get_submodule(path), tuple(kind for kind, _ in _KINDS)):
-            result.append(path)
-        else:
-            todo += flow.moving(each)
-    return list(dict.fromkeys(result))[:5]
-
-
-def _elements(model: nn.Module, name: str) -> int:
-    owner_path, _, own = name.rpartition(".")
-    tensor = getattr(model.get_submodule(owner_path), own)
-    return int(tensor.numel())
-
-
-def _site(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
-    """The record of one head site: the layer at ``path``, which ran in the op of this number."""
-    layer: Any = model.get_submodule(path)
-    kind = next(kind for each, kind in _KINDS if isinstance(layer, each))
-    moving = flow.moving(flow.recording.ops[number])
-    tokens = kind == "linear" and bool(moving) and len(flow.recording.shapes[moving[0]]) > VECTORS
-    if kind == "linear":
-        return Head(path, layer.in_features, layer.out_features, role=role, tokens=tokens)
-    return Head(path, layer.in_channels, layer.out_channels, kind=kind, role=role)
 
 
 _MORE = 7
@@ -221,7 +76,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
-        _site(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
+        site_at(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
     if not chosen:
@@ -300,7 +155,7 @@ def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
         if path in each.ops:
             return each
     for each in found:
-        if path in each.reasons and path and not _layer_refusal(passes.model, path, []):
+        if path in each.reasons and path and not layer_refusal(passes.model, path, []):
             return Layers(each.key, each.value, {path: _number_of(flow, path)})
     reasons = {name: why for each in found for name, why in each.reasons.items()}
     why = reasons.get(path, "it is not the last layer before an output")
@@ -374,7 +229,7 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
         way = flow.ancestors(flow.recording.root.outputs)
         for each in outputs:
             for path, number in each.ops.items():
-                head = _site(passes.model, flow, path, number, "aux")
+                head = site_at(passes.model, flow, path, number, "aux")
                 last = not any(
                     flow.recording.ops[number].outputs[0] in flow.recording.ops[later].inputs
                     and later in way
@@ -480,7 +335,7 @@ def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a 
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features + more, **options)
-    kind: Any = next(each for each, _ in _KINDS if isinstance(layer, each))
+    kind: Any = next(each for each, _ in KINDS if isinstance(layer, each))
     shape = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
     wider: nn.Module = kind(layer.in_channels, layer.out_channels + more, **shape, **options)
     return wider

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.tracing.heads import Layers
+    from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Call, Dataflow
     from zoo_core.tracing.stage_finder import Grid
@@ -78,7 +78,7 @@ def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
         for step in main.key:
             output = output[step]
     elif not isinstance(output, Ref):
-        from zoo_core.tracing.heads import last_layers
+        from zoo_core.tracing.last_layers import last_layers
 
         same = [each.value for each in last_layers(passes.model, flow) if {*each.ops} == {*main.ops}]
         return Ref(same[0]) if same else None

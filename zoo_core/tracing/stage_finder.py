@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
 from zoo_core.contract.anatomy import Stage
-from zoo_core.tracing.heads import IMAGES
+from zoo_core.tracing.last_layers import IMAGES
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 

@@ -14,7 +14,8 @@ from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import Knowledge, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
-from zoo_core.tracing.heads import VECTORS, Layers, NoHead, can_be_head, find_heads, owner
+from zoo_core.tracing.heads import NoHead, can_be_head, find_heads
+from zoo_core.tracing.last_layers import VECTORS, Layers, owner
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
