@@ -222,7 +222,7 @@ def _measure(model: nn.Module, batch_size: int) -> Measured:
         with CostCounter() as counter:
             bare(*inputs)
         memory = _peak(bare, inputs, x.device)
-    from torch.utils import benchmark  # here, for on some machines it logs a line about CUDA
+    from torch.utils import benchmark  # imported here, since on some machines the import logs a line about CUDA
 
     with inferring(bare):
         timer = benchmark.Timer(
