@@ -80,7 +80,9 @@ def test_a_map_sees_in_the_image_with_its_channels_moved_what_was_seen_before(mo
     assert close(seen(model, unused), before)
 
 
-@pytest.mark.parametrize("policy", ["mean", "repeat", "random"])
+@pytest.mark.parametrize(
+    "policy", ["mean", *(pytest.param(each, marks=pytest.mark.sweep) for each in ("repeat", "random"))]
+)
 def test_every_channel_is_heard(model_and_x, policy):
     model, x = model_and_x
     zoo.adapt_stem(model, CHANNELS, policy=policy, seed=0)

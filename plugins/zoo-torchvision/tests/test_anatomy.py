@@ -45,9 +45,16 @@ ONE_OF_EACH_CLASS = {
 }
 
 FIXED_SIZE = ("vit_", "maxvit_")
-every_model = pytest.mark.parametrize(
-    "name", [name if name in ONE_OF_EACH_CLASS else pytest.param(name, marks=pytest.mark.full) for name in CLASSIFIERS]
-)
+LARGE = {"alexnet", "maxvit_t", "vgg11_bn", "vit_b_32"}
+"""Of which a part is run at each commit."""
+
+
+def in_parts(name):
+    mark = pytest.mark.sweep if name in LARGE else pytest.mark.full
+    return name if name in ONE_OF_EACH_CLASS - LARGE else pytest.param(name, marks=mark)
+
+
+every_model = pytest.mark.parametrize("name", [in_parts(name) for name in CLASSIFIERS])
 
 
 def sizes(name):

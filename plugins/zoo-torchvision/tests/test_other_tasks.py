@@ -17,22 +17,25 @@ QUICK = {
     "keypointrcnn_resnet50_fpn",
     "lraspp_mobilenet_v3_large",
     "maskrcnn_resnet50_fpn_v2",
-    "mvit_v1_b",
     "r2plus1d_18",
     "raft_small",
     "retinanet_resnet50_fpn",
     "s3d",
-    "ssd300_vgg16",
     "ssdlite320_mobilenet_v3_large",
     "swin3d_t",
 }
+LARGE = {"mvit_v1_b", "ssd300_vgg16"}
+"""Of which a part is run at each commit."""
+
+
+def in_parts(name):
+    mark = pytest.mark.sweep if name in LARGE else pytest.mark.full
+    return name if name in QUICK else pytest.param(name, marks=mark)
 
 
 def models_of(*tasks):
     names = [card.name for card in CARDS.values() if card.task in tasks]
-    return pytest.mark.parametrize(
-        "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in names]
-    )
+    return pytest.mark.parametrize("name", [in_parts(name) for name in names])
 
 
 def shape_of(output):
