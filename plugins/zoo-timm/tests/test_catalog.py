@@ -230,3 +230,9 @@ def test_every_published_accuracy_is_of_weights_that_see_images_of_that_size():
         assert weights.num_classes == 1000
         size = weights.preprocessing.crop[-1]
         assert weights.metrics == accuracies.metrics_of(f"{card.name}.{weights.tag}", size)
+
+
+def test_a_pruned_network_comes_in_train_mode_as_all_others_do():
+    name = "efficientnet_b1_pruned"
+    assert not timm.create_model(name).training
+    assert zoo.get(f"timm/{name}", weights=None).training

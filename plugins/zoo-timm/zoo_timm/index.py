@@ -22,6 +22,7 @@ from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_timm.accuracies import metrics_of
 from zoo_timm.categories import LISTS
 from zoo_timm.entrypoints import listening, loading_of
+from zoo_timm.pruned import NAMES as PRUNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +91,7 @@ def _card(name: str) -> Card:
     return Card(
         family="timm",
         name=name,
-        build="timm:create_model",
+        build="zoo_timm.pruned:create_model" if name in PRUNED else "timm:create_model",
         input_size=tuple(default.input_size),
         num_classes=default.num_classes,
         options={"model_name": name},
