@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +49,33 @@ def test_threads_with_a_seed_draw_what_each_would_alone():
             for number, state in enumerate([*pool.map(draw, range(4))][:3]):
                 alone = zoo.get("tiny/glyphnet", weights=None, num_classes=9, seed=number).state_dict()
                 assert all(torch.equal(state[name], alone[name]) for name in alone)
+
+
+FORK = """
+import os, signal, threading, time, torch
+from zoo_core.utils.random_state import seeded
+
+torch.manual_seed(123)
+drawing = threading.Event()
+def draw():
+    with seeded(0):
+        drawing.set()
+        torch.empty(20_000_000).normal_()  # torch holds the lock of its generator meanwhile
+threading.Thread(target=draw).start()
+drawing.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    seed = torch.initial_seed()
+    torch.manual_seed(1)  # as the worker of a DataLoader does first
+    os._exit(0 if seed == 123 else 1)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_while_a_thread_draws_has_the_generator_of_the_user():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)

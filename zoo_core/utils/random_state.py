@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from threading import RLock
+from threading import RLock, local
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,14 +19,33 @@ _drawing = RLock()
 """Held while zoo draws: torch has one generator for all threads, and two that seed it would mix their numbers."""
 
 
-def _renew_lock() -> None:
-    """In a forked child there is no thread that would let go of the lock for drawing."""
+_forking = local()
+_WAIT = 10.0
+"""Seconds that a fork waits for a thread that draws: the child would keep its seed and its lock on the generator."""
+
+
+def _before_fork() -> None:
+    """Wait until no other thread draws, but not without end: that thread may wait for the one that forks."""
+    _forking.waited = _drawing.acquire(timeout=_WAIT)
+
+
+def _after_fork() -> None:
+    """Let other threads of the parent draw again."""
+    if _forking.waited:
+        _drawing.release()
+
+
+def _in_child() -> None:
+    """Let go of the lock; where another thread holds it, which is not in this process, there is a new one."""
     global _drawing  # noqa: PLW0603 - what held it is not in this process
-    _drawing = RLock()
+    if _forking.waited:
+        _drawing.release()
+    else:
+        _drawing = RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
 @contextmanager
