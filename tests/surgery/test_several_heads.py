@@ -224,3 +224,20 @@ def test_names_without_the_background_say_that_it_is_class_0(tmp_path):
     with pytest.raises(errors.UsageError, match="class 0 of detectors and of segmentation is the background"):
         zoo.save(model, tmp_path / "save", class_names=["cat", "dog"])
     zoo.save(model, tmp_path / "save", class_names=["background", "cat", "dog"])
+
+
+class Noisy(nn.Module):
+    """Gives something else each time it runs, and ends with its head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = nn.Linear(4, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.body(x) + 0.1 * torch.randn(len(x), 8))
+
+
+def test_a_model_that_draws_in_its_forward_takes_several_heads():
+    model = zoo.adopt(Noisy().eval(), example=torch.rand(1, 4))
+    scores = zoo.swap_head(model, {"a": 3, "b": 2})(torch.rand(1, 4))
+    assert {name: tuple(each.shape) for name, each in scores.items()} == {"a": (1, 3), "b": (1, 2)}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OWN_FORWARD = "its forward was replaced by hand, and does not end with its head"
 """Of ``Anatomy.indivisible``: what :func:`with_own_forward` says where nothing can be split off."""
+RANDOM = "it gives something else each time it runs, so no split can be proven"
+"""Of ``Anatomy.indivisible`` too: what the proof of a traced split says; the head may be the last layer anyway."""
 
 
 def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:

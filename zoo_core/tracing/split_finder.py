@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.chain import Chain
+from zoo_core.surgery.checked_parts import RANDOM
 from zoo_core.surgery.features.split import Backbone
+from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import batch_of, output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, RunTo, Untraceable, piece
 from zoo_core.tracing.recording import Ref, ShapesOnly
@@ -78,8 +80,6 @@ def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
         for step in main.key:
             output = output[step]
     elif not isinstance(output, Ref):
-        from zoo_core.tracing.last_layers import last_layers
-
         same = [each.value for each in last_layers(passes.model, flow) if {*each.ops} == {*main.ops}]
         return Ref(same[0]) if same else None
     if not isinstance(output, Ref):
@@ -175,11 +175,7 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
         if _equal(model, each, x):
             return each
     again = [output_of(model, x) for _ in range(2)]
-    cause = (
-        "its parts, run one after another, do not give what its forward gives"
-        if same(*again)
-        else "it gives something else each time it runs, so no split can be proven"
-    )
+    cause = "its parts, run one after another, do not give what its forward gives" if same(*again) else RANDOM
     return replace(simple, classify=None, indivisible=anatomy.indivisible or cause)
 
 

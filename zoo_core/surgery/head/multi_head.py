@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.checked_parts import OWN_FORWARD
+from zoo_core.surgery.checked_parts import OWN_FORWARD, RANDOM
 from zoo_core.surgery.head.output_activation import WithOutput, output_of
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
             hint=_ONE_HEAD,
         )
     # with an auxiliary head alone, what cannot be split is that forward returns two scores
-    if anatomy.indivisible and (anatomy.indivisible == OWN_FORWARD or all(site.role == "main" for site in sites)):
+    if anatomy.indivisible not in {None, "", RANDOM} and (
+        anatomy.indivisible == OWN_FORWARD or all(site.role == "main" for site in sites)
+    ):
         raise NotSupported("this model cannot return a dict of scores", cause=anatomy.indivisible, hint=_ONE_HEAD)
 
 
