@@ -237,6 +237,7 @@ def test_sets_of_labels_that_occur_once_are_split_too(digits):
         (b"path,label,class\n0/000.png,a,b\n", "the columns label and class, and any of them could be meant"),
         (b"path,label\n0/000.png,a\n1/000.png,b\n2/000.png,a|b\n", "write ; between several labels"),
         (b"path,label\n0/000.png,\"['a', 'b']\"\n", "as in a;b"),
+        (b"path,label\n0/000.png,[0 1]\n1/000.png,[]\n", "which is a list of labels"),
     ],
 )
 def test_a_csv_that_could_be_misread_is_refused(digits, text, message):

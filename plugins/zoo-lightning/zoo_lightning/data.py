@@ -252,7 +252,8 @@ def _require_single(path: Path, labels: set[str]) -> None:
     """
     for label in sorted(labels):
         words = {word.strip(" '\"") for word in re.split("[,|]", label.strip("[]"))}
-        is_list = label[0] + label[-1] == "[]" and re.search("[,|'\"]", label)  # [unknown] may be a class
+        # [unknown] may be a class; numpy writes no commas
+        is_list = label[0] + label[-1] == "[]" and re.search(r"[,|'\"]|\d\s+\d|^\[\s*\]$", label)
         if is_list or (len(words) > 1 and words <= labels):
             raise errors.UsageError(
                 f"{path} has the label {label!r}, which is a list of labels",

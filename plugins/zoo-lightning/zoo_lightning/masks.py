@@ -239,7 +239,8 @@ def _names(path: Path, samples: Sequence[MaskSample], notes: list[str]) -> tuple
     used = {value for sample in samples for value in sample.labels}
     count = max(used, default=0) + 1
     if gaps := sorted(set(range(1, count)) - used):
-        notes.append(f"numbers below {count} in no mask, which are classes all the same: {len(gaps)} ({gaps[0]}, ...)")
+        shown = f"{gaps[0]}, ..." if len(gaps) > 1 else f"{gaps[0]}"
+        notes.append(f"numbers below {count} in no mask, which are classes all the same: {len(gaps)} ({shown})")
     return _DEFAULT + tuple(str(value) for value in range(1, count))
 
 

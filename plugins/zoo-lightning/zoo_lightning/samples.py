@@ -150,9 +150,10 @@ class Faults:
 
     def __iter__(self) -> Iterator[str]:
         for kind, names in self._names.items():
-            different = list(dict.fromkeys(names))
+            different = [name for name in dict.fromkeys(names) if name]
             more = ", ..." if len(different) > _NAMED_AT_MOST else ""
-            yield f"{kind}: {len(names)} ({', '.join(different[:_NAMED_AT_MOST])}{more})"
+            shown = f" ({', '.join(different[:_NAMED_AT_MOST])}{more})" if different else ""
+            yield f"{kind}: {len(names)}{shown}"
 
 
 def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
