@@ -791,12 +791,24 @@ def test_the_mode_of_each_module_comes_back(tmp_path):
     assert json.loads((tmp_path / "save" / "recipe.json").read_text())["switched"] == ["layer2", "layer2.bn2", "fc"]
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-def test_a_lack_of_memory_is_not_blamed_on_the_recipe(error, tmp_path, monkeypatch):
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("fill", "error"),
+    [
+        (lambda: _raise(MemoryError), MemoryError),
+        (lambda: _raise(torch.OutOfMemoryError), torch.OutOfMemoryError),
+        (lambda: torch.empty(1 << 60, dtype=torch.uint8), MemoryError),
+    ],
+    ids=["of Python", "of a GPU", "of the CPU"],
+)
+def test_a_lack_of_memory_is_not_blamed_on_the_recipe(fill, error, tmp_path, monkeypatch):
     folder = zoo.save(glyphnet(), tmp_path / "save")
 
     def full(*_args, **_keywords):
-        raise error
+        fill()
 
     monkeypatch.setattr("zoo_core.recipe.load._fill", full)
     with pytest.raises(error):

@@ -224,6 +224,8 @@ def following(recipe: Recipe) -> Iterator[None]:
     except (ZooError, MemoryError, torch.OutOfMemoryError):  # a lack of memory says nothing of the file
         raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # of the CPU
+            raise MemoryError(str(error)) from error
         raise Unreadable(
             f"the recipe of {recipe.id} cannot be followed",
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
