@@ -193,13 +193,14 @@ def _with_shadows(each: Candidate) -> list[Candidate]:
 
     So latent diffusion's LitEma keeps them: ``model_ema.conv1weight`` beside ``model.conv1.weight``. MMCV's EMAHook has
     swapped the weights with the averages when a file is written: what is called ``ema_conv1_weight`` then is not
-    averaged. The hook keeps a copy of every parameter: a model may have a few tensors ``ema_embed`` of its own.
+    averaged. The hook keeps a copy of every parameter, so most weights have one; a model may have a few tensors
+    ``ema_embed`` of its own.
     """
     backups = {f"{_BACKUP}{name.replace('.', '_')}": name for name in each.tensors}
     kept = {backups[name]: tensor for name, tensor in each.tensors.items() if name in backups}
     rest = {name: tensor for name, tensor in each.tensors.items() if name not in backups}
     weights = {name for name in rest if name.endswith((".weight", ".bias"))}
-    if weights and weights <= {*kept}:
+    if 2 * len(weights & {*kept}) > len(weights):
         return [replace(each, tensors=rest), Candidate((*each.keys, _BACKUP.rstrip("_")), kept)]
     starts = [name.removesuffix("num_updates") for name in each.tensors if name.endswith(".num_updates")]
     start = next((start for start in starts if f"{start}decay" in each.tensors and is_averaged(start)), None)
