@@ -72,7 +72,7 @@ class _Built:
     """How many tensors, heads and first layers apart, are missing, too many or of another shape; and then how many
     counters of batches have no norm that counts: frozen norms have none, and compute with another epsilon."""
     refused: Collection[str] = ()
-    """Options that a whole model in the file has, and with which its constructor fails."""
+    """Options that a whole model in the file has, of which its constructor refuses at least one."""
 
 
 def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: ModelRequest) -> tuple[nn.Module, bool]:

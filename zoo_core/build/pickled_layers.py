@@ -36,6 +36,8 @@ _FROM_ONE = {"stride", "dilation", "kernel_size", "groups", "num_groups", "num_h
 """Settings with which no layer computes anything where they are below 1; constructors of torch let them pass."""
 _ODD = (ZooError, RuntimeError, AttributeError, KeyError, TypeError, ValueError)
 """What is raised for a layer of which a file says what cannot be: it may say anything."""
+_RENAMED = {"ConvBNReLU", "ConvBNActivation", "ConvNormActivation", "Conv2dNormActivation"}
+"""What torchvision has called one sequence of convolution, norm and activation."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -145,12 +147,12 @@ def _same_kind(kind: str, other: str) -> bool:
 
 
 def _is_renamed(now: nn.Module, there: Foreign) -> bool:
-    """Whether a sequence is of another class of the same library, as ConvBNReLU of older torchvision is."""
-    is_library = there.name.partition(".")[0] == type(now).__module__.partition(".")[0]
+    """Whether a sequence is of a class that its library has renamed since."""
+    words = {type(now).__name__, there.name.rpartition(".")[2]}
     mine = {name: type(child).__name__ for name, child in now.named_children()}
     theirs = {name: each.name.rpartition(".")[2] for name, each in children_of(there).items() if each}
     is_same = [*mine] == [*theirs] and all(_same_kind(kind, theirs[name]) for name, kind in mine.items())
-    return isinstance(now, nn.Sequential) and bool(mine) and is_library and is_same
+    return isinstance(now, nn.Sequential) and bool(mine) and words <= _RENAMED and is_same
 
 
 def _can_run(name: str, value: object) -> bool:
