@@ -112,7 +112,7 @@ def _prefix(prefix: object) -> str:
 
 
 def _seed(seed: object) -> int:
-    """The seed that is requested, checked."""
+    """The requested seed, checked."""
     try:
         result = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
     except TypeError:

@@ -169,7 +169,7 @@ def installed() -> list[str]:
 
 
 def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The same tasks, when the family that is checked has models of each.
+    """These tasks, if the family that is checked has models of each.
 
     Raises:
         UnknownTask: It has none of one; those that it has are listed.

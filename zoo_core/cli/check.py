@@ -229,7 +229,7 @@ def _summary(report: Report) -> str:
 
 
 def _few(names: list[str]) -> str:
-    """The first few names of models of which a check says the same."""
+    """The names of the first few models with the same finding."""
     shown = [name for name in names if name][:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 

@@ -8,7 +8,7 @@ import sys
 
 
 class Verbosity:
-    """How much goes to the standard streams beside results and errors.
+    """How much is written to the standard streams besides results and errors.
 
     Attributes:
         quiet: Whether notes and warnings are left out.

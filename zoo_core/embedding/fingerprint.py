@@ -169,7 +169,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor as they lie in memory, row by row, to be hashed."""
+    """The numbers of a tensor in the order of memory, row by row, to be hashed."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(numbers)

@@ -86,7 +86,7 @@ def images_in(shards: Iterable[Path]) -> Iterator[tuple[Source, str]]:
 
 
 def _samples(opened: tarfile.TarFile, shard: Path) -> Iterator[tuple[Source, str]]:
-    """The samples in a shard: members of one name stand one after the other.
+    """The samples in a shard; members of one name follow each other.
 
     Raises:
         ReadError: An image and its class are apart, a member is there twice, or the file ends before its end is marked.

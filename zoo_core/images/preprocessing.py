@@ -274,9 +274,7 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
 def _unsaid(known: Knowledge) -> NotSupported:
     """The error for a model of which no weights say its preprocessing."""
     published = known.card.id if known.card and known.card.weights else None
-    hint = (
-        "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; its fields say what differs"
-    )
+    hint = "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; give its fields otherwise"
     if published:
         hint = (
             f'zoo.set_preprocessing(model, "{published}") prepares them as for its published weights, and '

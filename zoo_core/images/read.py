@@ -246,7 +246,10 @@ def read(item: object, name: str) -> ReadImage:
     if _is_pil(item):
         return _decoded(item, name)
     if hasattr(item, "__array__"):
-        array = np.asarray(item)
+        try:
+            array = np.asarray(item)
+        except Exception as error:  # such as of an array on a GPU
+            raise ImageError(f"{name}: gives no array", cause=f"{type(error).__name__}: {error}", name=name) from error
         return ReadImage(_of_array(array, name), _require_white(array, name))
     if hasattr(item, "read"):
         return _read_file(item if hasattr(item, "seek") else io.BytesIO(item.read()), name)

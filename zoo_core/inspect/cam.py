@@ -338,7 +338,7 @@ class _Logits(nn.Module):
 
 
 def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
-    """What the classes that a CAM is for are called, of one head where there are several."""
+    """Names of the classes that a CAM is for, of one head where there are several."""
     names = class_names(model)
     if isinstance(names, dict):
         return names.get(head or "", ())

@@ -237,7 +237,7 @@ def _before(model: nn.Module, part: str) -> set[str]:
 
 
 def _layers(model: nn.Module, names: set[str], first: int | None, last: int | None) -> set[str]:
-    """Those of the selected tensors that belong to the first or last so many layers."""
+    """Those of the selected tensors that belong to the first or last few layers, as many as requested."""
     if first is not None and last is not None:
         raise UsageError("first and last both say which layers are meant", hint="say it with one of them")
     parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)} & names

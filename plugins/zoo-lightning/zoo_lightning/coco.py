@@ -64,7 +64,7 @@ class ObjectSample(Sample):
 
     def fault(self) -> str:
         """Why the image cannot be used; empty if it can."""
-        if not isinstance(self.source, Path) or not os.path.isfile(self.source):  # noqa: PTH113 - as in _path
+        if not isinstance(self.source, Path) or not os.path.isfile(self.source):  # noqa: PTH113 - pathlib's raises for a long name
             return "it is not there"
         if fault := super().fault():
             return fault

@@ -339,7 +339,7 @@ def _check(model: nn.Module, anatomy: Anatomy) -> None:
 def _body(
     model: nn.Module, twin: nn.Module, chosen: list[Place], deepest: int, run: Callable[[Any, Any], Any]
 ) -> nn.Module:
-    """What an encoder runs: a tapped twin of the model without what is deeper than its maps, which knows that."""
+    """What an encoder runs: a tapped twin of the model without what is deeper than its maps; its metadata says so."""
     body = replaced(twin, absent(model, lambda depth: depth > deepest))
     body = tapped(body, {place.path for place in chosen if place.path})
     last = max((place for place in chosen if place.path), key=lambda place: place.order)

@@ -35,7 +35,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 REBINDING = (
     "module.forward = types.MethodType(function, module), with function(self, x) that calls the modules of self, "
-    "runs on any"
+    "runs on the parts that zoo splits off, too"
 )
 """How to write a forward that is put on one module so that it runs on twins of it, too."""
 _FEATURES = "zoo.features(model, x, at=[...]) gives the feature maps of its stages"
@@ -254,7 +254,7 @@ class Twin(Variant):
             whole.training = mode
 
     def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
-        """As of any variant; a copy follows no one."""
+        """As for any variant; a copy follows no model."""
         new, how, state = super().__reduce_ex__(protocol)
         mode = self.training
         return new, how, {**{name: each for name, each in state.items() if name != _WHOLE}, "training": mode}

@@ -298,7 +298,7 @@ def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
 
 
 def _computed(module: Any, x: torch.Tensor) -> Any:  # noqa: ANN401 - a layer of either class
-    """What a layer that LoRA is to adapt gives by the code of its class and its weight alone."""
+    """The output of a layer that LoRA is to adapt, by the code of its class and its own weight and bias."""
     if isinstance(module, nn.Linear):
         return functional.linear(x, module.weight, module.bias)
     return nn.Conv2d._conv_forward(module, x, module.weight, module.bias)  # noqa: SLF001 - what the class itself does

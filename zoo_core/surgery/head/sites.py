@@ -239,7 +239,7 @@ def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]
 
 
 def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
-    """How many classes one head scores at a site, found by running it on zeros of the shape that the site gives."""
+    """How many classes one head scores at a site, found by running it on zeros of the shape that the site is given."""
     if isinstance(head, nn.Identity):
         return 0
     part = scoring_part(head)

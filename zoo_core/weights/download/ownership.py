@@ -161,7 +161,7 @@ _SURELY_ABANDONED = 600.0
 
 
 def partials(folder: Path, stem: str) -> list[Path]:
-    """The partial files of a download in a folder, whoever owns them, the longest first."""
+    """The partial files of a download in a folder, of any owner, the longest first."""
     prefix = f".{stem}."
     result = []
     with contextlib.suppress(OSError):
@@ -302,7 +302,7 @@ def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
 
 
 def surely_dead(path: Path) -> bool:
-    """Whether the owner of a partial file ran here and has ended, or has given it up: nobody else writes to it."""
+    """Whether the owner of a partial file ran here and has ended, or has given it up, so that no one writes to it."""
     host, _, rest = path.name.removesuffix(SUFFIX).rpartition(".")[2].partition("-")
     pid, _, token = rest.partition("-")
     if host != _host() or not pid.isdecimal():

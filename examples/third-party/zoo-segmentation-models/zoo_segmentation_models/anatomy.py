@@ -73,7 +73,7 @@ def _numbers(given: list[torch.Tensor]) -> list[int]:
     return [*range(first, first + len(given))]
 
 
-def _whole(model: Any) -> Anatomy:  # noqa: ANN401 - as above
+def _whole(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     image = torch.zeros(1, model.encoder._in_channels, 2 * _SIDE, 2 * _SIDE)  # noqa: SLF001 - all that records it
     if not isinstance(model.encoder, EncoderMixin):  # one of timm
         return zoo.trace(model, image).anatomy
@@ -149,7 +149,7 @@ def _end(calls: list[_Call], made: torch.Tensor) -> _Call:
     return next(found[-1] for found in calls_of if found)
 
 
-def _run(model: Any) -> tuple[list[_Call], list[Any]]:  # noqa: ANN401 - as above
+def _run(model: Any) -> tuple[list[_Call], list[Any]]:  # noqa: ANN401 - the library ships no types
     """Every call of a module but those that do nothing, in the order in which they ended; and the maps."""
     calls: list[_Call] = []
     modes = {module: module.training for module in model.modules()}
