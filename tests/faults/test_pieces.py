@@ -159,7 +159,7 @@ def test_one_connection_is_all_when_the_settings_say_so(server, url, tmp_path, m
 def test_without_a_strong_tag_one_line_brings_it(server, url, tmp_path, policy, etag, size):
     server.always[PATH] = lambda handler, data: parts(handler, data, etag=etag)
     assert fetch(url, tmp_path, sha256=DIGEST, size=size, policy=policy).read_bytes() == DATA
-    assert server.sent <= 1.05 * len(DATA)
+    assert server.sent < 1.5 * len(DATA)  # not twice: what is under way where a connection is dropped was sent, too
 
 
 @pytest.mark.parametrize("size", [None, len(DATA)], ids=["size unknown", "size known"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from zoo_lightning.command import finetune as command
 from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
 from zoo_lightning.page import curves
-from zoo_lightning.run import check_run
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError, ZooError
@@ -354,54 +352,6 @@ def test_a_checkpoint_in_parts_is_refused_before_training(digits, tmp_path):
         finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "trainer": trainer})
 
 
-def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
-    (digits / "empty").mkdir()
-    arguments = [str(digits), "--model", "tiny/glyphnet", "--out", str(tmp_path / "out"), "--dry-run"]
-    answer = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert answer.exit_code == 0
-    assert "3 classes" in answer.output
-    assert "a new head of 3 classes" in answer.output
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ZooError, match="'layer9'"):
-        CliRunner().invoke(command, [*arguments, "--freeze", "layer9"], catch_exceptions=False)
-    with pytest.raises(UsageError, match="there is no run to resume"):
-        CliRunner().invoke(command, [*arguments, "--resume"], catch_exceptions=False)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="something else than a saved model"):
-        CliRunner().invoke(command, arguments, catch_exceptions=False)
-
-
-def test_a_dry_run_takes_a_model_whose_weights_are_named(digits, tmp_path):
-    check_run(read_data(digits), model="tiny/glyphnet@GLYPHS_V1", out=tmp_path / "out")
-    with pytest.raises(ZooError, match="NOPE"):
-        check_run(read_data(digits), model="tiny/glyphnet@NOPE", out=tmp_path / "out")
-
-
-def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):
-    arguments = [
-        str(digits),
-        "--model",
-        "tiny/glyphnet",
-        "--out",
-        str(tmp_path / "out"),
-        "--epochs",
-        "1",
-        "--quiet",
-        "--augment",
-        "light",
-        "--freeze",
-        "backbone",
-    ]
-    program = [sys.executable, "-m", "zoo_core.cli", "finetune", *arguments]
-    answer = subprocess.run(program, check=False, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "accuracy" in answer.stdout
-    assert "GPU available" not in answer.stderr
-    assert "eval mode" not in answer.stderr
-    assert (tmp_path / "out" / "report.html").is_file()
-
-
 @pytest.mark.sweep
 def test_ten_images_of_each_digit_are_enough_for_the_accuracy_that_the_readme_states(write_digits, tmp_path):
     write_digits(tmp_path / "data" / "train", 10, 10)
@@ -472,48 +422,6 @@ def test_a_learning_rate_is_found_where_none_is_set_though_an_epoch_has_few_step
 
     finetune(digits, out=tmp_path / "out", epochs=1, lr=None, **{**RUN, "trainer": {**QUIET, "callbacks": [Look()]}})
     assert rates[-1] != 1e-3
-
-
-def test_the_command_says_what_it_did_with_nine_of_ten_classes_a_corrupt_file_and_an_empty_folder(
-    write_digits, tmp_path, monkeypatch
-):
-    folder = write_digits(tmp_path / "digits", 9, 10)
-    (folder / "9").mkdir()
-    broken = folder / "4" / "001.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    monkeypatch.chdir(tmp_path)
-    arguments = [
-        "digits",
-        "--model",
-        "tiny/glyphnet",
-        "--out",
-        "my-digits",
-        "--epochs",
-        "1",
-        "--cache-features",
-        "20",
-        "--augment",
-        "light",
-    ]
-    answer = CliRunner().invoke(command, [*arguments, "--batch-size", "16", "--quiet"], catch_exceptions=False)
-    said = [line for line in answer.output.splitlines() if line.startswith(("note", "accuracy", "saved", "71"))]
-    assert [line.split(":")[0] for line in said] == [
-        "note",
-        "note",
-        "71 images to train on, 18 to validate with, 9 classes",
-        said[3],
-        "saved my-digits, report my-digits/report.html",
-    ]
-    page = Path(__file__).parents[3] / "docs" / "tutorials" / "finetune.md"
-    if page.is_file():  # the accuracy differs in its last digit by machine
-        assert all(line in page.read_text(encoding="utf-8") for line in said if not line.startswith("accuracy"))
-    model = zoo.load("my-digits")
-    assert zoo.class_names(model) == tuple("012345678")
-    assert model.stem[0].in_channels == 1
-    notes = json.loads(Path("my-digits", "metrics.json").read_text())["notes"]
-    report = Path("my-digits", "report.html").read_text()
-    assert len(notes) == 2
-    assert all(note in report for note in notes)
 
 
 @pytest.mark.sweep
