@@ -339,7 +339,7 @@ def test_the_maps_of_a_video_keep_its_time():
     model, x = zoo.get("torchvision/mvit_v1_b", weights=None, seed=0).eval(), torch.randn(1, 3, 16, 224, 224)
     with torch.no_grad():
         maps = zoo.encoder(model)(x)
-        ((tokens, _),) = zoo.features(model, x, at=["stage4"]).values()
+        tokens = zoo.features(model, x, at=["stage4"])["stage4"]
     assert [tuple(each.shape[2:]) for each in maps] == [(8, 56, 56), (8, 28, 28), (8, 14, 14), (8, 7, 7)]
     assert torch.equal(maps[-1].flatten(2), tokens[:, 1:].transpose(1, 2))
 
@@ -409,7 +409,12 @@ def test_a_module_that_holds_a_model_and_its_encoder_stands_for_the_model():
 @every_layout
 def test_on_any_family_depth_gives_the_image_and_each_stride(name):
     model, x = model_under_test(name)
-    deepest = max(stage.stride for stage in zoo.anatomy(model).stages).bit_length() - 1
+    strides = {stage.stride for stage in zoo.anatomy(model).stages}
+    deepest = max(strides).bit_length() - 1
+    if strides == {12}:  # of CrossViT, whose patches have 12 pixels
+        with pytest.raises(errors.NotSupported, match="no maps of the strides 2, 4, 8"):
+            zoo.encoder(model, depth=deepest)
+        return
     enc = zoo.encoder(model, depth=deepest)
     maps = enc(x)
     assert maps[0] is x
