@@ -27,7 +27,7 @@ from zoo_core.recipe.record import FORMAT
 from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.metadata import knowledge_of
+from zoo_core.surgery.knowledge import knowledge_of
 
 
 def glyphnet(**arguments):

@@ -105,7 +105,7 @@ MOST = 100_000_000
 def check_bit_for_bit(name):
     """A model that was built without values and loaded is the one that was built the ordinary way."""
     from zoo_core.build.construct import construct
-    from zoo_core.surgery.loading import load_state
+    from zoo_core.surgery.load_state_dict import load_state
 
     card = current_zoo().resolve(name)[0]
     quick = construct(card, card.options, values=False).eval()
@@ -153,7 +153,7 @@ def test_the_result_is_bit_for_bit_that_of_the_ordinary_way_for_every_model(name
 
 
 def test_loading_keeps_tied_weights_tied():
-    from zoo_core.surgery.loading import load_state
+    from zoo_core.surgery.load_state_dict import load_state
 
     class Tied(nn.Module):
         def __init__(self):
@@ -167,7 +167,7 @@ def test_loading_keeps_tied_weights_tied():
 
 
 def test_loading_keeps_the_dtype_of_the_model():
-    from zoo_core.surgery.loading import load_state
+    from zoo_core.surgery.load_state_dict import load_state
 
     layer = nn.Linear(2, 2)
     load_state(layer, {key: tensor.half() for key, tensor in nn.Linear(2, 2).state_dict().items()}, assign=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zoo_core.surgery.metadata import attach, knowledge_of
+from zoo_core.surgery.knowledge import attach, knowledge_of
 
 
 def unchained(model):

@@ -220,7 +220,7 @@ def test_a_model_with_auxiliary_heads_is_refused_with_the_way_out():
 
 def test_a_model_whose_family_says_only_where_the_head_is_is_refused_with_the_reason():
     from zoo_core import Anatomy, Head, Stage
-    from zoo_core.surgery.metadata import Knowledge, attach
+    from zoo_core.surgery.knowledge import Knowledge, attach
     from zoo_core.surgery.receipt import Receipt
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))

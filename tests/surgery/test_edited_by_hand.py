@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.metadata import knowledge_of
+from zoo_core.surgery.knowledge import knowledge_of
 
 X = torch.randn(2, 3, 64, 64)
 

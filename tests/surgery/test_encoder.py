@@ -16,7 +16,7 @@ from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.features.encoder import as_map
-from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 
 X = torch.randn(1, 3, 64, 64)

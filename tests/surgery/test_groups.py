@@ -14,7 +14,7 @@ from torchvision.models import VisionTransformer
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.fine_tuning.param_groups import param_groups
-from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.tracing.adopt import adopt
 

@@ -12,7 +12,7 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.tracing.adopt import adopt

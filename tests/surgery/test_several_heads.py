@@ -184,7 +184,7 @@ def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
 
 def test_a_model_that_averages_two_heads_itself_is_refused():
     from zoo_core import Anatomy, Head
-    from zoo_core.surgery.metadata import Knowledge, attach
+    from zoo_core.surgery.knowledge import Knowledge, attach
     from zoo_core.surgery.receipt import Receipt
 
     model = nn.ModuleDict({"head": nn.Linear(4, 3), "head_dist": nn.Linear(4, 3)})

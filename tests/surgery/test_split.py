@@ -14,7 +14,7 @@ from zoo_core import Anatomy, Head, errors
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.hold import hold
-from zoo_core.surgery.metadata import Knowledge, attach
+from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of
+from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of
 from zoo_core.surgery.stem.in_channels import Order, order_of
 
 

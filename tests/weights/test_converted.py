@@ -17,7 +17,7 @@ from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights import Cache, obtain, read_state_dict
 from zoo_core.weights.cache import maintenance
 from zoo_core.weights.cache.converted import FOLDER, Copy, state_dict_of
-from zoo_core.weights.download import disk
+from zoo_core.weights.download import disk_errors
 
 TIED = torch.randn(5, 3)
 STATE = {
@@ -156,7 +156,7 @@ def forged(copy):
         {"z.weight": torch.zeros(7, 9)}, path.with_name("forged"), metadata={"zoo.names": '{"z.weight": "z.weight"}'}
     )
     path.with_name("forged").replace(path)
-    copy._note(path, sha256(path.read_bytes()), disk.Stamp.of(path))
+    copy._note(path, sha256(path.read_bytes()), disk_errors.Stamp.of(path))
 
 
 def test_copies_can_be_switched_off(tmp_path, monkeypatch):
@@ -364,7 +364,7 @@ def test_a_model_from_a_copy_is_bit_for_bit_that_from_the_object(tmp_path, monke
 
 
 def test_names_that_share_a_tensor_in_a_file_are_apart_in_a_model_that_has_them_apart(tmp_path):
-    from zoo_core.surgery.loading import load_state
+    from zoo_core.surgery.load_state_dict import load_state
 
     model = torch.nn.ModuleDict({"one": torch.nn.Linear(3, 5, bias=False), "two": torch.nn.Linear(3, 5, bias=False)})
     state = state_dict_of(put(tmp_path, state={"one.weight": TIED, "two.weight": TIED}))

@@ -8,7 +8,7 @@ from support.loopback import sha256, status
 from zoo_core import Card, Weights
 from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.weights import obtain
-from zoo_core.weights.cache.reuse import adopt
+from zoo_core.weights.cache.other_caches import adopt
 from zoo_core.weights.cache.store import Cache
 
 SAFE, PICKLED = os.urandom(50_000), os.urandom(60_000)

@@ -11,7 +11,7 @@ from zoo_core.weights import Cache, obtain
 from zoo_core.weights.cache import maintenance
 from zoo_core.weights.cache.bundle import export_bundle, import_bundle
 from zoo_core.weights.cache.mirrors import export_mirror
-from zoo_core.weights.cache.reuse import adopt
+from zoo_core.weights.cache.other_caches import adopt
 
 ONE, TWO = os.urandom(30_000), os.urandom(20_000)
 

@@ -10,7 +10,7 @@ from support.loopback import Server, good, sha256, status
 from zoo_core import Card, Weights
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
 from zoo_core.weights import Cache, fetch, obtain
-from zoo_core.weights.cache.reuse import adopt
+from zoo_core.weights.cache.other_caches import adopt
 from zoo_core.weights.transport.hub import hub_token
 
 DATA = os.urandom(50_000)

@@ -9,7 +9,7 @@ from torch import nn
 from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import attach
+from zoo_core.surgery.knowledge import attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.tracing.trace import knowledge_for
 

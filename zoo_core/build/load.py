@@ -7,8 +7,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from zoo_core.surgery.head.swap import keypoint_site, swap_head, swap_keypoints
-from zoo_core.surgery.loading import is_packed, load_packed, load_state, packed_state_in
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.load_state_dict import is_packed, load_packed, load_state, packed_state_in
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.stem.adapt import adapt_stem
 from zoo_core.weights.cache.converted import state_dict_of

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of
 from zoo_core.surgery.layers import is_bias
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of
 from zoo_core.surgery.structure import under
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 

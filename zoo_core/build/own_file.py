@@ -35,8 +35,8 @@ from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.sites import fitted
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.loading import load_state
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
+from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from zoo_core.build.request import ModelRequest
 from zoo_core.embedding.batches import Batches
+from zoo_core.embedding.digests import digest_of_module, digest_of_samples, unknown_in
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
-from zoo_core.embedding.fingerprint import digest_of_module, digest_of_samples, unknown_in
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.utils import no_follow
@@ -23,7 +23,7 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.maintenance import FEATURES
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.download.disk import disk_errors
+from zoo_core.weights.download.disk_errors import disk_errors
 
 if TYPE_CHECKING:
     import os

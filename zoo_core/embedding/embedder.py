@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.embedding.fingerprint import digest_of_module
+from zoo_core.embedding.digests import digest_of_module
 from zoo_core.errors import ImageError
 from zoo_core.images.loading import Loaded, in_batches, load_images
 from zoo_core.images.read import Source, read, sources_of

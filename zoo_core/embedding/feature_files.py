@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import torch
 from torch import Tensor
 
-from zoo_core.embedding.fingerprint import bytes_of
+from zoo_core.embedding.digests import bytes_of
 from zoo_core.errors import CacheError, UsageError
 from zoo_core.utils import no_follow
 from zoo_core.utils.private_files import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
-from zoo_core.weights.download.disk import disk_errors, require_space
+from zoo_core.weights.download.disk_errors import disk_errors, require_space
 
 if TYPE_CHECKING:
     from pathlib import Path

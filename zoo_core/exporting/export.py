@@ -24,7 +24,7 @@ from zoo_core.recipe.open_model import gives_features, open_model, require_value
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.sites import class_names, evaluating
-from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.knowledge import knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

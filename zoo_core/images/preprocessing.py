@@ -12,7 +12,7 @@ from zoo_core.contract.card_file import preprocessing_from_record, preprocessing
 from zoo_core.errors import NotSupported, Unreadable, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.metadata import Edit, attach, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import Edit, attach, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.trust.lock import held_tag
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_core.surgery.metadata import Knowledge
+    from zoo_core.surgery.knowledge import Knowledge
 
 
 _VERB = "set_preprocessing"

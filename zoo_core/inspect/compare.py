@@ -20,7 +20,7 @@ from zoo_core.errors import UsageError, ZooError
 from zoo_core.inspect.overlay import cannot_write
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.knowledge import knowledge_of, unwrap
 from zoo_core.text import html_table, in_three_digits, table
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import usable_device

@@ -14,7 +14,7 @@ from zoo_core.inspect.summary import summary
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 

@@ -13,7 +13,7 @@ from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, vie
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import hooked, names_of_parts
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring

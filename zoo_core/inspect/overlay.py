@@ -17,7 +17,7 @@ from zoo_core.images.read import read, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.example import channels_told
-from zoo_core.surgery.metadata import knowledge_of, unwrap
+from zoo_core.surgery.knowledge import knowledge_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

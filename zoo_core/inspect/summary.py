@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import UsageError
 from zoo_core.inspect.overlay import cannot_write
 from zoo_core.recipe.open_model import open_model
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.text import html_page, html_table, table

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.images.transforms import transforms
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from zoo_core.images.regions import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.metadata import class_names_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 

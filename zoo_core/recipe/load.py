@@ -18,8 +18,8 @@ from zoo_core.recipe.json_arguments import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.loading import load_state
-from zoo_core.surgery.metadata import Knowledge, attach, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of, unwrap
+from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device

@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.record import is_save
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 
 if TYPE_CHECKING:
     import torch

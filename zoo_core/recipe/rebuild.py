@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zoo_core
 from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
-from zoo_core.recipe.by_hand import VERB, change_by_hand, may_be_set
+from zoo_core.recipe.edits_by_hand import VERB, change_by_hand, may_be_set
 from zoo_core.recipe.json_arguments import from_plain, to_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import Custom, Layers
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.metadata import Edit
+    from zoo_core.surgery.knowledge import Edit
 
 
 _SPARE = 1 << 26

@@ -17,7 +17,7 @@ from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import has_base, left_out
-from zoo_core.recipe.by_hand import VERB, changes_by_hand, kind_of, settings_of
+from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.json_arguments import to_plain
 from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom, repeat
@@ -26,7 +26,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.sites import classes_by_head, scoring_part
-from zoo_core.surgery.metadata import Edit, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import Edit, knowledge_of, unwrap
 from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.head.describe import Custom
-    from zoo_core.surgery.metadata import Knowledge
+    from zoo_core.surgery.knowledge import Knowledge
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.hold import hold, is_held, stateful
-from zoo_core.surgery.metadata import attach, knowledge_of
+from zoo_core.surgery.knowledge import attach, knowledge_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection

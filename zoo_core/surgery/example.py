@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:

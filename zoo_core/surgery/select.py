@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError
-from zoo_core.surgery.metadata import anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
 from zoo_core.surgery.structure import sequence_around, under
 from zoo_core.text import close_matches, did_you_mean
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.split import twin_of
-from zoo_core.surgery.metadata import unwrap
+from zoo_core.surgery.knowledge import unwrap
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -184,7 +184,7 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
 
 def _kind(card: Card) -> object:
     """What makes models one kind in a sample: the task, the class of the model, and the shapes of its head sites."""
-    from zoo_core.surgery.metadata import anatomy_of
+    from zoo_core.surgery.knowledge import anatomy_of
 
     model = model_under_test(card)
     return card.task, type(model), frozenset(_shape_of(model, site) for site in anatomy_of(model).heads)

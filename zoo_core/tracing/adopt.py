@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under, with_all_layers
 from zoo_core.text import close_matches, did_you_mean

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError
-from zoo_core.surgery.metadata import Knowledge, unwrap
+from zoo_core.surgery.knowledge import Knowledge, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.heads import NoHead, can_be_head, find_heads

@@ -12,14 +12,14 @@ from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.mirrors import digest_at_mirror
-from zoo_core.weights.cache.reuse import digest_in_hub_cache, find_elsewhere
+from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewhere
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
 from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.hub import hub_is_offline, is_hub, looks_like_hub
 from zoo_core.weights.transport.hub_file import at_commit, commit_of, declared_digest
 from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.transport.urls import below, file_name, needs_network
-from zoo_core.weights.trust.rules import require_online, require_trust
+from zoo_core.weights.trust.requirements import require_online, require_trust
 
 if TYPE_CHECKING:
     from pathlib import Path

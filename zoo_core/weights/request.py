@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zoo_core.weights.trust.rules import Trust
+    from zoo_core.weights.trust.requirements import Trust
 
 
 @dataclass(frozen=True)

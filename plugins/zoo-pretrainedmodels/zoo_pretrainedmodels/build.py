@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from zoo_pretrainedmodels import classes
 from zoo_pretrainedmodels import library as lib
+from zoo_pretrainedmodels import picklable_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
-    models.AlexNet: classes.AlexNet,
-    models.DenseNet: classes.DenseNet,
-    models.Inception3: classes.Inception3,
-    models.ResNet: classes.ResNet,
-    models.SqueezeNet: classes.SqueezeNet,
-    models.VGG: classes.VGG,
-    lib.BNInception: classes.BNInception,
-    lib.FBResNet: classes.FBResNet,
+    models.AlexNet: picklable_models.AlexNet,
+    models.DenseNet: picklable_models.DenseNet,
+    models.Inception3: picklable_models.Inception3,
+    models.ResNet: picklable_models.ResNet,
+    models.SqueezeNet: picklable_models.SqueezeNet,
+    models.VGG: picklable_models.VGG,
+    lib.BNInception: picklable_models.BNInception,
+    lib.FBResNet: picklable_models.FBResNet,
 }
 """Class that the library builds to the class the model gets instead."""
 
@@ -41,8 +41,8 @@ def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.
         aux_logits: Whether an inceptionv3 has its auxiliary head.
 
     Returns:
-        The library's model, or one of a subclass from :mod:`zoo_pretrainedmodels.classes`. It carries the library's
-        own ``input_size``, ``mean`` and so on, as only its pretrained models do otherwise.
+        The library's model, or one of a subclass from :mod:`zoo_pretrainedmodels.picklable_models`. It carries the
+        library's own ``input_size``, ``mean`` and so on, as only its pretrained models do otherwise.
 
     Raises:
         ValueError: The model has no auxiliary head to leave out.
@@ -73,7 +73,7 @@ def _reclass(model: nn.Module) -> None:
     for name in _PATCHED:
         model.__dict__.pop(name, None)
     model.__class__ = _CLASSES[type(model)]
-    if isinstance(model, classes.BNInception):
+    if isinstance(model, picklable_models.BNInception):
         model.add_outputs()
 
 
@@ -85,7 +85,7 @@ def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ship
     layers: dict[str, nn.Module] = {}
     for name, block in model.features.named_children():
         if name in {"conv3_1", "conv4_1", "conv5_1"}:
-            layers[f"conv{int(name[4]) - 1}_output"] = classes.Concatenate()
+            layers[f"conv{int(name[4]) - 1}_output"] = picklable_models.Concatenate()
         layers[name] = block
     model.features = nn.Sequential(OrderedDict(layers))
 

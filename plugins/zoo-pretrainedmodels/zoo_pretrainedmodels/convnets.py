@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 
 from zoo_core.plugin import Anatomy, Chain, Head, Stage, flatten
-from zoo_pretrainedmodels.classes import BNInception, bninception_features
 from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
+from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.plugin import Anatomy, AnatomyError
-from zoo_timm.exceptions import NO_CLASSIFIER, UNPOOLED
 from zoo_timm.heads import heads, is_model
+from zoo_timm.heads_by_class import NO_CLASSIFIER, UNPOOLED
 from zoo_timm.split import split
 from zoo_timm.stages import layout, stages
+from zoo_timm.stages_by_class import of_class
 from zoo_timm.stems import stem
-from zoo_timm.trunks import of_class
 
 if TYPE_CHECKING:
     from torch import nn

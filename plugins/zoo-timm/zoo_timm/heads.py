@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from zoo_core.plugin import AnatomyError, Head
-from zoo_timm.exceptions import CONVOLVED, MORE_HEADS, SCORES_TOKENS
-from zoo_timm.trunks import of_class
+from zoo_timm.heads_by_class import CONVOLVED, MORE_HEADS, SCORES_TOKENS
+from zoo_timm.stages_by_class import of_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

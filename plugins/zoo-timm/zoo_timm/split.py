@@ -12,7 +12,9 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.plugin import Chain, Head
-from zoo_timm.combined import (
+from zoo_timm.heads import NAMES, around, attends, is_timms
+from zoo_timm.heads_by_class import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
+from zoo_timm.several_heads import (
     Apart,
     Averaged,
     Concatenated,
@@ -23,10 +25,8 @@ from zoo_timm.combined import (
     image_and_patches,
     two_tokens,
 )
-from zoo_timm.exceptions import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
-from zoo_timm.heads import NAMES, around, attends, is_timms
 from zoo_timm.stages import layout
-from zoo_timm.trunks import of_class
+from zoo_timm.stages_by_class import of_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from zoo_core.plugin import Stage
+from zoo_timm.stages_by_class import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, of_class
 from zoo_timm.stems import stem
-from zoo_timm.trunks import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, of_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from zoo_timm.trunks import Layout
+    from zoo_timm.stages_by_class import Layout
 
 
 class _Map(NamedTuple):

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 from zoo_torchvision.catalog import cards
 
-from zoo_core.surgery.loading import load_state
+from zoo_core.surgery.load_state_dict import load_state
 
 CARDS = {card.name: card for card in cards()}
 QUICK = {"fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"}

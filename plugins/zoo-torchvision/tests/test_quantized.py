@@ -15,12 +15,12 @@ from torch import nn
 from torch.ao import quantization as ao
 from torchvision import models
 from torchvision.models.quantization.utils import quantize_model
-from zoo_torchvision import quantizable
+from zoo_torchvision import build_quantizable
 from zoo_torchvision.catalog import cards
 
 import zoo_core as zoo
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError
-from zoo_core.surgery.loading import is_packed, load_packed, packed_state_in
+from zoo_core.surgery.load_state_dict import is_packed, load_packed, packed_state_in
 
 CARDS = {card.name: card for card in cards() if card.name.startswith("quantized_")}
 ENTRIES = [(name, tag) for name, card in CARDS.items() for tag in card.tags]
@@ -180,5 +180,5 @@ def test_an_engine_that_torch_has_not_is_named(publish, resnet18, monkeypatch):
 
 def test_in_floats_it_is_an_ordinary_model():
     with torch.device("meta"):
-        model = quantizable.build("quantized_resnet18")
+        model = build_quantizable.build("quantized_resnet18")
     assert zoo.anatomy(zoo.adopt(model, family="torchvision")).main.path == "fc"

@@ -1,7 +1,7 @@
 """Write the catalogue from the installed torchvision: ``python -m zoo_torchvision.index``.
 
 Everything comes from the library's own weights entries; what those do not say, and the library's constructors do in
-code, is in :mod:`zoo_torchvision.exceptions`.
+code, is in :mod:`zoo_torchvision.weights_options`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torchvision
 from torchvision import models
 
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
-from zoo_torchvision import exceptions
+from zoo_torchvision import weights_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ _GROUPS = (
     (models.optical_flow, "optical_flow"),
 )
 
-_BUILDERS = {"zoo_torchvision.detectors": ("detection",), "zoo_torchvision.quantizable": ("quantized_",)}
+_BUILDERS = {"zoo_torchvision.build_detectors": ("detection",), "zoo_torchvision.build_quantizable": ("quantized_",)}
 """Our own builders, for tasks, and for names that begin so; each is given the name of the model."""
 
 _LABELS = {400: "kinetics_400", 91: "coco", 21: "voc", 2: "coco_person"}
@@ -105,7 +105,7 @@ def _card(name: str, task: str) -> Card:
         task="keypoints" if kind == "KeypointRCNN" else task,
         input_size=(3, *_input_size(name, task, entries, weights)),
         num_classes=len(entries.DEFAULT.meta.get("categories") or ()),
-        options={**({"name": name} if by_name else {}), **exceptions.model_options(kind, task)},
+        options={**({"name": name} if by_name else {}), **weights_options.model_options(kind, task)},
         weights=weights,
         default=entries.DEFAULT.name,
         parameters=entries.DEFAULT.meta["num_params"],
@@ -114,8 +114,8 @@ def _card(name: str, task: str) -> Card:
 
 def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]) -> tuple[int, ...]:  # noqa: ANN401
     """The size to index as a torchvision model's input; a video has its length before height and width."""
-    if name in exceptions.INPUT_SIDE:
-        return (exceptions.INPUT_SIDE[name],) * 2
+    if name in weights_options.INPUT_SIDE:
+        return (weights_options.INPUT_SIDE[name],) * 2
     # An entry with an image size of its own says nothing about the model that is built without it.
     usual = [item for item in weights if "image_size" not in item.options] or list(weights)
     preset = next((item for item in usual if item.tag == entries.DEFAULT.name), usual[0]).preprocessing
@@ -138,9 +138,9 @@ def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # 
         preprocessing=_preprocessing(entry.transforms()),
         licenses=Licenses(code="bsd-3-clause", weights=_LICENSES.get(entry.meta.get("license", ""), "unknown")),
         metrics=_metrics(entry.meta["_metrics"]),
-        options=exceptions.file_options(entry, kind),
-        convert=exceptions.FILE_CONVERT.get(kind),
-        ignore=exceptions.file_ignore(kind),
+        options=weights_options.file_options(entry, kind),
+        convert=weights_options.FILE_CONVERT.get(kind),
+        ignore=weights_options.file_ignore(kind),
         docs=_DOCS.format(f"{builder.__module__.rpartition('.')[0]}.{builder.__name__}"),
     )
 
@@ -148,8 +148,8 @@ def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # 
 def _preprocessing(preset: Any) -> Preprocessing:  # noqa: ANN401 - torchvision ships no types
     """Index one of torchvision's presets for images: how it prepares them."""
     kind = type(preset).__name__
-    if kind in exceptions.FIXED_PREPROCESSING:
-        return exceptions.FIXED_PREPROCESSING[kind]
+    if kind in weights_options.FIXED_PREPROCESSING:
+        return weights_options.FIXED_PREPROCESSING[kind]
     return Preprocessing(
         crop=_pair(preset.crop_size) if hasattr(preset, "crop_size") else None,
         resize=tuple(preset.resize_size),

@@ -20,7 +20,7 @@ from zoo_core.surgery.features.split import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of, scores_only, with_output
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.random_state import seeded
 

@@ -14,7 +14,7 @@ from zoo_core.surgery.features.extract import AtStage, recorded, tapped
 from zoo_core.surgery.features.forward import without_hooks
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 

@@ -12,7 +12,7 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.split import replaced, twin_of
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.features.truncate import only_front
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.hold import held_paths
-from zoo_core.surgery.metadata import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count

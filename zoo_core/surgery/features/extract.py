@@ -16,7 +16,7 @@ from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
 from zoo_core.surgery.features.split import REBINDING, Absent, replaced, twin_of
-from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring

@@ -24,7 +24,7 @@ from zoo_core.surgery.features.forward import (
 )
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.metadata import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
+from zoo_core.surgery.knowledge import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

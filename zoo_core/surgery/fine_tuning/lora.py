@@ -19,7 +19,7 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.metadata import Edit, anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.knowledge import Edit, anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.chain import Step
-    from zoo_core.surgery.metadata import Knowledge
+    from zoo_core.surgery.knowledge import Knowledge
 
 
 _EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'

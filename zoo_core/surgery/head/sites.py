@@ -20,8 +20,8 @@ from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.head.mlp import MLPHead, Squeeze
 from zoo_core.surgery.head.multi_head import Heads, check_names
 from zoo_core.surgery.hold import hold_frozen_parts
+from zoo_core.surgery.knowledge import anatomy_of, class_names_of, unwrap
 from zoo_core.surgery.layers import has_nothing_to_score_with
-from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
 from zoo_core.utils.arguments import check_num_classes, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last

@@ -34,7 +34,7 @@ from zoo_core.surgery.head.sites import (
     made_for,
     without_hidden,
 )
-from zoo_core.surgery.metadata import anatomy_of, knowledge_of, no_head, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.surgery.metadata import Knowledge
+    from zoo_core.surgery.knowledge import Knowledge
 
 
 @strict_arguments

@@ -15,7 +15,7 @@ from torch import nn
 from zoo_core.build.skip_init import without_values
 from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import knowledge_of
+from zoo_core.surgery.knowledge import knowledge_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.outputs import same
 from zoo_core.testing.process import random_states, started_from, watched

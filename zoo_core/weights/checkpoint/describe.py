@@ -18,8 +18,8 @@ from zoo_core.weights.formats.plain_pickle import parts_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from zoo_core.weights.checkpoint.candidates import Candidate
     from zoo_core.weights.checkpoint.open import Checkpoint
+    from zoo_core.weights.checkpoint.state_dicts import Candidate
 
     Shapes = Mapping[str, tuple[int, ...]]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
-from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_state_dict
+from zoo_core.weights.checkpoint.state_dicts import Candidate, candidates, is_training, no_state_dict
 from zoo_core.weights.formats.outline import (
     TooMuchMemory,
     not_read,
@@ -240,7 +240,7 @@ def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noq
 
 def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
     """One chunk of a tensor in an opened distributed checkpoint: a file of ``torch.save`` within a larger one."""
-    from zoo_core.weights.formats.plain import read_plain
+    from zoo_core.weights.formats.torch_zip import read_plain
 
     name, offset, length = info["relative_path"], info["offset"], info["length"]
     require(Path(name).name == name and isinstance(offset, int) and isinstance(length, int))

@@ -11,7 +11,7 @@ from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
-from zoo_core.weights.download.disk import refuse_odd, require_space
+from zoo_core.weights.download.disk_errors import refuse_odd, require_space
 from zoo_core.weights.download.ownership import partials, turn
 from zoo_core.weights.download.partial import Partial, Stolen
 from zoo_core.weights.download.transfer import Transfer

@@ -16,7 +16,7 @@ from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.utils.private_files import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, Hashing
-from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
+from zoo_core.weights.download.disk_errors import disk_error, disk_errors, refuse_odd
 from zoo_core.weights.download.ownership import (
     FLAGS,
     ORIGIN,

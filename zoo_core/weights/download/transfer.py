@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.download.disk import disk_errors, require_space
+from zoo_core.weights.download.disk_errors import disk_errors, require_space
 from zoo_core.weights.download.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, in_utf8
-from zoo_core.weights.checkpoint.candidates import one_state_dict
+from zoo_core.weights.checkpoint.state_dicts import one_state_dict
 from zoo_core.weights.formats import sniff
-from zoo_core.weights.formats.legacy import read_stream
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
 from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_directory, require_small_header
-from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
+from zoo_core.weights.formats.torch_legacy import read_stream
+from zoo_core.weights.formats.torch_zip import read_plain
 
 if TYPE_CHECKING:
     import os
@@ -151,7 +151,7 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
     members: list[str] = []
     try:
         if sniff.is_tar(head):
-            from zoo_core.weights.formats.legacy import read_tar
+            from zoo_core.weights.formats.torch_legacy import read_tar
 
             return read_tar(file), False
         if not sniff.is_zip(head):

@@ -31,7 +31,7 @@ INPUT_SIDE = {
 FILE_CONVERT = {
     "DenseNet": "zoo_torchvision.checkpoints:densenet",
     # Trained with quantisation in mind, and converted after it was loaded.
-    "QuantizableMobileNetV3": "zoo_torchvision.quantizable:trained_quantised",
+    "QuantizableMobileNetV3": "zoo_torchvision.build_quantizable:trained_quantised",
 }
 
 # The constructor sets these when it is given weights.

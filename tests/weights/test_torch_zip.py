@@ -22,9 +22,9 @@ from torch import nn
 
 from zoo_core.errors import Unreadable
 from zoo_core.weights.formats import read
-from zoo_core.weights.formats.plain import read_plain
 from zoo_core.weights.formats.plain_pickle import Foreign, Name, NotPlain, Unpickler
 from zoo_core.weights.formats.rebuild import DTYPES
+from zoo_core.weights.formats.torch_zip import read_plain
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch import nn
 from zoo_core.errors import Unreadable
 from zoo_core.surgery.editing import BY_HAND, editing
 from zoo_core.surgery.head.describe import LAYERS, Layers, describe
-from zoo_core.surgery.metadata import knowledge_of, live_anatomy, owners_of
+from zoo_core.surgery.knowledge import knowledge_of, live_anatomy, owners_of
 from zoo_core.surgery.structure import structure_of
 
 if TYPE_CHECKING:
