@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo_core.cli.plugins import write_plugin
+from zoo_core.cli.new_plugin import write_plugin
 from zoo_core.errors import UsageError
 
 NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]

@@ -12,7 +12,7 @@ from torch import nn
 import zoo_core as zoo
 from zoo_core import Anatomy, Head, errors
 from zoo_core.surgery.features.encoder import as_map
-from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.hold import hold
 from zoo_core.surgery.knowledge import Knowledge, attach
 from zoo_core.surgery.receipt import Receipt

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.split import twin_of
+from zoo_core.surgery.features.twin import twin_of
 from zoo_core.surgery.knowledge import unwrap
 
 P = ParamSpec("P")

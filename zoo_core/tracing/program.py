@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatte
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import Variant, arguments, restore_forward, variant, without_hooks
-from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.forward import arguments, restore_forward, without_hooks
+from zoo_core.surgery.features.twin import replaced
+from zoo_core.surgery.features.variant import Variant, variant
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
-from zoo_core.surgery.features.split import pruned, replaced
+from zoo_core.surgery.features.twin import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of, scores_only, with_output
 from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted

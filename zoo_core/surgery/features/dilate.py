@@ -10,7 +10,7 @@ from torch import nn
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.split import replaced, twin_of
+from zoo_core.surgery.features.twin import replaced, twin_of
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 

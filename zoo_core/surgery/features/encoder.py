@@ -15,8 +15,8 @@ from zoo_core.surgery.features.cut import absent
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import AtStage, hooked, module_path, names_of_parts, recorded, tapped
 from zoo_core.surgery.features.forward import entered, own_hooks, without_hooks
-from zoo_core.surgery.features.split import replaced
 from zoo_core.surgery.features.truncate import only_front
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.features.forward import Variant, run_on, variant, without
-from zoo_core.surgery.features.split import REBINDING, Absent, replaced, twin_of
+from zoo_core.surgery.features.forward import run_on
+from zoo_core.surgery.features.split import Absent
+from zoo_core.surgery.features.twin import REBINDING, replaced, twin_of
+from zoo_core.surgery.features.variant import Variant, variant, without
 from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.surgery.features.split import Module
+    from zoo_core.surgery.features.twin import Module
 
     Hook = Callable[[nn.Module, Any, Any], None]
 

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
-from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import (
-    COMPILED,
-    Variant,
-    entered,
-    forward_of,
-    left,
-    packed,
-    variant,
-    without,
-    without_hooks,
-)
+from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
+from zoo_core.surgery.features.twin import REBINDING, _is_bound, pruned, replaced
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of
-from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.knowledge import ATTRIBUTE, WHOLE, anatomy_of, no_head, unwrap
+from zoo_core.surgery.knowledge import WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.contract.anatomy import Anatomy, Head
 
-Module = TypeVar("Module", bound=nn.Module)
 
-REBINDING = (
-    "module.forward = types.MethodType(function, module), with function(self, x) that calls the modules of self, "
-    "runs on the parts that zoo splits off, too"
-)
-"""How to write a forward that is put on one module so that it runs on twins of it, too."""
 _FEATURES = "zoo.features(model, x, at=[...]) gives the feature maps of its stages"
 
 
@@ -180,121 +162,3 @@ def _head(model: nn.Module, anatomy: Anatomy, main: Head) -> nn.Module:
     head = Classifier(model, classify, [*modules, *parameters_of(classify)], ends=anatomy.scores is None)
     head.training = model.training
     return head
-
-
-def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
-    """A twin of ``model``, as a split-off backbone is, with other modules at some paths and all else shared.
-
-    Args:
-        model: Left as it is.
-        new: Dotted path to the module that stands there in the twin.
-    """
-    twin = _following(model)
-    for path, module in new.items():
-        first, _, rest = path.partition(".")
-        twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
-    if new and _is_bound(twin):
-        twin.__dict__["forward"] = _NotOfATwin(model)
-    return twin
-
-
-def _is_bound(module: nn.Module) -> bool:
-    """Whether a forward was put on a module that runs that very one, and not the module that it is called on."""
-    own = module.__dict__.get("forward")
-    return own is not None and not (isinstance(own, MethodType) and own.__self__ is module)
-
-
-def pruned(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` split off with only the modules, parameters and buffers at some paths, and sharing them.
-
-    Args:
-        model: Left as it is.
-        paths: Dotted paths of what is kept, whole.
-    """
-    twin = _following(model)
-    selected = list(paths)
-    if "" in selected:
-        return twin
-    for kind, tensors in (("_parameters", model._parameters), ("_buffers", model._buffers)):  # noqa: SLF001 - as below
-        twin.__dict__[kind] = {name: tensor for name, tensor in tensors.items() if name in selected}
-    twin.__dict__["_modules"] = {
-        name: pruned(child, [path.partition(".")[2] for path in selected if path.split(".", 1)[0] == name])
-        for name, child in model.named_children()
-        if any(path.split(".", 1)[0] == name for path in selected)
-    }
-    return twin
-
-
-_WHOLE = "_zoo_whole"
-"""Name of the attribute in which a twin refers to the module that it is a twin of."""
-
-
-class Twin(Variant):
-    """Put before the class of a twin, such as a split-off backbone, so that it and its model are in one mode.
-
-    All below the two is shared, modes included, and a forward may read the mode of the module itself: timm's GhostNet
-    drops out by it. A copy of a twin, and one whose model is gone, has a mode of its own.
-    """
-
-    __jit_unused_properties__ = ("training",)
-
-    @property
-    def training(self) -> bool:
-        """Whether both are in train mode."""
-        whole: nn.Module | None = self.__dict__[_WHOLE]() if _WHOLE in self.__dict__ else None
-        if whole is not None:
-            self.__dict__["training"] = whole.training
-        return cast("bool", self.__dict__["training"])
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        self.__dict__["training"] = mode
-        whole: nn.Module | None = self.__dict__[_WHOLE]() if _WHOLE in self.__dict__ else None
-        if whole is not None and not is_held(whole):
-            whole.training = mode
-
-    def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
-        """As for any variant; a copy follows no model."""
-        new, how, state = super().__reduce_ex__(protocol)
-        mode = self.training
-        return new, how, {**{name: each for name, each in state.items() if name != _WHOLE}, "training": mode}
-
-
-def _following(model: Module) -> Module:
-    """A twin of ``model`` to split something off in, that is in its mode."""
-    twin = twin_of(model)
-    twin.__dict__.setdefault(_WHOLE, weakref.ref(model))  # that of a twin is the twin's own
-    twin.__class__ = variant(without(type(model), Twin), Twin, ())
-    return twin
-
-
-def twin_of(model: Module) -> Module:
-    """A module of the same class and attributes to split differently, as its table of submodules is its own.
-
-    The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
-    the twin has to see that.
-    """
-    twin: Module = object.__new__(model.__class__)  # the class's own would run __init__ where FSDP has sharded
-    for name, value in model.__dict__.items():
-        # some libraries bind forward to each instance; the twin's must run on the twin
-        bound: Any = forward_of(model) if name == "forward" and not isinstance(value, MethodType) else value
-        own = isinstance(bound, MethodType) and bound.__self__ is model
-        twin.__dict__[name] = MethodType(bound.__func__, twin) if own else value
-    twin.__dict__["_modules"] = dict(model._modules)  # noqa: SLF001 - nn.Module has no public way to share its children
-    twin.__dict__.pop(ATTRIBUTE, None)
-    twin.__dict__.pop(COMPILED, None)  # it runs the model
-    return twin
-
-
-class _NotOfATwin:
-    """In the place of a forward on an instance, which would run that whole module and not what is split off it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.kind = type(model).__name__
-
-    def __call__(self, *_: object, **__: object) -> Any:  # noqa: ANN401 - the signature of forward
-        raise NotSupported(
-            f"the forward of this {self.kind} cannot run on other modules than its own",
-            cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",
-            hint=f"{REBINDING}; a forward hook changes what a module gives, too",
-        )

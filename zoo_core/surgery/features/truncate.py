@@ -9,7 +9,7 @@ from zoo_core.errors import UsageError
 from zoo_core.surgery.features.cut import absent, front, needs_tap
 from zoo_core.surgery.features.extract import stage_index, tapped
 from zoo_core.surgery.features.forward import own_hooks, recompose
-from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.utils.arguments import strict_arguments
 

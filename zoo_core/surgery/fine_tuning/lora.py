@@ -16,7 +16,7 @@ from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.surgery.adapters import active_copy, is_adapted, lora_layers, plain_name, wrapped_modules
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import Edit, anatomy_of, knowledge_of, unwrap

@@ -14,7 +14,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
-from zoo_core.surgery.features.split import replaced
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
     check_names,
