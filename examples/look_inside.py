@@ -32,13 +32,13 @@ print(stats.plot(folder / "depth.png").name)
 # ...
 #   (fc): Linear(in_features=64, out_features=9, bias=True)
 # )
-# GlyphNet: tiny/glyphnet@GLYPHS_V1: 54 loaded, 2 initialised (fc.weight, fc.bias)
+# GlyphNet: tiny/glyphnet@GLYPHS_V1: 54 loaded, 2 initialized (fc.weight, fc.bias)
 # part         stage   parameters  trainable  held  tensors        channels
 # 2 layers     stem    176         0          1     6 loaded
 # 4 layers     layer1  4,672       0          2     12 loaded      16 at 1/2
 # 6 layers     layer2  14,528      0          3     18 loaded      32 at 1/4
 # 6 layers     layer3  57,728      0          3     18 loaded      64 at 1/8
-# fc (Linear)  head    585         585              2 initialised
+# fc (Linear)  head    585         585              2 initialized
 # 77,689 parameters, 585 trainable
 # net.pdf
 # {'layer1': (16, 16), 'layer2': (8, 8), 'layer3': (4, 4)}

@@ -32,7 +32,7 @@ own = zoo.get("tiny/glyphnet", num_classes=2, in_channels=3, seed=0).eval()
 folder = zoo.save(own, Path(tempfile.mkdtemp(), "own"), class_names=["cat", "dog"])
 print(predict(zoo.load(folder), photo, best=1))
 
-# To train: random cuts and flips, and the same normalisation. Nothing is built or fetched for a name.
+# To train: random cuts and flips, and the same normalization. Nothing is built or fetched for a name.
 print(zoo.transforms("resnet50@IMAGENET1K_V2", train=True))
 
 # Output:

@@ -1,4 +1,4 @@
-"""Cached features: computed once, recognised by what they depend on, continued, and never silently wrong."""
+"""Cached features: computed once, recognized by what they depend on, continued, and never silently wrong."""
 
 from __future__ import annotations
 

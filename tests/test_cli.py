@@ -62,9 +62,9 @@ def test_info_shows_what_a_model_is():
 
 def test_info_shows_preprocessing_and_licences_once_for_all_weights_they_are_true_of():
     lines = zoo("info", "resnet50").stdout.splitlines()
-    normalised = "crop 224x224, RGB of 0 to 1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
-    assert f"IMAGENET1K_V1: resize 256 bilinear, {normalised}" in lines
-    assert f"IMAGENET1K_V2: resize 232 bilinear, {normalised}" in lines
+    normalized = "crop 224x224, RGB of 0 to 1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert f"IMAGENET1K_V1: resize 256 bilinear, {normalized}" in lines
+    assert f"IMAGENET1K_V2: resize 232 bilinear, {normalized}" in lines
     assert "IMAGENET1K_V1, IMAGENET1K_V2: licences bsd-3-clause (code), unknown (weights), unknown (data)" in lines
 
 
@@ -83,14 +83,14 @@ def test_get_fetches_verifies_and_builds():
     answer = zoo("get", "tiny/glyphnet", "--num-classes", "9", "--freeze", "backbone", "--json")
     facts = json.loads(answer.stdout)
     assert facts["head"]["classes"] == 9
-    assert facts["initialised"] == ["fc.weight", "fc.bias"]
+    assert facts["initialized"] == ["fc.weight", "fc.bias"]
     assert facts["strength"] == "proven"
     assert facts["trainable"] == 64 * 9 + 9
 
 
 def test_get_prints_a_short_table():
     answer = zoo("get", "tiny/glyphnet", "--num-classes", "9")
-    for word in ("parameters", "head", "receipt", "file", "sha256", "initialised (fc.weight, fc.bias)"):
+    for word in ("parameters", "head", "receipt", "file", "sha256", "initialized (fc.weight, fc.bias)"):
         assert word in answer.stdout
 
 

@@ -59,8 +59,8 @@ def test_the_second_call_touches_no_network(served):
 
 def test_the_receipt_says_what_happened_to_every_tensor(served, resnet18_file):
     receipt = zoo.receipt(zoo.get("resnet18", num_classes=9))
-    assert receipt.counts == {"loaded": 120, "initialised": 2}
-    assert receipt.names("initialised") == ("fc.weight", "fc.bias")
+    assert receipt.counts == {"loaded": 120, "initialized": 2}
+    assert receipt.names("initialized") == ("fc.weight", "fc.bias")
     assert receipt.sha256 == hashlib.sha256(resnet18_file.read_bytes()).hexdigest()
     assert (receipt.tag, receipt.strength) == ("IMAGENET1K_V1", "weak")
     assert Path(receipt.path).read_bytes() == resnet18_file.read_bytes()
@@ -135,7 +135,7 @@ def test_a_file_of_the_users_own_loads_with_its_own_classes(tmp_path):
 def test_a_file_of_the_users_own_can_get_a_new_head(tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "mine.pth")
     model = zoo.get("resnet18", weights=str(tmp_path / "mine.pth"), num_classes=9)
-    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.weight", "fc.bias")
 
 
 HEADS = {
@@ -151,7 +151,7 @@ def test_a_trained_head_in_a_file_of_the_users_own_is_kept_when_just_such_a_head
     torch.save(trained.state_dict(), tmp_path / "mine.pth")
     model = zoo.get("tiny/glyphnet", weights=tmp_path / "mine.pth", head=head())
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert zoo.receipt(model).names("initialised") == ()
+    assert zoo.receipt(model).names("initialized") == ()
 
 
 def test_another_head_in_a_file_of_the_users_own_is_replaced(tmp_path):
@@ -159,7 +159,7 @@ def test_another_head_in_a_file_of_the_users_own_is_replaced(tmp_path):
     torch.save(trained.state_dict(), tmp_path / "mine.pth")
     model = zoo.get("tiny/glyphnet", weights=tmp_path / "mine.pth", head=zoo.mlp_head(9, hidden=(32,)))
     assert torch.equal(model.stem[0].weight, trained.stem[0].weight)
-    assert set(zoo.receipt(model).names("initialised")) == {f"fc.{name}" for name in model.fc.state_dict()}
+    assert set(zoo.receipt(model).names("initialized")) == {f"fc.{name}" for name in model.fc.state_dict()}
 
 
 def test_a_file_of_the_users_own_that_does_not_exist_is_named(tmp_path):

@@ -250,7 +250,7 @@ def test_the_head_of_the_file_comes_back(path, head):
     x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(model(x), trained(x))
-    assert zoo.receipt(model).names("initialised") == ()
+    assert zoo.receipt(model).names("initialized") == ()
 
 
 @pytest.mark.parametrize("classes", [1000, 9, 37])
@@ -309,7 +309,7 @@ def test_two_layers_of_one_head_are_not_taken_for_two_heads(path):
 def test_a_file_without_a_head_gets_a_new_one(net, path):
     torch.save({name: tensor for name, tensor in state_of(net).items() if not name.startswith("fc.")}, path)
     model = zoo.get(NAME, weights=path, num_classes=7)
-    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.weight", "fc.bias")
     with pytest.raises(LoadMismatch, match=r"no head at 'fc'[\s\S]*num_classes=N"):
         zoo.get(NAME, weights=path)
 
@@ -334,7 +334,7 @@ def test_a_head_of_ones_own_that_is_given_is_filled_where_it_fits(path):
     torch.save(trained.state_dict(), path)
     model = zoo.get(NAME, weights=path, head=zoo.mlp_head(5, hidden=(16,)))
     assert torch.equal(model.fc[0].weight, trained.fc[0].weight)
-    assert zoo.receipt(model).names("initialised") == ("fc.2.weight", "fc.2.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.2.weight", "fc.2.bias")
 
 
 class Own(nn.Module):

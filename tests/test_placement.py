@@ -74,7 +74,7 @@ def test_get_lays_filters_out_with_their_channels_last_when_asked():
 def test_get_makes_a_model_without_memory_on_the_meta_device():
     model = zoo.get("tiny/glyphnet", num_classes=9, device="meta")
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
-    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.weight", "fc.bias")
 
 
 def test_get_makes_the_new_head_of_the_dtype_that_was_asked_for():

@@ -20,7 +20,7 @@ def writes_of(build):
 
 
 @pytest.mark.parametrize(
-    "initialise",
+    "initialize",
     [
         nn.init.ones_,
         nn.init.normal_,
@@ -35,12 +35,12 @@ def writes_of(build):
         lambda weight: weight.data.view(-1).__iadd__(3),
     ],
 )
-def test_no_value_is_written_into_a_parameter(initialise):
+def test_no_value_is_written_into_a_parameter(initialize):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.full((4, 4), 7.0))
-            initialise(self.weight)
+            initialize(self.weight)
 
     assert torch.equal(writes_of(Net).weight, torch.full((4, 4), 7.0))
 
@@ -87,7 +87,7 @@ def test_modules_of_other_threads_are_left_alone():
     assert torch.equal(built[0].weight, torch.ones(3))
 
 
-def test_modules_after_the_block_are_initialised_as_usual():
+def test_modules_after_the_block_are_initialized_as_usual():
     writes_of(lambda: nn.Linear(2, 2))
     assert torch.equal(nn.BatchNorm1d(3).weight, torch.ones(3))
 

@@ -44,8 +44,8 @@ def adopted(**edits):
     return zoo.adapt_stem(model, **edits) if edits else model
 
 
-def normalised(pipeline):
-    """The mean and the deviation of each channel that a pipeline normalises with."""
+def normalized(pipeline):
+    """The mean and the deviation of each channel that a pipeline normalizes with."""
     step = next(step for step in pipeline.transforms if isinstance(step, v2.Normalize))
     return tuple(step.mean), tuple(step.std)
 
@@ -236,20 +236,20 @@ def test_it_shows_its_steps():
 
 def test_one_channel_gets_the_average_of_the_numbers_and_a_grey_image(china):
     pipeline = zoo.transforms(adopted(in_channels=1))
-    mean, std = normalised(pipeline)
+    mean, std = normalized(pipeline)
     assert (mean, std) == (pytest.approx((sum(MEAN) / 3,)), pytest.approx((sum(STD) / 3,)))
     assert torch.equal(pipeline(china), pipeline(china.convert("L")))
 
 
 def test_repeated_filters_take_their_numbers_along():
     pipeline = zoo.transforms(adopted(in_channels=4))
-    assert normalised(pipeline) == ((*MEAN, MEAN[0]), (*STD, STD[0]))
+    assert normalized(pipeline) == ((*MEAN, MEAN[0]), (*STD, STD[0]))
     assert pipeline(torch.zeros(4, 300, 300, dtype=torch.uint8)).shape == (4, 224, 224)
 
 
 def test_mapped_filters_take_their_numbers_along():
     pipeline = zoo.transforms(adopted(in_channels=3, map={0: 2, 1: (0, 1), 2: 0}))
-    assert normalised(pipeline)[0] == pytest.approx((MEAN[2], (MEAN[0] + MEAN[1]) / 2, MEAN[0]))
+    assert normalized(pipeline)[0] == pytest.approx((MEAN[2], (MEAN[0] + MEAN[1]) / 2, MEAN[0]))
 
 
 def test_an_image_with_as_many_bands_as_the_model_has_channels_is_taken(china):
@@ -266,7 +266,7 @@ def test_a_channel_that_comes_from_no_old_one_needs_numbers_of_your_own(edits, u
     with pytest.raises(NotSupported, match=f"the mean of channel {unknown} is not known\n"):
         zoo.transforms(model)
     own = zoo.transforms(model, mean=[0.1, 0.2, 0.3, 0.4], std=[1, 2, 3, 4])
-    assert normalised(own) == ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4))
+    assert normalized(own) == ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4))
 
 
 def test_a_silent_channel_stays_unknown_through_later_surgery():
@@ -288,13 +288,13 @@ def test_numbers_that_are_not_one_a_channel_are_refused(numbers):
 # Training
 
 
-def test_training_cuts_at_random_and_normalises_as_evaluation_does(china):
+def test_training_cuts_at_random_and_normalizes_as_evaluation_does(china):
     torch.manual_seed(0)
     pipeline = zoo.transforms("resnet18", train=True)
     first, second = pipeline(china), pipeline(china)
     assert first.shape == (3, 224, 224)
     assert not torch.equal(first, second)
-    assert normalised(pipeline) == normalised(zoo.transforms("resnet18"))
+    assert normalized(pipeline) == normalized(zoo.transforms("resnet18"))
 
 
 def test_training_is_that_of_torchvisions_reference(china):
@@ -384,7 +384,7 @@ def test_what_is_no_size_is_refused(size):
 def test_the_numbers_are_those_of_the_pipeline():
     model = adopted(in_channels=1)
     found = zoo.preprocessing(model)
-    assert normalised(zoo.transforms(model)) == (found.mean, found.std)
+    assert normalized(zoo.transforms(model)) == (found.mean, found.std)
     assert len(found.mean) == 1
 
 

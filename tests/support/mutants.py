@@ -520,7 +520,7 @@ MUTANTS = {
         "swap", "still 10 after the swap: num_classes", odd_toys.detector(attributes=()), DETECTOR
     ),
     "detector with a wrong stride": Mutant("stages", "so its stride is not 4", odd_toys.detector(stride=4), DETECTOR),
-    "detector that normalises three channels": Mutant(
+    "detector that normalizes three channels": Mutant(
         "in_channels", "forward fails with in_channels=1", odd_toys.detector(per_channel=()), DETECTOR
     ),
     "detector that trains again": Mutant(

@@ -128,7 +128,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_the_receipt_tells_copies_from_new_heads():
     receipt = zoo.receipt(zoo.branch(zoo.get("tiny/glyphnet"), at="layer3", heads=HEADS))
-    assert set(receipt.names("initialised")) == {
+    assert set(receipt.names("initialized")) == {
         f"fc.{name}.body.fc.{kind}" for name in HEADS for kind in ("weight", "bias")
     }
     assert "fc.shape.body.layer3.conv1.weight" in receipt.names("loaded")

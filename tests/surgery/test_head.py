@@ -111,7 +111,7 @@ def test_a_head_can_be_swapped_again():
 
 def test_the_receipt_and_the_anatomy_follow():
     model = zoo.swap_head(resnet18(), zoo.mlp_head(9, hidden=(8,)))
-    assert set(zoo.receipt(model).names("initialised")) >= {"fc.0.weight", "fc.2.bias"}
+    assert set(zoo.receipt(model).names("initialized")) >= {"fc.0.weight", "fc.2.bias"}
     assert "fc.weight" not in zoo.receipt(model).tensors
     assert zoo.anatomy(model).main.num_classes == 9
 

@@ -1,4 +1,4 @@
-"""Initialising layers afresh, beside the loops over modules that people write for the same."""
+"""Initializing layers afresh, beside the loops over modules that people write for the same."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_sparse_leaves_the_asked_share_of_zeros_in_layers_of_all_kinds():
     assert [(layer.weight == 0).float().mean().item() for layer in net] == [0.75, 0.75]
 
 
-def test_new_parts_alone_can_be_initialised(model):
+def test_new_parts_alone_can_be_initialized(model):
     before = copy.deepcopy(model.state_dict())
     init_weights(model, "xavier_normal", where="new", seed=0)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -104,9 +104,9 @@ def test_where_speaks_the_language_of_freezing(model):
     assert all(name.startswith("layer3.") or name.endswith(".conv1.weight") for name in changed)
 
 
-def test_the_receipt_says_what_was_initialised(model):
+def test_the_receipt_says_what_was_initialized(model):
     init_weights(model, "normal", where="layer3")
-    names = zoo.receipt(model).names("initialised")
+    names = zoo.receipt(model).names("initialized")
     assert set(names) == {name for name in model.state_dict() if name.startswith(("layer3.", "fc."))}
     assert zoo.receipt(model).tensors["layer1.conv1.weight"] == "loaded"
 
@@ -232,7 +232,7 @@ def test_a_shared_tensor_is_found_under_any_of_its_names(model):
 def test_the_receipt_is_true_even_when_a_scheme_fails_half_way(model):
     with pytest.raises(errors.UsageError, match="cannot fill"):
         init_weights(model, {nn.Conv2d: "normal", nn.BatchNorm2d: "orthogonal"}, seed=0)
-    assert zoo.receipt(model).names("initialised") == ("stem.0.weight", "fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("stem.0.weight", "fc.weight", "fc.bias")
 
 
 def test_parameters_outside_layers_stay():
@@ -264,7 +264,7 @@ def test_it_works_through_a_wrapper(model):
         ({"scheme": nn.init.normal_, "options": {"std": 1}}, "functools.partial"),
         ({"scheme": {nn.Linear: "normal"}, "options": {"std": 1}}, "several"),
         ({"scheme": {"Linear": "normal"}}, "not a class of layers"),
-        ({"scheme": {nn.Conv3d: "normal"}}, "no layer of this GlyphNet was initialised"),
+        ({"scheme": {nn.Conv3d: "normal"}}, "no layer of this GlyphNet was initialized"),
         ({"scheme": {nn.BatchNorm2d: "xavier_normal"}}, r"cannot fill the weight of a BatchNorm2d, of shape \[16\]"),
         ({"scheme": "normal", "where": "layer9"}, "did you mean 'layer"),
         ({"scheme": "normal", "were": "head"}, "did you mean 'where'"),
@@ -315,8 +315,8 @@ def test_eye_is_for_linear_layers_and_dirac_for_convolutions():
     assert torch.equal(zoo.init_weights(nn.Conv2d(3, 3, 3), "dirac").weight, expected)
 
 
-def test_the_receipt_takes_the_spelling_of_torch_and_no_word_that_it_has_not(model):
+def test_the_receipt_takes_the_spelling_of_before_and_no_word_that_it_has_not(model):
     receipt = zoo.receipt(zoo.swap_head(model, 3))
-    assert receipt.names("initialized") == receipt.names("initialised") != ()
+    assert receipt.names("initialised") == receipt.names("initialized") != ()
     with pytest.raises(zoo.errors.UsageError, match="loaded"):
         receipt.names("load")

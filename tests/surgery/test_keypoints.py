@@ -24,14 +24,14 @@ def test_only_the_keypoint_layer_differs_from_what_the_library_builds():
     ours = untrained(num_keypoints=5)
     shapes = [{name: t.shape for name, t in model.state_dict().items()} for model in (ours, theirs)]
     assert shapes[0] == shapes[1]
-    assert zoo.receipt(ours).tensors[f"{SITE}.weight"] == "initialised"
+    assert zoo.receipt(ours).tensors[f"{SITE}.weight"] == "initialized"
 
 
 def test_a_trained_detector_keeps_everything_else(tmp_path):
     trained = torchvision.models.get_model(NAME, weights=None, weights_backbone=None)
     torch.save(trained.state_dict(), tmp_path / "mine.pth")
     model = zoo.get(NAME, weights=tmp_path / "mine.pth", options={"weights_backbone": None}, num_keypoints=5)
-    assert zoo.receipt(model).names("initialised") == (f"{SITE}.weight", f"{SITE}.bias")
+    assert zoo.receipt(model).names("initialized") == (f"{SITE}.weight", f"{SITE}.bias")
     assert torch.equal(model.backbone.fpn.layer_blocks[0][0].weight, trained.backbone.fpn.layer_blocks[0][0].weight)
 
 

@@ -71,7 +71,7 @@ def test_the_receipt_tells_of_every_tensor_on_both_sides(model, trained):
 def test_the_models_own_receipt_follows(model, trained):
     load_partial(model, trained)
     receipt = zoo.receipt(model)
-    assert receipt.names("initialised") == ("fc.weight", "fc.bias")
+    assert receipt.names("initialized") == ("fc.weight", "fc.bias")
     assert receipt.notes["layer1.conv1.weight"] == "layer1.conv1.weight of what was given"
     zoo.init_weights(model, "normal", where="layer1.conv1")
     assert "layer1.conv1.weight" not in zoo.receipt(model).notes

@@ -108,7 +108,7 @@ def test_the_random_state_of_a_gpu_is_as_it_was(move, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_model_on_a_gpu_is_initialised_from_the_seed_and_its_generator_put_back():
+def test_a_model_on_a_gpu_is_initialized_from_the_seed_and_its_generator_put_back():
     model = zoo.get("tiny/glyphnet", device="cuda")
     before = torch.cuda.get_rng_state()
     first = zoo.init_weights(model, "normal", seed=5).fc.weight.clone()

@@ -117,9 +117,9 @@ def test_get_reads_a_file_of_ones_own_that_was_trained_on_other_channels(tmp_pat
     assert zoo.receipt(model).counts == {"loaded": len(model.state_dict())}
 
 
-def test_the_receipt_says_that_random_filters_were_initialised():
+def test_the_receipt_says_that_random_filters_were_initialized():
     model = zoo.adapt_stem(glyphnet(), 3, policy="random")
-    assert zoo.receipt(model).names("initialised") == ("stem.0.weight",)
+    assert zoo.receipt(model).names("initialized") == ("stem.0.weight",)
 
 
 def test_the_seed_leaves_the_global_random_state_alone():
@@ -493,7 +493,7 @@ def test_every_architecture_runs_on_other_channels(name, channels):
 @pytest.mark.full
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
-def test_detectors_normalise_as_many_channels(name, channels):
+def test_detectors_normalize_as_many_channels(name, channels):
     model = zoo.get(name, weights=None, in_channels=channels).eval()
     assert len(model.transform.image_mean) == channels
     with torch.no_grad():

@@ -52,14 +52,14 @@ def construct(
             hint="a function of the plugin can call it, and return the model alone",
             family=card.family,
         )
-    tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialised") if values else {}
+    tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialized") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
     attach(model, knowledge_for(member, card, model, receipt, options))
     return model
 
 
 def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:
-    """The model constructed with uninitialised parameters; None when its constructor fails, for whatever reason."""
+    """The model constructed with uninitialized parameters; None when its constructor fails, for whatever reason."""
     try:
         constructor = current_zoo().member(card.family).builder(card)
         with without_values():

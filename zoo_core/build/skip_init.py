@@ -35,7 +35,7 @@ _building = threading.local()
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Inside the block, this thread leaves the parameters of the modules it builds as uninitialised memory.
+    """Inside the block, this thread leaves the parameters of the modules it builds as uninitialized memory.
 
     Every other tensor, buffers above all, gets its values as usual; so do the modules of other threads. A caller must
     give every parameter its values afterwards. Numbers that would have been drawn for parameters are not, so
@@ -119,13 +119,13 @@ def _note(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
 register_module_parameter_registration_hook(_note)
 
 
-def _skipping(initialise: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An initialiser that leaves owned tensors alone as a whole: it draws again and again, looking at what it drew."""
+def _skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An initializer that leaves owned tensors alone as a whole: it draws again and again, looking at what it drew."""
 
-    @wraps(initialise)
+    @wraps(initialize)
     def skipping(tensor: Tensor, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as it is given
         owned: _Owned | None = getattr(_building, "owned", None)
-        return tensor if owned is not None and owned.has(tensor) else initialise(tensor, *args, **named)
+        return tensor if owned is not None and owned.has(tensor) else initialize(tensor, *args, **named)
 
     return skipping
 

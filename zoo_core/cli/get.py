@@ -95,7 +95,7 @@ def _facts(model: nn.Module) -> dict[str, Any]:
         "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         "head": None if main is None else {"path": main.path, "in": main.in_features, "classes": main.num_classes},
         "receipt": receipt.counts,
-        "initialised": receipt.names("initialised") if receipt.path else (),
+        "initialized": receipt.names("initialized") if receipt.path else (),
         "file": receipt.path,
         "source": receipt.source,
         "sha256": receipt.sha256,
@@ -112,7 +112,7 @@ def _print(facts: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    new = f" ({', '.join(facts['initialised'])})" if facts["initialised"] else ""
+    new = f" ({', '.join(facts['initialized'])})" if facts["initialized"] else ""
     rows = {
         "model": facts["model"] + (f"@{facts['tag']}" if facts["tag"] else ""),
         "class": facts["class"],

@@ -261,7 +261,7 @@ def _length(dataset: object) -> int:
         raise UsageError(
             f"a {type(dataset).__name__} does not give its samples by index",
             expected="a dataset with a length that gives samples by index",
-            hint="store the samples first; what is a stream cannot be continued or recognised",
+            hint="store the samples first; what is a stream cannot be continued or recognized",
         )
     total = len(dataset)
     if not total:

@@ -37,7 +37,7 @@ def transforms(
     channel the averages of the old means and deviations, and RGB images become grey; where filters are repeated or
     mapped, the numbers go with them. The channels are then taken in the order in which they come.
 
-    By task: a detector scales and normalises by itself, and gets floats from 0 to 1; segmentation keeps the whole
+    By task: a detector scales and normalizes by itself, and gets floats from 0 to 1; segmentation keeps the whole
     image; a video is ``[..., T, C, H, W]`` and becomes ``[..., C, T, H, W]``; optical flow takes its two images one
     at a time.
 

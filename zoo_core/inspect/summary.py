@@ -165,7 +165,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
         >>> import zoo_core as zoo
         >>> found = zoo.summary(zoo.get("tiny/glyphnet", num_classes=9, freeze="backbone"))
         >>> [(part.stage, part.trainable > 0, part.sources) for part in found.parts][-1]
-        ('head', True, {'initialised': 2})
+        ('head', True, {'initialized': 2})
     """
     if not hasattr(optimizer, "param_groups") and optimizer is not None:
         raise UsageError(f"optimizer cannot be {optimizer!r:.40}", expected="a torch.optim.Optimizer")

@@ -33,7 +33,7 @@ class Editing:
 
     Attributes:
         model: The model without wrappers.
-        outcomes: What happened to tensors, by name, where it is not that they are new and initialised: the verb adds
+        outcomes: What happened to tensors, by name, where it is not that they are new and initialized: the verb adds
             to it, and names values here that it changed in place.
         notes: Remarks on tensors for the receipt, by name.
         released: Paths of modules that nothing holds any more because the verb says so.
@@ -133,11 +133,11 @@ def _settle(
     new = {name for name, tensor in now.items() if before.get(name) is not tensor} | edit.outcomes.keys()
     gone = before.keys() - now.keys()
     tensors: dict[str, Outcome] = {
-        name: edit.outcomes.get(name, "initialised") if name in new else what
+        name: edit.outcomes.get(name, "initialized") if name in new else what
         for name, what in known.receipt.tensors.items()
         if name not in gone
     }
-    tensors |= {name: edit.outcomes.get(name, "initialised") for name in now if name in new and name not in tensors}
+    tensors |= {name: edit.outcomes.get(name, "initialized") for name in now if name in new and name not in tensors}
     notes = {name: note for name, note in known.receipt.notes.items() if name in tensors and name not in new}
     notes |= {name: note for name, note in edit.notes.items() if name in tensors}
     modules = dict(edit.model.named_modules(remove_duplicate=False))

@@ -262,7 +262,7 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
     tensors: dict[str, Outcome] = {name: what for name, what in known.receipt.tensors.items() if name not in changed}
-    tensors |= {name: "initialised" if name in in_head else "adapted" for name in sorted(names)}
+    tensors |= {name: "initialized" if name in in_head else "adapted" for name in sorted(names)}
     moved = plain_names(model, names)  # the same tensors, in layers that PEFT put around theirs
     tensors |= {name: known.receipt.tensors[plain] for name, plain in moved.items() if plain in known.receipt.tensors}
     notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), BY_HAND)}
@@ -375,7 +375,7 @@ def receipt_of(model: nn.Module) -> Receipt:
 
     Example:
         >>> import zoo_core as zoo
-        >>> print(zoo.receipt(zoo.get("tiny/glyphnet", num_classes=9)).names("initialised"))
+        >>> print(zoo.receipt(zoo.get("tiny/glyphnet", num_classes=9)).names("initialized"))
         ('fc.weight', 'fc.bias')
     """
     return knowledge_of(model).receipt

@@ -19,7 +19,7 @@ _NORMS = (
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer normalises: one of torch's, one derived from them, or one that a library wrote itself.
+    """Whether a layer normalizes: one of torch's, one derived from them, or one that a library wrote itself.
 
     Example:
         >>> is_norm(nn.GroupNorm(2, 4)), is_norm(nn.Linear(2, 2))

@@ -143,7 +143,7 @@ def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Ou
     if name in given:
         return "loaded"
     if name in new:
-        return "initialised"
+        return "initialized"
     # what is neither given nor missing was made by the module itself from an older spelling of its tensors
     return "defaulted" if name.endswith(_COUNTER) else "adapted"
 

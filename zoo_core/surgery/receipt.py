@@ -12,8 +12,8 @@ from zoo_core.text import close_matches, did_you_mean, html_table, redacted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Outcome = Literal["loaded", "adapted", "initialised", "defaulted", "kept", "ignored"]
-"""``loaded`` as it was in the file; ``adapted`` on its way in; ``initialised`` afresh, as a new head is; ``defaulted``
+Outcome = Literal["loaded", "adapted", "initialized", "defaulted", "kept", "ignored"]
+"""``loaded`` as it was in the file; ``adapted`` on its way in; ``initialized`` afresh, as a new head is; ``defaulted``
 when an old file lacks a counter that torch fills in; ``kept`` as the model had it, by a partial load; ``ignored`` when
 only the file has it."""
 
@@ -36,11 +36,11 @@ class Receipt:
         needed_values: Why the constructor drew all values although a file replaced them; ``""`` when it did not.
 
     Example:
-        >>> receipt = Receipt("tiny/net", tensors={"fc.weight": "initialised", "conv.weight": "loaded"})
+        >>> receipt = Receipt("tiny/net", tensors={"fc.weight": "initialized", "conv.weight": "loaded"})
         >>> receipt.names("loaded")
         ('conv.weight',)
         >>> print(receipt)
-        tiny/net: 1 loaded, 1 initialised (fc.weight)
+        tiny/net: 1 loaded, 1 initialized (fc.weight)
     """
 
     model: str
@@ -54,13 +54,13 @@ class Receipt:
     needed_values: str = ""
     taken: str = ""
 
-    def names(self, outcome: Outcome | Literal["initialized"]) -> tuple[str, ...]:
-        """The names of the tensors with that outcome, in the model's order; torch's spelling of one is taken too.
+    def names(self, outcome: Outcome | Literal["initialised"]) -> tuple[str, ...]:
+        """The names of the tensors with that outcome, in the model's order; the spelling of before is taken too.
 
         Raises:
             UsageError: There is no such outcome.
         """
-        outcome = "initialised" if outcome == "initialized" else outcome
+        outcome = "initialized" if outcome == "initialised" else outcome
         if outcome not in get_args(Outcome):
             hint = did_you_mean(close_matches(str(outcome), get_args(Outcome)), "one of these")
             raise UsageError(f"outcome cannot be {outcome!r}", expected=" or ".join(get_args(Outcome)), hint=hint)
@@ -72,17 +72,17 @@ class Receipt:
         return dict(Counter(self.tensors.values()))
 
     def with_new(self, removed: Iterable[str], added: Iterable[str]) -> Receipt:
-        """The receipt after surgery replaced some tensors by freshly initialised ones."""
+        """The receipt after surgery replaced some tensors by freshly initialized ones."""
         gone = set(removed)
         kept: dict[str, Outcome] = {name: what for name, what in self.tensors.items() if name not in gone}
-        new: dict[str, Outcome] = dict.fromkeys(added, "initialised")
+        new: dict[str, Outcome] = dict.fromkeys(added, "initialized")
         notes = {name: note for name, note in self.notes.items() if name in kept and name not in new}
         return replace(self, tensors={**kept, **new}, notes=notes)
 
     def __str__(self) -> str:
         counts = self.counts
         parts = [f"{counts['loaded']} loaded"] if "loaded" in counts else []
-        rest: tuple[Outcome, ...] = ("adapted", "initialised", "defaulted", "kept", "ignored")
+        rest: tuple[Outcome, ...] = ("adapted", "initialized", "defaulted", "kept", "ignored")
         parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
         weights = f"@{self.tag}" if self.tag else ""
         taken = f"; {self.taken}" if self.taken else ""

@@ -268,7 +268,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 card = current_zoo().resolve(name)[0]
                 current_zoo().member(card.family).builder(card)
             with watched(imports=True) as changes, warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initialising
+                warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initializing
                 model = _bare(name) if shapes else _with_values(name)
         finally:
             require(

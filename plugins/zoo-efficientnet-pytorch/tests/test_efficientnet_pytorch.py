@@ -209,7 +209,7 @@ def published(tmp_path, monkeypatch):
 def test_get_loads_every_tensor_but_those_of_the_new_head(published):
     model = zoo.get("efficientnet_pytorch/efficientnet-b0", num_classes=9)
     state = torch.load(published, weights_only=True)
-    assert zoo.receipt(model).names("initialised") == ("_fc.weight", "_fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("_fc.weight", "_fc.bias")
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items() if not name.startswith("_fc."))
     assert type(model) is EfficientNet
 

@@ -54,9 +54,9 @@ def of_the_library(name, state):
 HEAD = ("last_linear.weight", "last_linear.bias")
 
 
-def assert_accounted(model, *, initialised=(), ignored=()):
+def assert_accounted(model, *, initialized=(), ignored=()):
     """The receipt tells of every tensor of the model, and of those that only the file has."""
-    expected = dict.fromkeys(model.state_dict(), "loaded") | dict.fromkeys(initialised, "initialised")
+    expected = dict.fromkeys(model.state_dict(), "loaded") | dict.fromkeys(initialized, "initialized")
     assert zoo.receipt(model).tensors == expected | dict.fromkeys(ignored, "ignored")
 
 
@@ -86,7 +86,7 @@ def test_an_inception_without_auxiliary_head_leaves_that_of_its_file_alone(publi
     model = zoo.get("pretrainedmodels/inceptionv3", num_classes=9, options={"aux_logits": False})
     assert [head.path for head in zoo.anatomy(model).heads] == ["last_linear"]
     left = [name for name in as_published("inceptionv3").state_dict() if name.startswith("AuxLogits.")]
-    assert_accounted(model, initialised=HEAD, ignored=left)
+    assert_accounted(model, initialized=HEAD, ignored=left)
 
 
 def test_another_model_has_no_auxiliary_head_to_leave_out():
@@ -102,7 +102,7 @@ def test_the_old_names_of_densenet_load_too(publish):
     model = zoo.get("pretrainedmodels/densenet121", num_classes=9)
     backbone = {name: tensor for name, tensor in model.state_dict().items() if name not in HEAD}
     assert [name for name, tensor in backbone.items() if not torch.equal(tensor, state[name])] == []
-    assert_accounted(model, initialised=HEAD)
+    assert_accounted(model, initialized=HEAD)
 
 
 def test_xceptions_file_calls_the_head_fc(publish):
@@ -154,7 +154,7 @@ def test_the_other_files_with_a_background_class_load_under_both_tags(name, publ
 def test_a_new_head_takes_the_place_of_one_with_a_background_class(with_background):
     model = zoo.get("pretrainedmodels/inceptionv4", num_classes=9)
     assert model.last_linear.out_features == 9
-    assert_accounted(model, initialised=HEAD)
+    assert_accounted(model, initialized=HEAD)
 
 
 def test_the_auxiliary_head_is_swapped_with_the_main_one(publish):

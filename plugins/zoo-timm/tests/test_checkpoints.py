@@ -46,7 +46,7 @@ def test_a_new_head_takes_the_place_of_the_one_in_the_file(hub):
     state = randomised("test_resnet")
     hub("test_resnet.r160_in1k", state)
     model = zoo.get("timm/test_resnet", num_classes=9)
-    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.weight", "fc.bias")
     assert torch.equal(model.conv1[0].weight, state["conv1.0.weight"])
 
 
@@ -133,7 +133,7 @@ def test_a_norm_that_was_never_trained_starts_as_it_is_built(url):
     path = url("convnextv2_atto@fcmae", lambda path: torch.save({"model": as_facebook_published(state)}, path))
     model = zoo.get("timm/convnextv2_atto@fcmae")
     assert_same(model, by_timm("convnextv2_atto", "fcmae", path))
-    assert zoo.receipt(model).names("initialised") == ("head.norm.weight", "head.norm.bias")
+    assert zoo.receipt(model).names("initialized") == ("head.norm.weight", "head.norm.bias")
 
 
 def test_tensors_that_nothing_uses_are_told_of(url):

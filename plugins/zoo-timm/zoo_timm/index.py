@@ -55,7 +55,7 @@ _UNTRAINED = {
     "fcmae": ("head.norm.*",),
     "msft_florence2": ("head.norm.*",),
 }
-"""Tag to what timm leaves as it was initialised, without a word."""
+"""Tag to what timm leaves as it was initialized, without a word."""
 
 
 def cards() -> list[Card]:

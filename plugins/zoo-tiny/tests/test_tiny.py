@@ -117,7 +117,7 @@ def test_get_brings_the_weights_through_the_cache_and_proves_them(tmp_path, monk
     receipt = zoo.receipt(model)
     assert receipt.sha256 == GLYPHS_V1.sha256
     assert receipt.strength == "proven"
-    assert receipt.names("initialised") == ("fc.weight", "fc.bias")
+    assert receipt.names("initialized") == ("fc.weight", "fc.bias")
     assert [file.name for file in tmp_path.rglob("*.safetensors")] == [GLYPHS_V1.file_name]
 
 

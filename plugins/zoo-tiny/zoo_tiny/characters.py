@@ -17,7 +17,7 @@ _CAPITALS = {small: small.upper() for small in "ckopsuvwxz"}
 
 
 def plain(code: int) -> str:
-    """The character of :data:`CHARACTERS` that a code point shows, or else the normalised character itself.
+    """The character of :data:`CHARACTERS` that a code point shows, or else the normalized character itself.
 
     Args:
         code: A Unicode code point; mathematical alphabets (script, Fraktur, double-struck, ...) count as their letters.
@@ -26,5 +26,5 @@ def plain(code: int) -> str:
         >>> plain(ord("c")), plain(0x1D504)
         ('C', 'A')
     """
-    normalised = unicodedata.normalize("NFKC", chr(code))
-    return _CAPITALS.get(normalised, normalised)
+    normalized = unicodedata.normalize("NFKC", chr(code))
+    return _CAPITALS.get(normalized, normalized)

@@ -94,7 +94,7 @@ def test_googlenet_is_given_what_its_file_was_trained_with(publish, state_of):
     model = zoo.get(publish("googlenet", "IMAGENET1K_V1", state_of("googlenet", aux_logits=True)), num_classes=9)
     assert (model.aux1, model.aux2, model.transform_input, model.fc.out_features) == (None, None, True, 9)
     assert {name.split(".")[0] for name in zoo.receipt(model).names("ignored")} == {"aux1", "aux2"}
-    assert zoo.receipt(model).names("initialised") == ("fc.weight", "fc.bias")
+    assert zoo.receipt(model).names("initialized") == ("fc.weight", "fc.bias")
 
 
 def test_an_inception_without_auxiliary_head_leaves_that_of_its_file_alone(publish, state_of):
@@ -109,7 +109,7 @@ def test_both_heads_of_a_segmentation_model_are_swapped_over_its_file(publish, s
     model = zoo.get(publish(name, tag, state_of(name, aux_loss=True)), num_classes=9)
     sites = [head.path for head in zoo.anatomy(model).heads]
     assert sites == ["classifier.4", "aux_classifier.4"]
-    assert set(zoo.receipt(model).names("initialised")) == {
+    assert set(zoo.receipt(model).names("initialized")) == {
         f"{site}.{kind}" for site in sites for kind in ("weight", "bias")
     }
 

@@ -116,7 +116,7 @@ def test_a_file_of_nine_classes_of_ones_own_is_loaded(name, build, tmp_path):
     torch.save(build(name, num_classes=9).state_dict(), tmp_path / "own.pth")
     model = zoo.get(f"torchvision/{name}", weights=tmp_path / "own.pth")
     assert zoo.anatomy(model).main.num_classes == 9
-    assert not zoo.receipt(model).names("initialised")
+    assert not zoo.receipt(model).names("initialized")
 
 
 def test_an_mlp_for_clips_is_made_of_convolutions_in_space_and_time(build):

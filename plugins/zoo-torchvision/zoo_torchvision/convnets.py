@@ -75,7 +75,7 @@ def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one la
     What comes before the head in the classifier, AlexNet's and VGG's hidden layers among it, belongs to the pool.
     """
     *before, head = (f"classifier.{name}" for name, _ in model.classifier.named_children())
-    flat = isinstance(model, ConvNeXt)  # it flattens inside its classifier, after a normalisation that wants a map
+    flat = isinstance(model, ConvNeXt)  # it flattens inside its classifier, after a normalization that wants a map
     return Anatomy(
         heads=(head_at(model, head),),
         stem=first_convolution(model),
@@ -200,7 +200,7 @@ def spatial_mean(x: Tensor) -> Tensor:
 
 
 def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> Tensor:
-    """Run GoogLeNet or Inception on images that are normalised once more, if the weights were trained that way."""
+    """Run GoogLeNet or Inception on images that are normalized once more, if the weights were trained that way."""
     return chain(model, model._transform_input(x))  # noqa: SLF001 - the split does what the library's forward does
 
 

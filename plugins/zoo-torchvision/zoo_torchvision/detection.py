@@ -58,14 +58,14 @@ def ssd(model: SSD) -> Anatomy:
 
 def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
     """The anatomy that torchvision's models for detection have in common, with the heads and stages of one."""
-    # A detector normalises its images itself, with one mean and one deviation a channel.
-    normalisation = ("transform.image_mean", "transform.image_std")
+    # A detector normalizes its images itself, with one mean and one deviation a channel.
+    normalization = ("transform.image_mean", "transform.image_std")
     return Anatomy(
         heads=heads,
         stem=first_convolution(model),
         stages=stages,
         indivisible="a detector scores many places of several maps, and not one vector an image",
-        per_channel=normalisation,
+        per_channel=normalization,
     )
 
 

@@ -98,14 +98,14 @@ def first(_model: MViT, output: tuple[Tensor, object]) -> Tensor:
 
 
 def tokens(model: MViT, x: Tensor) -> Tensor:
-    """Video ``[N, 3, T, H, W]`` to the tokens of the last block ``[N, L, C]``, normalised, the class token first."""
+    """Video ``[N, 3, T, H, W]`` to the tokens of the last block ``[N, L, C]``, normalized, the class token first."""
     clip = x if x.ndim == _CLIP_DIMENSIONS else x.unsqueeze(2)
     x = model.pos_encoding(model.conv_proj(clip).flatten(2).transpose(1, 2))
     size = (model.pos_encoding.temporal_size, *model.pos_encoding.spatial_size)
     for block in model.blocks:
         x, size = block(x, size)
-    normalised: Tensor = model.norm(x)
-    return normalised
+    normalized: Tensor = model.norm(x)
+    return normalized
 
 
 def clip_mean(x: Tensor) -> Tensor:

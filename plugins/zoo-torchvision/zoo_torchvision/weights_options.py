@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _VIT_IMAGE_SIZE = 224
 
 FIXED_PREPROCESSING = {
-    # The detector resizes and normalises by itself; an image only becomes numbers from 0 to 1.
+    # The detector resizes and normalizes by itself; an image only becomes numbers from 0 to 1.
     "ObjectDetection": Preprocessing(crop=None, resize=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     # Both images, from -1 to 1.
     "OpticalFlow": Preprocessing(crop=None, resize=(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),

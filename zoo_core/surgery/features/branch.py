@@ -193,5 +193,5 @@ def _outcomes(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dic
     for name in model.state_dict():
         if name.startswith(f"{site}."):
             own = name.removeprefix(f"{site}.").partition(".body.")[2]
-            result[name] = "initialised" if own.startswith(f"{site}.") else before.get(own, "loaded")
+            result[name] = "initialized" if own.startswith(f"{site}.") else before.get(own, "loaded")
     return result

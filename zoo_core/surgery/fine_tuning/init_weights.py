@@ -1,4 +1,4 @@
-"""Initialising layers afresh, by kind of layer, reproducibly, and with the receipt kept true."""
+"""Initializing layers afresh, by kind of layer, reproducibly, and with the receipt kept true."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Scheme = str | Fill | Mapping[type[nn.Module], str | Fill]
 
 
 def _identity_(weight: Tensor) -> Tensor:
-    """Initialise a weight to hand on what its layer is given: ones on the diagonal, or in the middle of a kernel."""
+    """Initialize a weight to hand on what its layer is given: ones on the diagonal, or in the middle of a kernel."""
     return nn.init.eye_(weight) if weight.dim() == 2 else nn.init.dirac_(weight)  # noqa: PLR2004 - rows and columns
 
 
 def _sparse_(weight: Tensor, sparsity: float = 0.9, std: float = 0.01) -> Tensor:
-    """Sparse initialisation as torch has it, for convolutions too: what one output is computed from is a row."""
+    """Sparse initialization as torch has it, for convolutions too: what one output is computed from is a row."""
     nn.init.sparse_(weight.view(len(weight), -1), sparsity, std)
     return weight
 
@@ -90,13 +90,13 @@ def init_weights(
     options: Mapping[str, object] | None = None,
     seed: int | None = None,
 ) -> Model:
-    """Initialise layers afresh: weights by a scheme, biases by a constant, norms so that they change nothing.
+    """Initialize layers afresh: weights by a scheme, biases by a constant, norms so that they change nothing.
 
     Linear layers, convolutions, transposed ones, embeddings, attention and recurrent layers get the scheme. What is one
     tensor but several layers counts as several: the three projections of attention, the gates of recurrent layers and
     the groups of a transposed convolution, whose fan-in is also counted the right way round. Norms get weight 1, bias 0
     and fresh running statistics. Parameters outside these layers, such as class tokens, stay as they are. The receipt
-    of a model that zoo knows calls what was changed ``initialised``.
+    of a model that zoo knows calls what was changed ``initialized``.
 
     Args:
         module: A model or any other module; changed in place.
@@ -105,7 +105,7 @@ def init_weights(
             ``"eye"`` and ``"dirac"`` (its two halves, as torch has them), ``"orthogonal"``, ``"sparse"``; a function
             that fills a tensor in place; or a mapping from classes of layers to either, which
             leaves layers of other classes alone. A norm is given a scheme only by such a mapping.
-        where: ``"all"``; ``"new"`` for what the receipt calls initialised, such as a new head; or what :func:`freeze`
+        where: ``"all"``; ``"new"`` for what the receipt calls initialized, such as a new head; or what :func:`freeze`
             understands.
         bias: What biases of these layers become; None keeps them.
         options: Arguments of torch's own function for a scheme given by name, such as ``{"mode": "fan_out"}`` or
@@ -117,7 +117,7 @@ def init_weights(
 
     Raises:
         UsageError: The scheme or an option does not exist or cannot fill a layer, or no layer is meant. Layers before
-            the one that cannot be filled are initialised.
+            the one that cannot be filled are initialized.
         UnknownPart: A name in ``where`` matches nothing.
         NotAZooModel: ``where`` names parts, and zoo knows nothing about the module.
 
@@ -135,12 +135,12 @@ def init_weights(
     with editing(module, "init_weights") as edit, seeded(seed, bare), torch.no_grad():
         for name, layer, tensor in _tensors(bare):
             is_shared = any(tensor is other for other in done.values())
-            if name in names and not is_shared and _initialise(layer, name, tensor, rule, bias):
+            if name in names and not is_shared and _initialize(layer, name, tensor, rule, bias):
                 done[name] = tensor
-                edit.outcomes[name] = "initialised"
+                edit.outcomes[name] = "initialized"
     if not done:
         raise UsageError(
-            f"no layer of this {type(bare).__name__} was initialised",
+            f"no layer of this {type(bare).__name__} was initialized",
             got=f"where={where!r}, which names {len(names)} tensors, none of a layer that the scheme is for",
             hint="print(module) shows the layers and their classes",
         )
@@ -148,26 +148,26 @@ def init_weights(
 
 
 def _where(module: nn.Module, words: tuple[str, ...]) -> set[str]:
-    """Names of tensors to initialise, as words or patterns say; ``new`` means what the receipt calls initialised."""
+    """Names of tensors to initialize, as words or patterns say; ``new`` means what the receipt calls initialized."""
     if words == ("all",):
         return set(tensor_names(module))
     result = set(select(module, others)) if (others := [word for word in words if word != "new"]) else set()
     if "new" in words:
-        result |= set(receipt_of(module).names("initialised"))
+        result |= set(receipt_of(module).names("initialized"))
         if not result:
             raise UsageError(f"nothing in this {type(module).__name__} is new", got=str(receipt_of(module)))
     return result
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, owner and value of each tensor that may be initialised; a shared one comes under each of its names."""
+    """Name, owner and value of each tensor that may be initialized; a shared one comes under each of its names."""
     for path, layer in module.named_modules():
         for name, tensor in own_tensors(layer).items():
             yield f"{path}.{name}" if path else name, layer, tensor
 
 
-def _initialise(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bias: float | None) -> bool:
-    """Initialise one tensor of a layer; False for what the rule is not for."""
+def _initialize(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bias: float | None) -> bool:
+    """Initialize one tensor of a layer; False for what the rule is not for."""
     fill, name = rule(layer), full_name.rpartition(".")[2]
     if fill is None:
         return False
@@ -191,7 +191,7 @@ def _initialise(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bi
 
 
 def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence[Tensor]:
-    """The matrices, rows for outputs and columns for inputs, in which a scheme initialises a weight."""
+    """The matrices, rows for outputs and columns for inputs, in which a scheme initializes a weight."""
     if name == "in_proj_weight":
         return weight.chunk(3)
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
@@ -204,7 +204,7 @@ def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence
 
 
 def _filled(tensor: Tensor, fill: Fill, layer: nn.Module) -> Tensor:
-    """A tensor initialised by a scheme; an error of the scheme names the layer and the shape."""
+    """A tensor initialized by a scheme; an error of the scheme names the layer and the shape."""
     try:
         fill(tensor)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
@@ -217,7 +217,7 @@ def _filled(tensor: Tensor, fill: Fill, layer: nn.Module) -> Tensor:
 
 
 def _rule(scheme: object, options: Mapping[str, object] | None) -> Rule:
-    """What initialises the weights of a layer, by its class."""
+    """What initializes the weights of a layer, by its class."""
     if isinstance(scheme, Mapping):
         if options is not None:
             raise UsageError(
@@ -230,19 +230,19 @@ def _rule(scheme: object, options: Mapping[str, object] | None) -> Rule:
 
 
 def _by_class(fills: Mapping[type[nn.Module], Fill]) -> Rule:
-    """The rule by which a layer is initialised with the scheme of the nearest of its classes."""
+    """The rule by which a layer is initialized with the scheme of the nearest of its classes."""
     return lambda layer: next((fills[kind] for kind in type(layer).__mro__ if kind in fills), None)
 
 
 def _checked_class(kind: object) -> type[nn.Module]:
-    """``kind`` as it is, when it is a class of layers that a scheme to initialise weights can be given for."""
+    """``kind`` as it is, when it is a class of layers that a scheme to initialize weights can be given for."""
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"{kind!r} is not a class of layers", expected="a class such as torch.nn.Conv2d")
     return kind
 
 
 def _fill(scheme: object, options: Mapping[str, object]) -> Fill:
-    """The function that initialises a tensor by a scheme, with its options checked."""
+    """The function that initializes a tensor by a scheme, with its options checked."""
     if callable(scheme):
         if options:
             raise UsageError("options are for a scheme given by name", hint="functools.partial carries arguments")

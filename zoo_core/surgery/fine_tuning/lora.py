@@ -153,7 +153,7 @@ def merge_lora(model: Model) -> Model:
 
 def _outcome(before: dict[str, Any], path: str, name: str) -> Any:  # noqa: ANN401 - one of the words of a receipt
     """What the receipt says of a tensor that was under a LoRA adapter, now that the adapter is merged."""
-    return before.get(f"{path}.base_layer.{name}", "initialised")
+    return before.get(f"{path}.base_layer.{name}", "initialized")
 
 
 def lora_edits(model: nn.Module) -> list[Edit]:

@@ -49,7 +49,7 @@ class TokenNorm(nn.BatchNorm1d):
     """Batch norm for a multi-layer head on tokens, ``[N, L, C]``, channels last: over the images and their tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; the shape stays."""
+        """Normalize; the shape stays."""
         return super().forward(x.flatten(0, -2)).view_as(x)
 
 
@@ -130,7 +130,7 @@ def mlp_head(
     Args:
         num_classes: Scores at the end.
         hidden: Widths of the hidden layers, first to last.
-        batch_norm: Normalise after each hidden layer.
+        batch_norm: Normalize after each hidden layer.
         dropout: Probability after each hidden layer; 0 for none.
         nonlinearity: After each hidden layer: ``"relu"``, ``"gelu"``, ``"silu"``, ``"hardswish"``, ``"tanh"`` or None.
         activation: After the scores: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ``"tanh"`` or None. Where a

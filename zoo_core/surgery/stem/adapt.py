@@ -62,9 +62,9 @@ def adapt_stem(
     segmentation_models_pytorch with another factor: theirs is ``C / n``, which is right for channels that are all equal
     and makes responses too small where they differ.
 
-    The means and deviations in the weights' ``Preprocessing`` belong to the old channels. Normalise each new channel
+    The means and deviations in the weights' ``Preprocessing`` belong to the old channels. Normalize each new channel
     with those of the old one it comes from, their average under ``"mean"``, and those of your own data for one that is
-    silent or random. A model that normalises inside has its own numbers brought along in that way, and GoogLeNet's and
+    silent or random. A model that normalizes inside has its own numbers brought along in that way, and GoogLeNet's and
     Inception's ``transform_input`` is switched off and folded into the filters and the batch norm after them.
 
     Args:
@@ -105,7 +105,7 @@ def adapt_stem(
         before = knowledge_of(bare).receipt.tensors
         is_new = plan.policy == "random"
         edit.outcomes.update(
-            {name: "initialised" if is_new or before.get(name) == "initialised" else "adapted" for name in changed}
+            {name: "initialized" if is_new or before.get(name) == "initialized" else "adapted" for name in changed}
         )
         edit.anatomy = replace(edit.anatomy, scaling=None)
     return model

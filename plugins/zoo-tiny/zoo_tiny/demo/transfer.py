@@ -74,7 +74,7 @@ def load_digits(seed: int) -> Digits:
 
 
 def as_input(scans: Tensor, card: zoo.Card) -> Tensor:
-    """Scans ``[N, 8, 8]`` as a model takes them: ``[N, 1, H, W]``, enlarged and normalised as its card says."""
+    """Scans ``[N, 8, 8]`` as a model takes them: ``[N, 1, H, W]``, enlarged and normalized as its card says."""
     preprocessing = card.find().preprocessing
     enlarged = nn.functional.interpolate(scans[:, None], size=preprocessing.crop, mode="bilinear")
     return (enlarged - preprocessing.mean[0]) / preprocessing.std[0]

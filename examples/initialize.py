@@ -1,4 +1,4 @@
-"""Initialise a whole network or only its new parts, by scheme and by kind of layer, the same way each time."""
+"""Initialize a whole network or only its new parts, by scheme and by kind of layer, the same way each time."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ model = zoo.get("tiny/glyphnet", head=zoo.mlp_head(9, hidden=(128,), batch_norm=
 
 # Only what is new: the pretrained layers keep their values.
 zoo.init_weights(model, "xavier_uniform", where="new", seed=0)
-print("initialised:", ", ".join(zoo.receipt(model).names("initialised")[:3]), "...")
+print("initialized:", ", ".join(zoo.receipt(model).names("initialized")[:3]), "...")
 
 # One part, with an argument of torch's own function. The bias is that of RetinaNet: one positive in a hundred.
 zoo.init_weights(model, "normal", where="head", options={"std": 0.01}, bias=-4.6, seed=0)
