@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -438,3 +439,187 @@ def test_a_model_is_cut_before_the_module_that_its_features_end_with():
 def test_a_layer_that_gave_scores_is_the_head_and_not_the_place_after_it():
     model = zoo.adopt(Embedder(is_layer=True), example=torch.zeros(1, 3, 32, 32))
     assert zoo.anatomy(model).main.path == "projection"
+
+
+class Body(torch.nn.Module):
+    """A vector, and a layer that scores it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+
+
+class TwoWays(Body):
+    """Which layer gives the scores depends on the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.body(x)) if x.sum() > 0 else self.other(self.body(x))
+
+
+def test_a_head_that_other_values_would_not_reach_is_refused_unless_it_is_named():
+    model = zoo.adopt(TwoWays().eval(), example=torch.zeros(2, 8))
+    with pytest.raises(NotSupported, match=r"other ones out may give .*head= may be 'other'"):
+        zoo.swap_head(model, 3)
+    assert zoo.trace(TwoWays(), torch.zeros(2, 8), head="other").anatomy.main.path == "other"
+
+
+class Scaled(Body):
+    """Multiplies its scores by a number that it takes from the input."""
+
+    def forward(self, x):
+        return self.out(self.body(x)) * (1 + int(x[0].argmax()))
+
+
+def test_a_number_that_forward_takes_from_its_input_is_not_written_into_a_split():
+    model = zoo.adopt(Scaled().eval(), example=torch.zeros(2, 8))
+    with pytest.raises(NotSupported, match="takes values of its input"):
+        zoo.split(model)
+
+
+class Checked(Body):
+    """Looks at its input before it runs."""
+
+    def forward(self, x):
+        if torch.isnan(x).any():
+            raise ValueError("nan")
+        return self.out(self.body(x))
+
+
+def test_a_model_that_looks_at_its_input_is_split_by_its_own_forward():
+    model = zoo.adopt(Checked().eval(), example=torch.zeros(2, 8))
+    backbone, head = zoo.split(model)
+    x = torch.randn(3, 8)
+    assert torch.equal(head(backbone(x)), model(x))
+    with pytest.raises(ValueError, match="nan"):
+        backbone(x * torch.nan)
+
+
+class Edges(Body):
+    """Features of nodes, and the edges between them."""
+
+    def forward(self, x, edges):
+        x = self.body(x)
+        return self.out(torch.zeros_like(x).index_add_(0, edges[1], x[edges[0]]))
+
+
+def test_an_example_that_is_no_batch_is_taken_as_it_is():
+    graph = torch.randn(6, 8), torch.tensor([[0, 1, 4], [5, 2, 3]])
+    model = zoo.swap_head(zoo.adopt(Edges().eval(), example=graph), 3)
+    backbone, head = zoo.split(model)
+    assert model(*graph).shape == (6, 3)
+    assert torch.equal(head(backbone(graph)), model(*graph))
+    one = zoo.adopt(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)), example=torch.zeros(8))
+    assert zoo.swap_head(one, zoo.mlp_head(3, hidden=(5,)))(torch.randn(8)).shape == (3,)
+
+
+class Output(NamedTuple):
+    scores: torch.Tensor
+    loss: torch.Tensor | None
+
+
+class Packed(torch.nn.Module):
+    """A signal of several lengths, and an output of several fields."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.out = torch.nn.LSTM(6, 8, batch_first=True), torch.nn.Linear(8, 4)
+
+    def forward(self, x, lengths):
+        x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return Output(self.out(self.cells(x)[1][0][-1]), None)
+
+
+def test_named_tuples_go_into_layers_and_come_out():
+    x = torch.randn(2, 5, 6), torch.tensor([5, 3])
+    model = zoo.adopt(Packed().eval(), example=x)
+    backbone, head = zoo.split(zoo.swap_head(model, 3))
+    assert torch.equal(head(backbone(x)), model(*x).scores)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_what_torchscript_hides_is_said():
+    hidden = torch.nn.Sequential(torch.jit.script(torch.nn.Linear(8, 8)), torch.nn.Linear(8, 4))
+    for model in (hidden, torch.jit.script(torch.nn.Linear(8, 4))):
+        with pytest.raises(NotSupported, match="ScriptModule, which hides"):
+            zoo.swap_head(zoo.adopt(model, example=torch.zeros(2, 8)), 3)
+
+
+def test_a_convolution_over_a_whole_map_is_swapped():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Conv2d(8, 1, 16), torch.nn.Flatten())
+    model = zoo.swap_head(zoo.adopt(net, example=torch.zeros(1, 3, 32, 32)), 5)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+class Gate(Body):
+    """Which expert runs depends on a layer that gives no scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = torch.nn.Linear(8, 2), torch.nn.ModuleList(torch.nn.Linear(8, 4) for _ in range(2))
+
+    def forward(self, x):
+        chosen, result = self.gate(x).argmax(1), x.new_zeros(len(x), 4)
+        for index, expert in enumerate(self.experts):
+            result[chosen == index] = expert(x[chosen == index])
+        return result
+
+
+class Tied(torch.nn.Module):
+    """An autoencoder that decodes with the weights that it encodes with."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(self.body(x).relu(), self.body.weight.t())
+
+
+@pytest.mark.parametrize("kind", [Gate, Tied])
+def test_a_layer_whose_scores_are_not_the_output_is_no_candidate(kind):
+    assert not zoo.trace(kind(), torch.randn(2, 8)).candidates
+
+
+class Bare(Body):
+    """Its head is a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x):
+        return torch.nn.functional.linear(self.body(x), self.weight)
+
+
+def test_a_head_that_is_a_parameter_is_refused_with_what_can_be_done():
+    model = zoo.adopt(Bare(), example=torch.zeros(2, 8))
+    with pytest.raises(NotSupported, match="weight is no layer") as caught:
+        zoo.freeze(model, "backbone")
+    assert "zoo.freeze(model, ...) takes paths" in str(caught.value)
+    assert "weight" in {name for name, each in zoo.freeze(model, "body").named_parameters() if each.requires_grad}
+
+
+class Both(Body):
+    """Gives the scores and their softmax, or scores of two inputs by one layer."""
+
+    def forward(self, x, y):
+        one, two = self.out(self.body(x)), self.out(self.body(y))
+        return {"scores": one, "others": two, "softmax": one.softmax(1)}
+
+
+def test_outputs_of_one_layer_follow_it_together():
+    x = torch.randn(2, 8), torch.randn(2, 8)
+    model = zoo.swap_head(zoo.adopt(Both(), example=x), 3)
+    assert [tuple(each.shape) for each in model(*x).values()] == [(2, 3)] * 3
+
+
+def test_layers_inside_a_compiled_one_are_tapped():
+    body = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh())
+    model = torch.nn.Sequential(torch.compile(body, backend="eager"), torch.nn.Linear(8, 4)).eval()
+    x = torch.randn(2, 8)
+    maps = zoo.features(zoo.adopt(model, example=x), x, at="0._orig_mod.0")
+    assert torch.allclose(maps["0._orig_mod.0"], body[0](x))

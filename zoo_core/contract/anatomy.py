@@ -25,6 +25,8 @@ UNPROVEN = "no head site was proven when it was traced"
 """How ``Anatomy.headless`` begins where a model may have a head that was not found."""
 CANDIDATES = "head= may be"
 """What comes before the layers that it names then, if there are such."""
+NO_LAYER = "is no layer that can be replaced"
+"""What it says of a parameter that forward uses itself."""
 
 
 @dataclass(frozen=True)

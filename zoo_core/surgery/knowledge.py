@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN
+from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
@@ -350,6 +350,8 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
     why = anatomy_of(model).headless or "it computes something other than class scores"
     if CANDIDATES in why:
         hint = 'zoo.adopt(model, example=x, head="path.of.the.layer") says which layer it is'
+    elif is_unproven(model) and NO_LAYER in why:
+        hint = "an nn.Linear in its place, called by forward, can be; zoo.freeze(model, ...) takes paths of modules too"
     elif is_unproven(model):
         hint = "zoo.adopt(model, anatomy=zoo.Anatomy(...)) says by hand where its parts are, as zoo.anatomy(model) does"
     else:

@@ -17,7 +17,7 @@ from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under, with_all_layers
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.passes import batch_of
-from zoo_core.tracing.trace import anatomy_for, trace
+from zoo_core.tracing.trace import Trace, anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -92,14 +92,17 @@ def adopt(
     if name is not None and family is None:
         raise UsageError(f"{name!r} of which family?", hint='give it too, such as family="torchvision"')
     card = current_zoo().resolve(f"{family}/{name}")[0] if name is not None else None
-    result, structure = _anatomy(bare, family, card, example, head, stages, anatomy), None
+    traced = trace(bare, example, head=head, stages=stages) if example is not None and anatomy is None else None
+    is_said = head is not None or stages is not None
+    result, structure = _anatomy(bare, family, card, traced, anatomy, is_said=is_said), None
     if result is None:
         result, structure = _as_built(bare, str(family), card, options)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
     known = _knowledge(bare, result, card, weights, options)
     is_declared = anatomy is None and example is None
-    known = replace(known, example=_kept(example), family=str(family) if is_declared else "")
+    sample = example if traced is not None and not traced.is_batched else batch_of(example, 1)
+    known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
     attach(bare, known if structure is None else _read_again(bare, known, structure))
     return model
 
@@ -108,19 +111,18 @@ def _anatomy(
     model: nn.Module,
     family: str | None,
     card: Card | None,
-    example: object,
-    head: str | None,
-    stages: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    traced: Trace | None,
     anatomy: Anatomy | None,
+    *,
+    is_said: bool,
 ) -> Anatomy | None:
     """The anatomy of an adopted model: given, traced or read; None where its library builds another classifier."""
     if anatomy is not None:
         _check_paths(model, anatomy)
         return anatomy
-    if example is not None:
-        result = trace(model, example, head=head, stages=stages).anatomy
-        return result if result.heads or head or stages else _declared(model) or result
-    if head is not None or stages is not None:
+    if traced is not None:
+        return traced.anatomy if traced.anatomy.heads or is_said else _declared(model) or traced.anatomy
+    if is_said:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
     try:
         read = anatomy_for(current_zoo().member(str(family)), card, model)
@@ -221,7 +223,6 @@ def _knowledge(
     return Knowledge(anatomy, receipt, card, entry, options=own)
 
 
-def _kept(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
-    """One sample of the adopted model's example, on the CPU, for verbs that have to run the model."""
-    first = batch_of(example, 1)
-    return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, first)
+def _on_cpu(sample: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+    """A sample of the adopted model's example on the CPU, for verbs that have to run the model."""
+    return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, sample)

@@ -72,7 +72,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     if boxes and chosen in {None, boxes[0].path}:
         number = _number_of(passes.evaluated, boxes[0].path)
         return boxes, Layers((), result[0].value, {boxes[0].path: number})
-    main = _chosen(passes, result, chosen) if chosen else _main(passes.evaluated, result)
+    main = _chosen(passes, result, chosen) if chosen else _main(passes, result)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
@@ -81,6 +81,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     ]
     if not chosen:
         _refuse_tokens(passes, main, sites)
+        _refuse_other_ways(passes, main, sites)
         sites += _auxiliary(passes, result, main, sites)
     heads = _proven(passes, tuple(sites), main, said=chosen is not None)
     return heads, main
@@ -99,6 +100,39 @@ def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
     if is_sequence and all(each.tokens for each in sites) and any(len(shapes[value]) in IMAGES for value in inputs):
         why = "it gives a vector for each token of an image, which may be scores or a projection"
         raise NoHead(why, [each.path for each in sites], main)
+
+
+def _refuse_other_ways(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
+    """Refuse where forward chose by values what it ran, and layers that it left out may give the scores as well.
+
+    These are the layers beside a head, and those of its width, that do not lead to the output.
+
+    Raises:
+        NoHead: There is one.
+    """
+    flow = passes.evaluated
+    if not flow.reads_input:
+        return
+    ops = [flow.recording.ops[number] for number in flow.ancestors([main.value])]
+    ran = {owner(op, flow.parameters_of(op)) for op in ops}
+    paths = [each.path for each in sites]
+    beside = {path.rpartition(".")[0] for path in paths}
+    widths = {_width(passes.model.get_submodule(path)) for path in paths}
+    others = [
+        path
+        for path, layer in passes.model.named_modules()
+        if isinstance(layer, tuple(kind for kind, _ in KINDS))
+        and path not in ran
+        and (path.rpartition(".")[0] in beside or _width(layer) in widths)
+    ]
+    if others:
+        why = f"forward chooses by values what it runs, and for other ones {others[0]} may give the scores"
+        raise NoHead(why, [*paths, *others], main)
+
+
+def _width(layer: Any) -> int:  # noqa: ANN401 - a Linear or a convolution
+    """How many numbers a layer that may be a head gives."""
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
 def can_be_head(passes: Passes, path: str) -> bool:
@@ -167,18 +201,29 @@ def _number_of(flow: Dataflow, path: str) -> int:
     return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
 
 
-def _main(flow: Dataflow, found: list[Layers]) -> Layers:
+def _severed(model: nn.Module) -> str:
+    """Why no output of a recorded model depends on its input."""
+    scripted = [path or "the model" for path, each in model.named_modules() if isinstance(each, torch.jit.ScriptModule)]
+    if scripted:
+        return (
+            f"{scripted[0]} is a torch.jit.ScriptModule, which hides what it computes: adopt the module it was made of"
+        )
+    return "no output depends on the input"
+
+
+def _main(passes: Passes, found: list[Layers]) -> Layers:
     """The output of the main head, where it can be told from the others."""
+    flow = passes.evaluated
     candidates = [path for each in found for path in (*each.ops, *each.reasons) if path]
     able = [each for each in found if each.ops and not each.reasons]
     if not able:
         reasons = {path: why for each in found for path, why in each.reasons.items()}
         why = "; ".join(f"{path or 'forward'}: {text}" for path, text in [*reasons.items()][:3])
-        raise NoHead(why or "no output depends on the input", [*dict.fromkeys(candidates)][:8])
+        raise NoHead(why or _severed(passes.model), [*dict.fromkeys(candidates)][:8])
     ways = {id(each): flow.ancestors([each.value]) for each in able}
     able = [each for each in able if not any(_leads_to(each, other, ways[id(other)]) for other in able)]
     _refuse_beside(flow, [each for each in found if each.reasons], able, candidates)
-    distinct = [each for index, each in enumerate(able) if all(each.ops != other.ops for other in able[:index])]
+    distinct = [each for index, each in enumerate(able) if all({*each.ops} != {*it.ops} for it in able[:index])]
     for each in distinct:
         if all(other is each or _is_auxiliary(flow, other, each, ways) for other in distinct):
             return each
@@ -250,8 +295,10 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
     called = {call.path for flow in passes.flows for call in flow.recording.calls()}
     paths = [each.path for each in sites]
     for path in paths:
-        if path not in called:
-            raise NoHead(f"the weights of {path} are used without calling it", paths)
+        number = main.ops.get(path)
+        is_inside = number is None or path in passes.evaluated.recording.ops[number].modules
+        if path not in called or not is_inside:
+            raise NoHead(f"the weights of {path} are used without calling it", paths, main)
     counting, numbered = (
         tuple(replace(each, attributes=paths_in(passes.model, each)) for each in sites)
         for paths_in in (_counts, _numbers)
@@ -261,7 +308,7 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
         reasons[tried] = _refusal(passes, tried, main, said=said)
         if reasons[tried] is None:
             return tried
-    raise NoHead(f"with other classes at {', '.join(paths)}, {reasons[sites]}", paths)
+    raise NoHead(f"with other classes at {', '.join(paths)}, {reasons[sites]}", paths, main)
 
 
 def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool) -> str | None:
@@ -282,6 +329,7 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     if spec != new_spec:
         return "forward returns something else"
     aux = any(each.role == "aux" for each in sites)
+    alike = [each.value for each in last_layers(model, passes.evaluated) if {*each.ops} == {*main.ops}]
     for old, new in zip(before, after, strict=True):
         value = getattr(old, "value", None)
         if value is None or not isinstance(new, Tensor):
@@ -290,20 +338,35 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         changed = [(a, b) for a, b in zip(expected, shape, strict=False) if a != b]
         more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
         beside = said and all(b - a == _MORE for a, b in changed) and len(changed) <= 1
-        if beside and not changed and value == main.value and (cut := _cut_off(passes.evaluated, sites[0], main)):
-            return f"the output has as many numbers as before: forward goes on with {cut}"
+        if beside and not changed and value == main.value and (where := _elsewhere(passes.evaluated, sites[0], main)):
+            return f"the output has as many numbers as before: {where}"
         if value == main.value and changed != more and not beside:
             return f"the output's shape is {list(shape)} after {list(expected)}"
-        if value != main.value and changed and not aux:
+        follows = value in alike and changed == more
+        if value != main.value and changed and not aux and not follows:
             return f"another output's shape is {list(shape)} after {list(expected)}"
     return None
 
 
-def _cut_off(flow: Dataflow, head: Head, main: Layers) -> str | None:
-    """How many of its classes forward goes on with, where these are not all of them; None where they are."""
+def _used_by(flow: Dataflow, head: Head, main: Layers) -> str | None:
+    """A layer that is computed with what a head gives, on the way to the output."""
+    after = {*flow.recording.ops[main.ops[head.path]].outputs}
+    for number in sorted(flow.ancestors([main.value])):
+        op = flow.recording.ops[number]
+        if not after.isdisjoint(op.inputs):
+            if parameters := flow.parameters_of(op):
+                return owner(op, parameters) or parameters[0]
+            after.update(op.outputs)
+    return None
+
+
+def _elsewhere(flow: Dataflow, head: Head, main: Layers) -> str | None:
+    """Where the scores of a layer go, if not into the output: to another layer, as those of a gate, or nowhere."""
+    if used := _used_by(flow, head, main):
+        return f"what it gives goes into {used}"
     made, axis = flow.recording.ops[main.ops[head.path]].outputs, -1 if head.kind == "linear" else 1
     left = flow.part_left(made, main.value, axis, head.num_classes)
-    return None if left is None else f"{left} of its {head.num_classes}"
+    return None if left is None else f"forward goes on with {left} of its {head.num_classes}"
 
 
 @contextmanager

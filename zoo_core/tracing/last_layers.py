@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
-from zoo_core.contract.anatomy import Head
+from zoo_core.contract.anatomy import NO_LAYER, Head
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | N
     """Why the module at ``path`` is no head site, though it is the last with parameters; None where it is one."""
     layer = model.get_submodule(path)
     if not path or isinstance(layer, _RECURRENT):
-        return f"{', '.join(parameters) or 'what it computes'} is no layer that can be replaced"
+        return f"{', '.join(parameters) or 'what it computes'} {NO_LAYER}"
     if not isinstance(layer, tuple(kind for kind, _ in KINDS)):
         return f"it is a {type(layer).__name__}, and a head is a Linear or a convolution"
     if getattr(layer, "groups", 1) != 1:

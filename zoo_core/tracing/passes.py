@@ -6,6 +6,7 @@ import copy
 import pickle
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,8 @@ class Passes:
 
     Attributes:
         model: What ran: a copy without values, or one with them.
-        x: What it was given, a batch of two.
+        x: What it was given.
+        example: The same on the device of the example: a batch of two, or what forward takes of no other size.
         evaluated: In eval mode.
         other: The same on a batch of three, of larger images where it takes such.
         trained: In train mode; None where the model did not run in it.
@@ -39,6 +41,7 @@ class Passes:
 
     model: nn.Module
     x: Any
+    example: Any
     evaluated: Dataflow
     other: Dataflow
     trained: Dataflow | None
@@ -66,30 +69,36 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
     Raises:
         AnatomyError: It does not run on this example.
     """
-    x = batch_of(example, 2)
-    _initialize_lazy(model, x)
     with torch.random.fork_rng(devices=[]):
-        for copied in (_without_values, duplicate):
+        for x, copied in product((batch_of(example, 2), example), (_without_values, duplicate)):
+            _initialize_lazy(model, x)
             try:
                 twin = copied(model)
                 given = _placed(x, twin)
                 flow = _recorded(twin, given)
+                if copied is _without_values and any(_may_be_index(each) for each in tree_iter(x)):
+                    output_of(with_the_same_tensors(model), _placed(x, model))  # meta tensors fit any index
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
             else:
-                return _more(twin, given, flow)
+                return _more(twin, given, x, flow)
     raise AnatomyError(
         f"this {type(model).__name__} does not run on the example",
         expected="what forward takes: a tensor, a tuple of several arguments, or a dict of them by name",
         got=f"{type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}",
-        cause="it is tried with a batch of two, made of the example",
+        cause="it is tried with a batch of two, made of the example, and with the example as it is",
         hint="example=(x, y) gives forward two arguments"
         if isinstance(failure, TypeError)
         else "give an example of another size or dtype, such as torch.zeros(1, 3, 224, 224)",
     ) from failure
 
 
-def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
+def _may_be_index(value: object) -> bool:
+    """Whether a tensor of the example may hold places in another one, or rows of an embedding."""
+    return isinstance(value, Tensor) and value.dtype in {torch.int32, torch.int64}
+
+
+def _more(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
     """The passes besides the first: of another batch, of a larger input, and in train mode."""
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
@@ -98,7 +107,7 @@ def _more(model: nn.Module, x: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 -
         trained = _recorded(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
         trained = None
-    return Passes(model, x, flow, other, trained, larger)
+    return Passes(model, x, example, flow, other, trained, larger)
 
 
 def _like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes

@@ -103,6 +103,7 @@ class Recording:
         shapes: Shape of each tensor.
         producer: Number of a tensor to the number of the op that made it; inputs of the model have none.
         inputs: Numbers of the tensors that the model was given.
+        reads: Numbers of the tensors whose values forward took as Python's, as ``if x.sum() > 0`` does.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -110,6 +111,7 @@ class Recording:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     producer: dict[int, int] = field(default_factory=dict)
     inputs: list[int] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
 
     def calls(self) -> Iterator[Call]:
         """Every call of a part of the model, parents first, in the order they began."""
@@ -145,6 +147,12 @@ def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return func(*args, **kwargs)
 
 
+_READING = frozenset(
+    {"bool", "int", "float", "complex", "index", "item", "tolist", "numpy", "array", "equal", "allclose", "is_nonzero"}
+)
+"""Functions that, where they give no tensor, give values of one."""
+
+
 class ShapesOnly(TorchFunctionMode):
     """Inside the block, norms and attention of tensors without values cost nothing."""
 
@@ -178,6 +186,8 @@ class _Recorder(TorchFunctionMode):
         made = args[0] if name == "__setitem__" else result
         if any(isinstance(each, Tensor) for each in tree_iter(made)):
             self.note(func, noted, made)
+        elif name.strip("_") in _READING:
+            self.recording.reads += [each.value for each in tree_iter(noted) if isinstance(each, Ref)]
         return result
 
     def note(self, func: Callable[..., Any] | None, noted: tuple[Any, Any], made: object) -> None:
@@ -236,13 +246,18 @@ class _Recorder(TorchFunctionMode):
         self.stack.pop()
 
 
-def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any output object
-    """An output object, such as those of transformers, as a dict of its fields; any other value as it is."""
-    if isinstance(value, Mapping) and type(value) is not dict:
-        return dict(value)
+def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any nest of values
+    """A nest of values whose output objects, such as those of transformers, are dicts of their fields.
+
+    A named tuple, as a ``PackedSequence`` is, becomes a plain one.
+    """
+    if isinstance(value, Mapping):
+        return {name: plain_fields(each) for name, each in value.items()}
     if not isinstance(value, type) and hasattr(value, "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in value.__dataclass_fields__}
-    return value
+        return {name: plain_fields(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "_fields")):
+        return tuple(plain_fields(each) for each in value)
+    return [plain_fields(each) for each in value] if type(value) is list else value
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, as_far: bool = False) -> Recording:
@@ -255,7 +270,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, a
         as_far: Whether a pass that fails counts as far as it came.
     """
     recorder = _Recorder(model)
-    for tensor in tree_iter((args, kwargs)):
+    for tensor in tree_iter(plain_fields((args, kwargs))):
         if isinstance(tensor, Tensor):
             recorder.recording.inputs.append(recorder.new(tensor))
     root = recorder.recording.root
@@ -333,6 +348,11 @@ class Dataflow:
             if any(value in result for value in op.inputs):
                 result.update(op.outputs)
         return frozenset(result)
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether forward took values that depend on its input as Python's, so that other code runs for other ones."""
+        return not self.from_input.isdisjoint(self.recording.reads)
 
     @cached_property
     def parameters(self) -> dict[int, frozenset[str]]:

@@ -13,7 +13,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.surgery.checked_parts import RANDOM
 from zoo_core.surgery.features.split import Backbone
 from zoo_core.tracing.last_layers import last_layers
-from zoo_core.tracing.passes import batch_of, output_of, with_the_same_tensors
+from zoo_core.tracing.passes import output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, RunTo, Untraceable, piece
 from zoo_core.tracing.recording import Ref, ShapesOnly
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from zoo_core.tracing.stage_finder import Grid
 
     Piece = Callable[[Any, Any], Any]
+
+
+READS = "its forward takes values of its input as Python's, and does other things for other values"
 
 
 def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> Anatomy:
@@ -50,11 +53,14 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
         return replace(anatomy, indivisible=f"what follows its head cannot be written down: {error}")
     if classify in (Chain(sites[0].path), Chain()):  # nothing at all after a place for a head
         classify = None
-    features, pool = _front(passes, anatomy, grid, starts)
+    reads = any(flow.reads_input for flow in passes.flows)
+    if reads and classify is not None:
+        return replace(anatomy, indivisible=READS)
+    features, pool = (None, None) if reads else _front(passes, anatomy, grid, starts)
     if features is None and len(starts[0]) > 1:
         return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
     recording = passes.evaluated.recording
-    if features is None and (classify is not None or len(recording.inputs) > 1 or recording.root.kwargs):
+    if features is None and (reads or classify is not None or len(recording.inputs) > 1 or recording.root.kwargs):
         features, pool = RunTo(sites[0].path, before=True), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
 
@@ -165,9 +171,9 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
     Args:
         model: With its values; one on the meta device proves shapes only.
         anatomy: What was recorded.
-        example: What forward takes.
+        example: What forward takes, as it was recorded.
     """
-    x = batch_of(_noise_like(example), 2)
+    x = _noise_like(example)
     model = with_the_same_tensors(model)
     simple = replace(anatomy, features=None, pool=None)
     tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]

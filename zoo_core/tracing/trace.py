@@ -46,6 +46,7 @@ class Trace:
         candidates: Paths of the layers that ``head=`` may name, where none was proven.
         norms: Paths of the normalization layers.
         any_size: Whether it takes images twice as large.
+        is_batched: Whether it takes batches of any size; else the example is all of an input, as a graph is.
     """
 
     anatomy: Anatomy
@@ -53,6 +54,7 @@ class Trace:
     candidates: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     any_size: bool = False
+    is_batched: bool = True
 
 
 @strict_arguments
@@ -71,7 +73,7 @@ def trace(
     Args:
         model: Any module.
         example: What forward takes: one value, a tuple of several arguments, or a dict of them by name. The first axis
-            of a tensor is the batch.
+            of a tensor is the batch; where batches made so do not run, as those of a graph, it is taken as it is.
         head: Path of the main head site, where the model has several or none is found.
         stages: Paths of the modules that end the stages; or names to the paths of each stage's modules.
 
@@ -110,13 +112,14 @@ def trace(
     if any(each.role == "box" for each in heads):
         anatomy = replace(anatomy, indivisible=INDIVISIBLE)
     elif heads:
-        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(example, bare))
+        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(passes.example, bare))
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
     if why := _unproven_stages(passes, grid, anatomy, main, stages):
         anatomy, missing["stages"] = replace(anatomy, stages=()), why
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
-    return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size)
+    is_batched = passes.example is not example
+    return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)
 
 
 def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - whatever forward takes

@@ -108,7 +108,7 @@ def name_of_forward(model: nn.Module) -> str:
     result = forward_of(model)
     function = getattr(result, "__func__", result)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-    is_own = "forward" in model.__dict__ and function is not type(model).forward
+    is_own = "forward" in model.__dict__ and function is not inspect.getattr_static(type(model), "forward", None)
     return f"{name} {id(function)}" if is_own else name
 
 

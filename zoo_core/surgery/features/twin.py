@@ -40,8 +40,14 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         first, _, rest = path.partition(".")
         twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
     if new and _is_bound(twin):
-        twin.__dict__["forward"] = _NotOfATwin(model)
+        is_compiled = "_orig_mod" in model._modules  # noqa: SLF001 - the name torch.compile gives what it wraps
+        twin.__dict__["forward"] = MethodType(_run_wrapped, twin) if is_compiled else _NotOfATwin(model)
     return twin
+
+
+def _run_wrapped(compiled: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of forward
+    """The forward of a twin of what ``torch.compile`` gave, which runs other layers than were compiled."""
+    return compiled._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc] # noqa: SLF001 - as above
 
 
 def _is_bound(module: nn.Module) -> bool:

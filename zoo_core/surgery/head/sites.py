@@ -244,7 +244,7 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
         return 0
     part = scoring_part(head)
     is_bare = has_nothing_to_score_with(part)
-    given = (_PROBE_BATCH, *(shape or (site.in_features, *[_PROBE_SIDE] * _SPATIAL[site.kind])))
+    given = (_PROBE_BATCH, *(shape or (site.in_features, *[_probe_side(head)] * _SPATIAL[site.kind])))
     like = next(head.parameters(), torch.empty(0, device="cpu"))
     try:
         with torch.no_grad(), evaluating(head):
@@ -259,6 +259,13 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
             head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
         )
     return 0 if is_bare and (_is_torchs(part) or width == site.in_features) else width // site.per_class
+
+
+def _probe_side(head: nn.Module) -> int:
+    """How long the sides of a map are that a head is tried on: at least as long as what its convolutions look at."""
+    layers = [each for each in head.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    reaches = [step * (k - 1) + 1 for each in layers for k, step in zip(each.kernel_size, each.dilation, strict=True)]
+    return max([_PROBE_SIDE, *reaches])
 
 
 def scoring_part(head: nn.Module) -> nn.Module:
