@@ -299,3 +299,11 @@ def test_an_integer_of_thousands_of_digits_is_an_error_of_ours(tmp_path, monkeyp
     monkeypatch.setenv("ZOO_CONFIG", str(tmp_path / "zoo.toml"))
     with pytest.raises(UsageError, match="cannot be read"):
         settings.connections()
+
+
+def test_a_settings_file_without_end_is_not_read(tmp_path, monkeypatch):
+    with (tmp_path / "zoo.toml").open("wb") as file:
+        file.truncate(50 << 30)  # a hole, which takes no room
+    monkeypatch.setenv("ZOO_CONFIG", str(tmp_path / "zoo.toml"))
+    with pytest.raises(UsageError, match="File too large"):
+        settings.connections()

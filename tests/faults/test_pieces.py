@@ -1,6 +1,7 @@
 """Large files over several connections at once, from servers that do that well, badly, or not at all."""
 
 import dataclasses
+import gzip
 import os
 import re
 import signal
@@ -299,6 +300,20 @@ def test_a_file_that_changes_between_two_pieces_is_begun_again(server, url, tmp_
 
     once(server, change, later)
     assert fetch(url, tmp_path, sha256=sha256(new), policy=policy).read_bytes() == new
+
+
+def compressed(handler, data):
+    """A part that is sent in an encoding which was not requested."""
+    start, end = requested(handler)
+    body = gzip.compress(data[start:end])
+    span = f"bytes {start}-{(end or len(data)) - 1}/{len(data)}"
+    status(206, body, Content_Range=span, Content_Encoding="gzip", ETag='"a"')(handler, data)
+
+
+@pytest.mark.parametrize("wrong", [compressed, status(416)], ids=["compressed", "no such range"])
+def test_a_server_that_is_wrong_about_every_part_is_asked_for_the_whole(server, url, tmp_path, policy, wrong):
+    server.always[PATH] = lambda handler, data: (wrong if requested(handler) else parts)(handler, data)
+    assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
 
 
 def test_a_server_that_spoils_parts_is_asked_for_the_whole(server, url, tmp_path, policy):

@@ -191,6 +191,13 @@ def test_a_lock_that_is_nested_without_end_is_an_error_of_ours(lock, where):
         raise read_lock(lock).problems[0]
 
 
+def test_a_lock_without_end_is_not_read(lock):
+    with lock.open("r+b") as file:
+        file.truncate(50 << 30)  # a hole, which takes no room
+    with pytest.raises(LockError, match="File too large"):
+        read_lock(lock)
+
+
 def test_a_later_version_is_refused(lock):
     lock.write_text("version = 2\n")
     with pytest.raises(LockError, match="later zoo"):

@@ -100,6 +100,39 @@ def test_a_link_in_the_place_of_a_signature_is_replaced_and_never_believed(lock,
 
 
 @extra
+def test_a_signature_that_says_the_file_itself_is_not_looked_at_is_good_for_no_lock(lock, keys, tmp_path):
+    private, public = keys("mine")
+    model_signing = pytest.importorskip("model_signing")
+    other = tmp_path / "other"
+    other.write_text("not a lock")
+    nothing = model_signing.hashing.Config().set_ignored_paths(paths=[other])
+    signer = model_signing.signing.Config().set_hashing_config(nothing).use_elliptic_key_signer(private_key=private)
+    signer.sign(other, signature_path(lock))
+    with pytest.raises(LockError, match="not good"):
+        verify_lock_signature(lock, public)
+
+
+@extra
+def test_what_a_linked_lock_stands_for_is_signed(lock, keys, tmp_path):
+    private, public = keys("mine")
+    linked = tmp_path / "project" / "zoo.lock"
+    linked.parent.mkdir()
+    linked.symlink_to(lock)
+    sign_lock(linked, private)
+    verify_lock_signature(linked, public)
+
+
+@extra
+@pytest.mark.parametrize("spoil", [lambda data: data[:600], lambda data: data + b" " * (1 << 20)], ids=["cut", "long"])
+def test_a_signature_that_is_cut_off_or_far_too_long_is_not_good(lock, keys, spoil):
+    private, public = keys("mine")
+    path = sign_lock(lock, private)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(LockError, match="not good"):
+        verify_lock_signature(lock, public)
+
+
+@extra
 def test_another_key_and_a_file_that_is_no_key_are_refused(lock, keys):
     private, _ = keys("mine")
     _, other = keys("other")

@@ -26,6 +26,8 @@ _IN_FOLDERS = bool(_NO_FOLLOW) and os.open in os.supports_dir_fd
 _LONGEST = 4096
 """Bytes of a path, as Linux counts them; macOS takes fewer, and refuses more by itself."""
 _ODD = {errno.ENOTDIR, errno.ELOOP}
+_MOST_TEXT = 64 << 20
+"""Bytes of a text that is read: a lock of all that timm has is 2 MB, and a file with a hole in it has any size."""
 
 
 def real(folder: Path) -> Path:
@@ -57,10 +59,12 @@ def read_text(path: Path) -> str:
     """The text of a plain file, in UTF-8, read without following a link.
 
     Raises:
-        OSError: It cannot be read, or is not a plain file.
+        OSError: It cannot be read, is not a plain file, or has more than 64 MB.
         UnicodeDecodeError: It is not UTF-8.
     """
     with open(descriptor(path), encoding="utf-8") as file:
+        if os.fstat(file.fileno()).st_size > _MOST_TEXT:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read()
 
 

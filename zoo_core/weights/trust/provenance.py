@@ -5,6 +5,8 @@ A lock names the SHA-256 of every file of weights, so a signature over the lock 
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from zoo_core.weights.trust.lock import Locked
+
+
+_LARGEST = 1 << 20
+"""Bytes of a signature that is read: one has about 1,500."""
 
 
 def bill_of_materials(entries: Iterable[Locked]) -> str:
@@ -110,7 +116,7 @@ def sign_lock(lock: Path, private_key: Path) -> Path:
         signer = signing.signing.Config().use_elliptic_key_signer(private_key=private_key)
         with TemporaryDirectory() as folder:
             signature = Path(folder, "signature")
-            signer.sign(lock, signature)
+            signer.sign(real(lock), signature)  # of a linked lock, what the link stands for
             text = signature.read_text(encoding="utf-8")
         place = signature_path(lock.absolute())
         write_anew(real(place.parent) / place.name, text)  # in the place of a link, and not through it
@@ -134,9 +140,20 @@ def verify_lock_signature(lock: Path, public_key: Path) -> None:
             f"{lock.name} is not signed", expected=str(signature), hint="`zoo lock --sign KEY` writes the signature"
         )
     signing = _model_signing()
-    with _as_lock_error(f"the signature of {lock.name} is not good", public_key, "the public key of who signed it"):
+    expected = "the elliptic curve public key, in PEM, of who signed it"
+    with _as_lock_error(f"the signature of {lock.name} is not good", public_key, expected):
+        if signature.stat().st_size > _LARGEST:
+            raise ValueError(f"{signature.name} has more than {_LARGEST:,} bytes")
         verifier = signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-        verifier.verify(lock, signature)
+        verifier.verify(real(lock), signature)
+        if _signed_files(signature) != 1:  # a signature may say that the file itself is not to be looked at
+            raise ValueError(f"{signature.name} is not the signature of one file")
+
+
+def _signed_files(signature: Path) -> int:
+    """How many files a signature of the signing library is over."""
+    envelope = json.loads(signature.read_text(encoding="utf-8"))["dsseEnvelope"]
+    return len(json.loads(b64decode(envelope["payload"]))["predicate"]["resources"])
 
 
 def _model_signing() -> Any:  # noqa: ANN401 - a module without types
