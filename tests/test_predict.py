@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import threading
 import warnings
 
@@ -147,6 +148,14 @@ def test_an_image_is_turned_upright_as_its_exif_data_says(glyphs, tmp_path):
 def test_sixteen_bits_are_kept(glyphs, tmp_path):
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     deep, plain = (dict(zoo.predict(glyphs, image)) for image in (tmp_path / "deep.png", GREY))
+    assert deep == pytest.approx(plain, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_sixteen_bits_of_either_byte_order_are_one_image(mode, glyphs, tmp_path):
+    pixels = GREY.astype("<u2" if mode == "I;16" else ">u2") * 257
+    Image.frombytes(mode, (60, 40), pixels.tobytes()).save(tmp_path / "deep.tif")
+    deep, plain = (dict(zoo.predict(glyphs, image)) for image in (tmp_path / "deep.tif", GREY))
     assert deep == pytest.approx(plain, abs=0.02)
 
 
@@ -301,6 +310,8 @@ def test_one_bad_image_of_many_is_named_and_the_others_are_done(glyphs, photo):
         object(),
         "https://example.org/cat.jpg",
         "",
+        "data:image/png;base64," + 400 * "A",
+        "cat\0.png",
         {"image": PIXELS},
         torch.from_numpy(PIXELS),
         Image.fromarray(GREY.astype(np.int32)),
@@ -316,6 +327,8 @@ def test_one_bad_image_of_many_is_named_and_the_others_are_done(glyphs, photo):
         "no image",
         "url",
         "empty path",
+        "base64",
+        "zero byte",
         "dict",
         "channels last",
         "integers of 32 bits",
@@ -524,6 +537,8 @@ def test_segmentation_labels_each_pixel_of_the_image(segmenter, photo, tmp_path)
     with Image.open(found.save(tmp_path / "mask.png")) as image:
         assert image.size == (60, 40 + 16 * len(found.legend))
     assert found.draw(Image.open(photo)).width == 60
+    with pytest.raises(zoo.ZooError, match="cannot write"):
+        found.save(tmp_path / "mask.svg")
 
 
 def test_a_segmenter_with_a_crop_labels_what_the_crop_would_cut_off(segmenter, photo):
@@ -534,7 +549,7 @@ def test_a_segmenter_with_a_crop_labels_what_the_crop_would_cut_off(segmenter, p
 def test_detections_are_those_of_torchvision_in_pixels_of_the_image(photo):
     model = zoo.get("ssdlite320_mobilenet_v3_large", weights=None, num_classes=3, seed=0).eval()
     zoo.set_preprocessing(model, "ssdlite320_mobilenet_v3_large")
-    found = zoo.predict(model, photo, threshold=0.0, class_names=["cat", "dog"])
+    found = zoo.predict(model, photo, threshold=0.0, class_names=(name for name in ("cat", "dog")))
     with torch.no_grad():
         expected = model([zoo.transforms(model)(Image.open(photo))])[0]
     assert torch.equal(found.boxes, expected["boxes"])
@@ -544,7 +559,11 @@ def test_detections_are_those_of_torchvision_in_pixels_of_the_image(photo):
     assert found[0].box == tuple(found.boxes[0].tolist())
     with pytest.raises(UsageError, match="1 class names for a model of 3 classes"):
         zoo.predict(model, photo, class_names=["cat"])
-    assert found.draw(Image.open(photo)).size == (60, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photo).transpose(Image.Transpose.ROTATE_90).save(photo.with_name("turned.png"), exif=exif)
+    drawn = [found.draw(image).tobytes() for image in (photo, photo.with_name("turned.png"), PIXELS, Image.open(photo))]
+    assert len({*drawn}) == 1
 
 
 def test_masks_and_keypoints_are_read_and_drawn():
@@ -639,6 +658,31 @@ def test_a_video_file_is_a_clip_of_frames_spread_over_it(tmp_path):
     clip = read_clip(tmp_path / "video.mp4", "video", 4).image
     assert clip.shape == (4, 3, 48, 64)
     assert [round(frame.float().mean().item() / 12) for frame in clip] == [2, 7, 12, 17]
+    assert read_clip(tmp_path / "video.mp4", "video", 32).note == "20 frames, repeated for the 32 that the model takes"
     (tmp_path / "text.mp4").write_text("hello")
     with pytest.raises(ImageError, match="text: no video"):
         read_clip(tmp_path / "text.mp4", "text", 4)
+
+
+@pytest.mark.extra
+def test_a_video_of_a_phone_is_turned_upright(tmp_path):
+    import av
+
+    from zoo_core.images.video import read_clip
+
+    path = tmp_path / "video.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+        pixels[:24, :32] = 255  # top left
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -(1 << 16), 0)  # a quarter turn clockwise
+    path.write_bytes(content)
+    frame = read_clip(path, "video", 1).image[0].float().mean(0)
+    assert frame.shape == (64, 48)
+    assert frame[:32, 24:].mean() > 200
+    assert frame[32:].mean() < 50

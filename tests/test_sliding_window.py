@@ -117,6 +117,15 @@ def test_the_command_writes_a_file(glyphs, tmp_path):
     assert answer.stdout == f"{out}: 1 x 114 x 3 x 5\n", answer.output
 
 
+@pytest.mark.parametrize("out", ["image.png", "nowhere/scores.npy", "folder.npy"])
+def test_no_other_file_is_written_over(out, glyphs, tmp_path):
+    (tmp_path / "image.png").write_bytes(b"mine")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(UsageError, match="written"):
+        zoo.sliding_window(glyphs, X, out=tmp_path / out)
+    assert (tmp_path / "image.png").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import OutFile, echo
 from zoo_core.errors import ZooError
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import in_three_digits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zoo_core.contract.card import Card, Preprocessing, Weights
     from zoo_core.registry.families import Member
 
@@ -23,7 +24,7 @@ _PLACE = "/*CATALOGUE*/[]"
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The HTML file to write.")
+@click.option("--out", type=OutFile(".html", ".htm"), required=True, help="The HTML file to write.")
 def browse(out: Path) -> None:
     """Write the catalogue as one page: search, filter, sort, and copy the line that gets a model."""
     members = [member for member in current_zoo().usable(listed=True) if not member.problem]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_family, terminal
+from zoo_core.cli.console import OutFile, complete_family, terminal
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.progress import Progress
 
@@ -37,15 +37,7 @@ _SAVED = 400
 """New verdicts after which the JSON file is written again: those of about 25 models."""
 
 
-def _writable(_: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a report of checks that could not be written, before an hour of checks and not after it."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        msg = "it is a folder" if path.is_dir() else f"there is no folder {path.absolute().parent}"
-        raise click.BadParameter(msg, param=option)
-    return path
-
-
-_FILE: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "FILE", "callback": _writable}
+_FILE: dict[str, Any] = {"type": OutFile(), "metavar": "FILE"}
 
 
 @click.command()

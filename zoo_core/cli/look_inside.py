@@ -7,16 +7,17 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import complete_model, echo
+from zoo_core.cli.console import OutFile, complete_model, echo
 
-_OUT = click.Path(path_type=Path, dir_okay=False)
+_FIGURE = OutFile(".svg", ".png", ".pdf")
+_IMAGE = OutFile(".png", ".jpg", ".jpeg", ".webp", ".pdf")
 
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--layers", is_flag=True, help="A line for each layer, and not for each stage.")
-@click.option("--out", type=_OUT, help="The .html or .txt file to write, instead of printing.")
+@click.option("--out", type=OutFile(".html", ".txt"), help="The .html or .txt file to write, instead of printing.")
 def summary(model: str, weights: str, out: Path | None, *, layers: bool) -> None:
     r"""Show the parts of MODEL: parameters, what trains, and where the tensors came from.
 
@@ -37,7 +38,7 @@ def summary(model: str, weights: str, out: Path | None, *, layers: bool) -> None
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--at", multiple=True, help="A stage, a module path or a glob; every stage unless given.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
-@click.option("--out", type=_OUT, required=True, help="The image file to write.")
+@click.option("--out", type=_IMAGE, required=True, help="The image file to write.")
 def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) -> None:
     r"""Draw the mean activations of the layers of MODEL over IMAGE.
 
@@ -60,7 +61,7 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
 @click.option("--method", default="gradcam", show_default=True, help="Such as gradcam, layercam or hirescam.")
 @click.option("--at", help="A stage or a module path, instead of the deepest that gives a map.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
-@click.option("--out", type=_OUT, required=True, help="The image file to write.")
+@click.option("--out", type=_IMAGE, required=True, help="The image file to write.")
 def cam(model: str, image: Path, target: str | None, weights: str, out: Path, **options: str | None) -> None:
     r"""Draw which part of IMAGE speaks for a class of MODEL.
 
@@ -83,7 +84,7 @@ def cam(model: str, image: Path, target: str | None, weights: str, out: Path, **
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--full", is_flag=True, help="All modules and operations, through torchview and Graphviz.")
 @click.option("--depth", default=3, show_default=True, help="How deep modules are opened with --full.")
-@click.option("--out", type=_OUT, required=True, help="The .svg, .png or .pdf file to write.")
+@click.option("--out", type=_FIGURE, required=True, help="The .svg, .png or .pdf file to write.")
 def draw(model: str, weights: str, out: Path, *, full: bool, depth: int) -> None:
     r"""Draw MODEL: stem, stages and head, each coloured by how much of it trains.
 
@@ -104,7 +105,7 @@ def draw(model: str, weights: str, out: Path, *, full: bool, depth: int) -> None
 @click.option("--weights", default="default", show_default=True, help="A tag, a file, or none.")
 @click.option("--layers", multiple=True, help="A module path or a glob; every layer unless given.")
 @click.option("--stop", type=click.Choice(["nan"]), help="End at the first layer that gives nan or an infinity.")
-@click.option("--out", type=_OUT, help="Draw the standard deviations to this .png, .svg or .pdf file.")
+@click.option("--out", type=_FIGURE, help="Draw the standard deviations to this .png, .svg or .pdf file.")
 def stats(
     model: str, image: Path | None, weights: str, layers: tuple[str, ...], stop: str | None, out: Path | None
 ) -> None:
@@ -136,7 +137,7 @@ def stats(
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=complete_model)
 @click.option("--device", help="Where models are measured, such as cuda; the CPU unless given.")
 @click.option("--batch-size", default=1, show_default=True, help="Images in a forward.")
-@click.option("--out", type=_OUT, help="Draw accuracy over time to this .png, .svg or .pdf file.")
+@click.option("--out", type=_FIGURE, help="Draw accuracy over time to this .png, .svg or .pdf file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(models: tuple[str, ...], device: str | None, batch_size: int, out: Path | None, *, as_json: bool) -> None:
     r"""Measure MODELs side by side: parameters, multiply-adds, time and memory, beside published accuracy and licence.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_model, echo, note, terminal
+from zoo_core.cli.console import OutFile, complete_model, echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 
@@ -176,7 +176,7 @@ _drawn: set[Path] = set()
 @click.command("sliding-window")
 @click.argument("model", shell_complete=complete_model)
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npy file to write.")
+@click.option("--out", type=OutFile(".npy"), required=True, help="The .npy file to write.")
 @click.option("--size", type=int, help="Height and width of a window; those of the weights unless given.")
 @click.option("--stride", type=int, help="From one window to the next; the size unless given.")
 @click.option(

@@ -111,11 +111,19 @@ def _of_path(text: str, suffixes: frozenset[str]) -> tuple[Iterator[Source], boo
         raise ImageError("an empty path", expected="a file, a folder or a glob", hint="'.' is the folder you are in")
     text = os.path.expanduser(text)  # noqa: PTH111 - a glob is no path
     path = Path(text)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # such as a name that is too long, as an image in base64 is
+        short = f"{text:.40}..."
+        hint = "bytes of an image are given as bytes: base64.b64decode(text)"
+        raise ImageError(f"{short}: no path that can be opened", cause=error.strerror, hint=hint, name=short) from error
+    if is_folder:
         return _required((_source(each) for each in _walk(path, suffixes)), text, "no images in this folder"), True
-    if glob.has_magic(text) and not path.exists():
+    if glob.has_magic(text) and not is_there:
         matches = (Path(each) for each in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 - absolute patterns too
         return _required((_source(each) for each in matches if each.is_file()), text, "no file matches"), True
+    if "\0" in text:
+        raise ImageError(f"{text!r}: a zero byte is in this path", hint="check the path", name=text)
     if "://" in text:
         raise ImageError(f"{text}: images are read from files", hint="download it, and give its path", name=text)
     return iter([_source(path)]), False
@@ -329,6 +337,7 @@ def _what(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open fil
 
 def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     """An image that Pillow has opened, decoded as it is read here: upright, one frame, with all its bits."""
+    import numpy as np
     from PIL import ImageOps
 
     if image.format in _DRAWINGS:
@@ -340,10 +349,13 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     upright = _from_lab(turned) if turned.mode == "LAB" else turned
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
+    if upright.mode == "La":
+        upright = upright.convert("LA")  # the only one that Pillow converts it to
     if not upright.mode.startswith(_DEEP_MODES):
         return ReadImage(upright, note)
-    most = upright.getextrema()[1] if upright.mode.startswith("I;16") else 0
-    return ReadImage(_all_bits(upright, name), note or _dark(most))
+    values = np.asarray(upright)  # Pillow's own getextrema knows one byte order alone
+    most = int(values.max(initial=0)) if upright.mode.startswith("I;16") else 0
+    return ReadImage(_all_bits(values, upright.mode, name), note or _dark(most))
 
 
 def _dark(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
@@ -375,12 +387,11 @@ def _from_lab(image: Image) -> Image:
     return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, rgb, "LAB", "RGB")) or image
 
 
-def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
-    """A grey image of more than 8 bits as floats ``[1, H, W]`` from 0 to 1."""
+def _all_bits(values: np.ndarray[Any, Any], mode: str, name: str) -> Tensor:
+    """A grey image of more than 8 bits, in a mode of Pillow, as floats ``[1, H, W]`` from 0 to 1."""
     import numpy as np
 
-    values = np.asarray(image)
-    if image.mode.startswith("F"):
+    if mode.startswith("F"):
         return _checked_tensor(_to_torch(values.astype(np.float32)), name)
     if values.min(initial=0) < 0 or values.max(initial=0) > _SIXTEEN_BITS:
         raise ImageError(
@@ -389,7 +400,7 @@ def _all_bits(image: Any, name: str) -> Tensor:  # noqa: ANN401 - a PIL image
             hint="scale the values to floats from 0 to 1, and give them as a tensor [1, H, W]",
             name=name,
         )
-    if image.mode == "I" and 0 < values.max() <= _EIGHT_BITS:  # of 32 bits, as arrays of integers become
+    if mode == "I" and 0 < values.max() <= _EIGHT_BITS:  # of 32 bits, as arrays of integers become
         raise ImageError(
             f"{name}: integers of 32 bits, none above {values.max()}, so that it is not known which value is white",
             expected="8 bits, or 16 of which white is 65535",

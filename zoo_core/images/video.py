@@ -15,6 +15,8 @@ _CLIP_AXES = 4
 def read_clip(item: object, name: str, frames: int) -> ReadImage:
     """A video clip ``[T, C, H, W]``: all frames of a tensor or an array, or frames evenly spread over a file.
 
+    Frames of a file are turned upright as it says. Where it has too few, they are repeated, which the note says.
+
     Args:
         item: A path, bytes, an open file, a tensor ``[T, C, H, W]``, or an array ``[T, H, W, C]``.
         name: What to call it in an error.
@@ -44,7 +46,7 @@ def read_clip(item: object, name: str, frames: int) -> ReadImage:
             hint="np.stack(frames) makes one clip of several images",
             name=name,
         )
-    return ReadImage(_decoded(item, name, frames))
+    return _decoded(item, name, frames)
 
 
 def _from_frames(clip: Any, name: str) -> Any:  # noqa: ANN401 - a tensor or an array, and a tensor
@@ -65,7 +67,7 @@ def _to_tensor(image: Any) -> Any:  # noqa: ANN401 - a PIL image, and a tensor
     return functional.pil_to_tensor(image)
 
 
-def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path or an open file, and a tensor
+def _decoded(item: Any, name: str, frames: int) -> ReadImage:  # noqa: ANN401 - a path or an open file
     """The frames of a video file that are evenly spread over it, decoded by PyAV."""
     import torch
 
@@ -80,7 +82,7 @@ def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path
         total = sum(1 for _ in _frames_of(av, item))
         chosen = [(2 * i + 1) * total // (2 * frames) for i in range(frames)] if total else []
         kept = {
-            i: torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            i: torch.from_numpy(frame.to_ndarray(format="rgb24")).rot90(round(frame.rotation / 90))
             for i, frame in enumerate(_frames_of(av, item))
             if i in chosen
         }
@@ -97,7 +99,8 @@ def _decoded(item: Any, name: str, frames: int) -> Any:  # noqa: ANN401 - a path
         raise ImageError(
             f"{name}: no frames in this video", hint="replace it by a whole copy, or leave it out", name=name
         )
-    return torch.stack([kept[i] for i in chosen]).permute(0, 3, 1, 2)
+    few = f"{total} frame{'' if total == 1 else 's'}, repeated for the {frames} that the model takes"
+    return ReadImage(torch.stack([kept[i] for i in chosen]).permute(0, 3, 1, 2), few if total < frames else "")
 
 
 def _frames_of(av: Any, item: Any) -> Any:  # noqa: ANN401 - the module, an open file, and frames

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.inspect.maps import map_in
@@ -49,6 +50,9 @@ METHODS = {
 }
 """What users call a method, and its class in pytorch-grad-cam."""
 _TABLE = 2
+_LOCATED, _SHARE = 1.6, 0.75
+"""How many times the average heat is where the image speaks for the class, or which share of that at the best stage,
+has to be at the stage that is taken."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,8 +123,8 @@ def cam(
     """Which part of an image speaks for a class: a class activation map.
 
     The layer is the deepest stage whose map the logit still depends on, which in a ViT with a class token is not the
-    last, and in which something speaks for the class; tokens become rows and columns. The model is not changed: a copy
-    of it runs, in float32 where it is in half precision.
+    last, and whose heat is where the image speaks for the class, by the gradient of its pixels; tokens become rows and
+    columns. The model is not changed: a copy of it runs, in float32 where it is in half precision.
 
     Args:
         model: A model, its name, or the folder of a save.
@@ -230,7 +234,7 @@ def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library withou
     return getattr(pytorch_grad_cam, METHODS[method])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """A module that gives a map for a CAM, which of the tensors that it gives is read, and how.
 
@@ -370,7 +374,7 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
 
 
 def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
-    """The layers that a CAM can be of: they give a map which the logit depends on, the deepest first."""
+    """The layers that a CAM can be of: they give a map which the logit depends on, the best choice first."""
     outputs: dict[str, Any] = {}
     readers: dict[str, Callable[[Any], Tensor | None]] = {}
     candidates = _candidates(model, at)
@@ -385,24 +389,61 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
     finally:
         for hook in hooks:
             hook.remove()
-    result = []
+    contribution = _contribution(logit, x)
+    result: dict[_Layer, float] = {}
     for path, (name, _) in candidates.items():
         output = outputs.get(path)
         for place, tensor in enumerate(_tensors_in(output)):
             layer = _Layer(name, path, readers[path], place, output)
-            gradient = _gradient(logit, tensor) if layer.map_of(tensor) is not None else None
-            values = None if gradient is None else layer.map_of(gradient)
-            if values is not None and bool(values.any()):
-                result.append(layer)
+            found = layer.map_of(tensor)
+            gradient = None if found is None else _gradient(logit, tensor)
+            slope = None if gradient is None else layer.map_of(gradient)
+            if found is not None and slope is not None and bool(slope.any()):
+                result[layer] = _agreement(found.detach(), slope, contribution)
                 break
     if not result:
         raise NotSupported(
             f"the logits of this {type(unwrap(model)).__name__} depend on no map of rows and columns"
             + (f" at {at!r}" if at else ""),
-            cause="the head may be all zeros, as torchvision's untrained ViTs have it",
+            cause=None if at else "the head may be all zeros, as torchvision's untrained ViTs have it",
             hint='at="path.of.a.module" names one; print(model) shows every module path',
         )
-    return result
+    return _located_first(result)
+
+
+def _located_first(agreements: dict[_Layer, float]) -> list[_Layer]:
+    """The layers that a CAM can be of, the deepest of those first whose heat is where the image speaks for the class.
+
+    In some models it is not at the last stage: attention or large kernels mix the whole image there, or what the stage
+    gives everywhere outweighs what the image changes in it.
+    """
+    least = min(_LOCATED, _SHARE * max(agreements.values()))
+    return sorted(agreements, key=lambda layer: agreements[layer] < least)
+
+
+def _contribution(logit: Tensor, x: Tensor) -> Tensor:
+    """How much each pixel of ``x`` changes the logit by being other than the usual pixel, ``[1, 1, H, W]``."""
+    gradient = _gradient(logit, x)
+    if gradient is None:
+        return torch.zeros_like(x[:, :1])
+    values = x.detach()
+    usual = values.flatten(2).median(-1).values[..., None, None]
+    return (gradient * (values - usual)).sum(1, keepdim=True).abs()
+
+
+def _agreement(values: Tensor, slope: Tensor, contribution: Tensor) -> float:
+    """How much of Grad-CAM's heat is where the image speaks for the class, over how much is there on average.
+
+    Example:
+        >>> values, contribution = torch.zeros(2, 1, 1, 2, 2)
+        >>> values[..., 0, 0] = contribution[..., 0, 0] = 1
+        >>> _agreement(values, torch.ones(1, 1, 2, 2), contribution) > 2
+        True
+    """
+    heat = (slope.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True).relu()
+    heat = F.interpolate(heat, contribution.shape[2:], mode="bilinear", align_corners=False)
+    expected = heat.mean() * contribution.sum()
+    return ((heat * contribution).sum() / expected).item() if expected > 0 else 0.0
 
 
 def _candidates(model: nn.Module, at: str | None) -> dict[str, tuple[str, Stage | None]]:

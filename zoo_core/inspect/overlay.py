@@ -168,12 +168,12 @@ def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
     try:
         image.save(path)
     except (OSError, ValueError) as error:  # ValueError for a suffix that Pillow does not know
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, suffixes=".png, .jpg or .pdf") from error
     return Path(path)
 
 
-def cannot_write(path: str | os.PathLike[str], error: Exception) -> ZooError:
+def cannot_write(path: str | os.PathLike[str], error: Exception, *, suffixes: str = ".png, .svg or .pdf") -> ZooError:
     """The error where a drawn overlay or figure cannot be written."""
     return ZooError(
-        f"cannot write {path}", cause=str(error), hint="a folder that exists, and a suffix such as .png, .svg or .pdf"
+        f"cannot write {path}", cause=str(error), hint=f"a folder that exists, and a suffix such as {suffixes}"
     )

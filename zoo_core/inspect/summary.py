@@ -27,6 +27,7 @@ _HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "te
 _LAYER_HEADER = ("layer", "stage", "kind", "parameters", "trains", "lr", "tensors")
 _WIDTH = 80
 _KIND = 16
+_WEB, _TEXT = (".html", ".htm"), (".txt", ".md", "")
 """How much of the class of a layer is shown in a line of 80 columns."""
 
 
@@ -132,12 +133,16 @@ class Summary:
         return html_table(self.title, header, rows, self._total)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a file: HTML for the suffix ``.html``, and plain text otherwise.
+        """Write it to a file: HTML for the suffix ``.html``, and plain text for ``.txt``, ``.md`` or none.
 
         Raises:
+            UsageError: The path has another suffix.
             ZooError: It cannot be written there.
         """
-        html = Path(path).suffix == ".html"
+        suffix = Path(path).suffix.lower()
+        if suffix not in _WEB + _TEXT:
+            raise UsageError(f"a summary is not written to {path}", expected="a name that ends in .html or .txt")
+        html = suffix in _WEB
         text = html_page(self.title.partition(":")[0], self._repr_html_()) if html else f"{self}\n"
         try:
             Path(path).write_text(text, encoding="utf-8")

@@ -281,6 +281,7 @@ def _checked_names(
     """The class names that a user gives for predictions, checked against the number of classes."""
     if isinstance(names, Mapping):
         return {head: tuple(_checked_names(each, model, "")) for head, each in names.items()}
+    names = names if isinstance(names, str) else tuple(names)
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise UsageError(f"class_names cannot be {names!r:.60}", expected="a string for each class")
     count = next((site.num_classes for site in anatomy_of(model).heads if site.role == "main"), len(names))
@@ -289,7 +290,7 @@ def _checked_names(
             f"{len(names)} class names for a model of {count} classes",
             expected=f"{count - 1}, or {count} with the background first",
         )
-    return tuple(names)
+    return tuple(str(each) for each in names)  # NumPy's strings print otherwise
 
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:

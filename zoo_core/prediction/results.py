@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -14,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.images.read import read
+from zoo_core.inspect.overlay import save_image
 from zoo_core.surgery.head.read import Outputs
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from zoo_core.images.loading import Loaded
 
@@ -42,14 +44,13 @@ def _colour_of(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
-    """An RGB image to draw a result on."""
+def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - as read() takes it
+    """An RGB image to draw a result on, read as it was predicted: upright, where a result has its places."""
+    image = read(image, "the image to draw on").image
     if isinstance(image, torch.Tensor):
-        values = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        values = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
         values = values[:3] if values.shape[0] in _PIL_CHANNELS and values.shape[0] > _GREY else values[:1]
         image = Image.fromarray(values.permute(1, 2, 0).squeeze(2).numpy())
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
     plain: Image.Image = image.convert("RGB")
     return plain
 
@@ -172,8 +173,8 @@ class Detections(Sequence[Detection]):
         seen = ", ".join(f"{each.name} {each.score:.2f} at {[round(side) for side in each.box]}" for each in self)
         return f"Detections({seen})"
 
-    def draw(self, image: Any) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
-        """The image with boxes, names, masks and keypoints drawn on it."""
+    def draw(self, image: Any) -> Image.Image:  # noqa: ANN401 - as for predict
+        """The image, given as to :func:`predict`, with boxes, names, masks and keypoints drawn on it."""
         return _draw_detections(self, image)
 
 
@@ -209,14 +210,17 @@ class Segmentation:
         height, width = self.mask.shape
         return f"Segmentation({height}x{width}: {', '.join(f'{name} {share:.1%}' for name, share, _ in self.legend)})"
 
-    def draw(self, image: Any = None) -> Image.Image:  # noqa: ANN401 - a PIL image or a tensor
-        """The mask in colours with its legend, over the image where there is one."""
+    def draw(self, image: Any = None) -> Image.Image:  # noqa: ANN401 - as for predict
+        """The mask in colours with its legend, over the image where one is given as to :func:`predict`."""
         return _draw_segmentation(self, image)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the coloured mask and its legend to an image file."""
-        self.draw().save(path)
-        return Path(path)
+        """Write the coloured mask and its legend to an image file.
+
+        Raises:
+            ZooError: It cannot be written there.
+        """
+        return save_image(self.draw(), path)
 
 
 Result = Named | Detections | Segmentation

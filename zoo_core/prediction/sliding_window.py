@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -19,9 +18,11 @@ from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -207,7 +208,7 @@ def sliding_window(
         read: Callable[[Any], Any] = lambda output: output  # noqa: E731 - beside its other case
     else:
         runner, read = opened, Outputs.of(opened).read
-    run = _Run(runner, read, sides, steps, blend, batch_size, out)
+    run = _Run(runner, read, sides, steps, blend, batch_size, None if out is None else _npy_file(out))
     layers = _layers(opened, image)
     try:
         with inferring(unwrap(runner)):
@@ -267,10 +268,10 @@ class _Run:
         stride: tuple[int, int],
         blend: Blend,
         batch_size: int,
-        out: str | os.PathLike[str] | None,
+        out: Path | None,
     ) -> None:
         self.model, self.read, self.size, self.stride = model, read, size, stride
-        self.blend, self.batch_size, self.out = blend, batch_size, None if out is None else Path(out)
+        self.blend, self.batch_size, self.out = blend, batch_size, out
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
         self.device, self.dtype = like.device, like.dtype
 
@@ -363,6 +364,16 @@ class _Run:
                 f"an image of {rows.height}x{rows.width} is smaller than a window of {self.size[0]}x{self.size[1]}",
                 hint="a smaller size=, or zoo.predict(model, image) for the whole image",
             )
+
+
+def _npy_file(out: str | os.PathLike[str]) -> Path:
+    """The file for the scores of windows, checked before they are computed."""
+    path = expand(out)
+    if path.suffix.lower() != ".npy" or path.is_dir():
+        raise UsageError(f"scores are not written to {path}", expected="a file whose name ends in .npy")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written", cause=f"there is no folder {path.absolute().parent}")
+    return path
 
 
 def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
