@@ -72,6 +72,27 @@ def test_an_image_of_a_csv_is_one_image_however_its_path_is_written(digits, spel
     assert read_data(digits / "labels.csv").notes == ("1 repeated row was left out",)
 
 
+def test_a_class_may_have_commas_in_its_name(digits):
+    rows = [
+        '0/000.png, "crane, a bird"',
+        '0/001.png, "crane, a bird"',
+        '1/000.png, "crane, a machine"',
+        "1/001.png,crane",
+    ]
+    (digits / "labels.csv").write_text("path, label, is_valid\n" + "\n".join(rows))
+    data = read_data(digits / "labels.csv")
+    assert data.class_names == ("crane", "crane, a bird", "crane, a machine")
+    assert "columns that are not used: is_valid" in data.notes
+
+
+def test_names_of_classes_that_look_alike_are_noted(write_digits, tmp_path):
+    write_digits(tmp_path / "digits")
+    (tmp_path / "digits" / "0").rename(tmp_path / "digits" / "Cat")
+    (tmp_path / "digits" / "1").rename(tmp_path / "digits" / "cat")
+    (note,) = read_data(tmp_path / "digits").notes
+    assert note == "classes whose names look alike, and that are classes of their own: Cat, cat"
+
+
 @pytest.mark.parametrize(
     "text", ["path;label\n{rows}", "path\tlabel\n{rows}", "path,label\n{rows}", "\ufeffpath,label\r\n{rows}"]
 )
@@ -237,6 +258,8 @@ def test_sets_of_labels_that_occur_once_are_split_too(digits):
         (b"path,label,class\n0/000.png,a,b\n", "the columns label and class, and any of them could be meant"),
         (b"path,label\n0/000.png,a\n1/000.png,b\n2/000.png,a|b\n", "write ; between several labels"),
         (b"path,label\n0/000.png,\"['a', 'b']\"\n", "as in a;b"),
+        (b"path,label\n0/000.png,a|b\n1/000.png,b|c\n2/000.png,c|a\n", "write ; between several labels"),
+        (b"path,label\n0/000.png,0 1\n1/000.png,1 2\n2/000.png,2 0\n", "as in 0;1"),
         (b"path,label\n0/000.png,[0 1]\n1/000.png,[]\n", "which is a list of labels"),
     ],
 )

@@ -15,7 +15,18 @@ import torch
 from torchvision import tv_tensors
 
 from zoo_core import errors
-from zoo_lightning.samples import SIDES, Faults, ImageData, Sample, Sides, divided, readable, require_both, used_sides
+from zoo_lightning.samples import (
+    SIDES,
+    Faults,
+    ImageData,
+    Sample,
+    Sides,
+    divided,
+    readable,
+    require_both,
+    shortened,
+    used_sides,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -202,7 +213,7 @@ def read_coco(path: Path, files: Mapping[Path, str], *, val: float, seed: int, w
     for what, chosen in (("train on", train), ("validate with", held_out)):
         if chosen and not any(sample.labels for sample in chosen):
             raise errors.UsageError(
-                f"{path} has no object to {what}", cause="; ".join(notes) or "its annotations are empty"
+                f"{path} has no object to {what}", cause=shortened(notes) or "its annotations are empty"
             )
     data = ImageData(
         train,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +23,12 @@ from zoo_lightning.samples import (
     images_in,
     readable,
     require_both,
+    shortened,
     used_sides,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset
 
@@ -165,6 +168,8 @@ def _from_csv(path: Path) -> _Parts:
     labels_in = [_labels_of(row[what] or "") for row in rows]
     _require_single(path, {label for labels in labels_in for label in labels})
     parts = _Parts(multi_label=any(len(labels) > 1 for labels in labels_in))
+    if unused := [column for column in columns if column and column not in (where, what, split)]:
+        parts.notes.append(f"columns that are not used: {', '.join(unused)}")
     sides = {(row[split] or "").strip(): _side_of(row[split] or "", str(path)) for row in rows} if split else {"": ""}
     used = used_sides(sides, parts.notes)
     labels_of: dict[str, tuple[str, ...]] = {}
@@ -198,17 +203,16 @@ def _normalized_name(csv: Path, text: str) -> str:
 
 
 def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str | None]]]:
-    """The columns and rows of a CSV; semicolons or tabs separate them where the first line has no comma.
+    """The columns and rows of a CSV; semicolons or tabs separate them where no comma does.
 
     Raises:
         UsageError: It is no table, or a row has more fields than the first line names.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            separator = next((each for each in ",;\t" if each in first), ",")
+            separator = _separator(file.readline())
             file.seek(0)
-            reader = csv.DictReader(file, restkey=_REST, delimiter=separator)
+            reader = csv.DictReader(file, restkey=_REST, delimiter=separator, skipinitialspace=True)
             columns, rows = tuple(reader.fieldnames or ()), [dict(row) for row in reader]
             longer = [number for number, row in enumerate(rows, start=1) if any(row.pop(_REST, None) or ())]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -222,6 +226,17 @@ def _csv_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str | None]]]
             hint=f"write quotes around a field with {separator!r} in it, and {_SEPARATOR} between several labels",
         )
     return columns, rows
+
+
+def _separator(first: str) -> str:
+    """What separates the columns of a CSV: what makes the first line name paths and labels, a comma if nothing does."""
+    for separator in ",;\t":
+        names = {
+            name.strip().lower() for name in next(csv.reader([first], delimiter=separator, skipinitialspace=True), ())
+        }
+        if names.intersection(_PATHS) and names.intersection(_LABELS):
+            return separator
+    return ","
 
 
 def _column(where: Path, columns: Iterable[str], names: Sequence[str]) -> str | None:
@@ -244,20 +259,30 @@ def _labels_of(text: str) -> tuple[str, ...]:
     return tuple(sorted({label.strip() for label in text.split(_SEPARATOR)} - {""}))
 
 
+def _words(label: str) -> set[str]:
+    """The words of a label in a CSV, if it is a list: between commas, bars or slashes, or numbers between spaces."""
+    separators = r"\s+" if re.fullmatch(r"\d+(\s+\d+)+", label) else r"[,|/]"
+    return {word.strip(" '\"") for word in re.split(separators, label.strip("[]"))}
+
+
 def _require_single(path: Path, labels: set[str]) -> None:
     """Refuse lists of labels in a CSV that are separated otherwise: each list would become a class.
+
+    A list is in brackets, or all of its words are labels, or words of other lists too: "tench, Tinca tinca" is a class.
 
     Raises:
         UsageError: There is one.
     """
-    for label in sorted(labels):
-        words = {word.strip(" '\"") for word in re.split("[,|]", label.strip("[]"))}
+    words_of = {label: _words(label) for label in sorted(labels)}
+    uses = Counter(word for words in words_of.values() for word in words)
+    for label, words in words_of.items():
         # [unknown] may be a class; numpy writes no commas
         is_list = label[0] + label[-1] == "[]" and re.search(r"[,|'\"]|\d\s+\d|^\[\s*\]$", label)
-        if is_list or (len(words) > 1 and words <= labels):
+        if is_list or (len(words) > 1 and all(uses[word] > 1 for word in words)):
             raise errors.UsageError(
                 f"{path} has the label {label!r}, which is a list of labels",
-                hint=f"write {_SEPARATOR} between several labels, as in {_SEPARATOR.join(sorted(words))}",
+                hint=f"write {_SEPARATOR} between several labels, as in {_SEPARATOR.join(sorted(words))}; "
+                "or _ in the name of one class",
             )
 
 
@@ -325,18 +350,29 @@ def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callabl
     return (named or several)[0]
 
 
+def _alike(class_names: Sequence[str]) -> Iterator[str]:
+    """What is to say of names in the data that look the same, such as Cat and cat."""
+    by_look: dict[str, list[str]] = {}
+    for name in class_names:
+        by_look.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    for names in by_look.values():
+        if len(names) > 1:
+            yield f"classes whose names look alike, and that are classes of their own: {', '.join(names)}"
+
+
 def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int) -> ImageData:
     """Put together what was read of class folders, a CSV or Hugging Face: classes with images, and both splits."""
     present = {label for _, labels, _, _ in parts.rows for label in labels}
     class_names = tuple(label for label in parts.order or sorted(present) if label in present)
     if unused := [label for label in parts.order if label not in present]:
         parts.notes.append(f"classes without an image, which were left out: {', '.join(unused)}")
+    parts.notes += _alike(class_names)
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
             f"{path} has images of {len(class_names)} classes",
             expected="at least two",
             got=", ".join(class_names) or "no image",
-            cause="; ".join(parts.notes) or None,
+            cause=shortened(parts.notes) or None,
             hint="put the images of each class into a folder of its own" if path.is_dir() else "write more rows",
         )
     index = {name: place for place, name in enumerate(class_names)}
@@ -355,7 +391,7 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
             f"no image to train on is left of {', '.join(missing)}",
             cause="every image of it is in the validation split"
             if seen.issuperset(index[name] for name in missing)
-            else "; ".join(parts.notes),
+            else shortened(parts.notes),
             hint="give each class at least two images that can be read",
         )
     return require_both(path, data, workers)

@@ -14,7 +14,17 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from zoo_core import errors
-from zoo_lightning.samples import SIDES, Faults, ImageData, Sample, divided, images_in, require_both, used_sides
+from zoo_lightning.samples import (
+    SIDES,
+    Faults,
+    ImageData,
+    Sample,
+    divided,
+    images_in,
+    require_both,
+    shortened,
+    used_sides,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -252,7 +262,7 @@ def _require_classes(path: Path, data: ImageData, workers: int) -> ImageData:
     """
     if data.train and len(data.class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
-            f"the masks of {path} have one class", expected="at least two values", cause="; ".join(data.notes) or None
+            f"the masks of {path} have one class", expected="at least two values", cause=shortened(data.notes) or None
         )
     if data.train and (missing := [name for name, count in data.counts().items() if not count]):
         note = f"classes without a pixel to train on: {', '.join(missing)}"

@@ -156,6 +156,17 @@ class Faults:
             yield f"{kind}: {len(names)}{shown}"
 
 
+def shortened(notes: Sequence[str]) -> str:
+    """What is noted of samples as the cause of an error: there may be a note for each of a million images.
+
+    Example:
+        >>> shortened(["a is no image", "b is no image", "c is no image", "d is no image", "e is no image"])
+        'a is no image; b is no image; c is no image; and 2 more'
+    """
+    more = [f"and {len(notes) - _NAMED_AT_MOST} more"] if len(notes) > _NAMED_AT_MOST else []
+    return "; ".join([*notes[:_NAMED_AT_MOST], *more])
+
+
 def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     """The splits whose samples are used, as ``train`` or ``val``: a test split validates where there is no other."""
     if "val" in sides.values():
@@ -213,7 +224,7 @@ def require_both(path: Path, data: ImageData, workers: int) -> ImageData:
     Raises:
         UsageError: There is not.
     """
-    cause = "; ".join(data.notes)
+    cause = shortened(data.notes)
     if not data.train:
         raise errors.UsageError(f"{path} leaves no image to train on", cause=cause or "it has none that can be used")
     if not data.val:

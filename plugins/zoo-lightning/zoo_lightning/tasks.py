@@ -15,6 +15,7 @@ from zoo_lightning.detect import DETECTORS, DetectionEvaluation, FineTuneDetecto
 from zoo_lightning.evaluate import Evaluation, evaluate
 from zoo_lightning.loading import collate_for, parts_of, val_batch
 from zoo_lightning.module import FineTune
+from zoo_lightning.samples import shortened
 from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation, evaluate_segmenter
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _require_shapes(data: ImageData) -> None:
     if without:
         raise errors.UsageError(
             f"{len(without)} of {len(samples)} images have objects without a mask, such as {without[0]}",
-            cause="; ".join(data.notes) or None,
+            cause=shortened(data.notes) or None,
             hint="a detector without masks, such as fasterrcnn_resnet50_fpn, takes boxes alone",
         )
 
