@@ -130,6 +130,39 @@ class Deaf(toys.Toy):
         return super().forward(torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], 1))
 
 
+class OnTheCPU(toys.Toy):
+    """Subtracts a constant that it makes where torch makes tensors by default."""
+
+    def forward(self, x):
+        return super().forward(x - torch.tensor([0.5, 0.4, 0.4]).view(3, 1, 1))
+
+
+class Table(toys.Toy):
+    """Keeps a constant as a plain attribute, which stays where it is made."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.mix = torch.rand(8, 8)
+        self.fc.register_forward_pre_hook(self.mixed)
+
+    def mixed(self, _, args):
+        return (linear(args[0], self.mix),)
+
+
+class ToTheCPU(toys.Toy):
+    """Pools on the CPU."""
+
+    def forward(self, x):
+        return super().forward(x).cpu() + self.fc.bias
+
+
+class Contrasting(toys.Toy):
+    """Takes the mean of the batch away from each image."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
 class TwoStems(toys.Toy):
     """A second convolution looks at the image too."""
 
@@ -320,7 +353,42 @@ def emptied(_, found):
 
 DETECTOR = odd(odd_toys.Detector, task="detection")
 
+_count = []
+
+
+def other_names():
+    _count.append(None)
+    return [f"class {number} of call {len(_count)}" for number in range(10)]
+
+
+def cpu_pool(x):
+    return x.mean((2, 3)) * torch.ones(8)
+
+
+def cpu_anatomy(model):
+    return replace(toys.anatomy(model), pool=Chain(cpu_pool, "norm"))
+
+
 MUTANTS = {
+    # forward
+    "constant on the CPU": Mutant(
+        "forward", "(return super().forward(x - torch.tensor([0.5", card={"build": "support.mutants:OnTheCPU"}
+    ),
+    "attribute on the CPU": Mutant(
+        "forward", "forward stays on the CPU when the model is on another", card={"build": "support.mutants:Table"}
+    ),
+    "scores on the CPU": Mutant(
+        "forward", "forward stays on the CPU when the model is on another", card={"build": "support.mutants:ToTheCPU"}
+    ),
+    "pool on the CPU": Mutant("forward", "a part of the split stays on the CPU", cpu_anatomy),
+    "scores that depend on the batch": Mutant(
+        "forward", "gets other scores beside another one than alone", card={"build": "support.mutants:Contrasting"}
+    ),
+    "class names that change": Mutant(
+        "card",
+        "which gives 10 other class names when called again",
+        weights={"categories": "support.mutants:other_names"},
+    ),
     # weights entries
     "bad scheme": Mutant(
         "card", "ftp://example.org/toy.pth has none of the schemes", weights={"urls": ("ftp://example.org/toy.pth",)}

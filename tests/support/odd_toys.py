@@ -174,7 +174,7 @@ class Detector(nn.Module):
         self.boxes = nn.Linear(4, 4 * num_classes)
 
     def forward(self, images, targets=None):
-        mean = torch.tensor(self.mean)[:, None, None]
+        mean = torch.tensor(self.mean, device=images[0].device)[:, None, None]
         x = torch.stack([interpolate((each - mean)[None], (64, 64))[0] for each in images])
         seen = self.bn1(self.conv1(x)).mean((2, 3))
         scores, boxes = self.scores(seen), self.boxes(seen).view(len(seen), self.num_classes, 4)

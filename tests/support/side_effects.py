@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -156,6 +157,23 @@ def with_logging_off():
     return toys.Toy()
 
 
+def with_a_message():
+    print("Building a toy ...")  # noqa: T201 - as it is
+    return toys.Toy()
+
+
+def with_a_log():
+    with Path("toy.log").open("a") as log:
+        log.write("built")
+    return toys.Toy()
+
+
+def with_a_checkpoint():
+    model = toys.Toy()
+    torch.save(model.state_dict(), "toy.pth")
+    return model
+
+
 _built = []
 
 
@@ -208,6 +226,11 @@ def drawing(model):
 
 def setting_dtype(model):
     torch.set_default_dtype(torch.float64)
+    return toys.anatomy(model)
+
+
+def talking(model):
+    print(type(model))  # noqa: T201 - as it is
     return toys.anatomy(model)
 
 
@@ -264,6 +287,10 @@ MUTANTS = {
     "build with a buffer of all models": _build("shares bn1.running_mean with the one before", with_a_shared_buffer),
     "build in another dtype": _build("with one batch of torch.float32", in_float64),
     "build that returns a model and more": _build("returns a tuple, and no torch.nn.Module", with_its_transforms),
+    "build that prints": _build("building it prints 'Building a toy ...'", with_a_message),
+    "build that writes a log": _build("building it leaves toy.log in the current folder", with_a_log),
+    "build that writes with C++": _build("building it leaves toy.pth in the current folder", with_a_checkpoint),
+    "anatomy that prints": Mutant("builds", "asking for its anatomy prints", talking),
     "anatomy that zeroes a bias": Mutant("builds", "anatomy changes fc.bias", zeroing),
     "anatomy that leaves a hook": Mutant("builds", "anatomy changes the hooks of layer1", hooking),
     "anatomy that leaves an attribute": Mutant("builds", "anatomy changes the attribute seen", noting),

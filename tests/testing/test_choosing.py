@@ -80,7 +80,7 @@ def test_every_check_passes_by_shapes_alone_or_says_that_it_needs_values(check):
         verdict = judge(check, card)
     needs_values = check.__name__ in {"check_branch", "check_norms", "check_save", "check_values"}
     assert verdict.outcome == ("skipped" if needs_values else "passed"), verdict.reason
-    by_values = ("features", "split", "training", "swap", "in_channels", "twins")
+    by_values = ("forward", "features", "split", "training", "swap", "in_channels", "twins")
     compares = check.__name__.removeprefix("check_") in by_values
     assert verdict.shapes is (needs_values or compares)
 

@@ -117,7 +117,8 @@ def test_a_right_family_passes(check):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_planted_defect_is_found_by_its_check_which_names_the_cause(name):
+def test_a_planted_defect_is_found_by_its_check_which_names_the_cause(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for those that write into the current folder
     mutant = MUTANTS[name]
     with zoo.use(mutant.zoo()):
         if name in side_effects.MUTANTS:

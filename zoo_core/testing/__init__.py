@@ -18,6 +18,7 @@ from zoo_core.testing.checks.copies import check_twins as check_twins
 from zoo_core.testing.checks.features import check_branch as check_branch
 from zoo_core.testing.checks.features import check_depths as check_depths
 from zoo_core.testing.checks.features import check_features as check_features
+from zoo_core.testing.checks.forward import check_forward as check_forward
 from zoo_core.testing.checks.stages import check_stages as check_stages
 from zoo_core.testing.checks.structure import check_builds as check_builds
 from zoo_core.testing.checks.structure import check_in_features as check_in_features

@@ -10,6 +10,7 @@ from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.copies import check_compile, check_save, check_twins
 from zoo_core.testing.checks.features import check_branch, check_depths, check_features
+from zoo_core.testing.checks.forward import check_forward
 from zoo_core.testing.checks.stages import check_stages
 from zoo_core.testing.checks.structure import check_builds, check_in_features, check_paths, check_stem
 from zoo_core.testing.checks.surgery import check_freeze, check_in_channels, check_norms, check_split, check_swap
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CHECKS: tuple[Callable[[Card], None], ...] = (
     check_card,
     check_builds,
+    check_forward,
     check_paths,
     check_stem,
     check_in_features,

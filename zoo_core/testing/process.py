@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -154,6 +157,84 @@ def _global_hooks() -> dict[str, dict[Any, Any]]:
         for name, value in vars(module_hooks).items()
         if name.startswith("_global_") and isinstance(value, dict)
     }
+
+
+@contextmanager
+def printed() -> Iterator[list[str]]:
+    """Inside the block, note what it prints; that is printed at the end of the block.
+
+    Yields:
+        That in words, at the end of the block.
+
+    Example:
+        >>> with printed() as traces:
+        ...     print("Loading ...")
+        Loading ...
+        >>> traces
+        ["prints 'Loading ...'"]
+    """
+    traces: list[str] = []
+    stdout, text = sys.stdout, io.StringIO()
+    with redirect_stdout(text):
+        yield traces
+    stdout.write(text.getvalue())
+    if text.getvalue().strip():
+        traces.append(f"prints {text.getvalue().strip()[:60]!r}")
+
+
+@contextmanager
+def files_left() -> Iterator[list[str]]:
+    """Inside the block, note the files that it leaves in the current folder.
+
+    Yields:
+        Them in words, at the end of the block.
+    """
+    traces: list[str] = []
+    before = _files_here()
+    with _opened_here() as opened:
+        yield traces
+    left = _files_here() - before | {name for name in opened if Path(name).exists()}
+    traces += [f"leaves {name} in the current folder" for name in sorted(left) if not name.startswith(_OF_TOOLS)]
+
+
+def _files_here() -> set[str]:
+    """The names in the current folder."""
+    return {path.name for path in Path.cwd().iterdir()}
+
+
+_OF_TOOLS = ("__pycache__", ".pytest_cache", ".coverage")
+"""What other programs than the one that is looked at may write meanwhile."""
+_opened: ContextVar[set[str] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def _opened_here() -> Iterator[set[str]]:
+    """Inside the block, gather the files of the current folder that this thread opens to write to them."""
+    _listen()
+    opened: set[str] = set()
+    token = _opened.set(opened)
+    try:
+        yield opened
+    finally:
+        _opened.reset(token)
+
+
+@cache
+def _listen() -> None:
+    """Have Python tell of each file that is opened; it cannot be stopped, and so is begun once."""
+    sys.addaudithook(_note_opened)
+
+
+def _note_opened(event: str, args: tuple[Any, ...]) -> None:
+    """Note a file of the current folder that is opened to write to it."""
+    opened = _opened.get() if event == "open" else None
+    if opened is None or not isinstance(args[0], str | Path):
+        return
+    _, mode, flags = args
+    writes = bool({*(mode or "")} & {*"wax+"}) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
+    path = Path(args[0]).absolute()
+    if writes and path.parent == Path.cwd():
+        opened.add(path.name)
 
 
 def random_states() -> dict[str, object]:

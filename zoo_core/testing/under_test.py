@@ -21,7 +21,7 @@ from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.testing.network import without_network
-from zoo_core.testing.process import random_states, watched
+from zoo_core.testing.process import files_left, random_states, watched
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -215,10 +215,12 @@ class Built(NamedTuple):
 
     Attributes:
         changes: What it changed, in words.
+        files: The files that it left in the current folder, in words.
         states: The states of Python's and numpy's random generators after it.
     """
 
     changes: tuple[str, ...]
+    files: tuple[str, ...]
     states: dict[str, object]
 
 
@@ -267,7 +269,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
             with suppress(Exception):  # which the build below reports; what it imports may set what it likes
                 card = current_zoo().resolve(name)[0]
                 current_zoo().member(card.family).builder(card)
-            with watched(imports=True) as changes, warnings.catch_warnings():
+            with watched(imports=True) as changes, files_left() as files, warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initializing
                 model = _bare(name) if shapes else _with_values(name)
         finally:
@@ -276,7 +278,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 f"{name}: its constructor asks the network for {', '.join(attempts)}; it must build untrained without "
                 "one: the weights are zoo's to fetch",
             )
-    _built[model] = Built(tuple(changes), random_states())
+    _built[model] = Built(tuple(changes), tuple(files), random_states())
     return model.eval()
 
 

@@ -18,7 +18,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import knowledge_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.outputs import same
-from zoo_core.testing.process import random_states, started_from, watched
+from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
 from zoo_core.testing.under_test import built_with, by_shapes, model_under_test, require
 from zoo_core.utils.random_state import seeded
 
@@ -58,11 +58,14 @@ def check_side_effects(card: Card) -> None:
 
 def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     """The model once more, as its library makes it; refused where building it has a side effect on the process."""
-    with seeded(_SEED), started_from(_SEED) as before, watched() as changes:
+    with seeded(_SEED), started_from(_SEED) as before, watched() as changes, printed() as text, files_left() as files:
         fresh = _fresh(card, knowledge_of(model).options)
         seed, states = torch.initial_seed(), random_states()
     label = f"{card.id}: building it"
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
+    require(not text, f"{label} {', '.join(text)}; logging.getLogger(__name__) takes what it has to say")
+    files += [each for each in built_with(model).files if each not in files]
+    require(not files, f"{label} {', '.join(files)}")
     require(seed == _SEED, f"{label} seeds torch for the whole process")
     first = built_with(model).states
     for name, now in states.items():
@@ -151,10 +154,11 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
     label = f"{card.id}: asking for its anatomy"
     tensors = {} if by_shapes(card) else {name: tensor.clone() for name, tensor in _tensors(model)}
     before, states, drawn = dict(_marks(fresh)), random_states(), torch.get_rng_state()
-    with watched() as changes:
+    with watched() as changes, printed() as text, files_left() as files:
         anatomy(fresh)
         answers = [knowledge_of(model).anatomy, anatomy(model), anatomy(model)]
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
+    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
     still = states == random_states() and torch.equal(drawn, torch.get_rng_state())
     require(still, f"{label} draws random numbers, or seeds a generator: its answer may be another each time")
     now, after = dict(_tensors(model)), dict(_marks(fresh))

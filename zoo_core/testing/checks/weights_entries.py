@@ -8,6 +8,7 @@ from collections import Counter
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import zip_longest
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -96,19 +97,24 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
     if not isinstance(categories, str):
         return categories
     try:
-        return _named_by(categories)
+        names, again = _named_by(categories)
     except Exception as error:
         raise NonConformance(
             f"{label}: categories names {categories}, which gives no class names",
             got=f"{type(error).__name__}: {error}",
             hint='"package.module:function" of a function that takes nothing and returns the names in order',
         ) from error
+    other = sum(one != two for one, two in zip_longest(names, again))
+    require(
+        not other, f"{label}: categories names {categories}, which gives {other} other class names when called again"
+    )
+    return names
 
 
 @lru_cache(maxsize=64)
-def _named_by(categories: str) -> tuple[str, ...]:
-    """The class names that weights entries refer to, which are the same for hundreds of them."""
-    return named(categories)
+def _named_by(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The class names that weights entries refer to, called for twice; they are the same for hundreds of entries."""
+    return named(categories), named(categories)
 
 
 def _check_distinct(label: str, names: tuple[str, ...]) -> None:

@@ -1,0 +1,114 @@
+"""The check that forward looks at each image by itself, on the device of the model."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from zoo_core.errors import ZooError
+from zoo_core.surgery.features.split import split
+from zoo_core.testing.checks.surgery import noisy
+from zoo_core.testing.outputs import difference, scores_of
+from zoo_core.testing.under_test import DETECTORS, NonConformance, arguments, by_shapes, example, only_shapes, require
+
+if TYPE_CHECKING:
+    from zoo_core.contract.card import Card
+
+_ROUNDING = 1e-3
+"""Of the largest score: kernels sum in another order for another batch."""
+_TAKES_BOTH = {"index", "index_put", "copy", "to_copy", "pack_padded_sequence"}
+"""What torch computes of tensors on two devices, without the underscores of variants."""
+_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent.parent))
+
+
+def check_forward(card: Card) -> None:
+    """Each image of a batch gets the scores that it gets alone, and every tensor is on the device of the model."""
+    model = noisy(card)
+    if by_shapes(card):
+        only_shapes("scores")
+    elif card.task not in DETECTORS:  # which choose among the boxes of a batch
+        _check_batch(card, model)
+    _check_device(card, model.to("meta"))
+
+
+def _check_batch(card: Card, model: nn.Module) -> None:
+    """The first image of a batch of two has the scores that it has alone."""
+    x = example(card)
+    with torch.no_grad():
+        both, alone = (scores_of(model, *arguments(card, each)) for each in (x, x[:1]))
+    if both.shape[1:] != alone.shape[1:] or not bool(alone.isfinite().all()):
+        return
+    if float((both[:1] - alone).abs().max()) > _ROUNDING * float(alone.abs().max()):
+        raise NonConformance(
+            f"{card.id}: an image gets other scores beside another one than alone, by {difference(both[:1], alone)}",
+            cause="forward computes over the batch in eval mode too, as a mean or a softmax along axis 0 does",
+            hint="norms of batches normalize with their running statistics in eval mode",
+        )
+
+
+def _check_device(card: Card, model: nn.Module) -> None:
+    """No tensor of forward, or of the parts of the split, stays on the CPU while the model is on another device."""
+    x = example(card)
+    _require_one_device(card, model, arguments(card, x), "forward")
+    try:
+        parts = split(model)
+    except ZooError:  # it cannot be split, which the check of the split says
+        return
+    _require_one_device(card, nn.Sequential(*parts), (x,), "a part of the split")
+
+
+def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], what: str) -> None:
+    """Run a model without values, as far as it comes, and refuse tensors that are left on the CPU."""
+    x = tree_map(lambda each: each.to("meta") if isinstance(each, Tensor) else each, inputs)
+    with torch.no_grad(), _Devices() as devices, suppress(Exception):  # what needs values fails there
+        model(*x)
+    require(
+        not devices.mixed,
+        f"{card.id}: {what} stays on the CPU when the model is on another device: {', '.join(devices.mixed[:2])}; "
+        "make the tensor with device=x.device, or register it as a buffer",
+    )
+
+
+class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
+    """Notes where torch is given a tensor on the CPU beside one on the meta device.
+
+    What is copied to the CPU has no values there and becomes zeros, so that the run goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
+        self.mixed: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever torch gives
+        kwargs = kwargs or {}
+        name = func.__name__.partition(".")[0].strip("_")
+        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        on_meta = [each for each in inputs if each.is_meta]
+        if on_meta and any(each.dim() and not each.is_meta for each in inputs) and name not in _TAKES_BOTH:
+            self.mixed.append(f"{name}{_line_of_caller()}")
+        if name == "to_copy" and on_meta and getattr(kwargs.get("device"), "type", "meta") == "cpu":
+            return torch.zeros(on_meta[0].shape, dtype=kwargs.get("dtype") or on_meta[0].dtype, device="cpu")
+        return func(*args, **kwargs)
+
+
+def _line_of_caller() -> str:
+    """The line of the library that calls a function of torch, with its file; empty if none is known."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""
