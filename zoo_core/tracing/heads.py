@@ -17,6 +17,7 @@ from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_la
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import ShapesOnly, plain_fields
+from zoo_core.utils.attributes import repeated_numbers, set_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -329,7 +330,8 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     if spec != new_spec:
         return "forward returns something else"
     aux = any(each.role == "aux" for each in sites)
-    alike = [each.value for each in last_layers(model, passes.evaluated) if {*each.ops} == {*main.ops}]
+    outputs = last_layers(model, passes.evaluated)
+    alike = [each.value for each in outputs if each.ops and {*each.ops} <= {*main.ops}]  # also of one head of several
     for old, new in zip(before, after, strict=True):
         value = getattr(old, "value", None)
         if value is None or not isinstance(new, Tensor):
@@ -387,9 +389,8 @@ def _with_more_classes(model: nn.Module, sites: Sequence[Head]) -> Iterator[None
 
 
 def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
-    for name, number in numbers.items():
-        path, _, own = name.rpartition(".")
-        setattr(model.get_submodule(path), own, number)
+    for path, number in numbers.items():
+        set_attribute(model, path, number)
 
 
 def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
@@ -405,17 +406,17 @@ def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a 
 
 
 def _counts(model: nn.Module, head: Head) -> tuple[str, ...]:
-    """Of those integers the ones that are called a number of classes, which users read though forward does not."""
-    return tuple(path for path in _numbers(model, head) if path.rpartition(".")[2] in _CLASS_COUNTS)
+    """Paths of the integers that are called a number of classes, which users read though forward does not."""
+    return repeated_numbers(model, head.path, head.num_classes, _CLASS_COUNTS)
 
 
 def _numbers(model: nn.Module, head: Head) -> tuple[str, ...]:
-    """Paths of the integers that are as many as the classes, in the modules around a head site."""
+    """Those, and all other integers that are as many as the classes, in the modules around a head site."""
     parts = head.path.split(".")
     owners = [".".join(parts[:depth]) for depth in range(len(parts))]
-    result = []
+    result = dict.fromkeys(_counts(model, head))
     for path in owners:
         for name, value in vars(model.get_submodule(path)).items():
             if type(value) is int and value == head.num_classes:
-                result.append(f"{path}.{name}".lstrip("."))
+                result[f"{path}.{name}".lstrip(".")] = None
     return tuple(result)

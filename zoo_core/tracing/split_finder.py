@@ -142,7 +142,8 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
             result = None
         if isinstance(result, Chain):
             return result
-    path = next((call.path for call in _makers(passes.evaluated, cut[0])), None)
+    bare = (call.path for call in _makers(passes.evaluated, cut[0]) if isinstance(call.output, Ref))  # in no object
+    path = next(bare, None)
     return RunTo(path) if path else None
 
 

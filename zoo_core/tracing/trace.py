@@ -20,6 +20,7 @@ from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.attributes import repeated_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
 
 
 _COMPUTING = ("conv", "linear", "multi_head_attention", "transformer_encoder_layer")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CHANNEL_COUNTS = frozenset(
+    {
+        "num_channels",
+        "n_channels",
+        "in_channels",
+        "in_chans",
+        "in_ch",
+        "input_channels",
+        "num_input_channels",
+        "channels",
+    }
+)
 _JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 """Functions after which the input is still there as it was, beside features."""
 
@@ -107,7 +121,13 @@ def trace(
         missing["head"], last = error.why, error.candidates
         candidates = tuple(each for each in last if can_be_head(passes, each))
         heads, main = (), error.last or Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
-    anatomy = Anatomy(heads, stem=_stem_of(passes), headless=_headless(missing.get("head"), candidates, last))
+    stem = _stem_of(passes)
+    anatomy = Anatomy(
+        heads,
+        stem=stem,
+        headless=_headless(missing.get("head"), candidates, last),
+        channel_attributes=_channel_counts(passes.model, stem),
+    )
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
     if any(each.role == "box" for each in heads):
         anatomy = replace(anatomy, indivisible=INDIVISIBLE)
@@ -271,6 +291,14 @@ def _stem_of(passes: Passes) -> tuple[str, ...]:
         elif op.name in _JOINING or seen.issuperset(flow.moving(op)):  # else features that the input weights or masks
             seen.update(op.outputs)
     return tuple(path for path in result if path)
+
+
+def _channel_counts(model: nn.Module, stem: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the integers that repeat the number of input channels, in the modules around the first convolutions."""
+    layers = {path: model.get_submodule(path) for path in stem}
+    numbers = {path: layer.in_channels for path, layer in layers.items() if isinstance(layer, _CONVOLUTIONS)}
+    paths = (repeated_numbers(model, path, number, _CHANNEL_COUNTS) for path, number in numbers.items())
+    return tuple(dict.fromkeys(each for found in paths for each in found))
 
 
 def _is_norm(module: nn.Module) -> bool:

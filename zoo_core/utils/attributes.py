@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
+
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Collection, Iterator
 
 
 def get_attribute(model: nn.Module, path: str) -> Any:  # noqa: ANN401 - a number, a switch or a list of numbers
@@ -18,3 +20,42 @@ def set_attribute(model: nn.Module, path: str, value: object) -> None:
     """Set the attribute at a dotted path; its owner may be a module, or another object such as a configuration."""
     *owners, name = path.split(".")
     setattr(reduce(getattr, owners, model), name, value)
+
+
+def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
+    """Paths of the integers with one of these names that repeat what a layer says.
+
+    They are looked for in the modules around the layer, and in the configurations that these hold.
+
+    Args:
+        model: The model.
+        path: Of the layer.
+        number: What it says itself, such as its number of classes.
+        names: What such an integer is called.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 9))
+        >>> net.num_classes = 9
+        >>> repeated_numbers(net, "0", 9, {"num_classes"})
+        ('num_classes',)
+    """
+    result: dict[tuple[int, str], str] = {}
+    for place, owner in _owners(model, path):
+        for name in sorted(names):
+            value = getattr(owner, name, None)
+            if type(value) is int and value == number:
+                result.setdefault((id(owner), name), f"{place}.{name}".lstrip("."))
+    return tuple(result.values())
+
+
+def _owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
+    """The modules around a layer and the records that they hold as attributes, such as a configuration, by path."""
+    parts = path.split(".")
+    for depth in range(len(parts)):
+        place = ".".join(parts[:depth])
+        module = model.get_submodule(place)
+        yield place, module
+        for name, value in vars(module).items():
+            is_record = hasattr(value, "__dict__") and not isinstance(value, type | nn.Module | Tensor)
+            if is_record and not callable(value):
+                yield f"{place}.{name}".lstrip("."), value
