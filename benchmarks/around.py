@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 import torchvision
 
-from benchmarks.harness import Figures, Row, forked, in_turns, metered, save, table
+from benchmarks.harness import Figures, Row, forked, in_turns, measured, metered, report
 from benchmarks.load import Case, file_of, publish, with_zoo
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RESNET50 = Case("torchvision", "resnet50")
+_CASE = "resnet50 with a new head"
 _CHECKS = 100
 
 
@@ -66,8 +67,8 @@ def check(cache: Path) -> Figures:
     return {"cpu s": once(checks)["cpu s"] / _CHECKS}
 
 
-def measure(rounds: int) -> list[Row]:
-    """A row: ``zoo.get``, the bare way, and the check of the file alone."""
+def measure(rounds: int) -> Row:
+    """``zoo.get``, the bare way, and the check of the file alone."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -81,7 +82,7 @@ def measure(rounds: int) -> list[Row]:
             "by hand": partial(once, partial(by_hand, path)),
             "check of the file": partial(check, folder / "cache"),
         }
-        return [in_turns("around", "resnet50 with a new head", sides, rounds)]
+        return in_turns("around", _CASE, sides, rounds)
 
 
 def main() -> None:
@@ -90,10 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(options.rounds)
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
+    rows = measured([(_CASE, partial(measure, options.rounds))])
+    report(rows, options.json)
     ours, bare, checked = (rows[0].median(side) for side in rows[0].sides)
     print(f"\nzoo adds {1e3 * (ours - bare):.1f} ms; the check is {100 * checked / ours:.2f} % of its load")
 

@@ -1,6 +1,6 @@
 """Forward time of a model from zoo, swapped and frozen, against the library's own, eager and compiled.
 
-Run as ``uv run python benchmarks/forward.py``. The two take turns, so that a change in the machine's speed meets both;
+Run as ``uv run python -m benchmarks.forward``. The two take turns, so that a change in the machine's speed meets both;
 the figure is the median of the ratios pair by pair, with the first and third quartile.
 """
 
@@ -15,6 +15,7 @@ import torchvision
 from torch import nn
 
 import zoo_core as zoo
+from benchmarks.harness import rounds_in_time
 
 
 def seconds(model: nn.Module, x: torch.Tensor) -> float:
@@ -33,7 +34,7 @@ def ratios(ours: nn.Module, theirs: nn.Module, x: torch.Tensor, pairs: int) -> l
         for _ in range(3):
             seconds(model, x)
     found = []
-    for pair in range(pairs):
+    for pair in rounds_in_time(pairs):
         first, second = (ours, theirs) if pair % 2 else (theirs, ours)
         times = {first: seconds(first, x), second: seconds(second, x)}
         found.append(times[ours] / times[theirs])

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
+from benchmarks.harness import rounds_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def parts_of_full(name: str, batch: int, rounds: int) -> dict[str, list[float]]:
     for step in steps.values():
         step(x, y)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
+    for _ in rounds_in_time(rounds):
         taken = {way: seconds(step, x, y) for way, step in steps.items()}
         for way, spent in taken.items():
             found[way].append(spent / taken["full"])

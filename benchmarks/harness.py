@@ -3,6 +3,9 @@
 A measurement runs in a process that is forked from one which has imported both sides, so that each starts from the same
 state and imports do not count. The sides take turns, so that a change in the machine's speed meets them all, and the
 ratio is taken round by round.
+
+``ZOO_BENCH_SECONDS`` is the time for one row, after which no round begins, and ``ZOO_BENCH_JOURNAL`` the file that
+keeps the rows, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ import statistics
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Figures = dict[str, float]
+_FEWEST = 2
+"""Rounds that a row has whatever time they take."""
 
 
 @dataclass
@@ -98,13 +104,65 @@ def in_turns(
 ) -> Row:
     """Measure each side once a round, each in a process of its own."""
     found: dict[str, list[Figures]] = {side: [] for side in sides}
-    for number in range(rounds):
+    for number in rounds_in_time(rounds):
         order = list(sides) if number % 2 == 0 else list(reversed(sides))
         for side in order:
             found[side].append(forked(sides[side]))
     row = Row(section, case, figure, found)
     print("\n".join(row.lines()), file=sys.stderr, flush=True)
     return row
+
+
+def rounds_in_time(count: int) -> Iterator[int]:
+    """The numbers of the rounds of a row; after two, none begins that is beyond the time for it."""
+    limit = float(os.environ.get("ZOO_BENCH_SECONDS", "inf"))
+    started = time.monotonic()
+    for number in range(count):
+        if number >= _FEWEST and time.monotonic() - started > limit:
+            return
+        yield number
+
+
+def measured(works: Iterable[tuple[str, Callable[[], Row]]]) -> list[Row]:
+    """A row a work, by its case. One that the journal has is not measured again, and one that fails is left out.
+
+    Raises:
+        SystemExit: All failed.
+    """
+    path = Path(os.environ.get("ZOO_BENCH_JOURNAL", os.devnull))
+    known = {row.case: row for row in journal(path)}
+    rows = []
+    for case, work in works:
+        try:
+            row = known.get(case) or work()
+        except Exception:  # noqa: BLE001 - the other rows count all the same
+            traceback.print_exc()
+            print(f"{case} failed", file=sys.stderr, flush=True)
+            continue
+        rows.append(row)
+        if case not in known:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{json.dumps(asdict(row))}\n")  # after a line that was cut off
+    return rows or sys.exit("no row could be measured")
+
+
+def journal(path: Path) -> list[Row]:
+    """The rows that :func:`measured` kept; a line that was cut off is none."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            rows.append(Row(**json.loads(line)))
+    return rows
+
+
+def report(rows: list[Row], path: Path | None) -> None:
+    """Print the rows as a table with their notes, and write the figures on request."""
+    if path:
+        save(rows, path)
+    print(table(rows))
+    for row in rows:
+        for note, value in row.notes.items():
+            print(f"{row.case}: {note} {value:.3g}")
 
 
 def forked(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns, through JSON

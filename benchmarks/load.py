@@ -23,7 +23,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figures, Row, forked, in_turns, metered, save, table
+from benchmarks.harness import Figures, Row, forked, in_turns, measured, metered, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,25 +213,22 @@ def once(load: Callable[[], nn.Module], case: Case) -> Figures:
     return metered(work)[1]
 
 
-def measure(cases: list[Case], rounds: int) -> list[Row]:
-    """A row a case; the files of one are gone before those of the next are made."""
+def measure(case: Case, rounds: int) -> Row:
+    """One case; its files are gone before those of the next are made."""
     import torch
 
     torch.set_num_threads(1)
-    rows = []
-    for case in cases:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            os.environ.update(ZOO_CACHE=str(folder / "cache"), TORCH_HOME=str(folder / "torch"))
-            forked(partial(publish, case, folder))
-            digest = hashlib.file_digest(file_of(case, folder).open("rb"), "sha256").hexdigest()
-            ours, theirs = with_zoo(case, folder, digest), with_peer(case, folder)
-            forked(partial(once, ours, case))  # the first use, which fetches and converts
-            sides = {"zoo": partial(once, ours, case), case.peer: partial(once, theirs, case)}
-            row = in_turns("load", str(case), sides, rounds)
-            row.notes["file MB"] = file_of(case, folder).stat().st_size / 1e6
-            rows.append(row)
-    return rows
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.update(ZOO_CACHE=str(folder / "cache"), TORCH_HOME=str(folder / "torch"))
+        forked(partial(publish, case, folder))
+        digest = hashlib.file_digest(file_of(case, folder).open("rb"), "sha256").hexdigest()
+        ours, theirs = with_zoo(case, folder, digest), with_peer(case, folder)
+        forked(partial(once, ours, case))  # the first use, which fetches and converts
+        sides = {"zoo": partial(once, ours, case), case.peer: partial(once, theirs, case)}
+        row = in_turns("load", str(case), sides, rounds)
+        row.notes["file MB"] = file_of(case, folder).stat().st_size / 1e6
+        return row
 
 
 def main() -> None:
@@ -243,10 +240,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chosen = [case for case in CASES if options.peer in (None, case.peer) and options.only in str(case)]
-    rows = measure(chosen, options.rounds)
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
+    report(measured((str(case), partial(measure, case, options.rounds)) for case in chosen), options.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figures, Row, forked, in_turns, of_children, save, table, usual
+from benchmarks.harness import Figures, Row, forked, in_turns, measured, of_children, report, usual
 from benchmarks.load import Case, build, once
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ CASES = [
     Case("timm", "vit_large_patch16_224"),
 ]
 INSPECTED = "torchvision/resnet50"
+_INSPECTED = "what a resnet50 file is"
 
 
 def write(case: Case, path: Path) -> None:
@@ -89,30 +90,27 @@ def with_peer(case: Case, path: Path) -> Callable[[], nn.Module]:
     return load
 
 
-def measure(cases: list[Case], rounds: int) -> list[Row]:
-    """A row a case; the files of one are gone before those of the next are made."""
+def measure(case: Case, rounds: int) -> Row:
+    """One case; its files are gone before those of the next are made."""
     import torch
 
     torch.set_num_threads(1)
-    rows = []
-    for case in cases:
-        with tempfile.TemporaryDirectory() as name:
-            path = Path(name, "last.ckpt")
-            os.environ["ZOO_CACHE"] = str(path.parent / "cache")
-            forked(partial(write, case, path))
-            shutil.copyfile(path, _twin(path))
-            loads = {
-                "zoo, again": with_zoo(case, path),
-                "zoo, first": with_zoo(case, path, first=True),
-                "zoo, moved": with_zoo(case, path, moved=True),
-                case.peer: with_peer(case, path),
-            }
-            sides = {who: partial(once, load, case) for who, load in loads.items()}
-            forked(sides["zoo, again"])
-            row = in_turns("own", f"own {case}", sides, rounds)
-            row.notes["file MB"] = path.stat().st_size / 1e6
-            rows.append(row)
-    return rows
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "last.ckpt")
+        os.environ["ZOO_CACHE"] = str(path.parent / "cache")
+        forked(partial(write, case, path))
+        shutil.copyfile(path, _twin(path))
+        loads = {
+            "zoo, again": with_zoo(case, path),
+            "zoo, first": with_zoo(case, path, first=True),
+            "zoo, moved": with_zoo(case, path, moved=True),
+            case.peer: with_peer(case, path),
+        }
+        sides = {who: partial(once, load, case) for who, load in loads.items()}
+        forked(sides["zoo, again"])
+        row = in_turns("own", f"own {case}", sides, rounds)
+        row.notes["file MB"] = path.stat().st_size / 1e6
+        return row
 
 
 def inspecting(rounds: int) -> Row:
@@ -127,7 +125,7 @@ def inspecting(rounds: int) -> Row:
             "torch.load and print": [sys.executable, "-c", script],
         }
         sides = {who: partial(_quiet, command) for who, command in commands.items()}
-        return in_turns("own", "what a resnet50 file is", sides, rounds, figure="wall s")
+        return in_turns("own", _INSPECTED, sides, rounds, figure="wall s")
 
 
 def _quiet(command: list[str]) -> Figures:
@@ -144,11 +142,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure([case for case in CASES if options.only in str(case)], options.rounds)
-    rows += [inspecting(options.rounds)] if options.only in "inspect" else []
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
+    works = [(f"own {case}", partial(measure, case, options.rounds)) for case in CASES if options.only in str(case)]
+    if options.only in "inspect":
+        works.append((_INSPECTED, partial(inspecting, options.rounds)))
+    report(measured(works), options.json)
 
 
 if __name__ == "__main__":

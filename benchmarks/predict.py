@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Figures, Row, forked, metered, of_children, save, table, usual
+from benchmarks.harness import Figures, Row, forked, measured, metered, of_children, report, rounds_in_time, usual
 from benchmarks.load import put_in_torch_hub
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH = 375, 500
 BATCH = 16
+_FIRST, _THROUGHPUT = "the first result, resnet18", "{} images, {}"
+_MEMORY, _MEMORY_OF_WINDOWS = "memory of zoo.predict", "memory of zoo.sliding_window"
+_WINDOWS, _BLENDED = "15 windows of 448 x 672", "blended, 448 x 672, lraspp_mobilenet_v3_large"
 _TURN = 96
 """Images in a turn: short enough that both sides meet the same unrest of the machine."""
 
@@ -118,7 +121,7 @@ def throughput(name: str, folder: Path, count: int) -> Row:
         works = {"zoo.predict": partial(zoo.predict, model, turn), "the model alone": partial(alone, len(turn))}
         for side in list(works) if begin // _TURN % 2 else list(reversed(works)):
             sides[side].append(spent(works[side]))
-    row = Row("predict", f"{len(files)} images, {name}", "cpu s", sides)
+    row = Row("predict", _THROUGHPUT.format(count, name), "cpu s", sides)
     row.notes["cores busy"] = row.median("zoo.predict", "cpu s") / row.median("zoo.predict", "wall s")
     row.notes["cores busy, alone"] = row.median("the model alone") / row.median("the model alone", "wall s")
     return row
@@ -135,7 +138,7 @@ def memory(folder: Path, count: int) -> Row:
         return metered(lambda: zoo.predict(model, files[:images]))[1]
 
     sides = {f"{images} images": [forked(partial(over, images)) for _ in range(2)] for images in (200, count)}
-    return Row("predict", "memory of zoo.predict", "peak MB", sides)
+    return Row("predict", _MEMORY, "peak MB", sides)
 
 
 def memory_of_windows(folder: Path) -> Row:
@@ -153,7 +156,7 @@ def memory_of_windows(folder: Path) -> Row:
         return metered(lambda: run(np.load(path, mmap_mode="r"), out=folder / "scores.npy"))[1]
 
     sides = {f"{height} rows": [forked(partial(over, height))] for height in (448, 4480)}
-    return Row("predict", "memory of zoo.sliding_window", "peak MB", sides)
+    return Row("predict", _MEMORY_OF_WINDOWS, "peak MB", sides)
 
 
 def windows(rounds: int) -> Row:
@@ -173,7 +176,7 @@ def windows(rounds: int) -> Row:
     ours = partial(zoo.sliding_window, model, x, size=size, stride=stride, batch_size=BATCH)
     torch.testing.assert_close(ours().scores, by_hand())
     works: Mapping[str, Callable[[], Any]] = {"zoo.sliding_window": ours, "unfold": by_hand}
-    return Row("predict", "15 windows of 448 x 672", "cpu s", _turns(works, rounds))
+    return Row("predict", _WINDOWS, "cpu s", _turns(works, rounds))
 
 
 def blended(rounds: int) -> Row:
@@ -192,12 +195,12 @@ def blended(rounds: int) -> Row:
     ours = partial(zoo.sliding_window, model, x, size=224, stride=112, batch_size=BATCH)
     torch.testing.assert_close(ours().scores, theirs(), atol=1e-4, rtol=1e-3)
     works: Mapping[str, Callable[[], Any]] = {"zoo.sliding_window": ours, "MONAI": theirs}
-    return Row("predict", "blended, 448 x 672, lraspp_mobilenet_v3_large", "cpu s", _turns(works, rounds))
+    return Row("predict", _BLENDED, "cpu s", _turns(works, rounds))
 
 
 def _turns(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Figures]]:
     sides: dict[str, list[Figures]] = {side: [] for side in works}
-    for number in range(rounds):
+    for number in rounds_in_time(rounds):
         for side in list(works) if number % 2 else list(reversed(works)):
             sides[side].append(spent(works[side]))
     return sides
@@ -218,12 +221,12 @@ def first(folder: Path, image: Path, rounds: int) -> Row:
         ZOO_CACHE=str(folder / "cache"), HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1"
     )
     sides: dict[str, list[Figures]] = {side: [] for side in programs}
-    for number in range(rounds + 1):
+    for number in rounds_in_time(rounds + 1):
         for side in list(programs) if number % 2 else list(reversed(programs)):
             figures = of_children([sys.executable, "-c", programs[side], *arguments], environment)
             if number:  # the first time fetches, compiles, and fills the system's own cache
                 sides[side].append(figures)
-    return Row("predict", "the first result, resnet18", "cpu s", sides)
+    return Row("predict", _FIRST, "cpu s", sides)
 
 
 def _publish(folder: Path) -> None:
@@ -253,18 +256,20 @@ def main() -> None:
         images = folder / "images"
         images.mkdir()
         photos(images, options.images)
-        rows = [first(folder, images / "0000.jpg", options.rounds), memory(images, options.images)]
-        rows.append(memory_of_windows(folder))
-        rows += [throughput(each, images, options.images) for each in options.models]
-        rows.append(windows(options.rounds))
+        works: dict[str, Callable[[], Row]] = {
+            _FIRST: partial(first, folder, images / "0000.jpg", options.rounds),
+            _MEMORY: partial(memory, images, options.images),
+            _MEMORY_OF_WINDOWS: partial(memory_of_windows, folder),
+        }
+        works |= {
+            _THROUGHPUT.format(options.images, each): partial(throughput, each, images, options.images)
+            for each in options.models
+        }
+        works[_WINDOWS] = partial(windows, options.rounds)
         if find_spec("monai"):
-            rows.append(blended(options.rounds))
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
-    for row in rows:
-        for note, value in row.notes.items():
-            print(f"{row.case}: {note} {value:.2f}")
+            works[_BLENDED] = partial(blended, options.rounds)
+        rows = measured(works.items())
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figures, Row, in_turns, metered, save, table
+from benchmarks.harness import Figures, Row, in_turns, measured, metered, report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import nn
 
 NAMES = ("resnet50", "vit_b_16")
@@ -44,7 +46,7 @@ def with_safetensors(model: nn.Module) -> Figures:
         return metered(lambda: save_model(model, str(Path(folder, "model.safetensors"))))[1]
 
 
-def measure(rounds: int) -> list[Row]:
+def works(rounds: int) -> Iterator[tuple[str, Callable[[], Row]]]:
     """A row a model."""
     import torch
 
@@ -52,7 +54,6 @@ def measure(rounds: int) -> list[Row]:
     import zoo_core.recipe.save
 
     torch.set_num_threads(1)
-    rows = []
     for name in NAMES:
         model = zoo.get(name, weights=None, num_classes=9)
         sides = {
@@ -60,8 +61,7 @@ def measure(rounds: int) -> list[Row]:
             "torch.save": partial(with_torch, model),
             "safetensors": partial(with_safetensors, model),
         }
-        rows.append(in_turns("saving", f"save {name}", sides, rounds))
-    return rows
+        yield f"save {name}", partial(in_turns, "saving", f"save {name}", sides, rounds)
 
 
 def main() -> None:
@@ -70,10 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(options.rounds)
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
+    report(measured(works(options.rounds)), options.json)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Figures, Row, of_children, save, table, usual
+from benchmarks.harness import Figures, Row, measured, of_children, report, rounds_in_time, usual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,18 +83,19 @@ def measure(rounds: int) -> list[Row]:
             "zoo info resnet18": [PYTHON, "-c", code, "info", "resnet18"],
             "zoo --help": [PYTHON, "-c", code, "--help"],
         }
-        rows = [in_turns_of_commands("commands, of bare python", commands, here, rounds)]
+        works = [("commands, of bare python", commands, here, rounds)]
         lists = {
             "zoo list": commands["zoo list"],
             "torchvision": [PYTHON, "-c", "import torchvision; torchvision.models.list_models()"],
             "timm": [PYTHON, "-W", "ignore", "-c", "import timm; timm.list_models()"],
         }
-        rows.append(in_turns_of_commands("list all models", lists, here, max(3, rounds // 5)))
+        works.append(("list all models", lists, here, max(3, rounds // 5)))
         there = usual(PYTHONPATH=str(many))
+        works.append(("list of 100,000 models", {"zoo list": commands["zoo list"]}, there, rounds))
+        found = measured((work[0], partial(in_turns_of_commands, *work)) for work in works)
         one = [one_name(there) for _ in range(rounds)]
-        rows.append(in_turns_of_commands("list of 100,000 models", {"zoo list": commands["zoo list"]}, there, rounds))
-        rows[-1].notes["one name of 100,000, ms after start"] = statistics.median(one)
-        return rows
+        found[-1].notes["one name of 100,000, ms after start"] = statistics.median(one)
+        return found
 
 
 def in_turns_of_commands(
@@ -107,7 +109,7 @@ def in_turns_of_commands(
         for command in commands.values():
             of_children(command, environment)  # compiles what has not been compiled yet
         found: dict[str, list[Figures]] = {who: [] for who in commands}
-        for _ in range(rounds):
+        for _ in rounds_in_time(rounds):
             for who, command in commands.items():
                 found[who].append(of_children(command, environment))
     finally:
@@ -132,12 +134,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(options.rounds)
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
-    for row in rows:
-        print("\n".join(f"{row.case}: {note} {value:.3g}" for note, value in row.notes.items()))
+    report(measure(options.rounds), options.json)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from torch.nn import functional as nn_functional
 from torch.utils.data import DataLoader, Dataset
 
 import zoo_core as zoo
+from benchmarks.harness import rounds_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +150,7 @@ def ratio(work: Callable[[], None], beside: Callable[[], None], rounds: int, clo
     beside()  # both are warm
     work()
     found = []
-    for number in range(rounds):
+    for number in rounds_in_time(rounds):
         first, second = (work, beside) if number % 2 else (beside, work)
         taken = {id(first): seconds(first), id(second): seconds(second)}
         found.append(taken[id(work)] / taken[id(beside)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -17,6 +18,44 @@ def harness(monkeypatch):
     from benchmarks import harness
 
     return harness
+
+
+def test_no_round_begins_after_the_time_for_a_row_but_two_are_made(harness, monkeypatch):
+    monkeypatch.setenv("ZOO_BENCH_SECONDS", "0")
+    assert list(harness.rounds_in_time(9)) == [0, 1]
+    monkeypatch.delenv("ZOO_BENCH_SECONDS")
+    assert list(harness.rounds_in_time(9)) == [*range(9)]
+
+
+def test_a_run_that_was_stopped_goes_on_and_a_row_that_fails_ends_nothing(harness, monkeypatch, tmp_path, capsys):
+    journal = tmp_path / "rows.jsonl"
+    monkeypatch.setenv("ZOO_BENCH_JOURNAL", str(journal))
+    first, second = row(harness, (1.0,), (2.0,)), row(harness, (3.0,), (4.0,))
+    first.case, second.case = "first", "second"
+
+    def broken():
+        raise RuntimeError("no such file")
+
+    assert harness.measured([("first", lambda: first), ("second", broken)]) == [first]
+    assert "second failed" in capsys.readouterr().err
+    with journal.open("a") as file:
+        file.write('{"section": "lo')  # it was killed
+    assert harness.measured([("first", broken), ("second", lambda: second)]) == [first, second]
+    assert harness.journal(journal) == [first, second]
+    with pytest.raises(SystemExit, match="no row"):
+        harness.measured([("third", broken)])
+
+
+def test_a_benchmark_that_has_ended_is_not_run_again_and_one_that_takes_too_long_is_ended(harness, tmp_path):
+    from benchmarks.__main__ import Part
+
+    options = argparse.Namespace(seconds=1, limit=0)
+    part = Part("part", ("harness",))
+    assert part.text(tmp_path, options).startswith("part did not end in 0 s")
+    options.limit = 60
+    assert part.text(tmp_path, options) == ""
+    (tmp_path / "part.md").write_text("kept")
+    assert part.text(tmp_path, options) == "kept"
 
 
 def row(harness, ours, theirs):

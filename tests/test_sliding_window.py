@@ -69,6 +69,16 @@ def test_the_logits_of_segmentation_are_blended(blend, segmenter):
     torch.testing.assert_close(found[0], total / count, rtol=1e-4, atol=1e-5)
 
 
+def test_sides_may_be_integers_of_numpy(glyphs):
+    found = zoo.sliding_window(glyphs, X, size=np.int64(32), stride=(np.int32(16), 16))
+    assert torch.equal(found.scores, zoo.sliding_window(glyphs, X, size=32, stride=16).scores)
+
+
+def test_eight_bits_in_an_array_of_sixteen_are_refused(glyphs):
+    with pytest.raises(ImageError, match="not known which value is white"):
+        zoo.sliding_window(glyphs, np.full((64, 64), 200, dtype=np.uint16))
+
+
 def test_an_image_is_normalized_and_not_resized(glyphs, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,10 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.knowledge import Edit, attach, knowledge_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
-from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.arguments import check_sides, strict_arguments
 from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
     from zoo_core.surgery.knowledge import Knowledge
@@ -249,9 +247,7 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
     before = numbers.preprocessing
     if size is None:
         return before
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
-    if len(sides) != _SIDES or any(type(side) is not int or side < 1 for side in sides):
-        raise UsageError(f"size cannot be {size!r}", expected="pixels, or height and width, such as 384 or (384, 512)")
+    sides = check_sides("size", size)
     if max(sides) > _LARGEST:
         raise UsageError(
             f"images of {size} pixels would take gigabytes each",
@@ -264,11 +260,11 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
             hint="leave size out, and set model.transform.min_size and .max_size where it has them",
         )
     if not before.crop:
-        return replace(before, resize=(min(sides),) if isinstance(size, int) else sides)
+        return replace(before, resize=sides if isinstance(size, Iterable) else (min(sides),))
     height, width = (new / old for new, old in zip(sides, before.crop, strict=True))
     ratios = (height, width) if len(before.resize) == _SIDES else (max(height, width),)
     resize = tuple(round(old * ratio) for old, ratio in zip(before.resize, ratios, strict=True))
-    return replace(before, crop=(sides[0], sides[1]), resize=resize)
+    return replace(before, crop=sides, resize=resize)
 
 
 def _unsaid(known: Knowledge) -> NotSupported:

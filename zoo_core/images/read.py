@@ -20,25 +20,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
-    for suffix in [
-        "avif",
-        "bmp",
-        "gif",
-        "jfif",
-        "jp2",
-        "jpe",
-        "jpeg",
-        "jpg",
-        "pbm",
-        "pgm",
-        "png",
-        "pnm",
-        "ppm",
-        "tga",
-        "tif",
-        "tiff",
-        "webp",
-    ]
+    for suffix in "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tga tif tiff webp".split()  # noqa: SIM905 - one line
 )
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in ["avi", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm"])
 """What is taken from a folder; a file that is named itself may have any name."""
@@ -250,7 +232,7 @@ def read(item: object, name: str) -> ReadImage:
                 hint="image.permute(2, 0, 1), or image.numpy(), for an array is [H, W, C]",
                 name=name,
             )
-        return ReadImage(_checked_tensor(item, name), _require_white(item, name))
+        return ReadImage(_checked_tensor(item, name), require_white(item, name))
     if _is_pil(item):
         return _decoded(item, name)
     if hasattr(item, "__array__"):
@@ -258,7 +240,7 @@ def read(item: object, name: str) -> ReadImage:
             array = np.asarray(item)
         except Exception as error:  # such as of an array on a GPU
             raise ImageError(f"{name}: gives no array", cause=f"{type(error).__name__}: {error}", name=name) from error
-        return ReadImage(_of_array(array, name), _require_white(array, name))
+        return ReadImage(_of_array(array, name), require_white(array, name))
     if hasattr(item, "read"):
         return _read_file(item if hasattr(item, "seek") else io.BytesIO(item.read()), name)
     raise ImageError(
@@ -364,11 +346,15 @@ def _dark(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
     return f"dark: its values reach {most} of {_SIXTEEN_BITS}, which is white in an image of 16 bits" if is_dark else ""
 
 
-def _require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or a tensor
-    """What to say of an array or a tensor of 16 bits; refused where it holds 8, since no file says what white is."""
+def require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or a tensor
+    """What to say of an array or a tensor of 16 bits; refused where it holds 8, since no file says what white is.
+
+    Raises:
+        ImageError: No value is above 255.
+    """
     if str(values.dtype).removeprefix("torch.") not in _SIXTEEN_BIT_TYPES or 0 in values.shape:
         return ""
-    most = int(values.astype("int64").max() if hasattr(values, "astype") else values.cpu().int().max())
+    most = int(values.max() if hasattr(values, "astype") else values.cpu().int().max())
     if 0 < most <= _EIGHT_BITS:
         raise ImageError(
             f"{name}: integers of 16 bits, none above {most}, so that it is not known which value is white",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zoo_core.errors import ImageError
-from zoo_core.images.read import from_array, read, require_image_shape
+from zoo_core.images.read import from_array, read, require_image_shape, require_white
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +94,8 @@ class _ArrayRows:
     def __init__(self, array: Any, name: str, channels: int) -> None:  # noqa: ANN401 - numpy's
         self._array, self._name, self._channels = array, name, channels
         require_image_shape(array.shape, name)
+        if not isinstance(array, np.memmap):  # which would be read twice
+            require_white(np.asarray(array), name)
         self.height, self.width = array.shape[:2]
 
     def band(self, top: int, bottom: int) -> Tensor:

@@ -16,7 +16,7 @@ from zoo_core.recipe.open_model import open_model, require_results, require_valu
 from zoo_core.surgery.features.vectors import Vectors
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
-from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.paths import expand
 
@@ -200,8 +200,8 @@ def sliding_window(
         if said not in known:
             raise UsageError(f"{name} cannot be {said!r}", expected=" or ".join(known))
     check_count("batch_size", batch_size)
-    sides = _sides("size", size) or _trained_size(opened)
-    steps = _sides("stride", stride) or sides
+    sides = _trained_size(opened) if size is None else check_sides("size", size)
+    steps = sides if stride is None else check_sides("stride", stride)
     require_values(opened) if outputs == "embeddings" else require_results(opened)
     if outputs == "embeddings":
         runner: nn.Module = Vectors(opened)
@@ -374,18 +374,6 @@ def _npy_file(out: str | os.PathLike[str]) -> Path:
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written", cause=f"there is no folder {path.absolute().parent}")
     return path
-
-
-def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of a window or of its stride, checked."""
-    if value is None:
-        return None
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != _SIDES or any(type(side) is not int or side < 1 for side in sides):
-        raise UsageError(
-            f"{name} cannot be {value!r}", expected="pixels, or height and width, such as 224 or (224, 320)"
-        )
-    return sides[0], sides[1]
 
 
 def _trained_size(model: nn.Module) -> tuple[int, int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Iterable
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.text import close_matches, did_you_mean
@@ -63,6 +64,28 @@ def check_num_classes(num_classes: object) -> int:
         UsageError: It is anything else, a bool or a string of digits included.
     """
     return check_count("num_classes", num_classes)
+
+
+def check_sides(name: str, value: object) -> tuple[int, int]:
+    """Height and width that the argument ``value`` is, or one integer for both; NumPy's integers too.
+
+    Raises:
+        UsageError: It is anything else.
+
+    Example:
+        >>> check_sides("size", 224), check_sides("size", (224, 320))
+        ((224, 224), (224, 320))
+    """
+    sides: list[Any] = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else [value, value]
+    try:
+        height, width = (check_count(name, side) for side in sides)
+    except (UsageError, ValueError):
+        raise UsageError(
+            f"{name} cannot be {value!r}",
+            expected="pixels, or height and width, such as 224 or (224, 320)",
+            argument=name,
+        ) from None
+    return height, width
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
