@@ -35,7 +35,6 @@ def pytest_collection():
         return (yield)
     finally:
         gc.enable()
-        gc.collect()
         gc.freeze()
 
 
@@ -93,10 +92,28 @@ def _cudnn(**flags):
 
 def pytest_pycollect_makeitem(collector, obj):
     """Make no tests of a function that a mark leaves out: three of four are sweeps, and each worker would list them."""
-    expression = collector.config.option.markexpr
-    excluded = set() if " or " in expression else set(_EXCLUDED.findall(expression))
     marks = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
-    return [] if isfunction(obj) and excluded & marks else None
+    return [] if isfunction(obj) and _excluded(collector.config) & marks else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc):
+    """Nor make tests of the parameters that such a mark leaves out: two of three are."""
+    parametrize, excluded = metafunc.parametrize, _excluded(metafunc.config)
+
+    def without_excluded(names, values, *rest, **options):
+        values = list(values)
+        kept = [value for value in values if not excluded & {mark.name for mark in getattr(value, "marks", ())}]
+        # where none is left pytest would make a skipped test, and names may be listed beside all of the values
+        parametrize(names, values if not kept or isinstance(options.get("ids"), list) else kept, *rest, **options)
+
+    metafunc.parametrize = without_excluded
+
+
+def _excluded(config):
+    """The marks that the expression of ``-m`` leaves out, whatever else a test is."""
+    expression = config.option.markexpr
+    return set() if " or " in expression else set(_EXCLUDED.findall(expression))
 
 
 _EXCLUDED = re.compile(r"\bnot (full|sweep|extra)\b")

@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it: in a process of its own."""
+"""The command line, run as a person runs it: in a process of its own, save where that would only import torch again."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def zoo(*args: str, **env: str):
     )
 
 
+@pytest.fixture
+def zoo_here(monkeypatch, capsys):
+    """Runs the command in this process."""
+
+    def run(*args: str, **env: str):
+        for name, value in {"COLUMNS": "100", **env}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["zoo", *args])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as left:
+            main()
+        return subprocess.CompletedProcess(args, left.value.code, *capsys.readouterr())
+
+    return run
+
+
 def test_list_prints_the_names_that_match_one_a_line():
     answer = zoo("list", "torchvision/resnet1*")
     assert answer.stdout.split() == ["torchvision/resnet101", "torchvision/resnet152", "torchvision/resnet18"]
@@ -54,28 +70,28 @@ def test_list_of_a_part_of_a_name_shows_the_pattern_that_finds_it():
     assert zoo("--quiet", "list", "glyph").stderr == ""
 
 
-def test_info_shows_what_a_model_is():
-    answer = zoo("info", "resnet18")
+def test_info_shows_what_a_model_is(zoo_here):
+    answer = zoo_here("info", "resnet18")
     for fact in ("torchvision/resnet18", "11,689,512 parameters", "IMAGENET1K_V1", "f37072fd", "download.pytorch.org"):
         assert fact in answer.stdout
 
 
-def test_info_shows_preprocessing_and_licences_once_for_all_weights_they_are_true_of():
-    lines = zoo("info", "resnet50").stdout.splitlines()
+def test_info_shows_preprocessing_and_licences_once_for_all_weights_they_are_true_of(zoo_here):
+    lines = zoo_here("info", "resnet50").stdout.splitlines()
     normalized = "crop 224x224, RGB of 0 to 1, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
     assert f"IMAGENET1K_V1: resize 256 bilinear, {normalized}" in lines
     assert f"IMAGENET1K_V2: resize 232 bilinear, {normalized}" in lines
     assert "IMAGENET1K_V1, IMAGENET1K_V2: licences bsd-3-clause (code), unknown (weights), unknown (data)" in lines
 
 
-def test_info_names_every_file_that_weights_are_in():
-    lines = zoo("info", "timm/vit_tiny_patch16_224").stdout.splitlines()
+def test_info_names_every_file_that_weights_are_in(zoo_here):
+    lines = zoo_here("info", "timm/vit_tiny_patch16_224").stdout.splitlines()
     assert any("the hub's" in line for line in lines)
     assert any("/resolve/main/model.safetensors, or https://storage.googleapis.com/" in line for line in lines)
 
 
-def test_info_prints_the_card_as_json():
-    card = json.loads(zoo("info", "tiny/glyphnet", "--json").stdout)
+def test_info_prints_the_card_as_json(zoo_here):
+    card = json.loads(zoo_here("info", "tiny/glyphnet", "--json").stdout)
     assert (card["name"], card["default"]) == ("glyphnet", "GLYPHS_V1")
 
 
@@ -88,19 +104,21 @@ def test_get_fetches_verifies_and_builds():
     assert facts["trainable"] == 64 * 9 + 9
 
 
-def test_get_prints_a_short_table():
-    answer = zoo("get", "tiny/glyphnet", "--num-classes", "9")
+def test_get_prints_a_short_table(zoo_here):
+    answer = zoo_here("get", "tiny/glyphnet", "--num-classes", "9")
     for word in ("parameters", "head", "receipt", "file", "sha256", "initialized (fc.weight, fc.bias)"):
         assert word in answer.stdout
 
 
-def test_a_path_with_brackets_is_printed_as_it_is_and_in_one_piece(tmp_path):
+def test_a_path_with_brackets_is_printed_as_it_is_and_in_one_piece(zoo_here, tmp_path):
     cache = tmp_path / "a[" / "b] [bold]" / ("long" * 20)
-    assert f"file        {cache}/objects/" in zoo("get", "tiny/glyphnet", ZOO_CACHE=str(cache), COLUMNS="80").stdout
+    assert (
+        f"file        {cache}/objects/" in zoo_here("get", "tiny/glyphnet", ZOO_CACHE=str(cache), COLUMNS="80").stdout
+    )
 
 
-def test_get_without_weights_needs_no_file():
-    assert json.loads(zoo("get", "resnet18", "--weights", "none", "--json").stdout)["file"] is None
+def test_get_without_weights_needs_no_file(zoo_here):
+    assert json.loads(zoo_here("get", "resnet18", "--weights", "none", "--json").stdout)["file"] is None
 
 
 def test_plugins_lists_who_contributes_what():
@@ -127,20 +145,16 @@ def test_plugins_lists_who_contributes_what():
         (["info", "resnet19"], "did you mean 'resnet18'"),
     ],
 )
-def test_wrong_usage_is_a_message_without_a_traceback_and_exit_code_2(args, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["zoo", *args])  # here and not in a process of its own, which imports torch again
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    with pytest.raises(SystemExit) as left:
-        main()
-    answer = capsys.readouterr().err
-    assert message in answer
-    assert "Traceback" not in answer
-    assert left.value.code == 2
+def test_wrong_usage_is_a_message_without_a_traceback_and_exit_code_2(args, message, zoo_here):
+    answer = zoo_here(*args)
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.returncode == 2
 
 
-def test_failure_is_a_message_without_a_traceback_and_exit_code_1(closed_port):
+def test_failure_is_a_message_without_a_traceback_and_exit_code_1(zoo_here, closed_port):
     rewrite = f"https://download.pytorch.org/=http://127.0.0.1:{closed_port}/"
-    answer = zoo("get", "resnet18", ZOO_REWRITE=rewrite)
+    answer = zoo_here("get", "resnet18", ZOO_REWRITE=rewrite)
     assert "127.0.0.1" in answer.stderr
     assert "weights=None" in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -378,14 +392,14 @@ def on_a_terminal(*args, columns=80):
 @pytest.mark.parametrize(
     "args", [["info", "timm/resnet50"], ["list", "--table", "timm/*pretrain*"], ["plugins"]], ids=" ".join
 )
-def test_lines_on_a_terminal_are_broken_between_words(args):
+def test_lines_on_a_terminal_are_broken_between_words(args, zoo_here):
     printed = on_a_terminal(*args)
     assert printed.strip()
     plain = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in printed.splitlines()]
     assert not [line for line in plain if len(line) > 80 and len(line.split()) > 2]  # a url is not broken
-    assert " ".join(plain).split() == zoo(*args).stdout.split()
+    assert " ".join(plain).split() == zoo_here(*args).stdout.split()
 
 
-def test_colours_are_for_terminals():
+def test_colours_are_for_terminals(zoo_here):
     assert "\x1b[" in on_a_terminal("info", "tiny/glyphnet")
-    assert "\x1b[" not in zoo("info", "tiny/glyphnet").stdout
+    assert "\x1b[" not in zoo_here("info", "tiny/glyphnet").stdout

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from zoo_core.cli.group import zoo as commands
 from zoo_core.cli.new_plugin import write_plugin
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, ZooError
 
 NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]
 
@@ -76,8 +78,11 @@ def traced(tmp_path_factory):
     directory = tmp_path_factory.mktemp("traced")
     (directory / "acme_models.py").write_text(MODELS)
     models = ("--models", "acme_models:Net", "--input-size", "1x32x32")
-    answer = run(directory, "-m", "zoo_core.cli", "plugin", "new", "acme", *models)
-    assert answer.returncode == 0, answer.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.syspath_prepend(directory)
+        answer = CliRunner().invoke(commands, ["plugin", "new", "acme", *models])
+    assert answer.exit_code == 0, answer.stderr
     assert "acme/net: head 5; stages 8 at 4" in answer.stderr
     return installed(directory / "zoo-acme"), directory
 
@@ -96,19 +101,19 @@ def test_a_plugin_whose_anatomy_is_traced_is_under_thirty_lines(traced):
         assert run(folder, "-m", "ruff", *command, "--no-cache", ".").returncode == 0
 
 
-def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path):
-    answer = zoo(tmp_path, "plugin", "new", "acme", "--models", "json:dumps")
-    assert answer.returncode != 0
-    assert "--models: json:dumps builds no model" in answer.stderr
+def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError, match="--models: json:dumps builds no model"):
+        CliRunner().invoke(commands, ["plugin", "new", "acme", "--models", "json:dumps"], catch_exceptions=False)
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_model_that_takes_no_images_of_that_size_is_named_with_the_option_for_it(tmp_path):
+def test_a_model_that_takes_no_images_of_that_size_is_named_with_the_option_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     models = ("--models", "torchvision.models:alexnet", "--input-size", "3x16x16")
-    answer = zoo(tmp_path, "plugin", "new", "acme", *models)
-    assert answer.returncode != 0
-    assert "--models: torchvision.models:alexnet: this AlexNet does not run" in answer.stderr
-    assert "--input-size gives the size" in answer.stderr
+    with pytest.raises(ZooError, match=r"--models: torchvision.models:alexnet: this AlexNet does not run") as raised:
+        CliRunner().invoke(commands, ["plugin", "new", "acme", *models], catch_exceptions=False)
+    assert "--input-size gives the size" in str(raised.value)
 
 
 def test_the_guide_is_printed_for_those_who_have_only_the_wheel(tmp_path):

@@ -14,7 +14,7 @@ from click.shell_completion import ShellComplete
 from zoo_core.cli.group import zoo as commands
 from zoo_core.weights.transport import progress
 
-INFO = ("info", "tiny/glyphnet")
+SHOWN = ("plugins",)
 
 
 def zoo(*args, **options):
@@ -24,14 +24,14 @@ def zoo(*args, **options):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_written_is_one_line_and_exit_code_1():
     with Path("/dev/full").open("w") as full:
-        answer = zoo(*INFO, stdout=full, stderr=subprocess.PIPE)
+        answer = zoo(*SHOWN, stdout=full, stderr=subprocess.PIPE)
     assert answer.returncode == 1
     assert answer.stderr == "zoo: the output could not be written: No space left on device\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
 def test_output_that_was_closed_is_lost_with_exit_code_1():
-    command = f"{sys.executable} -m zoo_core {' '.join(INFO)} >&-"
+    command = f"{sys.executable} -m zoo_core {' '.join(SHOWN)} >&-"
     answer = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert answer.returncode == 1
     assert "could not be written" in answer.stderr

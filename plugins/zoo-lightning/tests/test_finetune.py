@@ -297,21 +297,20 @@ _PROCESSES = """
 import sys, warnings
 warnings.simplefilter("ignore")
 from zoo_lightning import finetune
-folder, out, devices, batch = sys.argv[1:]
-finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch), augment="none", freeze=["backbone"],
-         unfreeze_at={"layer3.conv2": 0},
-         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": int(devices),
-                  "strategy": "ddp" if devices == "2" else "auto"})
+folder, out, options = sys.argv[1:]
+finetune(folder, out=out, batch_size=3, **eval(options),
+         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": "ddp"})
 """
 
 
-def trained_alike(script, digits, folder):
-    """The weights that two processes train, which are those of one with twice the batch."""
+def trained_alike(script, digits, folder, **options):
+    """The weights that two processes train, which are those of this one with twice the batch."""
+    options = {"model": "tiny/glyphnet", "epochs": 1, "augment": "none", "freeze": ["backbone"], **options}
     (folder / "script.py").write_text(script)
-    for name, devices, batch in (("one", "1", "6"), ("two", "2", "3")):
-        command = [sys.executable, str(folder / "script.py"), str(digits), str(folder / name), devices, batch]
-        answer = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
+    command = [sys.executable, str(folder / "script.py"), str(digits), str(folder / "two"), repr(options)]
+    answer = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    finetune(digits, out=folder / "one", batch_size=6, trainer=QUIET, **options)
     one, two = weights(folder / "one"), weights(folder / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
@@ -319,7 +318,7 @@ def trained_alike(script, digits, folder):
 
 
 def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digits, tmp_path):
-    two = trained_alike(_PROCESSES, digits, tmp_path)
+    two = trained_alike(_PROCESSES, digits, tmp_path, unfreeze_at={"layer3.conv2": 0})
     before = zoo.get("tiny/glyphnet", num_classes=3, seed=0).state_dict()
     assert [name for name, value in before.items() if "conv" in name and not torch.equal(value, two[name])] == [
         "layer3.conv2.weight"
@@ -331,11 +330,11 @@ import sys, warnings
 warnings.simplefilter("ignore")
 from lightning.pytorch.strategies import ModelParallelStrategy
 from zoo_lightning import finetune
-folder, out, devices, batch = sys.argv[1:]
+folder, out, options = sys.argv[1:]
 parts = {"data_parallel_size": 2, "tensor_parallel_size": 1, "process_group_backend": "gloo"}
-strategy = ModelParallelStrategy(save_distributed_checkpoint=False, **parts) if devices == "2" else "auto"
-finetune(folder, model="tiny/glyphnet", out=out, epochs=1, batch_size=int(batch), augment="none", freeze="backbone",
-         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": int(devices), "strategy": strategy})
+strategy = ModelParallelStrategy(save_distributed_checkpoint=False, **parts)
+finetune(folder, out=out, batch_size=3, **eval(options),
+         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": strategy})
 """
 
 
