@@ -29,7 +29,15 @@ LIGHT = {
     "xception",
 }
 
-every_model = pytest.mark.parametrize("name", CARDS)
+DEEPER = {
+    # The layout of another one of the list with more of the same blocks.
+    *("densenet161", "densenet169", "densenet201", "dpn92", "dpn98", "dpn107", "dpn131", "resnet101", "resnet152"),
+    *("resnext101_64x4d", "se_resnet101", "se_resnet152", "se_resnext101_32x4d"),
+}
+
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.sweep) if name in DEEPER else name for name in CARDS]
+)
 models_that_run = pytest.mark.parametrize(
     "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.full) for name in CARDS]
 )

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from support.cadene import CARDS, TransformImage, every_model, shared
 from zoo_pretrainedmodels import index
 from zoo_pretrainedmodels.catalog import cards, version
@@ -42,7 +43,7 @@ def test_eleven_entries_centre_on_a_half():
     assert len(halves) == 11
 
 
-@every_model
+@pytest.mark.parametrize("name", CARDS)
 def test_images_are_resized_and_cropped_as_the_library_does(name):
     entry = next(iter(library.pretrained_settings[name].values()))
     resize, crop, *_ = TransformImage(entry, scale=entry.get("scale", 0.875)).tf.transforms
