@@ -543,6 +543,13 @@ def test_a_whole_classifier_that_was_put_in_by_hand_comes_back(path, tmp_path, c
     assert zoo.get(name, weights=path, num_classes=3).eval()(x).shape == (2, 3)
 
 
+def test_one_layer_in_the_place_of_dropout_and_layer_comes_back(path):
+    trained = zoo.get("torchvision/mobilenet_v2", weights=None)
+    trained.classifier = L(1280, 5)
+    torch.save(trained.state_dict(), path)
+    assert same(zoo.get("torchvision/mobilenet_v2", weights=path), trained.state_dict())
+
+
 def test_a_layer_alone_in_a_sequence_may_have_something_after_it_which_is_said(path):
     torch.save(zoo.get(NAME, weights=None, head=S(L(64, 9), nn.Sigmoid())).state_dict(), path)
     with pytest.warns(ZooWarning, match="nothing after the last"):

@@ -7,17 +7,19 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of
 from zoo_core.surgery.layers import is_bias
 from zoo_core.surgery.structure import under
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from torch import nn
 
+    from zoo_core.contract.anatomy import Head
     from zoo_core.weights.checkpoint.choose import Choice
     from zoo_core.weights.checkpoint.open import Checkpoint
 
@@ -77,13 +79,15 @@ def _cause(
     """Why a file does not fit the model, and what to do about it."""
     inspect = f"zoo inspect {checkpoint.path.name} says what the file is, and which models it fits"
     names = len(choice.state)
-    head = _head_cause(model, choice.state) if choice.fitting and choice.fitting >= names // 2 else None
+    near = bool(choice.fitting) and choice.fitting >= names // 2
     named = (
         _shown(choice.state, own, checkpoint.path)
+        or (_own_head(own, model, choice) if near else None)
         or _part(own, choice, checkpoint)
-        or head
+        or (_head_cause(model, choice) if near else None)
         or _only_head(model, choice.state)
         or _without_norms(own, choice.state)
+        or _of_another_size(own, model, choice.state)
         or _edited(own, choice.state)
     )
     if named:
@@ -161,31 +165,82 @@ def _edited(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> tup
     )
 
 
-def _head_cause(model: nn.Module, state: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Why the head does not fit, when that is all that does not."""
+def _of_another_size(
+    own: Mapping[str, tuple[int, ...]], model: nn.Module, state: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Why a file with position tables for images of a size that cannot be computed does not fit."""
+    card = knowledge_of(model).card
+    option = current_zoo().member(card.family).family.image_size if card else None
+    odd = [name for name in own if name in state and tuple(state[name].shape) != own[name]]
+    if not option or not odd or len(odd) > len(own) // 2 or not all("pos" in name for name in odd):
+        return None
+    shapes = f"{odd[0]} is {[*state[odd[0]].shape]} in the file, and {[*own[odd[0]]]} here"
+    cause = f"the table of positions is of images of another size, which are not square: {shapes}"
+    return cause, f'options={{"{option}": (HEIGHT, WIDTH)}} builds the model for them'
+
+
+def _own_head(own: Mapping[str, object], model: nn.Module, choice: Choice) -> tuple[str, str] | None:
+    """Why a head at the place of the model's does not fit, when that is all that does not."""
+    site = anatomy_of(model).main
+    odd = {*own} ^ {*choice.state}
+    inside = [name for name in choice.state if site and under(name, site.path)]
+    if site is None or not inside or not odd or not all(under(name, site.path) for name in odd):
+        return None
+    return (
+        f"the head in the file is another: {', '.join(inside[:4])}",
+        "give the module that it is as head=, and the file fills it; or num_classes=N for a new one",
+    )
+
+
+def _head_cause(model: nn.Module, choice: Choice) -> tuple[str, str] | None:
+    """Why a file does not fit that has all before the head: it has no head, or more than the model."""
     site = anatomy_of(model).main
     if site is None:
         return None
-    inside = [name for name in state if name.startswith(f"{site.path}.")]
-    own = {name for name in model.state_dict() if name.startswith(f"{site.path}.")}
-    if not inside:
-        return _headless(model, site.path, {*model.state_dict()} - {*state})
-    if {*inside} != own:
-        return (
-            f"the head in the file is another: {', '.join(inside[:4])}",
-            "give the module that it is as head=, and the file fills it",
-        )
-    return None
+    missing, extra = {*model.state_dict()} - {*choice.state}, {*choice.state} - {*model.state_dict()}
+    before = sorted(each for each in missing if not under(each, site.path))
+    if (
+        extra
+        and not before
+        and not {name.partition(".")[0] for name in extra} & {name for name, _ in model.named_children()}
+    ):
+        return _more(model, extra, len(choice.state) - len(extra))
+    inside = [name for name in choice.state if under(name, site.path)]
+    return None if inside else _headless(model, site, before, choice)
 
 
-def _headless(model: nn.Module, path: str, missing: set[str]) -> tuple[str, str]:
-    """Why a file without a head, such as that of an encoder, does not fit."""
+def _whole_and_front(model: nn.Module) -> tuple[str, str]:
+    """How a model without weights is made, as a whole and as an encoder, in code."""
     card = knowledge_of(model).card
     name = f'"{card.id}"' if card else "name"
     whole, front = (f"zoo.{verb}({name}, weights=None)" for verb in ("get", "encoder"))
-    others = sorted(each for each in missing if not under(each, path))
-    if others:
-        cause = f"the file ends before the head, as that of an encoder does: it has no {others[0]}"
+    return whole, front
+
+
+def _more(model: nn.Module, extra: Collection[str], shared: int) -> tuple[str, str]:
+    """Why a file with a model and other parts, such as the decoder of an autoencoder, does not fit."""
+    parts = ", ".join(sorted({name.partition(".")[0] for name in extra})[:6])
+    whole, _ = _whole_and_front(model)
+    return (
+        f"beside {shared} tensors of this model the file has {len(extra)} of other parts: {parts}",
+        f"zoo.load_partial(model, path) loads those of model = {whole}, where num_classes=N may be given too",
+    )
+
+
+def _headless(model: nn.Module, site: Head, before: list[str], choice: Choice) -> tuple[str, str]:
+    """Why a file without a head, such as that of an encoder, does not fit."""
+    whole, front = _whole_and_front(model)
+    if before:
+        cause = f"the file ends before the head, as that of an encoder does: it has no {before[0]}"
         return cause, f"zoo.load_partial(model, path) loads what there is into model = {front} or {whole}"
-    into_front = f"zoo.load_partial(model, path) loads it into model = {front}"
-    return f"the file has no head at {path!r}", f"num_classes=N puts a new one there; {into_front}"
+    hint = f"zoo.load_partial(model, path) loads it into model = {front}"
+    layers = {name: [*tensor.shape] for name, tensor in choice.beside.items() if getattr(tensor, "ndim", 0) > 1}
+    if not layers or not choice.prefix:
+        return f"the file has no head at {site.path!r}", f"num_classes=N puts a new one there; {hint}"
+    shown = ", ".join(f"{name} {shape}" for name, shape in [*layers.items()][:4])
+    is_twice = next(iter(layers.values()))[1] == 2 * site.in_features
+    pooled = f", twice the {site.in_features} here: average and maximum are pooled" if is_twice else ""
+    return (
+        f"the file has a head of its own beside {choice.prefix!r}: {shown}{pooled}",
+        f"num_classes=N puts a new one at {site.path!r}; head=MODULE is filled by the names of the file; {hint}",
+    )

@@ -19,8 +19,10 @@ from torch import Tensor
 from zoo_core.build.construct import construct
 from zoo_core.build.file_shape import (
     guesses,
+    head_after,
     head_beside,
     head_in_file,
+    head_in_sequence,
     image_sizes_in_file,
     meet_classifier,
     meet_keypoints,
@@ -42,6 +44,7 @@ from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.choose import Choice, choose
+from zoo_core.weights.checkpoint.state_dicts import with_names
 from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 
 if TYPE_CHECKING:
@@ -101,9 +104,13 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     model, choice, source = built.model, built.choice, artefact.path.name
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
-    unmet = {each.path for each in meet_layers(model, choice.module, built.refused)} if choice.module else set()
+    if choice.numbered and choice.module:
+        choice = replace(choice, module=with_names(choice.module, _numbers(model)))
+    differing = meet_layers(model, choice.module, built.refused) if choice.module else ()
+    # what holds numbered children is another class, and may end before the last of them
+    unmet = {each.path for each in differing if not choice.numbered or (each.path and (each.layer or "." in each.path))}
     notes: dict[str, str] = {}
-    choice = _take_head_beside(model, choice, state, notes)
+    choice = _take_head_beside(model, choice, state, request, notes)
     try:
         meet_keypoints(model, state)
         meet_stem(model, state)
@@ -121,7 +128,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
             assign=True,
         )
     except LoadMismatch as error:
-        raise explained(error, model, choice, checkpoint) from error
+        raise explained(error, model, replace(choice, state=state), checkpoint) from error
     _record(replace(built, choice=choice), artefact, outcomes, notes)
     if choice.module and unmet:
         _say_other_layers(model, choice.module, unmet, request, source)
@@ -130,15 +137,33 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     return model, bool(fresh)
 
 
-def _take_head_beside(model: nn.Module, choice: Choice, state: dict[str, Any], notes: dict[str, str]) -> Choice:
+def _numbers(model: nn.Module) -> dict[str, str]:
+    """Numbers to names of the children of ``model`` before its head, which ``nn.Sequential`` may have numbered."""
+    heads = {site.path.partition(".")[0] for site in anatomy_of(model).heads}
+    return {str(at): name for at, (name, _) in enumerate(model.named_children()) if name not in heads}
+
+
+def _take_head_beside(
+    model: nn.Module, choice: Choice, state: dict[str, Any], request: ModelRequest, notes: dict[str, str]
+) -> Choice:
     """Put a head that the file has beside the backbone into ``state``; the choice without what is accounted for."""
     site = anatomy_of(model).main
+    if site is not None and choice.numbered and not tensors_at(state, site):
+        notes.update(head_in_sequence(state, site))
     if site is None or not choice.prefix:
         return choice
-    names = head_beside(choice.beside, site, model.state_dict())
+    names = head_beside(choice.beside, choice.prefix, site, model.state_dict(), request.head)
     if not tensors_at(state, site):
         state.update({name: choice.beside[there] for name, there in names.items()})
-        notes.update({name: f"{there!r} in the file" for name, there in names.items()})
+    elif after := head_after(state, choice.beside, site):
+        names = after
+        warnings.warn(
+            f"the head in the file is given the scores of the model: it is loaded after the layer at {site.path!r}, "
+            "with nothing between them. head= with a module of your own says another",
+            ZooWarning,
+            stacklevel=2,
+        )
+    notes.update({name: f"{there!r} in the file" for name, there in names.items() if name in state})
     same = {there for name, there in names.items() if name in state and _is_same(state[name], choice.beside[there])}
     return replace(choice, left=tuple(name for name in choice.left if name not in same))
 
@@ -211,7 +236,8 @@ def _built(card: Card, options: Mapping[str, object], checkpoint: Checkpoint, re
     """A model built with these options, and what of the user's own file fits it."""
     model = construct(card, options, own=request.options, values=False)
     own = _shapes_of(model)
-    choice = choose(checkpoint.candidates, own, ema=request.ema, prefix=request.prefix)
+    children = [name for name, _ in model.named_children()]
+    choice = choose(checkpoint.candidates, own, ema=request.ema, prefix=request.prefix, children=children)
     return _Built(model, choice, options, _wrong(model, own, choice.state))
 
 

@@ -103,7 +103,7 @@ def load_partial(
     bare = unwrap(model)
     own: State = bare.state_dict()
     content, source, path = _read(state_or_path)
-    choice = _by_prefix(content, own, source) if match == "name" else Choice(one_state_dict(content, source))
+    choice = _by_prefix(content, bare, source) if match == "name" else Choice(one_state_dict(content, source))
     state = choice.state
     entries = (skip,) if isinstance(skip, str) else _default_skip(model, match) if skip is None else tuple(skip)
     left_out, left_behind = _skipped(model, state, entries)
@@ -155,12 +155,13 @@ def _read(state_or_path: object) -> tuple[object, str, str | None]:
     return state_or_path, "what was given", None
 
 
-def _by_prefix(content: object, own: State, source: str) -> Choice:
+def _by_prefix(content: object, model: nn.Module, source: str) -> Choice:
     """The state dict in a checkpoint that fits most, under the model's names; all beside it keeps its name."""
     every = candidates(content)
     if not every:
         raise no_state_dict(content, source)
-    choice = choose(every, {name: tuple(each.shape) for name, each in own.items() if hasattr(each, "shape")}, part=True)
+    own = {name: tuple(each.shape) for name, each in model.state_dict().items() if hasattr(each, "shape")}
+    choice = choose(every, own, part=True, children=[name for name, _ in model.named_children()])
     refuse_odd_tensors(choice.state, source)
     if choice.rivals:
         warnings.warn(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
-from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, under, without_parallel
+from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, named_children, under, without_parallel
 from zoo_core.weights.checkpoint.state_dicts import Candidate, is_averaged, is_teacher, module_at
 from zoo_core.weights.checkpoint.unsupported import kind_of
 
@@ -39,6 +39,7 @@ class Choice:
         left: Names of tensors in the same state dict that are not under the prefix, and belong to no other copy.
         beside: All in the same state dict that is not under the prefix, by name.
         module: The whole module that these are of, where one was pickled.
+        numbered: Whether the file numbers the children of the model, as ``nn.Sequential(*model.children())`` does.
     """
 
     state: Mapping[str, Any]
@@ -51,6 +52,7 @@ class Choice:
     left: tuple[str, ...] = ()
     beside: Mapping[str, Any] = field(default_factory=dict)
     module: Foreign | None = None
+    numbered: bool = False
 
     @property
     def label(self) -> str:
@@ -67,6 +69,8 @@ class Choice:
             parts.append(f"from {'.'.join(self.keys)!r}")
         if self.prefix:
             parts.append(f"without the prefix {self.prefix!r}")
+        if self.numbered:
+            parts.append("children by their numbers")
         if self.filled:
             parts.append(f"{len(self.filled)} buffers from the weights that were averaged")
         return ", ".join(parts)
@@ -85,6 +89,7 @@ class _Option:
     """Names that are under the prefix and not in the model."""
     named: int
     """Names of the model, whatever the shapes."""
+    numbered: bool = False
 
     @property
     def averaged(self) -> bool:
@@ -97,7 +102,13 @@ class _Option:
 
 
 def choose(
-    found: Sequence[Candidate], own: Shapes, *, ema: bool | None = None, prefix: str | None = None, part: bool = False
+    found: Sequence[Candidate],
+    own: Shapes,
+    *,
+    ema: bool | None = None,
+    prefix: str | None = None,
+    part: bool = False,
+    children: Sequence[str] = (),
 ) -> Choice:
     """Choose the tensors of a checkpoint that fit a model best.
 
@@ -109,6 +120,7 @@ def choose(
         ema: True takes averaged weights only, False none.
         prefix: Take what is under this prefix of names, or under these keys of the file.
         part: The rest of the file may be of something else: take what fits most, however much else is beside it.
+        children: Names of the model's children in order, which ``nn.Sequential(*model.children())`` numbers.
 
     Raises:
         UsageError: Nothing is left after ``ema`` and ``prefix``; the message says what there is.
@@ -120,7 +132,7 @@ def choose(
         >>> chosen.words, chosen.state
         ("averaged weights, from 'ema'", {'fc.bias': tensor([1., 1.])})
     """
-    options = [option for candidate in found for option in _options(candidate, own)]
+    options = [option for candidate in found for option in _options(candidate, own, children)]
     usable = options or [_unfitting(candidate, own) for candidate in found]
     if prefix is not None:
         usable = _under_prefix(usable, found, own, prefix)
@@ -134,13 +146,19 @@ def choose(
     return _choice(chosen, best, options, own)
 
 
-def _options(candidate: Candidate, own: Shapes) -> Iterator[_Option]:
+def _options(candidate: Candidate, own: Shapes, children: Sequence[str]) -> Iterator[_Option]:
     """The choices that a state dict offers for a model: one for each prefix under which names fit."""
     plain = candidate.tensors
     variants = [plain, *([short] if (short := without_parallel(plain)) != plain else [])]
+    most = 0
     for tensors in variants:
-        for fit in fits(tensors, own)[:_MOST]:
+        every = fits(tensors, own)[:_MOST]
+        most = max([most, *(fit.count for fit in every)])
+        for fit in every:
             yield _option(candidate, tensors, fit.prefix, own)
+    renumbered = named_children(plain, own, children) if 2 * most < len(own) else None
+    if renumbered:
+        yield replace(_option(candidate, renumbered[1], renumbered[0], own), numbered=True)
 
 
 def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: Shapes) -> _Option:
@@ -244,4 +262,5 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
         left=tuple(left),
         beside={name: tensor for name, tensor in chosen.tensors.items() if not name.startswith(chosen.prefix)},
         module=module_at(chosen.candidate.module, chosen.prefix) if chosen.candidate.module else None,
+        numbered=chosen.numbered,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Value = TypeVar("Value")
 
@@ -80,6 +80,36 @@ def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
             at = name.find(".", start)
             start = at + 1 if at >= 0 else -1
     return [Fit(prefix, count) for prefix, count in sorted(counts.items(), key=lambda item: (-item[1], len(item[0])))]
+
+
+def named_children(
+    state: Mapping[str, Value], own: Collection[str], children: Sequence[str]
+) -> tuple[str, dict[str, Value]] | None:
+    """A state dict in which the children of a model have their names, where ``nn.Sequential`` has numbered them.
+
+    Args:
+        state: As ``nn.Sequential(*model.children())`` has it, under any prefix.
+        own: Names of the tensors in the model.
+        children: Names of its children, in order.
+
+    Returns:
+        The prefix, and all tensors, those under it by the names of the model; None where no name fits so.
+
+    Example:
+        >>> named_children({"body.0.weight": 1, "head.weight": 2}, {"conv.weight", "fc.weight"}, ["conv", "pool", "fc"])
+        ('body.', {'body.conv.weight': 1, 'head.weight': 2})
+    """
+    numbers = {name: str(number) for number, name in enumerate(children)}
+    split = (name.partition(".") for name in own)
+    best = next(iter(fits(state, {f"{numbers.get(first, first)}.{rest}" for first, _, rest in split})), None)
+    if best is None:
+        return None
+    result = {}
+    for name, value in state.items():
+        number, _, rest = name.removeprefix(best.prefix).partition(".")
+        is_child = name.startswith(best.prefix) and number.isdecimal() and int(number) < len(children)
+        result[f"{best.prefix}{children[int(number)]}.{rest}" if is_child else name] = value
+    return best.prefix, result
 
 
 def common_prefix(names: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Mapping
@@ -160,11 +161,20 @@ def _parts(module: Foreign) -> Iterator[object]:
 
 def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], seen: set[int]) -> Iterator[Candidate]:
     """Candidates in a list of a checkpoint: state dicts, or averages, as torch_ema and diffusers have them."""
-    if len(content) > 1 and all(is_tensor(each) for each in content):
+    if pairs := _pairs(content):
+        yield _candidate(keys, pairs)
+    elif len(content) > 1 and all(is_tensor(each) for each in content):
         if is_averaged(".".join(keys)):
             yield Candidate(keys, {str(at): each for at, each in enumerate(content)}, averaged=True, numbered=True)
     elif len(content) <= _LONGEST:
         yield from (each for at, part in enumerate(content) for each in _within(part, (*keys, str(at)), seen))
+
+
+def _pairs(content: list[object] | tuple[object, ...]) -> dict[str, Any]:
+    """The tensors in a list of pairs, as ``list(model.named_parameters())`` has them; empty for any other list."""
+    pairs = [each for each in content if isinstance(each, tuple) and len(each) == 2]  # noqa: PLR2004 - name, tensor
+    named = {name: value for name, value in pairs if isinstance(name, str) and _belongs(value)}
+    return named if len(named) == len(content) else {}
 
 
 def _named(averages: Candidate, others: list[Candidate]) -> Candidate | None:
@@ -314,6 +324,17 @@ def module_at(module: Foreign, prefix: str) -> Foreign | None:
             if inner is None:
                 return None
             result = inner
+    return result
+
+
+def with_names(module: Foreign, names: Mapping[str, str]) -> Foreign:
+    """A whole ``nn.Sequential`` in a checkpoint whose children have other names in place of their numbers."""
+    held = module.state.get("_modules") if isinstance(module.state, dict) else None
+    if not isinstance(held, Mapping):
+        return module
+    named = {names.get(str(key), key): child for key, child in held.items()}
+    result = copy.copy(module)
+    result.state = {**module.state, "_modules": named}
     return result
 
 
