@@ -166,7 +166,7 @@ def test_layers_that_never_run_are_an_error():
 def test_a_plot_that_cannot_be_written_says_where_to(path, tmp_path):
     pytest.importorskip("matplotlib")
     stats = activation_stats(nn.Linear(2, 2), torch.randn(2, 2))
-    with pytest.raises(errors.ZooError, match="cannot draw to"):
+    with pytest.raises(errors.ZooError, match="cannot write"):
         stats.plot(tmp_path / path)
 
 

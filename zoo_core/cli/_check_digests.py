@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.errors import CacheError, Unreadable, UsageError, ZooError
+from zoo_core.utils.private_files import whole_file
 from zoo_core.weights import obtain
 from zoo_core.weights.formats.sniff import NEXT_STEPS, describe
 from zoo_core.weights.transport.urls import shown
@@ -91,7 +92,8 @@ def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) ->
     finally:
         if json_file:
             text = json.dumps({"family": family, "weights": results, "failed": failures}, indent=2)
-            json_file.write_text(f"{text}\n", encoding="utf-8")
+            with whole_file(json_file) as new:
+                new.write_text(f"{text}\n", encoding="utf-8")
     if not results and not failures:
         echo(f"{family}: no weights without a whole SHA-256")
     return not failures

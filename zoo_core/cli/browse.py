@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_core.cli.console import OutFile, echo
-from zoo_core.errors import ZooError
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import in_three_digits
+from zoo_core.utils.private_files import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +29,8 @@ def browse(out: Path) -> None:
     """Write the catalogue as one page: search, filter, sort, and copy the line that gets a model."""
     members = [member for member in current_zoo().usable(listed=True) if not member.problem]
     records = [_record(card, member) for member in members for card in member.cards.values()]
-    try:
-        out.write_text(page(records), encoding="utf-8")
-    except OSError as error:
-        raise ZooError(f"cannot write {out}", cause=str(error), hint="name a file in a folder that exists") from error
+    with whole_file(out) as new:
+        new.write_text(page(records), encoding="utf-8", errors="backslashreplace")
     echo(f"{out}: {len(records)} model{'' if len(records) == 1 else 's'}")
 
 

@@ -9,6 +9,7 @@ import click
 
 from zoo_core.cli.console import OutFile, complete_family, terminal
 from zoo_core.errors import UsageError
+from zoo_core.utils.private_files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -187,10 +188,8 @@ def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page:
             text = page_of(reports) if page else to_markdown(reports[0])
         else:
             text = {"json": to_json, "junit": to_junit}[name](reports)
-        # A run that is killed while it writes leaves the last whole file.
-        part = path.with_name(f"{path.name}.part") if path.is_file() else path
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        with whole_file(path) as new:  # a run that is killed while it writes leaves the last whole file
+            new.write_text(text, encoding="utf-8")
 
 
 def _print(report: Report) -> None:

@@ -12,8 +12,7 @@ import click
 
 from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
-from zoo_core.utils.no_follow import real
-from zoo_core.utils.private_files import write_anew
+from zoo_core.utils.private_files import whole_file
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk_errors import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
@@ -109,7 +108,9 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
     from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock
 
     if sbom:
-        write_anew(real(sbom.absolute().parent) / sbom.name, bill_of_materials(read_lock(path).entries.values()))
+        text = bill_of_materials(read_lock(path).entries.values())
+        with whole_file(sbom) as new:
+            new.write_text(text, encoding="utf-8")
     if sign:
         sign_lock(path, sign)
 

@@ -13,6 +13,7 @@ import click
 from zoo_core.cli.console import OutFile, complete_model, echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
+from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,8 @@ def _draw(found: Prediction, folder: Path) -> None:
             number += 1
             path = folder / f"{stem}-{number}.png"
         _drawn.add(path)
-        result.draw(found.original).save(path)
+        with image_file(path) as new:
+            result.draw(found.original).save(new)
 
 
 _drawn: set[Path] = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.knowledge import unwrap
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.private_files import image_file
 from zoo_core.utils.random_state import unmoved
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Sequence
 
 _WIDTH = 80
@@ -144,14 +145,8 @@ class ActivationStats:
         else:
             axes.set_xlabel("layer, in the order of running")
         axes.grid(alpha=0.3)
-        try:
-            figure.savefig(path)
-        except (OSError, ValueError) as error:  # matplotlib's word for a format that it does not know is ValueError
-            raise ZooError(
-                f"cannot draw to {os.fspath(path)}",
-                cause=str(error),
-                hint="a folder that exists, and a suffix such as .png, .svg or .pdf",
-            ) from error
+        with image_file(path) as new:
+            figure.savefig(new, format=Path(path).suffix[1:] or "png")
         return Path(path)
 
 

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from zoo_core.build.costs import CostCounter
 from zoo_core.build.get import get
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.inspect.overlay import cannot_write
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
@@ -25,6 +24,7 @@ from zoo_core.text import html_table, in_three_digits, table
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import usable_device
 from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     import os
@@ -148,10 +148,8 @@ class Comparison:
         axes.set_xlabel(f"milliseconds for {self.batch_size} on {self.device}")
         axes.set_ylabel("published ImageNet-1K acc@1, percent" if has_accuracy else "million parameters")
         axes.grid(alpha=0.3)
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise cannot_write(path, error) from error
+        with image_file(path) as new:
+            figure.savefig(new, dpi=150, format=Path(path).suffix[1:] or "png")
         return Path(path)
 
 

@@ -9,7 +9,6 @@ from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.inspect.overlay import cannot_write
 from zoo_core.inspect.summary import summary
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.example import example_input
@@ -17,6 +16,7 @@ from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.private_files import whole_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,10 +98,8 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
         _box(axes, left, top - _HEIGHT, width, (name, words), share)
     what_trains = result.title.partition(": ")[2].partition(" (")[0]
     axes.text(middle, top - _HEIGHT - 0.3, what_trains, ha="center", fontsize=7, color=_INK)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with whole_file(path) as new:
+        figure.savefig(new, dpi=150)
     return path
 
 
@@ -184,8 +182,7 @@ def _draw_graph(model: nn.Module, path: Path, depth: int) -> Path:
         result = draw_graph(
             twin, input_data=inputs, depth=depth, graph_name=type(twin).__name__, device=x.device, mode="eval"
         )
-    try:
-        path.write_bytes(result.visual_graph.pipe(format=path.suffix[1:].lower()))
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    data = result.visual_graph.pipe(format=path.suffix[1:].lower())
+    with whole_file(path) as new:
+        new.write_bytes(data)
     return path

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.read import read, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
+from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,15 +166,6 @@ def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
     """
     from pathlib import Path
 
-    try:
-        image.save(path)
-    except (OSError, ValueError) as error:  # ValueError for a suffix that Pillow does not know
-        raise cannot_write(path, error, suffixes=".png, .jpg or .pdf") from error
+    with image_file(path) as new:
+        image.save(new)
     return Path(path)
-
-
-def cannot_write(path: str | os.PathLike[str], error: Exception, *, suffixes: str = ".png, .svg or .pdf") -> ZooError:
-    """The error where a drawn overlay or figure cannot be written."""
-    return ZooError(
-        f"cannot write {path}", cause=str(error), hint=f"a folder that exists, and a suffix such as {suffixes}"
-    )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
-from zoo_core.inspect.overlay import cannot_write
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.text import html_page, html_table, table
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.private_files import whole_file
 
 if TYPE_CHECKING:
     import os
@@ -144,10 +144,8 @@ class Summary:
             raise UsageError(f"a summary is not written to {path}", expected="a name that ends in .html or .txt")
         html = suffix in _WEB
         text = html_page(self.title.partition(":")[0], self._repr_html_()) if html else f"{self}\n"
-        try:
-            Path(path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        with whole_file(path) as new:
+            new.write_text(text, encoding="utf-8")
         return Path(path)
 
 

@@ -19,6 +19,7 @@ from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import take_space, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -183,6 +184,7 @@ def sliding_window(
         ImageError: The image cannot be read.
         NotSupported: The model gives neither scores nor maps.
         UsageError: The image is smaller than a window, or an argument is impossible.
+        ZooError: ``out`` cannot be written.
 
     Example:
         >>> import torch, zoo_core as zoo
@@ -302,17 +304,12 @@ class _Run:
     ) -> Tensor:
         import numpy as np
 
-        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-        try:
-            mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        with whole_file(out) as new:
+            mapped = np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=shape)
+            take_space(new)
             for layer, target in zip(layers, torch.from_numpy(mapped), strict=True):
                 fill(layer, target)
             mapped.flush()
-            partial.replace(out)
-        except OSError as error:
-            raise UsageError(f"{out} cannot be written", cause=str(error), hint="another file for out=") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return torch.from_numpy(mapped)
 
     def _fill_map(self, layer: _Layer, target: Tensor) -> None:

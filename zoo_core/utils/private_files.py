@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from zoo_core.errors import ZooWarning
+from zoo_core.errors import ZooError, ZooWarning
 from zoo_core.utils import no_follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -49,6 +50,80 @@ def write_anew(path: Path, text: str) -> None:
     """
     with anew(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path of a random name beside ``path``, for a file that a user names: what is written there takes its place.
+
+    So the file is the whole new one, or as it was, also where the disk is full. A link is replaced and never followed.
+    A pipe or a device, and all that is in ``/dev`` and ``/proc``, is written to as it is.
+
+    Args:
+        path: The file; libraries tell the format from its suffix, which the other path has too.
+
+    Raises:
+        ZooError: It cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "net.txt")
+        >>> with whole_file(file) as new:
+        ...     _ = new.write_text("all of it")
+        >>> file.read_text(), new.exists()
+        ('all of it', False)
+    """
+    final = Path(path)
+    new = final.with_name(f".{os.urandom(8).hex()}{final.suffix}")
+    folder = no_follow.real(final.parent)
+    is_special = final.exists() and not final.is_file()
+    try:
+        if is_special or any(folder.is_relative_to(each) for each in ("/dev", "/proc")):
+            yield final
+            return
+        yield new
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(final)
+    except OSError as error:
+        if isinstance(error, ZooError):
+            raise
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some space, or name a file elsewhere" if is_full else "name a file in a folder that exists"
+        raise ZooError(f"cannot write {path}", cause=error.strerror or str(error), hint=hint) from error
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
+
+
+@contextlib.contextmanager
+def image_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """As :func:`whole_file`, for an image or a figure.
+
+    Raises:
+        ZooError: It cannot be written, or its suffix is none that the library knows.
+    """
+    try:
+        with whole_file(path) as new:
+            yield new
+    except ValueError as error:  # so Pillow and matplotlib say it of a suffix
+        if isinstance(error, ZooError):
+            raise
+        raise ZooError(f"cannot write {path}", cause=str(error), hint="a suffix such as .png or .pdf") from error
+
+
+def take_space(path: Path) -> None:
+    """Take the room on the disk for a file that is to be mapped: where none is left, writing to a map ends the process.
+
+    Args:
+        path: A file with its whole length.
+
+    Raises:
+        OSError: There is not so much room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def believed(path: str, instead: str) -> bool:

@@ -1,0 +1,87 @@
+"""Files that a user names: whole, or as they were, on a full disk; links are replaced, and devices written to."""
+
+import errno
+import os
+import resource
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import zoo_core as zoo
+from zoo_core.cli.group import zoo as main
+from zoo_core.errors import ZooError
+from zoo_core.prediction.results import Segmentation
+from zoo_core.utils.private_files import whole_file
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def full_disk():
+    """Files of at most 100 bytes, as where the disk fills up in the middle of one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def browse(path):
+    answer = CliRunner().invoke(main, ["browse", "--out", str(path)])
+    raise answer.exception
+
+
+WRITERS = {
+    "net.html": lambda path: zoo.summary("tiny/glyphnet").save(path),
+    "net.txt": lambda path: zoo.summary("tiny/glyphnet").save(path),
+    "net.svg": lambda path: zoo.draw("tiny/glyphnet", path),
+    "maps.png": lambda path: zoo.activation_maps("tiny/glyphnet", IMAGE).save(path),
+    "mask.png": lambda path: Segmentation(torch.arange(4096).reshape(64, 64) % 200, ("a",) * 200).save(path),
+    "stats.pdf": lambda path: zoo.activation_stats(zoo.get("tiny/glyphnet"), torch.zeros(1, 1, 32, 32)).plot(path),
+    "scores.npy": lambda path: zoo.sliding_window("tiny/glyphnet", torch.zeros(1, 32, 96), stride=16, out=path),
+    "page.html": browse,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_on_a_full_disk_a_file_is_as_it_was(name, tmp_path, full_disk):
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_text("years of work")
+    with pytest.raises(ZooError, match="cannot write") as raised:
+        WRITERS[name](path)
+    assert "next step: free some space" in str(raised.value)
+    assert path.read_text() == "years of work"
+    assert [each.name for each in path.parent.iterdir()] == [name]
+
+
+def test_a_link_in_the_place_of_an_output_is_replaced_and_not_written_through(tmp_path):
+    (tmp_path / "notes").write_text("years of work")
+    (tmp_path / "net.txt").symlink_to(tmp_path / "notes")
+    zoo.summary("tiny/glyphnet").save(tmp_path / "net.txt")
+    assert (tmp_path / "notes").read_text() == "years of work"
+    assert "glyphnet" in (tmp_path / "net.txt").read_text()
+    assert not (tmp_path / "net.txt").is_symlink()
+
+
+def test_a_device_is_written_to_and_stays_what_it_is(tmp_path):
+    with whole_file("/dev/stdout") as out:
+        assert out.as_posix() == "/dev/stdout"
+    os.mkfifo(tmp_path / "pipe")
+    with whole_file(tmp_path / "pipe") as out:
+        assert out == tmp_path / "pipe"
+
+
+def test_a_suffix_that_is_none_is_named(tmp_path):
+    with pytest.raises(ZooError, match=r"a suffix such as \.png"):
+        zoo.activation_maps("tiny/glyphnet", IMAGE).save(tmp_path / "maps.nothing")
+
+
+def test_room_for_a_file_that_is_mapped_is_taken_before(tmp_path, monkeypatch):
+    def refuse(_file, _start, length):
+        raise OSError(errno.ENOSPC, f"no room for {length} bytes")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(ZooError, match=r"no room for 3\d\d bytes"):
+        zoo.sliding_window("tiny/glyphnet", torch.zeros(1, 32, 32), outputs="embeddings", out=tmp_path / "out.npy")
