@@ -16,6 +16,7 @@ from zoo_lightning.command import finetune as command
 from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
 from zoo_lightning.page import curves
+from zoo_lightning.run import check_run
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError, ZooError
@@ -40,6 +41,13 @@ def test_a_run_leaves_a_model_with_names_metrics_and_a_report(digits, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
     metrics = json.loads((result.folder / "metrics.json").read_text())["metrics"]
     assert metrics["accuracy"] == result.metrics["accuracy"] > 0.5
+
+
+def test_a_run_goes_on_from_a_saved_folder(digits, tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "saved")
+    check_run(read_data(digits), model=str(folder), out=tmp_path / "out")
+    result = finetune(digits, out=tmp_path / "out", epochs=1, freeze="backbone", **{**RUN, "model": str(folder)})
+    assert torch.equal(weights(result.folder)["stem.0.weight"], weights(folder)["stem.0.weight"])
 
 
 def test_a_frozen_backbone_stays_bit_for_bit(digits, tmp_path):
@@ -343,12 +351,17 @@ def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits
     trained_alike(_SHARDED, digits, tmp_path)
 
 
-def test_a_checkpoint_in_parts_is_refused_before_training(digits, tmp_path):
+def test_what_several_processes_cannot_do_is_refused_before_training(digits, tmp_path):
     from lightning.pytorch.strategies import ModelParallelStrategy
 
-    trainer = {**QUIET, "strategy": ModelParallelStrategy(process_group_backend="gloo")}
-    with pytest.raises(UsageError, match="save_distributed_checkpoint=False"):
-        finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "trainer": trainer})
+    gloo = {"process_group_backend": "gloo"}
+    for options, trainer, message in [
+        ({}, {"strategy": ModelParallelStrategy(**gloo)}, "save_distributed_checkpoint=False"),
+        ({"ema": 0.9}, {"strategy": ModelParallelStrategy(save_distributed_checkpoint=False, **gloo)}, "leave ema out"),
+        ({}, {"strategy": "ddp", "devices": 99}, "fewer images to validate with than processes: 6 for 99"),
+    ]:
+        with pytest.raises(ZooError, match=message):
+            finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, **options, "trainer": {**QUIET, **trainer}})
 
 
 @pytest.mark.sweep

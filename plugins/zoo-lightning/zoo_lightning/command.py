@@ -141,13 +141,14 @@ def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options:
     """Print what ``zoo finetune`` would do, or why not: nothing is trained; a model on the hub is downloaded."""
     import zoo_core as zoo
     from zoo_lightning.run import check_run
+    from zoo_lightning.tasks import is_save
 
     with _without_advice():
         check_run(images, model=model, out=out, resume=resume, **options)
     for name, count in images.counts().items():
         click.echo(f"  {name}: {count}")
-    card = zoo.info(model)
-    click.echo(f"{card.id if hasattr(card, 'id') else model}: a new head of {len(images.class_names)} classes")
+    name = model if is_save(model) else zoo.info(model).id
+    click.echo(f"{name}: a new head of {len(images.class_names)} classes")
     frozen = ", ".join(options["freeze"]) or "nothing"
     click.echo(
         f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"

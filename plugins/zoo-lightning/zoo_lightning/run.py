@@ -185,6 +185,7 @@ def finetune(
     history = History()
     engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
     sharded = shards(engine)
+    _require_processes(engine, images, chosen, sharded=sharded)
     with resumable(work):
         point = begin(work, _facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
@@ -260,6 +261,22 @@ def _require_free(target: Path) -> None:
             f"{target} is something else than a saved model",
             expected="a folder that a run saved to, an empty one, or none",
             hint="choose another folder for out",
+        )
+
+
+def _require_processes(engine: Trainer, data: ImageData, options: Options, *, sharded: bool) -> None:
+    """Refuse a run on several processes that would end in the middle of one of them."""
+    if len(data.val) < engine.world_size:
+        raise errors.UsageError(
+            f"there are fewer images to validate with than processes: {len(data.val)} for {engine.world_size}",
+            expected="at least one for each",
+            hint="fewer devices, a larger val, or a split val with more images",
+        )
+    if sharded and options.ema is not None:
+        raise errors.NotSupported(
+            f"averaged weights do not go with {type(engine.strategy).__name__}",
+            cause="each process holds a part of the parameters, and Lightning's average needs all of them",
+            hint='leave ema out, or strategy="ddp"',
         )
 
 

@@ -76,15 +76,26 @@ def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.M
 
 
 def require_name(name: str, data: ImageData) -> str:
-    """The task of a model that is named; empty for a folder or a file, which says it when it is built.
+    """The task of a model that is named; empty for a save, which says it when it is built.
 
     Raises:
         UsageError: The data is for another task.
     """
-    task: str = getattr(zoo.info(name), "task", "")
-    if task:
-        _require_task(name, task, data)
+    if is_save(name):
+        return ""
+    task = zoo.info(name).task
+    _require_task(name, task, data)
     return task
+
+
+def is_save(name: str) -> bool:
+    """Whether what is named to be trained on is a folder or a repository on the hub, and not a model of a family.
+
+    Example:
+        >>> is_save("./flowers"), is_save("hf://me/flowers"), is_save("timm/resnet18")
+        (True, True, False)
+    """
+    return "://" in name or name.startswith(("./", "../", "/", "~/")) or name.endswith("/")
 
 
 def suited(model: nn.Module, data: ImageData) -> nn.Module:
