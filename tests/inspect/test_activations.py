@@ -156,6 +156,12 @@ def test_a_pattern_that_matches_nothing_names_the_closest(model, x):
         activation_stats(model, x, layers="layer11")
 
 
+def test_a_name_stands_for_its_model():
+    x = torch.zeros(1, 1, 32, 32)
+    found = zoo.activation_stats("tiny/glyphnet", x)
+    assert found == zoo.activation_stats(zoo.get("tiny/glyphnet"), x)
+
+
 def test_layers_that_never_run_are_an_error():
     net = OnlyTheFirst(nn.Linear(2, 2), nn.Linear(2, 2))
     with pytest.raises(errors.UsageError, match="none of the layers gave anything"):

@@ -175,6 +175,17 @@ def test_nan_and_features_are_not_shown():
 
 
 @pytest.mark.extra
+def test_a_target_is_any_integer_and_a_layer_one_name():
+    image = patched(32)[0]
+    targets = [zoo.cam("tiny/glyphnet", image, target=target).target for target in (3, np.int64(3), torch.tensor(3))]
+    assert targets == [3, 3, 3]
+    with pytest.raises(UsageError, match="target cannot be"):
+        zoo.cam("tiny/glyphnet", image, target=np.int64(-1))
+    with pytest.raises(UsageError, match="at cannot be"):
+        zoo.cam("tiny/glyphnet", image, at=["layer1"])
+
+
+@pytest.mark.extra
 def test_a_name_of_two_classes_is_refused_with_their_numbers(tmp_path):
     model = zoo.get("tiny/glyphnet", weights=None, num_classes=3, seed=0)
     zoo.set_preprocessing(model, "tiny/glyphnet")

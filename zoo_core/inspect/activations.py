@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError
-from zoo_core.recipe.open_model import require_values
+from zoo_core.recipe.open_model import open_model, require_values
 from zoo_core.surgery.knowledge import unwrap
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
@@ -152,7 +152,7 @@ class ActivationStats:
 
 @strict_arguments
 def activation_stats(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     x: Any,  # noqa: ANN401 - whatever forward takes
     *,
     layers: str | Sequence[str] | None = None,
@@ -165,7 +165,7 @@ def activation_stats(
     stay, and running statistics and the random state are put back.
 
     Args:
-        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
+        model: Any module; DDP and ``torch.compile`` wrappers are looked through. Or a name, or the folder of a save.
         x: What the model takes: a batch such as ``[N, 3, H, W]``, or a tuple of several arguments.
         layers: Module paths or glob patterns over them, such as ``"layer*"``. None for every module without children,
             and every activation that a forward calls as a function, such as ``x.relu()``.
@@ -189,8 +189,9 @@ def activation_stats(
     """
     if stop not in (False, True, "nan"):
         raise UsageError(f"stop cannot be {stop!r}", expected="'nan', or False")
-    require_values(model)
-    bare = unwrap(model)
+    opened = open_model(model)
+    require_values(opened)
+    bare = unwrap(opened)
     chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
     rows: list[Activation] = []
     calls: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,6 +155,8 @@ def cam(
         >>> zoo.cam("tiny/glyphnet", np.eye(32), target="A").heatmap.shape  # doctest: +SKIP
         (32, 32)
     """
+    if at is not None and not isinstance(at, str):
+        raise UsageError(f"at cannot be {at!r}", expected="the name of one stage, or the path of one module")
     made = _class_of(method)
     opened = open_model(model)
     require_results(opened)
@@ -368,9 +371,13 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
             f"no class of this model is called {target!r}",
             hint=did_you_mean(close_matches(target, names), f"target= takes a number from 0 to {count - 1} as well"),
         )
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < count:
+    try:
+        number = -1 if isinstance(target, bool) else operator.index(target)  # of NumPy, or what argmax gives, too
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < count:
         raise UsageError(f"target cannot be {target!r}", expected=f"a class from 0 to {count - 1}, or its name")
-    return target
+    return number
 
 
 def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
