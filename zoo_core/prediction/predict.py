@@ -189,9 +189,7 @@ class Predictor:
         check_count("batch_size", batch_size)
         if num_workers is not None:
             check_count("num_workers", num_workers, least=0)
-        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if threshold is not None and not (is_number and 0 <= threshold <= 1):
-            raise UsageError(f"threshold cannot be {threshold!r}", expected="a probability from 0 to 1")
+        _check_threshold(threshold)
         card = knowledge_of(model).card
         task = card.task if card else "classification"
         if task == "optical_flow":
@@ -200,13 +198,7 @@ class Predictor:
             )
         require_results(model)
         outputs = Outputs.of(model)
-        if outputs.heads and class_names is not None and not isinstance(class_names, Mapping):
-            raise UsageError(
-                f"class_names is one list, and the model has the heads {', '.join(outputs.heads)}",
-                expected="a dict with a list for a head",
-                hint="zoo.save(model, folder, class_names={...}) keeps such names with the model",
-            )
-        names = names_of(model) if class_names is None else _checked_names(class_names, model, task)
+        names = names_of(model) if class_names is None else _checked_names(class_names, model, task, outputs)
         return cls(
             model,
             _pipeline(model, size),
@@ -275,12 +267,30 @@ class Predictor:
         return tensors if self.task in _WHOLE else torch.stack(tensors)
 
 
+def _check_threshold(threshold: float | None) -> None:
+    """Raise UsageError for a threshold of predictions that is neither None nor a probability."""
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if threshold is not None and not (is_number and 0 <= threshold <= 1):
+        raise UsageError(f"threshold cannot be {threshold!r}", expected="a probability from 0 to 1")
+
+
 def _checked_names(
-    names: Sequence[str] | Mapping[str, Sequence[str]], model: nn.Module, task: str
+    names: Sequence[str] | Mapping[str, Sequence[str]], model: nn.Module, task: str, outputs: Outputs
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """The class names that a user gives for predictions, checked against the number of classes."""
+    """The class names that a user gives for predictions, checked against the heads and the number of classes."""
     if isinstance(names, Mapping):
-        return {head: tuple(_checked_names(each, model, "")) for head, each in names.items()}
+        return {head: _checked_row(each, model, "") for head, each in names.items()}
+    if outputs.heads:
+        raise UsageError(
+            f"class_names is one list, and the model has the heads {', '.join(outputs.heads)}",
+            expected="a dict with a list for a head",
+            hint="zoo.save(model, folder, class_names={...}) keeps such names with the model",
+        )
+    return _checked_row(names, model, task)
+
+
+def _checked_row(names: Sequence[str], model: nn.Module, task: str) -> tuple[str, ...]:
+    """The class names of one head, checked against the number of classes."""
     names = names if isinstance(names, str) else tuple(names)
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise UsageError(f"class_names cannot be {names!r:.60}", expected="a string for each class")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -165,29 +165,15 @@ def swap_head(
         raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
     record = {"head": head, "at": at, "keep_hidden": keep_hidden, "input_size": input_size}
     with editing(model, "swap_head", record=record) as edit:
-        bare, anatomy, sites = edit.model, edit.anatomy, _sites(model)
-        if head is None:
-            check_embeds(sites)
-            _check_runs_without(bare, sites)
-        check_unbranched(knowledge_of(model), sites[0].path)
-        if isinstance(head, Mapping):
-            check_names(head)
-            check_sites(sites, anatomy if at is None else replace(anatomy, classify=None))
-        gone: dict[str, nn.Module] = {}
-        shape: Sequence[int] | None = None
-        if at == "features":
-            refuse_auxiliary(model, 'swap_head(..., at="features")')
-            anatomy, shape, gone = _on_the_map(bare, input_size)
-            sites = anatomy.heads
-        elif not keep_hidden:
-            main, gone = without_hidden(bare, anatomy, sites[0])
-            sites = (main, *sites[1:])
+        bare, sites = edit.model, _sites(model)
+        _check_possible(bare, edit.anatomy if at is None else replace(edit.anatomy, classify=None), sites, head)
+        anatomy, sites, shape, gone = _place(bare, edit.anatomy, sites, at, input_size, keep_hidden=keep_hidden)
         with seeded(seed, bare):
             record["head"] = head = made_for(sites[0], head)
         after = _after(anatomy, sites, head)
         new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
-        num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
         names = _names_kept(knowledge_of(bare), bare, new[0], counts)
+        num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
         heads = tuple(replace(site, num_classes=num_classes) for site in sites)
         stays_on_map = anatomy.pool is None and is_recomposed(bare)
         own = at == "features" or stays_on_map or after is not one_head(anatomy)
@@ -196,6 +182,52 @@ def swap_head(
         edit.anatomy = _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
         edit.update(names=names)
     return model
+
+
+def _check_possible(model: nn.Module, anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> None:
+    """Raise where a swap cannot give the model no head, several, or one beside its branches, whatever the sizes are."""
+    if head is None:
+        check_embeds(sites)
+        _check_runs_without(model, sites)
+    check_unbranched(knowledge_of(model), sites[0].path)
+    if isinstance(head, Mapping):
+        check_names(head)
+        check_sites(sites, anatomy)
+
+
+class _Place(NamedTuple):
+    """Where a swap puts the new heads.
+
+    Attributes:
+        anatomy: Of the model without what goes.
+        sites: The main one first.
+        shape: Of one feature map, where the head is given that.
+        gone: An empty place for each module that goes.
+    """
+
+    anatomy: Anatomy
+    sites: tuple[Head, ...]
+    shape: Sequence[int] | None
+    gone: dict[str, nn.Module]
+
+
+def _place(
+    model: nn.Module,
+    anatomy: Anatomy,
+    sites: tuple[Head, ...],
+    at: str | None,
+    input_size: Sequence[int] | None,
+    *,
+    keep_hidden: bool,
+) -> _Place:
+    """Where a swap puts the new heads, by what is to be between them and the features."""
+    if at == "features":
+        refuse_auxiliary(model, 'swap_head(..., at="features")')
+        return _on_the_map(model, input_size)
+    if keep_hidden:
+        return _Place(anatomy, sites, None, {})
+    main, gone = without_hidden(model, anatomy, sites[0])
+    return _Place(anatomy, (main, *sites[1:]), None, gone)
 
 
 def _new_heads(
@@ -235,14 +267,8 @@ def _sites(model: nn.Module) -> tuple[Head, ...]:
     return tuple(sorted(anatomy.heads, key=lambda site: site.role != "main"))
 
 
-def _on_the_map(
-    model: nn.Module, input_size: Sequence[int] | None
-) -> tuple[Anatomy, Sequence[int], dict[str, nn.Module]]:
-    """The anatomy for a swap to a head that is given the feature map, found by running once.
-
-    Returns:
-        The anatomy, the shape of one map, and an empty place for each module that comes between map and head.
-    """
+def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
+    """The place of a head that is given the feature map, found by running once."""
     anatomy = anatomy_of(model)
     if anatomy.features is None or anatomy.main is None:
         raise NotSupported(
@@ -268,7 +294,7 @@ def _on_the_map(
         in_features=shape[0] if on_map else shape[-1],
         per_class=1,
     )
-    return replace(anatomy, heads=(site,), pool=None, classify=None), shape, gone
+    return _Place(replace(anatomy, heads=(site,), pool=None, classify=None), (site,), shape, gone)
 
 
 def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:

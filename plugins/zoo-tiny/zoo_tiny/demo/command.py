@@ -16,7 +16,9 @@ from zoo_core.plugin import ZooError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_tiny.demo.transfer import Outcome
+    from torch import Tensor, nn
+
+    from zoo_tiny.demo.transfer import Digits, Outcome
 
 MODEL = "tiny/glyphnet"
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "zoo-tiny"}
@@ -87,23 +89,15 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
     started = time.perf_counter()
     digits = transfer.load_digits(seed)
     card = zoo.info(MODEL)
-    images = transfer.as_input(digits.scans, card)
-    classes = len(transfer.DIGITS)
-    trained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed)
-    untrained = zoo.get(MODEL, num_classes=classes, freeze="backbone", seed=seed, weights=None)
-    outcomes: list[Outcome] = []
-    with transfer.one_thread(), _progress(quiet=quiet) as progress:
-        for name, model in (("pretrained", trained), ("random", untrained)):
-            task = progress.add_task(name, total=epochs, accuracy=0.0)
-
-            def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
-                progress.update(task, advance=1, accuracy=accuracy)
-
-            outcomes.append(transfer.train_head(model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch))
+    models = {
+        name: zoo.get(MODEL, num_classes=len(transfer.DIGITS), freeze="backbone", seed=seed, weights=weights)
+        for name, weights in (("pretrained", "default"), ("random", None))
+    }
+    outcomes = _train(models, transfer.as_input(digits.scans, card), digits, epochs, seed, quiet=quiet)
     with _writing(output):
-        figure.draw(output, MODEL, digits, *outcomes)
-        used = after.use(trained, card, digits, output.with_suffix(""))
-    receipt = zoo.receipt(trained)
+        figure.draw(output, MODEL, digits, *outcomes.values())
+        used = after.use(models["pretrained"], card, digits, output.with_suffix(""))
+    receipt = zoo.receipt(models["pretrained"])
     return {
         "model": MODEL,
         "tag": receipt.tag,
@@ -115,12 +109,30 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
         "held_out": len(digits.held_out),
         "epochs": epochs,
         "seed": seed,
-        "accuracy": {"pretrained": outcomes[0].accuracy, "random": outcomes[1].accuracy},
-        "curves": {"pretrained": outcomes[0].curve, "random": outcomes[1].curve},
+        "accuracy": {name: outcome.accuracy for name, outcome in outcomes.items()},
+        "curves": {name: outcome.curve for name, outcome in outcomes.items()},
         "image": str(output),
         **used,
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def _train(
+    models: dict[str, nn.Module], images: Tensor, digits: Digits, epochs: int, seed: int, *, quiet: bool
+) -> dict[str, Outcome]:
+    """Train the heads of both models of ``zoo demo``, one after the other, with a progress bar for each."""
+    from zoo_tiny.demo import transfer
+
+    outcomes = {}
+    with transfer.one_thread(), _progress(quiet=quiet) as progress:
+        for name, model in models.items():
+            task = progress.add_task(name, total=epochs, accuracy=0.0)
+
+            def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
+                progress.update(task, advance=1, accuracy=accuracy)
+
+            outcomes[name] = transfer.train_head(model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch)
+    return outcomes
 
 
 def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only here
