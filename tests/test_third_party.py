@@ -21,13 +21,15 @@ PLUGINS = {
     "zoo-segmentation-models": "segmentation_models/resnet18",
     "zoo-monai": "monai/densenet121",
     "zoo-open-clip": "open_clip/PE-Core-T-16-384",
+    "zoo-torchaudio": "torchaudio/wav2letter",
 }
 """Each example to a model of its family."""
-WITHOUT_WEIGHTS = {"zoo-monai"}
+WITHOUT_WEIGHTS = {"zoo-monai", "zoo-torchaudio"}
 VERSIONS = (
     "monai==1.6.1",
     "open-clip-torch==3.3.0",
     "segmentation-models-pytorch==0.6.0",
+    "torchaudio==2.11.1",
     "transformers==5.23.0",
 )
 """The libraries that the examples were tested with; everything else is what this workspace pins."""
@@ -64,7 +66,13 @@ def test_an_example_says_which_versions_it_was_tested_with(plugin):
     assert re.search(r'tested=">=[\d.]+,<[\d.]+"', "".join(source_of(plugin).values()))
 
 
-ARCHITECTURES = {"zoo-transformers": 4, "zoo-segmentation-models": 26, "zoo-monai": 4, "zoo-open-clip": 3}
+ARCHITECTURES = {
+    "zoo-transformers": 4,
+    "zoo-segmentation-models": 26,
+    "zoo-monai": 4,
+    "zoo-open-clip": 3,
+    "zoo-torchaudio": 2,
+}
 """How many layouts each example describes; the plugin of the guide, which has one, is held to 60 lines as a whole."""
 
 
