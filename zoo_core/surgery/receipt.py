@@ -16,6 +16,7 @@ Outcome = Literal["loaded", "adapted", "initialized", "defaulted", "kept", "igno
 """``loaded`` as it was in the file; ``adapted`` on its way in; ``initialized`` afresh, as a new head is; ``defaulted``
 when an old file lacks a counter that torch fills in; ``kept`` as the model had it, by a partial load; ``ignored`` when
 only the file has it."""
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Receipt:
         return html_table(f"{self.model}{weights}", ("tensors", "how many", "names"), rows, redacted(file))
 
 
-def _shortened(names: tuple[str, ...], most: int = 4) -> str:
+def _shortened(names: tuple[str, ...]) -> str:
     """The first few names of tensors and how many more there are, as a receipt prints them."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f", and {rest} more" if rest > 0 else "")
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f", and {rest} more" if rest > 0 else "")

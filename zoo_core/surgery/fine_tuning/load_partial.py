@@ -330,6 +330,6 @@ def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match
     )
 
 
-def _first(state: State, count: int = 3) -> str:
+def _first(state: State) -> str:
     """The first few tensors of a model or a checkpoint, with shapes, for the error where nothing fits."""
-    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(state.items())[:count])
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(state.items())[:3])

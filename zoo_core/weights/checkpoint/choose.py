@@ -133,7 +133,8 @@ def choose(
         ("averaged weights, from 'ema'", {'fc.bias': tensor([1., 1.])})
     """
     options = [option for candidate in found for option in _options(candidate, own, children)]
-    usable = options or [_unfitting(candidate, own) for candidate in found]
+    # where no name is one of the model, whole state dicts
+    usable = options or [_option(candidate, candidate.tensors, "", own) for candidate in found]
     if prefix is not None:
         usable = _under_prefix(usable, found, own, prefix)
     if ema is not None:
@@ -178,11 +179,6 @@ def _merit(option: _Option) -> tuple[int, int]:
 def _merit_of_part(option: _Option) -> tuple[int, int, int]:
     """What makes a choice better where only a part must fit: further names tell equals apart, no more."""
     return option.fitting, option.named, -option.extra
-
-
-def _unfitting(candidate: Candidate, own: Shapes) -> _Option:
-    """The choice of a whole state dict of which no name is one of the model."""
-    return _option(candidate, candidate.tensors, "", own)
 
 
 def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes, prefix: str) -> list[_Option]:

@@ -371,6 +371,11 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
 
     Raises:
         Unreadable: There is none, or a tensor in it is none of plain numbers.
+
+    Example:
+        >>> import torch
+        >>> one_state_dict({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
+        {'fc.bias': tensor([0., 0.])}
     """
     result = candidates(content)
     if not result:

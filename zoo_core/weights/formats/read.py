@@ -60,7 +60,7 @@ def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool
         Unreadable: As there.
     """
     content, mapped = read_whole(path)
-    return _state_dict_in(content, path), mapped
+    return one_state_dict(content, path), mapped
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
@@ -83,24 +83,6 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
         Unreadable: It is not there.
     """
     return not sniff.is_safetensors(_head(expand(path)))
-
-
-def _state_dict_in(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a file of weights that was read: out of its wrapper, without prefixes of wrappers.
-
-    Args:
-        content: What was in the file.
-        source: What to call it in an error.
-
-    Raises:
-        Unreadable: There is none, or a tensor in it is none of plain numbers.
-
-    Example:
-        >>> import torch
-        >>> _state_dict_in({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
-        {'fc.bias': tensor([0., 0.])}
-    """
-    return one_state_dict(content, source)
 
 
 def _head(file: Path) -> bytes:

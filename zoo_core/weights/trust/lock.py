@@ -233,17 +233,13 @@ def require_preprocessing(locked: Locked | None, weights: Weights) -> None:
     )
 
 
-def find_lock(start: Path | None = None) -> Path | None:
-    """The lock file to obey: ``ZOO_LOCK``, else a ``zoo.lock`` in this folder or a parent; None when there is none.
-
-    Args:
-        start: Where to begin to look; the current folder when None.
-    """
+def find_lock() -> Path | None:
+    """The lock file to obey: ``ZOO_LOCK``, else a ``zoo.lock`` in this folder or a parent; None when there is none."""
     chosen = settings.lock_file()
     if chosen is not None:
         return expand(chosen).absolute() if chosen else None
     try:
-        here = (start or Path.cwd()).absolute()
+        here = Path.cwd()
     except OSError:  # the current folder has been removed
         return None
     result = (folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file())
