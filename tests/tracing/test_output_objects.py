@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
+from zoo_core.plugin import Card, Family
+from zoo_core.tracing.trace import anatomy_for
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -88,3 +90,15 @@ def test_features_end_inside_a_body_that_gives_an_object(net):
     assert zoo.anatomy(net).features is not None
     backbone, head = zoo.split(net)
     assert torch.equal(head(backbone(X)), net(X).logits)
+
+
+class OneSize(nn.Sequential):
+    def __init__(self, side):
+        super().__init__(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), nn.Linear(4 * (side // 4) ** 2, 5))
+
+
+def test_a_family_is_traced_on_images_of_the_size_that_its_constructor_was_given():
+    family = Family("acme", catalog="acme:cards", image_size="side")
+    card = Card("acme", "net", "acme:OneSize", input_size=(3, 224, 224), options={"side": 224})
+    traced = anatomy_for(SimpleNamespace(family=family, own={}), card, OneSize(32), {"side": 32})
+    assert traced.main.path == "2"

@@ -165,7 +165,7 @@ def _as_built(
     try:
         with torch.device("meta"):
             built = member.builder(card)(**{**card.options, **(options or {})})
-        anatomy, structure = anatomy_for(member, card, built), structure_of(built)
+        anatomy, structure = anatomy_for(member, card, built, options), structure_of(built)
     except Exception as error:  # what a library's constructor raises can be anything
         raise _changed_beyond(card, type(model).__name__) from error
     before_head = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -327,20 +327,23 @@ def knowledge_for(
     Raises:
         AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
     """
-    known = Knowledge(anatomy_for(member, card, model), receipt, card, options=options)
+    known = Knowledge(anatomy_for(member, card, model, options), receipt, card, options=options)
     own = member.own.get(card.name)
     if own is None:
         return known
     return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
 
 
-def anatomy_for(member: Member, card: Card | None, model: nn.Module) -> Anatomy:
+def anatomy_for(
+    member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
+) -> Anatomy:
     """Where the parts of a model are: as it was registered, as its family says, or traced.
 
     Args:
         member: Its family.
         card: What it was built from.
         model: As its constructor made it.
+        options: What the constructor was given, which may make the model one of other images than the card says.
 
     Raises:
         AnatomyError: As above.
@@ -352,5 +355,7 @@ def anatomy_for(member: Member, card: Card | None, model: nn.Module) -> Anatomy:
         return member.anatomy(model)
     example: Any = own.example if own else None
     if example is None:
-        example = torch.zeros(1, *card.input_size, device="cpu")
+        side = {**card.options, **(options or {})}.get(member.family.image_size)
+        sides = (side, side) if isinstance(side, int) else tuple(cast("Any", side or card.input_size[1:]))
+        example = torch.zeros(1, card.input_size[0], *sides, device="cpu")
     return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ViTImageProcessor
+from zoo_transformers.index import repository
+from zoo_transformers.models import build, convert
 
 import zoo_core as zoo
+
+_TOKENS = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+VIT = "ViTForImageClassification"
+SMALL = {
+    VIT: {**_TOKENS, "intermediate_size": 32, "num_labels": 7},
+    "Dinov2ForImageClassification": {**_TOKENS, "use_swiglu_ffn": True, "num_labels": 7},
+    "ResNetForImageClassification": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 7},
+}
+"""Configurations that are quick to build; the files of Dinov2 have one tensor where the model has two."""
 
 
 class Hub(SimpleHTTPRequestHandler):
@@ -42,19 +58,64 @@ def hub(tmp_path, monkeypatch):
     thread.join()
 
 
-@pytest.mark.parametrize("name", zoo.list("*-tiny-*", family="transformers"))
-def test_a_file_that_the_library_saved_loads_into_the_same_model(name, hub, tmp_path):
-    card = zoo.info(name)
-    theirs = zoo.get(name, weights=None, seed=1).eval()
-    repo = card.find().docs.removeprefix("https://huggingface.co/")
-    theirs.save_pretrained(hub / repo / "resolve" / "main")
+def saved(name, folder, **options):
+    """A model with noise in every parameter, which the library itself saved to the folder."""
+    model = zoo.get(f"transformers/{name}", weights=None, seed=1, options=options).eval()
+    noise = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.02)
+    model.save_pretrained(folder)
+    return model
 
-    ours = zoo.get(name).eval()
+
+def test_a_file_of_the_hub_loads_into_the_model_that_was_saved(hub):
+    name = "deit-tiny-distilled-patch16-224"
+    card = zoo.info(f"transformers/{name}")
+    theirs = saved(name, hub / "facebook" / name / "resolve" / "main")
+
+    ours = zoo.get(card.id).eval()
 
     assert zoo.receipt(ours).strength == "declared"
     assert set(zoo.receipt(ours).counts) == {"loaded"}
     assert sum(parameter.numel() for parameter in ours.parameters()) == card.parameters
     x = torch.randn(1, *card.input_size)
+    with torch.no_grad():
+        assert torch.equal(ours(x).logits, theirs(x).logits)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_names_of_a_file_become_those_of_the_model(name, tmp_path):
+    theirs = saved(name, tmp_path, **SMALL[name])
+    converted = convert(load_file(tmp_path / "model.safetensors"), build(name, **SMALL[name]))
+    assert {*converted} == {*theirs.state_dict()}
+    assert all(torch.equal(converted[key], tensor) for key, tensor in theirs.state_dict().items())
+
+
+def test_what_a_file_lacks_has_too_much_or_in_another_shape_is_not_hidden():
+    model = build(VIT, **SMALL[VIT])
+    state = {**model.state_dict(), "odd": torch.zeros(1), "classifier.weight": torch.zeros(9, 24)}
+    del state["classifier.bias"]
+    converted = convert(state, model)
+    assert {*converted} == {*state}
+    assert converted["classifier.weight"].shape == (9, 24)
+
+
+def test_a_repository_becomes_a_card_that_gives_the_scores_of_the_library(tmp_path):
+    theirs = saved(VIT, tmp_path, **SMALL[VIT])
+    processor = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3)
+    processor.save_pretrained(tmp_path)
+    card = repository(str(tmp_path))
+    weights = replace(card.find("hub"), urls=((tmp_path / "model.safetensors").as_uri(),))
+    own = zoo.Zoo()
+    own.member("transformers").cards = {"mine": replace(card, name="mine", weights=(weights,))}
+
+    with zoo.use(own):
+        ours = zoo.get("transformers/mine", trust="first-use").eval()
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+        x, expected = zoo.transforms(ours)(image)[None], processor(image, return_tensors="pt")["pixel_values"]
+        assert [*zoo.class_names(ours)] == [f"LABEL_{number}" for number in range(7)]
+    torch.testing.assert_close(x, expected, atol=0.02, rtol=0)
     with torch.no_grad():
         assert torch.equal(ours(x).logits, theirs(x).logits)
 

@@ -1,8 +1,9 @@
-"""The family keeps its promises: the smallest model of each kind, the library's output objects included."""
+"""The family keeps its promises: a model of tokens with two heads, one of maps, and a backbone."""
 
 from zoo_core.testing import Conformance
 
 
 class TestTransformers(Conformance):
     family = "transformers"
-    models = ("deit-tiny-*", "swin-tiny-*", "convnext-tiny-*")
+    models = ("deit-tiny-distilled-*", "MobileNetV1ForImageClassification", "TextNetBackbone")
+    tasks = ("classification", "encoder")
