@@ -164,6 +164,12 @@ def test_the_memory_format_comes_back(tmp_path):
     assert loaded.layer1.conv1.weight.stride() == model.layer1.conv1.weight.stride()
 
 
+def test_class_names_that_are_not_utf_8_come_back(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "tea"]
+    folder = zoo.save(zoo.get("tiny/glyphnet", weights=None, num_classes=2), tmp_path / "saved", class_names=names)
+    assert list(zoo.class_names(zoo.load(folder))) == names
+
+
 def test_tensors_that_were_one_are_one_again(tmp_path):
     model = zoo.get("resnet18", weights=None)
     model.layer1[0].conv2.weight = model.layer1[0].conv1.weight

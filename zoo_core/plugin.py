@@ -14,6 +14,7 @@ from zoo_core.contract.chain import Chain, flatten
 from zoo_core.contract.family import Family
 from zoo_core.contract.hooks import hookimpl
 from zoo_core.errors import AnatomyError, ZooError
+from zoo_core.text import visible
 
 __all__ = [
     "Anatomy",
@@ -32,6 +33,7 @@ __all__ = [
     "hookimpl",
     "measure_stages",  # noqa: F822 - imported when it is used, for it needs torch
     "read_cards",
+    "visible",
     "write_cards",
 ]
 

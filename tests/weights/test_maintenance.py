@@ -288,6 +288,15 @@ def test_a_bundle_writes_nothing_outside_the_cache(tmp_path, member):
     assert not list(tmp_path.parent.rglob("evil"))
 
 
+def test_a_bundle_whose_headers_are_broken_is_none(tmp_path):
+    with tarfile.open(tmp_path / "bundle.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo(f"objects/{'a' * 64}/net.pth")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}  # and no list of holes follows
+        archive.addfile(info)
+    with pytest.raises(CacheError, match="is not a whole bundle"):
+        import_bundle(Cache(), tmp_path / "bundle.tar")
+
+
 def test_a_pipe_is_no_bundle(tmp_path):
     os.mkfifo(tmp_path / "bundle.tar")
     with pytest.raises(CacheError, match="not a plain file"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LINKS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "SECURITY.md").read_text())
+LINKS = re.findall(r"`((?:plugins/[\w-]+/)?tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "SECURITY.md").read_text())
 
 
 def test_the_page_makes_promises():

@@ -80,7 +80,7 @@ def images_in(shards: Iterable[Path]) -> Iterator[tuple[Source, str]]:
         try:
             with tarfile.open(shard) as opened:
                 yield from _samples(opened, shard)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: broken headers of PAX
             problem = ImageError(f"{shard}: the shard cannot be read: {error}", name=str(shard))
             yield Source(str(shard), problem), ""
 

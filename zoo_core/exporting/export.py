@@ -214,7 +214,8 @@ def _write(
 ) -> None:
     """Write the exported file; what an exporter raises becomes an error that says why."""
     try:
-        kind.write(model, x, path, json.dumps(metadata, ensure_ascii=False), dynamic)
+        text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        kind.write(model, x, path, text, dynamic)
     except (ZooError, OSError):
         raise
     except Exception as error:  # exporters raise whatever they meet in a model's code

@@ -96,7 +96,8 @@ class Recipe:
     def text(self) -> str:
         """The recipe as JSON, the format first."""
         record = asdict(self)
-        return json.dumps({"format": record.pop("format"), **record}, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps({"format": record.pop("format"), **record}, indent=2, ensure_ascii=False) + "\n"
+        return text.encode("utf-8", "backslashreplace").decode()  # names of folders need not be UTF-8
 
 
 def read_recipe(path: Path) -> Recipe:

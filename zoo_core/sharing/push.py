@@ -78,7 +78,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
         if config is not None:
             Path(staging, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         text = model_card(shared, repo, metrics, for_timm=config is not None)
-        Path(staging, "README.md").write_text(text, encoding="utf-8")
+        Path(staging, "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             if branch not in (None, "main"):

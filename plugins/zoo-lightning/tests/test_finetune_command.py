@@ -37,6 +37,14 @@ def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
         CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
+def test_no_escape_in_a_name_reaches_the_terminal(digits, tmp_path):
+    (digits / "2").rename(digits / "2\x1b]0;owned\x07")
+    arguments = [str(digits), "--model", "tiny/glyphnet", "--out", str(tmp_path / "out"), "--dry-run"]
+    answer = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert r"2\x1b]0;owned\x07" in answer.output
+    assert "\x1b" not in answer.output
+
+
 def test_a_dry_run_takes_a_model_whose_weights_are_named(digits, tmp_path):
     check_run(read_data(digits), model="tiny/glyphnet@GLYPHS_V1", out=tmp_path / "out")
     with pytest.raises(ZooError, match="NOPE"):

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.plugin import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zoo_lightning.samples import ImageData
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print a line; names of files and classes are a stranger's, and no escape in them reaches the terminal."""
+    click.echo(visible(text), err=err)
 
 
 def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -100,8 +107,8 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     options["lr"] = options["lr"] or None
     images = read_data(data, val=options["val"], seed=options["seed"])
     for note in images.notes:
-        click.echo(f"note: {note}", err=True)
-    click.echo(
+        _say(f"note: {note}", err=True)
+    _say(
         f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
     )
     if dry:
@@ -114,11 +121,11 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
             trainer = {"enable_progress_bar": not quiet}
             result = run(images, model=model, out=out, resume=resume, trainer=trainer, **options)
     except KeyboardInterrupt as end:
-        click.echo(f"note: {end}", err=True)
+        _say(f"note: {end}", err=True)
         raise
     name, value = result.headline
-    click.echo(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
-    click.echo(f"saved {result.folder}, report {result.report}")
+    _say(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
+    _say(f"saved {result.folder}, report {result.report}")
 
 
 @contextmanager
@@ -146,10 +153,8 @@ def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options:
     with _without_advice():
         check_run(images, model=model, out=out, resume=resume, **options)
     for name, count in images.counts().items():
-        click.echo(f"  {name}: {count}")
+        _say(f"  {name}: {count}")
     name = model if is_save(model) else zoo.info(model).id
-    click.echo(f"{name}: a new head of {len(images.class_names)} classes")
+    _say(f"{name}: a new head of {len(images.class_names)} classes")
     frozen = ", ".join(options["freeze"]) or "nothing"
-    click.echo(
-        f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest"
-    )
+    _say(f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest")

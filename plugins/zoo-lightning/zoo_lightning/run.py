@@ -468,5 +468,5 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
         evaluation=evaluation,
         settings=settings,
     )
-    report.write_text(page, encoding="utf-8")
+    report.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of folders need not be UTF-8
     return Result(run.target, metrics, report, evaluation.headline)

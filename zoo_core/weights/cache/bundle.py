@@ -115,12 +115,12 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
                     refs[member.name] = parse_ref(data.read().decode("utf-8"), file)
                 else:
                     raise _no_bundle(file, f"{member.name[:200]!r} does not belong in one")
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise _no_bundle(file, str(error)) from error
     except ZooError:
         raise
     except OSError as error:
         raise read_error(file, error) from error
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: broken headers of PAX
+        raise _no_bundle(file, str(error)) from error
     strengths = {name: _strength(cache, name, ref, file) for name, ref in refs.items()}
     return [_note(cache, name, ref, strengths[name], file) for name, ref in refs.items()]
 
