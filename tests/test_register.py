@@ -11,7 +11,7 @@ from support.own_models import LeNetDict, Siamese
 
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as command
-from zoo_core.errors import UnknownFamily, UnknownModel, UsageError
+from zoo_core.errors import FamilyUnavailable, UnknownFamily, UnknownModel, UsageError
 from zoo_core.plugin import Card, Family
 from zoo_core.registry.plugins import Plugin
 
@@ -102,6 +102,15 @@ def test_names_that_nobody_can_ask_for_are_refused():
             zoo.register(name)
     with pytest.raises(UsageError, match="cannot be built by"):
         zoo.register("mine/x")(3)
+
+
+def test_a_class_that_needs_arguments_is_registered_by_a_function():
+    zoo.register("mine/linear", example=torch.zeros(2, 8))(torch.nn.Linear)
+    with pytest.raises(FamilyUnavailable, match="called without arguments") as caught:
+        zoo.get("mine/linear", weights=None)
+    assert "register a function that gives them" in str(caught.value)
+    zoo.register("mine/linear", example=torch.zeros(2, 8))(lambda: torch.nn.Linear(8, 4))
+    assert zoo.get("mine/linear", weights=None)(torch.zeros(1, 8)).shape == (1, 4)
 
 
 def test_a_family_may_leave_its_anatomy_to_tracing():

@@ -93,9 +93,13 @@ def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] |
                 hint="they are the arguments of that constructor, as its library documents them",
                 options=dict(own),
             ) from error
+        is_own = card.name in current_zoo().member(card.family).own
         raise FamilyUnavailable(
             f"{card.id} cannot be built: its constructor fails",
             got=f"{type(error).__name__}: {error}",
-            cause="the installed library is of another version than the plugin knows",
+            cause="it is called without arguments"
+            if is_own
+            else "the installed library is of another version than the plugin knows",
+            hint="register a function that gives them: zoo.register(name)(lambda: Net(64))" if is_own else None,
             family=card.family,
         ) from error
