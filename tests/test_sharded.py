@@ -1,9 +1,12 @@
-"""Models that `fully_shard` spreads over two processes, beside the same model in one."""
+"""Models that `torchrun` trains on two processes, in DDP and sharded by `fully_shard`, beside the same in one."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import zoo_core as zoo
 from zoo_core.errors import ZooError
@@ -56,10 +60,20 @@ def said(call, *args):
     return ""
 
 
-def one_rank(rank, folder):
-    """What one of the processes does and sees, written down for the tests."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=RANKS)
+def in_data_parallel(rank, folder):
+    """Surgery before and after DDP wraps a model, two steps, and a save that every process makes and loads."""
+    wrapped = DistributedDataParallel(zoo.swap_head(trained(), 3))
+    zoo.swap_head(wrapped, 4)
+    steps(wrapped, images()[rank * BATCH :][:BATCH])
+    zoo.save(wrapped, folder / "data parallel")
+    dist.barrier()
+    loaded = zoo.load(folder / "data parallel").eval()
+    with torch.no_grad():
+        return {"scores": wrapped(images()), "scores of the save": loaded(images())}
+
+
+def sharded(rank, folder):
+    """What one of the processes does to a sharded model and sees."""
     mesh = init_device_mesh("cpu", (RANKS,))
     model = trained()
     for stage in zoo.anatomy(model).stages:
@@ -90,14 +104,26 @@ def one_rank(rank, folder):
     seen["learns"] = [name for name, each in model.named_parameters() if each.grad is not None]
     (folder / "file").write_text("somebody else's", encoding="utf-8")
     seen["failed save"] = said(zoo.save, model, folder / "file")
-    torch.save(seen, folder / f"seen{rank}")
+    return seen
+
+
+def one_rank(folder):
+    """What one of the processes that torchrun starts does and sees, written down for the tests."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = int(os.environ["RANK"])
+    torch.save({"in data parallel": in_data_parallel(rank, folder), **sharded(rank, folder)}, folder / f"seen{rank}")
+    dist.barrier()  # a group that goes while the other process still uses it can abort that process
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.spawn(one_rank, (folder,), nprocs=RANKS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [*launcher, "--nproc-per-node", str(RANKS), __file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
@@ -115,6 +141,13 @@ def whole():
         model.vectors = zoo.split(model)[0](images())
     model.before = steps(model, images())
     return model
+
+
+def test_in_data_parallel_both_processes_train_one_model_and_load_what_was_saved(seen):
+    first, second = (each["in data parallel"] for each in seen)
+    assert first["scores"].shape == (RANKS * BATCH, 4)
+    for found in (first["scores of the save"], second["scores"], second["scores of the save"]):
+        assert torch.equal(found, first["scores"])
 
 
 def test_each_process_holds_its_part_only(seen, whole):
@@ -220,3 +253,7 @@ def test_no_process_ever_holds_more_than_its_shard(tmp_path):
         memory = torch.load(tmp_path / f"memory{rank}")
         assert memory["loaded"] < 0.1
         assert memory["most"] < 0.6
+
+
+if __name__ == "__main__":  # as torchrun starts it
+    one_rank(Path(sys.argv[1]))

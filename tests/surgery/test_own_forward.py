@@ -68,6 +68,18 @@ def test_a_forward_that_goes_on_after_the_head_is_not_split():
     assert zoo.swap_head(zoo.freeze(model), 3)(X).shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    "forward",
+    [lambda self, x: type(self).forward(self, x) * 2, lambda self, x: self.__class__.forward(self, x).sigmoid()],
+)
+def test_a_forward_that_calls_the_one_of_its_class_gives_maps(forward):
+    model, plain = build(), build()
+    model.forward = MethodType(forward, model)
+    for part in (zoo.encoder(model), copy.deepcopy(zoo.encoder(copy.deepcopy(model)))):
+        assert all(torch.equal(a, b) for a, b in zip(part(X), zoo.encoder(plain)(X), strict=True))
+    assert torch.equal(zoo.truncate(model, after="layer2")(X), zoo.truncate(plain, after="layer2")(X))
+
+
 class Tripled:
     """Calls a forward, which is that of one model."""
 

@@ -82,7 +82,10 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
 
 
 def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-    """Write the folder of a new save under another name, and rename it when it is whole."""
+    """Write the folder of a new save under another name, and rename it when it is whole.
+
+    Where another process has saved there meanwhile, as all those of ``torchrun`` do at once, the last one wins.
+    """
     beside = folder.with_name(f".{folder.name}.{uuid4().hex}.partial")
     beside.mkdir()
     try:
@@ -90,21 +93,24 @@ def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
         if folder.exists():
             folder.rmdir()  # empty; only some systems rename onto it
         beside.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError) or not _is_save(folder):
+            raise
+        _replace(folder, recipe, tensors)
     sync_folder(folder.parent)
 
 
 def _replace(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     """Write a save into its folder anew, and remove the tensors of the one before."""
     before = read_recipe(folder / FILE).tensors["file"]
-    now = _fill(folder, recipe, tensors)
+    _fill(folder, recipe, tensors)
+    now = read_recipe(folder / FILE).tensors["file"]  # that of another process, where one has saved there since
     if before != now and before == Path(before).name:
         (folder / before).unlink(missing_ok=True)
 
 
-def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
+def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     """Put the tensors into a folder under a name that nothing points to yet, and then the recipe that does."""
     from safetensors.torch import save_file
 
@@ -121,7 +127,6 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
         partial.write_text(complete.text(), encoding="utf-8")
         _settle(partial, folder / FILE)
     sync_folder(folder)
-    return name
 
 
 @contextmanager

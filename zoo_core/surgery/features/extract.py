@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 import torch
@@ -181,8 +181,38 @@ def _tap(module: nn.Module, path: str) -> nn.Module:
     return twin
 
 
+@overload
+def features(
+    model: nn.Module,
+    x: Any,  # noqa: ANN401 - whatever forward takes
+    at: str | Sequence[str] | None = None,
+    *,
+    return_output: Literal[False] = False,
+) -> dict[str, Any]: ...
+@overload
+def features(
+    model: nn.Module,
+    x: Any,  # noqa: ANN401 - as above
+    at: str | Sequence[str] | None = None,
+    *,
+    return_output: Literal[True],
+) -> tuple[Any, dict[str, Any]]: ...
+@overload
+def features(
+    model: nn.Module,
+    x: Any,  # noqa: ANN401 - as above
+    at: str | Sequence[str] | None = None,
+    *,
+    return_output: bool,
+) -> dict[str, Any] | tuple[Any, dict[str, Any]]: ...
 @strict_arguments
-def features(model: nn.Module, x: Tensor, at: str | Sequence[str] | None = None, *, return_output: bool = False) -> Any:  # noqa: ANN401 - a dict, or the output and a dict
+def features(
+    model: nn.Module,
+    x: Any,
+    at: str | Sequence[str] | None = None,
+    *,
+    return_output: bool = False,
+) -> dict[str, Any] | tuple[Any, dict[str, Any]]:
     """Extract what several layers of ``model`` give for one input, from one forward pass.
 
     Gradients, train mode and running statistics are as in ``model(x)``. What a later layer does in place to a feature

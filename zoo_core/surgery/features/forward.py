@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from types import MethodType
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 
 _PLAN, _LIBRARYS = "_zoo_plan", "_zoo_library_forward"
+
+
+class _Call(threading.local):
+    """The model whose forward on the instance this thread runs in the place of the one that was put together here."""
+
+    of: nn.Module | None = None
+
+
+_CALL = _Call()
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Recomposed(Variant):
 
     def forward(self, x: Any) -> Any:  # noqa: ANN401 - a dict of tensors where there are several heads
         """Images to what the head gives, or to the features of a model without one; never to an output object."""
+        if _CALL.of is self:  # a forward on the instance that calls the one of its class means the library's
+            return library_class(type(self)).forward(self, x)
         plan: Plan = self.__dict__[_PLAN]
         anatomy, model = plan.anatomy, cast("nn.Module", self)
         features = anatomy.features(model, x) if anatomy.features else x
@@ -152,7 +164,12 @@ def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever f
     """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
     args, kwargs = arguments(model, x)
     if is_recomposed(model):
-        return _library_forward(model)(*args, **kwargs)
+        outer = _CALL.of
+        _CALL.of = model if _LIBRARYS in model.__dict__ else None
+        try:
+            return _library_forward(model)(*args, **kwargs)
+        finally:
+            _CALL.of = outer
     return model(*args, **kwargs) if _is_sharded(model) else model.forward(*args, **kwargs)
 
 
