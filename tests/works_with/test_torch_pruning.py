@@ -75,12 +75,20 @@ def test_masked_weights_are_frozen_and_trained_and_saved_when_the_masks_are_made
     comes_back(inner, "tiny/glyphnet", tmp_path / "x")
 
 
-def test_parametrized_weights_are_saved_when_they_are_made_plain(tmp_path):
+@pytest.mark.parametrize(
+    ("put", "remove", "arguments"),
+    [
+        (parametrizations.weight_norm, parametrize.remove_parametrizations, ["weight"]),
+        (torch.nn.utils.weight_norm, torch.nn.utils.remove_weight_norm, []),
+        (torch.nn.utils.spectral_norm, torch.nn.utils.remove_spectral_norm, []),
+    ],
+)
+def test_parametrized_weights_are_saved_when_they_are_made_plain(put, remove, arguments, tmp_path):
     inner = model("tiny/glyphnet")
-    parametrizations.weight_norm(inner.fc)
+    put(inner.fc)
     zoo.freeze(inner)
     assert all(each.startswith("fc.") for each in trainable(inner))
-    with pytest.raises(NotSupported, match="remove_parametrizations"):
+    with pytest.raises(NotSupported, match=remove.__name__):
         zoo.save(inner, tmp_path / "x")
-    parametrize.remove_parametrizations(inner.fc, "weight")
+    remove(inner.fc, *arguments)
     comes_back(inner, "tiny/glyphnet", tmp_path / "x")

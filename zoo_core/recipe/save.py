@@ -87,6 +87,16 @@ _TOOLS = (
         "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') of each makes it plain",
     ),
     (
+        "weight_g",
+        "torch.nn.utils.weight_norm computes its weights",
+        "torch.nn.utils.remove_weight_norm(layer) of each makes it plain",
+    ),
+    (
+        "weight_u",
+        "torch.nn.utils.spectral_norm computes its weights",
+        "torch.nn.utils.remove_spectral_norm(layer) of each makes it plain",
+    ),
+    (
         "fake_quantizer",
         "torchao has prepared it for training that knows of quantization",
         "torchao's quantize_(model, QATConfig(step='convert')) makes plain layers of it; or save its state dict",

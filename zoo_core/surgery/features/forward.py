@@ -25,7 +25,7 @@ _PLAN, _LIBRARYS = "_zoo_plan", "_zoo_library_forward"
 class _Call(threading.local):
     """The model whose forward on the instance this thread runs in the place of the one that was put together here."""
 
-    of: nn.Module | None = None
+    of: object = None
 
 
 _CALL = _Call()

@@ -21,12 +21,13 @@ def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
     Raises:
         NotSupported: A channel cannot start silent, or the size of the responses cannot be kept.
     """
+    gain = getattr(layer, "gain", None)
+    has_gain = isinstance(gain, Tensor) and gain.numel() == cast("Tensor", layer.weight).shape[0]
     if plan.silent(channels):
-        _check_can_be_silent(layer)
+        _check_can_be_silent(layer, 'policy="mean" or policy="repeat"' if has_gain else 'policy="random"')
     if plan.policy == "random" or not computes_filters(layer):
         return
-    gain = getattr(layer, "gain", None)
-    if not (isinstance(gain, Tensor) and gain.numel() == cast("Tensor", layer.weight).shape[0]):
+    if not has_gain:
         raise NotSupported(
             f"the responses of {layer} cannot be kept with another number of channels",
             cause="it standardizes its weight, and has no gain that could make up for it",
@@ -103,8 +104,12 @@ def _reach(layer: nn.Module) -> list[int]:
     return [side * (dilation[axis] if isinstance(dilation, tuple) else 1) for axis, side in enumerate(sides)]
 
 
-def _check_can_be_silent(layer: nn.Module) -> None:
+def _check_can_be_silent(layer: nn.Module, hint: str) -> None:
     """Refuse a layer with a response to a channel on which its weights are zero.
+
+    Args:
+        layer: The convolution.
+        hint: What can be done instead.
 
     Raises:
         NotSupported: The layer hears a channel whose weights are zero.
@@ -123,5 +128,5 @@ def _check_can_be_silent(layer: nn.Module) -> None:
         raise NotSupported(
             f"no channel can start silent in {layer}",
             cause="it computes its filters from its weight, so that a weight of zero is not a filter of zero",
-            hint='policy="mean" or policy="repeat"',
+            hint=hint,
         )
