@@ -175,9 +175,11 @@ def printed() -> Iterator[list[str]]:
     """
     traces: list[str] = []
     stdout, text = sys.stdout, io.StringIO()
-    with redirect_stdout(text):
-        yield traces
-    stdout.write(text.getvalue())
+    try:
+        with redirect_stdout(text):
+            yield traces
+    finally:
+        stdout.write(text.getvalue())
     if text.getvalue().strip():
         traces.append(f"prints {text.getvalue().strip()[:60]!r}")
 
