@@ -446,7 +446,10 @@ def _agreement(values: Tensor, slope: Tensor, contribution: Tensor) -> float:
         >>> values[..., 0, 0] = contribution[..., 0, 0] = 1
         >>> _agreement(values, torch.ones(1, 1, 2, 2), contribution) > 2
         True
+        >>> _agreement(values, torch.full((1, 1, 2, 2), 1e-30), 1e-30 * contribution) > 2
+        True
     """
+    slope, contribution = slope.double(), contribution.double()  # tiny, where the weights are untrained
     heat = (slope.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True).relu()
     heat = F.interpolate(heat, contribution.shape[2:], mode="bilinear", align_corners=False)
     expected = heat.mean() * contribution.sum()
