@@ -56,6 +56,16 @@ def test_a_stem_without_a_gain_is_refused_with_advice_that_works():
     assert stem_of(zoo.adapt_stem(model, 4, policy="random")).in_channels == 4
 
 
+@pytest.mark.parametrize("arguments", [{"policy": "zero"}, {"map": {0: 1, 1: 0}}])
+def test_filters_that_lose_a_channel_are_refused_and_an_order_is_not(arguments):
+    model, x = zoo.get("timm/test_nfnet", weights=None, seed=0).eval(), torch.randn(1, 3, 64, 64)
+    with pytest.raises(NotSupported, match="channel by channel") as error:
+        zoo.adapt_stem(model, 2, **arguments)
+    follow_the_hint(error.value, model, 2)
+    turned = zoo.adapt_stem(copy.deepcopy(model), 3, map={0: 2, 1: 1, 2: 0})
+    assert torch.allclose(stem_of(turned)(x.flip(1)), stem_of(model)(x), atol=1e-4)
+
+
 def test_a_saved_model_is_loaded_with_its_gain(tmp_path):
     model = zoo.adapt_stem(zoo.get("timm/test_nfnet", weights=None, seed=0), 4).eval()
     x = torch.randn(1, 4, 64, 64)

@@ -42,6 +42,12 @@ class Plan:
             return self.policy == "zero" and self.count > old
         return len(self.sources) < self.count
 
+    def rearranges(self, old: int) -> bool:
+        """Whether every one of the ``old`` channels keeps its filters once, in whatever place."""
+        if self.sources is None:
+            return self.count == old
+        return sorted(self.sources.values()) == [(one,) for one in range(old)] and self.count == old
+
     def filters(self, old: Tensor) -> Tensor:
         """Filters ``[out, old channels, ...]`` to filters ``[out, new channels, ...]``."""
         if self.sources is not None:

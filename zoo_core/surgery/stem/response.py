@@ -34,6 +34,13 @@ def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
             done="nothing was changed",
             hint='policy="random" draws fresh filters',
         )
+    if plan.policy == "zero" and not plan.rearranges(channels):
+        raise NotSupported(
+            f"the filters of {layer} cannot be kept channel by channel",
+            cause="it standardizes its weight over all channels, so that a filter is another one without some of them",
+            done="nothing was changed",
+            hint='policy="mean" or policy="repeat"',
+        )
 
 
 def computes_filters(layer: nn.Module) -> bool:
