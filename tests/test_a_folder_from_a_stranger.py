@@ -15,6 +15,7 @@ import torch
 import zoo_core as zoo
 from zoo_core.errors import Unreadable, UsageError, WeightsError
 from zoo_core.recipe.json_arguments import RECORDS, from_plain, to_plain
+from zoo_core.recipe.rebuild import Limit
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import LAYERS
 from zoo_core.weights import Cache
@@ -260,3 +261,14 @@ def test_a_preprocessing_for_the_channels_before_an_edit_or_after_it_is_read(cha
         numbers = {"mean": [0.5] * count, "std": [0.5] * count}
         change(tmp_path / "net", preprocessing={**recipe["preprocessing"], **numbers})
         zoo.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    "copies",
+    [lambda old: old.index_select(1, torch.arange(10**7) % 3), lambda old: old[:, :1].repeat_interleave(10**7, dim=1)],
+    ids=["cyclic", "alike"],
+)
+def test_channels_are_not_copied_beyond_the_limit_of_a_save(copies):
+    old = torch.zeros(64, 3, 7, 7)
+    with pytest.raises(Unreadable, match="before they were allocated"), Limit("tiny/glyphnet", {"weight": old}):
+        copies(old)

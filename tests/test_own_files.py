@@ -671,6 +671,8 @@ def test_a_model_that_was_changed_before_it_was_trained_is_adopted(path):
     torch.save(trained.state_dict(), path)
     with pytest.raises(LoadMismatch, match=r"changed before it was trained: conv1[\s\S]*zoo\.adopt"):
         zoo.get("torchvision/resnet18", weights=path)
+    zoo.load_partial(adopted := zoo.adopt(trained, example=torch.zeros(1, 3, 64, 64)), path)
+    assert zoo.freeze(adopted, until="layer4").fc.weight.requires_grad
 
 
 def test_empty_tensors_are_those_of_zero_three(net, path):
@@ -797,6 +799,20 @@ def test_what_is_missing_of_batch_norms_is_named(path, part, cause):
     torch.save(part(zoo.get("torchvision/resnet18", weights=None, num_classes=9)), path)
     with pytest.raises(LoadMismatch, match=cause):
         zoo.get("torchvision/resnet18", weights=path)
+
+
+def test_statistics_that_a_file_lacks_are_computed_as_the_error_says(net, path):
+    torch.save(dict(net.named_parameters()), path)
+    with pytest.raises(LoadMismatch) as caught:
+        zoo.get(NAME, weights=path)
+    assert "zoo.load_partial(model, path), then torch.optim.swa_utils.update_bn(batches, model)" in str(caught.value)
+    model = zoo.get(NAME, weights=None, num_classes=9)
+    zoo.load_partial(model, path)
+    batches = [torch.rand(8, 1, 32, 32)]
+    torch.optim.swa_utils.update_bn(batches, model)
+    by_hand = copy.deepcopy(net)
+    torch.optim.swa_utils.update_bn(batches, by_hand)
+    assert same(model, by_hand.state_dict())
 
 
 def test_a_norm_after_the_pool_names_the_option_that_builds_it(path):

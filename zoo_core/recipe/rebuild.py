@@ -108,6 +108,11 @@ def _result_size(func: Callable[..., Any], args: tuple[Any, ...]) -> int:
         own = args[0].numel() if func._schema.name == "aten::repeat" else 1  # type: ignore[attr-defined]  # noqa: SLF001 - as above
         numbers = sizes if sizes is not None else [max((abs(n) for n in args if isinstance(n, int | float)), default=0)]
         return int(own * math.prod(max(0, int(n)) for n in numbers))
+    if func._schema.name == "aten::index_select":  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        tensor, axis, index = args
+        return int(math.prod([*tensor.shape[:axis], index.numel(), *tensor.shape[axis:][1:]]))
+    if func._schema.name == "aten::clone":  # type: ignore[attr-defined]  # noqa: SLF001 - of a view that was expanded
+        return int(args[0].numel())
     if torch.Tag.pointwise in func.tags:  # type: ignore[attr-defined]
         shapes = [each.shape for each in args if isinstance(each, Tensor)]
         if len(shapes) > 1:

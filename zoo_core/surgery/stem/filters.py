@@ -110,7 +110,7 @@ def _repeat(old: Tensor, count: int) -> Tensor:
     """New filters that repeat the channels of the old ones, with the norm that those had."""
     repeated = old.index_select(1, torch.arange(count, device=old.device) % old.shape[1])
     size = repeated.norm()
-    return repeated * torch.where(size > 0, old.norm() / size, 1)
+    return repeated.mul_(torch.where(size > 0, old.norm() / size, 1))  # filters on many channels are large
 
 
 def _zero(old: Tensor, count: int) -> Tensor:
