@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 import zoo_core as zoo
 from zoo_core.errors import Unreadable, UsageError, WeightsError
@@ -263,12 +266,54 @@ def test_a_preprocessing_for_the_channels_before_an_edit_or_after_it_is_read(cha
         zoo.load(tmp_path / "net")
 
 
-@pytest.mark.parametrize(
-    "copies",
-    [lambda old: old.index_select(1, torch.arange(10**7) % 3), lambda old: old[:, :1].repeat_interleave(10**7, dim=1)],
-    ids=["cyclic", "alike"],
-)
-def test_channels_are_not_copied_beyond_the_limit_of_a_save(copies):
+_LARGE = {
+    "cyclic": lambda old: old.index_select(1, torch.arange(10**7) % 3),
+    "alike": lambda old: old[:, :1].repeat_interleave(10**7, dim=1),
+    "times": lambda _: torch.repeat_interleave(torch.tensor([10**9])),
+    "indexed": lambda old: old[torch.zeros(1, dtype=torch.long).expand(10**7)],
+    "chosen": lambda old: old.expand(10**6, *old.shape)[torch.ones(1, dtype=torch.bool).expand(10**6)],
+    "copied": lambda old: old.expand(10**6, *old.shape).contiguous(),
+    "resized": lambda old: old.resize_(10**10),
+    "replicated": lambda old: functional.pad(old, (1, 1, 0, 1 << 20), mode="replicate"),
+    "padded": lambda old: functional.pad(old, (1 << 20, 0)),
+    "resampled": lambda old: functional.interpolate(old, size=(1 << 15, 1 << 12)),
+    "pooled": lambda old: functional.adaptive_avg_pool2d(old, 1 << 14),
+    "convolved": lambda old: functional.conv2d(old, old, padding=1 << 13),
+    "unfolded": lambda _: functional.unfold(torch.zeros(1, 1, 600, 600), 300),
+    "multiplied": lambda _: torch.einsum("i,j->ij", torch.zeros(1 << 14), torch.zeros(1 << 14)),
+    "attended": lambda _: nn.MultiheadAttention(2, 2, batch_first=True).eval()(*[torch.zeros(1, 1 << 14, 2)] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", _LARGE)
+@torch.no_grad()
+def test_no_operation_makes_more_than_the_limit_of_a_save(kind):
     old = torch.zeros(64, 3, 7, 7)
     with pytest.raises(Unreadable, match="before they were allocated"), Limit("tiny/glyphnet", {"weight": old}):
-        copies(old)
+        _LARGE[kind](old)
+
+
+def test_a_limit_refuses_also_where_a_forward_on_trial_may_fail():
+    with pytest.raises(Unreadable, match="before they were allocated"), Limit("tiny/glyphnet", {}):  # noqa: SIM117
+        with contextlib.suppress(Exception):
+            functional.pad(torch.zeros(1, 1, 8, 8), (1 << 27, 0))
+
+
+def test_what_a_mask_chooses_is_within_the_limit_of_a_save():
+    values = torch.arange(6.0)
+    with Limit("tiny/glyphnet", {}):
+        assert values[values > 3].tolist() == [4, 5]
+        assert [each.tolist() for each in torch.where(values > 3)] == [[4, 5]]
+
+
+def test_a_layer_changed_by_hand_cannot_pad_beyond_what_its_file_holds(tmp_path):
+    model = zoo.get("timm/test_resnet", weights=None)
+    model.layer4 = nn.Sequential(nn.Conv2d(model.layer4[0].conv1.in_channels, model.num_features, 3, padding=1))
+    folder = zoo.save(model, tmp_path / "save")
+    edits = json.loads((folder / "recipe.json").read_text())["edits"]
+    text = json.dumps(edits)
+    pad = '"padding": {"$tuple": [1, 1]}'
+    assert pad in text
+    change(folder, edits=json.loads(text.replace(pad, '"padding": {"$tuple": [1, 1048576]}')))
+    with pytest.raises(Unreadable, match="far larger tensors than its save holds"):
+        zoo.load(folder)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import zoo_core
 from zoo_core.build.construct import construct
@@ -38,14 +38,26 @@ _TIMES = 4
 """How often the elements of the file may be allocated: a parameter, its initial values, and a copy of them."""
 _SPARE_TENSORS = 20_000
 _TIMES_TENSORS = 50
-_SIZED = frozenset(
+_LASTING = frozenset(
     f"aten::{name}"
     for name in (
         *("empty", "zeros", "ones", "full", "rand", "randn", "randint", "empty_strided", "eye", "repeat", "new_empty"),
         *("new_zeros", "new_ones", "new_full", "new_empty_strided", "arange", "linspace", "randperm"),
     )
 )
-"""Operations whose arguments say how large their result is."""
+"""Operations that make the tensors of layers, which stay; what all others give in a forward is soon free again."""
+_BY_VALUES = frozenset(
+    (
+        *("aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::masked_select", "aten::_unique2"),
+        *("aten::unique_dim", "aten::unique_consecutive", "aten::_is_all_true", "aten::_is_any_true"),
+        "aten::where",  # with a condition alone: its other overloads have names of their own
+        "torchvision::nms",
+    )
+)
+"""Operations whose result is as large as values say, and never larger than their arguments are together."""
+_RESIZING = {"aten::resize_", "aten::resize_as_"}
+_ATTENTION = {"aten::_native_multi_head_attention": 4, "aten::_transformer_encoder_layer_fwd": 2}
+"""Operations that hold all weights of attention while they run, and at which argument the number of heads is."""
 
 
 class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -67,6 +79,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._name = name
+        self._refused: Unreadable | None = None
         self._elements = _SPARE + _TIMES * sum(tensor.numel() for tensor in tensors.values())
         self._tensors = _SPARE_TENSORS + _TIMES_TENSORS * len(tensors)
 
@@ -78,50 +91,82 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever func returns
         kwargs = kwargs or {}
-        size = _result_size(func, args)
+        size = self._result_size(func, args, kwargs)
         if size > self._elements:
-            raise self._refusal(f"{size:,} elements where {self._elements:,} may still come")
-        if _is_sized(func):
+            self._refuse(f"{size:,} elements where {self._elements:,} may still come")
+        if _name(func) in _LASTING:
             self._elements -= size
             self._tensors -= 1
         if self._tensors < 0:
-            raise self._refusal("more tensors than any model of this size has")
+            self._refuse("more tensors than any model of this size has")
         return func(*args, **kwargs)
 
-    def _refusal(self, got: str) -> Unreadable:
-        return Unreadable(
-            f"the recipe of {self._name} makes far larger tensors than its save holds",
-            got=got,
-            done="it was stopped before they were allocated",
-            cause="recipe.json was changed by hand",
-        )
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]  # as above
+        if self._refused and not isinstance(raised[1], ZooError):  # a forward on trial may fail, and this goes with it
+            raise self._refused
+
+    def _result_size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """How many elements an operation makes, from a run of it on tensors without values."""
+        schema = func._schema  # type: ignore[attr-defined]  # noqa: SLF001 - how torch describes an operation
+        if schema.name not in _RESIZING and all(each.alias_info for each in schema.returns) and not _has_out(schema):
+            return 0  # a view, or one of the arguments
+        if func.name() in _BY_VALUES:  # type: ignore[attr-defined]
+            return sum(each.numel() * each.dim() for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
+        if schema.name == "aten::repeat_interleave":
+            return int(args[0].sum())
+        fixed = {"device": torch.device("meta"), "pin_memory": None, "generator": None}
+        said = {each.name: fixed[each.name] for each in schema.arguments if each.kwarg_only and each.name in fixed}
+        plain, named = tree_map_only(Tensor, _without_values, (_counted(schema.name, args), kwargs))
+        try:
+            result = func(*plain, **{**named, **said})
+        except NotImplementedError as error:
+            raise _refusal(self._name, f"{schema.name}, whose result has a size that is not known before") from error
+        sizes = [each.numel() for each in tree_leaves(result) if isinstance(each, Tensor)]
+        if schema.name in _ATTENTION:
+            batch, tokens = args[0].shape[:2]
+            sizes.append(batch * tokens**2 * args[_ATTENTION[schema.name]])
+        return max(sizes, default=0)
+
+    def _refuse(self, got: str) -> NoReturn:
+        self._refused = _refusal(self._name, got)
+        raise self._refused
 
 
-def _is_sized(func: Callable[..., Any]) -> bool:
-    return func._schema.name in _SIZED  # type: ignore[attr-defined]  # noqa: SLF001 - how torch names an operation
+def _refusal(name: str, got: str) -> Unreadable:
+    return Unreadable(
+        f"the recipe of {name} makes far larger tensors than its save holds",
+        got=got,
+        done="it was stopped before they were allocated",
+        cause="recipe.json was changed by hand",
+    )
 
 
-def _result_size(func: Callable[..., Any], args: tuple[Any, ...]) -> int:
-    """How many elements an operation of a rebuild gives, as far as that can grow beyond the arguments; else 0."""
-    if _is_sized(func):
-        sizes = next((each for each in args if isinstance(each, list | tuple)), None)
-        own = args[0].numel() if func._schema.name == "aten::repeat" else 1  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-        numbers = sizes if sizes is not None else [max((abs(n) for n in args if isinstance(n, int | float)), default=0)]
-        return int(own * math.prod(max(0, int(n)) for n in numbers))
-    if func._schema.name == "aten::index_select":  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-        tensor, axis, index = args
-        return int(math.prod([*tensor.shape[:axis], index.numel(), *tensor.shape[axis:][1:]]))
-    if func._schema.name == "aten::clone":  # type: ignore[attr-defined]  # noqa: SLF001 - of a view that was expanded
-        return int(args[0].numel())
-    if torch.Tag.pointwise in func.tags:  # type: ignore[attr-defined]
-        shapes = [each.shape for each in args if isinstance(each, Tensor)]
-        if len(shapes) > 1:
-            return math.prod(max(sizes) for sizes in zip(*map(_padded(max(map(len, shapes))), shapes), strict=True))
-    return 0
+def _name(func: Callable[..., Any]) -> str:
+    return str(func._schema.name)  # type: ignore[attr-defined]  # noqa: SLF001 - how torch names an operation
 
 
-def _padded(rank: int) -> Callable[[torch.Size], tuple[int, ...]]:
-    return lambda shape: (*(1,) * (rank - len(shape)), *shape)
+def _has_out(schema: Any) -> bool:  # noqa: ANN401 - torch has no public name for its type
+    return any(each.is_out for each in schema.arguments)
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of an operation; values say how many elements a mask chooses."""
+    if name in {"aten::index", "aten::index_put"}:
+        return (args[0], [each for index in args[1] for each in _numbers(index)], *args[2:])
+    return args
+
+
+def _numbers(index: Tensor | None) -> list[Tensor | None]:
+    """What indexes as a mask does, by numbers."""
+    if index is None or index.dtype not in {torch.bool, torch.uint8}:
+        return [index]
+    chosen = int(index.count_nonzero())
+    return [torch.empty(chosen, dtype=torch.long, device="meta") for _ in range(index.dim())]
 
 
 def _allowed_options(
