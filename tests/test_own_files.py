@@ -372,15 +372,29 @@ def test_the_options_of_the_default_weights_are_those_of_the_file(path):
     options = zoo.info("torchvision/googlenet").find().options
     trained = zoo.get("torchvision/googlenet", weights=None, options={**options, "init_weights": False}, num_classes=9)
     torch.save(trained.state_dict(), path)
-    model = zoo.get("torchvision/googlenet", weights=path)
+    with pytest.warns(ZooWarning, match="does not say what 'transform_input' was in training"):
+        model = zoo.get("torchvision/googlenet", weights=path)
     assert model.transform_input
     assert same(model, trained.state_dict())
+    said = zoo.get("torchvision/googlenet", weights=path, options={"transform_input": False})  # and no warning
+    assert not said.transform_input
 
 
 def test_names_that_only_other_options_explain_are_followed(path):
     trained = zoo.get("torchvision/googlenet", weights=None, options={"init_weights": False}, num_classes=9)
     torch.save(trained.state_dict(), path)
-    assert same(zoo.get("torchvision/googlenet", weights=path), trained.state_dict())
+    own = {"transform_input": False}
+    assert same(zoo.get("torchvision/googlenet", weights=path, options=own), trained.state_dict())
+
+
+def test_an_inception_without_auxiliary_head_is_built_as_its_file_is(path):
+    own = {"transform_input": False}
+    options = {**own, "aux_logits": False, "init_weights": False}
+    trained = zoo.get("torchvision/inception_v3", weights=None, options=options, num_classes=4)
+    torch.save(trained.state_dict(), path)
+    model = zoo.get("torchvision/inception_v3", weights=path, options=own)
+    assert model.AuxLogits is None
+    assert same(model, trained.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -561,10 +575,11 @@ def test_auxiliary_heads_keep_the_classes_that_the_file_has_for_them(path, tmp_p
     trained = zoo.get("torchvision/googlenet", weights=None, options=options)
     trained.fc = nn.Linear(1024, 4)  # as tutorials do, and no more
     torch.save(trained.state_dict(), path)
-    model = zoo.get("torchvision/googlenet", weights=path)
+    model = zoo.get("torchvision/googlenet", weights=path, options={"transform_input": False})
     assert same(model, trained.state_dict())
     assert same(zoo.load(zoo.save(model, tmp_path / "save")), trained.state_dict())
-    assert zoo.get("torchvision/googlenet", weights=path, num_classes=7).aux2.fc2.out_features == 7
+    model = zoo.get("torchvision/googlenet", weights=path, num_classes=7, options={"transform_input": False})
+    assert model.aux2.fc2.out_features == 7
 
 
 def test_norms_that_count_batches_are_not_loaded_as_frozen_ones(path):

@@ -101,7 +101,13 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     built = _with_its_settings(card, built, checkpoint, request)
     if built.wrong[0]:
         built = min((built, *_converted(card, built)), key=lambda each: each.wrong)
+    if built.wrong[0]:
+        names = current_zoo().member(card.family).family.plain_options
+        others = (each for _, each in _switched(card, built, checkpoint, request, names))
+        built = next((each for each in others if not each.wrong[0]), built)
     model, choice, source = built.model, built.choice, artefact.path.name
+    if choice.module is None:
+        _say_unseen(card, built, checkpoint, request)
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
     if choice.numbered and choice.module:
@@ -157,12 +163,11 @@ def _take_head_beside(
         state.update({name: choice.beside[there] for name, there in names.items()})
     elif after := head_after(state, choice.beside, site):
         names = after
-        warnings.warn(
+        text = (
             f"the head in the file is given the scores of the model: it is loaded after the layer at {site.path!r}, "
-            "with nothing between them. head= with a module of your own says another",
-            ZooWarning,
-            stacklevel=2,
+            "with nothing between them. head= with a module of your own says another"
         )
+        warnings.warn(text, ZooWarning, stacklevel=2)
     notes.update({name: f"{there!r} in the file" for name, there in names.items() if name in state})
     same = {there for name, there in names.items() if name in state and _is_same(state[name], choice.beside[there])}
     return replace(choice, left=tuple(name for name in choice.left if name not in same))
@@ -282,6 +287,31 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: Mod
     return built
 
 
+def _switched(
+    card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest, names: Collection[str]
+) -> Iterator[tuple[str, _Built]]:
+    """The model built with one of its switches the other way, as where auxiliary heads were left out."""
+    for name in names:
+        value = getattr(built.model, name, None)
+        if isinstance(value, bool) and name not in (request.options or {}):
+            with suppress(ZooError):
+                yield name, _built(card, {**built.options, name: not value}, checkpoint, request)
+
+
+def _say_unseen(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> None:
+    """Warn of a switch that published weights set, and of which names and shapes in a file show nothing."""
+    roads = [*_roads(card, request.options)]
+    names = {name for road in roads for name in road if any(road.get(name) != each.get(name) for each in roads)}
+    for name, other in _switched(card, built, checkpoint, request, sorted(names)):
+        if _shapes_of(other.model) == _shapes_of(built.model):
+            value = getattr(built.model, name)
+            text = (
+                f"{checkpoint.path.name} does not say what {name!r} was in training, and outputs differ: {value} "
+                f"is taken, and options={{{name!r}: {not value}}} says the other (with {value}, this is not warned of)"
+            )
+            warnings.warn(text, ZooWarning, stacklevel=2)
+
+
 def _with_its_settings(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:
     """The model built with the settings of the whole model in the user's own file, where it takes such."""
     if built.choice.module is None:
@@ -346,35 +376,32 @@ def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], reques
         if any(under(each.path, path) for path in unmet) and not any(under(each.path, path) for path in heads)
     ]
     if left:
-        warnings.warn(
+        text = (
             f"{source} is a whole pickled model with layers that differ from those of this {type(model).__name__}: "
             f"{in_words(left)}. Its outputs may differ from those of the saved model. "
-            "zoo.adopt(model) takes the one that its own code unpickles",
-            ZooWarning,
-            stacklevel=2,
+            "zoo.adopt(model) takes the one that its own code unpickles"
         )
+        warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def _say_rivals(choice: Choice, source: str) -> None:
     """Warn that a user's own file holds several sets of weights that fit alike."""
     others = " or ".join(f"prefix={each!r}" for each in choice.rivals)
-    warnings.warn(
+    text = (
         f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken: "
-        f"{others} takes another",
-        ZooWarning,
-        stacklevel=2,
+        f"{others} takes another"
     )
+    warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def _say_guess(path: str, source: str) -> None:
     """Warn of what a user's own file does not say of its head, and what is taken instead."""
-    warnings.warn(
+    text = (
         f"{source} does not say which nonlinearity and norm are in its head at {path!r}: ReLU is taken between layers, "
         "nothing after the last, and layer norm with torch's eps. head=zoo.mlp_head(..., nonlinearity=...) or a module "
-        "of your own says another",
-        ZooWarning,
-        stacklevel=2,
+        "of your own says another"
     )
+    warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:  # noqa: ANN401 - a head of any kind
@@ -407,12 +434,11 @@ def _replaced(
     """Leave out a head of the user's own file that only the user's code could build, with a word."""
     for name in inside:
         del state[f"{path}.{name}"]
-    warnings.warn(
+    text = (
         f"the head in {source} is left out for the one that was requested: its form is not known, "
-        f"{', '.join([*inside][:4])}. Give it as head=, and it is filled",
-        ZooWarning,
-        stacklevel=2,
+        f"{', '.join([*inside][:4])}. Give it as head=, and it is filled"
     )
+    warnings.warn(text, ZooWarning, stacklevel=2)
     fresh = _put_fresh(model, request)
     left = f"the head in {source} was left out"
     notes.update(dict.fromkeys((name for name in _shapes_of(model) if name.startswith(f"{path}.")), left))
@@ -466,9 +492,8 @@ def _record(built: _Built, artefact: Artefact, outcomes: Mapping[str, Outcome], 
     )
     attach(built.model, replace(known, receipt=receipt, weights=None))
     if left:
-        warnings.warn(
+        text = (
             f"{artefact.path.name} holds {len(left)} more tensors, which this model has no place for: "
-            f"{', '.join([*left][:5])}{', ...' if len(left) > 5 else ''}",  # noqa: PLR2004 - as many as are shown
-            ZooWarning,
-            stacklevel=2,
+            f"{', '.join([*left][:5])}{', ...' if len(left) > 5 else ''}"  # noqa: PLR2004 - as many as are shown
         )
+        warnings.warn(text, ZooWarning, stacklevel=2)
