@@ -233,3 +233,8 @@ def test_a_dot_of_the_plot_leads_to_its_row(tab):
     tab.fill("#q", "torchvision/resnet18")
     tab.click("#plot circle")
     assert tab.inner_text(".get") == 'zoo.get("torchvision/resnet18")'
+
+
+def test_a_licence_that_no_weights_have_is_answered_with_the_closest(capsys):
+    print_models(license="apache2")
+    assert "did you mean 'apache-2.0'" in capsys.readouterr().err

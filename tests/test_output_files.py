@@ -65,6 +65,22 @@ def test_a_link_in_the_place_of_an_output_is_replaced_and_not_written_through(tm
     assert not (tmp_path / "net.txt").is_symlink()
 
 
+def test_a_file_keeps_its_permissions_and_is_found_after_a_change_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "private.txt").write_text("mine")
+    (tmp_path / "private.txt").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    with whole_file("private.txt") as out:
+        out.write_text("new")
+        os.chdir("/")
+    assert (tmp_path / "private.txt").read_text() == "new"
+    assert (tmp_path / "private.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_as_that(tmp_path):
+    with pytest.raises(ZooError, match="in a folder that you may write to"), whole_file(tmp_path / "net.txt"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def test_a_device_is_written_to_and_stays_what_it_is(tmp_path):
     with whole_file("/dev/stdout") as out:
         assert out.as_posix() == "/dev/stdout"

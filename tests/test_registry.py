@@ -245,3 +245,12 @@ def test_use_changes_the_registry_only_inside_its_block(catalog):
         assert zoo.list() == ["acme/net"]
         assert zoo.info("net").id == "acme/net"
     assert current_zoo() is not own
+
+
+def test_the_path_of_a_save_is_no_name_of_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "flowers").mkdir(parents=True)
+    for name in ("./flowers", "runs/flowers"):
+        path = name if name[0] == "." else f"./{name}"
+        with pytest.raises(errors.UnknownFamily, match=rf"zoo\.load\('{path}'\)"):
+            zoo.info(name)

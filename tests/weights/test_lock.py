@@ -198,6 +198,12 @@ def test_a_lock_without_end_is_not_read(lock):
         read_lock(lock)
 
 
+def test_an_empty_lock_is_not_said_to_be_of_a_later_version(lock):
+    lock.write_text("")
+    with pytest.raises(LockError, match=r"no version(?s:.)*take it from version control"):
+        read_lock(lock)
+
+
 def test_a_later_version_is_refused(lock):
     lock.write_text("version = 2\n")
     with pytest.raises(LockError, match="later zoo"):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _HEADER = ("part", "stage", "kind", "parameters", "trainable", "held", "lr", "tensors", "channels")
 _LAYER_HEADER = ("layer", "stage", "kind", "parameters", "trains", "lr", "tensors")
 _WIDTH = 80
-_KIND = 16
 _WEB, _TEXT = (".html", ".htm"), (".txt", ".md", "")
+_KIND = 16
 """How much of the class of a layer is shown in a line of 80 columns."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zoo_core import settings
 from zoo_core.errors import UnknownFamily, UnknownModel, UsageError
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.paths import is_written_as_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -29,6 +30,19 @@ def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin
         hint=did_you_mean(matches, registered if known else f"{INSTALL_A_FAMILY}; {registered}"),
         family=family,
         matches=matches,
+    )
+
+
+def name_of_folder(name: str) -> UnknownFamily:
+    """The error of a lookup of ``name``, which is a path, or would be one of a folder with ``./`` before it."""
+    path = name if is_written_as_path(name) else f"./{name}"
+    return UnknownFamily(
+        f"not a model of a family: {name!r}",
+        expected="'name', 'family/name' or 'family/name@tag'",
+        cause="it is a path" if path == name else "it is a folder, which is written with ./ before it",
+        hint=f"zoo.load({path!r}) loads a saved folder, and zoo info {path} shows what is in it",
+        family=name.rpartition("/")[0],
+        matches=(),
     )
 
 

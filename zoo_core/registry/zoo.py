@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
@@ -17,9 +18,10 @@ from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.registry.families import Member, Own
 from zoo_core.registry.info import Info
-from zoo_core.registry.lookup_errors import name_of_timm, unknown_family, unknown_model, unknown_task
+from zoo_core.registry.lookup_errors import name_of_folder, name_of_timm, unknown_family, unknown_model, unknown_task
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
 from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
+from zoo_core.utils.paths import is_folder, is_written_as_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,6 +206,8 @@ class Zoo:
             raise name_of_timm(name, repository[1], self._with_weights_of(repository[2]))
         bare, _, tag = name.partition("@")
         family, _, model = bare.rpartition("/")
+        if is_written_as_path(name) or (family and family not in self.claims and is_folder(Path(name))):
+            raise name_of_folder(name)
         if family:
             card = self.member(family).cards.get(model)
         else:

@@ -56,7 +56,8 @@ def write_anew(path: Path, text: str) -> None:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path of a random name beside ``path``, for a file that a user names: what is written there takes its place.
 
-    So the file is the whole new one, or as it was, also where the disk is full. A link is replaced and never followed.
+    So the file is the whole new one, or as it was, also where the disk is full. It keeps the permissions that it had.
+    A link is replaced and never followed.
     A pipe or a device, and all that is in ``/dev`` and ``/proc``, is written to as it is.
 
     Args:
@@ -73,7 +74,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> file.read_text(), new.exists()
         ('all of it', False)
     """
-    final = Path(path)
+    final = Path(path).absolute()  # the caller may change the current folder meanwhile
     new = final.with_name(f".{os.urandom(8).hex()}{final.suffix}")
     folder = no_follow.real(final.parent)
     is_special = final.exists() and not final.is_file()
@@ -82,6 +83,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield final
             return
         yield new
+        if final.is_file() and not final.is_symlink():
+            new.chmod(stat.S_IMODE(final.stat().st_mode))
         with new.open("rb") as file:
             os.fsync(file.fileno())
         new.replace(final)
@@ -89,7 +92,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, ZooError):
             raise
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space, or name a file elsewhere" if is_full else "name a file in a folder that exists"
+        may_not = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        place = "in a folder that you may write to" if may_not else "in a folder that exists"
+        hint = "free some space, or name a file elsewhere" if is_full else f"name a file {place}"
         raise ZooError(f"cannot write {path}", cause=error.strerror or str(error), hint=hint) from error
     finally:
         with contextlib.suppress(OSError):

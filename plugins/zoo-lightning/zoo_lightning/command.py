@@ -155,6 +155,6 @@ def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options:
     for name, count in images.counts().items():
         _say(f"  {name}: {count}")
     name = model if is_save(model) else zoo.info(model).id
-    _say(f"{name}: a new head of {len(images.class_names)} classes")
+    _say(f"{name}: a head of {len(images.class_names)} classes, a new one unless it has as many")
     frozen = ", ".join(options["freeze"]) or "nothing"
     _say(f"frozen: {frozen}; {options['head_epochs']} epochs of the head alone, then {options['epochs']} of the rest")

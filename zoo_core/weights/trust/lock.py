@@ -367,11 +367,12 @@ def _check_head(head: dict[str, Any], path: Path) -> None:
     """Refuse a lock file of a later version, or with something before its entries that is unknown."""
     version = head.get("version")
     if version != VERSION or isinstance(version, bool):
+        has_version = version is not None
         raise LockError(
-            f"{path}, line 1: version {version!r}",
+            f"{path}, line 1: {f'version {version!r}' if has_version else 'no version'}",
             expected=f"version = {VERSION}",
-            cause="it was written by a later zoo, or is no lock file",
-            hint="update zoo-core",
+            cause="it was written by a later zoo, or is no lock file" if has_version else "it is no whole lock file",
+            hint="update zoo-core" if has_version else "take it from version control, or delete it and `zoo lock` anew",
             file=str(path),
             line=1,
         )
