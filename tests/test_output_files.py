@@ -76,6 +76,14 @@ def test_a_file_keeps_its_permissions_and_is_found_after_a_change_of_the_folder(
     assert (tmp_path / "private.txt").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_read_only_file_is_refused_and_stays(tmp_path, monkeypatch):
+    (tmp_path / "net.txt").write_text("mine")
+    monkeypatch.setattr("os.access", lambda _path, mode: mode != os.W_OK)  # root may write to any
+    with pytest.raises(ZooError, match="the file is read-only"), whole_file(tmp_path / "net.txt"):
+        pass
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
+
+
 def test_a_folder_that_may_not_be_written_to_is_named_as_that(tmp_path):
     with pytest.raises(ZooError, match="in a folder that you may write to"), whole_file(tmp_path / "net.txt"):
         raise PermissionError(errno.EACCES, "Permission denied")

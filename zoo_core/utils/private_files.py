@@ -56,8 +56,8 @@ def write_anew(path: Path, text: str) -> None:
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path of a random name beside ``path``, for a file that a user names: what is written there takes its place.
 
-    So the file is the whole new one, or as it was, also where the disk is full. It keeps the permissions that it had.
-    A link is replaced and never followed.
+    So the file is the whole new one, or as it was, also where the disk is full. It keeps the permissions that it had,
+    and one that is read-only is refused. A link is replaced and never followed.
     A pipe or a device, and all that is in ``/dev`` and ``/proc``, is written to as it is.
 
     Args:
@@ -82,8 +82,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         if is_special or any(folder.is_relative_to(each) for each in ("/dev", "/proc")):
             yield final
             return
+        is_there = final.is_file() and not final.is_symlink()
+        if is_there and not os.access(final, os.W_OK):
+            raise PermissionError(errno.EACCES, "the file is read-only")
         yield new
-        if final.is_file() and not final.is_symlink():
+        if is_there:
             new.chmod(stat.S_IMODE(final.stat().st_mode))
         with new.open("rb") as file:
             os.fsync(file.fileno())
