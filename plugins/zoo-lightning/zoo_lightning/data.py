@@ -70,6 +70,7 @@ def read_data(
         ...
         zoo_core.errors.UsageError: there is no data at nowhere
           expected: a folder of class folders, ..., annotations of COCO, or folders of images and masks
+          next step: check the path
     """
     path = Path(source).expanduser()
     if not 0 < val < 1:
@@ -89,6 +90,7 @@ def read_data(
             f"{source} is not data that can be read" if path.exists() else f"there is no data at {source}",
             expected="a folder of class folders, a .csv of paths and labels, a dataset of Hugging Face on disk, "
             "annotations of COCO, or folders of images and masks",
+            hint="give one of these" if path.exists() else "check the path",
         )
     return _assemble(path, parts, val=val, seed=seed, workers=workers if check else 0)
 
