@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,29 @@ def get_attribute(model: nn.Module, path: str) -> Any:  # noqa: ANN401 - a numbe
 
 
 def set_attribute(model: nn.Module, path: str, value: object) -> None:
-    """Set the attribute at a dotted path; its owner may be a module, or another object such as a configuration."""
+    """Set the attribute at a dotted path; its owner may be a module, or another object such as a configuration.
+
+    Other models may have been built from the same configuration: the model is given its own copy of it first, wherever
+    its modules hold it.
+    """
     *owners, name = path.split(".")
-    setattr(reduce(getattr, owners, model), name, value)
+    owner: Any = model
+    for step in owners:
+        held = getattr(owner, step)
+        if not isinstance(held, nn.Module) and step in getattr(owner, "__dict__", ()):
+            own = copy(held)
+            setattr(owner, step, own)
+            _replace(model, held, own)
+            held = own
+        owner = held
+    setattr(owner, name, value)
+
+
+def _replace(model: nn.Module, old: object, new: object) -> None:
+    """Hold the new object in each module that holds the old one as an attribute."""
+    for module in model.modules():
+        for name in [name for name, value in vars(module).items() if value is old]:
+            setattr(module, name, new)
 
 
 def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
