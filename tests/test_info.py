@@ -124,3 +124,8 @@ def test_what_a_registry_gave_is_printed_as_it_is_there_also_under_another_one()
     assert str(info).startswith("mine/net: classification")
     assert [card.id for card in info.namesakes] == ["mine/net"]
     assert pickle.loads(pickle.dumps(info)) == info
+
+
+def test_the_command_does_not_import_torch():
+    code = "import sys; from zoo_core.cli.models import info; info(['resnet18'], standalone_mode=False); "
+    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from zoo_core.cli.console import complete_model, echo, paragraph, terminal
 from zoo_core.cli.listing import number, print_models
 from zoo_core.registry.info import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.utils.paths import is_folder, is_written_as_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,11 +59,12 @@ def list_(pattern: str, family: str | None, task: str | None, **options: Any) ->
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 def info(name: str, *, as_json: bool) -> None:
     """Show what the model NAME is and which weights it has; or what is in a saved folder, such as ./flowers."""
-    from zoo_core.recipe.record import is_save, outline_of
+    if "://" in name or is_written_as_path(name) or is_folder(Path(name)):
+        from zoo_core.recipe.record import is_save, outline_of  # imports torch
 
-    if is_save(name):
-        echo(outline_of(name, as_json=as_json))
-        return
+        if is_save(name):
+            echo(outline_of(name, as_json=as_json))
+            return
     zoo = current_zoo()
     card = Info.of(zoo.resolve(name)[0], zoo.find)
     problem = zoo.member(card.family).problem
