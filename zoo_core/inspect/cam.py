@@ -51,7 +51,7 @@ METHODS = {
 }
 """What users call a method, and its class in pytorch-grad-cam."""
 _TABLE = 2
-_LOCATED, _SHARE = 1.6, 0.75
+_LOCATED, _SHARE = 1.6, 0.6
 """How many times the average heat is where the image speaks for the class, or which share of that at the best stage,
 has to be at the stage that is taken."""
 
