@@ -281,6 +281,7 @@ _LARGE = {
     "convolved": lambda old: functional.conv2d(old, old, padding=1 << 13),
     "unfolded": lambda _: functional.unfold(torch.zeros(1, 1, 600, 600), 300),
     "multiplied": lambda _: torch.einsum("i,j->ij", torch.zeros(1 << 14), torch.zeros(1 << 14)),
+    "compared": lambda _: torch.allclose(torch.zeros(1 << 14, 1), torch.zeros(1, 1 << 14)),
     "attended": lambda _: nn.MultiheadAttention(2, 2, batch_first=True).eval()(*[torch.zeros(1, 1 << 14, 2)] * 3),
 }
 

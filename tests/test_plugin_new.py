@@ -82,6 +82,7 @@ def traced(tmp_path_factory):
         patch.chdir(directory)
         patch.syspath_prepend(directory)
         answer = CliRunner().invoke(commands, ["plugin", "new", "acme", *models])
+        del sys.modules["acme_models"]  # which was imported for its models
     assert answer.exit_code == 0, answer.stderr
     assert "acme/net: head 5; stages 8 at 4" in answer.stderr
     return installed(directory / "zoo-acme"), directory

@@ -94,8 +94,8 @@ class _ArrayRows:
     def __init__(self, array: Any, name: str, channels: int) -> None:  # noqa: ANN401 - numpy's
         self._array, self._name, self._channels = array, name, channels
         require_image_shape(array.shape, name)
-        if not isinstance(array, np.memmap):  # which would be read twice
-            require_white(np.asarray(array), name)
+        if isinstance(array, np.ndarray) and not isinstance(array, np.memmap):  # what is on disk would be read twice
+            require_white(array, name)
         self.height, self.width = array.shape[:2]
 
     def band(self, top: int, bottom: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The recipe: everything but the tensors that it takes to build a saved model again, as JSON. No torch."""
+"""The recipe: everything but the tensors that it takes to build a saved model again, as JSON."""
 
 from __future__ import annotations
 
