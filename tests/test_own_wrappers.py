@@ -85,6 +85,23 @@ def test_a_numbered_body_beside_a_head_is_loaded(path):
         assert torch.equal(encoder(X)[-1], body[:4](X))
 
 
+class Activated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).relu().mean((2, 3)))
+
+
+def test_a_forward_that_does_more_than_the_children_in_order_is_said(path):
+    zoo.register("wrapped/activated", input_size=(3, 16, 16))(Activated)
+    body = [*Activated().children()][:2]
+    torch.save(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).state_dict(), path)
+    with pytest.warns(zoo.errors.ZooWarning, match="does more between them, such as an activation"):
+        zoo.get("wrapped/activated", weights=path)
+
+
 class Concat(nn.Module):
     def forward(self, x):
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from zoo_core.errors import NotSupported
-from zoo_core.surgery.example import channels_told
+from zoo_core.errors import NotSupported, ZooWarning
+from zoo_core.surgery.example import channels_told, example_input
+from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.mlp import TokenNorm
-from zoo_core.surgery.head.sites import fitted
+from zoo_core.surgery.head.sites import evaluating, fitted
 from zoo_core.surgery.head.swap import swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
@@ -272,6 +276,35 @@ def head_after(state: dict[str, Any], beside: Tensors, site: Head) -> dict[str, 
         state[f"{site.path}.0.{name}"] = state.pop(f"{site.path}.{name}")
     state.update({f"{site.path}.1.{name}": tensor for name, tensor in after.items()})
     return {f"{site.path}.1.{name}": f"{home}.{name}" for name in after}
+
+
+def children_by_number(model: nn.Module) -> dict[str, str]:
+    """Numbers to names of the children of ``model`` before its head, which ``nn.Sequential`` may have numbered."""
+    heads = {site.path.partition(".")[0] for site in anatomy_of(model).heads}
+    return {str(at): name for at, (name, _) in enumerate(model.named_children()) if name not in heads}
+
+
+def warn_of_order(model: nn.Module, source: str) -> None:
+    """Warn where the children of ``model`` one after another, as in an ``nn.Sequential``, give other features than it.
+
+    Args:
+        model: With the weights of the file.
+        source: The name of the file, for the message.
+    """
+    with torch.no_grad(), evaluating(model), suppress(Exception):  # what fails so was not trained so
+        x = example_input(model)
+        expected = split(model)[0](x)
+        for name in children_by_number(model).values():
+            x = model.get_submodule(name)(x)
+            pooled = (x.flatten(1), x.flatten(2).mean(-1) if x.dim() > _MATRIX else x)
+            if any(each.shape == expected.shape and torch.allclose(each, expected, atol=1e-5) for each in pooled):
+                return
+    text = (
+        f"{source} numbers the layers of a module of your own, and they are loaded by their order: this "
+        f"{type(model).__name__} does more between them, such as an activation or another order, so its outputs may "
+        "differ. zoo.adopt(module, example=x) takes your own module"
+    )
+    warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def head_in_sequence(state: dict[str, Any], site: Head) -> dict[str, str]:

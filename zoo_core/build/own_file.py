@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo_core.build.construct import construct
 from zoo_core.build.file_shape import (
+    children_by_number,
     guesses,
     head_after,
     head_beside,
@@ -29,6 +30,7 @@ from zoo_core.build.file_shape import (
     meet_other_heads,
     meet_stem,
     tensors_at,
+    warn_of_order,
 )
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
@@ -111,7 +113,7 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     refuse_odd_tensors(choice.state, artefact.path)
     state = _settled(model, choice.state, artefact.path)
     if choice.numbered and choice.module:
-        choice = replace(choice, module=with_names(choice.module, _numbers(model)))
+        choice = replace(choice, module=with_names(choice.module, children_by_number(model)))
     differing = meet_layers(model, choice.module, built.refused) if choice.module else ()
     # what holds numbered children is another class, and may end before the last of them
     unmet = {each.path for each in differing if not choice.numbered or (each.path and (each.layer or "." in each.path))}
@@ -136,17 +138,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     except LoadMismatch as error:
         raise explained(error, model, replace(choice, state=state), checkpoint) from error
     _record(replace(built, choice=choice), artefact, outcomes, notes)
-    if choice.module and unmet:
-        _say_other_layers(model, choice.module, unmet, request, source)
-    if choice.rivals and request.prefix is None:
-        _say_rivals(choice, source)
+    _say_doubts(model, choice, unmet, request, source)
     return model, bool(fresh)
-
-
-def _numbers(model: nn.Module) -> dict[str, str]:
-    """Numbers to names of the children of ``model`` before its head, which ``nn.Sequential`` may have numbered."""
-    heads = {site.path.partition(".")[0] for site in anatomy_of(model).heads}
-    return {str(at): name for at, (name, _) in enumerate(model.named_children()) if name not in heads}
 
 
 def _take_head_beside(
@@ -345,11 +338,7 @@ def _meet_head(
         swap_head(model, request.head)
         _drop_misshaped(model, state, site.path, notes)
         return [each.path for each in anatomy_of(model).heads]
-    own = {
-        name.removeprefix(f"{site.path}."): shape
-        for name, shape in _shapes_of(model).items()
-        if name.startswith(f"{site.path}.")
-    }
+    own = tensors_at(_shapes_of(model), site)
     if {name: tuple(tensor.shape) for name, tensor in inside.items()} == own:
         return []
     result = head_in_file(inside, site) if inside else None
@@ -364,6 +353,16 @@ def _meet_head(
     # without a request the load says what does not fit
     is_replaced = request.head is not None or request.num_classes is not None
     return _replaced(model, state, inside, site.path, request, source, notes) if is_replaced else []
+
+
+def _say_doubts(model: nn.Module, choice: Choice, unmet: set[str], request: ModelRequest, source: str) -> None:
+    """Warn of what the names and shapes of the tensors leave open."""
+    if choice.module and unmet:
+        _say_other_layers(model, choice.module, unmet, request, source)
+    if choice.numbered:
+        warn_of_order(model, source)
+    if choice.rivals and request.prefix is None:
+        _say_rivals(choice, source)
 
 
 def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], request: ModelRequest, source: str) -> None:
