@@ -158,7 +158,7 @@ def with_logging_off():
 
 
 def with_a_message():
-    print("Building a toy ...")  # noqa: T201 - as it is
+    print("Building a toy ...")  # noqa: T201 - what this constructor is there for
     return toys.Toy()
 
 
@@ -230,7 +230,7 @@ def setting_dtype(model):
 
 
 def talking(model):
-    print(type(model))  # noqa: T201 - as it is
+    print(type(model))  # noqa: T201 - what this anatomy is there for
     return toys.anatomy(model)
 
 

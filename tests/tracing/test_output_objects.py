@@ -86,6 +86,41 @@ def test_a_configuration_and_the_layers_that_check_follow_the_channels(net):
     assert net.config.num_channels == 4
 
 
+class Grouped(nn.Module):
+    """Three groups of channels, whose number is kept where others keep that of the image."""
+
+    def __init__(self, owner):
+        super().__init__()
+        self.config = SimpleNamespace(channels=3)
+        self.owner, self.channels = owner, 3
+        self.conv, self.fc = nn.Conv2d(3, 12, 3, 2), nn.Linear(12, 5)
+
+    def forward(self, x):
+        groups = self.channels if self.owner == "module" else self.config.channels
+        x = self.conv(x)
+        return self.fc(x.unflatten(1, (groups, -1)).flip(1).flatten(1, 2).mean((2, 3)))
+
+
+@pytest.mark.parametrize("owner", ["module", "configuration"])
+def test_a_number_of_another_meaning_stays_when_there_are_more_channels(owner):
+    net = zoo.adopt(Grouped(owner), example=X)
+    assert zoo.anatomy(net).channel_attributes == ()
+    assert (zoo.adapt_stem(net, 6).channels, net.config.channels) == (3, 3)
+
+
+def test_a_frozen_configuration_stays_as_it_is():
+    @dataclass(frozen=True)
+    class Frozen:
+        num_channels: int = 3
+        num_labels: int = 5
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net.config = Frozen()
+    zoo.swap_head(zoo.adapt_stem(zoo.adopt(net, example=X), 4), 7)
+    assert net(torch.randn(2, 4, 16, 16)).shape == (2, 7)
+    assert net.config == Frozen()
+
+
 def test_features_end_inside_a_body_that_gives_an_object(net):
     assert zoo.anatomy(net).features is not None
     backbone, head = zoo.split(net)

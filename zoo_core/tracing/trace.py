@@ -11,16 +11,19 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError
+from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import Knowledge, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.heads import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import VECTORS, Layers, owner
-from zoo_core.tracing.passes import record_passes
+from zoo_core.tracing.passes import duplicate, record_passes
+from zoo_core.tracing.program import run
+from zoo_core.tracing.recording import ShapesOnly
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.attributes import repeated_numbers
+from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -126,7 +129,7 @@ def trace(
         heads,
         stem=stem,
         headless=_headless(missing.get("head"), candidates, last),
-        channel_attributes=_channel_counts(passes.model, stem),
+        channel_attributes=_channel_counts(passes, stem),
     )
     anatomy = _with_stages(passes, anatomy, main, grid, stages)
     if any(each.role == "box" for each in heads):
@@ -293,12 +296,50 @@ def _stem_of(passes: Passes) -> tuple[str, ...]:
     return tuple(path for path in result if path)
 
 
-def _channel_counts(model: nn.Module, stem: Sequence[str]) -> tuple[str, ...]:
-    """Paths of the integers that repeat the number of input channels, in the modules around the first convolutions."""
-    layers = {path: model.get_submodule(path) for path in stem}
+def _channel_counts(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the integers that repeat the number of input channels, in the modules around the first convolutions.
+
+    A configuration says it by name. One that a module keeps, and mere ``channels``, may mean anything else, such as
+    those of an output: they count only where forward refuses more channels while they say the old number.
+    """
+    layers = {path: passes.model.get_submodule(path) for path in stem}
     numbers = {path: layer.in_channels for path, layer in layers.items() if isinstance(layer, _CONVOLUTIONS)}
-    paths = (repeated_numbers(model, path, number, _CHANNEL_COUNTS) for path, number in numbers.items())
-    return tuple(dict.fromkeys(each for found in paths for each in found))
+    paths = (repeated_numbers(passes.model, path, number, _CHANNEL_COUNTS) for path, number in numbers.items())
+    result = [*dict.fromkeys(each for found in paths for each in found)]
+    for each in [*result]:
+        if not is_of_module(passes.model, each) and not each.endswith(".channels"):
+            continue
+        others = [other for other in result if other != each]
+        if _takes_more_channels(passes, numbers, others):
+            result = others
+    return tuple(result)
+
+
+def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes: Iterable[str]) -> bool:
+    """Whether forward takes one channel more, where the first convolutions and some numbers of the model say so.
+
+    Args:
+        passes: Of the model.
+        numbers: How many channels each of the first convolutions takes, by its path.
+        attributes: Paths of the integers that say it, too.
+    """
+    model, counts = duplicate(passes.model), {*numbers.values()}
+
+    def wider(x: Any) -> Any:  # noqa: ANN401 - a tensor, or anything else that forward takes
+        is_image = isinstance(x, Tensor) and x.dim() > 2 and x.shape[1] in counts  # noqa: PLR2004 - [N, C, L]
+        return torch.cat([x, x[:, :1]], 1) if is_image else x
+
+    try:
+        with torch.no_grad(), evaluating(model), ShapesOnly():
+            for path, number in numbers.items():
+                layer: Any = model.get_submodule(path)
+                layer.weight, layer.in_channels = nn.Parameter(wider(layer.weight)), number + 1
+            for path in attributes:
+                set_attribute(model, path, get_attribute(model, path) + 1)
+            run(model, tree_map(wider, passes.x))
+    except Exception:  # noqa: BLE001 - the model's own code
+        return False
+    return True
 
 
 def _is_norm(module: nn.Module) -> bool:

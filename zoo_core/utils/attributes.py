@@ -36,6 +36,12 @@ def set_attribute(model: nn.Module, path: str, value: object) -> None:
     setattr(owner, name, value)
 
 
+def is_of_module(model: nn.Module, path: str) -> bool:
+    """Whether a module holds the attribute at a dotted path, and not a record such as a configuration."""
+    owner = path.rpartition(".")[0]
+    return isinstance(get_attribute(model, owner) if owner else model, nn.Module)
+
+
 def _replace(model: nn.Module, old: object, new: object) -> None:
     """Hold the new object in each module that holds the old one as an attribute."""
     for module in model.modules():
@@ -78,5 +84,6 @@ def _owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
         yield place, module
         for name, value in vars(module).items():
             is_record = hasattr(value, "__dict__") and not isinstance(value, type | nn.Module | Tensor)
-            if is_record and not callable(value):
+            is_frozen = getattr(getattr(value, "__dataclass_params__", None), "frozen", False)
+            if is_record and not is_frozen and not callable(value):
                 yield f"{place}.{name}".lstrip("."), value
