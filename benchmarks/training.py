@@ -122,7 +122,8 @@ def on_ray_data(model: nn.Module, files: list[Path]) -> int:
     """The same vectors by Ray Data, on two actors, in the order of the images."""
     import ray
 
-    from zoo_core.embedding.embed import Embedder, labelled_sources
+    from zoo_core.embedding.embed import labelled_sources
+    from zoo_core.embedding.embedder import Embedder
 
     shared = ray.put(Embedder.of(model, batch_size=32, num_workers=1))
 

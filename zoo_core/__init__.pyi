@@ -47,9 +47,9 @@ from .registry.zoo import list as list  # noqa: A004 - zoo.list is the field's w
 from .registry.zoo import use as use
 from .sharing.push import push as push
 from .surgery.features.branch import branch as branch
+from .surgery.features.cut import truncate as truncate
 from .surgery.features.extract import features as features
 from .surgery.features.split import split as split
-from .surgery.features.truncate import truncate as truncate
 from .surgery.fine_tuning.drift import drift as drift
 from .surgery.fine_tuning.freeze import freeze as freeze
 from .surgery.fine_tuning.freeze import unfreeze as unfreeze

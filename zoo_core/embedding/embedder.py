@@ -14,7 +14,7 @@ from zoo_core.errors import ImageError
 from zoo_core.images.loading import Loaded, in_batches, load_images
 from zoo_core.images.read import Source, read, sources_of
 from zoo_core.images.transforms import transforms
-from zoo_core.surgery.features.vectors import Vectors
+from zoo_core.surgery.features.split import Vectors
 from zoo_core.utils.arguments import check_count
 from zoo_core.utils.eval_mode import inferring
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
-from zoo_core.inspect.maps import map_in
-from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
+from zoo_core.inspect.maps import enlarged, map_in, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.overlay import Array
+    from zoo_core.inspect.maps import Array
 
 METHODS = {
     "gradcam": "GradCAM",

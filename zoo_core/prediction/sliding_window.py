@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.regions import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values
-from zoo_core.surgery.features.vectors import Vectors
+from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments

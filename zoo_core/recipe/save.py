@@ -23,11 +23,11 @@ from zoo_core.recipe.json_arguments import to_plain
 from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom, repeat
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.knowledge import Edit, knowledge_of, unwrap
-from zoo_core.surgery.sharded import gathered, is_sharded
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.knowledge import ATTRIBUTE, Edit, Knowledge, attach, being_edited, knowledge_of, unwrap
-from zoo_core.surgery.sharded import refuse_sharded
 from zoo_core.surgery.structure import tensors_of
-from zoo_core.surgery.wrappers import renewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -100,7 +100,7 @@ def check_exceptions(family: str) -> None:
     Raises:
         NonConformance: One does not.
     """
-    from zoo_core.testing.expected import check_globs, declared
+    from zoo_core.testing.verdicts import check_globs, declared
 
     check_globs(declared(family), [card.name for card in current_zoo().member(family).cards.values()])
 

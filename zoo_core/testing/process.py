@@ -1,4 +1,4 @@
-"""What belongs to the whole process: looked at before a plugin's code runs, compared after it, and put back."""
+"""What belongs to the whole process: compared around a plugin's code, put back after it; and no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import random
+import socket
 import sys
 import threading
 import warnings
@@ -13,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import nn
@@ -261,3 +262,40 @@ def started_from(seed: int) -> Iterator[dict[str, object]]:
         random.setstate(before[0])
         if numpy:
             numpy.random.set_state(before[1])
+
+
+@contextmanager
+def without_network() -> Iterator[list[str]]:
+    """Refuse every connection and every look-up of a name inside the block.
+
+    Yields:
+        What was requested, filled as it happens; a library may well catch the error and go on.
+
+    Example:
+        >>> with without_network() as attempts:
+        ...     socket.create_connection(("example.org", 443))
+        Traceback (most recent call last):
+        ...
+        OSError: no network while a model is built: example.org
+        >>> attempts
+        ['example.org']
+    """
+    attempts: list[str] = []
+
+    def refuse(host: object, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401 - the signatures of the socket module
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        attempts.append(name)
+        msg = f"no network while a model is built: {name}"
+        raise OSError(msg)
+
+    def refuse_address(_: socket.socket, address: Any) -> NoReturn:  # noqa: ANN401 - as above
+        refuse(address[0] if isinstance(address, tuple) else address)
+
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = refuse
+    socket.socket.connect = refuse_address  # type: ignore[method-assign, assignment]  # its own is that of the class below it
+    try:
+        yield attempts
+    finally:
+        socket.getaddrinfo = resolve
+        del socket.socket.connect

@@ -20,8 +20,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.testing.network import without_network
-from zoo_core.testing.process import files_left, random_states, watched
+from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

@@ -1,25 +1,29 @@
-"""Where a model can be cut between two stages: what runs before, what runs after, and what neither needs."""
+"""Cutting a model between two stages: what runs before, what runs after; and ``zoo.truncate``, the front alone."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from zoo_core.contract.chain import Chain
-from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.extract import AtStage, recorded, tapped
-from zoo_core.surgery.features.forward import without_hooks
+from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.features.extract import AtStage, recorded, stage_index, tapped
+from zoo_core.surgery.features.forward import own_hooks, recompose, without_hooks
 from zoo_core.surgery.features.split import Absent
+from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.head.sites import evaluating
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
+from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from typing import Any
 
     from torch import Tensor
 
@@ -172,3 +176,90 @@ def _no_chain(model: nn.Module, cause: str) -> NotSupported:
         hint="models whose stages run one after another can, such as torchvision/resnet18, torchvision/densenet121, "
         "torchvision/efficientnet_b0, torchvision/mobilenet_v3_large, torchvision/convnext_tiny and torchvision/swin_t",
     )
+
+
+@strict_arguments
+def truncate(model: nn.Module, *, after: str) -> nn.Module:
+    """The front of ``model``, up to a stage: it gives the feature map of that stage and holds nothing after it.
+
+    The front shares its parameters with the model, which stays whole. Its class is a subclass
+    of the model's, of the same name, and its state-dict keys are
+    those of the model as far as it goes. All surgery that needs no head works on it.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``; not changed.
+        after: Name of the last stage that stays.
+
+    Returns:
+        The front: ``[N, C, H, W]`` to what the stage gives, such as ``[N, channels, H / stride, W / stride]``.
+        That of a module which takes several values is given them as one tuple or dict, as :func:`zoo_core.features` is.
+
+    Raises:
+        UnknownPart: There is no such stage; the message lists the stages.
+        NotAZooModel: zoo knows nothing about the model.
+
+    Example:
+        >>> import torch, zoo_core as zoo
+        >>> front = zoo.truncate(zoo.get("resnet18", weights=None), after="layer3")
+        >>> front(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 256, 4, 4])
+        >>> sum(parameter.numel() for parameter in front.parameters())
+        2782784
+    """
+    if not isinstance(after, str):
+        raise UsageError(f"after cannot be {after!r}", expected="the name of a stage, such as 'layer3'")
+    kept = stage_index(model, after) + 1
+    bare = unwrap(model)
+    run = front(bare, kept)
+    twin = replaced(bare, absent(bare, lambda depth: depth > kept))
+    twin = tapped(twin, needs_tap(run))
+    own_hooks(twin)
+    read = anatomy_of(model).stages[kept - 1].read
+    run = run if read is None else MapOf(run, read)
+    only_front(bare, twin, kept, run, f"it was cut after {after!r}")
+    record_edit(twin, "truncate", after=after)
+    return twin
+
+
+@dataclass(frozen=True)
+class MapOf:
+    """``(model, x)`` to the map in what the last stage of a truncated model gives.
+
+    Attributes:
+        run: ``(model, x)`` to what the stage gives.
+        read: ``(model, output)`` to the map in it, as the stage has it.
+    """
+
+    run: Callable[[Any, Any], Any]
+    read: Callable[[Any, Any], Any]
+
+    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever the front takes
+        """Run the front, and take the map out of what it gives."""
+        return self.read(model, self.run(model, x))
+
+
+def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, Any], Any], headless: str) -> None:
+    """Make ``to``, which holds the front of ``model``, run as a truncated model does, and know that it is one.
+
+    Args:
+        model: The whole.
+        to: What is left of it; changed in place.
+        kept: How many stages are left.
+        run: ``(to, x)`` to what the front gives.
+        headless: Why it has no head.
+    """
+    known = knowledge_of(model)
+    anatomy = replace(
+        anatomy_of(model),
+        heads=(),
+        stages=known.anatomy.stages[:kept],
+        features=run,
+        pool=None,
+        classify=None,
+        scores=None,
+        headless=headless,
+    )
+    left = to.state_dict()
+    tensors = {name: what for name, what in known.receipt.tensors.items() if name in left}
+    attach(to, replace(known, anatomy=anatomy, receipt=replace(known.receipt, tensors=tensors)))
+    recompose(to, anatomy)

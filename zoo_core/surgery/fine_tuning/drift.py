@@ -9,9 +9,9 @@ import torch
 
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.adapters import plain_names
+from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.knowledge import is_known, knowledge_of
-from zoo_core.surgery.sharded import in_shards
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from torch import nn
 
 from zoo_core.errors import UsageError
 from zoo_core.surgery.adapters import kept_aside
+from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.fine_tuning.param_groups import add_to_optimizer
 from zoo_core.surgery.hold import hold, release, stateful
 from zoo_core.surgery.select import select
-from zoo_core.surgery.sharded import in_shards
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from zoo_core.errors import LoadMismatch, UnknownPart, UsageError, ZooWarning
+from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.knowledge import anatomy_of, is_known, knowledge_of, unwrap
 from zoo_core.surgery.load_state_dict import load_whole
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
-from zoo_core.surgery.sharded import refuse_sharded
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file

@@ -13,9 +13,8 @@ from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
-from zoo_core.surgery.stem.filters import plan_channels
+from zoo_core.surgery.stem.filters import check_response, computes_filters, effective_filters, fit_gain, plan_channels
 from zoo_core.surgery.stem.in_channels import Order, order_of
-from zoo_core.surgery.stem.response import check_response, computes_filters, effective_filters, fit_gain
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute

@@ -9,9 +9,9 @@ import torch
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.branch import branch
+from zoo_core.surgery.features.cut import truncate
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.features.extract import features
-from zoo_core.surgery.features.truncate import truncate
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.select import depths
 from zoo_core.testing.checks.stages import check_map

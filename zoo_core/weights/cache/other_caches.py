@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
-from zoo_core.utils import no_follow
+from zoo_core.utils import private_files
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
@@ -188,7 +188,9 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
         entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
         strength = "declared" if weights.strength == "none" else weights.strength
         entry.keep(
-            Artefact(placed, digest, no_follow.status(placed).st_size, path.absolute().as_uri(), strength, fetched=True)
+            Artefact(
+                placed, digest, private_files.status(placed).st_size, path.absolute().as_uri(), strength, fetched=True
+            )
         )
     return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in result), digest)
 

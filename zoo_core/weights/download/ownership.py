@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import filelock
 
-from zoo_core.utils import no_follow
+from zoo_core.utils import private_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ class _Holder:
         self._close()
         with contextlib.suppress(OSError):
             if self._lock.is_locked:
-                no_follow.unlink(Path(self._lock.lock_file))  # while it is ours, so that no other process has it
+                private_files.unlink(Path(self._lock.lock_file))  # while it is ours, so that no other process has it
         with contextlib.suppress(OSError, NotImplementedError):
             self._lock.release()
 
@@ -102,14 +102,14 @@ class _Holder:
     def _require_own(self) -> None:
         """Use no lock file of another user, nor one that has a second name: it is as if there were no locks."""
         with contextlib.suppress(FileNotFoundError):
-            if not _is_ours(no_follow.status(Path(self._lock.lock_file))):
+            if not _is_ours(private_files.status(Path(self._lock.lock_file))):
                 raise PermissionError(errno.EPERM, "the lock is not ours", self._lock.lock_file)
 
     def _look(self) -> None:
         """Keep the other's file open: when it is let go, it is removed."""
         with contextlib.suppress(OSError):
             if self._seen is None and not self._lock.is_locked:
-                self._seen = no_follow.descriptor(Path(self._lock.lock_file))
+                self._seen = private_files.descriptor(Path(self._lock.lock_file))
             elif self._seen is not None and not os.fstat(self._seen).st_nlink:
                 self.released = True
                 self._close()
@@ -165,10 +165,10 @@ def partials(folder: Path, stem: str) -> list[Path]:
     prefix = f".{stem}."
     result = []
     with contextlib.suppress(OSError):
-        for name in no_follow.names(folder):
+        for name in private_files.names(folder):
             if name.startswith(prefix) and name.endswith(SUFFIX):
                 with contextlib.suppress(OSError):
-                    status = no_follow.status(folder / name)
+                    status = private_files.status(folder / name)
                     result += [(status.st_size, name)] if stat.S_ISREG(status.st_mode) else []
     return [folder / name for _, name in sorted(result, reverse=True)]
 
@@ -177,7 +177,7 @@ def belongings(path: Path) -> list[Path]:
     """What the owner of a partial file keeps beside it: the note of its origin, and pieces that wait their turn."""
     with contextlib.suppress(OSError):
         starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
-        return [path.with_name(name) for name in no_follow.names(path.parent) if name.startswith(starts)]
+        return [path.with_name(name) for name in private_files.names(path.parent) if name.startswith(starts)]
     return []
 
 
@@ -196,7 +196,7 @@ def give_up(path: Path) -> None:
 def move(path: Path, new: Path) -> bool:
     """Rename a partial file and what is kept beside it, as its owner changes; False when another was quicker."""
     try:
-        no_follow.replace(path, new)
+        private_files.replace(path, new)
     except OSError:
         return False
     move_belongings(path, new)
@@ -207,7 +207,7 @@ def move_belongings(path: Path, new: Path) -> None:
     """Rename what is kept beside a partial file that another process owns now."""
     for each in belongings(path):
         with contextlib.suppress(OSError):
-            no_follow.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
+            private_files.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
 
 
 def remove(path: Path) -> None:
@@ -217,7 +217,7 @@ def remove(path: Path) -> None:
         OSError: It cannot be removed.
     """
     for each in (path, *belongings(path)):
-        no_follow.unlink(each)
+        private_files.unlink(each)
 
 
 def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
@@ -234,7 +234,7 @@ def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
     """
     freed = 0
     with contextlib.suppress(OSError):
-        matches = filter(None, map(_OURS.fullmatch, no_follow.names(folder)))
+        matches = filter(None, map(_OURS.fullmatch, private_files.names(folder)))
         for name, stem in dict.fromkeys((match["partial"], match["stem"]) for match in matches):
             freed += _swept(folder / name, 0.0 if stem == whole else spare)
     return freed
@@ -245,7 +245,7 @@ def _swept(path: Path, spare: float) -> int:
     freed = 0
     with contextlib.suppress(OSError):
         try:
-            status = no_follow.status(path)
+            status = private_files.status(path)
         except FileNotFoundError:
             if surely_dead(path):  # else it is in the middle of being renamed, perhaps
                 remove(path)
@@ -266,13 +266,13 @@ def _host() -> str:
 def claim(path: Path) -> FileIO | None:
     """Open a partial file as its new owner if the old one is dead: it holds no lock, and was long silent or ended."""
     try:
-        descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
+        descriptor = private_files.descriptor(path, os.O_RDWR | FLAGS)
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
     status = os.fstat(descriptor)
     try:
-        are_ours = all(_is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
+        are_ours = all(_is_ours(each) for each in (status, *map(private_files.status, belongings(path))))
     except OSError:  # another process is quicker
         are_ours = False
     if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
-from zoo_core.utils import no_follow
+from zoo_core.utils import private_files
 from zoo_core.utils.private_files import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, Hashing
 from zoo_core.weights.download.disk_errors import disk_error, disk_errors, refuse_odd
@@ -75,7 +75,7 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            no_follow.make_folder(folder)
+            private_files.make_folder(folder)
             adopted = _adopt(folder, stem)
         return adopted or cls.new(folder, stem)
 
@@ -87,10 +87,10 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            no_follow.make_folder(folder)
+            private_files.make_folder(folder)
             while True:
                 path = folder / own_name(stem)
-                descriptor = no_follow.descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS)
+                descriptor = private_files.descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS)
                 file = os.fdopen(descriptor, "r+b", buffering=0)
                 if lock(file) is not False:
                     return cls(path, file)
@@ -142,12 +142,12 @@ class Partial:
         if not hasattr(os, "pread"):  # a file has one position there
             self._hashing.hexdigest()
         for begin, path in self.pieces():
-            with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(path), "rb") as piece:
+            with contextlib.suppress(OSError), os.fdopen(private_files.descriptor(path), "rb") as piece:
                 if begin <= self.length:
                     piece.seek(self.length - begin)
                     while block := piece.read(_BLOCK):
                         self.write(block)
-                    no_follow.unlink(path)
+                    private_files.unlink(path)
 
     def pieces(self) -> list[tuple[int, Path]]:
         """The first byte and the file of each piece that waits for those before it, in order."""
@@ -166,7 +166,7 @@ class Partial:
             self._file.seek(0)
             self._file.truncate()
             for each in belongings(self.path):
-                no_follow.unlink(each)
+                private_files.unlink(each)
         self.length = 0
         self._follow()
 
@@ -200,7 +200,7 @@ class Partial:
     def touch(self) -> None:
         """Show other processes that this one is still at work."""
         with contextlib.suppress(OSError):
-            no_follow.touch(self.path)
+            private_files.touch(self.path)
 
     @property
     def digest(self) -> str:
@@ -221,7 +221,7 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """What names the source of the bytes, and its strong ETag; two empty strings when they are not known."""
         try:
-            source, etag = no_follow.read_text(self._origin_path).splitlines()
+            source, etag = private_files.read_text(self._origin_path).splitlines()
         except (OSError, ValueError):
             return "", ""
         return source, etag
@@ -248,7 +248,7 @@ class Partial:
             Stolen: What would be published is not what was hashed.
         """
         with disk_errors(final.parent):
-            no_follow.make_folder(final.parent)
+            private_files.make_folder(final.parent)
             refuse_odd(final)
             self._require_own()
             self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
@@ -261,19 +261,19 @@ class Partial:
                 time.sleep(_TICK)
             if os.name == "nt":
                 self._file.close()
-            no_follow.replace(self.path, final)
+            private_files.replace(self.path, final)
             self._file.close()
             sync_folder(final.parent)
         self._published = True
         with contextlib.suppress(OSError):  # it is of no harm
             for each in belongings(self.path):
-                no_follow.unlink(each)
+                private_files.unlink(each)
         return final
 
     def _require_own(self) -> None:
         ours = os.fstat(self._file.fileno())
         try:
-            there = no_follow.status(self.path)
+            there = private_files.status(self.path)
         except FileNotFoundError:
             there = None
         if not there or not os.path.samestat(ours, there) or ours.st_size != self.length:
@@ -324,5 +324,5 @@ def _copied(path: Path, file: FileIO, stem: str) -> Partial:
         partial.restart()
     file.close()
     move_belongings(path, partial.path)
-    no_follow.unlink(path)
+    private_files.unlink(path)
     return partial

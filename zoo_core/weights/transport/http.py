@@ -17,9 +17,8 @@ from zoo_core.errors import ZooError
 from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, proxy_for
 from zoo_core.weights.transport.hub import hub_token, refusal
 from zoo_core.weights.transport.reply import Reply
-from zoo_core.weights.transport.session import session_for
+from zoo_core.weights.transport.session import Watchdog, session_for
 from zoo_core.weights.transport.urls import host_of, is_ambiguous, is_loopback, shown
-from zoo_core.weights.transport.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LockError, NotSupported
-from zoo_core.utils.no_follow import real
-from zoo_core.utils.private_files import write_anew
+from zoo_core.utils.private_files import real, write_anew
 from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.licenses import PARTS
 
