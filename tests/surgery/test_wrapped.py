@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,10 +142,15 @@ def test_frozen_before_wrapping_the_heads_gradients_are_those_of_all_processes(n
     assert all(torch.equal(first[key], second[key]) for key in expected)
 
 
-@pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(gradients_of_one_rank, (folder,), nprocs=2)
+@pytest.fixture(scope="session")
+def of_two_ranks(tmp_path_factory, worker_id):
+    """What two processes found, run once for all workers of pytest-xdist, whose folders lie in one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "ranks"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            torch.multiprocessing.spawn(gradients_of_one_rank, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
