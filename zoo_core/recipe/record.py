@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import visible
 from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_json
 from zoo_core.weights.formats.plain_pickle import NotPlain
@@ -126,7 +127,7 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(record, Mapping):
         raise _damaged(path, f"a {type(record).__name__} instead of an object")
     _check_format(path, record.get("format"))
-    if problem := _excess(record) or _problem(record):
+    if problem := _excess(record) or next(_problems(record), None):
         raise _damaged(path, problem)
     return Recipe(**record)
 
@@ -171,18 +172,26 @@ def _check_format(path: Path, number: object) -> None:
         )
 
 
-def _problem(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with the record of a recipe, if anything: a field that is missing, unknown, or of another type."""
+_DTYPES = {
+    "",
+    "bfloat16",
+    *(f"float{bits}" for bits in ("16", "32", "64", "8_e4m3fn", "8_e5m2", "8_e4m3fnuz", "8_e5m2fnuz", "8_e8m0fnu")),
+}
+"""What the floating-point tensors of a save may have in common."""
+
+
+def _problems(record: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the record of a recipe, each relying on there being nothing before it."""
     hints = get_type_hints(Recipe)
     needed = {"format", "family", "name", "versions", "tensors"}
     if missing := sorted(needed - set(record)):
-        return f"without {', '.join(missing)}"
+        yield f"without {', '.join(missing)}"
     if unknown := sorted(set(record) - {spec.name for spec in fields(Recipe)}):
-        return f"with {', '.join(unknown)}, which no recipe has"
+        yield f"with {', '.join(unknown)}, which no recipe has"
     for name, value in record.items():
         kind = get_origin(hints[name]) or hints[name]
         if type(value) is not kind:
-            return f"where {name} is a {type(value).__name__} and not a {kind.__name__}"
+            yield f"where {name} is a {type(value).__name__} and not a {kind.__name__}"
     entries = [record["tensors"].get("file"), record["tensors"].get("sha256")]
     entries += [edit.get("verb") if isinstance(edit, dict) else None for edit in record.get("edits", [])]
     texts = [
@@ -190,12 +199,13 @@ def _problem(record: Mapping[str, Any]) -> str | None:
     ]
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     if any(not isinstance(each, str) for each in [*entries, *texts]):
-        return "with an entry that is no text"
+        yield "with an entry that is no text"
+    if record.get("dtype", "") not in _DTYPES:
+        yield f"with the dtype {visible(record['dtype'])}"
     try:
         preprocessing_from_record(record.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
-        return f"where the preprocessing is none: {error}"
-    return None
+        yield f"where the preprocessing is none: {error}"
 
 
 def _damaged(path: Path, got: str) -> Unreadable:
