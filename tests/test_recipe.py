@@ -432,6 +432,23 @@ def test_a_save_that_dies_leaves_no_folder(step, tmp_path, monkeypatch):
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_the_next_save_removes_what_a_killed_one_left_the_day_before(tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    name = ".00112233445566778899aabbccddeeff.partial"
+    left, fresh, foreign = folder / name, tmp_path / f".save{name}", tmp_path / ".other.partial"
+    fresh.mkdir()
+    for path in (left, foreign):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    zoo.save(zoo.get("tiny/glyphnet", num_classes=3), folder)
+    assert not left.exists()
+    assert fresh.exists()
+    assert foreign.exists()
+    os.utime(fresh, (0, 0))
+    zoo.save(zoo.get("tiny/glyphnet"), folder)
+    assert not fresh.exists()
+
+
 @pytest.mark.parametrize("survived", [0, 1])
 def test_a_save_that_dies_over_another_leaves_the_other(survived, tmp_path, monkeypatch):
     before = glyphnet(num_classes=3)

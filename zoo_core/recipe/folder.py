@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 """Digits of the digest in the name of the tensors' file."""
+_ABANDONED_AFTER = 24 * 3600
+"""Seconds after which a partial is what a killed process left: no save takes that long."""
 
 
 def check_target(folder: Path) -> None:
@@ -67,6 +71,7 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
         if folder.exists() and any(folder.iterdir()):
             _replace(folder, recipe, tensors)
         else:
@@ -79,6 +84,19 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
             hint="free some space, or choose another folder",
             path=folder,
         ) from error
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of earlier saves to the same folder."""
+    name = re.compile(rf"(\.{re.escape(folder.name)})?\.[0-9a-f]{{32}}\.partial")
+    for place in (folder.parent, folder):
+        for path in place.iterdir() if place.is_dir() else ():
+            with suppress(OSError):  # of another user, or removed by another process
+                if name.fullmatch(path.name) and path.lstat().st_mtime < time.time() - _ABANDONED_AFTER:
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
 
 
 def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
