@@ -152,6 +152,15 @@ def test_wrong_usage_is_a_message_without_a_traceback_and_exit_code_2(args, mess
     assert answer.returncode == 2
 
 
+@pytest.mark.parametrize("name", groups._BROUGHT_BY)
+def test_a_command_of_a_plugin_that_is_not_here_is_named_with_the_plugin(name, monkeypatch):
+    assert groups.plugin_commands()[name][0].origin.startswith(groups._BROUGHT_BY[name])
+    monkeypatch.setattr(groups, "plugin_commands", dict)
+    answer = CliRunner().invoke(group, [name])
+    assert f"no such command: '{name}'; {groups._BROUGHT_BY[name]} brings it" in answer.output
+    assert answer.exit_code == 2
+
+
 def test_failure_is_a_message_without_a_traceback_and_exit_code_1(zoo_here, closed_port):
     rewrite = f"https://download.pytorch.org/=http://127.0.0.1:{closed_port}/"
     answer = zoo_here("get", "resnet18", ZOO_REWRITE=rewrite)

@@ -84,6 +84,10 @@ _EXAMPLES = {
 """How commands are used whose own help does not show it."""
 
 
+_BROUGHT_BY = {"finetune": "zoo-lightning", "demo": "zoo-tiny"}
+"""Which plugin of this tree adds a command, for who looks for it without that plugin."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, and asks plugins only for names it does not know itself."""
 
@@ -104,7 +108,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or end with the names that come closest."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            hint = did_you_mean(close_matches(args[0], self.list_commands(ctx)), "zoo --help lists them")
+            if plugin := _BROUGHT_BY.get(args[0]):
+                hint = f"{plugin} brings it: pip install ./plugins/{plugin} in a checkout of zoo"
+            else:
+                hint = did_you_mean(close_matches(args[0], self.list_commands(ctx)), "zoo --help lists them")
             ctx.fail(f"no such command: {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
