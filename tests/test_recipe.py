@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -28,6 +31,7 @@ from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.weights.download.ownership import own_name
 
 
 def glyphnet(**arguments):
@@ -420,33 +424,20 @@ def test_a_file_is_not_overwritten(tmp_path):
 # --- a save that dies
 
 
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 def die(*_arguments, **_options):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["sha256_of", "_settle"])
+@pytest.mark.parametrize("step", ["sha256_of", "sync_folder"])
 def test_a_save_that_dies_leaves_no_folder(step, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, step, die)
     with pytest.raises(errors.WeightsError, match="No space left"):
         zoo.save(glyphnet(), tmp_path / "models" / "save")
     assert list((tmp_path / "models").iterdir()) == []
-
-
-def test_the_next_save_removes_what_a_killed_one_left_the_day_before(tmp_path):
-    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
-    name = ".00112233445566778899aabbccddeeff.partial"
-    left, fresh, foreign = folder / name, tmp_path / f".save{name}", tmp_path / ".other.partial"
-    fresh.mkdir()
-    for path in (left, foreign):
-        path.write_bytes(b"half")
-        os.utime(path, (0, 0))
-    zoo.save(zoo.get("tiny/glyphnet", num_classes=3), folder)
-    assert not left.exists()
-    assert fresh.exists()
-    assert foreign.exists()
-    os.utime(fresh, (0, 0))
-    zoo.save(zoo.get("tiny/glyphnet"), folder)
-    assert not fresh.exists()
 
 
 @pytest.mark.parametrize("survived", [0, 1])
@@ -463,6 +454,55 @@ def test_a_save_that_dies_over_another_leaves_the_other(survived, tmp_path, monk
     with pytest.raises(errors.WeightsError):
         zoo.save(glyphnet(num_classes=4), folder)
     assert same_tensors(zoo.load(folder), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child only saves
+@pytest.mark.parametrize("over", [False, True], ids=["new", "over another"])
+def test_the_next_save_removes_what_a_killed_one_left(over, tmp_path):
+    model, parent = glyphnet(num_classes=3), tmp_path / "models"
+    folder = parent / "save"
+    parent.mkdir()
+    if over:
+        zoo.save(model, folder)
+    killed = os.fork()
+    if not killed:
+        folders.sha256_of = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
+        zoo.save(model, folder)
+    os.waitpid(killed, 0)
+    assert any(name.endswith(".partial") for name in names(folder if over else parent))
+    zoo.save(model, folder)
+    assert names(parent) == {"save"}
+    assert len(names(folder)) == 2
+
+
+def test_the_next_save_leaves_what_others_are_writing_and_what_only_looks_like_it(tmp_path):
+    dead = own_name("save").replace(f"-{os.getpid()}-", "-0-")
+    locked = tmp_path / dead.replace("-0-", "-0-0")
+    for each in (
+        locked,
+        tmp_path / own_name("save"),
+        tmp_path / ".save.other-0-00.partial",
+        tmp_path / ".save.partial",
+    ):
+        each.mkdir()
+    (tmp_path / dead).symlink_to(tmp_path / ".save.partial")
+    (tmp_path / dead.replace("-0-", "-0-f")).write_text("no folder")
+    before = names(tmp_path) | {"cache"}
+    descriptor = os.open(locked, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    zoo.save(glyphnet(), tmp_path / "save")
+    os.close(descriptor)
+    assert names(tmp_path) == before | {"save"}
+
+
+def test_a_save_fills_an_empty_folder_that_cannot_be_exchanged(tmp_path, monkeypatch):
+    def busy(path):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(Path, "rmdir", busy)
+    assert zoo.load(zoo.save(glyphnet(), tmp_path / "volume"))
+    assert len(names(tmp_path / "volume")) == 2
 
 
 def test_a_save_over_another_takes_its_place_and_leaves_other_files_alone(tmp_path):

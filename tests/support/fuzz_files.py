@@ -53,6 +53,8 @@ ROOM = 64 << 20
 """Bytes that reading a file may take beyond twice its size and the model that it is for."""
 BLOCK = 5_000
 """Files of one child."""
+TOGETHER = 20
+"""Files after which the highest memory of the child is looked at, which takes as long as reading one."""
 _NUMBERS = (0, 1, 2, 127, 128, 255, 256, 65_535, 1 << 31, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1)
 _NAMES = (
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor", "torch._utils _rebuild_parameter"),
@@ -392,6 +394,7 @@ def _child(numbers: range, seed: int, folder: Path, outcome: Outcome) -> int:
 def _work(numbers: range, seed: int, base: Path, board: mmap.mmap, said: Any) -> int:
     torch.set_num_threads(1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    longest = 0
     for number in numbers:
         board[:8] = number.to_bytes(8, "little")
         data, end = made(number, seed)
@@ -403,10 +406,12 @@ def _work(numbers: range, seed: int, base: Path, board: mmap.mmap, said: Any) ->
             said.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
         path.unlink()
-        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        if now - peak > ROOM + 2 * len(data) and number > numbers.start + 300:  # imports and models come first
-            said.write(f"{number}: took {now - peak >> 20} MB for {len(data)} bytes\n")
-        peak = max(peak, now)
+        longest = max(longest, len(data))
+        if number % TOGETHER == 0 or number == numbers[-1]:
+            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            if now - peak > ROOM + 2 * longest and number > numbers.start + 300:  # imports and models come first
+                said.write(f"{number}: up to here {now - peak >> 20} MB were taken for {longest} bytes at most\n")
+            peak, longest = max(peak, now), 0
     return 0
 
 

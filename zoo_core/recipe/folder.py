@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import stat
-import time
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.utils.private_files import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
+from zoo_core.weights.download.ownership import is_unfinished, unfinished_folder
 from zoo_core.weights.formats.read import read_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
 _SHOWN = 8
 """Digits of the digest in the name of the tensors' file."""
-_ABANDONED_AFTER = 24 * 3600
-"""Seconds after which a partial is what a killed process left: no save takes that long."""
 
 
 def check_target(folder: Path) -> None:
@@ -37,7 +29,7 @@ def check_target(folder: Path) -> None:
     Raises:
         UsageError: There is a file, or a folder that is no save.
     """
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    is_free = not folder.exists() or (folder.is_dir() and all(map(is_unfinished, folder.iterdir())))
     if is_free and not folder.is_symlink():
         return
     if not folder.is_dir() or not _is_save(folder):
@@ -71,7 +63,6 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
         if folder.exists() and any(folder.iterdir()):
             _replace(folder, recipe, tensors)
         else:
@@ -86,82 +77,61 @@ def write(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
         ) from error
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left of earlier saves to the same folder."""
-    name = re.compile(rf"(\.{re.escape(folder.name)})?\.[0-9a-f]{{32}}\.partial")
-    for place in (folder.parent, folder):
-        for path in place.iterdir() if place.is_dir() else ():
-            with suppress(OSError):  # of another user, or removed by another process
-                if name.fullmatch(path.name) and path.lstat().st_mtime < time.time() - _ABANDONED_AFTER:
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-
-
 def _create(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
     """Write the folder of a new save under another name, and rename it when it is whole.
 
-    Where another process has saved there meanwhile, as all those of ``torchrun`` do at once, the last one wins.
+    Where another process has saved there meanwhile, as all those of ``torchrun`` do at once, the last one wins. So
+    does a save to an empty folder that cannot be exchanged, such as a volume of a container.
     """
-    beside = folder.with_name(f".{folder.name}.{uuid4().hex}.partial")
-    beside.mkdir()
     try:
-        _fill(beside, recipe, tensors)
-        if folder.exists():
-            folder.rmdir()  # empty; only some systems rename onto it
-        beside.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if not isinstance(error, OSError) or not _is_save(folder):
+        with unfinished_folder(folder.parent, folder.name) as partial:
+            _fill(partial, recipe, tensors)
+            if folder.exists():
+                folder.rmdir()  # empty; only some systems rename onto it
+            partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
             raise
         _replace(folder, recipe, tensors)
     sync_folder(folder.parent)
 
 
 def _replace(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-    """Write a save into its folder anew, and remove the tensors of the one before."""
-    before = read_recipe(folder / FILE).tensors["file"]
-    _fill(folder, recipe, tensors)
+    """Write a save into its folder, first the tensors, and remove the tensors of the one before."""
+    before = read_recipe(folder / FILE).tensors["file"] if (folder / FILE).exists() else None
+    with unfinished_folder(folder, "save") as partial:
+        for name in (_fill(partial, recipe, tensors), FILE):
+            _settle(partial / name, folder / name)
+    sync_folder(folder)
     now = read_recipe(folder / FILE).tensors["file"]  # that of another process, where one has saved there since
-    if before != now and before == Path(before).name:
+    if before and before != now and before == Path(before).name:
         (folder / before).unlink(missing_ok=True)
 
 
-def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
-    """Put the tensors into a folder under a name that nothing points to yet, and then the recipe that does."""
+def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
+    """Write the tensors and the recipe into a folder that nothing points to yet, and give the name of the tensors."""
     from safetensors.torch import save_file
 
-    with _partial(folder) as partial:
-        partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)  # of the umask: safetensors renames a private file over it
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.chmod(mode)
-        digest, size = sha256_of(partial), partial.stat().st_size
-        name = f"model-{digest[:_SHOWN]}.safetensors"
-        _settle(partial, folder / name)
+    path = folder / "model.safetensors"
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # of the umask: safetensors renames a private file over it
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
+    digest, size = sha256_of(path), path.stat().st_size
+    name = f"model-{digest[:_SHOWN]}.safetensors"
+    path.rename(folder / name)
     complete = replace(recipe, tensors={"file": name, "sha256": digest, "size": size})
-    with _partial(folder) as partial:
-        partial.write_text(complete.text(), encoding="utf-8")
-        _settle(partial, folder / FILE)
+    (folder / FILE).write_text(complete.text(), encoding="utf-8")
+    for each in (name, FILE):
+        with (folder / each).open("rb+") as file:
+            os.fsync(file.fileno())
     sync_folder(folder)
+    return name
 
 
-@contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
-    """A name in the folder of a save that is used once; what is there after the block is removed."""
-    path = folder / f".{uuid4().hex}.partial"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _settle(partial: Path, final: Path) -> None:
-    """Give a file in the folder of a save its final name, once it is on the disk."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(final)
+def _settle(path: Path, final: Path) -> None:
+    """Give a file of a save, which is on the disk, its final name."""
+    path.replace(final)
 
 
 def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -153,6 +154,8 @@ _OURS = re.compile(
 )
 FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
 """How to open one: to append, so that one which was truncated has the wrong length in the end, and no hole."""
+_LONGEST_STEM = 40
+"""Characters of a stem in the name of a folder, so that there is room for the owner's."""
 _NOBODY = 0
 _SELF = secrets.token_hex(4)
 """Tells this process from a dead one that had the same number, as the first process of a container always has."""
@@ -258,6 +261,50 @@ def _swept(path: Path, spare: float) -> int:
     return freed
 
 
+@contextlib.contextmanager
+def unfinished_folder(parent: Path, stem: str) -> Iterator[Path]:
+    """A folder for files that are being written; it is removed after the block where it is still there.
+
+    So are those of the same stem that processes of this user left on this machine when they were killed.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    stem = stem[:_LONGEST_STEM]
+    for each in filter(is_unfinished, parent.iterdir()):
+        if each.name.startswith(f".{stem}.") and surely_dead(each):
+            with contextlib.suppress(OSError), _locked_folder(each) as is_ours:
+                if is_ours:
+                    shutil.rmtree(each, ignore_errors=True)
+    path = parent / own_name(stem)
+    path.mkdir()
+    try:
+        with _locked_folder(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is a folder of this user, and no link to one, with a name as partial files have it."""
+    status = path.lstat()
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and stat.S_ISDIR(status.st_mode) and bool(_OURS.fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[bool | None]:
+    """Hold the lock of a folder: whether it is ours, so that no process writes there; None where there are no locks."""
+    if fcntl is None:
+        yield None
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _host() -> str:
     """The name of this machine in the names of partial files, which say who owns them."""
     return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
@@ -327,8 +374,8 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def lock(file: FileIO) -> bool | None:
-    """Whether the lock on an open partial file is ours, so that we own it; None where this system cannot say."""
+def lock(file: FileIO | int) -> bool | None:
+    """Whether the lock on an open partial file or folder is ours, so that we own it; None where that is not known."""
     if fcntl is None:
         return None
     try:
