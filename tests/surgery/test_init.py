@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.models import VisionTransformer
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -320,3 +321,19 @@ def test_the_receipt_takes_the_spelling_of_before_and_no_word_that_it_has_not(mo
     assert receipt.names("initialised") == receipt.names("initialized") != ()
     with pytest.raises(zoo.errors.UsageError, match="loaded"):
         receipt.names("load")
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        nn.utils.spectral_norm,
+    ],
+    ids=["pruned", "spectral norm"],
+)
+def test_what_a_weight_is_computed_from_keeps_its_buffers(computed, model):
+    layer = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    computed(layer)
+    before = {name: tensor.clone() for name, tensor in (*layer.named_buffers(), ("weight_orig", layer.weight_orig))}
+    init_weights(model, "xavier_normal")
+    assert [name for name, tensor in before.items() if not torch.equal(getattr(layer, name), tensor)] == ["weight_orig"]

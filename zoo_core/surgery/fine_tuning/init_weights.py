@@ -179,7 +179,7 @@ def _initialize(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bi
         if bias is not None:
             tensor.fill_(bias)
         return bias is not None
-    if "weight" not in name:
+    if "weight" not in name or not (is_norm(layer) or isinstance(tensor, nn.Parameter)):  # such as weight_mask
         return False
     for piece in _pieces(layer, name, tensor, fill):
         # Schemes want memory in the order of the axes, which neither a transposed view nor channels_last has.
