@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from zoo_core.cli.group import zoo as commands
-from zoo_core.cli.new_plugin import write_plugin
+from zoo_core.cli.new_plugin import _traced_cards, write_plugin
 from zoo_core.errors import UsageError, ZooError
 
 NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]
@@ -65,11 +65,11 @@ from torch import nn
 
 
 class Net(nn.Sequential):
-    def __init__(self):
-        stage = nn.Sequential(nn.Conv2d(4, 8, 3, 2), nn.ReLU())
-        super().__init__(
-            nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), stage, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-        )
+    def __init__(self, classes, sizes=(2, 2)):
+        first, last = sizes
+        stage = nn.Sequential(nn.Conv2d(first, last, 3, 2), nn.ReLU())
+        pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        super().__init__(nn.Conv2d(1, first, 3, 2), nn.BatchNorm2d(first), stage, *pool, nn.Linear(last, classes))
 """
 
 
@@ -77,7 +77,7 @@ class Net(nn.Sequential):
 def traced(tmp_path_factory):
     directory = tmp_path_factory.mktemp("traced")
     (directory / "acme_models.py").write_text(MODELS)
-    models = ("--models", "acme_models:Net", "--input-size", "1x32x32")
+    models = ("--models", "acme_models:Net(classes=5, sizes=(4, 8))", "--input-size", "1x32x32")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.syspath_prepend(directory)
@@ -102,10 +102,28 @@ def test_a_plugin_whose_anatomy_is_traced_is_under_thirty_lines(traced):
         assert run(folder, "-m", "ruff", *command, "--no-cache", ".").returncode == 0
 
 
-def test_what_builds_no_model_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
+    models = ", ".join(f"torch.nn:Conv2d(in_channels=1, out_channels={width}, kernel_size=(3, 3))" for width in (2, 4))
+    one, two = _traced_cards("acme", models, (1, 8, 8))
+    assert (one.name, two.name) == ("conv2d", "conv2d-2")
+    assert two.options == {"in_channels": 1, "out_channels": 4, "kernel_size": (3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("json:dumps", "json:dumps builds no model"),
+        ("json:dumps(obj=)", r"json:dumps\(obj=\) is not read"),
+        ("json:dumps(1)", r"json:dumps\(1\) is not read"),
+        ("json:dumps(obj=open('x'))", "is not read"),
+        ("json:dumps(**{'obj': 1})", "is not read"),
+        ("json.dumps", "json.dumps is not read"),
+    ],
+)
+def test_what_builds_no_model_is_refused_before_anything_is_written(models, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZooError, match="--models: json:dumps builds no model"):
-        CliRunner().invoke(commands, ["plugin", "new", "acme", "--models", "json:dumps"], catch_exceptions=False)
+    with pytest.raises(ZooError, match=f"--models: .*{message}"):
+        CliRunner().invoke(commands, ["plugin", "new", "acme", "--models", models], catch_exceptions=False)
     assert not [*tmp_path.iterdir()]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sysconfig
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import resolve_name
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -20,7 +21,7 @@ from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
     from torch import nn
@@ -52,6 +53,10 @@ _OURS = (
 _SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
 
 
+_MODEL = re.compile(r"(?P<callable>[\w.]+:[\w.]+)\s*(\((?P<arguments>[^)]*(\([^)]*\)[^)]*)*)\))?\s*(,\s*|$)")
+"""One of ``--models``; a value of its arguments may be a tuple."""
+
+
 @click.group()
 def plugin() -> None:
     """Begin a plugin of your own."""
@@ -60,7 +65,7 @@ def plugin() -> None:
 @plugin.command()
 @click.argument("name")
 @click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
-@click.option("--models", default="", metavar="PKG:CLASS,...", help="What builds its models, called without arguments.")
+@click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
 @click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
 @click.option(
     "--directory",
@@ -74,7 +79,7 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     replace. It passes the conformance kit, ruff and mypy as it is.
 
     \b
-    zoo plugin new acme --library acme-models --models "acme.models:Net"
+    zoo plugin new acme --library acme-models --models "acme.models:Net, acme.models:ViT(depth=6, mlp_dim=256)"
     """
     if not _SIZES.fullmatch(input_size):
         raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
@@ -97,18 +102,21 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
     from zoo_core.tracing.trace import trace
 
     made: list[Card] = []
-    for what in filter(None, (each.strip() for each in models.split(","))):
-        model = _built(what)
+    for what, options in _each_model(models):
+        model = _built(what, options)
         try:
             result = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
         except AnatomyError as error:
             hint = "--input-size gives the size that its images have, such as 3x224x224"
             raise AnatomyError(f"--models: {what}: {error.summary}", **{**error.parts, "hint": hint}) from error
         main = result.anatomy.main
+        called = what.rpartition(":")[2].rpartition(".")[2].lower()
+        before = sum(card.build == what for card in made)
         card = Card(
             family=name.replace("-", "_"),
-            name=what.rpartition(":")[2].rpartition(".")[2].lower(),
+            name=f"{called}-{before + 1}" if before else called,
             build=what,
+            options=options,
             task=_task(main),
             input_size=input_size,
             num_classes=main.num_classes if main else 0,
@@ -122,15 +130,35 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
     return made
 
 
-def _built(what: str) -> nn.Module:
+def _each_model(models: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each ``package.module:callable`` of ``--models`` with the keywords that it is called with."""
+    left = models.strip()
+    while left:
+        match = _MODEL.match(left)
+        try:
+            call = cast("ast.Call", ast.parse(f"f({(match and match['arguments']) or ''})", mode="eval").body)
+            options = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+        except (SyntaxError, ValueError):
+            match = None
+        if match is None or call.args or "None" in options:
+            raise UsageError(
+                f"--models: {left} is not read",
+                expected='"package.module:callable", or "package.module:callable(size=224, depth=6)" with plain values',
+                hint="write a function of the plugin that calls it with its arguments",
+            )
+        yield match["callable"], options
+        left = left[match.end() :]
+
+
+def _built(what: str, options: Mapping[str, Any]) -> nn.Module:
     """The model that a function builds, for a card of the new plugin."""
     try:
-        model: nn.Module = resolve_name(what)()
+        model: nn.Module = resolve_name(what)(**options)
     except Exception as error:
         raise UsageError(
             f"--models: {what} builds no model",
             got=f"{type(error).__name__}: {error}",
-            expected='"package.module:callable" of a class or function that takes no arguments',
+            expected='a class or function that takes these arguments, as in "package.module:callable(size=224)"',
             hint="write a function of the plugin that calls it with its arguments",
         ) from error
     return model
