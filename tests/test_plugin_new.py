@@ -103,7 +103,7 @@ def test_a_plugin_whose_anatomy_is_traced_is_under_thirty_lines(traced):
 
 
 def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
-    models = ", ".join(f"torch.nn:Conv2d(in_channels=1, out_channels={width}, kernel_size=(3, 3))" for width in (2, 4))
+    models = ", ".join(f"torch.nn:Conv2d(kernel_size=(3, 3), in_channels=1, out_channels={width})" for width in (2, 4))
     one, two = _traced_cards("acme", models, (1, 8, 8))
     assert (one.name, two.name) == ("conv2d", "conv2d-2")
     assert two.options == {"in_channels": 1, "out_channels": 4, "kernel_size": (3, 3)}

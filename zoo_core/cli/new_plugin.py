@@ -53,7 +53,7 @@ _OURS = (
 _SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
 
 
-_MODEL = re.compile(r"(?P<callable>[\w.]+:[\w.]+)\s*(\((?P<arguments>[^)]*(\([^)]*\)[^)]*)*)\))?\s*(,\s*|$)")
+_MODEL = re.compile(r"(?P<callable>[\w.]+:[\w.]+)\s*(\((?P<arguments>[^()]*(\([^()]*\)[^()]*)*)\))?\s*(,\s*|$)")
 """One of ``--models``; a value of its arguments may be a tuple."""
 
 
