@@ -300,6 +300,26 @@ def test_a_limit_refuses_also_where_a_forward_on_trial_may_fail():
             functional.pad(torch.zeros(1, 1, 8, 8), (1 << 27, 0))
 
 
+class Rounded(nn.Module):
+    """A head with an operation that has no size before it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.fc(torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255).to_sparse().to_dense())
+
+
+def test_operations_of_the_users_own_head_need_no_size_before_they_run(tmp_path):
+    model = zoo.swap_head(zoo.get("tiny/glyphnet", seed=0), Rounded())
+    loaded = zoo.load(zoo.save(model, tmp_path / "save", custom_heads=True), heads={"main": Rounded()})
+    image = torch.ones(1, 1, 32, 32)
+    assert torch.equal(model.eval()(image), loaded.eval()(image))
+    with pytest.raises(Unreadable, match="size is not known before it runs"), Limit("tiny/glyphnet", {}):
+        Rounded()(torch.ones(1, 64))
+
+
 def test_what_a_mask_chooses_is_within_the_limit_of_a_save():
     values = torch.arange(6.0)
     with Limit("tiny/glyphnet", {}):

@@ -15,7 +15,7 @@ from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.json_arguments import holds_custom
-from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
+from zoo_core.recipe.rebuild import Limit, card_of, following, is_own_code, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of, unwrap
@@ -87,11 +87,12 @@ def load(
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)
     tensors = read_tensors(source, recipe)
-    card_of(recipe)  # before its versions are compared, since there may be no such family
+    card = card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
     build = rebuild_on_base if recipe.from_base else rebuild
-    model = build(recipe, heads or {}, options=options or {}, limit=Limit(recipe.id, tensors))
+    limit = Limit(recipe.id, tensors, own_code=bool(heads) or is_own_code(card))
+    model = build(recipe, heads or {}, options=options or {}, limit=limit)
     bare = unwrap(model)  # an encoder has its body inside
     with following(recipe):
         _fill(bare, recipe, tensors, source)

@@ -66,6 +66,8 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     Args:
         name: Of the model, for the message.
         tensors: What the file of the save holds.
+        own_code: Whether modules of the user's own code run, which may have operations whose size is not known before
+            they run. They are let through then: what they are given is within the limit.
 
     Example:
         >>> with Limit("tiny/glyphnet", {"weight": torch.zeros(3)}):
@@ -76,9 +78,10 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         ...
     """
 
-    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, name: str, tensors: Mapping[str, Tensor], *, own_code: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._name = name
+        self._own_code = own_code
         self._refused: Unreadable | None = None
         self._elements = _SPARE + _TIMES * sum(tensor.numel() for tensor in tensors.values())
         self._tensors = _SPARE_TENSORS + _TIMES_TENSORS * len(tensors)
@@ -91,7 +94,12 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever func returns
         kwargs = kwargs or {}
-        size = self._result_size(func, args, kwargs)
+        try:
+            size = self._result_size(func, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - an operation of anybody's may raise anything on such tensors
+            if self._own_code:
+                return func(*args, **kwargs)
+            self._refuse(f"{_name(func)}, an operation whose size is not known before it runs", error)
         if size > self._elements:
             self._refuse(f"{size:,} elements where {self._elements:,} may still come")
         if _name(func) in _LASTING:
@@ -103,7 +111,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
     def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]  # as above
-        if self._refused and not isinstance(raised[1], ZooError):  # a forward on trial may fail, and this goes with it
+        if self._refused and raised[1] is not self._refused:  # a forward on trial may fail, and this goes with it
             raise self._refused
 
     def _result_size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -120,28 +128,21 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         fixed = {"device": torch.device("meta"), "pin_memory": None, "generator": None}
         said = {each.name: fixed[each.name] for each in schema.arguments if each.kwarg_only and each.name in fixed}
         plain, named = tree_map_only(Tensor, _without_values, (_counted(schema.name, args), kwargs))
-        try:
-            result = func(*plain, **{**named, **said})
-        except NotImplementedError as error:
-            raise _refusal(self._name, f"{schema.name}, whose result has a size that is not known before") from error
+        result = func(*plain, **{**named, **said})
         sizes = [each.numel() for each in tree_leaves(result) if isinstance(each, Tensor)]
         if schema.name in _ATTENTION:
             batch, tokens = args[0].shape[:2]
             sizes.append(batch * tokens**2 * args[_ATTENTION[schema.name]])
         return max(sizes, default=0)
 
-    def _refuse(self, got: str) -> NoReturn:
-        self._refused = _refusal(self._name, got)
-        raise self._refused
-
-
-def _refusal(name: str, got: str) -> Unreadable:
-    return Unreadable(
-        f"the recipe of {name} makes far larger tensors than its save holds",
-        got=got,
-        done="it was stopped before they were allocated",
-        cause="recipe.json was changed by hand",
-    )
+    def _refuse(self, got: str, error: Exception | None = None) -> NoReturn:
+        self._refused = Unreadable(
+            f"the recipe of {self._name} makes far larger tensors than its save holds",
+            got=got,
+            done="it was stopped before they were allocated",
+            cause="recipe.json was changed by hand",
+        )
+        raise self._refused from error
 
 
 def _name(func: Callable[..., Any]) -> str:
@@ -329,6 +330,11 @@ def card_of(recipe: Recipe) -> Card:
             name=recipe.id,
             matches=(),
         ) from error
+
+
+def is_own_code(card: Card) -> bool:
+    """Whether a model was registered in this process, so that code of the user's builds it."""
+    return card.name in current_zoo().member(card.family).own
 
 
 def edit_to_plain(edit: Edit) -> dict[str, Any]:

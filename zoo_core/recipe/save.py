@@ -20,9 +20,8 @@ from zoo_core.recipe.base_weights import has_base, left_out
 from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.json_arguments import to_plain
-from zoo_core.recipe.rebuild import customs_in, edit_to_plain, rebuild, refuse_custom, repeat
+from zoo_core.recipe.rebuild import customs_in, edit_to_plain, is_own_code, rebuild, refuse_custom, repeat
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
-from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.head.multi_head import Heads
@@ -343,7 +342,7 @@ def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[st
         dtype=state.dtype_of(bare),
         channels_last=is_channels_last(bare),
         training=bare.training,
-        registered=card.build if card.name in current_zoo().member(card.family).own else "",
+        registered=card.build if is_own_code(card) else "",
     )
 
 
