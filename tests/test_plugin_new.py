@@ -106,7 +106,7 @@ def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
     models = ", ".join(f"torch.nn:Conv2d(kernel_size=(3, 3), in_channels=1, out_channels={width})" for width in (2, 4))
     one, two = _traced_cards("acme", models, (1, 8, 8))
     assert (one.name, two.name) == ("conv2d", "conv2d-2")
-    assert two.options == {"in_channels": 1, "out_channels": 4, "kernel_size": (3, 3)}
+    assert two.options == {"in_channels": 1, "out_channels": 4, "kernel_size": [3, 3]}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
         ("json:dumps(1)", r"json:dumps\(1\) is not read"),
         ("json:dumps(obj=open('x'))", "is not read"),
         ("json:dumps(**{'obj': 1})", "is not read"),
+        ("json:dumps(obj={1, 2})", "is not read"),
         ("json.dumps", "json.dumps is not read"),
     ],
 )

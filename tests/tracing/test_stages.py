@@ -157,3 +157,30 @@ def test_every_parameter_is_frozen_as_deep_as_it_is(case):
     free = {name for name, each in model.named_parameters() if each.requires_grad}
     assert {name for name in free if name.startswith(tuple(last.modules))}
     assert not {name for name in free if name.startswith("stem")}
+
+
+class PooledByAttention(nn.Module):
+    """The pool is registered before the stages, and forward needs their last map beside its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 8, 2)
+        self.pool = nn.Linear(8, 1)
+        self.layer1 = block(8, 8, 2)
+        self.layer2 = block(8, 16, 2)
+        self.widen = nn.Linear(16, 8)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        tokens = self.layer2(self.layer1(self.stem(x))).flatten(2).transpose(1, 2)
+        weights = self.pool(self.widen(tokens)).softmax(1)
+        return self.fc((weights.transpose(1, 2) @ tokens).squeeze(1))
+
+
+def test_a_pool_by_attention_is_no_stage_and_is_deeper_than_all():
+    model = zoo.adopt(PooledByAttention(), example=X)
+    assert steps(model) == [(8, 4), (16, 8)]
+    zoo.freeze(model, until="layer2")
+    zoo.freeze(model, "layer2")
+    free = {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad}
+    assert free == {"pool", "widen", "fc"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sysconfig
 from importlib.resources import files
@@ -138,7 +139,8 @@ def _each_model(models: str) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             call = cast("ast.Call", ast.parse(f"f({(match and match['arguments']) or ''})", mode="eval").body)
             options = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-        except (SyntaxError, ValueError):
+            options = json.loads(json.dumps(options))  # as the card will be read, which has lists for tuples
+        except (SyntaxError, ValueError, TypeError):
             match = None
         if match is None or call.args or "None" in options:
             raise UsageError(

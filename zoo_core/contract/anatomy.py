@@ -180,7 +180,9 @@ class Anatomy:
         stages: The steps of depth, first to last.
         features: ``(model, x)`` to the last feature map or the tokens: a :class:`~zoo_core.Chain`, or any module-level
             function, which uses nothing but its arguments: it is given twins of the model too.
-        pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head.
+        pool: ``(model, features)`` to what the head sites are given: ``[N, in_features]`` for a linear head. One that
+            is no :class:`~zoo_core.Chain` and calls layers that are registered before the last stage has their paths in
+            an attribute ``paths``; they are deeper than the stages then.
         classify: ``(model, pooled)`` to the scores; the main head alone when it is None. Needed where something follows
             the head, or where two heads are averaged. One that is no :class:`~zoo_core.Chain` and uses parameters of
             the model itself, such as weights of several heads, has their names in an attribute ``uses``; they belong

@@ -43,6 +43,11 @@ class Chain:
                 raise AnatomyError(f"Chain.steps are paths and functions, given one by one; got {step!r:.80}")
         object.__setattr__(self, "steps", steps)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the modules that it calls."""
+        return tuple(step for step in self.steps if isinstance(step, str))
+
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
         """Run the steps of this chain of ``model`` on ``x``."""
         for step in self.steps:

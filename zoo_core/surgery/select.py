@@ -50,6 +50,7 @@ def depths(model: nn.Module) -> dict[str, int]:
         for name in names:
             if any(under(name, path) for path in stage.modules):
                 staged.setdefault(name, depth)
+    last = [path for piece in (anatomy.pool, anatomy.classify) for path in getattr(piece, "paths", ())]
     waiting = len(staged)  # as long as a stage is still to come, what is beside the stages is before it
     result: dict[str, int] = {}
     before = 0
@@ -59,6 +60,8 @@ def depths(model: nn.Module) -> dict[str, int]:
             result[name] = after + 1
         elif any(under(name, path) for path in anatomy.stem) and name not in staged:
             result[name] = 0
+        elif name not in staged and any(under(name, path) for path in last):
+            result[name] = after
         else:
             before = staged.get(name, before if waiting else after)
             result[name] = before

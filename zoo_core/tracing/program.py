@@ -127,9 +127,9 @@ class Program:
         return tuple(dict.fromkeys(each.name for each in records if isinstance(each, Own)))
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> tuple[str, ...]:
         """Paths of the modules that it calls."""
-        return [step.run for step in self.steps if isinstance(step.run, str)]
+        return tuple(step.run for step in self.steps if isinstance(step.run, str))
 
     def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - one tensor, or several
         """Run the steps."""

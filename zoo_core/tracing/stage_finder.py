@@ -124,7 +124,9 @@ class Grid:
     def deepest(self, outputs: Iterable[int]) -> int:
         """The last of the tensors of lowest resolution on the way to some outputs.
 
-        Of a product the first factor is on the way: the others are the keys and values of attention, or a gate.
+        Of a product the first factor is on the way: the others are the keys and values of attention, or a gate. Where
+        everything passes through a tensor of that resolution, later ones beside which it is still needed, such as the
+        weights of a pool by attention, are not meant.
         """
         recording, todo, way = self.flow.recording, [*outputs], set[int]()
         while todo:
@@ -135,7 +137,9 @@ class Grid:
                 todo += moving[:1] if recording.ops[number].name in _GATED else moving
         made = [value for number in sorted(way) for value in recording.ops[number].outputs if value in self.given_out]
         maps = [(result.stride, index) for index, value in enumerate(made) if (result := self.map_of(value))]
-        return made[max(maps)[1]] if maps else -1
+        lowest = [made[index] for stride, index in maps if stride == max(maps)[0]]
+        cuts = {*self.flow.cuts(outputs)}
+        return ([value for value in lowest if value in cuts] or lowest or [-1])[-1]
 
     @cached_property
     def given_out(self) -> frozenset[int]:
