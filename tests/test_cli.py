@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from zoo_core.errors import ZooError
 
 
 def zoo(*args: str, **env: str):
-    import os
 
     return subprocess.run(
         [sys.executable, "-m", "zoo_core.cli", *args],
@@ -369,10 +369,32 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, tmp_path):
     assert "wrong: connections: " in answer.stdout
 
 
+def test_a_torch_that_does_not_import_is_a_message_and_the_doctor_names_it(tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def zoo(*args):
+        command = [sys.executable, "-m", "zoo_core.cli", *args]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+
+    answer = zoo("get", "tiny/glyphnet")
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines() == [
+        "zoo: OSError: libcudart.so.13: cannot open shared object file",
+        "  next step: zoo doctor says what does not import",
+    ]
+    assert "wrong: torch: OSError: libcudart" in zoo("doctor").stdout
+
+
+def test_no_help_is_cut_off_in_a_list_of_commands():
+    for name in ("cache", "plugin", "mirror", "bundle"):
+        usage, *lines = CliRunner().invoke(group, [name, "--help"]).output.splitlines()
+        assert not [line for line in lines if line.endswith("...")], usage
+
+
 def on_a_terminal(*args, columns=80):
     """What a command prints on a terminal of so many columns, with its escapes."""
     import fcntl
-    import os
     import pty
     import struct
     import termios

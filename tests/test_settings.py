@@ -186,11 +186,20 @@ def test_zoo_config_shows_who_says_what(project, monkeypatch):
     (project / "zoo.toml").write_text("mirror = ['https://me:secret@a.example']\nverify = 'always'\n")
     monkeypatch.setenv("ZOO_VERIFY", "auto")
     shown = CliRunner().invoke(zoo, ["config"]).output
-    assert f"mirror      https://a.example  ({project / 'zoo.toml'})" in shown
-    assert "verify      auto  (ZOO_VERIFY)" in shown
+    assert f"mirror        https://a.example  ({project / 'zoo.toml'})" in shown
+    assert "verify        auto  (ZOO_VERIFY)" in shown
     rows = json.loads(CliRunner().invoke(zoo, ["config", "--json"]).output)
     assert [row["key"] for row in rows] == [setting.key for setting in settings.SETTINGS]
     assert "secret" not in shown
+
+
+def test_the_doctor_looks_at_the_rest_where_a_settings_file_is_broken(project):
+    (project / "zoo.toml").write_text("offline = maybe")
+    answer = CliRunner().invoke(zoo, ["doctor"])
+    assert answer.exit_code == 1
+    assert "zoo-core" in answer.stdout
+    assert answer.stdout.count("wrong: ") == 1
+    assert "zoo.toml, line 1: Invalid value" in answer.stdout
 
 
 def test_a_header_is_shown_by_its_name_alone(project, monkeypatch):

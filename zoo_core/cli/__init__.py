@@ -47,6 +47,13 @@ def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
             traceback.print_exception(error)
         sys.stderr.write(f"zoo: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
+    except (ImportError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        if VERBOSITY.verbose:  # a library is broken, such as a torch whose parts do not belong together
+            traceback.print_exception(error)
+        sys.stderr.write(f"zoo: {type(error).__name__}: {error}\n  next step: zoo doctor says what does not import\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Aborted!\n")
         return INTERRUPTED

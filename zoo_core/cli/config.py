@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from zoo_core import settings
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, paragraph
 from zoo_core.weights.transport.urls import shown
 
 
@@ -20,11 +20,11 @@ def config(*, as_json: bool) -> None:
     if as_json:
         echo(json.dumps(rows, indent=2))
         return
+    width = max(len(row["key"]) for row in rows) + 2
     for row in rows:
-        if row["from"] is None:
-            echo(f"{row['key']:12}-  (not set: {row['meaning']})")
-        else:
-            echo(f"{row['key']:12}{_plainly(row['value'])}  ({row['from']})")
+        is_set = row["from"] is not None
+        value, why = (_plainly(row["value"]), row["from"]) if is_set else ("-", f"not set: {row['meaning']}")
+        paragraph(f"{row['key']:{width}}{value}  ({why})", indent=width)
 
 
 def _facts(setting: settings.Setting) -> dict[str, Any]:

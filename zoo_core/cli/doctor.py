@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _LITTLE = 2 << 30
 """Bytes free below which the next large model may not fit."""
+_NEXT = "put that right, and zoo config shows all settings"
 _OWN_EXTRAS = ("demo", "efficientnet-pytorch", "pretrainedmodels", "timm", "torchvision")
 """Extras that only name plugins, which have lines of their own."""
 
@@ -63,14 +65,23 @@ def doctor(*, as_json: bool) -> None:
     zoo doctor
     zoo doctor --json > report.json
     """
-    result = [*_python(), *_families(), *_extras(), *_cache(), *_settings()]
-    wrong = [each for each in result if each.problem]
+    parts = {"python": _python, "families": _families, "extras": _extras, "cache": _cache, "settings": _settings}
+    result = [each for name, part in parts.items() for each in _looked_at(name, part())]
+    wrong = [*{each.problem: each for each in reversed(result) if each.problem}.values()][::-1]  # each cause once
     if as_json:
         echo(json.dumps([asdict(each) for each in result], indent=2))
     else:
         _print(result, wrong)
     if wrong:
         raise SystemExit(1)
+
+
+def _looked_at(name: str, part: Iterator[Finding]) -> Iterator[Finding]:
+    """What ``zoo doctor`` finds of a part; what keeps it from looking, such as a broken zoo.toml, is a finding too."""
+    try:
+        yield from part
+    except ZooError as error:
+        yield Finding(name, name, "cannot be looked at", error.summary, error.parts["hint"] or _NEXT)
 
 
 def _print(found: list[Finding], wrong: list[Finding]) -> None:
@@ -94,6 +105,7 @@ def _python() -> Iterator[Finding]:
     """What ``zoo doctor`` finds of Python, zoo-core, torch and torchvision."""
     yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("python", "zoo-core", version("zoo-core"))
+    yield Finding("python", "pip", version("pip") if find_spec("pip") else "not here: write uv pip for pip")
     for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install torchvision")):
         try:
             module = import_module(name)
@@ -195,7 +207,7 @@ def _settings() -> Iterator[Finding]:
         try:
             result = settings.find(setting)
         except ZooError as error:
-            yield Finding("settings", setting.key, "malformed", error.summary, "zoo config shows all settings")
+            yield Finding("settings", setting.key, "malformed", error.summary, _NEXT)
             continue
         if result is not None:
             value = "yes" if result[0] is True else "no" if result[0] is False else "set"

@@ -134,6 +134,7 @@ class LazyGroup(click.Group):
 def _with_examples(command: click.Command, path: str) -> click.Command:
     r"""Show how a command is used below its help, and keep the lines that a raw docstring marks with ``\b``."""
     command.help = (command.help or "").replace("\\b\n", "\b\n")
+    command.short_help = " ".join(command.help.partition("\n\n")[0].split())  # click cuts it off otherwise
     if path in _EXAMPLES:
         command.epilog = "\n".join(["\b", *_EXAMPLES[path]])
     for name, each in getattr(command, "commands", {}).items():

@@ -7,6 +7,7 @@ import json
 import re
 import sysconfig
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from string import Template
@@ -80,7 +81,7 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     replace. It passes the conformance kit, ruff and mypy as it is.
 
     \b
-    zoo plugin new acme --library acme-models --models "acme.models:Net, acme.models:ViT(depth=6, mlp_dim=256)"
+    zoo plugin new acme --library acme-models --models "acme.models:Net(dim=8)"
     """
     if not _SIZES.fullmatch(input_size):
         raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
@@ -88,7 +89,10 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
     what = f"{len(cards)} models of {library or 'your library'}" if cards else "a toy model"
     echo(f"{folder} is a working plugin with {what}. Next:")
-    echo(f"  cd {folder} && pip install -e . pytest && pytest")
+    if find_spec("pip"):
+        echo(f"  cd {folder} && pip install -e . pytest && pytest")
+    else:  # as in an environment that uv has made
+        echo(f"  uv pip install -e {folder} pytest && uv run --no-sync pytest {folder}")
     if cards:
         echo("  then add weights to the cards, as README.md says")
     else:

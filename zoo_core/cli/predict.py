@@ -57,7 +57,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
         if result.error is None and draw is not None:
             _draw(result, draw)
         _print(result, as_json=as_json)
-    note(f"{total} images, {failed} failed" + (f", {noted} with a note" if noted else ""))
+    note(f"{total} image{'s' * (total != 1)}, {failed} failed" + (f", {noted} with a note" if noted else ""))
     if failed:
         raise SystemExit(1)
 
