@@ -51,13 +51,19 @@ def test_a_csv_with_several_labels_is_multi_label(digits):
 
 def test_a_csv_says_the_split(digits):
     table = digits / "labels.csv"
-    table.write_text("file,class,split\n0/000.png,a,train\n1/000.png,b,train\n2/000.png,a,val\n")
-    assert [sample.name for sample in read_data(table).val] == ["2/000.png"]
+    table.write_text("file,class,split\n0/000.png,a,train\n1/000.png,b,\n2/000.png,a,val\n")
+    data = read_data(table)
+    assert [sample.name for sample in data.val] == ["2/000.png"]
+    assert "rows without a split, which are trained on: 1" in data.notes
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n1,2\n", "does not say which image"), ("path,label\n0/000.png,a\n", "images of 1 classes")],
+    [
+        ("a,b\n1,2\n", "does not say which image"),
+        ("path,label\n0/000.png,a\n", "images of 1 classes"),
+        ("path,label\ndata/0.png,a\ndata/1.png,b\n", "names 2 images, and none of them is there"),
+    ],
 )
 def test_a_csv_that_cannot_be_used_is_refused_in_words(digits, text, message):
     (digits / "labels.csv").write_text(text)
@@ -220,10 +226,13 @@ def test_hidden_copies_are_no_images_and_what_is_ignored_is_named(digits):
     for copy in ("0/.ipynb_checkpoints/000-checkpoint.png", "loose.png"):
         (digits / copy).write_bytes((digits / "0" / "000.png").read_bytes())
     (digits / "0" / "phone.heic").write_bytes(b"")
+    (digits / "1" / "more").mkdir()
+    (digits / "1" / "000.png").rename(digits / "1" / "more" / "000.png")
     data = read_data(digits)
     assert len(data.train) + len(data.val) == 24
+    assert "folders in 1 whose images are of the class 1 too: 1" in data.notes
     assert "no images by their names: 1 (phone.heic)" in data.notes[0]
-    assert "images beside the class folders" in data.notes[1]
+    assert "images beside the class folders" in data.notes[2]
 
 
 def test_images_of_16_bits_keep_them_as_in_predict(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from click.testing import CliRunner
@@ -56,6 +58,8 @@ def test_category_ids_with_gaps_become_classes_after_the_background(coco):
         ({"image_id": 5}, r"objects of an image that the file does not list: 1 \(image_id 5\)", 1),
         ({"segmentation": [[1, 1, 2, 2]]}, "masks that are no polygons of three points", 2),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "masks of another size than their image", 2),
+        ({"segmentation": {"size": [48, 64], "counts": [9]}}, "masks whose run lengths do not cover their image", 2),
+        ({"segmentation": {"size": [48, 64], "counts": "d2"}}, "masks whose run lengths do not cover their image", 2),
         ({"keypoints": [1, 2]}, "keypoints that are not 3 triples of x, y and visibility", 2),
     ],
 )
@@ -64,6 +68,34 @@ def test_what_is_wrong_with_an_object_is_counted_and_named(coco, values, note, l
     assert len(data.notes) == 1
     assert re.match(note, data.notes[0])
     assert len(next(each for each in (*data.train, *data.val) if each.name == "000.png").labels) == left
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
+def test_a_compressed_mask_is_read_as_pycocotools_reads_it(coco):
+    mask = torch.rand(48, 64, generator=torch.Generator().manual_seed(0)).lt(0.3).byte()
+    encoded = pycocotools.mask.encode(np.asfortranarray(mask.numpy()))
+    values = {"size": [48, 64], "counts": encoded["counts"].decode()}
+    data = changed(coco, lambda content: content["annotations"][0].update(segmentation=values))
+    sample = next(each for each in (*data.train, *data.val) if each.name == "000.png")
+    assert torch.equal(sample.target((48, 64), ["masks"])["masks"][0].as_subclass(torch.Tensor), mask)
+
+
+def test_boxes_are_cut_off_at_the_edge_of_an_image_whose_size_the_file_does_not_say(coco):
+    def change(content):
+        del content["images"][0]["height"]
+        content["annotations"][0]["bbox"] = [60, 1, 9, 9]
+
+    data = changed(coco, change)
+    sample = next(each for each in (*data.train, *data.val) if each.name == "000.png")
+    assert sample.objects[0].box == (60, 1, 64, 10)
+
+
+def test_spaces_around_the_name_of_a_category_lose_no_keypoints(coco):
+    def change(content):
+        for each in content["categories"]:
+            each["name"] += " "
+
+    assert changed(coco, change).num_keypoints == 3
 
 
 @pytest.mark.parametrize(

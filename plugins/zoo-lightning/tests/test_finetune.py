@@ -231,9 +231,14 @@ def test_several_labels_train_with_binary_cross_entropy(digits, tmp_path):
 def test_every_option_of_training_runs(digits, tmp_path):
     result = finetune(
         digits, out=tmp_path / "out", epochs=2, ema=0.9, patience=1, layer_decay=0.7, head_lr=1e-2, label_smoothing=0.1,
-        balance=True, accumulate=2, precision="bf16-mixed", **RUN,
+        balance=True, accumulate=2, precision="64-true", freeze="until=layer2", **RUN,
     )  # fmt: skip
     assert result.report.is_file()
+    before, after = zoo.get(RUN["model"], num_classes=3).state_dict(), weights(result.folder)
+    moved = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "layer2" in moved
+    assert not moved & {"stem", "layer1"}
+    assert {value.dtype for value in after.values()} <= {torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_every_option_of_training_runs(digits, tmp_path):
         ({"epochs": 0}, "no epoch to train"),
         ({"epochs": 1.5}, "epochs cannot be 1.5"),
         ({"batch_size": 0}, "batch_size cannot be 0"),
-        ({"ema": 2.0}, "ema cannot be 2.0"),
+        ({"ema": 1.0}, "ema cannot be 1.0"),
         ({"mixup": -1.0}, "mixup cannot be -1.0"),
         ({"lr": float("nan")}, "lr cannot be nan"),
         ({"patience": 0}, "patience cannot be 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchvision import tv_tensors
 
+import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.samples import (
     SIDES,
@@ -282,7 +284,9 @@ class _Annotations:
 
     def num_keypoints(self, names: Sequence[str]) -> int:
         """How many keypoints an object of the classes that are used has."""
-        counts = {len(each.get("keypoints") or ()) for each in self.categories.values() if each.get("name") in names}
+        counts = {
+            len(each.get("keypoints") or ()) for number, each in self.categories.items() if self.names[number] in names
+        }
         return max(counts, default=0)
 
     def samples(self, names: Sequence[str], num_keypoints: int, faults: Faults) -> list[ObjectSample]:
@@ -302,11 +306,12 @@ class _Annotations:
                     f"images {'that are listed again' if name else 'without a file_name'}, which were left out", name
                 )
                 continue
-            size = _size(image)
+            path = self._path(name)
+            size = _size(image) or _size_in(path)
             read = [_object(each, index, size, name, faults) for each in own[image.get("id")]]
             objects = tuple(_with_keypoints(each, num_keypoints, name, faults) for each in read if each is not None)
             labels = tuple(each.label for each in objects if not each.is_crowd)
-            result[name] = ObjectSample(self._path(name), labels, name, objects, size, num_keypoints)
+            result[name] = ObjectSample(path, labels, name, objects, size, num_keypoints)
         return list(result.values())
 
     def _path(self, name: str) -> Path:
@@ -330,6 +335,13 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Height and width that COCO's record of an image has; None where it has none."""
     height, width = image.get("height"), image.get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) and height and width else None
+
+
+def _size_in(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image whose record has none; None where it cannot be read."""
+    with contextlib.suppress(errors.ImageError):
+        return size_of(zoo.read_image(path))
+    return None
 
 
 def _object(
@@ -390,15 +402,39 @@ def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) 
     if not shape:
         return None
     if isinstance(shape, dict):
-        if list(shape.get("size", ())) == list(size or shape.get("size", ())) and shape.get("counts"):
+        height, width = size or shape.get("size") or (0, 0)
+        if shape.get("size") != [height, width]:
+            faults.add("masks of another size than their image, which were left out", name)
+        elif _num_pixels(shape.get("counts")) != height * width:  # pycocotools leaves the others as memory had them
+            faults.add("masks whose run lengths do not cover their image, which were left out", name)
+        else:
             return shape
-        faults.add("masks of another size than their image, which were left out", name)
         return None
     polygons = [_numbers(each) for each in shape] if isinstance(shape, list) else []
     fine = [each for each in polygons if each and len(each) >= _POLYGON and len(each) % 2 == 0]
     if not fine:
         faults.add("masks that are no polygons of three points, which were left out", name)
     return fine or None
+
+
+def _num_pixels(counts: Any) -> int:  # noqa: ANN401 - as above
+    """How many pixels the run lengths of a COCO mask cover, as a list or compressed; -1 where they are none.
+
+    Example:
+        >>> _num_pixels([100, 200]), _num_pixels("d2"), _num_pixels([-1, 1])
+        (300, 84, -1)
+    """
+    runs = counts if isinstance(counts, list) else []
+    value = shift = 0
+    for character in counts if isinstance(counts, str) else "":
+        bits = ord(character) - ord("0")  # five of them, and whether more follow; the last says the sign
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            before = runs[-2] if len(runs) > 2 else 0  # noqa: PLR2004 - differences from the fourth on
+            runs.append(before + value - ((bits >> 4 & 1) << shift))
+            value = shift = 0
+    return sum(runs) if all(type(run) is int and run >= 0 for run in runs) else -1
 
 
 def _with_keypoints(each: Object, count: int, name: str, faults: Faults) -> Object:

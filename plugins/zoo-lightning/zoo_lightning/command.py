@@ -44,7 +44,12 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 @click.option(
     "--weight-decay", type=float, default=0.05, show_default=True, help="Of weights, not of biases and norms."
 )
-@click.option("--freeze", multiple=True, metavar="PART", help="What stays as it is: backbone, a stage, a pattern.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="PART",
+    help="What stays as it is: backbone, until=layer4, a stage, a pattern.",
+)
 @click.option(
     "--unfreeze-at", multiple=True, metavar="PART=EPOCH", callback=_epochs_of_parts, help="When it trains after all."
 )
@@ -73,7 +78,9 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 )
 @click.option("--balance", is_flag=True, help="Weigh classes by the inverse of how many images they have.")
 @click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better score.")
-@click.option("--ema", type=click.FloatRange(0, 1), help="Decay of an average of the weights, such as 0.999.")
+@click.option(
+    "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of an average of the weights, such as 0.999."
+)
 @click.option("--precision", default="32-true", show_default=True, help="32-true, bf16-mixed or 16-mixed.")
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, help="Batches whose gradients are added up.")
 @click.option(

@@ -140,6 +140,8 @@ def _read_classes(root: Path, folder: Path, side: str, parts: _Parts) -> None:
             parts.notes.append(
                 f"files in {name} that are no images by their names: {len(others)} ({others[0].name}{more})"
             )
+        if inside := {file.relative_to(each).parts[0] for file in files if file.parent != each}:
+            parts.notes.append(f"folders in {name} whose images are of the class {each.name} too: {len(inside)}")
         parts.rows += [(file, (each.name,), side, str(file.relative_to(folder))) for file in files]
     if loose:
         parts.notes.append(f"images beside the class folders of {root.name}, which were left out: {loose}")
@@ -186,6 +188,16 @@ def _from_csv(path: Path) -> _Parts:
             )
         elif side in used:
             parts.rows.append((path.parent / name, labels, used[side], name))
+    if parts.rows and not any(os.path.exists(source) for source, *_ in parts.rows):  # noqa: PTH110 - as above
+        raise errors.UsageError(
+            f"{path} names {len(parts.rows)} images, and none of them is there",
+            expected=f"paths from the folder of the file on, {path.parent}",
+            got=parts.rows[0][3],
+            hint="move the file beside its images, or write the paths from its folder on",
+        )
+    where_to = Counter(side for _, _, side, _ in parts.rows)
+    if where_to["val"] and where_to[""]:
+        parts.notes.append(f"rows without a split, which are trained on: {where_to['']}")
     if doubled := len(parts.rows) - len({row[3] for row in parts.rows}):
         parts.rows = list({row[3]: row for row in reversed(parts.rows)}.values())[::-1]
         parts.notes.append(f"{doubled} repeated {'row was' if doubled == 1 else 'rows were'} left out")
@@ -394,6 +406,6 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
             cause="every image of it is in the validation split"
             if seen.issuperset(index[name] for name in missing)
             else shortened(parts.notes),
-            hint="give each class at least two images that can be read",
+            hint="give each class at least two images that can be read, and one of them to a split train",
         )
     return require_both(path, data, workers)

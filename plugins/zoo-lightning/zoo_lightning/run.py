@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.tuner.tuning import Tuner
+from torch.optim.swa_utils import get_ema_avg_fn
 
 import zoo_core as zoo
 from zoo_core import errors
@@ -43,20 +44,24 @@ from zoo_lightning.tasks import build, evaluation_of, module_for, require_option
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
 REPORT, METRICS = "report.html", "metrics.json"
+_UNTIL = "until="
 _STEPS = 100
 """In which a learning rate is looked for."""
 _SLOWEST = 1e-5
 """Below which none is looked for: the loss of few images falls as fast by chance, and a new head learns nothing."""
 _LEAST = {"epochs": 0, "head_epochs": 0, "workers": 0, "seed": 0, "batch_size": 1, "accumulate": 1, "adapter_rank": 1}
 _AT_LEAST_0, _SHARE = (0.0, math.inf), (0.0, 1.0)
+_BELOW_1 = 0.999999
+"""The greatest decay of averaged weights: at 1 they would stay as they were before the training."""
 _BOUNDS = {
     **dict.fromkeys(("lr", "head_lr", "weight_decay", "mixup"), _AT_LEAST_0),
-    **dict.fromkeys(("layer_decay", "label_smoothing", "ema"), _SHARE),
+    **dict.fromkeys(("layer_decay", "label_smoothing"), _SHARE),
+    "ema": (0.0, _BELOW_1),
 }
 RUN = "run"
 """The ending of the folder of a run that is not finished, beside the one it writes to."""
@@ -73,7 +78,8 @@ class Options:
         head_lr: Learning rate of the head; None for that of the backbone.
         layer_decay: Factor on the learning rate for each stage away from the head.
         weight_decay: Of weights, not of biases and norms.
-        freeze: Part or parts that stay as they are: ``"backbone"``, stages, patterns.
+        freeze: Part or parts that stay as they are: ``"backbone"``, stages, patterns; ``"until=layer4"`` for all that
+            comes before a part.
         unfreeze_at: Part to epoch: when a frozen part begins to train.
         adapter: ``"lora"`` freezes the backbone and trains low-rank adapters of it (``zoo-core[lora]``); None for none.
         adapter_rank: Inner size of the adapters.
@@ -343,8 +349,7 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
     """The module that a run trains: a model suited to the data, frozen and adapted as the options say."""
     require_options(data.task, asdict(options))
     built = suited(build(model, data, options.seed, values=values) if isinstance(model, str) else model, data)
-    if options.freeze:
-        zoo.freeze(built, *options.freeze)
+    _freeze(built, options.freeze)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
     require_trainable(built, [name for name, epoch in (options.unfreeze_at or {}).items() if not epoch])
@@ -365,6 +370,15 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
         unfreeze_at=options.unfreeze_at,
         seed=options.seed,
     )
+
+
+def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Freeze what stays as it is in a run; ``until=layer4`` is all that comes before that part."""
+    for part in parts:
+        if part.startswith(_UNTIL):
+            zoo.freeze(model, until=part.removeprefix(_UNTIL))
+        else:
+            zoo.freeze(model, part)
 
 
 def _balance(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
@@ -402,8 +416,14 @@ def _callbacks(options: Options, work: Path) -> list[Callback]:
     if options.patience is not None:
         result.append(Stopping(METRIC, mode="max", patience=options.patience))
     if options.ema is not None:
-        result.append(EMAWeightAveraging(decay=options.ema))
+        result.append(WeightAveraging(avg_fn=_moving_average(options.ema)))
     return result
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """How a run averages weights; torch's own average moves what is frozen, by rounding."""
+    average = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no types there
+    return lambda mean, value, count: torch.where(mean == value, mean, average(mean, value, count))
 
 
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:
@@ -452,6 +472,7 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     if best := getattr(engine.checkpoint_callback, "best_model_path", ""):
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         run.module.load_state_dict(state)
+    run.module.float()  # whatever precision it was trained in: images are of this one
     options = run.options
     _, val = datasets(run.data, run.module.model, augment=options.augment, seed=options.seed)
     evaluation = evaluation_of(run.module, val, run.data, batch_size=options.batch_size, workers=options.workers)
