@@ -228,13 +228,24 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     assert not [*(tmp_path / "zoo-acme").iterdir()]
 
 
-def test_the_command_says_what_comes_next(tmp_path):
-    answer = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme", "--directory", "here")
-    assert answer.returncode == 0, answer.stderr
-    assert f"cd {Path('here', 'zoo-acme')} && pip install" in answer.stdout
-    again = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme", "--directory", "here")
-    assert again.returncode == 2
-    assert again.stderr.startswith(f"zoo: {Path('here', 'zoo-acme')} is there already")
+@pytest.mark.parametrize(
+    ("pip", "expected"),
+    [
+        (True, "cd {} && pip install -e . pytest && pytest\n"),
+        (None, "uv pip install -e {0} pytest && uv run --no-sync pytest {0}\n"),
+    ],
+)
+def test_the_command_says_what_comes_next(tmp_path, monkeypatch, pip, expected):
+    monkeypatch.setattr("zoo_core.cli.new_plugin.find_spec", lambda name: pip)
+    command = ["plugin", "new", "acme", "--directory", str(tmp_path)]
+    assert f"  {expected.format(tmp_path / 'zoo-acme')}" in CliRunner().invoke(commands, command).stdout
+
+
+def test_the_command_leaves_a_folder_that_is_there_alone(tmp_path):
+    (tmp_path / "zoo-acme").mkdir()
+    answer = run(tmp_path, "-m", "zoo_core.cli", "plugin", "new", "acme")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("zoo: zoo-acme is there already")
 
 
 def test_a_plugin_that_is_installed_from_the_current_folder_passes_the_kit(plugin, monkeypatch):
