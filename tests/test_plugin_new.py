@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -236,7 +235,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     ],
 )
 def test_the_command_says_what_comes_next(tmp_path, monkeypatch, pip, expected):
-    monkeypatch.setattr("zoo_core.cli.new_plugin.find_spec", lambda name: pip)
+    monkeypatch.setattr("zoo_core.cli.new_plugin.find_spec", {"pip": pip}.get)
     command = ["plugin", "new", "acme", "--directory", str(tmp_path)]
     assert f"  {expected.format(tmp_path / 'zoo-acme')}" in CliRunner().invoke(commands, command).stdout
 
