@@ -110,13 +110,15 @@ def test_a_plain_option_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "model"])
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("kind", ["link", "loop", "pipe", "folder"])
 def test_what_is_no_ordinary_file_is_not_opened(name, kind, tmp_path):
     folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
     path = next(each for each in folder.iterdir() if each.name.startswith(name))
     moved = path.rename(tmp_path / path.name)
     if kind == "link":
         path.symlink_to(moved)
+    elif kind == "loop":
+        path.symlink_to(path.name)
     elif kind == "pipe":
         os.mkfifo(path)  # a read of it would wait for ever
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import os
 import signal
@@ -176,6 +177,17 @@ def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monke
     found = zoo.embed(glyphs, photos, out=out)
     assert sorted(found.names) == sorted(zoo.embed(glyphs, photos).names)
     assert not (tmp_path / "features.parquet.parts").exists()
+
+
+@pytest.mark.extra
+def test_a_file_that_finds_no_room_leaves_no_part_of_itself(glyphs, photos, tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="No space left"):
+        zoo.embed(glyphs, photos, out=tmp_path / "features.parquet")
+    assert not [*(tmp_path / "features.parquet.parts").iterdir()]
 
 
 _SLOW = """

@@ -20,6 +20,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.private_files import believed, write_anew
 from zoo_core.weights import Cache, fetch, obtain
 from zoo_core.weights.cache.converted import Copy
+from zoo_core.weights.cache.location import cache_folder
 from zoo_core.weights.cache.maintenance import contents, leftovers, prune, remove
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.ownership import give_up, own_name
@@ -194,6 +195,20 @@ def test_a_linked_lock_stays_a_link(tmp_path):
     write_lock(path, [])
     assert path.is_symlink()
     assert (tmp_path / "real" / "zoo.lock").is_file()
+
+
+def test_a_lock_that_is_a_link_to_itself_is_written_anew(tmp_path):
+    path = tmp_path / "zoo.lock"
+    path.symlink_to(path.name)
+    _renew(path, {})
+    assert read_lock(path).entries == {}
+
+
+def test_a_pipe_in_the_place_of_the_mark_of_a_cache_is_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "weights_cache").mkdir()
+    os.mkfifo(tmp_path / "weights_cache" / "CACHEDIR.TAG")
+    monkeypatch.delenv("ZOO_CACHE")
+    assert cache_folder(tmp_path) != tmp_path / "weights_cache"
 
 
 @pytest.mark.parametrize("is_linked", [False, True])

@@ -12,7 +12,7 @@ import click
 
 from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.private_files import real, whole_file
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk_errors import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
@@ -130,7 +130,7 @@ def _turn(path: Path) -> filelock.BaseFileLock:
 
     cache = Cache()
     cache.make()
-    return filelock.FileLock(cache.arriving / f"{hashlib.sha256(bytes(path.resolve())).hexdigest()[:16]}-zoo.lock")
+    return filelock.FileLock(cache.arriving / f"{hashlib.sha256(bytes(real(path))).hexdigest()[:16]}-zoo.lock")
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:

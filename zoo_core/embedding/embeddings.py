@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
@@ -230,6 +230,7 @@ def resume(
         UsageError: The file was made by another model or with other transforms, or cannot be written.
         ZooError: pyarrow is not installed.
     """
+    _pyarrow()
     facts = embedder.facts()
     parts = out.with_name(f"{out.name}.parts")
     try:
@@ -343,12 +344,22 @@ def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pya
 def _write(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
     """Write a table of embeddings under a name that is there when it is whole."""
     _, pq = _pyarrow()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with _anew(path) as file:
         pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def _anew(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place once it is on the disk, and is removed where it cannot."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _merge(out: Path, parts: Path) -> None:
@@ -356,18 +367,13 @@ def _merge(out: Path, parts: Path) -> None:
     _, pq = _pyarrow()
     files = _whole_files(out, parts)
     if files and files != [out]:
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
         seen: set[str] = set()  # parts are removed after the file has their rows, and a crash may come between
-        with temporary.open("wb") as file:
-            with pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
-                for each in files:
-                    rows = set(_paths(each))
-                    if not rows <= seen:
-                        writer.write_table(pq.read_table(each))
-                        seen |= rows
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
+        with _anew(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
+            for each in files:
+                rows = set(_paths(each))
+                if not rows <= seen:
+                    writer.write_table(pq.read_table(each))
+                    seen |= rows
     shutil.rmtree(parts)
 
 

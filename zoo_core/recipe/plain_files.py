@@ -6,6 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
+from zoo_core.utils.private_files import real
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def check_plain_file(path: Path, *, limit: int | None = None) -> None:
     """
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        if path.resolve().parent != path.parent.resolve().parent.parent / _BLOBS:
+        if real(path).parent != real(path.parent).parent.parent / _BLOBS:
             raise _refused(path, "a link to another place")
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -12,6 +12,7 @@ from zoo_core.registry.families import Own
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.paths import expand
+from zoo_core.utils.private_files import real
 
 if TYPE_CHECKING:
     import os
@@ -110,7 +111,7 @@ def _weights(
     """The weights of a model that is registered: a file, whose digest is taken here, or a URL."""
     url = str(where)
     if "://" not in url:
-        path = expand(where).resolve()
+        path = real(expand(where))
         if not path.is_file():
             raise UsageError(f"there are no weights at {path}", hint="give the path of the file, or its URL")
         with path.open("rb") as opened:

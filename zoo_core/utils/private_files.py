@@ -33,14 +33,23 @@ _MOST_TEXT = 64 << 20
 """Bytes of a text that is read: a lock of all that timm has is 2 MB, and a file with a hole in it has any size."""
 
 
-def real(folder: Path) -> Path:
-    """The folder that its user named, as the links of theirs say: what is below it is reached without following any.
+def real(path: Path, *, strict: bool = False) -> Path:
+    """What its user named, as the links of theirs say: what is below such a folder is reached without following any.
+
+    Unlike ``Path.resolve`` of Python 3.12 and older it raises no RuntimeError for a link to itself.
+
+    Args:
+        path: A file or folder.
+        strict: Whether it has to be there.
+
+    Raises:
+        OSError: It is not, where it has to be.
 
     Example:
         >>> real(Path("/tmp/../")).as_posix()
         '/'
     """
-    return Path(os.path.realpath(folder))
+    return Path(os.path.realpath(path, strict=strict))
 
 
 def descriptor(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:

@@ -329,7 +329,7 @@ def open_own(path: Path) -> Checkpoint:
         Unreadable: It cannot be read, holds no tensors by name, or is being written to.
     """
     try:
-        stamp = Stamp.of(path.resolve())
+        stamp = Stamp.of(private_files.real(path))
     except OSError:  # the reader says why
         return open_checkpoint(path)
     if stamp.size < _WORTH_A_COPY or not settings.convert() or settings.verify() == "always":
@@ -338,7 +338,7 @@ def open_own(path: Path) -> Checkpoint:
         cache = Cache()
     except CacheError:
         return open_checkpoint(path)
-    return _known(cache, path.resolve(), stamp) or _converted(cache, path, stamp)
+    return _known(cache, private_files.real(path), stamp) or _converted(cache, path, stamp)
 
 
 def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
@@ -349,7 +349,7 @@ def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
 
 def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
     """What a user's file holds, from a converted copy of the same tensors, which is made now if need be."""
-    checkpoint, file = open_checkpoint(path), path.resolve()
+    checkpoint, file = open_checkpoint(path), private_files.real(path)
     names = _names(checkpoint.candidates)
     if names is None or _would_show(cache, file):
         return checkpoint
@@ -394,7 +394,7 @@ def _would_show(cache: Cache, file: Path) -> bool:
 def _require_steady(path: Path, stamp: Stamp) -> None:
     """Refuse a user's file that has changed while it was read for its converted copy."""
     with contextlib.suppress(OSError):
-        if Stamp.of(path.resolve()) == stamp:
+        if Stamp.of(private_files.real(path)) == stamp:
             return
     raise Unreadable(
         f"{path} was written to while it was read",

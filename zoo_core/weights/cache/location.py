@@ -92,6 +92,8 @@ def _from(start: Path | None) -> tuple[Path, ...]:
 def _is_tagged(folder: Path) -> bool:
     """Whether a folder has the ``CACHEDIR.TAG`` by which a cache is found."""
     try:
+        if not (folder / TAG).is_file():  # a pipe would be waited for
+            return False
         with (folder / TAG).open("rb") as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError:

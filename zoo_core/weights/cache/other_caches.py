@@ -45,7 +45,7 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
         return None
     for path in _candidates(urls, sha256):
         try:
-            path = path.resolve(strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
+            path = private_files.real(path, strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
             if size not in (None, path.stat().st_size) or not path.is_file():
                 continue
             digest, _ = digests.steady_digest(path)
@@ -79,8 +79,8 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 ref = repository / "refs" / match[2]
                 commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else match[2]
-                blob = (repository / "snapshots" / commit / match[3]).resolve(strict=True)
-                if blob.parent == (repository / "blobs").resolve() and digests.is_full(blob.name):
+                blob = private_files.real(repository / "snapshots" / commit / match[3], strict=True)
+                if blob.parent == private_files.real(repository / "blobs") and digests.is_full(blob.name):
                     return blob.name
     return ""
 
@@ -92,7 +92,7 @@ def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
         path: The file: a blob, or a link to one.
         digest: Its digest.
     """
-    blob = path.resolve()
+    blob = private_files.real(path)
     repository = blob.parent.parent
     if blob.name != digest or blob.parent.name != "blobs" or not repository.name.startswith("models--"):
         return set()
@@ -100,7 +100,7 @@ def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
     return {
         (name, link.relative_to(repository / "snapshots").as_posix().partition("/")[2])
         for link in (repository / "snapshots").glob("*/**/*")
-        if link.is_symlink() and link.resolve() == blob
+        if link.is_symlink() and private_files.real(link) == blob
     }
 
 
@@ -183,7 +183,7 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
             pinned(cache.ref_path(card.family, card.name, weights.tag), digest, source=path.name)
     cache.make()
     file = file_name(result[0][1].urls[0])
-    placed = cache.link(path.resolve(), digest, file) or _copied(cache, path, digest, file)
+    placed = cache.link(private_files.real(path), digest, file) or _copied(cache, path, digest, file)
     for card, weights in result:
         entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
         strength = "declared" if weights.strength == "none" else weights.strength
