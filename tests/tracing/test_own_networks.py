@@ -623,3 +623,71 @@ def test_layers_inside_a_compiled_one_are_tapped():
     x = torch.randn(2, 8)
     maps = zoo.features(zoo.adopt(model, example=x), x, at="0._orig_mod.0")
     assert torch.allclose(maps["0._orig_mod.0"], body[0](x))
+
+
+class Masked(torch.nn.Module):
+    """Words of which some are hidden from the others by a mask that is given beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.attention = torch.nn.Embedding(9, 8), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = torch.nn.Linear(8, 3)
+
+    def forward(self, words, mask):
+        x = self.words(words)
+        return self.out(self.attention(x, x, x, key_padding_mask=mask == 0)[0][:, 0])
+
+
+def test_a_layer_that_is_given_a_mask_is_no_stem():
+    found = zoo.trace(Masked(), (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)))
+    assert (found.anatomy.stem, found.anatomy.main.path) == (("words",), "out")
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(8, 4, bias=False)),
+        lambda: torch.nn.utils.spectral_norm(torch.nn.Linear(8, 4)),
+    ],
+)
+def test_a_swapped_head_whose_weight_was_computed_says_that_the_new_one_is_plain(computed):
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), computed())
+    model = zoo.adopt(net, example=torch.zeros(2, 6))
+    with pytest.warns(zoo.ZooWarning, match="is plain, without"):
+        zoo.swap_head(model, 3)
+    assert model(torch.zeros(2, 6)).shape == (2, 3)
+
+
+class Calibrated(Body):
+    """A number for each class stands in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("prior", torch.zeros(4))
+
+    def forward(self, x):
+        return self.out(self.body(x)) + self.prior
+
+
+class Rows(Body):
+    """Images and classes are one axis of what it gives."""
+
+    def forward(self, x):
+        return self.out(self.body(x)).flatten()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [(Calibrated, "RuntimeError: The size"), (Rows, r"shapes \[\(\(8,\), \(10,\)")]
+)
+def test_a_head_that_is_described_by_hand_is_proven_where_there_is_an_example(kind, cause):
+    x, anatomy = torch.zeros(2, 8), zoo.Anatomy((zoo.Head("out", 8, 4),))
+    plain = torch.nn.Sequential(OrderedDict(out=torch.nn.Linear(8, 4)))
+    assert zoo.anatomy(zoo.adopt(plain, example=x, anatomy=anatomy)).main.path == "out"
+    with pytest.raises(AnatomyError, match=cause):
+        zoo.adopt(kind(), example=x, anatomy=anatomy)
+    assert zoo.freeze(zoo.adopt(kind(), example=x, anatomy=zoo.Anatomy(())), "body").out.weight.requires_grad
+
+
+def test_a_layer_that_is_named_as_head_is_refused_with_what_comes_after_it():
+    with pytest.raises(AnatomyError, match="forward: prior is no layer"):
+        zoo.adopt(Calibrated(), example=torch.zeros(2, 8), head="out")

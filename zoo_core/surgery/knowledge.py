@@ -351,9 +351,12 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
     if CANDIDATES in why:
         hint = 'zoo.adopt(model, example=x, head="path.of.the.layer") says which layer it is'
     elif is_unproven(model) and NO_LAYER in why:
-        hint = "an nn.Linear in its place, called by forward, can be; zoo.freeze(model, ...) takes paths of modules too"
+        hint = (
+            "an nn.Linear in its place, called by forward, can be, and what follows the scores can stand in a module "
+            "around this one; zoo.freeze(model, ...) takes paths of modules too"
+        )
     elif is_unproven(model):
-        hint = "zoo.adopt(model, anatomy=zoo.Anatomy(...)) says by hand where its parts are, as zoo.anatomy(model) does"
+        hint = "zoo.adopt(model, example=x, anatomy=zoo.Anatomy(...)) proves the head that you describe"
     else:
         hint = "zoo list --task classification names the models that have one"
     return NotSupported(f"this {type(unwrap(model)).__name__} has no head {what}", cause=why, hint=hint)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.head.sites import evaluating
+from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.knowledge import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under, with_all_layers
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.tracing.passes import batch_of
+from zoo_core.tracing.passes import batch_of, duplicate
+from zoo_core.tracing.program import run
 from zoo_core.tracing.trace import Trace, anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
 
@@ -59,7 +62,7 @@ def adopt(
         example: What forward takes: one value, a tuple of several arguments, or a dict of them by name.
         head: Path of the main head site, where tracing finds several or none.
         stages: Paths of the modules that end the stages; or names to the paths of each stage's modules.
-        anatomy: Where its parts are, instead of tracing it.
+        anatomy: Where its parts are, instead of tracing it; with ``example`` as well, its head is proven.
 
     Returns:
         The same model.
@@ -103,6 +106,8 @@ def adopt(
     is_declared = anatomy is None and example is None
     sample = example if traced is not None and not traced.is_batched else batch_of(example, 1)
     known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
+    if anatomy is not None and example is not None and anatomy.heads and anatomy.heads[0].role == "main":
+        _prove(bare, known, example)
     attach(bare, known if structure is None else _read_again(bare, known, structure))
     return model
 
@@ -206,6 +211,41 @@ def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
         if path not in known:
             nearest = did_you_mean(close_matches(path, known), "print(model) shows the path of every module")
             raise AnatomyError(f"anatomy: a {type(model).__name__} has no module {path!r}", hint=nearest)
+
+
+def _prove(model: nn.Module, known: Knowledge, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+    """Refuse an anatomy whose head cannot be swapped, by doing so on a copy and running that.
+
+    Raises:
+        AnatomyError: The model does not run then, or its output has not as many classes more.
+    """
+    twin, head = duplicate(model), known.anatomy.heads[0]
+    attach(twin, known)
+    try:
+        with torch.no_grad(), evaluating(twin):
+            before = _shapes(run(twin, example))
+            after = _shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
+        changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+        why = "" if all(_has_more(a, b, head.per_class) for a, b in changed) else f"it gives the shapes {changed}"
+    except Exception as error:  # noqa: BLE001 - what forward raises can be anything
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if why:
+        raise AnatomyError(
+            f"anatomy: {head.path!r} is no head of this {type(model).__name__} that can be swapped",
+            cause=f"with one more class there, {why}",
+            hint="a forward that takes any number of classes from that layer; without heads=, all other verbs work",
+        )
+
+
+def _shapes(output: Any) -> list[tuple[int, ...]]:  # noqa: ANN401 - whatever forward returns
+    """The shapes of the tensors in what forward returned."""
+    return [tuple(each.shape) for each in tree_leaves(output) if isinstance(each, Tensor)]
+
+
+def _has_more(before: tuple[int, ...], after: tuple[int, ...], more: int) -> bool:
+    """Whether one axis beside the batch is longer by so many."""
+    grown = [b - a for a, b in zip(before[1:], after[1:], strict=False) if a != b]
+    return len(before) == len(after) and before[:1] == after[:1] and grown == [more]
 
 
 def _knowledge(

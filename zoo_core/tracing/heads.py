@@ -193,7 +193,8 @@ def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
         if path in each.reasons and path and not layer_refusal(passes.model, path, []):
             return Layers(each.key, each.value, {path: _number_of(flow, path)})
     reasons = {name: why for each in found for name, why in each.reasons.items()}
-    why = reasons.get(path, "it is not the last layer before an output")
+    after = "".join(f"; {name or 'forward'}: {why}" for name, why in reasons.items())
+    why = reasons.get(path, f"it is not the last layer before an output{after}") if found else _severed(passes.model)
     raise NoHead(f"{path} is no head site: {why}", [name for each in found for name in each.ops])
 
 

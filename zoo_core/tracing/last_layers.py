@@ -53,8 +53,14 @@ class Layers:
 
 def owner(op: Op, parameters: Iterable[str]) -> str:
     """Path of the innermost running module that holds one of the parameters itself; ``""`` for the model."""
-    owners = {name.rpartition(".")[0] for name in parameters}
+    owners = {_layer_of(name) for name in parameters}
     return next((path for path in reversed(op.modules) if path in owners), min(owners, default=""))
+
+
+def _layer_of(name: str) -> str:
+    """Path of the layer with a parameter, also where a parametrization computes its weight from it."""
+    layer, is_computed, _ = name.partition(".parametrizations.")
+    return layer if is_computed else name.rpartition(".")[0]
 
 
 def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
@@ -116,7 +122,7 @@ def layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | N
     if not path or isinstance(layer, _RECURRENT):
         return f"{', '.join(parameters) or 'what it computes'} {NO_LAYER}"
     if not isinstance(layer, tuple(kind for kind, _ in KINDS)):
-        return f"it is a {type(layer).__name__}, and a head is a Linear or a convolution"
+        return f"its class is {type(layer).__name__}, and a head is a Linear or a convolution"
     if getattr(layer, "groups", 1) != 1:
         return "it is a grouped convolution"
     if any(name.rpartition(".")[0] != path and not name.startswith(f"{path}.") for name in parameters):

@@ -221,7 +221,7 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
         got=error.why,
         hint=f"{CANDIDATES} {' or '.join(map(repr, others[:4]))}"
         if others
-        else "give anatomy=zoo.Anatomy(...) to say by hand where its parts are",
+        else "give anatomy=zoo.Anatomy(...) too, to say by hand where its parts are",
     )
 
 
@@ -286,12 +286,13 @@ def _stem_of(passes: Passes) -> tuple[str, ...]:
     seen, result = {*flow.recording.inputs}, dict[str, None]()
     learned = {name for name, _ in passes.model.named_parameters(remove_duplicate=False)}
     for op in flow.recording.ops:
-        if not any(value in seen for value in op.inputs):
+        is_first = op.name in _JOINING or seen.issuperset(flow.moving(op))  # else features that the input masks
+        if not is_first or seen.isdisjoint(op.inputs):
             continue
         parameters = [name for name in flow.parameters_of(op) if name in learned]
         if parameters:
             result[owner(op, parameters)] = None
-        elif op.name in _JOINING or seen.issuperset(flow.moving(op)):  # else features that the input weights or masks
+        else:
             seen.update(op.outputs)
     return tuple(path for path in result if path)
 

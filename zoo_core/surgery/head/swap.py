@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
@@ -354,6 +355,7 @@ def _install(
     """
     for path, place in gone.items():
         model.set_submodule(path, place)
+    _warn_of_lost(model, anatomy.heads, new)
     for site, module in zip(anatomy.heads, new, strict=True):
         model.set_submodule(site.path, module)
         for path in site.attributes:
@@ -364,3 +366,23 @@ def _install(
     if own:
         recompose(model, anatomy, scores)
     return anatomy
+
+
+def _warn_of_lost(model: nn.Module, sites: Sequence[Head], new: Sequence[nn.Module]) -> None:
+    """Warn of what computes the weight of a layer that a swap takes away; other hooks move tensors, or look on.
+
+    Warns:
+        ZooWarning: The old layer has such a thing, and is no part of the new one.
+    """
+    for site, module in zip(sites, new, strict=True):
+        old = model.get_submodule(site.path)
+        hooks = (type(hook) for hook in old._forward_pre_hooks.values())  # noqa: SLF001 - torch has no other way
+        lost = [each.__name__ for each in hooks if each.__module__.startswith("torch.nn.utils")]
+        lost += [f"the parametrization of its {name}" for name in getattr(old, "parametrizations", {})]
+        if lost and not any(part is old for part in module.modules()):
+            warnings.warn(
+                f"the new layer at {site.path!r} is plain, without {' and '.join(lost)} of the old one: "
+                "apply it to the new layer, or give swap_head a module that has it",
+                ZooWarning,
+                stacklevel=5,
+            )
