@@ -259,6 +259,11 @@ class _Layer:
         maps = [self.read(_with_tensor(self.output, self.place, each)) for each in torch.split(tensor, 1)]
         return None if any(each is None for each in maps) else torch.cat(maps)  # type: ignore[arg-type]  # none of them
 
+    def is_read(self, tensor: Tensor) -> bool:
+        """Whether the map is of this tensor, and not of another that the module gives beside it, as a TNT's does."""
+        blank = self.map_of(torch.zeros_like(tensor[:1]))
+        return blank is not None and not bool(blank.any())
+
 
 def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - what a module gives
     """The tensors that a module gives, among which a CAM may read a map."""
@@ -401,7 +406,7 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
         output = outputs.get(path)
         for place, tensor in enumerate(_tensors_in(output)):
             layer = _Layer(name, path, readers[path], place, output)
-            found = layer.map_of(tensor)
+            found = layer.map_of(tensor) if layer.is_read(tensor) else None
             gradient = None if found is None else _gradient(logit, tensor)
             slope = None if gradient is None else layer.map_of(gradient)
             if found is not None and slope is not None and bool(slope.any()):
