@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
-_QUERY = re.compile(r"(\w://[^\s?#'\"<>()]+)[?#][^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
+# A path that was made of a URL has one slash after its scheme, and one without a scheme begins with two.
+_USER = re.compile(r"(?:(?<=//)|(?<=\w\w:/))[^\s/?#'\"<>]*@")
+_QUERY = re.compile(r"((?:\w:/|\w\w:)/[^\s?#'\"<>()]+)[?#][^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
 
 
 def visible(text: str) -> str:
@@ -68,7 +69,7 @@ def redacted(text: str) -> str:
         >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")
         'cannot reach https://example.org/net.pth: refused'
     """
-    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
+    return _QUERY.sub(r"\1", _USER.sub("", text)) if "//" in text or ":/" in text else text
 
 
 def presentable(value: object) -> object:

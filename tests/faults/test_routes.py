@@ -6,8 +6,10 @@ import threading
 
 import pytest
 from support.loopback import cut, serving, sha256, status
+from torch import nn
 
-from zoo_core.errors import DigestMismatch, FetchError
+import zoo_core as zoo
+from zoo_core.errors import DigestMismatch, FetchError, UsageError, ZooError
 from zoo_core.weights import fetch
 from zoo_core.weights.transport.policy import Policy
 
@@ -44,6 +46,39 @@ def test_a_proxy_is_named_in_whatever_fails_through_it(server, tmp_path, monkeyp
         fetch("http://weights.invalid/net.pth", tmp_path, sha256=DIGEST, policy=QUICK)
     assert f"through the proxy http://127.0.0.1:{port}, from the environment" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_server_says_of_its_status_is_not_repeated(server, tmp_path, policy):
+    def reply(handler, _data):
+        handler.send_response(404, f"no {handler.path}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    url = f"{server.url(PATH)}?key=secret"
+    server.always[url.partition(server.url("/")[:-1])[2]] = server.always[PATH] = reply
+    with pytest.raises(FetchError, match="status 404 Not Found") as caught:
+        fetch(url, tmp_path, sha256="0" * 64, policy=policy)
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("url", ["https://me:secret@example.org/net", "https://me:secret@[::/net"])
+def test_a_url_in_the_place_of_a_saved_folder_is_shown_without_its_password(url):
+    with pytest.raises(UsageError, match="is a url") as caught:
+        zoo.load(url)
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+def test_a_url_that_cannot_be_read_is_an_error_of_ours_also_where_a_model_is_registered():
+    zoo.register("acme/broken", weights="http://me:secret@[::bad/x", sha256="0" * 64)(nn.Identity)
+    with pytest.raises(ZooError) as caught:
+        zoo.get("acme/broken")
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+def test_the_library_of_the_hub_is_given_no_password(tmp_path, policy):
+    with pytest.raises(FetchError, match="takes no user or password") as caught:
+        fetch("hf://me:secret@owner/name/net.pth", tmp_path, sha256="0" * 64, policy=policy)
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
 def test_a_password_in_a_proxy_that_is_misspelled_stays_out_of_messages(tmp_path, monkeypatch):

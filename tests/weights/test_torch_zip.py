@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zoo_core.errors import Unreadable
+from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.formats import read
 from zoo_core.weights.formats.plain_pickle import Foreign, Name, NotPlain, Unpickler
 from zoo_core.weights.formats.rebuild import DTYPES
@@ -187,6 +188,12 @@ def test_a_tensor_that_is_no_plain_numbers_is_named(path, tensor, kind):
     torch.save({"fc.weight": tensor, "fc.bias": torch.ones(1)}, path)
     with pytest.raises(Unreadable, match=f"'fc.weight' in .* is a {kind}"):
         read.read_state_dict(path)
+
+
+def test_a_shape_beyond_all_memory_is_refused_also_where_it_holds_no_number():
+    beyond = torch.empty(0, 1 << 32).as_strided((0, 1 << 62, 4), (1, 1, 1))
+    assert kind_of(beyond) == "tensor of no numbers, and of a shape beyond all memory"
+    assert not kind_of(torch.empty(0, 1 << 32))
 
 
 def test_quantised_tensors_come_back_whole_and_as_weights_are_named(path):

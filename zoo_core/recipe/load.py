@@ -70,7 +70,7 @@ def load(
         UnknownFamily: No plugin here contributes the model's family.
         UnknownModel: The family has no model of that name here.
         FamilyUnavailable: The library of its family is not installed.
-        UsageError: A head has to be given and is not, or is given and not needed.
+        UsageError: A head has to be given and is not, or is given and not needed; or what is named is a url.
         WeightsError: The save leaves out what published weights have, and they are not in the cache.
 
     Warns:
@@ -83,6 +83,8 @@ def load(
         >>> torch.equal(zoo.load(zoo.save(model, tempfile.mkdtemp()))(x), model(x))
         True
     """
+    if not is_hub_name(folder) and "://" in str(folder):
+        raise UsageError(f"{folder} is a url, and a save is a folder", hint="its path, or hf://owner/name")
     source = fetch_folder(str(folder)) if is_hub_name(folder) else expand(folder)
     recipe = read_recipe(source / FILE)
     home = default_device() if device is None else torch.device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
@@ -50,8 +51,14 @@ def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class
         "nested tensor": tensor.is_nested,
         "sparse tensor": tensor.layout is not torch.strided,
         "meta tensor, which has a shape and no numbers": tensor.is_meta,
+        "tensor of no numbers, and of a shape beyond all memory": _is_beyond_memory(tensor),
     }
     return next((kind for kind, holds in kinds.items() if holds), "")
+
+
+def _is_beyond_memory(tensor: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether a tensor without numbers has a shape of which torch computes no strides."""
+    return not tensor.is_nested and not tensor.numel() and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
 
 
 def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[str]) -> None:

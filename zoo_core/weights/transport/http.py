@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import re
 import time
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -262,7 +263,8 @@ def _as_utf8(text: str) -> str:
 
 def _status(response: requests.Response) -> str:
     """The status of an HTTP response in words, with the hub's advice where it has some."""
-    said = f"status {response.status_code} {response.reason or ''}".rstrip()
+    name = responses.get(response.status_code, "")  # and not the server's words, which may repeat a key of the url
+    said = f"status {response.status_code} {name}".rstrip()
     advice = refusal(response.url, response.headers.get("X-Error-Code", ""))
     return f"{said}; {advice}" if advice else said
 

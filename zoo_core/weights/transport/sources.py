@@ -105,6 +105,8 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
         return LocalSource(url)
     if scheme not in _STORES:
         raise Permanent(f"{scheme}:// is not read: https, http, file, package and {', '.join(_STORES)} are")
+    if scheme == "hf" and "@" in urlsplit(url).netloc:  # which the library would repeat in its errors
+        raise Permanent("hf:// takes no user or password; HF_TOKEN has the token")
     return RemoteSource(url)
 
 

@@ -99,7 +99,10 @@ def file_name(url: str) -> str:
         >>> file_name("https://example.org/%2e%2e%2fetc%2fpasswd")
         'etc_passwd'
     """
-    path = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    try:
+        path = urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1]
+    except ValueError:  # who fetches it says so
+        return "weights"
     name = re.sub(r"[^A-Za-z0-9._+=@-]+", "_", unquote(path)).lstrip("._-").rstrip(". ")
     if _RESERVED.fullmatch(name):
         name = f"_{name}".lstrip("_") + "_"
