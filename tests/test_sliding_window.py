@@ -259,3 +259,14 @@ def test_blended_logits_are_those_of_monai(blend, segmenter):
         )
     found = zoo.sliding_window(segmenter, x, size=64, stride=32, blend=blend).scores
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("verb", [zoo.sliding_window, zoo.activation_maps, zoo.cam, zoo.predict])
+def test_a_size_that_the_model_cannot_take_is_an_error_that_names_the_image(verb, tmp_path):
+    model = zoo.set_preprocessing(zoo.get("squeezenet1_1", weights=None), "squeezenet1_1")
+    Image.new("RGB", (32, 32)).save(path := tmp_path / "image.png")
+    with pytest.raises(zoo.errors.ImageError, match=r"image.png: no result: .*input size") as caught:
+        verb(model, path, size=8)
+    assert "zoo.preprocessing(model)" in str(caught.value)
+    assert model.training

@@ -198,6 +198,7 @@ def test_the_first_bad_layer_is_named_marked_and_the_last_one_with_stop(tmp_path
     model = Functional()
     with torch.no_grad():
         model.last.weight.fill_(torch.nan)
+        model.block[0].weight.zero_(), model.block[0].bias.zero_()  # as the last norm of a residual branch begins
     whole, ended = (activation_stats(model, torch.randn(3, 4), stop=stop) for stop in (False, "nan"))
     assert (whole.first_bad.label, whole.first_bad.problem) == ("last", "nan")
     assert [row.label for row in ended.rows] == [row.label for row in whole.rows][:-1]

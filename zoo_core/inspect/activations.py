@@ -99,8 +99,9 @@ class ActivationStats:
 
     @property
     def first_bad(self) -> Activation | None:
-        """The first layer with a problem, if there is one."""
-        return next((row for row in self.rows if row.problem), None)
+        """The first layer with a problem; a constant one only where no other has any, for branches begin so."""
+        bad = [row for row in self.rows if row.problem]
+        return min(bad, key=lambda row: row.problem == "constant", default=None)
 
     def __str__(self) -> str:
         cells = [("layer", "kind", "output", "mean", "std", "peak", "zeros"), *(_cells(row) for row in self.rows)]

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.inspect.maps import enlarged, map_in, overlay, resized_map, save_image, to_html, view_of
-from zoo_core.recipe.open_model import open_model, require_results
+from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names
@@ -165,7 +165,7 @@ def cam(
         view = view_of(opened, image, size)
         twin = _Logits(opened, head)
         x = view.x.detach().clone().to(twin.dtype)
-        with torch.no_grad():
+        with running_on(image), torch.no_grad():
             logits = twin(x)
         _require_numbers(logits)
         names = _names(opened, twin.head)

@@ -17,7 +17,7 @@ from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.read import read, sources_of
 from zoo_core.images.transforms import transforms
-from zoo_core.recipe.open_model import open_model, require_values
+from zoo_core.recipe.open_model import open_model, require_values, running_on
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import hooked, names_of_parts
@@ -298,7 +298,7 @@ def activation_maps(
         return keep
 
     twin = hooked(unwrap(opened), {path: hook_of(path) for path in paths})
-    with inferring(twin):
+    with running_on(image), inferring(twin):
         _ = twin([view.x[0]]) if _is_detector(opened) else twin(view.x)
     if not maps:
         raise UsageError(

@@ -15,7 +15,7 @@ from zoo_core.images.preprocessing import numbers_of, resized
 from zoo_core.images.read import read, sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Reading
-from zoo_core.recipe.open_model import open_model, require_results
+from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.head.sites import class_names as names_of
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
@@ -246,20 +246,13 @@ class Predictor:
         if not batch:
             return []
         try:
-            with inferring(unwrap(self.model)):
+            with running_on(batch[0].name), inferring(unwrap(self.model)):
                 output = self.reading.outputs.read(self.model(self._input(batch)))
                 return list(self.reading.results(output, batch))
-        except ZooError:
-            raise
-        except (RuntimeError, ValueError, AssertionError) as error:  # of the model, at a size that it cannot take
-            if len(batch) > 1:  # one of them may be to blame
-                return [result for each in batch for result in self._results([each])]
-            name, reason = batch[0].name, str(error).partition("\n")[0]
-            cause, hint = (
-                f"a {type(error).__name__} of the model",
-                "model(zoo.transforms(model)(image)[None]) raises it",
-            )
-            return [ImageError(f"{name}: no result: {reason}", cause=cause, hint=hint, name=name)]
+        except ImageError as error:
+            if len(batch) == 1:
+                return [error]
+            return [result for each in batch for result in self._results([each])]  # one of them may be to blame
 
     def _input(self, batch: list[Loaded]) -> Any:  # noqa: ANN401 - a tensor, or a list of them
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))

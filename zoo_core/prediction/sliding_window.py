@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.regions import Rows, open_rows
-from zoo_core.recipe.open_model import open_model, require_results, require_values
+from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
@@ -213,7 +213,7 @@ def sliding_window(
     run = _Run(runner, read, sides, steps, blend, batch_size, None if out is None else _npy_file(out))
     layers = _layers(opened, image)
     try:
-        with inferring(unwrap(runner)):
+        with running_on(image), inferring(unwrap(runner)):
             scores = run.over(layers)
     finally:
         for layer in layers:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from zoo_core.build.get import get
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
 from zoo_core.images.preprocessing import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.record import is_save
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 
@@ -94,6 +97,35 @@ def require_results(model: nn.Module) -> None:
             if was_cut
             else "zoo.embed(model, images) gives them by image; zoo.swap_head(model, 9) puts a head there",
         )
+
+
+@contextmanager
+def running_on(image: object) -> Iterator[None]:
+    """Inside the block, an error of an opened model, such as at a size that it cannot take, names the image.
+
+    Raises:
+        ImageError: The model raised an error.
+
+    Example:
+        >>> with running_on("cat.jpg"):
+        ...     raise ValueError("4 channels")
+        Traceback (most recent call last):
+        zoo_core.errors.ImageError: cat.jpg: no result: 4 channels
+          likely cause: a ValueError of the model
+          next step: zoo.preprocessing(model) has the size and the channels that it was trained with
+    """
+    try:
+        yield
+    except ZooError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"
+        raise ImageError(
+            f"{name}: no result: {str(error).partition(chr(10))[0]}",
+            cause=f"a {type(error).__name__} of the model",
+            hint="zoo.preprocessing(model) has the size and the channels that it was trained with",
+            name=name,
+        ) from error
 
 
 def gives_features(model: nn.Module) -> bool:
