@@ -305,8 +305,11 @@ def test_a_timm_model_may_have_no_input_size(monkeypatch, tmp_path):
 @pytest.mark.extra
 def test_what_timm_would_not_build_has_no_config_for_it(hub, tmp_path):
     model = zoo.swap_head(zoo.get("timm/test_vit", weights=None), zoo.mlp_head(3, hidden=(8,)))
+    hub.push("me/vit", {"config.json": b"{}", "notes.txt": b"mine"})  # of an earlier push, and of the user
     zoo.push(zoo.save(model, tmp_path / "save"), "hf://me/vit")
-    assert "config.json" not in hub.repos["me/vit"][-1][1]
+    files = hub.repos["me/vit"][-1][1]
+    assert "config.json" not in files
+    assert files["notes.txt"] == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/?]+))?(?:\?.*)?")
+_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/?]+)")
 
 
 class Hub:
@@ -31,10 +32,10 @@ class Hub:
         commits = self.repos.get(repo, [])
         return next((each for each in reversed(commits) if revision in (None, "main", each[0])), None)
 
-    def push(self, repo, files):
+    def push(self, repo, files, deleted=()):
         commits = self.repos.setdefault(repo, [])
         before = commits[-1][1] if commits else {}
-        whole = {**before, **files}
+        whole = {name: data for name, data in {**before, **files}.items() if name not in deleted}
         oid = hashlib.sha1(repr(sorted(whole.items())).encode()).hexdigest()
         commits.append((oid, whole))
         return oid
@@ -79,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for line in lines
                 if line["key"] == "file"
             }
-            oid = self.server.state.push(repo, files)
+            deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+            oid = self.server.state.push(repo, files, deleted)
             url = f"http://{self.headers['Host']}/{repo}/commit/{oid}"
             return self.answer(200, {"commitUrl": url, "commitOid": oid, "success": True})
         return self.answer(200, {})
@@ -127,7 +129,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.answer(404, {"error": "not found"}, X_Error_Code="RevisionNotFound")
             siblings = [{"rfilename": name} for name in found[1]]
             return self.answer(200, {"id": match[1], "sha": found[0], "siblings": siblings, "private": False})
-        return self.answer(404, {"error": self.path}, X_Error_Code="RepoNotFound")
+        return self.give_tree()
+
+    def give_tree(self):
+        match = _TREE.fullmatch(self.path.split("?")[0])
+        if match is None:
+            return self.answer(404, {"error": self.path}, X_Error_Code="RepoNotFound")
+        found = self.server.state.commit(match[1], match[2]) or ("", {})
+        files = [{"type": "file", "path": name, "size": len(data), "oid": ""} for name, data in found[1].items()]
+        return self.answer(200, files)
 
     def do_HEAD(self):
         self.do_GET()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _TENSORS = "model.safetensors"
 _METRICS = "metrics.json"
+_CONFIG = "config.json"
 _LARGEST = 1 << 20
 """Bytes of the largest file of metrics."""
 
@@ -35,7 +36,8 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
     The repository gets ``model.safetensors``, ``recipe.json``, and a model card written from the recipe: base model and
     its licence, classes, preprocessing, how to load. It is made when it is not there. ``HF_TOKEN`` says who you are.
     A model that is timm's own, with another number of classes or channels at most, gets timm's ``config.json`` too, so
-    that ``timm.create_model("hf_hub:owner/name", pretrained=True)`` loads it.
+    that ``timm.create_model("hf_hub:owner/name", pretrained=True)`` loads it; another push takes that file
+    away.
 
     Args:
         folder: Where :func:`zoo_core.save` saved a model.
@@ -76,7 +78,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
         Path(staging, FILE).write_text(shared.text(), encoding="utf-8")
         config = timm_config(recipe, tensors)
         if config is not None:
-            Path(staging, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+            Path(staging, _CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         text = model_card(shared, repo, metrics, for_timm=config is not None)
         Path(staging, "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
         try:
@@ -84,7 +86,11 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
             if branch not in (None, "main"):
                 api.create_branch(repo, branch=branch, exist_ok=True)
             info = api.upload_folder(
-                repo_id=repo, folder_path=staging, revision=branch, commit_message=f"Share {recipe.id} from zoo"
+                repo_id=repo,
+                folder_path=staging,
+                revision=branch,
+                commit_message=f"Share {recipe.id} from zoo",
+                delete_patterns=None if config is not None else [_CONFIG],  # one of an earlier push
             )
         except Exception as error:  # the client raises its own errors, and those of its transport
             said = "set HF_TOKEN to a token with write access to it"
