@@ -236,6 +236,9 @@ def test_the_commands_write_search_and_probe(photos, tmp_path):
         "accuracy on 2 held-out images, trained on 4 images of 2 classes"
         in CliRunner().invoke(group, ["probe", out]).stdout
     )
+    several = ["embed", "tiny/glyphnet", query, str(photos / "dark" / "2.png"), "--out", str(tmp_path / "two.parquet")]
+    assert "2 vectors of 64" in CliRunner().invoke(group, several).stdout
+    assert "an untrained model sees nothing" in CliRunner().invoke(group, [*several, "--weights", "none"]).stderr
 
 
 @pytest.mark.extra

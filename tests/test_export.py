@@ -108,13 +108,15 @@ def test_a_file_that_gives_something_else_is_not_there(glyphs, tmp_path, monkeyp
 def test_wrong_arguments_are_refused(glyphs, tmp_path):
     with pytest.raises(UsageError, match="to cannot be"):
         zoo.export(glyphs, tmp_path / "model", to="tflite")
+    with pytest.raises(UsageError, match=r"called \.tflite[\s\S]*model\.onnx, or to='onnx'"):
+        zoo.export(glyphs, tmp_path / "model.tflite")
     with pytest.raises(UsageError, match="cannot be written"):
         zoo.export(glyphs, tmp_path / "nowhere" / "model.ts", to="torchscript")
 
 
 def test_the_command_prints_the_largest_difference(tmp_path):
     out = tmp_path / "model.ts"
-    answer = CliRunner().invoke(group, ["export", "tiny/glyphnet", "--to", "torchscript", "--out", str(out)])
+    answer = CliRunner().invoke(group, ["export", "tiny/glyphnet", "--weights", "none", "--out", str(out)])
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith(f"{out}: outputs scores; largest difference ")
 

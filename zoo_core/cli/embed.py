@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
-@click.argument("images")
+@click.argument("images", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, NAME.parquet.")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--size", type=int, help="Height and width that the model sees.")
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--outliers", type=int, metavar="COUNT", help="Then print the images least like all others.")
 def embed(
     model: str,
-    images: str,
+    images: tuple[str, ...],
     out: Path,
     weights: str,
     size: int | None,
@@ -42,7 +42,7 @@ def embed(
 ) -> None:
     r"""Write a vector for each of IMAGES to a Parquet file: path, label, size, vector.
 
-    IMAGES is a file, a folder, a glob, or shards as WebDataset writes them, such as "shards-{000..010}.tar".
+    IMAGES is a folder, a glob, files, or shards as WebDataset writes them, such as "shards-{000..010}.tar".
 
     A run that was killed goes on where it was. The folder of an image inside IMAGES is its label.
 
@@ -54,9 +54,11 @@ def embed(
     from zoo_core.cli.get import device_of
     from zoo_core.embedding.embed import embed as run
 
+    if weights == "none":
+        raise click.BadParameter("an untrained model sees nothing", param_hint="--weights")
     result = run(
         model,
-        images,
+        images[0] if len(images) == 1 else images,
         out=out,
         weights=weights,
         size=size,

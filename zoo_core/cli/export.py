@@ -15,7 +15,7 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
 @click.argument("model", shell_complete=complete_model)
 @click.option("--to", type=click.Choice([*_SUFFIXES]), help="The format; what OUT ends in says it else, or ONNX.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; the model's name here unless given.")
-@click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
+@click.option("--weights", default="default", show_default=True, help="A tag, a file such as last.ckpt, or none.")
 @click.option("--size", type=int, help="Height and width of the images.")
 @click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
 @click.option("--with-preprocessing", is_flag=True, help="Take bytes, uint8 [N, H, W, C], and normalize in the graph.")
@@ -55,7 +55,7 @@ def export(
         with_preprocessing=with_preprocessing,
         int8=int8,
         dynamic=not static,
-        weights=weights,
+        weights=None if weights == "none" else weights,
     )
     echo(
         f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "

@@ -141,6 +141,12 @@ def _format_of(target: Path, to: str | None) -> str:
     result = to or by_name or "onnx"
     if result not in FORMATS:
         raise UsageError(f"to cannot be {to!r}", expected=f"one of {', '.join(FORMATS)}")
+    if to is None and by_name is None and target.suffix:
+        raise UsageError(
+            f"no format that zoo exports to has files called {target.suffix}",
+            expected=f"a name that ends in {', '.join(kind.suffix for kind in FORMATS.values())}, or the format",
+            hint=f"{target.stem}{FORMATS[result].suffix}, or to={result!r}",
+        )
     if by_name not in (None, result) or (result == "openvino" and by_name is None):
         raise UsageError(
             f"{target.name} is no name for a file of {result}",

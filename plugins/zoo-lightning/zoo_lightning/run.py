@@ -166,7 +166,9 @@ def finetune(
         out: The folder to save to.
         resume: Go on with a run to this folder that was interrupted. On the CPU the weights are then those of a run
             without the interruption, bit for bit.
-        trainer: Arguments of ``lightning.pytorch.Trainer``, such as ``{"devices": 2, "strategy": "ddp"}``.
+        trainer: Arguments of ``lightning.pytorch.Trainer``, such as ``{"devices": 2, "strategy": "ddp"}``. The
+            weights are then those of one process with a batch as large, but for batch norms in training, each of which
+            sees the images of its own process; on GPUs ``"sync_batchnorm": True`` has them see all.
         **options: The fields of :class:`Options`.
 
     Returns:
