@@ -279,7 +279,7 @@ def head_after(state: dict[str, Any], beside: Tensors, site: Head) -> dict[str, 
 
 
 def children_by_number(model: nn.Module) -> dict[str, str]:
-    """Numbers to names of the children of ``model`` before its head, which ``nn.Sequential`` may have numbered."""
+    """Numbers in the file of an ``nn.Sequential`` to the names of the children of ``model`` that they mean, no head."""
     heads = {site.path.partition(".")[0] for site in anatomy_of(model).heads}
     return {str(at): name for at, (name, _) in enumerate(model.named_children()) if name not in heads}
 

@@ -88,7 +88,7 @@ def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) ->
                 echo(f"failed {each.name} {shown(each.weights.urls[0])}\n  {error}", err=True)
             else:
                 results.append({**_facts(each), "size": artefact.size, "sha256": artefact.sha256})
-                _print(each, artefact)
+                _print_digest(each, artefact)
     finally:
         if json_file:
             text = json.dumps({"family": family, "weights": results, "failed": failures}, indent=2)
@@ -133,8 +133,8 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
         )
 
 
-def _print(each: Missing, artefact: Artefact) -> None:
-    """Print the size and the digest of a file as they are written in a card."""
+def _print_digest(each: Missing, artefact: Artefact) -> None:
+    """Print the missing digest and size of a weights file, to be copied into its card."""
     echo(f"# {each.name}  {shown(each.weights.urls[0])}")
     if each.key:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')

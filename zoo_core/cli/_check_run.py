@@ -142,8 +142,8 @@ class Run:
         return verdict
 
 
-def written(path: Path | None) -> list[Report]:
-    """What an earlier run of ``zoo check`` wrote; nothing where it wrote nothing.
+def read_earlier_run(path: Path | None) -> list[Report]:
+    """Reports of an earlier run of ``zoo check``, for ``--resume`` to go on from; none where it wrote none.
 
     Args:
         path: Of the JSON file.
@@ -161,8 +161,8 @@ def written(path: Path | None) -> list[Report]:
         raise UsageError(f"{path} cannot be gone on with: {error}", hint="take it away to begin anew") from error
 
 
-def installed() -> list[str]:
-    """The families to check whose library is installed, in family order."""
+def installed_families() -> list[str]:
+    """Families that a run of ``zoo check`` can check, those whose library is installed, in family order."""
     zoo = current_zoo()
     return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
 

@@ -78,16 +78,16 @@ def check(
     With --digests no model is checked: the weights without a whole SHA-256 are fetched into the cache, trusting what
     comes first, and printed as lines for their cards. Exit code 1 says that one could not be had.
     """
-    from zoo_core.cli._check_run import Choice, Run, installed, written
+    from zoo_core.cli._check_run import Choice, Run, installed_families, read_earlier_run
 
     files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
     choice = Choice(**chosen)
     _check_usage(family, choice, every=every)
     if digests:
-        _digests(family or "", choice, {**files, "resume": resume, "traced": traced, "all": every})
+        _run_digests(family or "", choice, {**files, "resume": resume, "traced": traced, "all": every})
         return
-    earlier = written(json_file) if resume else []
-    runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed())]
+    earlier = read_earlier_run(json_file) if resume else []
+    runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed_families())]
     _check(runs, choice, files, every=every)
     if traced:
         _compare_with_traced(runs)
@@ -104,8 +104,8 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
         raise UsageError(f"{given[0]} goes with one FAMILY, and not with --all")
 
 
-def _digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
-    """Print the digests that ``zoo check --digests`` finds missing; exit code 1: a file could not be had."""
+def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
+    """Run ``zoo check --digests``: print the digests that it finds missing; exit code 1: a file could not be had."""
     from zoo_core.cli._check_digests import print_digests, require_alone
     from zoo_core.cli._check_run import known_tasks
     from zoo_core.testing.choosing import cards_named
@@ -138,7 +138,7 @@ def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None]
 
 
 def _compare_with_traced(runs: Sequence[Run]) -> None:
-    """Say where tracing differs from what the family that is checked declares: one of the two is wrong."""
+    """Print for ``zoo check --traced`` where tracing differs from the family's anatomy: one of the two is wrong."""
     from zoo_core.testing.traced import compared
 
     for card in (card for run in runs for card, _ in run.plan):
@@ -211,7 +211,7 @@ def _print(report: Report) -> None:
 
 
 def _summary(report: Report) -> str:
-    """How many models were checked, and how many of them failed, in a line."""
+    """Last line that ``zoo check`` prints of a family: how many models were checked, and how many of them failed."""
     checked, bad = len(report.checked), {verdict.model for verdict in report.failed}
     words = f"{checked} of its {report.models} models checked"
     if "" in bad:

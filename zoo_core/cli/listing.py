@@ -77,7 +77,7 @@ def list_plainly(arguments: list[str]) -> bool:
     Returns:
         Whether it was one. Anything else, ``--help`` and wrong usage included, is left to click.
     """
-    request = _plain(arguments[1:]) if arguments[:1] == ["list"] else None
+    request = _parse_plain(arguments[1:]) if arguments[:1] == ["list"] else None
     if request is None:
         return False
     print_models(**request)
@@ -89,8 +89,8 @@ _NUMBERS = {"--max-parameters": "max_parameters", "--min-accuracy": "min_accurac
 _FLAGS = {"--json": "as_json", "--table": "as_table"}
 
 
-def _plain(words: list[str]) -> dict[str, Any] | None:
-    """The arguments for a plain list of models, or None where click has to say what is wrong."""
+def _parse_plain(words: list[str]) -> dict[str, Any] | None:
+    """Parse the arguments of ``zoo list`` without click; None where click has to say what is wrong."""
     request: dict[str, Any] = {}
     rest = iter(words)
     for word in rest:

@@ -179,7 +179,7 @@ def _preprocessing(record: dict[str, Any]) -> Preprocessing:
 
 
 def preprocessing_to_record(preprocessing: Preprocessing | None) -> dict[str, Any]:
-    """A card's preprocessing as plain data, all of it, for people and programs to read; nothing for None."""
+    """A card's preprocessing as the plain data that card files hold, all of it; nothing for None."""
     record = asdict(preprocessing) if preprocessing else {}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 

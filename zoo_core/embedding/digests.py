@@ -151,7 +151,7 @@ def _code(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | Non
 
 
 def _globals_of(code: CodeType) -> list[str]:
-    """The global names that a function uses, and the functions within it."""
+    """Names of the globals that a function and those within it load, so that its digest covers their values."""
     inner = [name for each in code.co_consts if isinstance(each, CodeType) for name in _globals_of(each)]
     own = [str(each.argval) for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"]
     return sorted({*own, *inner})

@@ -246,7 +246,7 @@ def resume(
 def _resume(
     out: Path, parts: Path, facts: dict[str, str], run: Callable[[dict[str, str]], Iterator[Row]]
 ) -> Iterator[tuple[str, str]]:
-    """Write the embeddings that are not in a file yet, in parts, and give the images that failed."""
+    """Resume a file of embeddings: write the rows it lacks, in parts, and give the images that failed."""
     parts.mkdir(exist_ok=True)  # the run before may have removed it
     files = _whole_files(out, parts)
     for file in files:

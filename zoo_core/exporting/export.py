@@ -245,7 +245,7 @@ def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynami
 
     Of several outputs it is that of the one where it is the largest share: maps of one model differ in scale.
     """
-    run = _opened(kind, path)
+    run = _open_exported(kind, path)
     pairs = [[0.0, 0.0] for _ in model.names]
     for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
         for pair, expected, result in zip(pairs, model(batch), run(batch), strict=True):
@@ -264,8 +264,8 @@ def _larger(first: float, second: float) -> float:
     return first if math.isnan(first) else second if math.isnan(second) else max(first, second)
 
 
-def _opened(kind: Format, path: Path) -> Run:
-    """The exported file, ready to run; what its runtime raises becomes an error that says why."""
+def _open_exported(kind: Format, path: Path) -> Run:
+    """The file just exported, opened in its runtime; what the runtime raises becomes an error that says why."""
     try:
         return kind.open(path)
     except ZooError:

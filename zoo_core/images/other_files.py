@@ -78,7 +78,7 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages.first
             colours, axes = getattr(page.photometric, "name", page.photometric), page.axes
-            _refuse(page, name)
+            _refuse_tiff(page, name)
             array: np.ndarray[Any, Any] | None = page.asarray() if colours in _READ else None
     except ImageError:
         raise
@@ -96,8 +96,8 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
     return np.moveaxis(array, 0, -1) if axes.startswith("S") else array
 
 
-def _refuse(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
-    """Refuse a page of a TIFF before it is decoded."""
+def _refuse_tiff(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+    """Refuse a page of a TIFF file that tifffile cannot decode as one image: too large, or premultiplied with alpha."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # as Pillow does
         hint = "zoo.sliding_window(model, path, size=...) reads it window by window"
         raise ImageError(f"{name}: too large to be read as one image", hint=hint, name=name)

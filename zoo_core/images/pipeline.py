@@ -31,7 +31,7 @@ _DEEP_MODES = ("I", "F")
 
 
 class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Give an image the number of channels that a model takes: grey becomes RGB, and RGB grey. No more is guessed.
+    """Step of a pipeline that gives an image the channels of a model: grey to RGB, or RGB to grey. No more is guessed.
 
     Args:
         count: How many channels.
@@ -299,7 +299,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
     mean, std = numbers.mean, numbers.std
     turns = len(mean) == _RGB and numbers.channel_order == "BGR"
     colour = [min(max(value / numbers.value_range, 0), 1) for value in (reversed(mean) if turns else mean)]
-    steps: list[Any] = [ToChannels(len(mean)), *(_augment(numbers, task) if train else _cut(numbers, colour))]
+    steps: list[Any] = [ToChannels(len(mean)), *(_augmentations(numbers, task) if train else _cut(numbers, colour))]
     steps.append(ToFloats(numbers.value_range, "BGR" if turns else "RGB"))
     if any(mean) or any(value != 1 for value in std):
         steps.append(v2.Normalize(mean=list(mean), std=list(std)))
@@ -311,7 +311,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
 
 def _cut(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
     """The steps of a pipeline that bring an image to its size."""
-    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
+    how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     if numbers.resize and numbers.fit == "squash":
         yield v2.Resize(list(numbers.resize), **how)
     elif numbers.resize:
@@ -320,8 +320,8 @@ def _cut(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
         yield CenterCropOrPad(numbers.crop, colour) if numbers.fit == "border" else v2.CenterCrop(list(numbers.crop))
 
 
-def _augment(numbers: Preprocessing, task: str) -> list[Any]:
-    """What torchvision's references do to train a model for this task, before they normalize.
+def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
+    """Steps of a pipeline to train with, before it normalizes: the augmentations of torchvision's references.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
     """
@@ -339,7 +339,7 @@ def _for_classification(numbers: Preprocessing) -> list[Any]:
     """The random steps of a pipeline to train a classifier."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
-    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
+    how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     return [v2.RandomResizedCrop(list(numbers.crop), **how), v2.RandomHorizontalFlip()]
 
 
@@ -348,7 +348,7 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
-    how = {"interpolation": _filter(numbers.interpolation), "antialias": numbers.antialias}
+    how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     fill = {tv_tensors.Mask: _IGNORED, "others": 0}
     crop = v2.RandomCrop(list(size) * (_SIDES // len(size)), pad_if_needed=True, fill=fill)
     return [
@@ -371,8 +371,8 @@ _AUGMENTATIONS = {
 }
 
 
-def _filter(name: str) -> Any:  # noqa: ANN401 - torchvision ships no types
-    """The interpolation of torchvision for a pipeline, by the name in a card."""
+def _interpolation(name: str) -> Any:  # noqa: ANN401 - torchvision ships no types
+    """Interpolation for the resize step of a pipeline, as torchvision's enum, by the name in a card."""
     known = [mode.value for mode in v2.InterpolationMode]
     if name not in known:
         raise UsageError(

@@ -104,7 +104,7 @@ def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[s
 
 
 def with_preprocessing(known: Knowledge, preprocessing: Preprocessing) -> Knowledge:
-    """What is known of a model, and how its images are prepared from now on."""
+    """Metadata of a model whose images are prepared by another preprocessing from now on."""
     edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
     return replace(known, edits=(*known.edits, edit))
 

@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source], bool]:
-    """The images to read that something stands for, in order, and whether it stands for several by its kind.
+    """The images to read from a file, folder, glob, batch or iterable, in order, and whether that is several.
 
     Folders are gone through with all folders inside them, by name, and hidden files are left out.
 
@@ -75,7 +75,7 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
 
 
 def _of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
-    """The images to read that each item of several stands for."""
+    """Sources to read for each item of an iterable of images; reading an item that is none raises its error."""
     for i, item in enumerate(images):
         try:
             inner, several = sources_of(item, video=video)

@@ -68,7 +68,7 @@ def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:  # noqa: ANN4
 
 
 class _WholeRows:
-    """The rows of an image that is in memory already, or has to be."""
+    """Regions cut from the rows of an image that is decoded whole, because it is in memory already or has to be."""
 
     def __init__(self, image: Any, channels: int) -> None:  # noqa: ANN401 - a PIL image or a tensor
         from torchvision.transforms.v2 import functional

@@ -77,7 +77,7 @@ def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN
 
 
 def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:  # noqa: ANN401 - as above
-    """The mask of a result in colours, over the image if any, and below it names and colours of its classes."""
+    """Draw a ``Segmentation`` result of ``zoo.predict``: its mask over the image if any, and a legend of classes."""
     labels = found.mask.to(torch.int64)
     palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
     coloured = Image.fromarray(palette[labels].numpy())

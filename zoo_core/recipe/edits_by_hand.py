@@ -33,7 +33,7 @@ _PLAIN = bool | int | float | str | None
 
 
 def kind_of(module: nn.Module) -> str:
-    """Dotted path of a module's class, to tell layers changed by hand; a synchronised batch norm counts as plain."""
+    """Class of a module as a dotted path, to find layers edited by hand; a synchronized batch norm counts as plain."""
     kind = type(module)
     return "a batch norm" if kind in _BATCH_NORMS else f"{kind.__module__}.{kind.__qualname__}"
 

@@ -127,7 +127,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
             return (_without_values(args[0]) - _without_values(args[1])).numel()
         fixed = {"device": torch.device("meta"), "pin_memory": None, "generator": None}
         said = {each.name: fixed[each.name] for each in schema.arguments if each.kwarg_only and each.name in fixed}
-        plain, named = tree_map_only(Tensor, _without_values, (_counted(schema.name, args), kwargs))
+        plain, named = tree_map_only(Tensor, _without_values, (_with_masks_counted(schema.name, args), kwargs))
         result = func(*plain, **{**named, **said})
         sizes = [each.numel() for each in tree_leaves(result) if isinstance(each, Tensor)]
         if schema.name in _ATTENTION:
@@ -157,15 +157,15 @@ def _without_values(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of an operation; values say how many elements a mask chooses."""
+def _with_masks_counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of an operation whose memory a rebuild limits, masks replaced by as many indices as they choose."""
     if name in {"aten::index", "aten::index_put"}:
-        return (args[0], [each for index in args[1] for each in _numbers(index)], *args[2:])
+        return (args[0], [each for index in args[1] for each in _as_indices(index)], *args[2:])
     return args
 
 
-def _numbers(index: Tensor | None) -> list[Tensor | None]:
-    """What indexes as a mask does, by numbers."""
+def _as_indices(index: Tensor | None) -> list[Tensor | None]:
+    """A mask as indices on the meta device, to limit the memory of a recipe's operations; other indices as they are."""
     if index is None or index.dtype not in {torch.bool, torch.uint8}:
         return [index]
     chosen = int(index.count_nonzero())
@@ -338,7 +338,7 @@ def is_own_code(card: Card) -> bool:
 
 
 def edit_to_plain(edit: Edit) -> dict[str, Any]:
-    """An act of surgery as JSON can write it; arguments that equal the verb's defaults are left out.
+    """An edit of a recipe as JSON, for a rebuild to repeat it; arguments that equal the verb's defaults are left out.
 
     Raises:
         UsageError: An argument cannot be written.

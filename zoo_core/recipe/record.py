@@ -117,7 +117,7 @@ def read_recipe(path: Path) -> Recipe:
             f"{path.parent} is not a model that zoo saved",
             expected=f"a folder with a {FILE}",
             got="a folder without one" if path.parent.is_dir() else "no such folder",
-            hint=_next_step(path.parent),
+            hint=_hint_without_recipe(path.parent),
             path=path.parent,
         ) from error
     except TooMuchMemory as error:
@@ -132,8 +132,8 @@ def read_recipe(path: Path) -> Recipe:
     return Recipe(**record)
 
 
-def _next_step(folder: Path) -> str:
-    """What to give instead of a folder without a recipe; timm and transformers have names of their own for a hub's."""
+def _hint_without_recipe(folder: Path) -> str:
+    """The hint where a folder has no recipe to read; timm and transformers have names of their own for a hub's."""
     if named := _OF_TIMM.search(folder.as_posix()):
         save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
         return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
@@ -144,13 +144,13 @@ def _excess(record: Mapping[str, Any]) -> str:
     """What the JSON of a recipe has too much of, if anything."""
     edits = record.get("edits", [])
     is_long = isinstance(edits, list) and len(edits) > _MOST_EDITS
-    if is_long or _shape(edits)[1] > _MOST_VALUES:
+    if is_long or _depth_and_count(edits)[1] > _MOST_VALUES:
         return f"with more than {_MOST_EDITS} edits, or {_MOST_VALUES} values in them"
-    return "nested too deeply" if _shape(record)[0] > _DEEPEST else ""
+    return "nested too deeply" if _depth_and_count(record)[0] > _DEEPEST else ""
 
 
-def _shape(value: object) -> tuple[int, int]:
-    """How many containers of a recipe's JSON are inside each other, and how many values in all; no recursion."""
+def _depth_and_count(value: object) -> tuple[int, int]:
+    """Depth and number of the values in a recipe's JSON, which its reader limits; counted without recursion."""
     deepest, count, waiting = 0, 0, [(value, 1)]
     while waiting:
         each, level = waiting.pop()

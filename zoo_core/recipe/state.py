@@ -79,7 +79,7 @@ def dtype_of(model: nn.Module) -> str:
 
 
 def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None:
-    """Give every tensor of ``model`` the dtype that it has in ``state``, and ``dtype`` to the rest."""
+    """Restore the dtypes that the tensors of a saved ``state`` have in ``model``; the rest of it gets ``dtype``."""
     chosen = getattr(torch, dtype, None)
     if isinstance(chosen, torch.dtype):
         model.to(dtype=chosen)
@@ -101,7 +101,7 @@ def held_in(model: nn.Module) -> list[str]:
 
 
 def switched_in(model: nn.Module) -> list[str]:
-    """The modules, other than held norms, that are in another mode than the module around them."""
+    """State of a model to save: its modules in another train or eval mode than their parents, held norms left out."""
     modules = dict(model.named_modules())
     return [
         path

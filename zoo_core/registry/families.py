@@ -166,7 +166,7 @@ def _public(version: str) -> str:
 
 
 class Shelf(MutableMapping[str, Card]):
-    """The cards of a family by name, in the order of its catalogue; those of a file are read when they are used.
+    """Cards of a registered family by name, in the order of its catalogue; those of a file are read on use.
 
     Args:
         family: Whose cards they are.
@@ -184,7 +184,7 @@ class Shelf(MutableMapping[str, Card]):
         self._cards: dict[str, Card] = {}
         if self._file is None:
             for card in cards:
-                if not _is_sound(card, family) or card.name in self._cards:
+                if not _can_be_listed(card, family) or card.name in self._cards:
                     raise self._wrong(card)
                 self._cards[card.name] = card
 
@@ -261,8 +261,8 @@ class Shelf(MutableMapping[str, Card]):
         )
 
 
-def _is_sound(card: object, family: Family) -> TypeGuard[Card]:
-    """Whether it is a card of this family, to be listed beside those of others: its name and task are texts."""
+def _can_be_listed(card: object, family: Family) -> TypeGuard[Card]:
+    """Whether an object of a family's catalogue is its card, fit to be registered beside those of other families."""
     return (
         isinstance(card, Card)
         and card.family == family.name

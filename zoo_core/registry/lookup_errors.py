@@ -47,7 +47,7 @@ def name_of_folder(name: str) -> UnknownFamily:
 
 
 def name_of_timm(name: str, repository: str, listed: Collection[str]) -> UnknownFamily:
-    """The error of a lookup of ``name``, a hub ``repository`` as timm spells it; ``listed`` have its weights."""
+    """The error of a lookup by the name that timm gives a hub ``repository``; ``listed`` have its weights."""
     save = f"hf://{repository} is the name of a save that zoo.push shared there"
     file = 'zoo.get("timm/NAME", weights="model.safetensors") takes the file of a repository for timm, once it is here'
     return UnknownFamily(

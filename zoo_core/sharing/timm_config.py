@@ -69,7 +69,7 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
 def _built_by_timm(
     recipe: Recipe, tensors: Path, classes: int | None, channel: int | None, options: Mapping[str, Any]
 ) -> nn.Module | None:
-    """The model as timm builds it on the meta device, if it has the tensors of the file."""
+    """The model as timm will build it from a shared config, on the meta device, if it has the tensors of the file."""
     if not all(each is None or type(each) is int for each in (classes, channel)):
         return None
     try:

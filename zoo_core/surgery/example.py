@@ -87,7 +87,7 @@ def refuse_auxiliary(model: nn.Module, verb: str) -> None:
 
 
 def channels_told(model: nn.Module) -> int:
-    """How many channels an example image of ``model`` has by all that is written down."""
+    """Channels of an example image for a model: by its last edit of them, its own example, or its card."""
     known = knowledge_of(model)
     edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
     if known.example is not None and not edits:

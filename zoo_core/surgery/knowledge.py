@@ -49,7 +49,7 @@ _NEW_HEADS = {"swap_head", "branch", "truncate", "encoder"}
 
 @dataclass(frozen=True)
 class Edit:
-    """One act of surgery that changed a model, in the metadata it carries, so that a recipe can repeat it.
+    """Entry of what zoo knows of a model: one act of surgery that changed it, so that a recipe can repeat it.
 
     Attributes:
         verb: Name of the public function that did it, such as ``"swap_head"``.
@@ -341,7 +341,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 
 def no_head(model: nn.Module, what: str) -> NotSupported:
-    """The error of a verb that needs a head, on a model that has none by its metadata.
+    """Error of a verb that needs a head, where what zoo knows of the model says that there is none, and why.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -363,7 +363,7 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
 
 
 def is_unproven(model: nn.Module) -> bool:
-    """Whether, by its metadata, a model may have a head that was not found when it was traced."""
+    """Whether what zoo knows of a model leaves open that it has a head, not found when it was traced."""
     anatomy = anatomy_of(model)
     return not anatomy.heads and (anatomy.headless or "").startswith(UNPROVEN)
 

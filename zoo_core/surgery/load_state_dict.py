@@ -76,7 +76,7 @@ def load_state(
         misshaped.discard(name)
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
-    missing, unexpected = _assign(model, fitting, own) if assign else _copy(model, fitting)
+    missing, unexpected = _assign(model, fitting, own) if assign else _load_by_copying(model, fitting)
     untouched = {name for name in missing if _matches(name, absent) and name not in problems}
     missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
     unexpected = [name for name in unexpected if not _under(name, replaceable)]
@@ -87,7 +87,7 @@ def load_state(
 
 
 def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:  # noqa: ANN401 - torch's own
-    """Load a state dict as torch does, not strictly, with a version where torch looks for it, as MNASNet asks.
+    """Call torch's ``load_state_dict`` with ``strict=False`` and the version that MNASNet looks for in a state dict.
 
     Args:
         model: What to load into.
@@ -99,8 +99,8 @@ def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = 
     return _whole_load(model, noted, strict=False, assign=assign)
 
 
-def _copy(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Load a state dict by copying its values; gives the names that are missing, and those that are unexpected."""
+def _load_by_copying(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load a state dict by copying its values into the model; gives the missing and the unexpected names."""
     result = load_whole(model, given)
     return list(result.missing_keys), list(result.unexpected_keys)
 
@@ -165,7 +165,7 @@ def _mismatch(
     unexpected: list[str],
     misshaped: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]],
 ) -> LoadMismatch:
-    """What of a state dict does not fit the model it was to be loaded into, as an error."""
+    """Error of loading a state dict that does not fit: the names missing, unexpected, or of another shape."""
     parts = []
     if missing:
         parts.append(f"{len(missing)} missing ({_few(missing)})")
@@ -237,7 +237,7 @@ def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
 def load_packed(
     model: nn.Module, state: Mapping[str, Any], *, ignore: Collection[str] = (), source: str = "the file"
 ) -> dict[str, Outcome]:
-    """Load all of a packed state dict into a quantised model, or say exactly what does not fit.
+    """Load a state dict of packed parameters into a quantized model, all of it, or say exactly what does not fit.
 
     Args:
         model: What to load into.
@@ -277,7 +277,7 @@ def load_packed(
 
 
 def _is_wrapper(found: Mapping[str, object]) -> bool:
-    """Whether a checkpoint wraps the packed state dict to load in another mapping."""
+    """Whether the packed state dict to load is wrapped in another mapping."""
     return any(isinstance(value, Mapping) for value in found.values())
 
 

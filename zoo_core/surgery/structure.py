@@ -265,7 +265,7 @@ def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
 
 
 def _begins_with_a_layer(module: nn.Module) -> bool:
-    """Whether what replaced a classifier is given what its first layer takes: nothing before it changes the shape."""
+    """Whether a classifier put in by hand changes no shape before its first layer: the structure tells its width."""
     leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
     first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
     return first is not None and bool(_number(first, _WIDTHS))

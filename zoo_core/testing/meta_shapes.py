@@ -76,7 +76,7 @@ def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
-    """The shape of scaled dot-product attention on the meta device, laid out in memory as torch does."""
+    """Shape of scaled dot-product attention for meta tensors, laid out in memory as torch does."""
     _agree(q.shape[-1] == k.shape[-1], "query", q, k)
     _agree(k.shape[-2] == v.shape[-2], "key", k, v)
     weights = (*q.shape[:-1], k.shape[-2])

@@ -107,7 +107,7 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
-    """Run a model and note its layers in the order of their first call, and whether each is given the image itself.
+    """Run a model and look on: its layers in the order of their first call, and whether each is given the image.
 
     A layer is a module with a weight of its own.
     """

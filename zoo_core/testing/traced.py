@@ -72,7 +72,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
         model = get(card.id, weights=None, device=None if values else "meta", seed=0)
         declared = anatomy_of(model)
         started = time.perf_counter()
-        result = trace(model, _example(card)).anatomy
+        result = trace(model, _example_to_trace(card)).anatomy
     except (ZooError, RuntimeError) as error:
         note = str(error).strip().replace("\n", " ")[:200]
         return Row(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
@@ -86,8 +86,8 @@ def compared(card: Card, *, values: bool = False) -> Row:
     return Row(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
 
 
-def _example(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
-    """What a model is called with to be traced: zeros in the size of its card."""
+def _example_to_trace(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
+    """An example input to trace a model with, to compare it with a plugin's anatomy: zeros in the size of its card."""
     image = torch.zeros(1, *card.input_size, device="cpu")
     if card.task in DETECTORS:
         return [image[0]]

@@ -58,7 +58,7 @@ def example(card: Card, batch: int = 2) -> Tensor:
 
 
 def arguments(card: Card, images: Tensor, *, train: bool = False) -> tuple[Any, ...]:
-    """What a model under test is called with for a batch of images, by its task.
+    """Arguments of ``forward`` for a model under test and a batch of images, by its task.
 
     A detector is given a list of images, and what is in them while it trains; optical flow is given two images at a
     time, of which the second differs from the first in its last channel. Any other model is given the batch.
@@ -210,7 +210,7 @@ def need_values(card: Card) -> None:
 
 
 class Built(NamedTuple):
-    """What the first build of a model under test did to the process.
+    """First build of a model under test: what it changed in the process, so that a check can say so.
 
     Attributes:
         changes: What it changed, in words.
@@ -299,7 +299,7 @@ def _with_values(name: str) -> nn.Module:
 
 
 def _draw_zeros(model: nn.Module) -> None:
-    """Draw values for zeros in a new head of a model under test, whose scores would not depend on its input."""
+    """Randomize a new head that is all zeros in a model under test, so that its scores depend on its input."""
     known = dict(model.named_modules())
     layers = [known[head.path] for head in anatomy_of(model).heads if head.path in known]
     with torch.no_grad(), seeded(0):

@@ -117,7 +117,7 @@ def _add(model: nn.Module, flow: Dataflow, found: Layers, number: int) -> None:
 
 
 def layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | None:
-    """Why the module at ``path`` is no head site, though it is the last with parameters; None where it is one."""
+    """Why the last layer with parameters before an output, at ``path``, cannot be a head; None where it can."""
     layer = model.get_submodule(path)
     if not path or isinstance(layer, _RECURRENT):
         return f"{', '.join(parameters) or 'what it computes'} {NO_LAYER}"
@@ -131,7 +131,7 @@ def layer_refusal(model: nn.Module, path: str, parameters: list[str]) -> str | N
 
 
 def _more_than_a_layer(model: nn.Module, flow: Dataflow, path: str) -> str | None:
-    """Why a subclass of a layer is no head site: a plain layer in its place would not compute what it does."""
+    """Why a last layer that subclasses a Linear or a convolution cannot be a head: it computes more than these do."""
     kind = type(model.get_submodule(path))
     more = None if kind.__module__.startswith("torch.nn") else flow.called_beside(path)
     return f"it is a {kind.__name__}, which calls {more} beside what a Linear or a convolution does" if more else None

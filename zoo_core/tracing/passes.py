@@ -181,7 +181,7 @@ def _copies(value: object) -> bool:
 
 
 def _initialize_lazy(model: nn.Module, x: Any) -> None:  # noqa: ANN401 - whatever forward takes
-    """Give lazy layers their shapes, as the first pass of the model would."""
+    """Run a first pass, before those that are traced, over a model with lazy layers, which gives them their shapes."""
     if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
         with suppress(Exception):  # what fails here fails again, and is reported, where it is recorded
             output_of(model, _placed(x, model))
@@ -193,7 +193,7 @@ def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward
 
 
 def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
-    """An example as a batch of another size for a pass, made of its first sample; a list is one of samples."""
+    """Input for a pass at another batch size, made of the first sample of the example; a list is one of samples."""
     if isinstance(x, list):
         return [x[0].clone() if isinstance(x[0], Tensor) else x[0] for _ in range(size)] if x else x
 

@@ -226,7 +226,7 @@ def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
 
 
 def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -> str | None:
-    """What a trace says where no head is proven, with the candidates for one."""
+    """Message of a ``Trace`` on why no head is proven, with the candidates for one."""
     if why is None:
         return None
     named = f"; {CANDIDATES} {' or '.join(map(repr, candidates[:4]))}" if candidates else ""

@@ -43,7 +43,7 @@ def is_of_module(model: nn.Module, path: str) -> bool:
 
 
 def _replace(model: nn.Module, old: object, new: object) -> None:
-    """Hold the new object in each module that holds the old one as an attribute."""
+    """Set each attribute of a module that is the old object to the new one."""
     for module in model.modules():
         for name in [name for name, value in vars(module).items() if value is old]:
             setattr(module, name, new)
@@ -76,7 +76,7 @@ def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection
 
 
 def _owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
-    """The modules around a layer and the records that they hold as attributes, such as a configuration, by path."""
+    """Objects whose attributes may describe a layer, by path: the modules around it, and records such as a config."""
     parts = path.split(".")
     for depth in range(len(parts)):
         place = ".".join(parts[:depth])

@@ -173,7 +173,7 @@ def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:  
 
 @torch.no_grad()
 def evaluate_detector(module: FineTuneDetector, batches: DataLoader[Any]) -> DetectionEvaluation:
-    """Evaluate a detector on images; its mode is afterwards as it was."""
+    """Evaluate a fine-tuned detector on images by mean average precision; its mode is afterwards as it was."""
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Load images and targets; an index counts on through the epochs, and alone decides what is drawn at random.
+    """Dataset that loads images and targets; an index counts on through the epochs and alone decides what is drawn.
 
     Args:
         samples: What is in it.
@@ -97,7 +97,7 @@ class MaskDataset(ImageDataset):
 
 
 class WholeMaskDataset(ImageDataset):
-    """Load images as ``zoo.predict`` prepares them, and their masks as they are."""
+    """Dataset that loads validation images as ``zoo.predict`` prepares them, with masks of their full size."""
 
     def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
         """The image as a tensor, and its mask."""
@@ -105,7 +105,7 @@ class WholeMaskDataset(ImageDataset):
 
 
 class EpochSampler(Sampler[int]):
-    """The samples that one process loads: all of them once an epoch, over all processes, in the epoch's order.
+    """Sampler of a ``DataLoader``: all samples once an epoch, in the epoch's order, of which each process loads a part.
 
     Batches of several processes hold together what one process would see in a batch as large as theirs together.
 
@@ -179,7 +179,7 @@ def _is_distributed() -> bool:
 
 
 def mixed_seed(seed: int, number: int) -> int:
-    """A seed of its own for each sample or epoch to load, far from its neighbours' (SplitMix64's finalizer).
+    """Seed for loading one sample or epoch, far from those of its neighbours (SplitMix64's finalizer).
 
     Example:
         >>> mixed_seed(0, 1) != mixed_seed(1, 0)
@@ -250,5 +250,5 @@ def _apart(batch: Sequence[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]
 
 
 def val_batch(task: str, batch_size: int) -> int:
-    """How many images to load as a batch to validate with: masks keep their size, so that each is one of its own."""
+    """Batch size of a ``DataLoader`` for validation: 1 for segmentation, where each mask keeps its own size."""
     return 1 if task == "segmentation" else batch_size

@@ -106,7 +106,7 @@ def resumable(work: Path) -> Iterator[None]:
 
 
 def shards(engine: Trainer) -> bool:
-    """Whether each process holds a part of the parameters; refused where it would also write a part of the checkpoint.
+    """Whether the strategy shards the parameters; refused where it shards the checkpoint of a run to resume from too.
 
     Raises:
         UsageError: Each process would write a part of the checkpoint too, in a folder.
@@ -132,7 +132,7 @@ def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
 
 
 def require_finite(losses: Mapping[str, float], epoch: int) -> None:
-    """Stop the training where a loss is nan or infinite, before there is a checkpoint of it to resume from.
+    """Stop a run whose loss is nan or infinite, before there is a checkpoint of it to resume from.
 
     Raises:
         ZooError: One is nan or infinite.

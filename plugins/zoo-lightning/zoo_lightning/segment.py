@@ -107,7 +107,7 @@ def at_size(scores: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SegmentationEvaluation:
-    """What a segmentation model makes of the pixels of the validation images.
+    """Evaluation of a fine-tuned segmentation model: confusion of pixels and worst images of the validation split.
 
     Attributes:
         confusion: ``[true, predicted]`` counts of pixels.

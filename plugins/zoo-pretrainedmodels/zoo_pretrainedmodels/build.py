@@ -60,7 +60,7 @@ def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.
     if isinstance(model, lib.ResNeXt101_32x4d | lib.ResNeXt101_64x4d):
         _own_features(model)
     if not aux_logits:
-        _take_off_auxiliary(model, name)
+        _drop_auxiliary_head(model, name)
     _resize_head(model, num_classes)
     settings = next(iter(lib.library.pretrained_settings[name].values()))
     for key in ("input_space", "input_size", "input_range", "mean", "std"):
@@ -103,8 +103,8 @@ def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no ty
             module.reset_parameters()
 
 
-def _take_off_auxiliary(model: Any, name: str) -> None:  # noqa: ANN401 - the library ships no types
-    """Build the model without its auxiliary head."""
+def _drop_auxiliary_head(model: Any, name: str) -> None:  # noqa: ANN401 - the library ships no types
+    """Build a model without its auxiliary head, for the option ``aux_logits=False``."""
     if not hasattr(model, "AuxLogits"):
         msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
         raise ValueError(msg)

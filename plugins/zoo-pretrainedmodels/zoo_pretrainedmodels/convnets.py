@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 
-from zoo_core.plugin import Anatomy, Chain, Head, Stage, flatten
+from zoo_core.plugin import Anatomy, Chain, Stage, flatten
 from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
 from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
 
@@ -185,8 +185,3 @@ def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
     """The modules of these blocks of BNInception, their outputs last."""
     modules = [path for name in names for path in _named(model, f"inception_{name}_")]
     return tuple(sorted(modules, key=lambda path: path.endswith("_output")))
-
-
-def auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
-    """The head of pretrainedmodels' Inception v3 that only trains, where the network has it."""
-    return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()

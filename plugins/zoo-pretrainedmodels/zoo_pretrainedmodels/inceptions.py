@@ -8,8 +8,8 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor
 
-from zoo_core.plugin import Anatomy, Chain, flatten
-from zoo_pretrainedmodels.convnets import auxiliary_head, library_features
+from zoo_core.plugin import Anatomy, Chain, Head, flatten
+from zoo_pretrainedmodels.convnets import library_features
 from zoo_pretrainedmodels.measure import Row, head_at, stages
 
 _INCEPTION_V3: tuple[Row, ...] = (
@@ -66,12 +66,17 @@ def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
     """Inception v3 of pretrainedmodels, torchvision's, with the auxiliary head that only trains."""
     paths = [row[1] for row in _INCEPTION_V3]
     return Anatomy(
-        heads=(head_at(model, "last_linear"), *auxiliary_head(model)),
+        heads=(head_at(model, "last_linear"), *_auxiliary_head(model)),
         stem=("Conv2d_1a_3x3.conv",),
         stages=stages(_INCEPTION_V3),
         features=Chain(*paths[0], _halved, *paths[1], _halved, *(path for group in paths[2:] for path in group)),
         pool=_inception_v3_pool,
     )
+
+
+def _auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
+    """The head of Inception v3 that is only there to train it, where the network has it."""
+    return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
 
 
 def _halved(x: Tensor) -> Tensor:
@@ -155,16 +160,16 @@ def _nasnet(model: Any, cells: int) -> Anatomy:  # noqa: ANN401 - the library sh
         ("cells_16", ("reduction_cell_0", *numbered[1]), 12 * filters, 16),
         ("cells_32", ("reduction_cell_1", *numbered[2]), 24 * filters, 32),
     )
-    return _cells(model, "conv0.conv", rows)
+    return _of_cells(model, "conv0.conv", rows)
 
 
 def pnasnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     """PNASNet-5 Large, of cells with branches side by side as in Inception."""
-    return _cells(model, "conv_0.conv", _PNASNET)
+    return _of_cells(model, "conv_0.conv", _PNASNET)
 
 
-def _cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """Networks of cells like Inception's blocks, each of which sees the two cells before it."""
+def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """Anatomy of NASNet and PNASNet: cells like Inception's blocks, each of which sees the two before it."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=(stem,),

@@ -9,7 +9,7 @@ from zoo_timm.heads import heads, is_model
 from zoo_timm.heads_by_class import NO_CLASSIFIER, UNPOOLED
 from zoo_timm.split import split
 from zoo_timm.stages import layout, stages
-from zoo_timm.stages_by_class import of_class
+from zoo_timm.stages_by_class import row_for_class
 from zoo_timm.stems import stem
 
 if TYPE_CHECKING:
@@ -73,4 +73,4 @@ def _headless(model: nn.Module) -> str | None:
     """Why the anatomy of a timm model has no head; None where it has one."""
     if not hasattr(model, "get_classifier"):
         return NO_CLASSIFIER
-    return None if getattr(model, "global_pool", None) else of_class(model, UNPOOLED)
+    return None if getattr(model, "global_pool", None) else row_for_class(model, UNPOOLED)

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo_core.plugin import AnatomyError, Head
 from zoo_timm.heads_by_class import CONVOLVED, MORE_HEADS, SCORES_TOKENS
-from zoo_timm.stages_by_class import of_class
+from zoo_timm.stages_by_class import row_for_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's mo
             distilled = number > 0 or "head_dist" in path
             yield path, "main" if main else "distilled" if distilled else "summed"
             main = False
-    for path, role in of_class(model, MORE_HEADS) or ():
+    for path, role in row_for_class(model, MORE_HEADS) or ():
         if _stands(model, path):
             yield path, role
 
@@ -145,7 +145,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
         kind=_kind(model, path, layers[0] if layers else None),
         role=role,
         attributes=attributes if role == "main" else (),
-        tokens=attends(model) or path in (of_class(model, SCORES_TOKENS) or ()),
+        tokens=attends(model) or path in (row_for_class(model, SCORES_TOKENS) or ()),
     )
 
 
@@ -154,7 +154,7 @@ def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
     if layer is not None:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"
     *_, owner = around(path)
-    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else of_class(model, CONVOLVED)
+    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else row_for_class(model, CONVOLVED)
     return "conv" if on_map else "linear"
 
 

@@ -26,7 +26,7 @@ from zoo_timm.several_heads import (
     two_tokens,
 )
 from zoo_timm.stages import layout
-from zoo_timm.stages_by_class import of_class
+from zoo_timm.stages_by_class import row_for_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ def _of_one(model: nn.Module, head: Head) -> Split:
         *_, owner = around(head.path)
         return Split(Features(), PreLogits(Chain(as_map)), Chain(head.path, f"{owner}.flatten" if owner else "flatten"))
     between = Chain(*_after_pre_logits(model, head.path))
-    produced, declared = of_class(model, FEATURES_LIE), layout(model)
+    produced, declared = row_for_class(model, FEATURES_LIE), layout(model)
     if produced == "NCHW" and declared == "NHWC":
         return Split(Features(_TO_LAST), PreLogits(between, _TO_FIRST))
     if produced == "NHWC" and declared == "NCHW":
@@ -143,7 +143,7 @@ def _of_one(model: nn.Module, head: Head) -> Split:
 def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece]:
     """Pool and classify of the split of a timm model with several heads."""
     paths, widths = tuple(head.path for head in heads), tuple(head.in_features for head in heads)
-    given, weights = of_class(model, COMBINED), of_class(model, WEIGHED)
+    given, weights = row_for_class(model, COMBINED), row_for_class(model, WEIGHED)
     if given == "concatenated":
         return PreLogits(Chain()), Weighed(paths, widths, weights) if weights else Concatenated(paths, widths)
     if given == "patches":
@@ -161,7 +161,7 @@ def _after_pre_logits(model: nn.Module, path: str) -> Iterator[str]:
 
     They are the other children of the classifier's own class, such as the batch norm before LeViT's linear layer.
     """
-    yield from of_class(model, BEFORE_HEAD) or ()
+    yield from row_for_class(model, BEFORE_HEAD) or ()
     for owner in around(path)[1:]:
         module = model.get_submodule(owner)
         if is_timms(module) and "pre_logits" not in signature(type(module).forward).parameters:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 
 from zoo_core.plugin import Stage
-from zoo_timm.stages_by_class import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, of_class
+from zoo_timm.stages_by_class import DECLARED_AT, LAYOUTS, OUT_OF_ORDER, READS, STAGE_NAMES, row_for_class
 from zoo_timm.stems import stem
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
         >>> [(stage.name, stage.channels, stage.stride) for stage in stages(timm.create_model("resnet18"))]
         [('layer1', 64, 4), ('layer2', 128, 8), ('layer3', 256, 16), ('layer4', 512, 32)]
     """
-    rows = of_class(model, OUT_OF_ORDER)
+    rows = row_for_class(model, OUT_OF_ORDER)
     if rows is not None:
         return tuple(rows(model))
     maps = _maps(model)
@@ -57,8 +57,8 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
         last = groups.pop()
         groups[-1] += last
         del maps[-2]
-    names = of_class(model, STAGE_NAMES) or _names(groups)
-    reads = of_class(model, READS)
+    names = row_for_class(model, STAGE_NAMES) or _names(groups)
+    reads = row_for_class(model, READS)
     return tuple(
         Stage(name, group, each.channels, each.stride, read=reads(each.path) if reads else None)
         for name, group, each in zip(names, groups, maps, strict=True)
@@ -78,13 +78,13 @@ def layout(model: nn.Module) -> Layout:
     """
     if getattr(model, "use_conv", False):  # LeViT does without tokens, where it is built so
         return "NCHW"
-    return of_class(model, LAYOUTS) or "NCHW"
+    return row_for_class(model, LAYOUTS) or "NCHW"
 
 
 def _maps(model: nn.Module) -> list[_Map]:
     """The maps that end the stages after the stem, by modules that are blocks of the trunk, not their inside."""
     declared: Any = getattr(model, "feature_info", None) or ()
-    at = of_class(model, DECLARED_AT) or ("", "")
+    at = row_for_class(model, DECLARED_AT) or ("", "")
     rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
     first = stem(model)
     whole = (_of_whole_block(model, row, first) for row in rows if not _is_in_stem(model, row.path, first))
@@ -93,7 +93,7 @@ def _maps(model: nn.Module) -> list[_Map]:
 
 
 def _is_in_stem(model: nn.Module, path: str, first: Iterable[str]) -> bool:
-    """Whether a declared map ends no stage, because it belongs to the stem or to no module at all.
+    """Whether a map in timm's ``feature_info`` ends no stage, because it belongs to the stem or to no module at all.
 
     It does when the module holds the first layers, or is a norm or an activation with a name of its own, such as
     ``act1``. VGG's maps are activations too, but numbered.

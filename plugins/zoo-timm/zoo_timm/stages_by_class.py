@@ -40,8 +40,8 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def of_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
-    """The row for the class of a model, or its nearest base, in a table of trunks or heads that the rules do not fit.
+def row_for_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
+    """Row for the class of a model, or its nearest base, in a table of stages or heads by class.
 
     Tables are keyed by names, because an older timm lacks some of the classes.
     """

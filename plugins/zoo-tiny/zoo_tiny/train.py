@@ -26,7 +26,7 @@ BATCH = 128
 
 
 def normalized(images: Tensor) -> Tensor:
-    """Images of 0 to 1 as GlyphNet is trained on them, -1 to 1: the mean and std of the card."""
+    """Normalize images of 0 to 1 to train GlyphNet on them, by the mean and std of its card: -1 to 1."""
     return (images - 0.5) / 0.5
 
 

@@ -197,7 +197,7 @@ def resolutions(model: nn.Module, *trunks: str) -> list[tuple[str, tuple[str, ..
 
 
 def _last_with_weights(model: nn.Module, paths: tuple[str, ...]) -> nn.Module:
-    """The last module of a stage that has parameters, on which its channels are measured."""
+    """Last module with weights in a stage of torchvision's, on which the channels of the stage are measured."""
     return model.get_submodule(next(path for path in reversed(paths) if _weighs(model, [path])))
 
 

@@ -304,7 +304,7 @@ def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
     """A twin to extract from: modules at some paths have one forward hook more; all else is shared with ``model``."""
     # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
     return replaced(
-        model, {path: _with_hook(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
+        model, {path: _extracting(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
     )
 
 
@@ -325,8 +325,8 @@ class AtStage:
         return recorded(self.run, model, x, [self.path])[1][0]
 
 
-def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
-    """A twin of a module with hooks of its own and one more, to extract what it gives."""
+def _extracting(module: nn.Module, hook: Hook) -> nn.Module:
+    """A twin of a module, with its hooks and one more that extracts its output."""
     twin = twin_of(module)
     twin.__dict__["_forward_hooks"] = OrderedDict(module._forward_hooks)  # noqa: SLF001 - the twin must not share its hooks
     twin.register_forward_hook(hook)

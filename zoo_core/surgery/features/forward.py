@@ -23,7 +23,7 @@ _PLAN, _LIBRARYS = "_zoo_plan", "_zoo_library_forward"
 
 
 class _Call(threading.local):
-    """The model whose forward on the instance this thread runs in the place of the one that was put together here."""
+    """The recomposed model whose library's forward runs in this thread in the place of the one put together here."""
 
     of: object = None
 
@@ -46,7 +46,7 @@ class Plan:
 
 
 class Recomposed(Variant):
-    """Put before the class of a model whose forward is features, pool and head, as its plan says.
+    """Class with a new ``forward`` for a model, put before its own: features, pool and head, as its plan says.
 
     A class and not an attribute of the instance, so that FX, quantization, replicas and copies run this forward too; of
     the same name, and a subclass of the library's.

@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 
 
 class Absent(nn.Module):
-    """The place of a module that was split off or cut out: what comes in goes out, and a walk through it is empty."""
+    """Stands in a split model where a module was taken out: gives its input, and a walk through it is empty."""
 
     def __iter__(self) -> Iterator[nn.Module]:
         """Nothing, as checkpointing walks through the layers of a stage."""

@@ -63,7 +63,7 @@ class Layers:
             NotSupported: There is no such layer, or it does not take these arguments.
         """
         try:
-            made = _class(self.kind)(**self.arguments)
+            made = _layer_class(self.kind)(**self.arguments)
         except (TypeError, ValueError, AttributeError, ImportError) as error:
             raise NotSupported(
                 f"cannot build a layer of the kind {self.kind!r}",
@@ -118,8 +118,8 @@ def _looks(module: nn.Module) -> tuple[str, dict[str, tuple[int, ...]]]:
     return repr(module), {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _class(kind: str) -> type[nn.Module]:
-    """The class that a description names; old ones called zoo's own by where they were defined."""
+def _layer_class(kind: str) -> type[nn.Module]:
+    """Class of the layer that the description of a head names; old ones called zoo's own by where they were defined."""
     name = kind.rpartition(":")[2] if kind.startswith("zoo_core.") else kind
     if name not in LAYERS:
         raise TypeError(f"{kind!r} is no layer that a description can name")
@@ -163,5 +163,5 @@ def _arguments(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether an argument of a layer can stand in its description as it is, without pickle."""
+    """Whether a layer's argument can stand in the description of a head as plain data, without pickle."""
     return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(_is_plain(each) for each in value))

@@ -190,7 +190,7 @@ def check_embeds(sites: tuple[Head, ...]) -> None:
 
 
 def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str, object]) -> PerHead | EachHead | None:
-    """What follows the head sites, run for each of several heads; None where nothing follows them."""
+    """The step after the head sites for a multi-head model, run once for each head; None where nothing follows them."""
     after = one_head(anatomy)
     if after is None:
         return None

@@ -91,7 +91,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
 
 
 def keypoint_site(model: nn.Module) -> str:
-    """Path of the layer that draws a map for each keypoint, which a swap replaces.
+    """Path of the keypoint head of a detector, the layer that ``swap_head`` swaps for another number of keypoints.
 
     Raises:
         NotSupported: The model finds no keypoints.
@@ -166,7 +166,7 @@ def swap_head(
         raise UsageError(f"at cannot be {at!r}", expected="None, where the head is now, or 'features'")
     record = {"head": head, "at": at, "keep_hidden": keep_hidden, "input_size": input_size}
     with editing(model, "swap_head", record=record) as edit:
-        bare, sites = edit.model, _sites(model)
+        bare, sites = edit.model, _sites_to_swap(model)
         _check_possible(bare, edit.anatomy if at is None else replace(edit.anatomy, classify=None), sites, head)
         anatomy, sites, shape, gone = _place(bare, edit.anatomy, sites, at, input_size, keep_hidden=keep_hidden)
         with seeded(seed, bare):
@@ -260,8 +260,8 @@ def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int 
     return tuple(each for name in counts for each in rows[name]) if isinstance(counts, dict) else known.names
 
 
-def _sites(model: nn.Module) -> tuple[Head, ...]:
-    """The head sites to swap, the main one first; NotSupported for a model without any."""
+def _sites_to_swap(model: nn.Module) -> tuple[Head, ...]:
+    """Head sites that ``swap_head`` replaces, the main one first; NotSupported for a model without any."""
     anatomy = anatomy_of(model)
     if not anatomy.heads:
         raise no_head(model, "to replace")

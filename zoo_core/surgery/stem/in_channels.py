@@ -50,7 +50,7 @@ class Order:
 
 
 def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> Order:
-    """How the inputs of a first layer come from the channels of the image.
+    """In what order the ``in_channels`` of a first layer take the channels of the image.
 
     A layer with as many inputs as the image has channels takes them as they are. Any other is watched while the front
     of the model runs on images in which one channel is lit.
@@ -92,7 +92,7 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
         return expected
     with evaluating(model):
         for channels in (expected, inputs):
-            given = _given(model, layer, _dark(layer, channels, size))
+            given = _input_of(model, layer, _dark(layer, channels, size))
             if given is not None and given.shape[axis] == inputs:
                 return channels
     return expected
@@ -113,14 +113,14 @@ class _Reached(Exception):
 def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
     """For each input of a first layer the one channel of the image that it comes from; empty when unclear."""
     axis, dark = _axis(layer), _dark(layer, channels, size)
-    base = _given(model, layer, dark)
+    base = _input_of(model, layer, dark)
     if base is None or base.shape[axis] != inputs_of(layer):
         return []
     lit = []
     for channel in range(channels):
         image = dark.clone()
         image[:, channel] = 1
-        given = _given(model, layer, image)
+        given = _input_of(model, layer, image)
         if given is None:
             return []
         lit.append((given != base).movedim(axis, 0).flatten(1).any(1))
@@ -141,8 +141,8 @@ def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def _given(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
-    """What a first layer is given for an image, channels as its inputs; None when the model does not come that far."""
+def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
+    """Input of a first layer for an image, to count its channels by; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _Reached(args[0])

@@ -66,7 +66,7 @@ def _splits(card: Card, model: nn.Module) -> bool:
     steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}
     with torch.no_grad():
         for name, step in steps.items():
-            ours = _step(card, name, step, ours)
+            ours = _run_part(card, name, step, ours)
         theirs = scores_of(model, x)
     scores = next(tensors(ours))
     if not same(scores, theirs):
@@ -106,8 +106,8 @@ def _awake(card: Card) -> nn.Module:
     return model.eval()
 
 
-def _step(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:  # noqa: ANN401 - features of any kind
-    """Run one step of a split, features, pool or head; what it raises is a finding."""
+def _run_part(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:  # noqa: ANN401 - features of any kind
+    """Run one part of a model that surgery has split (features, pool or head); what it raises fails the check."""
     try:
         return step(given)
     except Exception as error:

@@ -67,7 +67,7 @@ def check_card(card: Card) -> None:
 
 
 def _check_source(label: str, file: Weights) -> None:
-    """The URLs of a weights entry have schemes and hosts that are known, and plain http is proven by a digest."""
+    """Check that the URLs of a weights entry have known schemes and hosts, and that plain http has a whole digest."""
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
         has_host = bool(urlsplit(url).hostname) or url.startswith(("file://", "package://"))

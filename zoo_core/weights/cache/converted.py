@@ -57,7 +57,7 @@ _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
-    """The tensors of an artefact, mapped from its converted copy where its own file cannot be.
+    """State dict of an artefact, mapped from its converted copy in the cache where its own file cannot be.
 
     The copy is made on the first use, if the cache can be written. What is returned equals
     :func:`~zoo_core.weights.read_state_dict` of the artefact, bit for bit and in the same order.

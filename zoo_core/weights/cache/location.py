@@ -123,7 +123,7 @@ def torch_hub_folder() -> Path:
 
 
 def hugging_face_folder() -> Path:
-    """Where ``huggingface_hub`` keeps repositories. Without a home folder it is relative, and nothing is there."""
+    """Location of the cache of ``huggingface_hub``; without a home folder it is relative, and nothing is there."""
     if chosen := os.environ.get("HF_HUB_CACHE"):
         return _expand(chosen)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")

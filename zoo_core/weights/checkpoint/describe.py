@@ -9,14 +9,13 @@ from itertools import islice, pairwise
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Self
 
-from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
-from zoo_core.weights.checkpoint.signatures import Match, Signature, match, read_signatures
+from zoo_core.weights.checkpoint.signatures import Match, Signature, all_signatures, match
 from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.formats.plain_pickle import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from zoo_core.weights.checkpoint.open import Checkpoint
     from zoo_core.weights.checkpoint.state_dicts import Candidate
@@ -167,15 +166,6 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
     said = _names_in(checkpoint.content)
     every = sorted(checkpoint.candidates, key=lambda each: not each.averaged)
     return [_described(each, known, said) for each in every]
-
-
-def all_signatures() -> Iterator[Signature]:
-    """The signatures by which checkpoints are described: of every family, in the order of resolution."""
-    zoo = current_zoo()
-    for name in zoo.order:
-        where = zoo.member(name).family.signatures
-        if where:
-            yield from read_signatures(where)
 
 
 def _described(candidate: Candidate, known: Mapping[str, Signature], said: Collection[str]) -> StateDict:

@@ -14,6 +14,8 @@ from hashlib import blake2b
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from zoo_core.registry.zoo import current_zoo
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -159,3 +161,12 @@ def write_signatures(signatures: Iterable[Signature]) -> bytes:
 def _hexadecimal(values: Iterable[int]) -> str:
     """The hashes of a signature as text."""
     return " ".join(f"{value:x}" for value in values)
+
+
+def all_signatures() -> Iterator[Signature]:
+    """Signatures of the models of every family, in the order of resolution, to tell checkpoints by."""
+    zoo = current_zoo()
+    for name in zoo.order:
+        where = zoo.member(name).family.signatures
+        if where:
+            yield from read_signatures(where)

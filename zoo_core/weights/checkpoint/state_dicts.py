@@ -154,7 +154,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
 
 
 def _parts(module: Foreign) -> Iterator[object]:
-    """Where candidates may be in an object of a checkpoint that is no module: what it holds, and its lists."""
+    """Values in a checkpoint's pickled object, no module, that may be state dicts: what it holds, and its lists."""
     for part in module.parts():
         yield from part if isinstance(part, list | tuple) else (part,)
 
@@ -351,7 +351,7 @@ def children_of(module: Foreign) -> dict[str, Foreign | None]:
 
 
 def unwrapped(module: Foreign) -> Foreign:
-    """The pickled module inside wrappers of data-parallel training and ``torch.compile``; others as they are."""
+    """Pickled module that holds a state dict, without wrappers of data-parallel training and ``torch.compile``."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     while isinstance(held, Mapping) and len(held) == 1 and {*held} <= _AROUND:
         inner = next(iter(held.values()))

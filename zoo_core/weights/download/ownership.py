@@ -164,7 +164,7 @@ _SURELY_ABANDONED = 600.0
 
 
 def partials(folder: Path, stem: str) -> list[Path]:
-    """The partial files of a download in a folder, of any owner, the longest first."""
+    """Partial files of a download, of any owner, to be locked or taken over, the longest first."""
     prefix = f".{stem}."
     result = []
     with contextlib.suppress(OSError):

@@ -64,7 +64,7 @@ def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
-    """Read all that a file of weights holds, wrapper included, and whether its tensors are mapped from the file.
+    """Read a weights file of any format, wrapper included; also whether its tensors are mapped from the file.
 
     Raises:
         Unreadable: The file is not there, broken, or no file of tensors.

@@ -100,7 +100,7 @@ _BY_NAME = {
 
 
 def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
-    r"""What kind of file it is, by its first bytes, its name, and what an archive has in it.
+    r"""Format of a file in words, sniffed from its first bytes, its name, and what an archive has in it.
 
     Example:
         >>> describe_file(b"PK\x03\x04", "net.pt", ["net/data.pkl", "net/constants.pkl", "net/code/__torch__.py"])

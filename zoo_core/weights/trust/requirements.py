@@ -60,7 +60,7 @@ def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) 
           done: nothing was downloaded
           next step: pin the full digest with `zoo lock`, name an https mirror, or say trust="first-use"
     """
-    if digests.is_full(sha256) or trust == "first-use" or (sha256 and not all(_in_the_clear(url) for url in urls)):
+    if digests.is_full(sha256) or trust == "first-use" or (sha256 and not all(_is_plain_http(url) for url in urls)):
         return
     reason = "because the url is plain http" if sha256 else "because nothing else vouches for the bytes"
     raise Untrusted(
@@ -74,8 +74,8 @@ def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) 
     )
 
 
-def _in_the_clear(url: str) -> bool:
-    """Whether bytes from a url cross a network unprotected, so that by the rules no prefix vouches for them."""
+def _is_plain_http(url: str) -> bool:
+    """Whether a URL is plain http or ftp, so that the rules of trust require more than a prefix of the digest."""
     return urlsplit(url).scheme.lower() in ("http", "ftp") and not is_loopback(url)
 
 
