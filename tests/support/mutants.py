@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn.functional import dropout, linear
 
 from support import odd_toys, toys
 from zoo_core import Chain, Licenses, Preprocessing, flatten
@@ -161,6 +161,32 @@ class Contrasting(toys.Toy):
 
     def forward(self, x):
         return super().forward(x - x.mean(0))
+
+
+class Subtracting(toys.Toy):
+    """Normalizes the images that it is given, in place."""
+
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
+
+class Dropping(toys.Toy):
+    """Its dropout does not know of eval mode."""
+
+    def forward(self, x):
+        return super().forward(dropout(x, 0.1))
+
+
+class Remembering(toys.Toy):
+    """Keeps all scores that it ever gave."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(super().forward(x))
+        return self.seen[-1]
 
 
 class TwoStems(toys.Toy):
@@ -369,8 +395,20 @@ def cpu_anatomy(model):
     return replace(toys.anatomy(model), pool=Chain(cpu_pool, "norm"))
 
 
+def pool_of_two(x):
+    return x.mean((2, 3)).view(2, 8)
+
+
 MUTANTS = {
     # forward
+    "forward that changes its images": Mutant("forward", "forward changes the images", card=build(Subtracting)),
+    "dropout in eval mode": Mutant("forward", "other scores each time in eval mode", card=build(Dropping)),
+    "forward that keeps its scores": Mutant("forward", "leaves 1 tensors more in attributes", card=build(Remembering)),
+    "pool of two images": Mutant(
+        "forward",
+        "does not take a batch of 3",
+        lambda model: replace(toys.anatomy(model), pool=Chain(pool_of_two, "norm")),
+    ),
     "constant on the CPU": Mutant(
         "forward", "(return super().forward(x - torch.tensor([0.5", card={"build": "support.mutants:OnTheCPU"}
     ),
@@ -413,6 +451,13 @@ MUTANTS = {
         "card", "no finite numbers", weights={"outputs": {"cpu": (float("nan"),) * 8}}
     ),
     "task with a letter too few": Mutant("card", "is not ['classification'] by", card={"task": "classifcation"}),
+    "accuracy that is no percentage": Mutant("card", "in percent", weights={"metrics": {"ImageNet-1K acc@1": 0.76}}),
+    "class names with line ends": Mutant(
+        "card", "begin or end with white space", weights={"categories": tuple(f"{number}\n" for number in range(10))}
+    ),
+    "mean and std exchanged": Mutant(
+        "card", "may be exchanged", weights=preprocessing(mean=(0.229, 0.224, 0.225), std=(0.485, 0.456, 0.406))
+    ),
     "mean below all values": Mutant("card", "outside the range", weights=preprocessing(mean=(-0.5, 0.4, 0.4))),
     "range of no image": Mutant("card", "are those of values from 0 to 1", weights=preprocessing(value_range=2.0)),
     "crop of one pixel": Mutant("card", "a small part of what the card takes", weights=preprocessing(crop=(1, 1))),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from support import toys
@@ -147,6 +151,26 @@ def in_another_folder():
     return toys.Toy()
 
 
+def without_garbage_collection():
+    gc.disable()
+    return toys.Toy()
+
+
+def with_any_image():
+    Image.MAX_IMAGE_PIXELS = None
+    return toys.Toy()
+
+
+def that_cannot_be_ended():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return toys.Toy()
+
+
+def with_silent_numpy():
+    np.seterr(all="ignore")
+    return toys.Toy()
+
+
 def with_a_path():
     sys.path.insert(0, f"/acme/{random.random()}")
     return toys.Toy()
@@ -191,6 +215,11 @@ def in_two_forms():
 def zeroing(model):
     with torch.no_grad():
         model.fc.bias.zero_()
+    return toys.anatomy(model)
+
+
+def replacing(model):
+    model.fc.bias = nn.Parameter(model.fc.bias.detach().clone())
     return toys.anatomy(model)
 
 
@@ -274,6 +303,10 @@ MUTANTS = {
     "build that looks for anomalies": _build("changes whether autograd looks for anomalies", with_anomalies),
     "build that sets a variable": _build("changes the environment variables", with_a_variable),
     "build that goes to another folder": _build("changes the current folder", in_another_folder),
+    "build that collects no garbage": _build("whether Python collects garbage", without_garbage_collection),
+    "build that reads any image": _build("the most pixels that Pillow reads", with_any_image),
+    "build that cannot be ended": _build("changes what SIGTERM does", that_cannot_be_ended),
+    "build that silences numpy": _build("changes how numpy handles errors", with_silent_numpy),
     "build that looks for modules elsewhere": _build("changes sys.path", with_a_path),
     "build that switches logging off": _build("changes the logging of all libraries", with_logging_off),
     "build of another model each second time": _build("returns another model the second time: layer2.3", in_two_forms),
@@ -292,6 +325,7 @@ MUTANTS = {
     "build that writes with C++": _build("building it leaves toy.pth in the current folder", with_a_checkpoint),
     "anatomy that prints": Mutant("builds", "asking for its anatomy prints", talking),
     "anatomy that zeroes a bias": Mutant("builds", "anatomy changes fc.bias", zeroing),
+    "anatomy that replaces a bias": Mutant("builds", "anatomy changes fc.bias", replacing),
     "anatomy that leaves a hook": Mutant("builds", "anatomy changes the hooks of layer1", hooking),
     "anatomy that leaves an attribute": Mutant("builds", "anatomy changes the attribute seen", noting),
     "anatomy that adds a module": Mutant("builds", "anatomy changes the module extra", adding),

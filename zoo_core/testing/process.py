@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
@@ -41,6 +44,12 @@ def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
     logging.root.handlers[:], logging.root.level, logging.root.manager.disable = value
 
 
+def _numpy(name: str, **values: Any) -> Any:  # noqa: ANN401 - what numpy gives
+    """What a function of numpy gives, where numpy is installed."""
+    numpy = sys.modules.get("numpy")
+    return getattr(numpy, name)(**values) if numpy else None
+
+
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (torch.get_default_device, torch.set_default_device),
@@ -56,6 +65,17 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         torch.use_deterministic_algorithms,
     ),
     "whether autograd looks for anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "whether Python collects garbage": (gc.isenabled, lambda value: gc.enable() if value else gc.disable()),
+    "the timeout of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    "sys.excepthook": (lambda: sys.excepthook, lambda value: setattr(sys, "excepthook", value)),
+    "what SIGINT does": (lambda: signal.getsignal(signal.SIGINT), lambda value: signal.signal(signal.SIGINT, value)),
+    "what SIGTERM does": (lambda: signal.getsignal(signal.SIGTERM), lambda value: signal.signal(signal.SIGTERM, value)),
+    "how numpy handles errors": (lambda: _numpy("geterr"), lambda value: _numpy("seterr", **value)),
+    "the most pixels that Pillow reads": (
+        lambda: Image.MAX_IMAGE_PIXELS,
+        lambda value: setattr(Image, "MAX_IMAGE_PIXELS", value),
+    ),
     "the current folder": (Path.cwd, os.chdir),
     "the warning filters": (lambda: [*warnings.filters], _set_filters),
     "the environment variables": (lambda: dict(os.environ), _set_environment),

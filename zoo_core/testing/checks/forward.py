@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.testing.checks.surgery import noisy
-from zoo_core.testing.outputs import difference, scores_of
+from zoo_core.testing.outputs import difference, scores_of, tensors
 from zoo_core.testing.under_test import DETECTORS, NonConformance, arguments, by_shapes, example, only_shapes, require
 
 if TYPE_CHECKING:
@@ -43,11 +43,18 @@ def check_forward(card: Card) -> None:
 def _check_batch(card: Card, model: nn.Module) -> None:
     """The first image of a batch of two has the scores that it has alone."""
     x = example(card)
+    image = x.clone()
     other = _difference(card, model, x)
+    require(
+        torch.equal(x, image), f"{card.id}: forward changes the images that it is given; x - mean leaves them alone"
+    )
     if other is not None:  # noise on the parameters of some makes them amplify their rounding, which is smaller here
         with suppress(RuntimeError):  # a model that makes tensors of float32
             other = _difference(card, copy.deepcopy(model).double(), x.double())
     if other is not None:
+        with torch.no_grad():
+            one, two = (scores_of(model, *arguments(card, x)) for _ in range(2))
+        require(torch.equal(one, two), f"{card.id}: it gives other scores each time in eval mode, as a dropout would")
         raise NonConformance(
             f"{card.id}: an image gets other scores beside another one than alone, by {other}",
             cause="forward computes over the batch in eval mode too, as a mean or a softmax along axis 0 does",
@@ -58,11 +65,20 @@ def _check_batch(card: Card, model: nn.Module) -> None:
 def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
     """How the scores of the first image of a batch differ from those that it has alone; None if they do not."""
     with torch.no_grad():
-        both, alone = (scores_of(model, *arguments(card, each)) for each in (x, x[:1]))
+        both = scores_of(model, *arguments(card, x))
+        before = _tensors_in(model)
+        alone = scores_of(model, *arguments(card, x[:1]))
+    more = _tensors_in(model) - before
+    require(more <= 0, f"{card.id}: each forward leaves {more} tensors more in attributes of the model, for good")
     if both.shape[1:] != alone.shape[1:] or not bool(alone.isfinite().all()):
         return None
     is_near = float((both[:1] - alone).abs().max()) <= _ROUNDING * float(alone.abs().max())
     return None if is_near else difference(both[:1], alone)
+
+
+def _tensors_in(model: nn.Module) -> int:
+    """How many tensors the modules of a model hold in their attributes, and in lists and dicts there."""
+    return sum(isinstance(each, Tensor) for module in model.modules() for each in tree_leaves([*vars(module).values()]))
 
 
 def _check_device(card: Card, model: nn.Module) -> None:
@@ -74,6 +90,28 @@ def _check_device(card: Card, model: nn.Module) -> None:
     except ZooError:  # it cannot be split, which the check of the split says
         return
     _require_one_device(card, nn.Sequential(*parts), (x,), "a part of the split")
+    if isinstance(x, Tensor):
+        _check_other_batch(card, model, nn.Sequential(*parts), torch.cat([x, x[:1]]).to("meta"))
+
+
+def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
+    """The parts of the split, without values, take a batch of three where forward does; all other checks have two."""
+    with torch.no_grad():
+        try:
+            expected = [*scores_of(model, *arguments(card, x)).shape]
+        except Exception:  # noqa: BLE001 - it needs values, or has one batch size
+            return
+        try:
+            got = f"scores of the shape {[*next(tensors(parts(x))).shape]}"
+        except Exception as error:  # noqa: BLE001 - what the parts raise can be anything
+            got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if got != f"scores of the shape {expected}":
+        raise NonConformance(
+            f"{card.id}: the split does not take a batch of {len(x)}, as forward does",
+            expected=f"scores of the shape {expected}",
+            got=got,
+            cause="Anatomy.features, pool or classify has the size of a batch written into it",
+        )
 
 
 def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], what: str) -> None:

@@ -177,7 +177,8 @@ def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
     """
     for name, tensor in _tensors(model):
         is_buffer = not isinstance(tensor, nn.Parameter) and not tensor.is_meta
-        yield name, _bytes(tensor) if is_buffer else tensor._version  # noqa: SLF001 - torch's only way to say it
+        # an optimizer would go on with a tensor that was replaced
+        yield name, (id(tensor), _bytes(tensor) if is_buffer else tensor._version)  # noqa: SLF001 - torch's only way
     for path, module in model.named_modules():
         yield f"the module {path}", type(module)
         yield f"the mode of {path or 'the model'}", module.training

@@ -38,6 +38,8 @@ _MOST_ABSENT = 0.5
 _TASKS = ("classification", "segmentation", "detection", "keypoints", "video", "optical_flow", "encoder", "embedding")
 _STEPS = 2**16
 """Values that a channel of an image has at most."""
+_NEAR = 1.02
+"""How much a std may be above what there can be: some are of 255 steps, and some of 256."""
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -86,7 +88,8 @@ def _check_numbers(label: str, weights: Weights) -> None:
     require(right, f"{label}: size {weights.size} is no number of bytes")
     for name, number in weights.metrics.items():
         share = math.isfinite(number) and (number <= _PERCENT or "acc" not in name) and number >= 0
-        require(share, f"{label}: metrics has {name} = {number}; an accuracy is from 0 to 100")
+        share = share and not ("acc" in name and 0 < number <= 1)
+        require(share, f"{label}: metrics has {name} = {number}; an accuracy is from 0 to 100, in percent")
     for device, numbers in weights.outputs.items():
         finite = len(numbers) > 0 and all(map(math.isfinite, numbers))
         require(finite, f"{label}: outputs[{device!r}] are no finite numbers: {numbers}")
@@ -120,6 +123,8 @@ def _named_by(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _check_distinct(label: str, names: tuple[str, ...]) -> None:
     """Most class names of a weights entry are different ones; ImageNet has two classes called a crane."""
     require(all(name.strip() for name in names), f"{label}: {len(names)} class names, of which some are empty")
+    around = [name for name in names if name != name.strip()]
+    require(not around, f"{label}: the class names {around[:3]} begin or end with white space")
     count = Counter(names)
     often = [name for name, times in count.most_common(3) if times > 1]
     require(
@@ -153,6 +158,13 @@ def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int,
         all(number <= said.value_range for number in said.std),
         f"{label}: std {said.std} is more than the range of the values, {said.value_range}; {units}",
     )
+    for mean, std in zip(said.mean, said.std, strict=True):
+        most = math.sqrt(mean * (said.value_range - mean))  # where all values are at one of the two ends
+        require(
+            mean in (0, said.value_range) or std <= _NEAR * most,
+            f"{label}: no values from 0 to {said.value_range} of the mean {mean} have a std of {std}, but at most "
+            f"{most:.3g}: the two may be exchanged",
+        )
     small = said.value_range > 1 and all(0 < number < 1 for number in (*said.mean, *said.std))
     require(
         not small,
