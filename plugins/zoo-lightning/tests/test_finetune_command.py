@@ -14,6 +14,7 @@ from zoo_lightning.command import finetune as command
 from zoo_lightning.run import check_run
 
 import zoo_core as zoo
+from zoo_core.cli.group import zoo as group
 from zoo_core.errors import UsageError, ZooError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
@@ -49,6 +50,18 @@ def test_a_dry_run_takes_a_model_whose_weights_are_named(digits, tmp_path):
     check_run(read_data(digits), model="tiny/glyphnet@GLYPHS_V1", out=tmp_path / "out")
     with pytest.raises(ZooError, match="NOPE"):
         check_run(read_data(digits), model="tiny/glyphnet@NOPE", out=tmp_path / "out")
+
+
+def test_the_command_says_how_several_labels_are_predicted(digits, tmp_path):
+    table = digits / "labels.csv"
+    labels = {"0": "zero;round", "1": "one", "2": "two"}
+    rows = [f"{each.relative_to(digits)},{labels[each.parent.name]}\n" for each in sorted(digits.rglob("*.png"))]
+    table.write_text("path,labels\n" + "".join(rows))
+    out = tmp_path / "out"
+    arguments = [str(table), "--model", "tiny/glyphnet", "--out", str(out), "--epochs", "0", "--cache-features", "1"]
+    answer = CliRunner().invoke(command, [*arguments, "--quiet"], catch_exceptions=False)
+    said = answer.stdout.splitlines()[-1].partition("zoo ")[2].replace("IMAGE", str(digits / "0" / "000.png")).split()
+    assert CliRunner().invoke(group, said).exit_code == 0
 
 
 def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):

@@ -133,6 +133,8 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     name, value = result.headline
     _say(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
     _say(f"saved {result.folder}, report {result.report}")
+    if images.multi_label:
+        _say(f"each label is likely by itself: zoo predict {result.folder} IMAGE --threshold 0.5")
 
 
 @contextmanager
