@@ -359,14 +359,20 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("ZOO_OFLINE", "1")
     monkeypatch.setenv("ZOO_CONNECTIONS", "many")
+    monkeypatch.setenv("ZOO_FAMILIES", "tiny,tinny")
+    monkeypatch.setenv("ZOO_CACHE_SHARED", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("ZOO_MIRROR", "weights.example")
     answer = CliRunner().invoke(group, ["doctor"])
     assert answer.exit_code == 1
-    assert "file cannot be written\n  next step: set ZOO_CACHE" in answer.stdout
+    assert "file cannot be written: Not a directory\n  next step: set ZOO_CACHE" in answer.stdout
     assert (
         "ZOO_OFLINE: no setting is called so, and nothing reads it\n  next step: did you mean 'ZOO_OFFLINE'"
         in answer.stdout
     )
     assert "wrong: connections: " in answer.stdout
+    assert "wrong: families: no such family: tinny\n  next step: correct families in ZOO_FAMILIES" in answer.stdout
+    assert "wrong: cache_shared: no such folder: " in answer.stdout
+    assert "wrong: mirror: no url: weights.example\n" in answer.stdout
 
 
 def test_a_torch_that_does_not_import_is_a_message_and_the_doctor_names_it(tmp_path):
@@ -379,10 +385,9 @@ def test_a_torch_that_does_not_import_is_a_message_and_the_doctor_names_it(tmp_p
 
     answer = zoo("get", "tiny/glyphnet")
     assert answer.returncode == 1
-    assert answer.stderr.splitlines() == [
-        "zoo: OSError: libcudart.so.13: cannot open shared object file",
-        "  next step: zoo doctor says what does not import",
-    ]
+    first, second = answer.stderr.splitlines()
+    assert first == "zoo: OSError: libcudart.so.13: cannot open shared object file"
+    assert second.startswith("  next step: zoo doctor imports what is installed")
     assert "wrong: torch: OSError: libcudart" in zoo("doctor").stdout
 
 

@@ -52,7 +52,7 @@ def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
             raise
         if VERBOSITY.verbose:  # a library is broken, such as a torch whose parts do not belong together
             traceback.print_exception(error)
-        sys.stderr.write(f"zoo: {type(error).__name__}: {error}\n  next step: zoo doctor says what does not import\n")
+        sys.stderr.write(f"zoo: {type(error).__name__}: {error}\n  next step: {_NEXT}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("Aborted!\n")
@@ -62,6 +62,7 @@ def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
     return 0
 
 
+_NEXT = "zoo doctor imports what is installed and says what is wrong; zoo --verbose shows where this was raised"
 _usual_showwarning = warnings.showwarning
 
 

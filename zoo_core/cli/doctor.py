@@ -12,7 +12,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,7 @@ from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import close_matches, did_you_mean, human
 from zoo_core.weights import Cache
+from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +139,11 @@ def _families() -> Iterator[Finding]:
         state = ", ".join(_family(name) for name in facts["families"]) or "commands alone"
         state += "".join(f"; note: {note}" for note in facts["notes"])
         yield Finding("families", plugin.name, state, problems, "zoo plugins --verbose shows more" if problems else "")
-    if not registry.plugins:
+    if registry.plugins:
+        return
+    if settings.plugins() or settings.disabled_plugins():
+        yield Finding("families", "none", "", "ZOO_PLUGINS or ZOO_DISABLE leaves every plugin out", _NEXT)
+    else:
         yield Finding("families", "none", "", "no plugin is installed", INSTALL_A_FAMILY)
 
 
@@ -186,8 +192,11 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", "place", "none", error.summary, "set ZOO_CACHE to a folder that can be written")
         return
     there = next(each for each in (folder, *folder.parents) if each.exists())
-    is_writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    problem = "" if is_writable else f"{there} cannot be written"
+    try:
+        with TemporaryFile(dir=there):
+            problem = ""
+    except OSError as error:
+        problem = f"{there} cannot be written: {error.strerror}"
     yield Finding("cache", "place", str(folder), problem, "set ZOO_CACHE to a folder of yours" if problem else "")
     sizes = [path.stat().st_size for path in _files(folder)]
     yield Finding("cache", "size", f"{len(sizes)} files, {human(sum(sizes))}")
@@ -211,9 +220,23 @@ def _settings() -> Iterator[Finding]:
             continue
         if result is not None:
             value = "yes" if result[0] is True else "no" if result[0] is False else "set"
-            yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {result[1]}")
+            problem = _what_is_not_here(setting.key, result[0])
+            remedy = f"correct {setting.key} in {result[1]}" if problem else ""
+            yield Finding("settings", setting.key, f"{value} ({setting.meaning}), by {result[1]}", problem, remedy)
     known = [setting.variable for setting in settings.SETTINGS] + ["ZOO_CONFIG", "ZOO_SHARD"]
     for name in sorted(os.environ):
         if name.startswith("ZOO_") and name not in known and not name.startswith("ZOO_TEST"):
             hint = did_you_mean(close_matches(name, known), "zoo config lists them; unset this one")
             yield Finding("settings", name, "unknown", "no setting is called so, and nothing reads it", hint)
+
+
+def _what_is_not_here(key: str, value: Any) -> str:  # noqa: ANN401 - each setting has a type of its own
+    """What is wrong with a value of the right form, as ``zoo doctor`` says it: it names what is not here."""
+    known = {*current_zoo().claims, *(plugin.name for plugin in current_zoo().plugins)}
+    if key == "families" and (absent := [name for name in value if name not in known]):
+        return f"no such family: {', '.join(absent)}"
+    if key == "cache_shared" and not Path(value).is_dir():
+        return f"no such folder: {value}"
+    if key == "mirror" and (absent := [shown(url) for url in value if "://" not in url]):
+        return f"no url: {', '.join(absent)}"
+    return ""
