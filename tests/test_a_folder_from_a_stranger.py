@@ -302,6 +302,14 @@ def test_a_limit_refuses_also_where_a_forward_on_trial_may_fail():
             functional.pad(torch.zeros(1, 1, 8, 8), (1 << 27, 0))
 
 
+def test_a_limit_leaves_alone_a_run_on_trial_that_fails_by_itself(tmp_path):
+    model = zoo.get("tiny/glyphnet", num_classes=9, seed=0)
+    model.stem[0] = nn.Sequential(nn.Conv2d(5, 1, 1), model.stem[0])  # it takes five channels, and the trial has one
+    loaded = zoo.load(zoo.save(model, tmp_path / "save"))
+    image = torch.rand(1, 5, 32, 32)
+    assert torch.equal(model.eval()(image), loaded.eval()(image))
+
+
 class Rounded(nn.Module):
     """A head with an operation that has no size before it runs."""
 

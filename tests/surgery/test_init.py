@@ -337,3 +337,25 @@ def test_what_a_weight_is_computed_from_keeps_its_buffers(computed, model):
     before = {name: tensor.clone() for name, tensor in (*layer.named_buffers(), ("weight_orig", layer.weight_orig))}
     init_weights(model, "xavier_normal")
     assert [name for name, tensor in before.items() if not torch.equal(getattr(layer, name), tensor)] == ["weight_orig"]
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm],
+    ids=["hook", "parametrization"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+def test_a_weight_with_a_norm_of_its_own_becomes_what_the_scheme_says(computed, model):
+    computed(model.fc)
+    init_weights(model, nn.init.eye_, where="head")
+    model(torch.zeros(1, 1, 32, 32))
+    torch.testing.assert_close(model.fc.weight.data, torch.eye(*model.fc.weight.shape))
+    assert {name for name, _ in model.fc.named_parameters(prefix="fc")} <= set(zoo.receipt(model).names("initialized"))
+
+
+def test_a_scheme_that_a_parametrization_cannot_reach_is_refused_and_leaves_the_layer(model):
+    nn.utils.parametrizations.weight_norm(model.fc)
+    before = model.fc.weight.clone()
+    with pytest.raises(errors.UsageError, match="computed, and cannot become what the scheme says"):
+        init_weights(model, "zeros", where="head")
+    torch.testing.assert_close(model.fc.weight, before)

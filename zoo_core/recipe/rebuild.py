@@ -96,9 +96,11 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         kwargs = kwargs or {}
         try:
             size = self._result_size(func, args, kwargs)
-        except Exception as error:  # noqa: BLE001 - an operation of anybody's may raise anything on such tensors
+        except Exception as error:
             if self._own_code:
                 return func(*args, **kwargs)
+            if not isinstance(error, NotImplementedError):  # the operation itself fails, as it may in a run on trial
+                raise
             self._refuse(f"{_name(func)}, an operation whose size is not known before it runs", error)
         if size > self._elements:
             self._refuse(f"{size:,} elements where {self._elements:,} may still come")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.surgery.editing import editing
@@ -95,8 +97,9 @@ def init_weights(
     Linear layers, convolutions, transposed ones, embeddings, attention and recurrent layers get the scheme. What is one
     tensor but several layers counts as several: the three projections of attention, the gates of recurrent layers and
     the groups of a transposed convolution, whose fan-in is also counted the right way round. Norms get weight 1, bias 0
-    and fresh running statistics. Parameters outside these layers, such as class tokens, stay as they are. The receipt
-    of a model that zoo knows calls what was changed ``initialized``.
+    and fresh running statistics. A weight that is computed, as by weight norm, becomes what the scheme says where what
+    it is computed from can be told. Parameters outside these layers, such as class tokens, stay as they are. The
+    receipt of a model that zoo knows calls what was changed ``initialized``.
 
     Args:
         module: A model or any other module; changed in place.
@@ -138,6 +141,10 @@ def init_weights(
             if name in names and not is_shared and _initialize(layer, name, tensor, rule, bias):
                 done[name] = tensor
                 edit.outcomes[name] = "initialized"
+        for path, layer in bare.named_modules():
+            computed = _initialize_computed(layer, f"{path}." if path else "", names, rule, bias)
+            done.update(computed)
+            edit.outcomes.update(dict.fromkeys(computed, "initialized"))
     if not done:
         raise UsageError(
             f"no layer of this {type(bare).__name__} was initialized",
@@ -179,15 +186,65 @@ def _initialize(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bi
         if bias is not None:
             tensor.fill_(bias)
         return bias is not None
+    if _weight_norm(layer, name.removesuffix("_g") + "_v") is not None and name.endswith("_g"):
+        return True  # it goes with its direction
     if "weight" not in name or not (is_norm(layer) or isinstance(tensor, nn.Parameter)):  # such as weight_mask
         return False
     for piece in _pieces(layer, name, tensor, fill):
         # Schemes want memory in the order of the axes, which neither a transposed view nor channels_last has.
         piece.copy_(_filled(piece.clone(memory_format=torch.contiguous_format), fill, layer))
+    _set_gain(layer, name, tensor)
     padding = getattr(layer, "padding_idx", None)
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and padding is not None:
         tensor[padding] = 0
     return True
+
+
+def _weight_norm(layer: nn.Module, name: str) -> WeightNorm | None:
+    """The hook of ``torch.nn.utils.weight_norm`` that a tensor of a layer is the direction of."""
+    hooks = layer._forward_pre_hooks.values()  # noqa: SLF001 - where torch keeps it
+    return next((each for each in hooks if isinstance(each, WeightNorm) and f"{each.name}_v" == name), None)
+
+
+def _set_gain(layer: nn.Module, name: str, direction: Tensor) -> None:
+    """Give a layer with a weight norm the gain by which its weight is the very direction that was filled."""
+    if (hook := _weight_norm(layer, name)) is not None:
+        gain = torch.norm_except_dim(direction, 2, hook.dim)
+        if not gain.all():
+            raise _unreachable(layer, name, "its weight norm has no direction at zero")
+        getattr(layer, f"{hook.name}_g").copy_(gain)
+
+
+def _initialize_computed(
+    layer: nn.Module, path: str, names: set[str], rule: Rule, bias: float | None
+) -> dict[str, Tensor]:
+    """Initialize what ``torch.nn.utils.parametrize`` computes of a layer; the tensors that this sets, by name."""
+    done: dict[str, Tensor] = {}
+    for name, parts in getattr(layer, "parametrizations", {}).items() if parametrize.is_parametrized(layer) else ():
+        start = f"{path}parametrizations.{name}"
+        sources = {f"{start}.{each}": tensor for each, tensor in parts.named_parameters()}
+        old = getattr(layer, name).detach().clone()
+        value = nn.Parameter(old.clone(), requires_grad=False)
+        if names.isdisjoint(sources) or not _initialize(layer, name, value, rule, bias):
+            continue
+        try:
+            setattr(layer, name, value.data)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise _unreachable(layer, name, str(error).partition("\n")[0]) from error
+        if not getattr(layer, name).isfinite().all():
+            setattr(layer, name, old)
+            raise _unreachable(layer, name, "its parametrization has no such value")
+        done |= sources
+    return done
+
+
+def _unreachable(layer: nn.Module, name: str, cause: str) -> UsageError:
+    return UsageError(
+        f"the {name!r} of a {type(layer).__name__} is computed, and cannot become what the scheme says",
+        cause=cause,
+        hint="initialize the layer before that is put on it, or another scheme; a mapping from classes of layers to "
+        "schemes leaves out the others",
+    )
 
 
 def _pieces(layer: nn.Module, name: str, weight: Tensor, fill: Fill) -> Sequence[Tensor]:
