@@ -266,10 +266,10 @@ def test_images_without_paths_are_not_mixed_up_in_a_file(glyphs, tmp_path):
 
 @pytest.mark.extra
 def test_two_runs_do_not_write_to_one_file_at_once(glyphs, photos, tmp_path):
-    from zoo_core.embedding.embeddings import _alone
+    from zoo_core.embedding.embeddings import _one_run
 
     out = tmp_path / "features.parquet"
-    with _alone(out), pytest.raises(UsageError, match="another run is writing"):
+    with _one_run(out), pytest.raises(UsageError, match="another run is writing"):
         zoo.embed(glyphs, photos, out=out)
     zoo.embed(glyphs, photos, out=out)
 

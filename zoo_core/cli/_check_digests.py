@@ -50,7 +50,7 @@ class Missing:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name of the file in the messages of ``zoo check --digests``."""
         return f"{self.card.id}@{self.weights.tag}"
 
 

@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def shapes_above(self) -> int:
-        """What ``limit`` says, as a number; the usual one where it says nothing.
+        """Number that ``zoo check`` reads from ``limit``: models above it run by their shapes alone.
 
         Raises:
             UsageError: It is no number of parameters.

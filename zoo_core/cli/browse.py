@@ -28,7 +28,7 @@ _PLACE = "/*CATALOGUE*/[]"
 def browse(out: Path) -> None:
     """Write the catalogue as one page: search, filter, sort, and copy the line that gets a model."""
     members = [member for member in current_zoo().usable(listed=True) if not member.problem]
-    records = [_record(card, member) for member in members for card in member.cards.values()]
+    records = [_model_record(card, member) for member in members for card in member.cards.values()]
     with whole_file(out) as new:
         new.write_text(page(records), encoding="utf-8", errors="backslashreplace")
     echo(f"{out}: {len(records)} model{'' if len(records) == 1 else 's'}")
@@ -41,8 +41,8 @@ def page(records: list[dict[str, Any]]) -> str:
     return template.replace(_PLACE, data.replace("<!--", "<\\!--"))
 
 
-def _record(card: Card, member: Member) -> dict[str, Any]:
-    """A model of the catalogue as the page to browse it needs it, under keys of one letter."""
+def _model_record(card: Card, member: Member) -> dict[str, Any]:
+    """A model of the catalogue as a record in the page of ``zoo browse``, under keys of one letter."""
     cost, parts = member.costs.get(card.name), member.parts.get(card.name)
     heads, stages = parts.words if parts else (None, None)
     return _known(
@@ -61,7 +61,7 @@ def _record(card: Card, member: Member) -> dict[str, Any]:
 
 
 def _weights_record(weights: Weights, width: int) -> dict[str, Any]:
-    """The weights of a model as the page to browse the catalogue needs them, under keys of one letter."""
+    """The weights of a model as a record in the page of ``zoo browse``, under keys of one letter."""
     crop = weights.preprocessing.crop
     return _known(
         t=weights.tag,
@@ -71,7 +71,7 @@ def _weights_record(weights: Weights, width: int) -> dict[str, Any]:
         m="; ".join(f"{name} {value:g}" for name, value in weights.metrics.items()) or None,
         s=weights.size,
         z=True if crop and crop[-1] != width else None,  # so that the model's cost is not that with these weights
-        x=_words(weights.preprocessing),
+        x=_preprocessing_line(weights.preprocessing),
         u=weights.docs,
     )
 
@@ -80,8 +80,8 @@ def _known(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - anything that JSO
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _words(preprocessing: Preprocessing) -> str:
-    """A preprocessing in a line, for the page to browse the catalogue."""
+def _preprocessing_line(preprocessing: Preprocessing) -> str:
+    """A card's preprocessing in a line of the page that ``zoo browse`` writes."""
     resize, crop = ("x".join(map(str, sides or ())) or "none" for sides in (preprocessing.resize, preprocessing.crop))
     colours = f"{preprocessing.channel_order} to {preprocessing.value_range:g}"
     mean, std = (", ".join(f"{n:.4g}" for n in numbers) for numbers in (preprocessing.mean, preprocessing.std))

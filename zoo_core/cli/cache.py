@@ -32,7 +32,7 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
     for problem in problems:
         echo(f"zoo: {problem}", err=True)
     if as_json:
-        echo(json.dumps([_facts(item) for item in kept], indent=2))
+        echo(json.dumps([_entry_record(item) for item in kept], indent=2))
         return
     for item in kept:
         state = "" if item.present else "  MISSING"
@@ -45,8 +45,8 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
         echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
 
 
-def _facts(item: maintenance.Kept) -> dict[str, Any]:
-    """What ``zoo cache ls --json`` prints of weights in the cache."""
+def _entry_record(item: maintenance.Kept) -> dict[str, Any]:
+    """An entry of the cache as ``zoo cache ls --json`` prints it."""
     return {
         "name": item.name,
         "sha256": item.ref.sha256,

@@ -125,7 +125,7 @@ def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None]
     try:
         with shapes_above(choice.shapes_above), _progress() as progress:
             for run in runs:
-                for number, verdict in enumerate(_followed(run, progress), 1):
+                for number, verdict in enumerate(_with_progress(run, progress), 1):
                     if verdict.outcome == "failed":
                         _say(progress, run.report.family, verdict, said)
                     if number % _SAVED == 0:
@@ -146,8 +146,8 @@ def _compare_with_traced(runs: Sequence[Run]) -> None:
             terminal().print(f"{card.id}: tracing finds {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _followed(run: Run, progress: Progress) -> Iterator[Verdict]:
-    """The verdicts of a run of checks, with a bar that says where it is."""
+def _with_progress(run: Run, progress: Progress) -> Iterator[Verdict]:
+    """The verdicts of a run of ``zoo check``, with a progress bar."""
     task = progress.add_task(run.report.family, total=len(run.plan))
     yield from run.verdicts(
         look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
@@ -204,8 +204,8 @@ def _print(report: Report) -> None:
         cells = [f"[{_MARKS.get(each, 'green')}]{count[each]}[/]" if count[each] else "" for each in OUTCOMES]
         table.add_row(name, *cells)
     console.print(table)
-    for reason, models in _reasons(report):
-        console.print(f"{reason}: {_few(models)}", markup=False)
+    for reason, models in _distinct_reasons(report):
+        console.print(f"{reason}: {_name_few(models)}", markup=False)
     cut = "" if report.complete else ", and the run was stopped before its end"
     console.print(f"{report.family}: {_summary(report)}{cut}")
 
@@ -219,14 +219,14 @@ def _summary(report: Report) -> str:
     return f"{words}, {len(bad - {''})} failed"
 
 
-def _few(names: list[str]) -> str:
-    """The names of the first few models with the same finding."""
+def _name_few(names: list[str]) -> str:
+    """Names of the first few models with the same finding of ``zoo check``, and how many more there are."""
     shown = [name for name in names if name][:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _reasons(report: Report) -> list[tuple[str, list[str]]]:
-    """Why a check neither passed nor failed, each reason once."""
+def _distinct_reasons(report: Report) -> list[tuple[str, list[str]]]:
+    """Reasons that ``zoo check`` prints for a check that neither passed nor failed, each once."""
     groups: dict[str, list[str]] = {}
     for verdict in report.verdicts:
         if verdict.outcome in {"refused", "expected", "skipped"}:

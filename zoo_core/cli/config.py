@@ -16,19 +16,19 @@ from zoo_core.weights.transport.urls import shown
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(*, as_json: bool) -> None:
     """Show every setting, its value, and whether the environment or which zoo.toml says so."""
-    rows = [_facts(setting) for setting in settings.SETTINGS]
+    rows = [_setting_record(setting) for setting in settings.SETTINGS]
     if as_json:
         echo(json.dumps(rows, indent=2))
         return
     width = max(len(row["key"]) for row in rows) + 2
     for row in rows:
         is_set = row["from"] is not None
-        value, why = (_plainly(row["value"]), row["from"]) if is_set else ("-", f"not set: {row['meaning']}")
+        value, why = (_printed_value(row["value"]), row["from"]) if is_set else ("-", f"not set: {row['meaning']}")
         paragraph(f"{row['key']:{width}}{value}  ({why})", indent=width)
 
 
-def _facts(setting: settings.Setting) -> dict[str, Any]:
-    """What ``zoo config`` shows of a setting: its value without secrets, and who says so."""
+def _setting_record(setting: settings.Setting) -> dict[str, Any]:
+    """A setting as ``zoo config`` shows it: its value without secrets, and where it comes from."""
     value, origin = settings.find(setting) or (None, None)
     if setting.kind.is_secret and value:
         value = [f"{shown(url)} = {header.partition(':')[0]}: ..." for url, header in value]
@@ -38,7 +38,7 @@ def _facts(setting: settings.Setting) -> dict[str, Any]:
     return {"key": setting.key, "value": value, "from": origin, "variable": variable, "meaning": meaning}
 
 
-def _plainly(value: object) -> str:
+def _printed_value(value: object) -> str:
     """The value of a setting as ``zoo config`` prints it for people."""
     if isinstance(value, list):
         return ", ".join(value) or "none"

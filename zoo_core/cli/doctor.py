@@ -68,7 +68,7 @@ def doctor(*, as_json: bool) -> None:
     zoo doctor --json > report.json
     """
     parts = {"python": _python, "families": _families, "extras": _extras, "cache": _cache, "settings": _settings}
-    result = [each for name, part in parts.items() for each in _looked_at(name, part())]
+    result = [each for name, part in parts.items() for each in _findings_of(name, part())]
     wrong = [*{each.problem: each for each in reversed(result) if each.problem}.values()][::-1]  # each cause once
     if as_json:
         echo(json.dumps([asdict(each) for each in result], indent=2))
@@ -78,8 +78,8 @@ def doctor(*, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _looked_at(name: str, part: Iterator[Finding]) -> Iterator[Finding]:
-    """What ``zoo doctor`` finds of a part; what keeps it from looking, such as a broken zoo.toml, is a finding too."""
+def _findings_of(name: str, part: Iterator[Finding]) -> Iterator[Finding]:
+    """Findings of ``zoo doctor`` on a part; what keeps it from looking, such as a broken zoo.toml, is a finding too."""
     try:
         yield from part
     except ZooError as error:

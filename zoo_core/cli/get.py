@@ -54,7 +54,7 @@ def get(
         trust=trust,
         licenses=licenses or None,
     )
-    facts = _facts(model)
+    facts = _model_facts(model)
     if as_json:
         echo(json.dumps(facts, indent=2))
     else:
@@ -81,8 +81,8 @@ def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
     return result
 
 
-def _facts(model: nn.Module) -> dict[str, Any]:
-    """What ``zoo get`` prints of the model that it built."""
+def _model_facts(model: nn.Module) -> dict[str, Any]:
+    """Facts that ``zoo get`` prints of the model that it built."""
     from zoo_core.surgery.knowledge import anatomy_of, receipt_of
 
     receipt, main = receipt_of(model), anatomy_of(model).main

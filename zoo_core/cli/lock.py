@@ -95,7 +95,7 @@ def _locked_weights(
 
 
 def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
-    """The entry with the outputs of its model, or with those that were locked for the same file."""
+    """The lock file's entry with the outputs of its model, or with those that were locked for the same file."""
     if run:
         return replace(entry, outputs=_outputs(entry.name))
     if before is not None and before.sha256 == entry.sha256:

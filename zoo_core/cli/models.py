@@ -99,7 +99,7 @@ def _print(card: Info, problem: str | None, source: str) -> None:
     if source and any(weights.metrics for weights in card.weights):
         console.print(f"metrics as published in\n{source}", markup=False, overflow="ignore", crop=False)
     for in_words in (_preprocessing, _licenses, _source):
-        for tags, words in _grouped(card.weights, in_words):
+        for tags, words in _lines_by_fact(card.weights, in_words):
             paragraph(f"{tags}: {words}")
 
 
@@ -109,13 +109,13 @@ def _row(card: Card, weights: Weights) -> tuple[str, ...]:
         "*" if weights.tag == card.default else "",
         weights.tag,
         str(weights.num_classes),
-        _digest(weights),
+        _digest_note(weights),
         f"{weights.size / 1e6:.1f} MB" if weights.size else "?",
         ", ".join(f"{name} {value:g}" for name, value in weights.metrics.items()),
     )
 
 
-def _digest(weights: Weights) -> str:
+def _digest_note(weights: Weights) -> str:
     """The digest of weights as ``zoo info`` shows it, and how far it is one."""
     from zoo_core.weights.transport.hub import looks_like_hub
 
@@ -124,8 +124,8 @@ def _digest(weights: Weights) -> str:
     return "the hub's" if looks_like_hub(weights.urls[0]) else "none"
 
 
-def _grouped(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
-    """What ``zoo info`` has to say of weights, each thing once, with the tags of all it is true of."""
+def _lines_by_fact(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
+    """Lines of ``zoo info`` on weights: each fact once, with the tags of all it is true of."""
     tags: dict[str, list[str]] = {}
     for weights in every:
         tags.setdefault(in_words(weights), []).append(weights.tag)

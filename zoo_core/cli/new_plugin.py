@@ -294,7 +294,7 @@ def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequen
             f"a library cannot be called {library!r}",
             expected="the name of a distribution as pip spells it, without a version, such as 'acme-models'",
         )
-    words = _words(name, library)
+    words = _template_values(name, library)
     folder = directory / words["distribution"]
     if folder.exists():
         raise UsageError(f"{folder} is there already", hint="choose another --directory, or remove it first")
@@ -333,8 +333,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _words(name: str, library: str) -> dict[str, str]:
-    """What the templates of a new plugin are filled with."""
+def _template_values(name: str, library: str) -> dict[str, str]:
+    """Values that the templates of a new plugin are filled with."""
     family = name.replace("-", "_")
     major, minor, *_ = __version__.split(".")  # before 1.0 a minor version may change what plugins use
     bound = f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}"

@@ -52,7 +52,7 @@ def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any
     problems = [plugin.problem] if plugin.problem else []
     notes = [*plugin.notes]
     for family in plugin.families:
-        wrong, odd = _family(zoo, family, try_it=try_it)
+        wrong, odd = _family_problems(zoo, family, try_it=try_it)
         problems += [f"{family.name}: {problem}" for problem in wrong]
         notes += [f"{family.name}: {note}" for note in odd]
     claimed = plugin_commands()
@@ -75,8 +75,8 @@ def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any
     }
 
 
-def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[str]]:
-    """What is wrong with a family of a plugin, and what is odd about it."""
+def _family_problems(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[str]]:
+    """Problems of a plugin's family, and what is odd about it, as ``zoo plugins`` lists them."""
     claims = zoo.claims[family.name]
     if len(claims) > 1:
         names = " and ".join(member.plugin.origin for member in claims)
@@ -88,14 +88,14 @@ def _family(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[str], list[
     try:
         count = len(member.cards)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
-        return [*problems, _on_one_line(error, member)], [*_version_notes(family)]
+        return [*problems, _problem_line(error, member)], [*_version_notes(family)]
     notes = [*_version_notes(family)]
     if (seconds := time.perf_counter() - started) > SLOW:
         notes.append(f"slow: it took {seconds:.1f} s to list; read_cards reads a file of cards without parsing it")
     if not count:
         notes.append(f"its catalogue {family.catalog} is empty")
     elif try_it and not problems:
-        problems += _tried(member)
+        problems += _try_smallest(member)
     return problems, notes
 
 
@@ -122,20 +122,20 @@ def _version_notes(family: Family) -> Iterator[str]:
         )
 
 
-def _tried(member: Member) -> list[str]:
-    """What goes wrong when the smallest model of a plugin's family is built and its parts are looked for."""
+def _try_smallest(member: Member) -> list[str]:
+    """Build the smallest model of a plugin's family, look for its parts, and give what goes wrong."""
     from zoo_core.build.get import get
 
     card = min(member.cards.values(), key=lambda card: card.parameters or 0)
     try:
         get(card.id, weights=None)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-        return [_on_one_line(error, member)]
+        return [_problem_line(error, member)]
     return []
 
 
-def _on_one_line(error: BaseException, member: Member) -> str:
-    """What is wrong with a plugin, why, and what to do, without line breaks."""
+def _problem_line(error: BaseException, member: Member) -> str:
+    """A problem of a plugin, its cause and the remedy on one line of ``zoo plugins``."""
     lines = [line.strip() for line in str(error).splitlines()]
     if not any(line.startswith("next step: ") for line in lines):
         lines.append(go_without(member.plugin))

@@ -80,7 +80,7 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
         opened.eval(),
         top=options["top"],
         threshold=options["threshold"],
-        class_names=_names(options["class_names"]),
+        class_names=_read_class_names(options["class_names"]),
         size=options["size"],
         batch_size=options["batch_size"],
         num_workers=options["workers"],
@@ -88,8 +88,8 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
     )
 
 
-def _names(path: Path | None) -> list[str] | None:
-    """The class names in a file, a line each, for ``zoo predict --class-names``."""
+def _read_class_names(path: Path | None) -> list[str] | None:
+    """Class names in the file of ``zoo predict --class-names``, one a line."""
     try:
         return None if path is None else path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -108,7 +108,7 @@ def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
 
 
 def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """The same predictions, counted on a terminal."""
+    """The predictions of ``zoo predict``, counted on a terminal."""
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = terminal(stderr=True)
@@ -129,7 +129,7 @@ def _print(found: Prediction, *, as_json: bool) -> None:
     from zoo_core.prediction.results import to_line, to_record
 
     if found.error is not None:
-        line = _one_line(found.error)
+        line = _error_line(found.error)
         echo(f"zoo: {line}", err=True)
         if as_json:
             echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
@@ -144,11 +144,11 @@ def _print(found: Prediction, *, as_json: bool) -> None:
         echo(f"{name}: {to_line(found.result)}")
 
 
-def _one_line(error: ZooError) -> str:
-    """What the error for an image that was not predicted says, in a line: what happened, why, and what to do.
+def _error_line(error: ZooError) -> str:
+    """Line that ``zoo predict`` prints for an image that failed: what happened, why, and what to do.
 
     Example:
-        >>> _one_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
+        >>> _error_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
         'cat.jpg: the file is damaged; next step: replace it'
     """
     return "; ".join(line.strip() for line in error.message.splitlines() if line.strip())

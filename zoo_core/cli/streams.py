@@ -44,7 +44,7 @@ def discard_output() -> None:
 
 
 def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The encoding error handler of the streams: file names in their own bytes, other letters as escapes."""
+    """Encoding error handler of standard output and error: file names in their own bytes, other letters escaped."""
     for handler in ("surrogateescape", "backslashreplace"):
         try:
             return codecs.lookup_error(handler)(error)

@@ -29,14 +29,14 @@ def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
 
     from zoo_core.tracing.trace import trace as traced
 
-    inputs = tuple(torch.zeros(_sizes(each), device="cpu") for each in examples)
-    result = traced(_built(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
+    inputs = tuple(torch.zeros(_parse_sizes(each), device="cpu") for each in examples)
+    result = traced(_model_to_trace(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
     echo(as_code(result.anatomy))
-    for line in _missing(result):
+    for line in _missing_lines(result):
         echo(line, err=True)
 
 
-def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named
+def _model_to_trace(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named
     """The model that ``zoo trace`` is to run, from ``package.module:callable``."""
     try:
         return resolve_name(what)()
@@ -44,16 +44,16 @@ def _built(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.M
         raise click.UsageError(f"{what} builds no model: {type(error).__name__}: {error}") from error
 
 
-def _sizes(text: str) -> list[int]:
-    """The sizes in ``zoo trace --example``, such as 1x3x64x64."""
+def _parse_sizes(text: str) -> list[int]:
+    """Parse the sizes in ``zoo trace --example``, such as 1x3x64x64."""
     parts = text.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.UsageError(f"--example {text}: sizes such as 1x3x64x64, the batch first")
     return [int(part) for part in parts]
 
 
-def _missing(found: Trace) -> list[str]:
-    """What tracing did not find, and why, a line each."""
+def _missing_lines(found: Trace) -> list[str]:
+    """Lines that ``zoo trace`` prints on what it did not find, and why."""
     lines = [f"{part}: {why}" for part, why in found.missing.items()]
     return [*lines, *([f"head= may be {', '.join(found.candidates)}"] if found.candidates else [])]
 
@@ -74,7 +74,7 @@ def as_code(anatomy: Anatomy) -> str:
             pool=Chain('pool', flatten),
         )
     """
-    heads = "".join(f"{_head(head)}, " for head in anatomy.heads).rstrip()
+    heads = "".join(f"{_head_code(head)}, " for head in anatomy.heads).rstrip()
     lines = [f"heads=({heads.removesuffix(',') + ',' if heads else ''}),", f"stem={anatomy.stem!r},"]
     if anatomy.stages:
         rows = [
@@ -83,14 +83,14 @@ def as_code(anatomy: Anatomy) -> str:
         lines += ["stages=(", *rows, "),"]
     for name in ("features", "pool", "classify"):
         if (piece := getattr(anatomy, name)) is not None:
-            lines.append(_piece(name, piece))
+            lines.append(_piece_code(name, piece))
     lines += [f"layout={anatomy.layout!r},"] if anatomy.layout != "NCHW" else []
     lines += [f"{name}={text!r}," for name in ("headless", "indivisible") if (text := getattr(anatomy, name))]
     return "\n".join(["Anatomy(", *(f"    {line}" for line in lines), ")"])
 
 
-def _head(head: object) -> str:
-    """A traced head as Python that makes it again."""
+def _head_code(head: object) -> str:
+    """Python code that ``zoo trace`` prints for a head."""
     usual = {"kind": "linear", "role": "main", "attributes": (), "per_class": 1, "prior": None, "tokens": False}
     values = dict(vars(head))
     first = [repr(values.pop(name)) for name in ("path", "in_features", "num_classes")]
@@ -98,8 +98,8 @@ def _head(head: object) -> str:
     return f"Head({', '.join([*first, *more])})"
 
 
-def _piece(name: str, piece: object) -> str:
-    """A traced piece of forward as Python that makes it again, or as a comment where it is no chain."""
+def _piece_code(name: str, piece: object) -> str:
+    """Python code that ``zoo trace`` prints for a piece of forward, a comment where it is no chain."""
     steps = getattr(piece, "steps", None)
     if steps is None or type(piece).__name__ != "Chain":
         return f"# {name}: a function (model, x) of your own; it was traced as {type(piece).__name__}"

@@ -66,14 +66,14 @@ def _verify_files(*, as_json: bool) -> None:
         echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))
     else:
         for file in bad:
-            echo(f"BAD  {file}: {_fate(file)}")
+            echo(f"BAD  {file}: {_problem_of(file)}")
         echo(f"{len(results) - len(bad)} files are what they should be, {len(bad)} are not")
     if bad:
         raise SystemExit(1)
 
 
-def _fate(file: Path) -> str:
-    """What is the matter with a file that verification found bad, from what is there now."""
+def _problem_of(file: Path) -> str:
+    """What the matter is with a weights file that ``zoo verify`` found bad, from what is there now."""
     if file.is_symlink() or file.exists():
         return "not a plain file that can be read, left alone"
     if file.is_relative_to(Cache().root / FOLDER):
@@ -143,7 +143,7 @@ def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
         changed += not good
         records.append({"name": name, "good": good, "expected": expected, "got": result})
         if not as_json:
-            echo(f"{name}: as expected" if good else _difference(name, expected, result))
+            echo(f"{name}: as expected" if good else _changed_outputs(name, expected, result))
     if as_json:
         echo(json.dumps(records, indent=2))
     if changed:
@@ -155,8 +155,8 @@ def _expected(name: str, lock: Lock | None) -> tuple[float, ...]:
     return entry.outputs if entry else ()
 
 
-def _difference(name: str, expected: tuple[float, ...], found: tuple[float, ...]) -> str:
-    """What ``zoo verify`` says of a model whose outputs have changed."""
+def _changed_outputs(name: str, expected: tuple[float, ...], found: tuple[float, ...]) -> str:
+    """Line of ``zoo verify`` on a model whose outputs have changed."""
     return (
         f"{name}: CHANGED: expected {_said(expected)}, got {_said(found)}; the file is right, so look at the versions "
         "of torch and of the model's library, and at the preprocessing"

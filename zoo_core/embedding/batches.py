@@ -71,15 +71,15 @@ class Batches:
         return count // self._size if self._drop_last else -(-count // self._size)
 
     def __iter__(self) -> Iterator[Rows]:
-        for chosen in torch.split(self._order(), self._size)[: len(self)]:
+        for chosen in torch.split(self._epoch_order(), self._size)[: len(self)]:
             features, targets = (self._gathered(rows, chosen) for rows in self._rows)
             yield features, targets
 
     def __repr__(self) -> str:
         return f"{len(self)} batches of {self._size} on {self.device}, {'kept there' if self.kept else 'from the disk'}"
 
-    def _order(self) -> Tensor:
-        """The rows of one epoch in their order, which is drawn on the CPU: a seed means the same one everywhere."""
+    def _epoch_order(self) -> Tensor:
+        """Order of the cached rows in one epoch, drawn on the CPU: a seed means the same one everywhere."""
         count = len(self._rows[0])
         if self._shuffle:
             order = torch.randperm(count, generator=self._generator, device="cpu")

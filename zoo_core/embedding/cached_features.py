@@ -192,7 +192,7 @@ def cached_features(
     root = cache.root / FEATURES if cache else private_files.real(expand(folder or "").absolute())
     believed = not (cache and cache.is_only_found)
     home = device or _device(backbone)
-    facts = {"data": data, "samples": digest_of_samples(dataset, total), **_of_backbone(backbone, home)}
+    facts = {"data": data, "samples": digest_of_samples(dataset, total), **_backbone_key(backbone, home)}
     place = folder_of(root, facts)
     if read_rows(place, believed=believed) is None:
         with _alone(place):
@@ -204,8 +204,8 @@ def cached_features(
     return CachedFeatures(place)
 
 
-def _of_backbone(backbone: nn.Module, device: str | torch.device) -> dict[str, str]:
-    """What cached features depend on besides the data; something new each time where that cannot be known."""
+def _backbone_key(backbone: nn.Module, device: str | torch.device) -> dict[str, str]:
+    """Fingerprint of the backbone that cached features depend on; something new each time where there is none."""
     facts = {"backbone": digest_of_module(backbone)}
     kind = torch.device(device).type
     if torch.is_autocast_enabled(kind):

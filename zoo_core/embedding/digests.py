@@ -69,7 +69,11 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
         for name, value in sorted(vars(each).items()):
             if name in _NO_SETTINGS or name.startswith("_zoo_") or _is_of_zoo(value):
                 continue
-            said = _part(value, (), 0) if isinstance(value, _OPERATIONS) and name != "forward" else _plain(value)
+            said = (
+                _callable_text(value, (), 0)
+                if isinstance(value, _OPERATIONS) and name != "forward"
+                else _plain_text(value)
+            )
             if said is not None:
                 yield f"{path}.{name}", said
 
@@ -78,16 +82,16 @@ def _is_of_zoo(value: object) -> bool:
     return isinstance(value, FunctionType) and (value.__module__ or "").startswith("zoo_core.")
 
 
-def _plain(value: object) -> str | None:
-    """A plain value as text that goes into a fingerprint; None for what is no plain value."""
+def _plain_text(value: object) -> str | None:
+    """Text in a digest for a plain value; None for what is no plain value."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | np.generic):
         return repr(value)
     if isinstance(value, Tensor) and not value.is_meta:
         return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(bytes_of(value)).hexdigest()}"
     if isinstance(value, dict):
-        return _plain([each for item in value.items() for each in item])
+        return _plain_text([each for item in value.items() for each in item])
     if isinstance(value, tuple | list | set | frozenset):
-        every = [_plain(each) for each in value]
+        every = [_plain_text(each) for each in value]
         said = [each for each in every if each is not None]
         if len(said) == len(every):
             return repr(said if isinstance(value, tuple | list) else sorted(said))
@@ -98,21 +102,21 @@ def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
     """Code for the fingerprint beside the methods of classes: hooks, and a ``forward`` set on a module itself."""
     inside = tuple(module.modules())
     for hook in (*_everywhere._global_forward_pre_hooks.values(), *_everywhere._global_forward_hooks.values()):  # noqa: SLF001 - no public way to see them
-        yield f"{_said(hook)} on all modules", _part(hook, inside, 0)
+        yield f"{_said(hook)} on all modules", _callable_text(hook, inside, 0)
     for path, each in module.named_modules():
         at = path or type(module).__name__
         for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):  # noqa: SLF001 - as above
-            yield f"the hook {_said(hook)} on {at}", _part(hook, inside, 0)
+            yield f"the hook {_said(hook)} on {at}", _callable_text(hook, inside, 0)
         if "forward" in vars(each) and "_orig_mod" not in each._modules:  # noqa: SLF001 - torch.compile sets one
-            yield f"the forward of {at}", _part(vars(each)["forward"], inside, 0)
+            yield f"the forward of {at}", _callable_text(vars(each)["forward"], inside, 0)
 
 
 def _said(hook: object) -> str:
     return str(getattr(hook, "__qualname__", type(hook).__qualname__))
 
 
-def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
-    """What a fingerprint holds of a callable, or of what it holds; None where that does not say what it does."""
+def _callable_text(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
+    """Text in a digest for a callable, or for what it holds; None where that does not say what it does."""
     numbers = [number for number, each in enumerate(inside) if each is value]
     if numbers:
         return f"module {numbers[0]} of the backbone"
@@ -120,8 +124,8 @@ def _part(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | Non
         return value.__name__
     if isinstance(value, type | BuiltinFunctionType | FunctionType) and _is_known_by_name(value):
         return f"{value.__module__}.{value.__qualname__}"
-    said = _plain(value)
-    return _code(value, inside, depth) if said is None and depth <= _DEEPEST else said
+    said = _plain_text(value)
+    return _code_text(value, inside, depth) if said is None and depth <= _DEEPEST else said
 
 
 def _is_known_by_name(value: type | BuiltinFunctionType | FunctionType) -> bool:
@@ -130,8 +134,8 @@ def _is_known_by_name(value: type | BuiltinFunctionType | FunctionType) -> bool:
     return of_library or not isinstance(value, FunctionType)
 
 
-def _code(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
-    """What a callable does, as far as its code and the plain values that it holds say it; None where they do not."""
+def _code_text(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | None:
+    """Text in a digest for a callable's code and the plain values it holds; None where they do not say what it does."""
     if isinstance(value, MethodType):
         held: list[object] = [value.__func__, value.__self__]
     elif isinstance(value, partial):
@@ -143,10 +147,10 @@ def _code(value: object, inside: tuple[nn.Module, ...], depth: int) -> str | Non
         held = [_bytecode(value.__code__), *cells, *used, value.__defaults__, value.__kwdefaults__]
     elif type(value).__module__.startswith("torch.") and not isinstance(value, nn.Module):
         # such as weight_norm, whose hooks are objects
-        held = [_said(value), [(name, each) for name, each in sorted(vars(value).items()) if _plain(each)]]
+        held = [_said(value), [(name, each) for name, each in sorted(vars(value).items()) if _plain_text(each)]]
     else:
         return None
-    parts = [_part(each, inside, depth + 1) for each in held]
+    parts = [_callable_text(each, inside, depth + 1) for each in held]
     return None if None in parts else repr(parts)
 
 
@@ -159,7 +163,7 @@ def _globals_of(code: CodeType) -> list[str]:
 
 def _bytecode(code: CodeType) -> str:
     """The bytecode and constants of a function, as they go into a fingerprint."""
-    consts = [_bytecode(each) if isinstance(each, CodeType) else _plain(each) for each in code.co_consts]
+    consts = [_bytecode(each) if isinstance(each, CodeType) else _plain_text(each) for each in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, consts))
 
 
@@ -191,17 +195,17 @@ def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any da
     hasher = hashlib.sha256(str(total).encode())
     for number in range(min(_SAMPLES, total)):
         index = number * total // min(_SAMPLES, total)
-        image, target = _pair_in(dataset[index])
+        image, target = _image_and_target(dataset[index])
         if number == 0:
-            _warn_of_chance(image, _pair_in(dataset[index])[0])
+            _warn_of_chance(image, _image_and_target(dataset[index])[0])
         for tensor in (image, torch.as_tensor(target, device="cpu")):
             hasher.update(f"\n{index} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(bytes_of(tensor))
     return hasher.hexdigest()
 
 
-def _pair_in(sample: object) -> tuple[Tensor, Any]:
-    """The image and the target of a sample that goes into the fingerprint of a dataset.
+def _image_and_target(sample: object) -> tuple[Tensor, Any]:
+    """Image and target of a sample, whose values go into the digest of a dataset.
 
     Raises:
         UsageError: It is something else.

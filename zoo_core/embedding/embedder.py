@@ -69,11 +69,11 @@ class Embedder:
         return cls(model, Vectors(model), transforms(model, size=size), batch_size, num_workers, size)
 
     def facts(self) -> dict[str, str]:
-        """What the vectors depend on besides the images."""
+        """What the vectors of this embedder depend on besides the images."""
         return {"backbone": digest_of_module(self.vectors), "transforms": str(self.prepare)}
 
     def run(self, sources: Iterable[tuple[Source, str]]) -> Iterator[Row]:
-        """A row for each image, in order."""
+        """A row, vector or error, for each image to embed, in order."""
         labels: deque[str] = deque()
 
         def named() -> Iterator[Source]:

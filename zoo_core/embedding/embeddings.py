@@ -153,7 +153,7 @@ class Embeddings:
 
     @cached_property
     def _index(self) -> Any:  # noqa: ANN401 - usearch's, or None where it is not installed
-        """The index, built at the first search: that takes longer than many searches without one."""
+        """Index for the nearest embeddings, built at the first search, which takes longer than many without one."""
         try:
             from usearch.index import Index
         except ImportError:
@@ -235,7 +235,7 @@ def resume(
     parts = out.with_name(f"{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        with _alone(out):
+        with _one_run(out):
             yield from _resume(out, parts, facts, lambda done: engine(embedder, _not_yet(sources, done)))
     except OSError as error:
         if isinstance(error, ZooError):
@@ -267,8 +267,8 @@ def _resume(
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One run at a time for a file of embeddings: two would give their parts the same numbers, and lose rows.
+def _one_run(out: Path) -> Iterator[None]:
+    """Lock a file of embeddings for one run: two would give their parts the same numbers, and lose rows.
 
     Raises:
         UsageError: Another process, or another thread, writes to the file.
@@ -344,13 +344,13 @@ def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pya
 def _write(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
     """Write a table of embeddings under a name that is there when it is whole."""
     _, pq = _pyarrow()
-    with _anew(path) as file:
+    with _replaced_file(path) as file:
         pq.write_table(table, file)
 
 
 @contextmanager
-def _anew(path: Path) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its place once it is on the disk, and is removed where it cannot."""
+def _replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that replaces that of embeddings at ``path`` once it is on the disk, and is removed where it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -368,7 +368,7 @@ def _merge(out: Path, parts: Path) -> None:
     files = _whole_files(out, parts)
     if files and files != [out]:
         seen: set[str] = set()  # parts are removed after the file has their rows, and a crash may come between
-        with _anew(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
+        with _replaced_file(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
             for each in files:
                 rows = set(_paths(each))
                 if not rows <= seen:
@@ -393,7 +393,7 @@ def _labels(file: Path) -> list[tuple[str, str]]:
 
 def _require_same(file: Path, facts: dict[str, str]) -> None:
     """Refuse to add to a file of embeddings that was made with another model or other settings."""
-    before = _facts(file)
+    before = _stored_facts(file)
     if differing := [name for name in facts if before.get(name) != facts[name]]:
         raise UsageError(
             f"{file} was made with another {' and other '.join(differing)}",
@@ -402,8 +402,8 @@ def _require_same(file: Path, facts: dict[str, str]) -> None:
         )
 
 
-def _facts(file: Path) -> dict[str, str]:
-    """What a file of embeddings says of how it was made."""
+def _stored_facts(file: Path) -> dict[str, str]:
+    """How the embeddings in a file were made, by its metadata."""
     pa, pq = _pyarrow()
     try:
         result: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])

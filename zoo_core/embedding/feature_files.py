@@ -54,7 +54,7 @@ class Rows:
     def __enter__(self) -> Self:
         with disk_errors(self._folder):
             private_files.make_folder(self._folder)
-            self.done, self._kinds = self._left_behind() if self._believed else (0, {})
+            self.done, self._kinds = self._progress_left() if self._believed else (0, {})
             self._files = {part: _appended(self._folder / f"{part}.partial") for part in _PARTS}
             for part, file in self._files.items():
                 file.truncate(self.done * _row_bytes(self._kinds[part]) if self._kinds else 0)
@@ -112,8 +112,8 @@ class Rows:
             _write(self._folder / WHOLE, record)
             private_files.unlink(self._folder / _SO_FAR)
 
-    def _left_behind(self) -> tuple[int, dict[str, Kind]]:
-        """How many rows an interrupted run is known to have written, and of what kind."""
+    def _progress_left(self) -> tuple[int, dict[str, Kind]]:
+        """Number and kind of the rows of features that an interrupted run is known to have written."""
         try:
             record = json.loads(private_files.read_text(self._folder / _SO_FAR))
             done, kinds = int(record["rows"]), {part: dict(record[part]) for part in _PARTS}

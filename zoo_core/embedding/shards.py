@@ -48,16 +48,16 @@ def shards_in(images: Any) -> list[Path]:  # noqa: ANN401 - whatever people call
     texts = [os.fspath(each) for each in several if isinstance(each, str | os.PathLike)]
     if not texts or len(texts) < len(several) or not all(text.lower().endswith(_ENDINGS) for text in texts):
         return []
-    return [path for text in texts for each in _expanded(text) for path in _matching(each)]
+    return [path for text in texts for each in _expand_braces(text) for path in _matching(each)]
 
 
-def _expanded(text: str) -> list[str]:
-    """Each number of a range of shards in braces, with as many digits as its first has."""
+def _expand_braces(text: str) -> list[str]:
+    """Shard names for a range of numbers in braces, each with as many digits as the first."""
     if not (match := _RANGE.search(text)):
         return [text]
     first, last = match.groups()
     numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-    return [each for number in numbers for each in _expanded(text[: match.start()] + number + text[match.end() :])]
+    return [each for number in numbers for each in _expand_braces(text[: match.start()] + number + text[match.end() :])]
 
 
 def _matching(text: str) -> list[Path]:

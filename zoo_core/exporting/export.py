@@ -119,7 +119,7 @@ def export(
     require_values(opened)
     if int8 is not None:
         require_quantizable(opened, kind.suffix, int8, with_preprocessing=with_preprocessing, dynamic=dynamic)
-    x = _example(opened, size)
+    x = _export_example(opened, size)
     dtype = x.dtype
     prepare = Prepare(_known_numbers(opened, size), x) if with_preprocessing else None
     if prepare is not None:
@@ -177,7 +177,7 @@ def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """Where to export to: in a folder beside ``target``, from which all files move out when the block is done.
+    """Folder to export into, beside ``target``, from which all files move out when the block is done.
 
     They have their last names from the beginning, for one may name another, as ONNX names its tensors.
     """
@@ -229,12 +229,12 @@ def _write(
         raise NotSupported(
             "this model cannot be exported so",
             cause=f"{type(error).__name__}: {reason}",
-            hint=_way_out(reason, dynamic=dynamic),
+            hint=_export_hint(reason, dynamic=dynamic),
         ) from error
 
 
-def _way_out(reason: str, *, dynamic: bool) -> str:
-    """What to do where a model cannot be exported, by the exporter's reason."""
+def _export_hint(reason: str, *, dynamic: bool) -> str:
+    """Hint of the error for a model that cannot be exported, by the exporter's reason."""
     if "data-dependent" in reason:
         return "a forward without a branch on values, such as one with torch.where"
     return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
@@ -252,15 +252,15 @@ def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynami
             if expected.shape != result.shape:
                 return math.inf, expected.abs().max().item()
             apart = (expected.double() - result.to(expected.device).double()).abs().max().item()
-            pair[:] = _larger(pair[0], apart), _larger(pair[1], expected.abs().max().item())
+            pair[:] = _max_or_nan(pair[0], apart), _max_or_nan(pair[1], expected.abs().max().item())
     difference, largest = max(
         pairs, key=lambda pair: math.inf if math.isnan(sum(pair)) else pair[0] / max(pair[1], 1e-6)
     )
     return difference, largest
 
 
-def _larger(first: float, second: float) -> float:
-    """The larger one, and nan where one of them is: ``max`` would lose it."""
+def _max_or_nan(first: float, second: float) -> float:
+    """The larger of two differences of exported outputs, nan where one is: ``max`` would lose it."""
     return first if math.isnan(first) else second if math.isnan(second) else max(first, second)
 
 
@@ -279,8 +279,8 @@ def _open_exported(kind: Format, path: Path) -> Run:
         ) from error
 
 
-def _example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
-    """A batch of two images of noise to export with, of the size that the model sees."""
+def _export_example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
+    """Batch of two images of noise to export a model with, of the size that it sees."""
     one = example_input(model)
     if size is not None:
         one = example_input(model, (*one.shape[1:-2], *_sides(model, size)))

@@ -98,7 +98,7 @@ class NamedOutputs(nn.Module):
         return scores if head in self.outputs.embeddings else self.outputs.probabilities(scores, head)
 
     def _by_name(self, returned: Any) -> dict[str, Tensor]:  # noqa: ANN401 - any model's output
-        """The tensors that the model returned by name; those that only help in training are left out."""
+        """Tensors of a model's output by name, to be returned as a tuple; those only for training are left out."""
         if isinstance(self.model, Encoder):
             return {
                 name or f"map{i}": each for i, (name, each) in enumerate(zip(self.model.names, returned, strict=True))

@@ -89,7 +89,7 @@ def quantize(
         ImageError: The folder has no image, or one that cannot be read.
         NotSupported: Nothing says how images are prepared for the model.
     """
-    batches = [*_prepared(model, images, size)]
+    batches = [*_labelled_images(model, images, size)]
     before = _classes(path, batches)
     every = max(1, len(batches) // _CALIBRATED_WITH)
     write = _write_pt2 if path.suffix == ".pt2" else _write_onnx
@@ -111,10 +111,10 @@ def _share(hits: list[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-def _prepared(
+def _labelled_images(
     model: nn.Module, images: str | os.PathLike[str], size: int | Sequence[int] | None
 ) -> Iterator[tuple[Tensor, str]]:
-    """The labelled images to quantize with and test on, as the model takes them."""
+    """Labelled images, prepared for the model, to quantize an exported file with and test it on."""
     labels: list[str] = []
 
     def named() -> Iterator[Any]:

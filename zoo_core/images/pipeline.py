@@ -299,7 +299,10 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
     mean, std = numbers.mean, numbers.std
     turns = len(mean) == _RGB and numbers.channel_order == "BGR"
     colour = [min(max(value / numbers.value_range, 0), 1) for value in (reversed(mean) if turns else mean)]
-    steps: list[Any] = [ToChannels(len(mean)), *(_augmentations(numbers, task) if train else _cut(numbers, colour))]
+    steps: list[Any] = [
+        ToChannels(len(mean)),
+        *(_augmentations(numbers, task) if train else _size_steps(numbers, colour)),
+    ]
     steps.append(ToFloats(numbers.value_range, "BGR" if turns else "RGB"))
     if any(mean) or any(value != 1 for value in std):
         steps.append(v2.Normalize(mean=list(mean), std=list(std)))
@@ -309,8 +312,8 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
     return result
 
 
-def _cut(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
-    """The steps of a pipeline that bring an image to its size."""
+def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
+    """Steps of a pipeline that resize and crop an image."""
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     if numbers.resize and numbers.fit == "squash":
         yield v2.Resize(list(numbers.resize), **how)

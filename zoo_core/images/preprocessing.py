@@ -115,11 +115,11 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
     Raises:
         UsageError: It has not one mean and std for each channel, or is no preprocessing.
     """
-    result = _record(preprocessing)
+    result = _as_preprocessing(preprocessing)
     channels = example_input(model).shape[1]
     edits = [edit for edit in knowledge_of(model).edits if edit.verb == "adapt_stem"]
     if isinstance(preprocessing, str) and edits and len(result.mean) != channels:
-        result = _through(edits, result)
+        result = _through_stems(edits, result)
     if len(result.mean) == len(result.std) == channels:
         return result
     raise UsageError(
@@ -129,8 +129,8 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
     )
 
 
-def _record(preprocessing: object) -> Preprocessing:
-    """A preprocessing from what a user gives: a record, a mapping, or the name of a model."""
+def _as_preprocessing(preprocessing: object) -> Preprocessing:
+    """A ``Preprocessing`` from what a user gives: a record, a mapping, or the name of a model."""
     if isinstance(preprocessing, str):
         card, tag = current_zoo().resolve(preprocessing)
         return card.find(tag or held_tag(card.id, card.default)).preprocessing
@@ -158,9 +158,9 @@ def numbers_of(model: nn.Module | str) -> Numbers:
         return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
     known = knowledge_of(model)
     task = known.card.task if known.card else "classification"
-    result = _after(known.preprocessing, known.edits)
+    result = _after_edits(known.preprocessing, known.edits)
     if result is None:
-        raise _unsaid(known)
+        raise _no_preprocessing(known)
     return Numbers(result, task)
 
 
@@ -179,22 +179,22 @@ def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str,
     """
     try:
         done = [Edit(edit["verb"], {name: value for name, value in edit.items() if name != "verb"}) for edit in edits]
-        return _after(preprocessing_from_record(dict(start)), done)
+        return _after_edits(preprocessing_from_record(dict(start)), done)
     except (KeyError, TypeError, ValueError) as error:  # a stranger's recipe
         cause = f"{type(error).__name__}: {error}"
         raise Unreadable("the recipe of the save does not say how images are prepared", cause=cause) from error
 
 
-def _after(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
-    """The preprocessing after these edits of a model: the latest that was set, through each new stem since."""
+def _after_edits(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
+    """Preprocessing after these edits of a model: the latest that was set, through each new stem since."""
     latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
     if latest is not None:
-        start, edits = _record(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
-    return start and _through([edit for edit in edits if edit.verb == "adapt_stem"], start)
+        start, edits = _as_preprocessing(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
+    return start and _through_stems([edit for edit in edits if edit.verb == "adapt_stem"], start)
 
 
-def _through(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
-    """The preprocessing after the stem was adapted; NaN for a channel that comes from no old one.
+def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
+    """Preprocessing after the stem was adapted; NaN for a channel that comes from no old one.
 
     Its channels are then taken in the order in which they come.
     """
@@ -267,8 +267,8 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
     return replace(before, crop=sides, resize=resize)
 
 
-def _unsaid(known: Knowledge) -> NotSupported:
-    """The error for a model of which no weights say its preprocessing."""
+def _no_preprocessing(known: Knowledge) -> NotSupported:
+    """Error of ``zoo.preprocessing`` for a model whose weights do not say how images are prepared."""
     published = known.card.id if known.card and known.card.weights else None
     hint = "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; give its fields otherwise"
     if published:

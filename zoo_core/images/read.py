@@ -100,10 +100,10 @@ def _of_path(text: str, suffixes: frozenset[str]) -> tuple[Iterator[Source], boo
         hint = "bytes of an image are given as bytes: base64.b64decode(text)"
         raise ImageError(f"{short}: no path that can be opened", cause=error.strerror, hint=hint, name=short) from error
     if is_folder:
-        return _required((_source(each) for each in _walk(path, suffixes)), text, "no images in this folder"), True
+        return _one_or_more((_source(each) for each in _walk(path, suffixes)), text, "no images in this folder"), True
     if glob.has_magic(text) and not is_there:
         matches = (Path(each) for each in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 - absolute patterns too
-        return _required((_source(each) for each in matches if each.is_file()), text, "no file matches"), True
+        return _one_or_more((_source(each) for each in matches if each.is_file()), text, "no file matches"), True
     if "\0" in text:
         raise ImageError(f"{text!r}: a zero byte is in this path", hint="check the path", name=text)
     if "://" in text:
@@ -129,7 +129,7 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
                 yield Path(at, name)
 
 
-def _required(sources: Iterator[Source], name: str, problem: str) -> Iterator[Source]:
+def _one_or_more(sources: Iterator[Source], name: str, problem: str) -> Iterator[Source]:
     """The same images to read, of which there has to be one."""
     first = next(sources, None)
     if first is None:
@@ -268,7 +268,7 @@ def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or a
     except UnidentifiedImageError as error:
         array = tiff_array(file, name)
         if array is None:
-            raise _no_image(name, *_what(file)) from error
+            raise _no_image(name, *_unreadable_kind(file)) from error
         return ReadImage(_of_array(array, name))
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -310,8 +310,8 @@ def _no_image(name: str, what: str, hint: str = "") -> ImageError:
     return ImageError(f"{name}: {what}", hint=hint or "leave it out, or save it as PNG or JPEG", name=name)
 
 
-def _what(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
-    """What a file is that cannot be read as an image, and what to do with it."""
+def _unreadable_kind(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
+    """Kind of a file that cannot be read as an image, and what to do with it."""
     what, hint = describe(file)
     is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
     return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
@@ -337,11 +337,11 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
         return ReadImage(upright, note)
     values = np.asarray(upright)  # Pillow's own getextrema knows one byte order alone
     most = int(values.max(initial=0)) if upright.mode.startswith("I;16") else 0
-    return ReadImage(_all_bits(values, upright.mode, name), note or _dark(most))
+    return ReadImage(_all_bits(values, upright.mode, name), note or _dark_note(most))
 
 
-def _dark(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
-    """What to say of an image of 16 bits whose values use 12 of them at most, as those of many cameras do."""
+def _dark_note(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
+    """Note on a 16-bit image that is read dark, since its values use 12 bits at most, as those of many cameras do."""
     is_dark = 0 < most <= _TWELVE_BITS
     return f"dark: its values reach {most} of {_SIXTEEN_BITS}, which is white in an image of 16 bits" if is_dark else ""
 
@@ -362,7 +362,7 @@ def require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or 
             hint="image.astype('uint8'), or .to(torch.uint8) of a tensor, where white is 255",
             name=name,
         )
-    return _dark(most)
+    return _dark_note(most)
 
 
 def _from_lab(image: Image) -> Image:

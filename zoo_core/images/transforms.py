@@ -72,8 +72,8 @@ def transforms(
     result = numbers_of(model)
     chosen = replace(
         resized(result, size),
-        mean=_numbers("mean", mean, result.preprocessing.mean),
-        std=_numbers("std", std, result.preprocessing.std),
+        mean=_mean_or_std("mean", mean, result.preprocessing.mean),
+        std=_mean_or_std("std", std, result.preprocessing.std),
     )
     try:
         from zoo_core.images.pipeline import compose
@@ -84,8 +84,8 @@ def transforms(
     return compose(chosen, result.task, train=train)
 
 
-def _numbers(name: str, own: Sequence[float] | None, of_weights: tuple[float, ...]) -> tuple[float, ...]:
-    """The mean or std that a user gives to ``zoo.transforms``, one a channel, or else those of the weights."""
+def _mean_or_std(name: str, own: Sequence[float] | None, of_weights: tuple[float, ...]) -> tuple[float, ...]:
+    """The mean or std for ``zoo.transforms``, one number a channel, from the user or else from the weights."""
     if own is None:
         require_known(name, of_weights)
         return of_weights

@@ -193,16 +193,16 @@ def activation_stats(
     opened = open_model(model)
     require_values(opened)
     bare = unwrap(opened)
-    chosen = _chosen(bare, (layers,) if isinstance(layers, str) else layers)
+    chosen = _measured_modules(bare, (layers,) if isinstance(layers, str) else layers)
     rows: list[Activation] = []
     calls: Counter[str] = Counter()
 
     def measure(path: str, kind: str, output: object) -> None:
-        values = _tensor(output)
+        values = _activation_in(output)
         has_ended = bool(stop and rows and rows[-1].problem in ("nan", "infinite"))
         if values is not None and not has_ended:
             calls[path] += 1
-            rows.append(_measured(path, calls[path], kind, values))
+            rows.append(_statistics(path, calls[path], kind, values))
 
     with _undisturbed(bare), torch.no_grad(), _watched(bare, chosen, measure, functions=layers is None):
         bare(*x) if isinstance(x, tuple) else bare(x)
@@ -271,8 +271,8 @@ class _Functions(TorchFunctionMode):
         return output
 
 
-def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The modules whose activations are measured: those that match, or all without children."""
+def _measured_modules(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
+    """Modules whose activations are measured: those that match, or all without children."""
     modules = {path: module for path, module in model.named_modules() if path}
     if patterns is None:
         # Attention has a child, its output projection, which it never calls as a module.
@@ -296,15 +296,15 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mo
     return result
 
 
-def _tensor(output: object) -> Tensor | None:
-    """The activation among what a layer gave: a tensor, or the first of several things."""
+def _activation_in(output: object) -> Tensor | None:
+    """The activation in a layer's output: a tensor, or the first of several things."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
     return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None
 
 
-def _measured(path: str, call: int, kind: str, output: Tensor) -> Activation:
-    """The statistics of one activation."""
+def _statistics(path: str, call: int, kind: str, output: Tensor) -> Activation:
+    """Statistics of one activation: mean, std, peak and share of zeros."""
     values = output.detach().float()
     std = values.std().item() if values.numel() > 1 else 0.0
     return Activation(

@@ -169,8 +169,8 @@ def cam(
             logits = twin(x)
         _require_numbers(logits)
         names = _names(opened, twin.head)
-        chosen = _target(names, logits, target)
-        layers = _layers(opened, twin, x, chosen, at)
+        chosen = _class_number(names, logits, target)
+        layers = _cam_layers(opened, twin, x, chosen, at)
         layer, heatmap = _first_that_lights_up(layers, made, twin, x, chosen)
     return Cam(
         resized_map(heatmap, *view.image.shape[:2]),
@@ -356,8 +356,8 @@ def _names(model: nn.Module, head: str | None) -> tuple[str, ...]:
     return names if head is None else ()
 
 
-def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> int:
-    """The number of the class that a CAM is for: a name, a number, or the likeliest."""
+def _class_number(names: Sequence[str], logits: Tensor, target: int | str | None) -> int:
+    """Number of the class that a CAM is for: a name, a number, or the likeliest."""
     count = logits.shape[1]
     if target is None:
         return int(logits[0].argmax())
@@ -384,8 +384,8 @@ def _target(names: Sequence[str], logits: Tensor, target: int | str | None) -> i
     return number
 
 
-def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
-    """The layers that a CAM can be of: they give a map which the logit depends on, the best choice first."""
+def _cam_layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | None) -> list[_Layer]:
+    """Layers that a CAM can be of: they give a map which the logit depends on, the best choice first."""
     outputs: dict[str, Any] = {}
     readers: dict[str, Callable[[Any], Tensor | None]] = {}
     candidates = _candidates(model, at)
@@ -400,7 +400,7 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
     finally:
         for hook in hooks:
             hook.remove()
-    contribution = _contribution(logit, x)
+    contribution = _pixel_contribution(logit, x)
     result: dict[_Layer, float] = {}
     for path, (name, _) in candidates.items():
         output = outputs.get(path)
@@ -410,7 +410,7 @@ def _layers(model: nn.Module, twin: _Logits, x: Tensor, target: int, at: str | N
             gradient = None if found is None else _gradient(logit, tensor)
             slope = None if gradient is None else layer.map_of(gradient)
             if found is not None and slope is not None and bool(slope.any()):
-                result[layer] = _agreement(found.detach(), slope, contribution)
+                result[layer] = _heat_agreement(found.detach(), slope, contribution)
                 break
     if not result:
         raise NotSupported(
@@ -432,8 +432,8 @@ def _located_first(agreements: dict[_Layer, float]) -> list[_Layer]:
     return sorted(agreements, key=lambda layer: agreements[layer] < least)
 
 
-def _contribution(logit: Tensor, x: Tensor) -> Tensor:
-    """How much each pixel of ``x`` changes the logit by being other than the usual pixel, ``[1, 1, H, W]``."""
+def _pixel_contribution(logit: Tensor, x: Tensor) -> Tensor:
+    """Contribution of each pixel of ``x`` to the class of a CAM, by the usual pixel in its place, ``[1, 1, H, W]``."""
     gradient = _gradient(logit, x)
     if gradient is None:
         return torch.zeros_like(x[:, :1])
@@ -442,15 +442,15 @@ def _contribution(logit: Tensor, x: Tensor) -> Tensor:
     return (gradient * (values - usual)).sum(1, keepdim=True).abs()
 
 
-def _agreement(values: Tensor, slope: Tensor, contribution: Tensor) -> float:
+def _heat_agreement(values: Tensor, slope: Tensor, contribution: Tensor) -> float:
     """How much of Grad-CAM's heat is where the image speaks for the class, over how much is there on average.
 
     Example:
         >>> values, contribution = torch.zeros(2, 1, 1, 2, 2)
         >>> values[..., 0, 0] = contribution[..., 0, 0] = 1
-        >>> _agreement(values, torch.ones(1, 1, 2, 2), contribution) > 2
+        >>> _heat_agreement(values, torch.ones(1, 1, 2, 2), contribution) > 2
         True
-        >>> _agreement(values, torch.full((1, 1, 2, 2), 1e-30), 1e-30 * contribution) > 2
+        >>> _heat_agreement(values, torch.full((1, 1, 2, 2), 1e-30), 1e-30 * contribution) > 2
         True
     """
     slope, contribution = slope.double(), contribution.double()  # tiny, where the weights are untrained

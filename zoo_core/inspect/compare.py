@@ -62,7 +62,7 @@ class Measured:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What a table shows."""
+        """Cells of this row in the table of ``zoo.compare``."""
         if self.error is not None:
             return (self.name, *("-",) * 6)
         return (
@@ -185,15 +185,15 @@ def compare(
         raise UsageError(f"there is nothing to compare in {models!r:.60}", expected="such as ['resnet18', 'resnet50']")
     if device is not None:
         usable_device(device)
-    rows = tuple(_row(model, device, batch_size) for model in listed)
+    rows = tuple(_measure_row(model, device, batch_size) for model in listed)
     where = torch.device(device or "cpu")
     threads = torch.get_num_threads()
     words = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{platform.machine()}, {threads} threads"
     return Comparison(rows, f"{where} ({words})", batch_size)
 
 
-def _row(model: str | nn.Module, device: str | torch.device | None, batch_size: int) -> Measured:
-    """The measured costs of one model to compare, or the reason why there are none."""
+def _measure_row(model: str | nn.Module, device: str | torch.device | None, batch_size: int) -> Measured:
+    """Row of ``zoo.compare``: the measured costs of one model, or the reason why there are none."""
     name = model if isinstance(model, str) else type(unwrap(model)).__name__
     try:
         built = get(model, weights=None, device=device) if isinstance(model, str) else model

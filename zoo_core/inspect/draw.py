@@ -86,7 +86,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     top -= 0.55
     for part in boxes:
         top -= _HEIGHT
-        words = f"{part.path}, {_count(part.parameters)} parameters" + (
+        words = f"{part.path}, {_parameter_count(part.parameters)} parameters" + (
             f", {part.held} held norms" if part.held else ""
         )
         _box(axes, middle - _WIDTH / 2, top, _WIDTH, (part.stage, words), _share(part))
@@ -127,16 +127,16 @@ def _heads(model: nn.Module, parts: tuple[Row, ...]) -> list[tuple[str, str, flo
             share = sum(p.numel() for p in branch.parameters() if p.requires_grad) / total if total else 0.0
             classes = f"{site.num_classes} classes, " if len(branches) == 1 else ""
             role = "" if site.role == "main" else f" ({site.role})"
-            result.append((f"{name}{role}", f"{classes}{_count(total)} parameters", share))
-    return result or [("head", f"{_count(head.parameters)} parameters", _share(head))]
+            result.append((f"{name}{role}", f"{classes}{_parameter_count(total)} parameters", share))
+    return result or [("head", f"{_parameter_count(head.parameters)} parameters", _share(head))]
 
 
 def _share(part: Row) -> float:
     return part.trainable / part.parameters if part.parameters else 0.0
 
 
-def _count(number: int) -> str:
-    """A number of parameters as it is drawn, such as 25.6 M."""
+def _parameter_count(number: int) -> str:
+    """Number of parameters as text in a figure of ``zoo.draw``, such as 25.6 M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"

@@ -87,7 +87,7 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
     try:
         prepare, numbers = transforms(model, size=size), numbers_of(model).preprocessing
     except NotSupported:
-        return _plain(model, opened, size)
+        return _plain_view(model, opened, size)
     x = prepare(opened)
     shift = (-1,) + (1,) * (x.dim() - 1)
     shown = x if task in {"detection", "keypoints"} else None
@@ -98,8 +98,8 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
     return View(_like(model, x), _to_show(shown))
 
 
-def _plain(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:  # noqa: ANN401 - PIL or tensor
-    """An image as a model sees it for which no preprocessing is known."""
+def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:  # noqa: ANN401 - PIL or tensor
+    """An image as a model sees it, to lay activation maps over, where no preprocessing is known."""
     from torchvision.transforms.v2 import functional
 
     known = knowledge_of(model)

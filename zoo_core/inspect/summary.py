@@ -200,7 +200,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
     trainable = sum(p.numel() for p in unique if p.requires_grad)
     shapes = {s.name: f"{s.channels} at 1/{s.stride}" for s in anatomy_of(opened).stages}
     total = sum(p.numel() for p in unique)
-    return Summary(f"{type(bare).__name__}: {known.receipt}", _parts(rows, shapes), tuple(rows), total, trainable)
+    return Summary(f"{type(bare).__name__}: {known.receipt}", _part_rows(rows, shapes), tuple(rows), total, trainable)
 
 
 def _stage_of(model: nn.Module) -> dict[str, str]:
@@ -211,17 +211,17 @@ def _stage_of(model: nn.Module) -> dict[str, str]:
     return {n: "stem" if any(under(n, path) for path in anatomy.stem) else part for n, part in result.items()}
 
 
-def _parts(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:
-    """The stem, stages, neck and head of a summary, each merged from its layers."""
+def _part_rows(rows: list[Row], shapes: dict[str, str]) -> tuple[Row, ...]:
+    """Rows of a summary for the stem, stages, neck and head, each merged from its layers."""
     by_stage: dict[str, list[Row]] = {}
     for row in rows:
         by_stage.setdefault(row.stage, []).append(row)
     order = ["stem", *shapes, "neck", "head"]
-    return tuple(_merged(stage, by_stage[stage], shapes.get(stage, "")) for stage in order if stage in by_stage)
+    return tuple(_stage_row(stage, by_stage[stage], shapes.get(stage, "")) for stage in order if stage in by_stage)
 
 
-def _merged(stage: str, rows: list[Row], shape: str) -> Row:
-    """One row of a summary for all layers of a stage."""
+def _stage_row(stage: str, rows: list[Row], shape: str) -> Row:
+    """One row of a summary for a stage, merged from its layers."""
     sources: Counter[str] = Counter()
     for row in rows:
         sources.update(row.sources)

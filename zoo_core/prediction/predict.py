@@ -272,18 +272,18 @@ def _checked_names(
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """The class names that a user gives for predictions, checked against the heads and the number of classes."""
     if isinstance(names, Mapping):
-        return {head: _checked_row(each, model, "") for head, each in names.items()}
+        return {head: _checked_head_names(each, model, "") for head, each in names.items()}
     if outputs.heads:
         raise UsageError(
             f"class_names is one list, and the model has the heads {', '.join(outputs.heads)}",
             expected="a dict with a list for a head",
             hint="zoo.save(model, folder, class_names={...}) keeps such names with the model",
         )
-    return _checked_row(names, model, task)
+    return _checked_head_names(names, model, task)
 
 
-def _checked_row(names: Sequence[str], model: nn.Module, task: str) -> tuple[str, ...]:
-    """The class names of one head, checked against the number of classes."""
+def _checked_head_names(names: Sequence[str], model: nn.Module, task: str) -> tuple[str, ...]:
+    """Class names of one head for predictions, checked against the number of classes."""
     names = names if isinstance(names, str) else tuple(names)
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise UsageError(f"class_names cannot be {names!r:.60}", expected="a string for each class")

@@ -386,7 +386,7 @@ class Reading:
         parts = {name: each.detach().cpu() for name, each in found.items()}
         chosen = parts["scores"] >= least
         labels = parts["labels"][chosen]
-        names = self._names_with_background(max([*labels.tolist(), len(self._names) - 1]) + 1)
+        names = self._names_with_background(max([*labels.tolist(), len(self._single_head_names) - 1]) + 1)
         # from pixels of what the model saw to those of the image
         y, x = image.size[0] / tensor.shape[-2], image.size[1] / tensor.shape[-1]
         masks, keypoints = parts.get("masks"), parts.get("keypoints")
@@ -395,31 +395,31 @@ class Reading:
             names=tuple(names[label] for label in labels.tolist()),
             scores=parts["scores"][chosen],
             labels=labels,
-            masks=None if masks is None else _at_size(masks[chosen], image.size),
+            masks=None if masks is None else _flat_masks(masks[chosen], image.size),
             keypoints=None if keypoints is None else keypoints[chosen] * torch.tensor([x, y, 1.0]),
         )
 
     @property
-    def _names(self) -> tuple[str, ...]:
-        """The names of the one head that there is."""
+    def _single_head_names(self) -> tuple[str, ...]:
+        """Class names of the one head of a model, to name its results by."""
         if isinstance(self.names, Mapping):
             raise UsageError("class_names by head, for a model of one head", expected="a string for each class")
         return self.names
 
     def _names_for(self, count: int) -> tuple[str, ...]:
-        if self._names and len(self._names) != count:
+        if self._single_head_names and len(self._single_head_names) != count:
             raise UsageError(
-                f"{len(self._names)} class names for {count} scores",
-                cause="the head was changed by hand" if len(self._names) > 1 else None,
+                f"{len(self._single_head_names)} class names for {count} scores",
+                cause="the head was changed by hand" if len(self._single_head_names) > 1 else None,
                 hint="class_names=[...], or --class-names on the command line, with one for each score",
             )
-        return self._names or tuple(str(i) for i in range(count))
+        return self._single_head_names or tuple(str(i) for i in range(count))
 
     def _names_with_background(self, count: int) -> tuple[str, ...]:
         """Names for labels of which 0 is the background, which users often leave out."""
-        if len(self._names) == count - 1:
-            return (_BACKGROUND, *self._names)
-        return self._names_for(count) if self._names else (_BACKGROUND, *(str(i) for i in range(1, count)))
+        if len(self._single_head_names) == count - 1:
+            return (_BACKGROUND, *self._single_head_names)
+        return self._names_for(count) if self._single_head_names else (_BACKGROUND, *(str(i) for i in range(1, count)))
 
 
 def _are_probabilities(scores: Tensor) -> bool:
@@ -427,7 +427,7 @@ def _are_probabilities(scores: Tensor) -> bool:
     return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 
-def _at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def _flat_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """The masks of a detector's result, ``[N, 1, h, w]``, as ``[N, H, W]``."""
     if masks.shape[-2:] != size and len(masks):
         masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)

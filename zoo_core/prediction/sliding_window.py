@@ -35,7 +35,7 @@ _LEAST = 1e-3
 
 
 def _inner_starts(length: int, size: int, stride: int) -> list[int]:
-    """Where windows begin that lie inside, as ``nn.Unfold`` has them: a rest that is less than a stride is left out.
+    """Starts of sliding windows that lie inside, as ``nn.Unfold`` has them: a rest below a stride is left out.
 
     Example:
         >>> _inner_starts(10, 4, 4)
@@ -45,7 +45,7 @@ def _inner_starts(length: int, size: int, stride: int) -> list[int]:
 
 
 def _covering_starts(length: int, size: int, stride: int) -> list[int]:
-    """Where windows begin that cover everything: the last one is moved back to the edge, as MONAI's inferer does.
+    """Starts of sliding windows that cover everything: the last is moved back to the edge, as MONAI's inferer does.
 
     Example:
         >>> _covering_starts(10, 4, 4)
@@ -55,11 +55,11 @@ def _covering_starts(length: int, size: int, stride: int) -> list[int]:
     return starts if starts[-1] + size == length else [*starts, length - size]
 
 
-def _importance(size: tuple[int, int], blend: Blend) -> Tensor:
-    """How much each pixel of a window counts, ``[H, W]``: the same, or most in the middle.
+def _window_weights(size: tuple[int, int], blend: Blend) -> Tensor:
+    """Weight of each pixel of a sliding window, ``[H, W]``: the same, or most in the middle.
 
     Example:
-        >>> _importance((3, 3), "gaussian").argmax()
+        >>> _window_weights((3, 3), "gaussian").argmax()
         tensor(4)
     """
     if blend == "constant":
@@ -319,7 +319,7 @@ class _Run:
                 target[:, i, at : at + len(scores)] = scores.T
 
     def _fill_blended(self, layer: _Layer, target: Tensor) -> None:
-        blender = Blender(target, _importance(self.size, self.blend))
+        blender = Blender(target, _window_weights(self.size, self.blend))
         if any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise UsageError(
                 f"a stride of {self.stride} leaves pixels out between windows of {self.size}",
@@ -364,7 +364,7 @@ class _Run:
 
 
 def _npy_file(out: str | os.PathLike[str]) -> Path:
-    """The file for the scores of windows, checked before they are computed."""
+    """File for the scores of sliding windows, checked before they are computed."""
     path = expand(out)
     if path.suffix.lower() != ".npy" or path.is_dir():
         raise UsageError(f"scores are not written to {path}", expected="a file whose name ends in .npy")
@@ -374,7 +374,7 @@ def _npy_file(out: str | os.PathLike[str]) -> Path:
 
 
 def _trained_size(model: nn.Module) -> tuple[int, int]:
-    """The size of a window where none is given: that of the images the model was trained with."""
+    """Size of a sliding window where none is given: that of the images the model was trained with."""
     card = knowledge_of(model).card
     if card is None:
         raise UsageError("the size of a window is not known", hint="size=224, or what the model was trained with")

@@ -1,4 +1,4 @@
-"""The few classes of timm whose heads the rules do not fit, each with its reason; :func:`of_class` reads the tables."""
+"""The few classes of timm whose heads the rules do not fit, each with its reason; ``row_for_class`` reads them."""
 
 from __future__ import annotations
 
