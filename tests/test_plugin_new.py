@@ -101,6 +101,18 @@ def test_a_plugin_whose_anatomy_is_traced_is_under_thirty_lines(traced):
         assert run(folder, "-m", "ruff", *command, "--no-cache", ".").returncode == 0
 
 
+def test_a_library_that_needs_another_is_no_reason_to_write_a_function(tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ZooError, match="install what its library needs"):
+        _traced_cards("acme", "lacking:Net", (3, 64, 64))
+
+
+def test_a_classifier_whose_head_is_a_convolution_is_no_segmenter():
+    (card,) = _traced_cards("acme", "torchvision.models:squeezenet1_1", (3, 64, 64))
+    assert (card.task, card.num_classes) == ("classification", 1000)
+
+
 def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
     models = ", ".join(f"torch.nn:Conv2d(kernel_size=(3, 3), in_channels=1, out_channels={width})" for width in (2, 4))
     one, two = _traced_cards("acme", models, (1, 8, 8))

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
-    from torch import nn
+    from torch import Tensor, nn
 
-    from zoo_core.contract.anatomy import Head
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
 
 
@@ -110,7 +110,8 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
     for what, options in _each_model(models):
         model = _built(what, options)
         try:
-            result = trace(model.eval(), torch.zeros(1, *input_size, device="cpu"))
+            example = torch.zeros(1, *input_size, device="cpu")
+            result = trace(model.eval(), example)
         except AnatomyError as error:
             hint = "--input-size gives the size that its images have, such as 3x224x224"
             raise AnatomyError(f"--models: {what}: {error.summary}", **{**error.parts, "hint": hint}) from error
@@ -122,7 +123,7 @@ def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[C
             name=f"{called}-{before + 1}" if before else called,
             build=what,
             options=options,
-            task=_task(main),
+            task=_task(model, result.anatomy, example),
             input_size=input_size,
             num_classes=main.num_classes if main else 0,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -161,20 +162,28 @@ def _built(what: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         model: nn.Module = resolve_name(what)(**options)
     except Exception as error:
+        lacks = isinstance(error, ModuleNotFoundError) and error.name != what.partition(":")[0]
         raise UsageError(
             f"--models: {what} builds no model",
             got=f"{type(error).__name__}: {error}",
             expected='a class or function that takes these arguments, as in "package.module:callable(size=224)"',
-            hint="write a function of the plugin that calls it with its arguments",
+            hint="install what its library needs here"
+            if lacks
+            else "write a function of the plugin that calls it with its arguments",
         ) from error
     return model
 
 
-def _task(main: Head | None) -> str:
-    """The task of a traced model, for its card in the new plugin."""
-    if main is None:
+def _task(model: nn.Module, anatomy: Anatomy, example: Tensor) -> str:
+    """The task of a traced model, by whether it has scores for each image or each place, for its card."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    if not anatomy.heads:
         return "encoder"
-    return "classification" if main.kind == "linear" and not main.tokens else "segmentation"
+    with torch.no_grad():
+        shapes = [each.shape for each in tree_leaves(model(example)) if isinstance(each, torch.Tensor)]
+    return "classification" if len(shapes[0]) == 2 else "segmentation"  # noqa: PLR2004 - [N, C]
 
 
 @plugin.command()
