@@ -233,6 +233,23 @@ def test_a_module_of_both_parts_stands_for_the_model(copied, tmp_path):
         zoo.swap_head(module, 4)
 
 
+class Scaled(nn.Module):
+    """A model inside, and a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.scale = glyphnet(), nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x):
+        return self.model(x) * self.scale
+
+
+def test_a_save_says_which_parameters_of_a_module_around_the_model_it_leaves_out(tmp_path):
+    with pytest.warns(zoo.ZooWarning, match=r"1 trainable parameters .* are not saved, such as 'scale'") as said:
+        zoo.save(Scaled(), tmp_path / "save")
+    assert said[0].filename == __file__
+
+
 def test_a_backbone_under_another_head_says_how_zoo_knows_both():
     with pytest.raises(NotAZooModel, match=r"zoo\.swap_head\(model, head\) before zoo\.split"):
         zoo.freeze(Parts(head=nn.Linear(64, 5)))

@@ -24,6 +24,7 @@ from zoo_core.recipe.rebuild import customs_in, edit_to_plain, is_own_code, rebu
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
+from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.knowledge import Edit, knowledge_of, unwrap
@@ -252,8 +253,9 @@ def save(
 
     Args:
         model: A model from ``zoo.get``, or one given to ``zoo.adopt`` with its name; DDP and ``torch.compile`` wrappers
-            are looked through. On any device. One that ``fully_shard`` has sharded is gathered on the first process,
-            which writes; every process has to call this, and all return or raise alike.
+            are looked through. Of a module around it the model alone is saved, and a warning says so where the module
+            has parameters of its own. On any device. One that ``fully_shard`` has sharded is gathered on the first
+            process, which writes; every process has to call this, and all return or raise alike.
         folder: Where to. One that holds a save already changes over to the new one all at once.
         class_names: What the classes are called, in the order of the scores, by head where there are several; in
             detectors and segmentation the first is the background, class 0. None keeps what is known.
@@ -285,6 +287,7 @@ def save(
     known, target = knowledge_of(model), expand(folder)
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
+    warn_of_others(model, unwrap(model), "are not saved", "save the state dict of the whole module beside it")
     with _whole(unwrap(model)) as bare:
         if bare is not None:  # another process has the whole tensors, and writes them
             _save(bare, known, target, class_names, custom_heads=custom_heads, with_base=with_base)

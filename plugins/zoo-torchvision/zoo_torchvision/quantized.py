@@ -35,6 +35,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         heads=(),
         headless=(
             f"the layers of this {type(model).__name__} are quantised and have no parameters; change the float model "
-            "and quantise that: options={'quantize': False} with weights=None, or the name without quantized_"
+            "and quantise that: the name without quantized_, or for a quantized_ name options={'quantize': False} "
+            "with weights=None"
         ),
     )

@@ -120,7 +120,7 @@ def param_groups(
     words = patterns_in("no_decay", no_decay)
     plan = _Plan(lr, head_lr, bias_lr_scale, weight_decay, layer_decay)
     bare = in_shards(model)
-    _warn_of_others(model, bare)
+    warn_of_others(model, bare, "are in no group", "give the optimizer a group of their own for them")
     trainable = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise UsageError(
@@ -230,14 +230,21 @@ def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
     return every[0]
 
 
-def _warn_of_others(model: nn.Module, bare: nn.Module) -> None:
-    """Say which trainable parameters of a module around the model are in no parameter group."""
+def warn_of_others(model: nn.Module, bare: nn.Module, outcome: str, hint: str) -> None:
+    """Warn of trainable parameters that a module has outside of the model in it, in a verb that leaves them out.
+
+    Args:
+        model: What the verb was given.
+        bare: The model in it.
+        outcome: What becomes of such parameters, such as ``"are in no group"``.
+        hint: What to do.
+    """
     inside = {id(each) for each in bare.parameters()}
     others = [name for name, each in model.named_parameters() if each.requires_grad and id(each) not in inside]
     if others:
         warnings.warn(
-            f"{len(others)} trainable parameters outside of the {type(bare).__name__} are in no group, such as "
-            f"{others[0]!r}: give the optimizer a group of their own for them",
+            f"{len(others)} trainable parameters outside of the {type(bare).__name__} {outcome}, such as "
+            f"{others[0]!r}: {hint}",
             ZooWarning,
             stacklevel=4,  # past strict_arguments
         )
