@@ -337,6 +337,14 @@ def test_quiet_leaves_out_notes_and_keeps_results_and_errors(tmp_path):
     assert loud.stderr.splitlines() == [*quiet.stderr.splitlines(), "2 images, 1 failed"]
 
 
+@pytest.mark.parametrize(("command", "out"), [("maps", "out.png"), ("sliding-window", "out.npy")])
+def test_an_image_that_cannot_be_read_takes_one_line(command, out, zoo_here, tmp_path):
+    (bad := tmp_path / "bad.png").touch()
+    done = zoo_here(command, "tiny/glyphnet", str(bad), "--out", str(tmp_path / out))
+    assert done.returncode == 1
+    assert done.stderr == f"zoo: {bad}: the file is empty; next step: leave it out, or save it as PNG or JPEG\n"
+
+
 def test_verbose_shows_where_an_error_was_raised(monkeypatch, capsys):
     for options, expected in (["-v"], True), ([], False):
         monkeypatch.setattr(sys, "argv", ["zoo", *options, "info", "nope"])

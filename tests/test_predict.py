@@ -492,6 +492,8 @@ def test_nan_is_not_a_result(photo):
         model.fc.bias.fill_(torch.nan)
     with pytest.raises(ImageError, match="nan"):
         zoo.predict(model, photo)
+    with pytest.raises(ImageError, match="likely cause: some values are nan"):
+        zoo.predict(model, np.full((32, 32), np.nan))
 
 
 def test_optical_flow_has_no_names(photo):

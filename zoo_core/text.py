@@ -180,3 +180,13 @@ def human(size: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def in_one_line(text: str) -> str:
+    r"""The lines of a message in one: what happened, why, and what to do.
+
+    Example:
+        >>> in_one_line("cat.jpg: the file is damaged\n  next step: replace it")
+        'cat.jpg: the file is damaged; next step: replace it'
+    """
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -10,7 +10,8 @@ from typing import Any
 
 from zoo_core.cli.listing import list_plainly
 from zoo_core.cli.streams import INTERRUPTED, VERBOSITY, discard_output, open_streams
-from zoo_core.errors import UsageError, ZooError, ZooWarning
+from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
+from zoo_core.text import in_one_line
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
     except ZooError as error:
         if VERBOSITY.verbose:
             traceback.print_exception(error)
-        sys.stderr.write(f"zoo: {error}\n")
+        sys.stderr.write(f"zoo: {in_one_line(error.message) if isinstance(error, ImageError) else error}\n")
         return 2 if isinstance(error, UsageError) else 1
     except (ImportError, OSError) as error:
         if getattr(error, "errno", None) is not None:

@@ -13,12 +13,12 @@ import click
 from zoo_core.cli.console import OutFile, complete_model, echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
+from zoo_core.text import in_one_line
 from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.errors import ZooError
     from zoo_core.prediction.predict import Prediction
 
 
@@ -129,7 +129,7 @@ def _print(found: Prediction, *, as_json: bool) -> None:
     from zoo_core.prediction.results import to_line, to_record
 
     if found.error is not None:
-        line = _error_line(found.error)
+        line = in_one_line(found.error.message)
         echo(f"zoo: {line}", err=True)
         if as_json:
             echo(json.dumps({"image": found.name, "error": line}, ensure_ascii=False))
@@ -142,16 +142,6 @@ def _print(found: Prediction, *, as_json: bool) -> None:
     else:
         name = found.name.replace("\n", "\\n")  # a line for each image
         echo(f"{name}: {to_line(found.result)}")
-
-
-def _error_line(error: ZooError) -> str:
-    """Line that ``zoo predict`` prints for an image that failed: what happened, why, and what to do.
-
-    Example:
-        >>> _error_line(ImageError("cat.jpg: the file is damaged", hint="replace it"))
-        'cat.jpg: the file is damaged; next step: replace it'
-    """
-    return "; ".join(line.strip() for line in error.message.splitlines() if line.strip())
 
 
 def _draw(found: Prediction, folder: Path) -> None:

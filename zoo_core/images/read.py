@@ -473,7 +473,7 @@ def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
         raise ImageError(
             f"{name}: floats from {low.item():.4g} to {high.item():.4g}",
             expected="floats from 0 to 1",
-            cause="the image is normalized already, or counts to 255",
+            cause="some values are nan" if low.isnan() else "the image is normalized already, or counts to 255",
             hint="give it as it was before, or run model(x) on what is prepared; images to 255 as uint8",
             name=name,
         )
