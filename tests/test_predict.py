@@ -21,6 +21,7 @@ from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UnknownModel, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded
 from zoo_core.prediction.results import Reading
+from zoo_core.utils.eval_mode import inferring
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -383,6 +384,25 @@ def test_a_model_is_in_the_mode_it_was_in(photo):
     before = [module.training for module in model.modules()]
     zoo.predict(model, photo)
     assert [module.training for module in model.modules()] == before
+
+
+def test_what_two_models_share_stays_in_eval_mode_until_both_have_run():
+    norm, entered, is_over, modes = torch.nn.BatchNorm1d(2), threading.Event(), threading.Event(), []
+
+    def run():
+        with inferring(torch.nn.Sequential(norm)):
+            entered.set()
+            is_over.wait(10)
+            modes.append(norm.training)
+
+    thread = threading.Thread(target=run)
+    with inferring(torch.nn.Sequential(norm)):
+        thread.start()
+        entered.wait(10)
+    is_over.set()
+    thread.join()
+    assert modes == [False]
+    assert norm.training
 
 
 def test_threads_predict_with_one_model_in_train_mode(photo):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _lock = threading.Lock()
-_running: dict[int, tuple[int, dict[nn.Module, bool]]] = {}
-"""Id of a model to how many blocks it runs in, and the modes of its modules before the first of them."""
+_running: dict[nn.Module, tuple[int, bool]] = {}
+"""Module to how many blocks it runs in, and its mode before the first of them: two models may share a module."""
 
 
 @contextmanager
@@ -31,19 +31,19 @@ def inferring(model: nn.Module) -> Iterator[None]:
         True
     """
     with _lock:
-        count, modes = _running.get(id(model), (0, {}))
-        if not count:
-            modes = {module: module.training for module in model.modules()}
-            model.eval()
-        _running[id(model)] = (count + 1, modes)
+        modules = list(model.modules())
+        for module in modules:
+            count, mode = _running.get(module, (0, module.training))
+            _running[module] = count + 1, mode
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
         with _lock:
-            count, modes = _running.pop(id(model))
-            if count > 1:
-                _running[id(model)] = (count - 1, modes)
-            else:
-                for module, mode in modes.items():
+            for module in modules:
+                count, mode = _running.pop(module)
+                if count > 1:
+                    _running[module] = count - 1, mode
+                else:
                     module.training = mode
