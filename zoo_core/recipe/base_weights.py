@@ -38,7 +38,7 @@ def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str
     Raises:
         NotSupported: It began with no published weights, or they are no longer here.
     """
-    if result := _published(recipe):
+    if result := _published_file(recipe):
         twin = rebuild(recipe, options=options, filled=_filler(*result))
         values = twin.state_dict()
         return {name for name in _loaded(twin) & tensors.keys() if _is_same(values[name], tensors[name])}
@@ -53,7 +53,7 @@ def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str
 
 def has_base(recipe: Recipe) -> bool:
     """Whether the published weights that a model began with are here."""
-    return _published(recipe) is not None
+    return _published_file(recipe) is not None
 
 
 def rebuild_on_base(
@@ -67,7 +67,7 @@ def rebuild_on_base(
         WeightsError: They are not.
         Unreadable: They do not hold all that the save leaves out.
     """
-    result = _published(recipe)
+    result = _published_file(recipe)
     if result is None:
         tag = recipe.weights.get("tag", "")
         raise WeightsError(
@@ -92,8 +92,8 @@ def names_in(recipe: Recipe, model: nn.Module) -> set[str]:
     return {name for name in model.state_dict() if name in recipe.from_base or name.startswith(prefixes)}
 
 
-def _published(recipe: Recipe) -> tuple[Weights, Artefact] | None:
-    """The entry of the card and the file that a model began with, where they are here."""
+def _published_file(recipe: Recipe) -> tuple[Weights, Artefact] | None:
+    """Weights entry and file that a saved model began with, where they are here."""
     card, digest = card_of(recipe), recipe.weights.get("sha256", "")
     try:
         entry = card.find(recipe.weights.get("tag", ""))

@@ -162,7 +162,7 @@ def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
     owner, _, name = path.rpartition(".")
     parent = model.get_submodule(owner)
     if layer is not None and not isinstance(layer, Layers):
-        raise _refused(path, layer)
+        raise _refused_edit(path, layer)
     if layer is None and isinstance(parent, (*_ORDERED, nn.ModuleDict)):
         del parent._modules[name]  # noqa: SLF001 - del parent[name] takes numbers only
     elif layer is None:
@@ -171,7 +171,7 @@ def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
         if vars(parent).get(name, parent) is None:  # what is None when a module is made is no module
             del vars(parent)[name]
         if hasattr(parent, name) and name not in parent._modules:  # noqa: SLF001 - no public way to look there
-            raise _refused(path, layer)
+            raise _refused_edit(path, layer)
         parent._modules[name] = layer.build().train(parent.training)  # noqa: SLF001 - add_module takes no None back
 
 
@@ -182,7 +182,7 @@ def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
     table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers  # noqa: SLF001 - setattr would register anew
     old = table.get(leaf)
     if leaf not in table or not (shape is None or all(type(side) is int and 0 <= side <= LARGEST for side in shape)):
-        raise _refused(name, shape)
+        raise _refused_edit(name, shape)
     if shape is None:
         table[leaf] = None
         return
@@ -196,7 +196,7 @@ def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
     known = settings_of(module)
     for name, value in values.items():
         if name not in known or not may_be_set(value):
-            raise _refused(name, value)
+            raise _refused_edit(name, value)
         setattr(module, name, value)
 
 
@@ -211,8 +211,8 @@ def may_be_set(value: object) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) <= LARGEST)
 
 
-def _refused(name: str, value: object) -> Unreadable:
-    """The error for a change by hand that a saved folder may not make."""
+def _refused_edit(name: str, value: object) -> Unreadable:
+    """Error for an edit by hand that a saved folder may not make."""
     return Unreadable(
         f"the recipe changes {name!r} by hand in a way that a folder may not",
         got=str(value)[:100],

@@ -50,7 +50,7 @@ def to_plain(value: object, where: str) -> Any:  # noqa: ANN401 - whatever json 
         return {_TUPLE: items} if isinstance(value, tuple) else items
     if isinstance(value, Mapping):
         return _mapping(value, where)
-    worded = _worded(value, where)
+    worded = _to_worded(value, where)
     if worded:
         return worded
     raise UsageError(
@@ -61,8 +61,8 @@ def to_plain(value: object, where: str) -> Any:  # noqa: ANN401 - whatever json 
     )
 
 
-def _worded(value: object, where: str) -> dict[str, Any]:
-    """An argument that is no plain JSON value, under the word for it; empty for what has none."""
+def _to_worded(value: object, where: str) -> dict[str, Any]:
+    """Argument that is no plain JSON value, under the word for it; empty for what has none."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
     layer = value.__name__ if isinstance(value, type) else ""
@@ -110,43 +110,43 @@ def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
     try:
         return read(value)
     except (AttributeError, TypeError, ValueError) as error:  # a word over something that it cannot be said of
-        raise _unknown(value) from error
+        raise _unknown_word(value) from error
 
 
 def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
     """Whether arguments as JSON hold a head that only its own code can build."""
     if isinstance(value, dict):
-        return _kind(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
+        return _record_class(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
     return isinstance(value, list) and any(holds_custom(each) for each in value)
 
 
 def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
     """The record that JSON stands for."""
-    kind = _kind(value[_RECORD])
+    kind = _record_class(value[_RECORD])
     if kind is None:
-        raise _unknown(value)
+        raise _unknown_word(value)
     entries = {key: from_plain(each) for key, each in value.items() if key != _RECORD}
     return kind(**{key: tuple(each) if isinstance(each, list) else each for key, each in entries.items()})
 
 
-def _kind(name: object) -> type | None:
-    """The record class that JSON names, or the one that was called so when older recipes were written."""
+def _record_class(name: object) -> type | None:
+    """Class of the record that JSON names, or the one that was called so when older recipes were written."""
     old = _OLD.fullmatch(str(name))
     if old:
         return next((kind for kind in _NAMES if kind.__name__ == old[1]), None)
     return RECORDS.get(str(name))
 
 
-def _listed(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
+def _allowed_word(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
     """What a word in the JSON of an argument stands for, by the table of what is allowed."""
     result = table.get(str(value[word]))
     if result is None:
-        raise _unknown(value)
+        raise _unknown_word(value)
     return result
 
 
-def _unknown(value: object) -> Unreadable:
-    """The error for JSON in a recipe that stands for nothing that is known."""
+def _unknown_word(value: object) -> Unreadable:
+    """Error for a word in the JSON of an argument that stands for nothing that is known."""
     return Unreadable(
         f"the recipe holds something that this zoo does not know: {value!r}",
         cause="another version of zoo or of torch wrote it, or it was changed by hand",
@@ -156,7 +156,7 @@ def _unknown(value: object) -> Unreadable:
 _READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     _TUPLE: lambda value: tuple(from_plain(value[_TUPLE])),
     _PAIRS: lambda value: {from_plain(key): from_plain(each) for key, each in value[_PAIRS]},
-    _DTYPE: lambda value: _listed(_DTYPES, _DTYPE, value),
-    _LAYER: lambda value: _listed(LAYERS, _LAYER, value),
+    _DTYPE: lambda value: _allowed_word(_DTYPES, _DTYPE, value),
+    _LAYER: lambda value: _allowed_word(LAYERS, _LAYER, value),
     _RECORD: _record,
 }

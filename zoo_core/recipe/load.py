@@ -118,9 +118,9 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
         notes=dict.fromkeys(sorted(names_in(recipe, model)), f"from the weights {recipe.weights.get('tag')!r}"),
         needed_values=known.receipt.needed_values,
     )
-    weights = _weights(known.card, recipe.weights.get("tag"))
-    names = _class_names(recipe, known, source)
-    preprocessing = _preprocessing(recipe, model, known, source)
+    weights = _weights_begun_with(known.card, recipe.weights.get("tag"))
+    names = _loaded_class_names(recipe, known, source)
+    preprocessing = _loaded_preprocessing(recipe, model, known, source)
     attach(
         model,
         replace(
@@ -129,8 +129,8 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     )
 
 
-def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, ...]:
-    """The names in the recipe to load; with more or fewer than scores, each score would have another's name."""
+def _loaded_class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, ...]:
+    """Class names in the recipe to load; with more or fewer than scores, each score would have another's name."""
     main = known.anatomy.main
     if recipe.class_names and main is not None and len(recipe.class_names) != main.num_classes:
         raise Unreadable(
@@ -140,8 +140,8 @@ def _class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, .
     return tuple(recipe.class_names)
 
 
-def _preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: Path) -> Preprocessing | None:
-    """How images are prepared for a loaded model; its numbers have to be as many as the channels."""
+def _loaded_preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: Path) -> Preprocessing | None:
+    """Preprocessing of a loaded model; its numbers have to be as many as the channels."""
     result = preprocessing_from_record(recipe.preprocessing)
     if result is None:
         return None
@@ -187,8 +187,8 @@ def _restore(model: nn.Module, recipe: Recipe) -> None:
         raise NotSupported(f"what {recipe.id} had frozen is not there", got=error.summary) from error
 
 
-def _weights(card: Card | None, tag: str | None) -> Weights | None:
-    """The weights that the loaded model began with, if the plugin here still knows those."""
+def _weights_begun_with(card: Card | None, tag: str | None) -> Weights | None:
+    """Weights entry that the loaded model began with, if the plugin here still knows it."""
     try:
         return card.find(tag) if card and tag else None
     except UnknownTag:

@@ -29,16 +29,16 @@ def check_plain_file(path: Path, *, limit: int | None = None) -> None:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         if real(path).parent != real(path.parent).parent.parent / _BLOBS:
-            raise _refused(path, "a link to another place")
+            raise _not_plain(path, "a link to another place")
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise _refused(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device")
+        raise _not_plain(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device")
     if limit is not None and status.st_size > limit:
-        raise _refused(path, f"{status.st_size} bytes, and {limit} at most are read")
+        raise _not_plain(path, f"{status.st_size} bytes, and {limit} at most are read")
 
 
-def _refused(path: Path, got: str) -> Unreadable:
-    """The error for what is no plain file in a saved folder."""
+def _not_plain(path: Path, got: str) -> Unreadable:
+    """Error for what is no plain file in a saved folder."""
     return Unreadable(
         f"{path} is not read",
         expected="an ordinary file, as zoo.save writes it",

@@ -209,15 +209,15 @@ def _allowed_options(
 def _of_the_card(card: Card, name: str, value: object) -> bool:
     """Whether an option in a recipe is the card's own, so that the model may be rebuilt with it."""
     return any(
-        name in known and _same(known[name], value)
+        name in known and _same_option(known[name], value)
         for known in (card.options, *(weights.options for weights in card.weights))
     )
 
 
-def _same(known: object, value: object) -> bool:
-    """Whether an option in a recipe is the catalogue's own: both may differ in lists and tuples alone."""
+def _same_option(known: object, value: object) -> bool:
+    """Whether an option in a recipe to rebuild is the catalogue's own: both may differ in lists and tuples alone."""
     if isinstance(known, list | tuple) and isinstance(value, list | tuple):
-        return len(known) == len(value) and all(map(_same, known, value))
+        return len(known) == len(value) and all(map(_same_option, known, value))
     return type(known) is type(value) and known == value
 
 
@@ -345,7 +345,7 @@ def edit_to_plain(edit: Edit) -> dict[str, Any]:
     Raises:
         UsageError: An argument cannot be written.
     """
-    defaults = {name: each.default for name, each in inspect.signature(_verb(edit.verb)).parameters.items()}
+    defaults = {name: each.default for name, each in inspect.signature(_verb_named(edit.verb)).parameters.items()}
     said = {name: value for name, value in edit.arguments.items() if name not in defaults or value != defaults[name]}
     return {"verb": edit.verb, **{name: to_plain(each, f"{edit.verb}({name}=...)") for name, each in said.items()}}
 
@@ -361,12 +361,12 @@ def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]
 
 def repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
     """Do what an edit in a recipe says once more, through the public function of that name."""
-    verb = _verb(edit["verb"])
+    verb = _verb_named(edit["verb"])
     arguments = {name: _built(from_plain(each), heads or {}) for name, each in edit.items() if name != "verb"}
     return cast("nn.Module", verb(model, **arguments))
 
 
-def _verb(name: str) -> Callable[..., Any]:
+def _verb_named(name: str) -> Callable[..., Any]:
     """The public function of surgery of that name: a recipe can call nothing else."""
     if name == VERB:
         return change_by_hand
@@ -384,14 +384,14 @@ def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> An
     if isinstance(value, Layers):
         return value.build()
     if isinstance(value, Custom):
-        return _given(value, heads, name)
+        return _given_head(value, heads, name)
     if isinstance(value, Mapping):
         return {key: _built(each, heads, str(key)) for key, each in value.items()}
     return value
 
 
-def _given(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
-    """The head by that name that the user gives to a rebuild, since only its own code can build it."""
+def _given_head(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
+    """Head by that name that the user gives to a rebuild, since only its own code can build it."""
     if name not in heads:
         short = custom.kind.rpartition(".")[2]
         raise UsageError(

@@ -127,7 +127,7 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(record, Mapping):
         raise _damaged(path, f"a {type(record).__name__} instead of an object")
     _check_format(path, record.get("format"))
-    if problem := _excess(record) or next(_problems(record), None):
+    if problem := _excess(record) or next(_record_problems(record), None):
         raise _damaged(path, problem)
     return Recipe(**record)
 
@@ -141,7 +141,7 @@ def _hint_without_recipe(folder: Path) -> str:
 
 
 def _excess(record: Mapping[str, Any]) -> str:
-    """What the JSON of a recipe has too much of, if anything."""
+    """What a recipe has too much of in its JSON, if anything."""
     edits = record.get("edits", [])
     is_long = isinstance(edits, list) and len(edits) > _MOST_EDITS
     if is_long or _depth_and_count(edits)[1] > _MOST_VALUES:
@@ -180,8 +180,8 @@ _DTYPES = {
 """What the floating-point tensors of a save may have in common."""
 
 
-def _problems(record: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the record of a recipe, each relying on there being nothing before it."""
+def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
+    """Problems in the JSON record of a recipe, each relying on there being none before it."""
     hints = get_type_hints(Recipe)
     needed = {"format", "family", "name", "versions", "tensors"}
     if missing := sorted(needed - set(record)):

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _whole(model: nn.Module) -> Iterator[nn.Module | None]:
-    """The model to save; of a sharded one a twin with whole tensors on the first process, and None on the others.
+def _unsharded(model: nn.Module) -> Iterator[nn.Module | None]:
+    """Model to save; of a sharded one a twin with whole tensors on the first process, and None on the others.
 
     Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
     """
@@ -131,7 +131,7 @@ def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) 
     if heads and not custom:
         refuse_custom(heads)
     try:
-        recipe, twin = _twin(model, known, recipe, heads)
+        recipe, twin = _recipe_and_twin(model, known, recipe, heads)
         following = {
             *known.anatomy.channel_attributes,
             *(path for head in known.anatomy.heads for path in head.attributes),
@@ -153,8 +153,10 @@ def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) 
     return recipe
 
 
-def _twin(model: nn.Module, known: Knowledge, recipe: Recipe, heads: Mapping[str, Custom]) -> tuple[Recipe, nn.Module]:
-    """The recipe to save, and what it makes; without heads put in by hand where they need other changes before."""
+def _recipe_and_twin(
+    model: nn.Module, known: Knowledge, recipe: Recipe, heads: Mapping[str, Custom]
+) -> tuple[Recipe, nn.Module]:
+    """Recipe to save, and what it makes; without heads put in by hand where they need other changes before."""
     given = {name: copy.deepcopy(_head(model, known, name)).cpu() for name in heads}
     try:
         return recipe, unwrap(rebuild(recipe, given, options=known.options))
@@ -182,7 +184,9 @@ def _shapes(model: nn.Module) -> dict[str, str]:
 def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The class of each saved module and what it says of itself: a dropout rate shows in no tensor."""
     ours, theirs = (dict(each.named_modules(remove_duplicate=False)) for each in (model, twin))
-    said = [{path or "the model itself": _described(each) for path, each in some.items()} for some in (ours, theirs)]
+    said = [
+        {path or "the model itself": _described_module(each) for path, each in some.items()} for some in (ours, theirs)
+    ]
     for path in ours.keys() & theirs.keys():
         now, then = settings_of(ours[path]), settings_of(theirs[path])
         dot = f"{path}." if path else ""
@@ -199,8 +203,8 @@ def _is_own_forward(module: nn.Module) -> bool:
     return getattr(forward, "__func__", forward) is type(module).forward
 
 
-def _described(module: nn.Module) -> str:
-    """What a saved module says of itself, to compare it with the one that its recipe makes."""
+def _described_module(module: nn.Module) -> str:
+    """Description of a module to save by itself, to compare it with the one that the recipe makes."""
     # some libraries say what their layers are in repr, and not in extra_repr where torch looks for it
     said = module.extra_repr() if next(module.children(), None) else repr(module)
     if isinstance(module, nn.Sequential | nn.ModuleList):
@@ -288,7 +292,7 @@ def save(
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
     warn_of_others(model, unwrap(model), "are not saved", "save the state dict of the whole module beside it")
-    with _whole(unwrap(model)) as bare:
+    with _unsharded(unwrap(model)) as bare:
         if bare is not None:  # another process has the whole tensors, and writes them
             _save(bare, known, target, class_names, custom_heads=custom_heads, with_base=with_base)
     return target
@@ -333,7 +337,7 @@ def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[st
         name=card.name,
         versions=versions_for(card.family),
         tensors={},
-        weights=_origin(known),
+        weights=_first_weights(known),
         options={name: to_plain(value, f"the option {name!r}") for name, value in known.options.items()},
         edits=[edit_to_plain(edit) for edit in known.edits],
         frozen=state.frozen_in(bare),
@@ -362,7 +366,7 @@ def _class_names(
 ) -> tuple[str, ...]:
     """The class names to save, checked against the number of scores."""
     if isinstance(said, Mapping):
-        said = _in_a_row(classes_by_head(model, known.anatomy.main), said)
+        said = _names_in_a_row(classes_by_head(model, known.anatomy.main), said)
     names = known.class_names if said is None else tuple(said)
     if isinstance(said, str) or any(not isinstance(name, str) for name in names):
         raise UsageError(f"class_names cannot be {said!r}", expected="one string for each class")
@@ -378,8 +382,8 @@ def _class_names(
     return names
 
 
-def _in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
-    """The class names of several heads to save, in the order of their scores; embeddings have none."""
+def _names_in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
+    """Class names of several heads to save, in the order of their scores; embeddings have none."""
     needed = {head: count for head, count in counts.items() if count}
     got = {head: len(names) for head, names in said.items() if len(names)}
     if got != needed or any(isinstance(names, str) for names in said.values()):
@@ -402,8 +406,8 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
     return known.card
 
 
-def _origin(known: Knowledge) -> dict[str, Any]:
-    """Where the saved model began: the tag, the source and the digest of its first weights."""
+def _first_weights(known: Knowledge) -> dict[str, Any]:
+    """Origin of the saved model: the tag, the source and the digest of its first weights."""
     if known.origin:
         return dict(known.origin)
     receipt = known.receipt

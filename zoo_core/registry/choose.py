@@ -154,12 +154,12 @@ def chosen(
         and ((license is None and min_accuracy is None) or entry.has(license, min_accuracy))
     ]
     if sort is not None:
-        fitting.sort(key=lambda entry: _rank(entry, sort, license))
+        fitting.sort(key=lambda entry: _sort_key(entry, sort, license))
     return fitting
 
 
-def _rank(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, ANN401 - as above; what sort() compares
-    """What the models that were chosen are sorted by; what is not known comes last."""
+def _sort_key(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, ANN401 - as above; what sort() compares
+    """Sort key of the models that were chosen; what is not known comes last."""
     if sort == "name":
         return entry.id.partition("/")[2]
     if sort == "accuracy":

@@ -57,7 +57,7 @@ class Found:
 
 def plugin_entries() -> tuple[Any, ...]:
     """The entry points in the group ``zoo_core``; of two distributions of one name the first on ``sys.path`` counts."""
-    if not _is_plain():
+    if not _can_read_folders():
         from importlib.metadata import entry_points
 
         return tuple(entry_points(group=GROUP))
@@ -72,7 +72,7 @@ def is_installed(distribution: str) -> bool:
         >>> is_installed("Torch"), is_installed("a-missing-library")
         (True, False)
     """
-    if _normal(distribution) in _folders(tuple(sys.path)):
+    if _normalized(distribution) in _folders(tuple(sys.path)):
         return True
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import distribution as read
@@ -91,7 +91,7 @@ def version_of(distribution: str) -> str | None:
         >>> version_of("Torch").count(".") >= 2, version_of("a-missing-library")
         (True, None)
     """
-    folder = _folders(tuple(sys.path)).get(_normal(distribution), "")
+    folder = _folders(tuple(sys.path)).get(_normalized(distribution), "")
     version = os.path.basename(folder).removesuffix(".dist-info").partition("-")[2]  # noqa: PTH119 - as below
     if version and folder.endswith(".dist-info"):
         return version
@@ -104,7 +104,7 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def _is_plain() -> bool:
+def _can_read_folders() -> bool:
     """Whether entry points can be read from folders: all distributions lie in some, as pip and uv put them."""
     if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - Path is not imported for this
         return False
@@ -117,22 +117,22 @@ def _folders(paths: tuple[str, ...]) -> dict[str, str]:
     """The metadata folder of each distribution, where its entry points are, by its name as it is compared."""
     result: dict[str, str] = {}
     for path in paths:
-        for name in _names(path or "."):
+        for name in _names_in(path or "."):
             if name.endswith(_SUFFIXES):
-                result.setdefault(_normal(name.rpartition(".")[0].partition("-")[0]), os.path.join(path, name))  # noqa: PTH118
+                result.setdefault(_normalized(name.rpartition(".")[0].partition("-")[0]), os.path.join(path, name))  # noqa: PTH118
     return result
 
 
-def _names(path: str) -> Iterable[str]:
-    """The names in a folder of ``sys.path`` where entry points may be; none where it cannot be read."""
+def _names_in(path: str) -> Iterable[str]:
+    """Names in a folder of ``sys.path`` where entry points may be; none where it cannot be read."""
     try:
         return sorted(os.listdir(path))  # noqa: PTH208 - as above
     except OSError:
         return ()
 
 
-def _normal(name: str) -> str:
-    """The name of an installed distribution as names are compared: runs of ``-``, ``_`` and ``.`` are one ``-``."""
+def _normalized(name: str) -> str:
+    """Name of an installed distribution, normalized to compare it: runs of ``-``, ``_`` and ``.`` are one ``-``."""
     parts = name.lower().replace("_", "-").replace(".", "-").split("-")
     return "-".join(part for part in parts if part)
 

@@ -75,7 +75,7 @@ class Member:
 
     @cached_property
     def cards(self) -> Shelf:
-        """The cards by name.
+        """The cards of this family by name.
 
         Raises:
             CatalogError: The plugin's catalogue does not load, or what it returns is not a list of cards.
@@ -112,7 +112,7 @@ class Member:
         if not family.catalog:  # all its models were registered in this process
             return ()
         installed = version_of(family.requires) if family.index and family.indexed else None
-        if installed and _public(installed) != _public(resolve_name(family.indexed)()):
+        if installed and _public_version(installed) != _public_version(resolve_name(family.indexed)()):
             from zoo_core.registry.reindex import remembered
 
             if (result := remembered(family, installed, self.plugin.origin)) is not None:
@@ -160,8 +160,8 @@ class Member:
         )
 
 
-def _public(version: str) -> str:
-    """The version of a family's library without the name of its build, as in ``2.15.0+cpu``."""
+def _public_version(version: str) -> str:
+    """Version of a family's library without the name of its build, as in ``2.15.0+cpu``."""
     return version.partition("+")[0]
 
 

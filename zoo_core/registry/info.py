@@ -91,12 +91,12 @@ def differences(card: Card, other: Card) -> Iterator[str]:
         if mine != theirs and mine and theirs:
             words = {"task": "for {}", "input_size": "input {}", "parameters": "{} parameters"}[name]
             yield f"{words.format(_shown(theirs))} instead of {_shown(mine)}"
-    mine, theirs = _default(card), _default(other)
+    mine, theirs = _default_weights(card), _default_weights(other)
     if mine is None or theirs is None:
         if mine or theirs:
             yield "has no weights" if mine else "has weights"
         return
-    changed = [*_changed(mine.preprocessing, theirs.preprocessing)]
+    changed = [*_changed_preprocessing(mine.preprocessing, theirs.preprocessing)]
     yield f"preprocessed differently: {', '.join(changed)}" if changed else "preprocessed alike"
     yield f"weights {theirs.tag}{_figure(theirs)} instead of {mine.tag}{_figure(mine)}"
     if theirs.num_classes != mine.num_classes:
@@ -105,13 +105,13 @@ def differences(card: Card, other: Card) -> Iterator[str]:
         yield f"licence {theirs.licenses.weights} instead of {mine.licenses.weights}"
 
 
-def _default(card: Card) -> Weights | None:
-    """The default weights of a model, which an info compares with those of its namesakes; None without any."""
+def _default_weights(card: Card) -> Weights | None:
+    """Default weights of a model, which an info compares with those of its namesakes; None without any."""
     return card.find() if card.weights and card.default else None
 
 
-def _changed(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
-    """What is different about the preprocessing of a model of the same name, field by field."""
+def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
+    """Differences between the preprocessing of models of the same name, field by field, for an info."""
     for spec in fields(Preprocessing):
         old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
         if old != new:

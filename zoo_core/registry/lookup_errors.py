@@ -26,7 +26,7 @@ def unknown_family(family: str, known: Collection[str], plugins: Iterable[Plugin
     return UnknownFamily(
         f"no such family: {family!r}",
         expected=f"one of {', '.join(known)}" if known else None,
-        cause=_cause(plugins),
+        cause=_lookup_cause(plugins),
         hint=did_you_mean(matches, registered if known else f"{INSTALL_A_FAMILY}; {registered}"),
         family=family,
         matches=matches,
@@ -69,7 +69,7 @@ def unknown_model(
     return UnknownModel(
         f"no such model: {name!r}",
         got=f"looked in {', '.join(searched) or 'no family at all'}",
-        cause=_cause(plugins),
+        cause=_lookup_cause(plugins),
         hint=did_you_mean(matches, otherwise),
         name=name,
         matches=matches,
@@ -86,8 +86,8 @@ def unknown_task(task: str, known: Collection[str]) -> UsageError:
     )
 
 
-def _cause(plugins: Iterable[Plugin]) -> str | None:
-    """Why what was looked up may be missing: plugins that failed, or that were never loaded."""
+def _lookup_cause(plugins: Iterable[Plugin]) -> str | None:
+    """Cause of a failed lookup: plugins that failed, or that were never loaded."""
     plugins = tuple(plugins)
     broken = [plugin.name for plugin in plugins if plugin.problem]
     if broken:

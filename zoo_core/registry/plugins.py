@@ -130,7 +130,7 @@ def load_plugin(
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own code: whatever it raises is its failure
         first_line = str(error).partition("\n")[0]
         reason = first_line if isinstance(error, PluginError) else f"{type(error).__name__}: {first_line}"
-        plugin.problem = f"{reason}; {_remedy(error, plugin)}"
+        plugin.problem = f"{reason}; {_load_remedy(error, plugin)}"
         from traceback import format_exc
 
         plugin.traceback = format_exc()
@@ -141,8 +141,8 @@ def load_plugin(
     return plugin
 
 
-def _remedy(error: BaseException, plugin: Plugin) -> str:
-    """What to do about a plugin that does not load: uninstall a rival, install a library, go without it and report."""
+def _load_remedy(error: BaseException, plugin: Plugin) -> str:
+    """Remedy for a plugin that does not load: uninstall a rival, install a library, go without it and report."""
     if isinstance(error, DuplicatePlugin):
         return "uninstall one of them"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
@@ -176,17 +176,17 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
 
 def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
     """Put the families and commands that a plugin contributes into its record, once they are checked."""
-    answers = _plain_answers(module)
+    answers = _plain_hook_answers(module)
     if answers is None:
-        answers, plugin.notes = _answers(plugin.name, module)
+        answers, plugin.notes = _hook_answers(plugin.name, module)
     for answer in answers["zoo_families"]:
         plugin.families = (*plugin.families, *_checked_families(answer))
     for answer in answers["zoo_commands"]:
         plugin.commands = {**plugin.commands, **_checked_commands(answer)}
 
 
-def _plain_answers(module: object) -> dict[str, list[object]] | None:
-    """What a plugin answers whose hooks are functions without arguments and options; None for any other plugin.
+def _plain_hook_answers(module: object) -> dict[str, list[object]] | None:
+    """Answers of a plugin whose hooks are functions without arguments and options; None for any other plugin.
 
     That is all that most plugins are. pluggy would call the same functions, but its import takes as long as the start
     of python.
@@ -205,8 +205,8 @@ def _plain_answers(module: object) -> dict[str, list[object]] | None:
     return answers
 
 
-def _answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
-    """What any plugin answers, and what is odd about it."""
+def _hook_answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
+    """Answers of any plugin to its hooks, and what is odd about it."""
     import pluggy
 
     manager = pluggy.PluginManager(hooks.PROJECT)
@@ -217,12 +217,12 @@ def _answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[
     manager.register(plugin, name)
     known = [hook.__name__ for hook in hooks.HOOKS]
     callers = [caller.name for caller in vars(manager.hook).values() if isinstance(caller, pluggy.HookCaller)]
-    notes = tuple(_unknown(caller, known) for caller in callers if caller not in known)
+    notes = tuple(_unknown_hook(caller, known) for caller in callers if caller not in known)
     return {hook: getattr(manager.hook, hook)() for hook in known}, notes
 
 
-def _unknown(hook: str, known: list[str]) -> str:
-    """A remark on a plugin that implements a hook that does not exist, with the one that may have been meant."""
+def _unknown_hook(hook: str, known: list[str]) -> str:
+    """A note on a plugin that implements a hook that does not exist, with the one that may have been meant."""
     meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
     return f"unknown hook {hook!r}: {meant}"
 

@@ -81,7 +81,7 @@ def register(
             expected="'family/name', such as 'mine/lenet', without '@', spaces or wildcards",
         )
     classes = num_classes or len(class_names)
-    entry = _weights(weights, sha256, tuple(class_names), preprocessing) if weights is not None else ()
+    entry = _weights_entry(weights, sha256, tuple(class_names), preprocessing) if weights is not None else ()
 
     def add(build: Builder) -> Builder:
         if not callable(build):
@@ -105,10 +105,10 @@ def register(
     return add
 
 
-def _weights(
+def _weights_entry(
     where: str | os.PathLike[str], sha256: str, names: tuple[str, ...], preprocessing: Preprocessing | None
 ) -> tuple[Weights, ...]:
-    """The weights of a model that is registered: a file, whose digest is taken here, or a URL."""
+    """Weights entry of a model that is registered: a file, whose digest is taken here, or a URL."""
     url = str(where)
     if "://" not in url:
         path = real(expand(where))

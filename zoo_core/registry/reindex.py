@@ -39,8 +39,8 @@ def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
         ZooWarning: The library cannot be indexed.
     """
     try:
-        path = _folder() / f"{quote(f'{family.name} {version} {plugin}', safe=' ')}.jsonl"
-        problem = "" if path.exists() else _problem(family, path)
+        path = _reindexed_folder() / f"{quote(f'{family.name} {version} {plugin}', safe=' ')}.jsonl"
+        problem = "" if path.exists() else _reindex_problem(family, path)
     except RuntimeError as error:  # this user has no home folder
         problem = str(error)
     if not problem:
@@ -67,15 +67,15 @@ def index(cards: str, path: str) -> None:
         made.replace(path)
 
 
-def _folder() -> Path:
-    """Where catalogues indexed anew are remembered: with this user alone, as they name functions that are called."""
+def _reindexed_folder() -> Path:
+    """Folder of the catalogues indexed anew, for this user alone, as they name functions that are called."""
     from platformdirs import user_cache_path
 
     return user_cache_path("zoo") / "catalogues"
 
 
-def _problem(family: Family, path: Path) -> str:
-    """Why the library cannot be indexed, or nothing when it has been; a reason is remembered too, in a text file."""
+def _reindex_problem(family: Family, path: Path) -> str:
+    """Why a library cannot be indexed anew, or nothing when it has been; a reason is remembered in a text file."""
     told = path.with_suffix(".txt")
     try:
         if told.exists():

@@ -175,7 +175,7 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
     with shapes_above(-1):
         for card in by_size:
             try:
-                kind = _kind(card)
+                kind = _sample_kind(card)
             except Exception:  # noqa: BLE001 - a model that does not even build is a kind of its own, and will be checked
                 kind = card.name
             result.setdefault(kind, card)
@@ -184,8 +184,8 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
     return [card for card in cards if card.name in chosen]
 
 
-def _kind(card: Card) -> object:
-    """What makes models one kind in a sample: the task, the class of the model, and the shapes of its head sites."""
+def _sample_kind(card: Card) -> object:
+    """Kind of a model, of which a sample takes one: its task, its class, and the shapes of its head sites."""
     from zoo_core.surgery.knowledge import anatomy_of
 
     model = model_under_test(card)

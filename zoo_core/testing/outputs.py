@@ -145,18 +145,18 @@ def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The integers that a model still takes for its number of classes or labels, by path; configs included."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            yield from _counts(f"{path}.{name}".lstrip("."), name, value)
+            yield from _attribute_counts(f"{path}.{name}".lstrip("."), name, value)
 
 
-def _counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
-    """The class counts in one attribute of a model: an integer that is called so, or those of its config."""
+def _attribute_counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
+    """Class counts in one attribute of a model: an integer that is called so, or those of its config."""
     if type(value) is int and ("class" in name or "label" in name):
         yield path, value
     elif name == "config":
-        yield from ((f"{path}.{each}", result) for each, result in _own(value).items() if type(result) is int)
+        yield from ((f"{path}.{each}", result) for each, result in _config_counts(value).items() if type(result) is int)
 
 
-def _own(config: object) -> dict[str, object]:
-    """The class counts that a model's config has."""
+def _config_counts(config: object) -> dict[str, object]:
+    """Class counts in the config of a model that was run."""
     names = ("num_classes", "num_labels")
     return {name: getattr(config, name) for name in names if hasattr(config, name)}

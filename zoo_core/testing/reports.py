@@ -43,7 +43,7 @@ def to_markdown(report: Report) -> str:
     Args:
         report: Of one family.
     """
-    lines = [f"## {report.family}", "", f"{_scope(report)}", ""]
+    lines = [f"## {report.family}", "", f"{_scope_sentence(report)}", ""]
     lines += [f"| check | {' | '.join(_COLUMNS)} |", f"|---|{'--:|' * len(_COLUMNS)}"]
     for check, count in report.counts().items():
         by_shapes = sum(each.shapes for each in report.verdicts if (each.check, each.outcome) == (check, "passed"))
@@ -51,7 +51,7 @@ def to_markdown(report: Report) -> str:
         lines.append(f"| {check} | {' | '.join(str(each or '') for each in counts)} |")
     titles = {"failed": "Failed", "expected": "Expected to fail", "refused": "Refused by zoo", "skipped": "Skipped"}
     for outcome, title in titles.items():
-        lines += _grouped(title, [verdict for verdict in report.verdicts if verdict.outcome == outcome])
+        lines += _lines_by_reason(title, [verdict for verdict in report.verdicts if verdict.outcome == outcome])
     return "\n".join(lines) + "\n"
 
 
@@ -99,8 +99,8 @@ def _checks(reports: Iterable[Report]) -> Iterator[str]:
         yield f"- **{name}**: {summary}{'' if name in made else ' Not part of this run.'}"
 
 
-def _scope(report: Report) -> str:
-    """What one report covers, as a sentence: how many models, when, and how many by their shapes alone."""
+def _scope_sentence(report: Report) -> str:
+    """Scope of one report, as a sentence: how many models, when, and how many by their shapes alone."""
     when = f", {report.made}" if report.made else ""
     words = [f"{report.origin}: {len(report.checked)} of {report.models} models checked{when}"]
     if shapes := len(report.by_shapes):
@@ -112,11 +112,11 @@ def _scope(report: Report) -> str:
     return "; ".join(words) + "."
 
 
-def _grouped(title: str, verdicts: Sequence[Verdict]) -> list[str]:
-    """The lines of a report for one outcome: a bullet for each reason, with the checks and all models it is true of."""
+def _lines_by_reason(title: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """Lines of a report for one outcome: a bullet for each reason, with the checks and all models it is true of."""
     models: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts:
-        models.setdefault((verdict.check, _general(verdict)), []).append(verdict.model)
+        models.setdefault((verdict.check, _reason_line(verdict)), []).append(verdict.model)
     checks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (check, reason), names in models.items():
         checks.setdefault((reason, tuple(name for name in names if name)), []).append(check)
@@ -135,8 +135,8 @@ def _bullet(checks: Sequence[str], reason: str, models: Sequence[str]) -> Iterat
         yield from ("  <details><summary>their names</summary>", "", f"  {names}", "  </details>")
 
 
-def _general(verdict: Verdict) -> str:
-    """The reason on one line of a report, without the name of the model: models with one reason are together."""
+def _reason_line(verdict: Verdict) -> str:
+    """Reason on one line of a report, without the name of the model: models with one reason are together."""
     steps = [step.strip() for step in verdict.reason.splitlines() if step.strip()]
     cause = next((step.removeprefix("likely cause: ") for step in steps if step.startswith("likely cause: ")), None)
     chosen = cause if verdict.outcome == "refused" and cause else "; ".join(steps[:3])

@@ -76,7 +76,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
     except (ZooError, RuntimeError) as error:
         note = str(error).strip().replace("\n", " ")[:200]
         return Row(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
-    heads = _heads(declared, result)
+    heads = _compare_heads(declared, result)
     stem = {*declared.stem} == {*result.stem}
     stages = _steps(declared) == _steps(result)
     notes = [] if heads == "right" else [result.headless or f"{_paths(result)} instead of {_paths(declared)}"]
@@ -94,8 +94,8 @@ def _example_to_trace(card: Card) -> Any:  # noqa: ANN401 - whatever forward tak
     return (image, image.clone()) if card.task == "optical_flow" else image
 
 
-def _heads(declared: Anatomy, found: Anatomy) -> str:
-    """How traced heads compare with the declared ones: right, refused or wrong."""
+def _compare_heads(declared: Anatomy, found: Anatomy) -> str:
+    """Verdict on traced heads, compared with the declared ones: right, refused or wrong."""
     if not found.heads:
         return "refused" if declared.heads else "right"
     right = _sites(declared) == _sites(found) and declared.main and found.main
@@ -157,7 +157,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "/").replace("\n", " ")[:160]
 
 
-def _measured(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
+def _trace_rows(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
     """A row for each model that is traced, smallest first; those in the file of rows are taken from there."""
     kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
     done = {row.model for row in kept}
@@ -182,7 +182,7 @@ def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
     """Trace the models that NAMES match, and print how that compares with what is declared."""
     result = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
     cards = shard([current_zoo().resolve(model)[0] for model in result])
-    sys.stdout.write(_page(_measured(cards, values, rows)))
+    sys.stdout.write(_page(_trace_rows(cards, values, rows)))
 
 
 if __name__ == "__main__":

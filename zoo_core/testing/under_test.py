@@ -74,7 +74,7 @@ def arguments(card: Card, images: Tensor, *, train: bool = False) -> tuple[Any, 
         [torch.Size([2, 3, 128, 128]), torch.Size([2, 3, 128, 128])]
     """
     if card.task in DETECTORS:
-        return ([*images], [_target(card, image) for image in images]) if train else ([*images],)
+        return ([*images], [_detector_target(card, image) for image in images]) if train else ([*images],)
     if card.task == "optical_flow":
         later = images.clone()
         later[:, -1] += 1
@@ -87,8 +87,8 @@ def inputs_of(card: Card, batch: int = 2, *, train: bool = False) -> tuple[Any, 
     return arguments(card, example(card, batch), train=train)
 
 
-def _target(card: Card, image: Tensor) -> dict[str, Tensor]:
-    """One object in an image for a detector under test, with all that it could be taught of it."""
+def _detector_target(card: Card, image: Tensor) -> dict[str, Tensor]:
+    """Target for a detector under test: one object in an image, with all that it could be taught of it."""
     left, top, right, bottom = _BOX
     mask = torch.zeros(1, *image.shape[-2:], dtype=torch.uint8)
     mask[:, int(top) : int(bottom), int(left) : int(right)] = 1
@@ -270,7 +270,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 current_zoo().member(card.family).builder(card)
             with watched(imports=True) as changes, files_left() as files, warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initializing
-                model = _bare(name) if shapes else _with_values(name)
+                model = _build_without_values(name) if shapes else _with_values(name)
         finally:
             require(
                 not attempts,
@@ -281,7 +281,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
     return model.eval()
 
 
-def _bare(name: str) -> nn.Module:
+def _build_without_values(name: str) -> nn.Module:
     """A model under test without values, on the meta device."""
     card = current_zoo().resolve(name)[0]
     return construct(card, card.options, values=False).to("meta")

@@ -99,7 +99,7 @@ def adopt(
     is_said = head is not None or stages is not None
     result, structure = _anatomy(bare, family, card, traced, anatomy, is_said=is_said), None
     if result is None:
-        result, structure = _as_built(bare, str(family), card, options)
+        result, structure = _anatomy_as_built(bare, str(family), card, options)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
     known = _knowledge(bare, result, card, weights, options)
@@ -108,7 +108,7 @@ def adopt(
     known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
     if anatomy is not None and example is not None and anatomy.heads and anatomy.heads[0].role == "main":
         _prove(bare, known, example)
-    attach(bare, known if structure is None else _read_again(bare, known, structure))
+    attach(bare, known if structure is None else _reread(bare, known, structure))
     return model
 
 
@@ -126,7 +126,7 @@ def _anatomy(
         _check_paths(model, anatomy)
         return anatomy
     if traced is not None:
-        return traced.anatomy if traced.anatomy.heads or is_said else _declared(model) or traced.anatomy
+        return traced.anatomy if traced.anatomy.heads or is_said else _declared_anatomy(model) or traced.anatomy
     if is_said:
         raise UsageError("head= and stages= are for a module that is traced", hint="give example= as well")
     try:
@@ -147,8 +147,8 @@ def _nameless(family: str, summary: str, parts: Mapping[str, Any]) -> AnatomyErr
     return AnatomyError(summary, **{**parts, "hint": hint})
 
 
-def _declared(model: nn.Module) -> Anatomy | None:
-    """The anatomy that an installed family declares of an adopted model, where tracing proves no head."""
+def _declared_anatomy(model: nn.Module) -> Anatomy | None:
+    """Anatomy that an installed family declares of an adopted model, where tracing proves no head."""
     library = type(model).__module__.partition(".")[0]
     for family, claims in current_zoo().claims.items():
         if len(claims) == 1 and claims[0].family.anatomy is not None and claims[0].family.requires == library:
@@ -157,10 +157,10 @@ def _declared(model: nn.Module) -> Anatomy | None:
     return None
 
 
-def _as_built(
+def _anatomy_as_built(
     model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None
 ) -> tuple[Anatomy, Structure]:
-    """The anatomy and the structure that an adopted model had before its classifier was changed by hand.
+    """Anatomy and structure that an adopted model had before its classifier was changed by hand.
 
     Raises:
         AnatomyError: More than that was changed.
@@ -188,8 +188,8 @@ def _changed_beyond(card: Card, kind: str) -> AnatomyError:
     )
 
 
-def _read_again(model: nn.Module, known: Knowledge, structure: Structure) -> Knowledge:
-    """What is known of a model that was changed by hand before it was adopted, as if it had been known before.
+def _reread(model: nn.Module, known: Knowledge, structure: Structure) -> Knowledge:
+    """Metadata of a model that was changed by hand before it was adopted, as if it had been known before.
 
     Raises:
         AnatomyError: Parts are gone, and what took their place is unclear.
@@ -226,7 +226,7 @@ def _prove(model: nn.Module, known: Knowledge, example: Any) -> None:  # noqa: A
             before = _shapes(run(twin, example))
             after = _shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
         changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-        why = "" if all(_has_more(a, b, head.per_class) for a, b in changed) else f"it gives the shapes {changed}"
+        why = "" if all(_is_longer(a, b, head.per_class) for a, b in changed) else f"it gives the shapes {changed}"
     except Exception as error:  # noqa: BLE001 - what forward raises can be anything
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if why:
@@ -242,8 +242,8 @@ def _shapes(output: Any) -> list[tuple[int, ...]]:  # noqa: ANN401 - whatever fo
     return [tuple(each.shape) for each in tree_leaves(output) if isinstance(each, Tensor)]
 
 
-def _has_more(before: tuple[int, ...], after: tuple[int, ...], more: int) -> bool:
-    """Whether one axis beside the batch is longer by so many."""
+def _is_longer(before: tuple[int, ...], after: tuple[int, ...], more: int) -> bool:
+    """Whether one axis of an output of the adopted model, beside the batch, is longer by so many."""
     grown = [b - a for a, b in zip(before[1:], after[1:], strict=False) if a != b]
     return len(before) == len(after) and before[:1] == after[:1] and grown == [more]
 

@@ -66,14 +66,14 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         NoHead: None is proven.
     """
     result = last_layers(passes.model, passes.evaluated)
-    if place := _place(passes, result, chosen):
+    if place := _place_for_head(passes, result, chosen):
         return place, replace(result[0], ops={}, reasons={})
     last = [path for each in result for path in (*each.ops, *each.reasons) if path]
     boxes = box_heads(passes, last, _with_more_classes)
     if boxes and chosen in {None, boxes[0].path}:
         number = _number_of(passes.evaluated, boxes[0].path)
         return boxes, Layers((), result[0].value, {boxes[0].path: number})
-    main = _chosen(passes, result, chosen) if chosen else _main(passes, result)
+    main = _output_of_chosen(passes, result, chosen) if chosen else _main_output(passes, result)
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
@@ -118,21 +118,21 @@ def _refuse_other_ways(passes: Passes, main: Layers, sites: Sequence[Head]) -> N
     ran = {owner(op, flow.parameters_of(op)) for op in ops}
     paths = [each.path for each in sites]
     beside = {path.rpartition(".")[0] for path in paths}
-    widths = {_width(passes.model.get_submodule(path)) for path in paths}
+    widths = {_candidate_width(passes.model.get_submodule(path)) for path in paths}
     others = [
         path
         for path, layer in passes.model.named_modules()
         if isinstance(layer, tuple(kind for kind, _ in KINDS))
         and path not in ran
-        and (path.rpartition(".")[0] in beside or _width(layer) in widths)
+        and (path.rpartition(".")[0] in beside or _candidate_width(layer) in widths)
     ]
     if others:
         why = f"forward chooses by values what it runs, and for other ones {others[0]} may give the scores"
         raise NoHead(why, [*paths, *others], main)
 
 
-def _width(layer: Any) -> int:  # noqa: ANN401 - a Linear or a convolution
-    """How many numbers a layer that may be a head gives."""
+def _candidate_width(layer: Any) -> int:  # noqa: ANN401 - a Linear or a convolution
+    """Numbers that a layer gives which may be a head."""
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
@@ -155,8 +155,8 @@ def _deepest_first(flow: Dataflow, main: Layers, paths: list[str]) -> list[str]:
     return sorted(paths, key=rank)
 
 
-def _place(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Head, ...] | None:
-    """A place for a head in a model that gives vectors: the last module through which they go as they are.
+def _place_for_head(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Head, ...] | None:
+    """Place for a head in a traced model that gives vectors: the last module through which they go as they are.
 
     Vectors that a layer gave may be scores, so that it is one there only where the user says so.
     """
@@ -183,8 +183,8 @@ def _place(passes: Passes, found: list[Layers], chosen: str | None) -> tuple[Hea
     return None
 
 
-def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
-    """The output for which the layer at ``path`` is the head, or at least one of the last that can be."""
+def _output_of_chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
+    """Output for which the layer at ``path`` is the head, or at least one of the last that can be."""
     flow = passes.evaluated
     for each in found:
         if path in each.ops:
@@ -194,7 +194,9 @@ def _chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
             return Layers(each.key, each.value, {path: _number_of(flow, path)})
     reasons = {name: why for each in found for name, why in each.reasons.items()}
     after = "".join(f"; {name or 'forward'}: {why}" for name, why in reasons.items())
-    why = reasons.get(path, f"it is not the last layer before an output{after}") if found else _severed(passes.model)
+    why = (
+        reasons.get(path, f"it is not the last layer before an output{after}") if found else _no_dataflow(passes.model)
+    )
     raise NoHead(f"{path} is no head site: {why}", [name for each in found for name in each.ops])
 
 
@@ -203,8 +205,8 @@ def _number_of(flow: Dataflow, path: str) -> int:
     return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
 
 
-def _severed(model: nn.Module) -> str:
-    """Why no output of a recorded model depends on its input."""
+def _no_dataflow(model: nn.Module) -> str:
+    """Why no output of a recorded model depends on its input, so that no head is found."""
     scripted = [path or "the model" for path, each in model.named_modules() if isinstance(each, torch.jit.ScriptModule)]
     if scripted:
         return (
@@ -213,15 +215,15 @@ def _severed(model: nn.Module) -> str:
     return "no output depends on the input"
 
 
-def _main(passes: Passes, found: list[Layers]) -> Layers:
-    """The output of the main head, where it can be told from the others."""
+def _main_output(passes: Passes, found: list[Layers]) -> Layers:
+    """Output of the main head, where it can be told from the others."""
     flow = passes.evaluated
     candidates = [path for each in found for path in (*each.ops, *each.reasons) if path]
     able = [each for each in found if each.ops and not each.reasons]
     if not able:
         reasons = {path: why for each in found for path, why in each.reasons.items()}
         why = "; ".join(f"{path or 'forward'}: {text}" for path, text in [*reasons.items()][:3])
-        raise NoHead(why or _severed(passes.model), [*dict.fromkeys(candidates)][:8])
+        raise NoHead(why or _no_dataflow(passes.model), [*dict.fromkeys(candidates)][:8])
     ways = {id(each): flow.ancestors([each.value]) for each in able}
     able = [each for each in able if not any(_leads_to(each, other, ways[id(other)]) for other in able)]
     _refuse_beside(flow, [each for each in found if each.reasons], able, candidates)
@@ -303,7 +305,7 @@ def _proven(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: bool
             raise NoHead(f"the weights of {path} are used without calling it", paths, main)
     counting, numbered = (
         tuple(replace(each, attributes=paths_in(passes.model, each)) for each in sites)
-        for paths_in in (_counts, _numbers)
+        for paths_in in (_counts, _class_counts)
     )
     reasons = {}
     for tried in dict.fromkeys((counting, sites, numbered)):
@@ -341,7 +343,7 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
         changed = [(a, b) for a, b in zip(expected, shape, strict=False) if a != b]
         more = [(sites[0].num_classes, sites[0].num_classes + _MORE)]
         beside = said and all(b - a == _MORE for a, b in changed) and len(changed) <= 1
-        if beside and not changed and value == main.value and (where := _elsewhere(passes.evaluated, sites[0], main)):
+        if beside and not changed and value == main.value and (where := _other_use(passes.evaluated, sites[0], main)):
             return f"the output has as many numbers as before: {where}"
         if value == main.value and changed != more and not beside:
             return f"the output's shape is {list(shape)} after {list(expected)}"
@@ -351,8 +353,8 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     return None
 
 
-def _used_by(flow: Dataflow, head: Head, main: Layers) -> str | None:
-    """A layer that is computed with what a head gives, on the way to the output."""
+def _layer_after_head(flow: Dataflow, head: Head, main: Layers) -> str | None:
+    """Layer that is computed with what a head gives, on the way to the output."""
     after = {*flow.recording.ops[main.ops[head.path]].outputs}
     for number in sorted(flow.ancestors([main.value])):
         op = flow.recording.ops[number]
@@ -363,9 +365,9 @@ def _used_by(flow: Dataflow, head: Head, main: Layers) -> str | None:
     return None
 
 
-def _elsewhere(flow: Dataflow, head: Head, main: Layers) -> str | None:
-    """Where the scores of a layer go, if not into the output: to another layer, as those of a gate, or nowhere."""
-    if used := _used_by(flow, head, main):
+def _other_use(flow: Dataflow, head: Head, main: Layers) -> str | None:
+    """Where the scores of a layer go that is no head: to another layer, as those of a gate, or nowhere."""
+    if used := _layer_after_head(flow, head, main):
         return f"what it gives goes into {used}"
     made, axis = flow.recording.ops[main.ops[head.path]].outputs, -1 if head.kind == "linear" else 1
     left = flow.part_left(made, main.value, axis, head.num_classes)
@@ -380,7 +382,7 @@ def _with_more_classes(model: nn.Module, sites: Sequence[Head]) -> Iterator[None
     more = {each.path: _MORE * each.per_class for each in sites}
     try:
         for path, layer in layers.items():
-            model.set_submodule(path, _wider(layer, more[path]))
+            model.set_submodule(path, _wider_layer(layer, more[path]))
         _set_numbers(model, {name: count + _MORE for name, count in counts.items()})
         yield
     finally:
@@ -394,8 +396,8 @@ def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
         set_attribute(model, path, number)
 
 
-def _wider(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
-    """A head's layer with more outputs, otherwise like this one."""
+def _wider_layer(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
+    """A head's layer with more outputs, to prove the head with, otherwise like this one."""
     like = layer.weight
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}
     if isinstance(layer, nn.Linear):
@@ -411,8 +413,8 @@ def _counts(model: nn.Module, head: Head) -> tuple[str, ...]:
     return repeated_numbers(model, head.path, head.num_classes, _CLASS_COUNTS)
 
 
-def _numbers(model: nn.Module, head: Head) -> tuple[str, ...]:
-    """Those, and all other integers that are as many as the classes, in the modules around a head site."""
+def _class_counts(model: nn.Module, head: Head) -> tuple[str, ...]:
+    """Integers in the modules around a head site that are as many as its classes, its own attributes first."""
     parts = head.path.split(".")
     owners = [".".join(parts[:depth]) for depth in range(len(parts))]
     result = dict.fromkeys(_counts(model, head))

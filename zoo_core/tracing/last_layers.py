@@ -75,12 +75,12 @@ def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
     for path, leaf in leaves:
         if isinstance(leaf, Ref) and leaf.value in flow.from_input:
             key = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
-            result.append(_before(model, flow, Layers(key, leaf.value)))
+            result.append(_last_layers_before(model, flow, Layers(key, leaf.value)))
     return result
 
 
-def _before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
-    """The last parametric layers before an output, and why others are no heads, by a walk back through the ops."""
+def _last_layers_before(model: nn.Module, flow: Dataflow, found: Layers) -> Layers:
+    """Last layers with parameters before an output, and why others are no heads, by a walk back through the ops."""
     recording = flow.recording
     todo, seen = [found.value], set[int]()
     while todo:

@@ -81,7 +81,7 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
             else:
-                return _more(twin, given, x, flow)
+                return _further_passes(twin, given, x, flow)
     raise AnatomyError(
         f"this {type(model).__name__} does not run on the example",
         expected="what forward takes: a tensor, a tuple of several arguments, or a dict of them by name",
@@ -98,11 +98,11 @@ def _may_be_index(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype in {torch.int32, torch.int64}
 
 
-def _more(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
-    """The passes besides the first: of another batch, of a larger input, and in train mode."""
+def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
+    """Passes besides the first: of another batch, of a larger input, and in train mode."""
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
-    other = larger if is_whole and _alike(flow, larger) else _like(flow, model, batch_of(x, 3)) or flow
+    other = larger if is_whole and _same_ops(flow, larger) else _pass_like(flow, model, batch_of(x, 3)) or flow
     try:
         trained = _recorded(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
@@ -110,17 +110,17 @@ def _more(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:  # 
     return Passes(model, x, example, flow, other, trained, larger)
 
 
-def _like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
-    """A recorded pass on another input; None where it fails, or where something else runs."""
+def _pass_like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
+    """Recorded pass on another input; None where it fails, or where something else runs."""
     try:
         result = _recorded(model, x)
     except Exception:  # noqa: BLE001 - the model's own code, which may take one batch size only
         return None
-    return result if len(result.recording.ops) == len(flow.recording.ops) and _alike(flow, result) else None
+    return result if len(result.recording.ops) == len(flow.recording.ops) and _same_ops(flow, result) else None
 
 
-def _alike(flow: Dataflow, other: Dataflow) -> bool:
-    """Whether the same ops ran in both passes, as far as the shorter one came."""
+def _same_ops(flow: Dataflow, other: Dataflow) -> bool:
+    """Whether the same ops ran in both recorded passes, as far as the shorter one came."""
     pairs = zip(flow.recording.ops, other.recording.ops, strict=False)
     return all(one.name == two.name and one.outputs == two.outputs for one, two in pairs)
 

@@ -231,7 +231,7 @@ class RunTo:
 
     def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
         """Run the model as far as the module."""
-        if not _has(model, self.path):  # a model that was cut before it, whose tap ends the pass
+        if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
             body = replaced(model, {})
         elif self.before:
             body = hooked(model, {self.path: _pass_on})
@@ -250,8 +250,8 @@ class RunTo:
         )
 
 
-def _has(model: nn.Module, path: str) -> bool:
-    """Whether the model that a piece of a program is to run on has a module at this path."""
+def _has_module(model: nn.Module, path: str) -> bool:
+    """Whether the model that a recorded program is to run on has a module at this path."""
     try:
         model.get_submodule(path)
     except AttributeError:

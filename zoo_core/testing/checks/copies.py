@@ -51,7 +51,7 @@ def check_twins(card: Card) -> None:
                 hint="give Anatomy module-level functions, zoo_core.Chain, or functools.partial of these",
             ) from error
         require(anatomy_of(twin).heads == anatomy_of(model).heads, f"{card.id}: another anatomy after {how}")
-        require(_alike(card, twin, model), f"{card.id}: other outputs after {how}")
+        require(_gives_the_same(card, twin, model), f"{card.id}: other outputs after {how}")
         del twin  # before the next one is made: the largest models have gigabytes
 
 
@@ -60,7 +60,7 @@ def _pickled(model: nn.Module) -> nn.Module:
     return cast("nn.Module", pickle.loads(pickle.dumps(model)))  # noqa: S301 - our own bytes
 
 
-def _alike(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
+def _gives_the_same(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
     """Whether a copy gives the same as its model; where these have no values, nothing is run."""
     if by_shapes(card):
         only_shapes("outputs")
@@ -88,7 +88,7 @@ def check_save(card: Card) -> None:
     require(not changed, f"{card.id}: these tensors came back with other values: {', '.join(changed[:5])}")
     frozen = [{name for name, p in each.named_parameters() if not p.requires_grad} for each in (again, model)]
     require(frozen[0] == frozen[1], f"{card.id}: saved and loaded, other parameters are frozen")
-    right = _alike(card, again, model)
+    right = _gives_the_same(card, again, model)
     require(right, f"{card.id}: other outputs after it was saved and loaded, from the same tensors")
 
 

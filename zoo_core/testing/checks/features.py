@@ -54,13 +54,13 @@ def check_depths(card: Card) -> None:
     for place, path in enumerate(order):
         early = next((other for other in order[place + 1 :] if by_layer[other] < by_layer[path]), None)
         if early is not None:
-            raise _misplaced(card, stages, path, by_layer[path], early, by_layer[early])
+            raise _not_by_depth(card, stages, path, by_layer[path], early, by_layer[early])
 
 
-def _misplaced(
+def _not_by_depth(
     card: Card, stages: tuple[Stage, ...], path: str, depth: int, early: str, earlier_depth: int
 ) -> NonConformance:
-    """The finding that features cannot be cut by depth: a layer runs before another one, and its depth is later."""
+    """Finding of the check of features that a layer runs before another one, though its depth is later."""
     parts = ["the stem", *(f"stage {stage.name}" for stage in stages), "what comes after the stages"]
     return NonConformance(
         f"{card.id}: {path!r} runs before {early!r}, and its depth is later: it counts to {parts[depth]}, and "

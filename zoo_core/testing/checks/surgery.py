@@ -54,7 +54,7 @@ def check_split(card: Card) -> None:
     main_of(card, model_under_test(card))
     if not by_shapes(card):
         _splits(card, noisy(card))
-    if not (_splits(card, model_under_test(card)) or _splits(card, _awake(card))):
+    if not (_splits(card, model_under_test(card)) or _splits(card, _copy_to_split(card))):
         raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
 
 
@@ -94,7 +94,7 @@ def noisy(card: Card) -> nn.Module:
     return model
 
 
-def _awake(card: Card) -> nn.Module:
+def _copy_to_split(card: Card) -> nn.Module:
     """A copy to split, with norms that know their inputs: an untrained GoogLeNet's signal dies before the head."""
     model = copy.deepcopy(model_under_test(card))
     for module in model.modules():
@@ -132,7 +132,7 @@ def check_swap(card: Card) -> None:
         elif not inside(name, sites):
             require(same(tensor, before[name]), f"{card.id}: the swap changed the values of {name}")
     _check_left(card, model, before, sites)
-    shape = tuple(_scores(card, model, sites).shape)
+    shape = tuple(_swapped_scores(card, model, sites).shape)
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
     require(right or card.task in DETECTORS, f"{card.id}: {shape} scores after the swap")
@@ -158,7 +158,7 @@ def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], site
     old = card.num_classes
     require(not layers, f"{card.id}: still {old}-way after the swap: {', '.join(layers)}")
     require(not counts, f"{card.id}: still {old} after the swap: {', '.join(counts)}; name it in Head.attributes")
-    require(not tensors_left, f"{card.id}: {_outlived(card, tensors_left)}")
+    require(not tensors_left, f"{card.id}: {_old_count_left(card, tensors_left)}")
 
 
 def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
@@ -178,8 +178,8 @@ def _model_tensor(model: nn.Module, name: str) -> Tensor:
     return result
 
 
-def _outlived(card: Card, names: list[str]) -> str:
-    """The finding that something still holds a number for each of the old classes after a swap."""
+def _old_count_left(card: Card, names: list[str]) -> str:
+    """Finding of the check of swaps that something still holds a number for each of the old classes."""
     return (
         f"{', '.join(names[:5])} still holds a number for each of the {card.num_classes} classes after the swap: a "
         "head site is one module, which nothing of the classes may follow; let the model apply it inside that module, "
@@ -187,15 +187,16 @@ def _outlived(card: Card, names: list[str]) -> str:
     )
 
 
-def _scores(card: Card, model: nn.Module, sites: list[str]) -> Tensor:
-    """The scores of a model after a swap of its head."""
+def _swapped_scores(card: Card, model: nn.Module, sites: list[str]) -> Tensor:
+    """Scores of a model after a swap of its head."""
     try:
         with torch.no_grad():
             return scores_of(model, *inputs_of(card))
     except RuntimeError as error:
         suspects = _per_class(card, model, sites)
         raise NonConformance(
-            f"{card.id}: after the swap its forward fails" + (f": {_outlived(card, suspects)}" if suspects else ""),
+            f"{card.id}: after the swap its forward fails"
+            + (f": {_old_count_left(card, suspects)}" if suspects else ""),
             got=f"RuntimeError: {str(error).partition(chr(10))[0]}",
         ) from error
 
@@ -253,7 +254,7 @@ def check_in_channels(card: Card) -> None:
         images = x.mean(1, keepdim=True).repeat(1, channels, *[1] * (x.dim() - 2))
         images[1] = images[0]
         images[1, -1] += 1
-        heard = _heard(card, model, layers, images)
+        heard = _uses_last_channel(card, model, layers, images)
         require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
 
 
@@ -270,7 +271,7 @@ def _adapted(card: Card, channels: int) -> nn.Module:
     return adapt_stem(model, channels, policy="random", seed=0).to("meta")
 
 
-def _heard(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
+def _uses_last_channel(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
     """Whether an adapted stem answers to the last channel, in which alone the two images differ."""
     channels, answers = images.shape[1], []
     handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]

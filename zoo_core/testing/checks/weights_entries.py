@@ -100,7 +100,7 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
     if not isinstance(categories, str):
         return categories
     try:
-        names, again = _named_by(categories)
+        names, again = _named_class_names(categories)
     except Exception as error:
         raise NonConformance(
             f"{label}: categories names {categories}, which gives no class names",
@@ -115,7 +115,7 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 
 @lru_cache(maxsize=64)
-def _named_by(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _named_class_names(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The class names that weights entries refer to, called for twice; they are the same for hundreds of entries."""
     return named(categories), named(categories)
 
@@ -238,7 +238,7 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
     state = _converted(label, weights.convert, dict(own), model)
     moved = [name for name, version in _versions(model).items() if version != before.get(name)]
     require(not moved, f"{label}: {weights.convert} changes the model that it is given: {', '.join(moved[:5])}")
-    other = [name for name, tensor in state.items() if name in own and not _keeps(tensor, layout[name])]
+    other = [name for name, tensor in state.items() if name in own and not _kept_tensor(tensor, layout[name])]
     require(
         not other,
         f"{label}: {weights.convert} changes the values of {', '.join(other[:5])} in a file that is in the model's own "
@@ -264,7 +264,7 @@ def _other_values(tensor: Tensor) -> Tensor:
     return tensor + 1 if tensor.is_floating_point() else tensor.clone()
 
 
-def _keeps(converted: object, tensor: Tensor) -> bool:
+def _kept_tensor(converted: object, tensor: Tensor) -> bool:
     """Whether a converted tensor is the one that was made of this one."""
     right = _other_values(tensor)
     return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
