@@ -95,7 +95,8 @@ def parts(*, quick: bool) -> list[Part]:
     found = [Part(f"load-{peer}", ("load", "--peer", peer, *count)) for peer in PEERS]
     found += [Part(name, (name, *count)) for name in ("start", "own", "saving")]
     found.append(Part("predict", ("predict", "--images", str(images), *count)))
-    found += [Part(name, (name, *count)) for name in ("download", "around", "frozen", "training")]
+    found += [Part(name, (name, *count)) for name in ("download", "around", "frozen")]
+    found.append(Part("training", ("training", "--images", str(images // 4), *count)))
     return [*found, Part("forward", ("forward", "--pairs", str(3 * rounds)))]
 
 
