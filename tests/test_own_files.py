@@ -655,9 +655,10 @@ def test_what_a_profiler_counted_is_left_alone(net, path):
     assert same(zoo.get(NAME, weights=path), state_of(net))
 
 
-def test_the_state_of_an_optimizer_is_called_that(net, path):
-    optimizer = torch.optim.Adam(net.parameters())
-    torch.save({"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": optimizer.state_dict()["param_groups"]}, path)
+@pytest.mark.parametrize("wrapped", [lambda state: state, lambda state: {"epoch": 3, "optimizer": state}])
+def test_the_state_of_an_optimizer_is_called_that(wrapped, net, path):
+    groups = torch.optim.Adam(net.parameters()).state_dict()["param_groups"]
+    torch.save(wrapped({"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": groups}), path)
     with pytest.raises(Unreadable, match="state of an optimizer"):
         zoo.get(NAME, weights=path)
 

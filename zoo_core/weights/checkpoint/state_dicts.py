@@ -389,13 +389,14 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
 
 def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable:
     """The error for a checkpoint without candidates: there is no state dict in it."""
+    parts = [content, *content.values()] if isinstance(content, Mapping) else []
     return Unreadable(
         f"{source} holds no state dict",
         expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
         got=_outline(content),
         done="nothing in it was run",
         cause="it is the state of an optimizer: the model's is in another file of the same step"
-        if isinstance(content, Mapping) and content.keys() >= _OPTIMIZER
+        if any(isinstance(part, Mapping) and part.keys() >= _OPTIMIZER for part in parts)
         else None,
         path=source,
     )
