@@ -102,7 +102,7 @@ class Apply:
     def __call__(self, x: Any) -> Any:  # noqa: ANN401 - what the function takes
         """Run the function."""
         values = {0: x}
-        args, kwargs = (_filled(each, None, values) for each in (self.step.args, self.step.kwargs))
+        args, kwargs = (_filled_arguments(each, None, values) for each in (self.step.args, self.step.kwargs))
         return self.step.run(*args, **kwargs)  # type: ignore[operator]  # a function, not a path
 
 
@@ -135,14 +135,14 @@ class Program:
         """Run the steps."""
         values: dict[int, Any] = dict(enumerate(x)) if self.several else {0: x}
         for step in self.steps:
-            args, kwargs = (_filled(each, model, values) for each in (step.args, step.kwargs))
+            args, kwargs = (_filled_arguments(each, model, values) for each in (step.args, step.kwargs))
             run = model.get_submodule(step.run) if isinstance(step.run, str) else step.run
             _keep(step.output, run(*args, **kwargs), values, args)
-        return _filled(self.output, model, values)
+        return _filled_arguments(self.output, model, values)
 
 
-def _filled(record: Any, model: Any, values: dict[int, Any]) -> Any:  # noqa: ANN401 - any nest of records
-    """The arguments of a step of a program, with tensors and sizes in the places of their records."""
+def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:  # noqa: ANN401 - any nest of records
+    """Arguments of a program's step, with tensors and sizes in the places of their records."""
 
     def fill(each: object) -> object:
         if isinstance(each, Value):
@@ -234,7 +234,7 @@ class RunTo:
         if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
             body = replaced(model, {})
         elif self.before:
-            body = hooked(model, {self.path: _pass_on})
+            body = hooked(model, {self.path: _no_op_hook})
             body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
         else:
             body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
@@ -259,7 +259,7 @@ def _has_module(model: nn.Module, path: str) -> bool:
     return True
 
 
-def _pass_on(_module: nn.Module, _args: object, _output: object) -> None:
+def _no_op_hook(_module: nn.Module, _args: object, _output: object) -> None:
     """A hook that does nothing: what it hangs on is a twin, which may be given others."""
 
 
@@ -302,7 +302,7 @@ def piece(
         Untraceable: The passes differ, or something else than these tensors goes in.
     """
     raw = [
-        _numbered(_steps(flow, start, end, expand), start, end)
+        _numbered_steps(_steps(flow, start, end, expand), start, end)
         for flow, start, end in zip(flows, starts, ends, strict=True)
     ]
     shapes = [numbers for _, _, numbers in raw]
@@ -311,19 +311,19 @@ def piece(
         for flow, numbers in zip(flows, shapes, strict=True)
     ]
     steps: list[Step] = []
-    for each in _aligned([steps for steps, _, _ in raw]):
+    for each in _aligned_steps([steps for steps, _, _ in raw]):
         if len({repr(step.run) for step in each}) > 1:
             raise Untraceable(f"{each[0].run} runs in one pass and {each[-1].run} in another")
         known = {value.number for step in steps for value in tree_iter(step.output) if isinstance(value, Value)}
         known |= {*range(len(starts[0]))}
-        args, kwargs = _merged([(step.args, step.kwargs) for step in each], sizes, known)
+        args, kwargs = _merged_arguments([(step.args, step.kwargs) for step in each], sizes, known)
         steps.append(Step(each[0].run, args, kwargs, each[0].output))
     program = Program(tuple(steps), raw[0][1], several=len(starts[0]) if len(starts[0]) > 1 else 0)
     return _as_chain(program, sizes) or program
 
 
-def _aligned(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
-    """The steps of a program side by side, from every recorded pass."""
+def _aligned_steps(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
+    """Steps of a program side by side, from every recorded pass."""
     if len({len(steps) for steps in passes}) > 1:
         raise Untraceable("train and eval mode, or batches of other sizes, run different steps")
     return list(zip(*passes, strict=True))
@@ -346,7 +346,7 @@ def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) 
         for child in call.children:
             if isinstance(child, int):
                 if child in needed:
-                    yield _of_op(recording.ops[child])
+                    yield _step_of_op(recording.ops[child])
             elif needed.isdisjoint(range(child.start, child.end)):
                 continue
             elif child.path not in expand and _is_whole(flow, child, needed, start, last_use):
@@ -357,8 +357,8 @@ def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) 
     return [*visit(recording.root)]
 
 
-def _of_op(op: Op) -> Step:
-    """A recorded op as a step of a program."""
+def _step_of_op(op: Op) -> Step:
+    """A step of a program for a recorded op."""
     if op.function is None:
         raise Untraceable(f"what {op.modules[-1] or 'the model'} computes is hidden from torch")
     name = getattr(op.function, "__name__", "")
@@ -384,8 +384,8 @@ def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], la
     return {value for value in made if last_use.get(value, -1) >= call.end} <= {*call.outputs}
 
 
-def _numbered(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:  # noqa: ANN401 - a nest
-    """The steps of a program with tensors numbered from 0 on, what comes out, and the numbers."""
+def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:  # noqa: ANN401 - a nest
+    """Steps of a program with tensors numbered from 0 on, what comes out, and the numbers."""
     numbers = {value: index for index, value in enumerate(start)}
     for step in steps:
         for each in tree_iter(step.output):
@@ -411,17 +411,17 @@ def _numbered(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step]
     return changed, tree_map(change, end), numbers
 
 
-def _merged(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - nests
+def _merged_arguments(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - nests
     """One nest of arguments of a program's step that stands for those of every pass."""
     leaves = [tree_flatten(nest) for nest in nests]
     if any(spec != leaves[0][1] for _, spec in leaves):
         raise Untraceable("its arguments differ from pass to pass")
-    merged = [_one(list(values), sizes, known) for values in zip(*(each for each, _ in leaves), strict=True)]
+    merged = [_one_argument(list(values), sizes, known) for values in zip(*(each for each, _ in leaves), strict=True)]
     return tree_unflatten(merged, leaves[0][1])
 
 
-def _one(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - a leaf
-    """An argument of a program's step that stands for its values in every pass."""
+def _one_argument(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - a leaf
+    """One argument of a program's step that stands for its values in every pass."""
     if all(value == values[0] and type(value) is type(values[0]) for value in values):
         return values[0]
     if all(isinstance(value, bool) for value in values):

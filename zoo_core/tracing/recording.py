@@ -127,7 +127,7 @@ _SAME_SHAPE = (functional.batch_norm, functional.layer_norm, functional.group_no
 """What torch takes long for on tensors without values, and what has the shape of its first argument."""
 
 
-def _fits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def _norm_takes(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     """Whether a norm that is recorded takes a tensor of this shape; torch has the words where it does not."""
     shape = args[0].shape
     if func is functional.layer_norm and len(args) > 1:
@@ -137,10 +137,10 @@ def _fits(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     return True
 
 
-def _shape_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
-    """What a recorded function gives; of some that take long on tensors without values, only the shape."""
+def _recorded_output(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
+    """Output of a recorded function; of some that take long on tensors without values, only the shape."""
     if args and isinstance(args[0], Tensor) and args[0].is_meta:
-        if func in _SAME_SHAPE and _fits(func, args):
+        if func in _SAME_SHAPE and _norm_takes(func, args):
             return torch.empty_like(args[0])
         if func is functional.scaled_dot_product_attention and len(args) > 2 and "enable_gqa" not in kwargs:  # noqa: PLR2004 - query, key and value
             return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
@@ -159,7 +159,7 @@ class ShapesOnly(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # noqa: ANN401 - whatever torch gives
-        return _shape_of(func, args, kwargs or {})
+        return _recorded_output(func, args, kwargs or {})
 
 
 class _Recorder(TorchFunctionMode):
@@ -181,7 +181,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 - whatever torch gives
         kwargs = kwargs or {}
         noted = self.noted((args, kwargs))  # before it runs, since it may work in place
-        result = _shape_of(func, args, kwargs)
+        result = _recorded_output(func, args, kwargs)
         name = getattr(func, "__name__", "")
         made = args[0] if name == "__setitem__" else result
         if any(isinstance(each, Tensor) for each in tree_iter(made)):

@@ -45,7 +45,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     anatomy = replace(anatomy, scores=scores)
     sites = [head for head in anatomy.heads if head.role != "aux"]
     try:
-        starts = [_given(flow, sites) for flow in passes.flows]
+        starts = [_head_inputs(flow, sites) for flow in passes.flows]
         ends = {flow: end for flow in passes.flows if (end := _scores(flow, main, passes))}
         given = [start for flow, start in zip(passes.flows, starts, strict=True) if flow in ends]
         classify: Any = piece([*ends], given, [*ends.values()], expand=_around(sites))
@@ -65,8 +65,8 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     return replace(anatomy, features=features, pool=pool, classify=classify)
 
 
-def _given(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
-    """The tensors that the head sites are given, each once: forward is split before them."""
+def _head_inputs(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
+    """Inputs of the head sites, each tensor once: the split of forward is before them."""
     calls = {call.path: call for call in flow.recording.calls()}
     result = []
     for site in sites:
@@ -108,7 +108,7 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
         made = flow.recording.producer.get(value, -1)
         if grid.map_of(value) is None or made < 0:
             continue
-        if made < until - 1 and all(call.path != last for call in _makers(flow, value)):
+        if made < until - 1 and all(call.path != last for call in _calls_that_give(flow, value)):
             break  # before the last stage, which gives several tensors
         places = [_same_place(flow, other, value) for other in passes.flows]
         if any(place is None for place in places):
@@ -142,12 +142,14 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
             result = None
         if isinstance(result, Chain):
             return result
-    bare = (call.path for call in _makers(passes.evaluated, cut[0]) if isinstance(call.output, Ref))  # in no object
+    bare = (
+        call.path for call in _calls_that_give(passes.evaluated, cut[0]) if isinstance(call.output, Ref)
+    )  # in no object
     path = next(bare, None)
     return RunTo(path) if path else None
 
 
-def _makers(flow: Dataflow, value: int) -> list[Call]:
+def _calls_that_give(flow: Dataflow, value: int) -> list[Call]:
     """The calls that give just this tensor, of modules that run once; the outermost first."""
     calls = [*flow.recording.calls()]
     often = [call.path for call in calls]
@@ -159,7 +161,7 @@ def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
     if other is flow:
         return value
     calls = {call.path: call for call in other.recording.calls()}
-    for call in _makers(flow, value):
+    for call in _calls_that_give(flow, value):
         if call.path in calls and len(calls[call.path].outputs) == 1:
             return calls[call.path].outputs[0]
     same = len(other.recording.shapes) == len(flow.recording.shapes)
@@ -179,14 +181,14 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
     simple = replace(anatomy, features=None, pool=None)
     tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]
     for each in tried:
-        if _equal(model, each, x):
+        if _split_equals_forward(model, each, x):
             return each
     again = [output_of(model, x) for _ in range(2)]
     cause = "its parts, run one after another, do not give what its forward gives" if same(*again) else RANDOM
     return replace(simple, classify=None, indivisible=anatomy.indivisible or cause)
 
 
-def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 - whatever forward takes
+def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 - whatever forward takes
     """Whether the pieces of the split together give what forward gives, bit for bit."""
     if anatomy.indivisible or anatomy.main is None:
         return False
@@ -199,13 +201,13 @@ def _equal(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 
 
     try:
         whole = anatomy.scores_in(output_of(model, x))
-        return same(_in_eval(model, parts, x), whole)
+        return same(_run_piece(model, parts, x), whole)
     except Exception:  # noqa: BLE001 - the model's own code; what fails is not proven
         return False
 
 
-def _in_eval(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What a piece of the split gives in eval mode, without gradients."""
+def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """Output of a piece of the split in eval mode, without gradients."""
     from zoo_core.surgery.head.sites import evaluating
 
     with torch.no_grad(), evaluating(model), ShapesOnly():
@@ -215,10 +217,10 @@ def _in_eval(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - wha
 def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
     """Whether two outputs are equal bit for bit; of tensors without values, whether their shapes are."""
     pairs = list(zip(tree_leaves(one), tree_leaves(other), strict=False))
-    return len(tree_leaves(one)) == len(tree_leaves(other)) and all(_same(a, b) for a, b in pairs)
+    return len(tree_leaves(one)) == len(tree_leaves(other)) and all(_same_values(a, b) for a, b in pairs)
 
 
-def _same(a: object, b: object) -> bool:
+def _same_values(a: object, b: object) -> bool:
     """Whether two values that the split and forward give are equal; of tensors without values, whether shapes are."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)

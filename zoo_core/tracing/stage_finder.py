@@ -234,18 +234,20 @@ def find_stages(
     trunk = _Trunk(model, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
     units = trunk.units()
     if any(unit.is_block for unit in units):
-        groups = [group for group in map(_trimmed, _by_stride(_without_stem(model, units, anatomy.stem))) if group]
+        groups = [
+            group for group in map(_trimmed_stage, _by_stride(_without_stem(model, units, anatomy.stem))) if group
+        ]
         bare = [not any(unit.is_block for unit in group) for group in groups]
         groups = groups[1:] if bare and bare[0] and not all(bare) else groups  # a stem of several layers
     else:
-        groups = _plain(_by_stride(units))
+        groups = _stages_without_blocks(_by_stride(units))
     passed = [unit for unit in trunk.whole.values() if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
-    groups = _isotropic(_downward(groups), passed)
+    groups = _isotropic_stages(_growing_strides(groups), passed)
     layouts = Counter(group[-1].map.layout for group in groups)
     layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
     stages = [
         Stage(name, tuple(unit.path for unit in group), group[-1].map.channels, group[-1].map.stride, group[-1].read)
-        for name, group in zip(_names(groups), groups, strict=True)
+        for name, group in zip(_stage_names(groups), groups, strict=True)
     ]
     return tuple(stages), layout
 
@@ -295,7 +297,7 @@ class _Trunk:
         result = self._inside(call)
         before = self._stride_before(call)
         is_open = unit and unit.map.stride > before and 2 * (self.opened - opened) > unit.layers
-        if unit and not is_open and not _spans(before, result, unit):
+        if unit and not is_open and not _spans_stages(before, result, unit):
             self.known = known
             result = [] if again else [unit]
         elif unit:
@@ -320,7 +322,7 @@ class _Trunk:
             is_block=_is_block(module),
             has_blocks=any(_is_block(each) for each in module.children()),
             several=len({each.stride for each in maps.values()}) > 1,
-            read=None if isinstance(call.output, Ref) else ItemOf(_key(call.output, first)),
+            read=None if isinstance(call.output, Ref) else ItemOf(_key_of_map(call.output, first)),
         )
 
     def _stride_before(self, call: Call) -> int:
@@ -328,7 +330,7 @@ class _Trunk:
         return min((result.stride for value in taken if (result := self.grid.map_of(value))), default=1)
 
 
-def _spans(before: int, inner: list[Unit], whole: Unit) -> bool:
+def _spans_stages(before: int, inner: list[Unit], whole: Unit) -> bool:
     """Whether a module spans stages: the resolution changes twice inside, or after blocks with most of its layers."""
     first = [unit for unit in inner if unit.map.stride == before and unit.has_blocks]
     at_end = whole.map.stride > before and len(first) > 1 and 2 * _layers(first) > whole.layers
@@ -339,8 +341,8 @@ def _is_block(module: nn.Module) -> bool:
     return not isinstance(module, _LAYER) and any(isinstance(each, _LAYER) for each in module.modules())
 
 
-def _key(output: object, value: int) -> tuple[Any, ...]:
-    """The place of a feature map in what a stage's last module gives."""
+def _key_of_map(output: object, value: int) -> tuple[Any, ...]:
+    """Key of a feature map in the output of a stage's last module."""
     leaves, _ = tree_flatten_with_path(output)
     path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
     return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
@@ -358,7 +360,7 @@ def _by_stride(units: list[Unit]) -> list[list[Unit]]:
     return result
 
 
-def _plain(groups: list[list[Unit]]) -> list[list[Unit]]:
+def _stages_without_blocks(groups: list[list[Unit]]) -> list[list[Unit]]:
     """The stages of layers without blocks, as VGG has them: the stem is of the first, a pool at the end of the last."""
     result: list[list[Unit]] = []
     for group in groups:
@@ -370,7 +372,7 @@ def _plain(groups: list[list[Unit]]) -> list[list[Unit]]:
     return result
 
 
-def _trimmed(group: list[Unit]) -> list[Unit]:
+def _trimmed_stage(group: list[Unit]) -> list[Unit]:
     """A stage without what has no layers at its front, and without what belongs to the head after its blocks.
 
     That is not in the module that the blocks are in. A bare layer that makes somewhat more channels is the last one of
@@ -438,7 +440,7 @@ def _layers(units: Iterable[Unit]) -> int:
     return sum(unit.layers for unit in units)
 
 
-def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
+def _growing_strides(groups: list[list[Unit]]) -> list[list[Unit]]:
     """The stages whose strides grow, each a multiple of the one before: small maps are rounded up at their border."""
     result: list[list[Unit]] = []
     last = 1
@@ -453,8 +455,8 @@ def _downward(groups: list[list[Unit]]) -> list[list[Unit]]:
     return result
 
 
-def _isotropic(groups: list[list[Unit]], whole: Sequence[Unit]) -> list[list[Unit]]:
-    """Where the resolution never changes, each of the blocks that run one after another is a stage of its own.
+def _isotropic_stages(groups: list[list[Unit]], whole: Sequence[Unit]) -> list[list[Unit]]:
+    """Stages of a model whose resolution never changes: each of the blocks that run one after another.
 
     A block of which the output is added to its input elsewhere is no stage: what it gives is a part of the map.
     """
@@ -485,8 +487,8 @@ def _repeated(blocks: Iterable[Unit], whole: Collection[str]) -> list[list[Unit]
     return result if len(result) > 1 else []
 
 
-def _names(groups: list[list[Unit]]) -> list[str]:
-    """The names of stages: those of their modules where these are words, or else numbered."""
+def _stage_names(groups: list[list[Unit]]) -> list[str]:
+    """Names of stages: those of their modules where these are words, or else numbers."""
     single = all(len(group) == 1 for group in groups)
     names = [group[0].path for group in groups]
     if single and len({*(name.rpartition(".")[2] for name in names)}) == len(names):

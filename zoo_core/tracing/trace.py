@@ -120,7 +120,7 @@ def trace(
         heads, main = find_heads(passes, head)
     except NoHead as error:
         if head is not None:
-            raise _refused(bare, head, error) from None
+            raise _refused_head(bare, head, error) from None
         missing["head"], last = error.why, error.candidates
         candidates = tuple(each for each in last if can_be_head(passes, each))
         heads, main = (), error.last or Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
@@ -135,7 +135,7 @@ def trace(
     if any(each.role == "box" for each in heads):
         anatomy = replace(anatomy, indivisible=INDIVISIBLE)
     elif heads:
-        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _where(passes.example, bare))
+        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _example_on_device(passes.example, bare))
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
     if why := _unproven_stages(passes, grid, anatomy, main, stages):
@@ -168,7 +168,7 @@ def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers,
     """Why the stages of a model are not proven; None if they are."""
     if not anatomy.stages:
         return "no module ends with a map, or tokens of an image, before the resolution changes"
-    if chosen is None and (unseen := _unseen(passes, grid, anatomy.stages)):
+    if chosen is None and (unseen := _unseen_images(passes, grid, anatomy.stages)):
         return (
             "the last stage is not computed from all images that forward takes "
             f"({len(unseen)} missing); stages= names them"
@@ -213,8 +213,8 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
     return len(missed) if len(missed) >= len(own) else 0
 
 
-def _refused(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
-    """The error for a head that the user named and tracing does not prove."""
+def _refused_head(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
+    """Error of a trace for a head that the user named and tracing does not prove."""
     others = [each for each in error.candidates if each != head]
     return AnatomyError(
         f"{head!r} is not proven to be a head of this {type(model).__name__}",
@@ -238,7 +238,7 @@ def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -
 def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:  # noqa: ANN401 - as in trace
     """The traced anatomy with its stages, found or as the user names them."""
     if chosen is not None:
-        stages, layout = _declared(passes, grid, chosen)
+        stages, layout = _declared_stages(passes, grid, chosen)
         return replace(anatomy, stages=stages, layout=layout)
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
@@ -246,7 +246,7 @@ def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, cho
     return replace(anatomy, stages=stages, layout=layout)
 
 
-def _unseen(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
+def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
     """The images of a traced input that the last stage is not computed from, however often it runs."""
     recording = passes.evaluated.recording
     images = {value for value in recording.inputs if len(recording.shapes[value]) == grid.axes}
@@ -255,7 +255,7 @@ def _unseen(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
     return images - used
 
 
-def _declared(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
+def _declared_stages(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
     """The stages that the user names to ``zoo.trace``, with what the passes show of their maps."""
     named = chosen if hasattr(chosen, "items") else {path.rpartition(".")[2]: (path,) for path in chosen}
     if len(named) < len(chosen):
@@ -348,7 +348,7 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, norms)
 
 
-def _where(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
+def _example_on_device(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
     """The example on the device of the model that is traced."""
     like = next(model.parameters(), torch.empty(0, device="cpu"))
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)

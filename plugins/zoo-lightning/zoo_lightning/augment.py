@@ -75,10 +75,10 @@ def _for_boxes(model: nn.Module, augment: str) -> Any:  # noqa: ANN401 - a trans
         "standard": [v2.RandomHorizontalFlip()],
         "strong": [colors, v2.RandomZoomOut(side_range=(1, 2)), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()],
     }[augment]
-    return v2.Compose([_without_palette, *steps, v2.SanitizeBoundingBoxes(labels_getter=_labels), plain])
+    return v2.Compose([_without_palette, *steps, v2.SanitizeBoundingBoxes(labels_getter=_labels_getter), plain])
 
 
-def _labels(sample: Any) -> Tensor:  # noqa: ANN401 - an image and its target
+def _labels_getter(sample: Any) -> Tensor:  # noqa: ANN401 - an image and its target
     """The labels of a sample, of which an augmentation drops those whose boxes it cut away."""
     labels: Tensor = sample[1]["labels"]
     return labels

@@ -142,7 +142,7 @@ def find_coco(path: Path) -> dict[Path, str]:
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.json")) if _is_coco(file)]
     by_side: dict[str, list[Path]] = {}
     for file in files:
-        by_side.setdefault(_side_of(file, path), []).append(file)
+        by_side.setdefault(_split_of(file, path), []).append(file)
     for side, same in by_side.items():
         if len(same) > 1:
             by_side[side] = [file for file in same if file.name.startswith("instances")] or same
@@ -155,14 +155,14 @@ def find_coco(path: Path) -> dict[Path, str]:
 
 def _with_val(path: Path) -> dict[Path, str]:
     """A COCO file, and that of the split beside it: ``instances_train2017.json`` and ``instances_val2017.json``."""
-    side = _side_of(path, path.parent)
+    side = _split_of(path, path.parent)
     others = (path.with_name(path.name.replace("train", other)) for other in ("val", "valid", "test"))
     other = next((file for file in others if file.is_file() and file != path), None)
     return {path: "train", other: "val"} if side == "train" and other else {path: ""}
 
 
-def _side_of(file: Path, root: Path) -> str:
-    """The split that a COCO file is of, by the words in its path; empty where none is one."""
+def _split_of(file: Path, root: Path) -> str:
+    """Split, such as train, that a COCO file is of, by the words in its path; empty where none is one."""
     words = re.findall(r"[a-z]+", str(file.relative_to(root).with_suffix("")).lower())
     return next((SIDES[word] for word in words if word in SIDES), "")
 
@@ -308,7 +308,7 @@ class _Annotations:
                 continue
             path = self._path(name)
             size = _size(image) or _size_in(path)
-            read = [_object(each, index, size, name, faults) for each in own[image.get("id")]]
+            read = [_object_of(each, index, size, name, faults) for each in own[image.get("id")]]
             objects = tuple(_with_keypoints(each, num_keypoints, name, faults) for each in read if each is not None)
             labels = tuple(each.label for each in objects if not each.is_crowd)
             result[name] = ObjectSample(path, labels, name, objects, size, num_keypoints)
@@ -344,7 +344,7 @@ def _size_in(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _object(
+def _object_of(
     each: Mapping[str, Any], index: Mapping[Any, int], size: tuple[int, int] | None, name: str, faults: Faults
 ) -> Object | None:
     """The object of one COCO annotation; None where it cannot be used, as the faults then say."""

@@ -97,7 +97,7 @@ def read_data(
 
 @dataclass
 class _Parts:
-    """What is read of the data: sources with the names of their classes, and which split each belongs to, if any.
+    """Parts that the data is read as: sources with their class names, and the split each belongs to, if any.
 
     Classes that come in an order of their own are in ``order``.
     """
@@ -147,8 +147,8 @@ def _read_classes(root: Path, folder: Path, side: str, parts: _Parts) -> None:
         parts.notes.append(f"images beside the class folders of {root.name}, which were left out: {loose}")
 
 
-def _side_of(name: str, where: str) -> str:
-    """The side, such as train, that the name of a split in the data stands for.
+def _split_named(name: str, where: str) -> str:
+    """Split of the data, such as train, that the name of one in a folder, CSV or dataset stands for.
 
     Raises:
         UsageError: It is called otherwise.
@@ -174,7 +174,9 @@ def _from_csv(path: Path) -> _Parts:
     parts = _Parts(multi_label=any(len(labels) > 1 for labels in labels_in))
     if unused := [column for column in columns if column and column not in (where, what, split)]:
         parts.notes.append(f"columns that are not used: {', '.join(unused)}")
-    sides = {(row[split] or "").strip(): _side_of(row[split] or "", str(path)) for row in rows} if split else {"": ""}
+    sides = (
+        {(row[split] or "").strip(): _split_named(row[split] or "", str(path)) for row in rows} if split else {"": ""}
+    )
     used = used_sides(sides, parts.notes)
     labels_of: dict[str, tuple[str, ...]] = {}
     for number, (row, labels) in enumerate(zip(rows, labels_in, strict=True), start=2):
@@ -273,7 +275,7 @@ def _labels_of(text: str) -> tuple[str, ...]:
     return tuple(sorted({label.strip() for label in text.split(_SEPARATOR)} - {""}))
 
 
-def _words(label: str) -> set[str]:
+def _label_words(label: str) -> set[str]:
     """The words of a label in a CSV, if it is a list: between commas, bars or slashes, or numbers between spaces."""
     separators = r"\s+" if re.fullmatch(r"\d+(\s+\d+)+", label) else r"[,|/]"
     return {word.strip(" '\"") for word in re.split(separators, label.strip("[]"))}
@@ -287,7 +289,7 @@ def _require_single(path: Path, labels: set[str]) -> None:
     Raises:
         UsageError: There is one.
     """
-    words_of = {label: _words(label) for label in sorted(labels)}
+    words_of = {label: _label_words(label) for label in sorted(labels)}
     uses = Counter(word for words in words_of.values() for word in words)
     for label, words in words_of.items():
         # [unknown] may be a class; numpy writes no commas
@@ -315,7 +317,7 @@ def _from_hugging_face(path: Path) -> _Parts:
         raise errors.UsageError(f"{path} cannot be read as a dataset of Hugging Face", cause=cause) from error
     splits: Mapping[str, Any] = loaded if isinstance(loaded, dict) else {"": loaded}
     parts = _Parts()
-    sides = used_sides({name: _side_of(name, str(path)) for name in splits}, parts.notes)
+    sides = used_sides({name: _split_named(name, str(path)) for name in splits}, parts.notes)
     for name, side in sides.items():
         _read_split(splits[name], path, name, side, parts)
     return parts
@@ -325,8 +327,10 @@ def _read_split(split: Dataset, path: Path, name: str, side: str, parts: _Parts)
     """The rows of one split of a Hugging Face dataset; those without an image or a label are left out and named."""
     import datasets
 
-    image = _of_kind(path, split, _IMAGES, lambda kind: isinstance(kind, datasets.Image))
-    label = _of_kind(path, split, _LABELS, lambda kind: isinstance(getattr(kind, "feature", kind), datasets.ClassLabel))
+    image = _column_of_kind(path, split, _IMAGES, lambda kind: isinstance(kind, datasets.Image))
+    label = _column_of_kind(
+        path, split, _LABELS, lambda kind: isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
+    )
     kind = split.features[label]
     names = getattr(kind, "feature", kind)
     parts.multi_label = parts.multi_label or names is not kind
@@ -341,8 +345,8 @@ def _read_split(split: Dataset, path: Path, name: str, side: str, parts: _Parts)
         parts.rows.append((data, labels, side, f"{name or 'row'} {index}"))
 
 
-def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callable[[Any], bool]) -> str:
-    """The column of a kind in a Hugging Face dataset; of several, the one called as such a column is.
+def _column_of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callable[[Any], bool]) -> str:
+    """Column of a kind in a Hugging Face dataset; of several, the one called as such a column is.
 
     Raises:
         UsageError: There is none, or several could be meant.
@@ -364,8 +368,8 @@ def _of_kind(path: Path, split: Dataset, preferred: Sequence[str], fits: Callabl
     return (named or several)[0]
 
 
-def _alike(class_names: Sequence[str]) -> Iterator[str]:
-    """What is to say of names in the data that look the same, such as Cat and cat."""
+def _note_on_alike(class_names: Sequence[str]) -> Iterator[str]:
+    """Note on names in the data that look the same, such as Cat and cat."""
     by_look: dict[str, list[str]] = {}
     for name in class_names:
         by_look.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
@@ -380,7 +384,7 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     class_names = tuple(label for label in parts.order or sorted(present) if label in present)
     if unused := [label for label in parts.order if label not in present]:
         parts.notes.append(f"classes without an image, which were left out: {', '.join(unused)}")
-    parts.notes += _alike(class_names)
+    parts.notes += _note_on_alike(class_names)
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
             f"{path} has images of {len(class_names)} classes",

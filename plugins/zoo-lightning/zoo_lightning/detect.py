@@ -121,7 +121,7 @@ def main_score(computed: dict[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class DetectionEvaluation:
-    """What a detector makes of the validation images.
+    """Evaluation of a trained detector: what it detects in the validation images.
 
     Attributes:
         metrics: Mean average precision by name, from 0 to 1.

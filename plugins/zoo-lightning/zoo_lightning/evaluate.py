@@ -24,7 +24,7 @@ _EVEN = 0.5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a trained classifier makes of the validation images: its predictions.
+    """Evaluation of a trained classifier: its predictions for the validation images.
 
     Attributes:
         probabilities: ``[N, classes]``.

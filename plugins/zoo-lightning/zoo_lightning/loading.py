@@ -129,10 +129,10 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._places())
+        return len(self._indices_to_load())
 
     def __iter__(self) -> Iterator[int]:
-        places = self._places()
+        places = self._indices_to_load()
         if self.seed is None:
             yield from places
             return
@@ -140,8 +140,8 @@ class EpochSampler(Sampler[int]):
         order = torch.randperm(self.length, generator=generator).tolist()
         yield from (self.epoch * self.length + order[place % self.length] for place in places)
 
-    def _places(self) -> range:
-        """Every world-size-th place; all processes have equally many in training, which the first samples fill up."""
+    def _indices_to_load(self) -> range:
+        """Indices of the samples that this process loads, every world-size-th; in training all have equally many."""
         rank, world = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
         end = self.length if self.seed is None else -(-self.length // world) * world
         return range(rank, end, world)
@@ -195,7 +195,7 @@ def mixed_seed(seed: int, number: int) -> int:
 def loaders(
     data: ImageData, model: nn.Module, *, augment: str, batch_size: int, workers: int, seed: int
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """The loaders of batches to train on, and of those to validate with.
+    """The ``DataLoader`` of batches to train on, and that of those to validate with.
 
     Args:
         data: From :func:`zoo_lightning.read_data`.

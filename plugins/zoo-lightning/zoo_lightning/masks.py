@@ -102,8 +102,8 @@ def find_masks(path: Path) -> dict[str, tuple[Path, Path]]:
     if not path.is_dir():
         return {}
     splits = [each for each in sorted(path.iterdir()) if each.name.lower() in SIDES and each.is_dir()]
-    inside = {each.name: pair for each in splits if (pair := _pair(each))}
-    if inside or (whole := _pair(path)) is None:
+    inside = {each.name: pair for each in splits if (pair := _mask_folders(each))}
+    if inside or (whole := _mask_folders(path)) is None:
         return inside
     images, masks = whole
     below = [
@@ -112,8 +112,8 @@ def find_masks(path: Path) -> dict[str, tuple[Path, Path]]:
     return {name: (images / name, masks / name) for name in below} or {"": whole}
 
 
-def _pair(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of images and of masks in a folder; None where it has not both."""
+def _mask_folders(folder: Path) -> tuple[Path, Path] | None:
+    """Folders of images and of masks inside a folder; None where it has not both."""
     by_name = {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
     images, masks = (next((by_name[name] for name in names if name in by_name), None) for names in (_IMAGES, _MASKS))
     return (images, masks) if images and masks and images_in(masks)[0] else None
@@ -137,7 +137,7 @@ def read_masks(
     """
     notes: list[str] = []
     faults = Faults()
-    listed = _lists(path)
+    listed = _voc_splits(path)
     found: list[tuple[MaskSample, str]] = []
     for name, side in used_sides({each: SIDES.get(each.lower(), "") for each in folders}, notes).items():
         found += [
@@ -148,13 +148,13 @@ def read_masks(
         notes += [f"images in no list of ImageSets, which were left out: {sum(side == 'none' for _, side in found)}"]
         found = [(sample, side) for sample, side in found if side != "none"]
     with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding holds no lock of Python's
-        read = list(pool.map(lambda pair: _checked(pair[0]), found))
+        read = list(pool.map(lambda pair: _checked_mask(pair[0]), found))
     good = [(each, side) for each, (_, side) in zip(read, found, strict=True) if isinstance(each, MaskSample)]
     for each, (sample, _) in zip(read, found, strict=True):
         if isinstance(each, str):
             faults.add(f"images left out, as {each}", sample.name)
     good = _without_white(good, notes)
-    names = _names(path, [sample for sample, _ in good], notes)
+    names = _mask_classes(path, [sample for sample, _ in good], notes)
     fine = [(sample, side) for sample, side in good if max(sample.labels, default=0) < len(names)]
     for sample, _ in good:
         if (most := max(sample.labels, default=0)) >= len(names):
@@ -187,8 +187,8 @@ def _pairs(images: Path, masks: Path, root: Path, faults: Faults) -> Iterable[Ma
             faults.add("masks without an image", str(each.relative_to(root)))
 
 
-def _lists(path: Path) -> dict[str, str]:
-    """Which split each image with a mask is in, where Pascal VOC's lists say so."""
+def _voc_splits(path: Path) -> dict[str, str]:
+    """Split of each image with a mask, where Pascal VOC's lists say so."""
     folder = path / "ImageSets" / "Segmentation"
     files = {side: folder / f"{side}.txt" for side in ("train", "val")}
     if not all(file.is_file() for file in files.values()):
@@ -196,8 +196,8 @@ def _lists(path: Path) -> dict[str, str]:
     return {name: side for side, file in files.items() for name in file.read_text(encoding="utf-8").split()}
 
 
-def _checked(sample: MaskSample) -> MaskSample | str:
-    """The sample with the classes in its mask counted, or why it cannot be used."""
+def _checked_mask(sample: MaskSample) -> MaskSample | str:
+    """Sample with the classes in its mask counted, or why the mask cannot be used."""
     if fault := sample.fault():
         return fault
     try:
@@ -236,8 +236,8 @@ def _whitened(sample: MaskSample) -> MaskSample:
     return replace(sample, labels=tuple(value for value, _ in pixels), pixels=pixels, scale=IGNORED)
 
 
-def _names(path: Path, samples: Sequence[MaskSample], notes: list[str]) -> tuple[str, ...]:
-    """The names in ``classes.txt``, or numbers up to the highest that is in a mask."""
+def _mask_classes(path: Path, samples: Sequence[MaskSample], notes: list[str]) -> tuple[str, ...]:
+    """Class names for masks: those in ``classes.txt``, or numbers up to the highest in a mask."""
     file = path / "classes.txt"
     if file.is_file():
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())

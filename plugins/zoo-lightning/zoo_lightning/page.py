@@ -50,16 +50,16 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
         dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in points)
         drawn.append(f'<path d="{path}" stroke="{color}"><title>{escape(name)}</title></path>{dots}')
     marks = [
-        _text(2, _MARGIN - 8, f"{high:.3g}"),
-        _text(2, _HEIGHT - _MARGIN + 14, f"{low:.3g}"),
-        _text(_MARGIN + 20, _HEIGHT - 6, label, colors),
+        _legend(2, _MARGIN - 8, f"{high:.3g}"),
+        _legend(2, _HEIGHT - _MARGIN + 14, f"{low:.3g}"),
+        _legend(_MARGIN + 20, _HEIGHT - 6, label, colors),
     ]
     size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
     return f'<svg class="lines" role="img" aria-label="{escape(label)}" {size}>{"".join([*drawn, *marks])}</svg>'
 
 
-def _text(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) -> str:
-    """A line of text in the SVG of a page, with the color of each name after it."""
+def _legend(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) -> str:
+    """Line of text in the SVG of an HTML page, with the color of each name after it."""
     named = "".join(f' <tspan fill="{color}">&#9679;</tspan> {escape(name)}' for name, color in (colors or {}).items())
     return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}{named}</text>'
 

@@ -66,15 +66,15 @@ def write_report(
         curves(history, (METRIC,), "score on the validation images"),
         *evaluation.sections(data),
         "<h2>What trained</h2>",
-        _trained(model),
+        _table_of_parts(model),
         "<h2>Settings</h2>",
         table([(name, str(value)) for name, value in settings.items()]),
     ]
     return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts))
 
 
-def _trained(model: nn.Module) -> str:
-    """The table of the report on which parts of the model trained, and which were frozen."""
+def _table_of_parts(model: nn.Module) -> str:
+    """Table of a run's report on which parts of the model trained, and which were frozen."""
     rows = []
     for name, child in model.named_children():
         total = sum(parameter.numel() for parameter in child.parameters())

@@ -61,14 +61,14 @@ def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
     if differing := [name for name, value in facts.items() if before.get(name) != value]:
         raise errors.UsageError(
             f"the run in {work} was begun with another {' and another '.join(differing)}",
-            expected=", ".join(f"{name}: {_short(before.get(name))}" for name in differing),
-            got=", ".join(f"{name}: {_short(facts[name])}" for name in differing),
+            expected=", ".join(f"{name}: {_short_value(before.get(name))}" for name in differing),
+            got=", ".join(f"{name}: {_short_value(facts[name])}" for name in differing),
             hint="resume it with the same, or leave resume (--resume) out to begin a new one",
         )
 
 
-def _short(value: object) -> str:
-    """A value cut to a line, to say by what a run to resume differs."""
+def _short_value(value: object) -> str:
+    """A value cut to a line, to say in what a run to resume differs."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line
 

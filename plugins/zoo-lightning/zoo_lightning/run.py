@@ -123,7 +123,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Run:
-    """What finishing a run of :func:`finetune` needs."""
+    """State of a run of :func:`finetune` that finishing it needs."""
 
     module: FineTune
     data: ImageData
@@ -189,13 +189,13 @@ def finetune(
     module = _module(images, model, chosen)
     if not isinstance(model, str):
         _require_savable(module.model)
-    work = _work(target)
+    work = _work_folder(target)
     history = History()
     engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
     sharded = shards(engine)
     _require_processes(engine, images, chosen, sharded=sharded)
     with resumable(work):
-        point = begin(work, _facts(images, model, chosen), resume=resume)
+        point = begin(work, _run_facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
             _head_first(module, images, chosen, work)
         whole = copy.deepcopy(module) if sharded else module
@@ -232,7 +232,7 @@ def check_run(
     chosen, target = _options(options), Path(out).expanduser()
     _require_free(target)
     if resume:
-        require_same_run(_work(target), _facts(data, model, chosen))
+        require_same_run(_work_folder(target), _run_facts(data, model, chosen))
     module = _module(data, model, chosen, values=False)
     if chosen.unfreeze_at:
         zoo.unfreeze(module.model, *chosen.unfreeze_at)
@@ -254,8 +254,8 @@ def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, 
     engine.fit(module, train, val, ckpt_path=point, weights_only=True if point else None)
 
 
-def _work(target: Path) -> Path:
-    """The folder that a run works in, beside the one that it saves to."""
+def _work_folder(target: Path) -> Path:
+    """Folder that a run of ``finetune`` works in, beside the one that it saves to."""
     return target.with_name(f"{target.name}.{RUN}")
 
 
@@ -294,8 +294,8 @@ def _require_savable(model: nn.Module) -> None:
         zoo.save(model, Path(folder, "trial"))
 
 
-def _facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
-    """What the result of a run depends on, as JSON has it."""
+def _run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
+    """Everything that the result of a run of ``finetune`` depends on, as JSON has it."""
     samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
     chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
     facts = {
@@ -357,7 +357,7 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
     require_trainable(built, [name for name, epoch in (options.unfreeze_at or {}).items() if not epoch])
     counts = data.counts()
     total = sum(counts.values()) if data.task == "segmentation" else len(data.train)
-    weights = _balance(counts, total, multi_label=data.multi_label) if options.balance else None
+    weights = _class_weights(counts, total, multi_label=data.multi_label) if options.balance else None
     return module_for(
         built,
         data,
@@ -383,7 +383,7 @@ def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
             zoo.freeze(model, part)
 
 
-def _balance(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
+def _class_weights(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
     """A weight for each class in the loss of a run, so that all count alike; for labels, of images with the label."""
     if multi_label:
         return [max(total - each, 1) / each for each in counts.values()]

@@ -233,14 +233,14 @@ def require_both(path: Path, data: ImageData, workers: int) -> ImageData:
             cause=cause or "no class has two images",
             hint="give a class at least two images that can be read, or write a split val",
         )
-    return replace(data, notes=(*data.notes, *(_copies(data, workers) if workers else ())))
+    return replace(data, notes=(*data.notes, *(_duplicates(data, workers) if workers else ())))
 
 
-def _copies(data: ImageData, workers: int) -> Iterator[str]:
+def _duplicates(data: ImageData, workers: int) -> Iterator[str]:
     """What is wrong with samples that are there twice, byte for byte."""
     groups = [[(sample, "train") for sample in data.train] + [(sample, "val") for sample in data.val]]
     for key in (Sample.num_bytes, Sample.start, Sample.digest):  # few files are read, and fewer wholly
-        groups = _alike(groups, key, workers)
+        groups = _with_same_key(groups, key, workers)
     faults = Faults()
     for (first, first_side), *others in groups:
         for sample, side in others:
@@ -251,8 +251,8 @@ def _copies(data: ImageData, workers: int) -> Iterator[str]:
     yield from faults
 
 
-def _alike(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
-    """The parts of each group that have one key, where there are several samples; an empty key is of none."""
+def _with_same_key(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
+    """Samples of each group that have one key, where there are several; an empty key is of none."""
     with ThreadPoolExecutor(workers) as pool:
         keys = pool.map(key, [sample for sample, _ in chain.from_iterable(groups)])
     parts: dict[tuple[int, object], Sides] = defaultdict(list)

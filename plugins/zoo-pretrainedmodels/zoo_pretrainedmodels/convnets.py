@@ -158,8 +158,8 @@ def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the l
 def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
     rows: list[Row] = [
-        ("conv1", _named(model, "conv1_"), 64, 2),
-        ("conv2", ("pool1_3x3_s2", *_named(model, "conv2_")), 192, 4),
+        ("conv1", _children_named(model, "conv1_"), 64, 2),
+        ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),
     ]
     if isinstance(model, BNInception):
         rows += [
@@ -176,12 +176,12 @@ def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no t
     )
 
 
-def _named(model: nn.Module, prefix: str) -> tuple[str, ...]:
-    """The children of BNInception whose names start so."""
+def _children_named(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    """Children of pretrainedmodels' BNInception whose names start so."""
     return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
 
 
 def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
     """The modules of these blocks of BNInception, their outputs last."""
-    modules = [path for name in names for path in _named(model, f"inception_{name}_")]
+    modules = [path for name in names for path in _children_named(model, f"inception_{name}_")]
     return tuple(sorted(modules, key=lambda path: path.endswith("_output")))

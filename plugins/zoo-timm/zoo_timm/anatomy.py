@@ -53,7 +53,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 def _read(model: nn.Module) -> Anatomy:
     """The anatomy of a timm model, put together from what each rule reads."""
-    headless = _headless(model)
+    headless = _why_headless(model)
     sites = () if headless else heads(model)
     result = split(model, sites)
     return Anatomy(
@@ -69,7 +69,7 @@ def _read(model: nn.Module) -> Anatomy:
     )
 
 
-def _headless(model: nn.Module) -> str | None:
+def _why_headless(model: nn.Module) -> str | None:
     """Why the anatomy of a timm model has no head; None where it has one."""
     if not hasattr(model, "get_classifier"):
         return NO_CLASSIFIER

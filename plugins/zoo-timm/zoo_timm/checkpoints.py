@@ -34,7 +34,7 @@ def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
         ['stem.conv.weight', 'head.fc.bias']
     """
     if any("/" in name for name in content):  # as flax names things, and torch cannot
-        return _by_the_model(content, model)
+        return _by_own_loader(content, model)
     built: Any = model
     convert = loading_of(built.pretrained_cfg["architecture"], built.pretrained_cfg.get("tag")).filter
     if convert is None:
@@ -43,8 +43,8 @@ def convert(content: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     return dict(convert(content, model) if len(needed) > 1 else convert(content))
 
 
-def _by_the_model(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What a timm model's own loader makes of a checkpoint of arrays; a tensor that it leaves alone is left out."""
+def _by_own_loader(arrays: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of arrays as a timm model's own loader reads it; a tensor that it leaves alone is left out."""
     built: Any = model
     own = model.state_dict()
     with torch.no_grad():

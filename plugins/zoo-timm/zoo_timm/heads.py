@@ -62,7 +62,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's mo
             yield path, "main" if main else "distilled" if distilled else "summed"
             main = False
     for path, role in row_for_class(model, MORE_HEADS) or ():
-        if _stands(model, path):
+        if _has_module(model, path):
             yield path, role
 
 
@@ -140,7 +140,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
         )
     return Head(
         path,
-        in_features=_wide(layers[0]) if layers else _given(model, path),
+        in_features=_head_width(layers[0]) if layers else _width_without_layer(model, path),
         num_classes=layers[-1].weight.shape[0] if layers else 0,
         kind=_kind(model, path, layers[0] if layers else None),
         role=role,
@@ -158,13 +158,13 @@ def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
     return "conv" if on_map else "linear"
 
 
-def _wide(layer: nn.Linear | nn.Conv2d) -> int:
-    """How many features the layer of a head takes."""
+def _head_width(layer: nn.Linear | nn.Conv2d) -> int:
+    """Width of a head in timm: how many features its layer takes."""
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
-def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have no class in common
-    """How many features a head site without a layer is given."""
+def _width_without_layer(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have no class in common
+    """Width of a head site without a layer in timm: how many features it is given."""
     container, _, name = path.rpartition(".")
     holder = model.get_submodule(container)
     if isinstance(holder, nn.ModuleList):  # one head after each norm, which are not all of one width
@@ -176,7 +176,7 @@ def _given(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have n
     raise AnatomyError(f"{type(model).__name__} does not say how many features its head is given", got=path)
 
 
-def _stands(model: nn.Module, path: str) -> bool:
+def _has_module(model: nn.Module, path: str) -> bool:
     """Whether a timm model has a module at the path of a head."""
     owner: Any = model
     for name in path.split("."):

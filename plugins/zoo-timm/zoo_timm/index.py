@@ -85,7 +85,7 @@ def main() -> None:
 
 def _card(name: str) -> Card:
     """Index one architecture of timm: its card."""
-    default = _usual(name)
+    default = _default_config(name)
     configurations = timm.models.get_arch_pretrained_cfgs(name).values()
     weights = tuple(_weights(name, each) for each in configurations if each.has_weights)
     return Card(
@@ -100,8 +100,8 @@ def _card(name: str) -> Card:
     )
 
 
-def _usual(name: str) -> Any:  # noqa: ANN401 - timm ships no types
-    """The configuration to index as default: the first, as timm takes it without a tag, or one with nothing said."""
+def _default_config(name: str) -> Any:  # noqa: ANN401 - timm ships no types
+    """Configuration of timm to index as default: the first, as timm takes it, or one with nothing said."""
     return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 
 

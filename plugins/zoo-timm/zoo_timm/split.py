@@ -98,11 +98,11 @@ def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
     """
     if not heads:
         return Split()
-    if reason := _indivisible(model, heads):
+    if reason := _why_no_split(model, heads):
         return Split(indivisible=reason)
     if len(heads) > 1:
         return Split(Features(), *_of_several(model, heads))
-    return _of_one(model, heads[0])
+    return _split_of_one_head(model, heads[0])
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:  # noqa: ANN401 
     return found.permute(axes) if axes and found.dim() == len(axes) else found
 
 
-def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
+def _why_no_split(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
     """Why the forward of a timm model does not split; None where it does."""
     if any(head.role == "aux" for head in heads):
         return "with an auxiliary head it returns a pair, in eval mode too"
@@ -124,8 +124,8 @@ def _indivisible(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: AN
     return None
 
 
-def _of_one(model: nn.Module, head: Head) -> Split:
-    """How forward splits in a timm model with one head."""
+def _split_of_one_head(model: nn.Module, head: Head) -> Split:
+    """Split of the forward of a timm model with one head."""
     if attends(model):
         return Split(Features(), attended, Chain(head.path, first_token))
     if head.kind == "conv":

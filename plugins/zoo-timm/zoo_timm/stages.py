@@ -51,7 +51,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
     maps = _maps(model)
     if not maps:
         return ()
-    groups = _groups(model, [each.path for each in maps])
+    groups = _stage_groups(model, [each.path for each in maps])
     if not any(True for path in groups[-1] for _ in model.get_submodule(path).parameters()):
         # A pool after the last convolution belongs to the stage that it ends.
         last = groups.pop()
@@ -133,8 +133,8 @@ def under(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}.")
 
 
-def _groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """The modules of each stage: the largest that were registered after the output before it, up to its own."""
+def _stage_groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of modules, one a stage: the largest registered after the output before it, up to its own."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False)]
     last_inside: dict[str, int] = {}
     for index, path in enumerate(order):
@@ -144,12 +144,12 @@ def _groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
     groups = []
     for output in outputs:
         end = last_inside[output]
-        groups.append(tuple(_largest(order[start : end + 1], last_inside, end)))
+        groups.append(tuple(_largest_before(order[start : end + 1], last_inside, end)))
         start = end + 1
     return groups
 
 
-def _largest(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Iterator[str]:
+def _largest_before(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Iterator[str]:
     """The largest of the modules that end before a stage does."""
     taken = None
     for path in paths:
@@ -165,11 +165,11 @@ def _first_sibling(model: nn.Module, path: str) -> str:
     """
     parent, _, name = path.rpartition(".")
     siblings = [each for each, _ in model.get_submodule(parent).named_children()]
-    alike = [each for each in siblings if re.search(r"\d", each) and _start(each) == _start(name)]
+    alike = [each for each in siblings if re.search(r"\d", each) and _name_start(each) == _name_start(name)]
     return f"{parent}.{next(iter(alike), name)}".lstrip(".")
 
 
-def _start(name: str) -> str:
+def _name_start(name: str) -> str:
     """The name of a module up to its first digit, in which the modules of a sequence of stages are alike."""
     return re.split(r"\d", name, maxsplit=1)[0]
 
@@ -181,7 +181,7 @@ def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
     result = [[path for path in group if _kind(path) == main] for group in groups]
     if any(len(paths) != 1 for paths in result):
         return [f"stage{number}" for number in range(1, len(groups) + 1)]
-    return [_name(path, number) for number, (path,) in enumerate(result, 1)]
+    return [_stage_name(path, number) for number, (path,) in enumerate(result, 1)]
 
 
 def _kind(path: str) -> str:
@@ -189,7 +189,7 @@ def _kind(path: str) -> str:
     return re.sub(r"\d+", "#", path)
 
 
-def _name(path: str, number: int) -> str:
-    """The name of a stage: that of its main module, or of the list that the module is numbered in."""
+def _stage_name(path: str, number: int) -> str:
+    """Name of a stage: that of its main module, or of the list that the module is numbered in."""
     parent, _, name = path.rpartition(".")
     return f"{parent.rpartition('.')[2].removesuffix('s')}{number}" if name.isdigit() else name

@@ -49,7 +49,7 @@ def build(name: str, *, trained: bool = False, epsilon: float | None = None, **o
         backbone = model.get_submodule("backbone")
         if name in _FROZEN_NORMS:
             _freeze_norms(backbone.get_submodule("body"), epsilon)
-        for parameter in _fixed(name, backbone):
+        for parameter in _frozen_parts(name, backbone):
             parameter.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
     return model
 
@@ -62,7 +62,7 @@ def _freeze_norms(body: nn.Module, epsilon: float | None) -> None:
         body.set_submodule(path, frozen.train(norm.training))
 
 
-def _fixed(name: str, backbone: nn.Module) -> Iterator[nn.Parameter]:
+def _frozen_parts(name: str, backbone: nn.Module) -> Iterator[nn.Parameter]:
     """What torchvision does not train of detectors: all before the last three stages, or the first stage of a VGG."""
     if name.startswith("ssdlite"):
         return

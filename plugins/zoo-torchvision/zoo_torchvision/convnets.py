@@ -64,7 +64,7 @@ def resnet(model: ResNet) -> Anatomy:
         heads=(head_at(model, "fc"),),
         stem=first_convolution(model),
         stages=in_sequence(model, resnet_rows())[1:],
-        features=Chain(*_paths(resnet_rows())),
+        features=Chain(*_row_paths(resnet_rows())),
         pool=Chain("avgpool", flatten),
     )
 
@@ -119,7 +119,7 @@ def shufflenet(model: ShuffleNetV2) -> Anatomy:
         heads=(head_at(model, "fc"),),
         stem=first_convolution(model),
         stages=in_sequence(model, _SHUFFLENET)[1:],
-        features=Chain(*_paths(_SHUFFLENET)),
+        features=Chain(*_row_paths(_SHUFFLENET)),
         pool=Chain(spatial_mean),
     )
 
@@ -161,7 +161,7 @@ def googlenet(model: GoogLeNet) -> Anatomy:
         heads=(head_at(model, "fc"), *_auxiliary(model, aux1="aux1.fc2", aux2="aux2.fc2")),
         stem=first_convolution(model),
         stages=in_sequence(model, _GOOGLENET),
-        features=partial(after_transform, Chain(*_paths(_GOOGLENET))),
+        features=partial(after_transform, Chain(*_row_paths(_GOOGLENET))),
         pool=Chain("avgpool", flatten, "dropout"),
         scaling=_TRANSFORM_INPUT,
     )
@@ -173,7 +173,7 @@ def inception(model: Inception3) -> Anatomy:
         heads=(head_at(model, "fc"), *_auxiliary(model, AuxLogits="AuxLogits.fc")),
         stem=first_convolution(model),
         stages=in_sequence(model, _INCEPTION),
-        features=partial(after_transform, Chain(*_paths(_INCEPTION))),
+        features=partial(after_transform, Chain(*_row_paths(_INCEPTION))),
         pool=Chain("avgpool", "dropout", flatten),
         scaling=replace(_TRANSFORM_INPUT, norm="Conv2d_1a_3x3.bn"),
     )
@@ -204,7 +204,7 @@ def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> T
     return chain(model, model._transform_input(x))  # noqa: SLF001 - the split does what the library's forward does
 
 
-def _paths(rows: Rows) -> tuple[str, ...]:
+def _row_paths(rows: Rows) -> tuple[str, ...]:
     """The paths of all modules in the rows of a convolutional classifier, as they run."""
     return tuple(path for _, paths in rows for path in paths)
 

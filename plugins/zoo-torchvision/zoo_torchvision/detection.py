@@ -53,7 +53,7 @@ def ssd(model: SSD) -> Anatomy:
     trunks = [f"backbone.features.{n}" for n, _ in model.backbone.features.named_children()] if nested else []
     rows = resolutions(model, *(trunks or ["backbone.features"]))
     extra = [(f"extra{n}", (f"backbone.extra.{n}",)) for n, _ in model.backbone.extra.named_children()]
-    return _detector(model, _levels(model), in_sequence(model, [*rows, *extra]))
+    return _detector(model, _ssd_heads(model), in_sequence(model, [*rows, *extra]))
 
 
 def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ...]) -> Anatomy:
@@ -69,8 +69,8 @@ def _detector(model: nn.Module, heads: tuple[Head, ...], stages: tuple[Stage, ..
     )
 
 
-def _levels(model: SSD) -> tuple[Head, ...]:
-    """The head sites of an SSD for detection, one for each level of its pyramid."""
+def _ssd_heads(model: SSD) -> tuple[Head, ...]:
+    """Head sites of an SSD for detection, one for each level of its pyramid."""
     path = "head.classification_head"
     scoring = model.get_submodule(path)
     return tuple(
