@@ -158,7 +158,7 @@ def test_a_mistake_names_the_file_and_the_line(project, text, line, message):
     assert caught.value.line == line
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"a = " + b"[" * 100_000])
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a = " + b"[" * 100_000, b"a." * 20_000 + b"a = 1"])
 def test_a_file_that_is_no_text_is_an_error_of_ours(project, data):
     (project / "zoo.toml").write_bytes(data)
     with pytest.raises(UsageError, match=r"zoo\.toml"):

@@ -146,6 +146,9 @@ def _values(path: Path) -> dict[str, Any]:
     return _cached(path, status.st_mtime_ns, status.st_size)
 
 
+_LONG_KEY = re.compile(r"""(("[^"\n]*"|'[^'\n]*'|(?<![\w-])[\w-]++)[ \t]*+\.[ \t]*+){50}""")
+
+
 @lru_cache(maxsize=8)
 def _cached(path: Path, _mtime: int, _size: int) -> dict[str, Any]:
     """The settings in a file, read once for each time that it was changed."""
@@ -162,13 +165,26 @@ def read(path: Path) -> dict[str, Any]:
 
     try:
         text = private_files.read_text(private_files.real(path))  # of a link, what it stands for
-        given = tomllib.loads(text)
+        given = toml(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
         raise _malformed(path, int(match[1]) if match else text.count("\n") + 1, str(error), "TOML") from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
         raise UsageError(f"{path} cannot be read", cause=str(error), path=path) from error
     return {key: _checked(path, text, key, value) for key, value in given.items()}
+
+
+def toml(text: str) -> dict[str, Any]:
+    """The tables in a TOML file.
+
+    Raises:
+        ValueError: It is no TOML, or has a key of very many parts, for which tomllib takes quadratic time.
+    """
+    import tomllib
+
+    if _LONG_KEY.search(text):
+        raise ValueError("a key has more than 50 parts")
+    return tomllib.loads(text)
 
 
 def _checked(path: Path, text: str, key: str, value: object) -> object:

@@ -184,9 +184,11 @@ def test_an_integer_of_thousands_of_digits_is_an_error_of_ours(where, tmp_path):
         read_lock(tmp_path / "zoo.lock")
 
 
-@pytest.mark.parametrize("where", ["x = ", "[[weights]]\nurls = "])
-def test_a_lock_that_is_nested_without_end_is_an_error_of_ours(lock, where):
-    lock.write_text("version = 1\n" + where + "[" * 100_000)
+@pytest.mark.parametrize(
+    "nested", ["x = " + "[" * 100_000, "[[weights]]\nurls = " + "[" * 100_000, "a." * 20_000 + "a = 1"]
+)
+def test_a_lock_that_is_nested_without_end_is_an_error_of_ours(lock, nested):
+    lock.write_text("version = 1\n" + nested)
     with pytest.raises(LockError):
         raise read_lock(lock).problems[0]
 

@@ -394,6 +394,12 @@ def test_a_call_is_a_placeholder_and_a_name_a_string(path, body):
     assert type(read_back(path)) in (Foreign, Name)
 
 
+@pytest.mark.parametrize("put", [b"\x94" * 200_000, b"".join(b"r" + n.to_bytes(4, "little") for n in range(200_000))])
+def test_places_that_a_pickle_remembers_are_charged_for(put):
+    with pytest.raises(NotPlain, match="more objects than a file of its size"):
+        Unpickler(b"\x80\x04N" + put + b".").load()
+
+
 def test_a_place_far_off_takes_no_memory():
     body = b"\x80\x02K\x01r" + struct.pack("<I", 2**32 - 1) + b"0"
     with pytest.raises(NotPlain):

@@ -161,9 +161,9 @@ class Unpickler:
         return {
             0x80: self._protocol,  # PROTO
             0x95: lambda: take(8),  # FRAME
-            0x71: lambda: memo.update({number(1): stack[-1]}),  # BINPUT
-            0x72: lambda: memo.update({number(4): stack[-1]}),  # LONG_BINPUT
-            0x94: lambda: memo.update({len(memo): stack[-1]}),  # MEMOIZE
+            0x71: lambda: self._remember(number(1)),  # BINPUT
+            0x72: lambda: self._remember(number(4)),  # LONG_BINPUT
+            0x94: lambda: self._remember(len(memo)),  # MEMOIZE
             0x68: lambda: push(_latest(memo[number(1)])),  # BINGET
             0x6A: lambda: push(_latest(memo[number(4)])),  # LONG_BINGET
             0x28: lambda: self._marks.append(len(stack)),  # MARK
@@ -210,6 +210,10 @@ class Unpickler:
             0x62: self._build,  # BUILD
             0x51: self._refer,  # BINPERSID
         }
+
+    def _remember(self, place: int) -> None:
+        self._left -= 3 * _COST  # of a place in a dict, and its number
+        self._memo[place] = self._stack[-1]
 
     def _protocol(self) -> None:
         number = self._number(1)

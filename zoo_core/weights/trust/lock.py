@@ -308,10 +308,8 @@ def _refuse_conflict(text: str, path: Path) -> None:
 
 def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
     """The line and values of each entry in a lock file, and what is wrong with the rest of it."""
-    import tomllib
-
     try:
-        head = tomllib.loads(text)
+        head = settings.toml(text)
     except RecursionError as error:
         raise _malformed(path, 1, "it is nested too deeply") from error
     except ValueError as error:  # no TOML, or an integer of thousands of digits
@@ -328,18 +326,16 @@ def _tables_one_by_one(
     text: str, path: Path, whole: ValueError
 ) -> tuple[list[tuple[int, dict[str, Any]]], list[LockError]]:
     """The tables of a lock file that are good TOML by themselves, where the whole is not."""
-    import tomllib
-
     (_, head), *pieces = _pieces(text)
     try:
-        before = tomllib.loads(head)
+        before = settings.toml(head)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, _line_in(error), str(error)) from error
     _check_head(before, path)
     tables, problems = [], []
     for start, piece in pieces:
         try:
-            tables.append((start, tomllib.loads(piece)))
+            tables.append((start, settings.toml(piece)))
         except (ValueError, RecursionError) as error:
             problems.append(_malformed(path, start + _line_in(error), str(error), _name_in(piece)))
     return tables, problems or [_malformed(path, _line_in(whole), str(whole))]
