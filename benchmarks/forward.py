@@ -7,7 +7,6 @@ the figure is the median of the ratios pair by pair, with the first and third qu
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
 import torch
@@ -15,7 +14,7 @@ import torchvision
 from torch import nn
 
 import zoo_core as zoo
-from benchmarks.harness import rounds_in_time
+from benchmarks.harness import quartiles, rounds_in_time
 
 
 def seconds(model: nn.Module, x: torch.Tensor) -> float:
@@ -62,7 +61,7 @@ def main() -> None:
         for how in ["eager", "compiled"] if options.compile else ["eager"]:
             if how == "compiled":
                 ours, theirs = (torch.compile(model, fullgraph=True) for model in (ours, theirs))
-            low, middle, high = statistics.quantiles(ratios(ours, theirs, x, options.pairs), n=4)
+            low, middle, high = quartiles(ratios(ours, theirs, x, options.pairs))
             print(f"{name:12} {how:9} ours / theirs {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
 
 

@@ -8,7 +8,6 @@ eval mode; and ``zoo.freeze``. A figure is the median of CPU seconds over those 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
-from benchmarks.harness import rounds_in_time
+from benchmarks.harness import quartiles, rounds_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +118,7 @@ def measure(models: list[str], batch: int, rounds: int, count: int) -> list[dict
     records: list[dict[str, object]] = []
     for name in models:
         for way, parts in parts_of_full(name, batch, rounds).items():
-            low, middle, high = statistics.quantiles(parts, n=4)
+            low, middle, high = quartiles(parts)
             records.append({"model": name, "way": way, "of full": middle, "low": low, "high": high})
         first, later = cached(name, count)
         records.append({"model": name, "way": "cached epoch, of the first", "of full": later / first})

@@ -56,8 +56,7 @@ class Row:
         """The other side's figure over zoo's, round by round: first quartile, median, third quartile."""
         ours = next(iter(self.sides.values()))
         ratios = [b[self.figure] / a[self.figure] for a, b in zip(ours, self.sides[side], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        return low, middle, high
+        return quartiles(ratios)
 
     def lines(self) -> list[str]:
         """Rows of a Markdown table: case, side, figure, ratio, quartiles, peak."""
@@ -68,6 +67,12 @@ class Row:
             peak = f"{self.median(side, 'peak MB'):.0f}" if "peak MB" in self.sides[side][0] else ""
             found.append(f"| {self.case} | {side} | {self.median(side):.4g} | {ratio} | {peak} |")
         return found
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile; of one round they are the same."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return low, middle, high
 
 
 def table(rows: list[Row]) -> str:

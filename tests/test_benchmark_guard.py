@@ -77,3 +77,7 @@ def test_the_committed_figures_are_no_slower_than_themselves(harness):
     committed = harness.read(ROOT / "benchmarks" / "results" / "figures.json")
     assert committed
     assert harness.regressions(committed, committed) == []
+
+
+def test_quartiles_of_one_round_are_its_ratio(harness):
+    assert harness.quartiles([1.5]) == (1.5, 1.5, 1.5)
