@@ -238,3 +238,10 @@ def test_the_receipt_says_that_other_layers_have_new_values():
     assert receipt.tensors["stem.1.weight"] == "adapted"
     assert receipt.notes["stem.1.weight"] == "changed by hand"
     assert receipt.tensors["layer1.conv1.weight"] == "loaded"
+
+
+def test_a_layer_changed_by_hand_inside_a_branch_is_saved(tmp_path):
+    model = zoo.branch(zoo.get("tiny/glyphnet", seed=0), at="layer3", heads={"a": 2, "b": 3}).eval()
+    model.set_submodule("fc.a.body.fc", nn.Linear(64, 7))
+    loaded, x = zoo.load(zoo.save(model, tmp_path / "save")), torch.rand(1, 1, 32, 32)
+    assert {name: torch.equal(out, model(x)[name]) for name, out in loaded(x).items()} == {"a": True, "b": True}

@@ -270,7 +270,7 @@ def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> K
     own_layers = known.own_layers | owners_of(name for name in names if name not in moved)
     known = replace(known, anatomy=anatomy, receipt=receipt, own_layers=own_layers)
     main = next((head for head in new_sites if head.role == "main"), None)
-    if main is None:
+    if main is None or is_recomposed(model):  # it has branches, which a swap would not bring back
         return known
     edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))}, by_hand=True)
     return replace(known, edits=(*known.edits, edit), names=())
