@@ -676,12 +676,24 @@ class Rows(Body):
         return self.out(self.body(x)).flatten()
 
 
+class Gated(Body):
+    """What is said to be its head weighs the scores of another layer."""
+
+    def forward(self, x):
+        return self.body(x) * self.out(x).mean(1, keepdim=True)
+
+
 @pytest.mark.parametrize(
-    ("kind", "cause"), [(Calibrated, "RuntimeError: The size"), (Rows, r"shapes \[\(\(8,\), \(10,\)")]
+    ("kind", "cause"),
+    [
+        (Calibrated, "RuntimeError: The size"),
+        (Rows, r"their shapes so: \[\(\(8,\), \(10,\)"),
+        (Gated, "their shapes so: not at all"),
+    ],
 )
 def test_a_head_that_is_described_by_hand_is_proven_where_there_is_an_example(kind, cause):
     x, anatomy = torch.zeros(2, 8), zoo.Anatomy((zoo.Head("out", 8, 4),))
-    plain = torch.nn.Sequential(OrderedDict(out=torch.nn.Linear(8, 4)))
+    plain = torch.nn.Sequential(OrderedDict(out=torch.nn.utils.spectral_norm(torch.nn.Linear(8, 4))))  # no warning
     assert zoo.anatomy(zoo.adopt(plain, example=x, anatomy=anatomy)).main.path == "out"
     with pytest.raises(AnatomyError, match=cause):
         zoo.adopt(kind(), example=x, anatomy=anatomy)

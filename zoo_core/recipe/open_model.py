@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from zoo_core.build.get import get
@@ -17,8 +18,6 @@ from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
 
 def open_model(
@@ -116,7 +115,7 @@ def running_on(image: object) -> Iterator[None]:
     """
     try:
         yield
-    except ZooError:
+    except (ZooError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "the image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo_core.errors import AnatomyError, UsageError
+from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.head.swap import swap_head
@@ -222,11 +223,13 @@ def _prove(model: nn.Module, known: Knowledge, example: Any) -> None:  # noqa: A
     twin, head = duplicate(model), known.anatomy.heads[0]
     attach(twin, known)
     try:
-        with torch.no_grad(), evaluating(twin):
+        with torch.no_grad(), evaluating(twin), warnings.catch_warnings(action="ignore", category=ZooWarning):
             before = _shapes(run(twin, example))
             after = _shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
         changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-        why = "" if all(_is_longer(a, b, head.per_class) for a, b in changed) else f"it gives the shapes {changed}"
+        detects = not {each.role for each in known.anatomy.heads}.isdisjoint({"box", "mask", "level"})
+        fits = all(_is_longer(a, b, head.per_class) for a, b in changed) and (changed or detects)
+        why = "" if fits else f"its outputs change their shapes so: {changed or 'not at all'}"
     except Exception as error:  # noqa: BLE001 - what forward raises can be anything
         why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if why:

@@ -97,9 +97,10 @@ def init_weights(
     Linear layers, convolutions, transposed ones, embeddings, attention and recurrent layers get the scheme. What is one
     tensor but several layers counts as several: the three projections of attention, the gates of recurrent layers and
     the groups of a transposed convolution, whose fan-in is also counted the right way round. Norms get weight 1, bias 0
-    and fresh running statistics. A weight that is computed, as by weight norm, becomes what the scheme says where what
-    it is computed from can be told. Parameters outside these layers, such as class tokens, stay as they are. The
-    receipt of a model that zoo knows calls what was changed ``initialized``.
+    and fresh running statistics. A weight that is computed becomes what the scheme says where that can be turned round,
+    as weight norm can; a spectral norm, or an orthogonal weight, is computed from what the scheme says. Parameters
+    outside these layers, such as class tokens, stay as they are. The receipt of a model that zoo knows calls what was
+    changed ``initialized``.
 
     Args:
         module: A model or any other module; changed in place.
