@@ -242,12 +242,12 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("pip", "expected"),
     [
-        (True, "cd {} && pip install -e . pytest && pytest\n"),
+        ("25.0", "cd {} && pip install -e . pytest && pytest\n"),
         (None, "uv pip install -e {0} pytest && uv run --no-sync pytest {0}\n"),
     ],
 )
 def test_the_command_says_what_comes_next(tmp_path, monkeypatch, pip, expected):
-    monkeypatch.setattr("zoo_core.cli.new_plugin.find_spec", {"pip": pip}.get)
+    monkeypatch.setattr("zoo_core.cli.new_plugin.version_of", {"pip": pip}.get)
     command = ["plugin", "new", "acme", "--directory", str(tmp_path)]
     assert f"  {expected.format(tmp_path / 'zoo-acme')}" in CliRunner().invoke(commands, command).stdout
 

@@ -10,7 +10,6 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from zoo_core import settings
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.plugins import facts_of
 from zoo_core.errors import ZooError
+from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import close_matches, did_you_mean, human
@@ -107,7 +107,7 @@ def _python() -> Iterator[Finding]:
     """What ``zoo doctor`` finds of Python, zoo-core, torch and torchvision."""
     yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("python", "zoo-core", version("zoo-core"))
-    yield Finding("python", "pip", version("pip") if find_spec("pip") else "not here: write uv pip for pip")
+    yield Finding("python", "pip", version_of("pip") or "not here: write uv pip for pip")
     for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install torchvision")):
         try:
             module = import_module(name)

@@ -7,7 +7,6 @@ import json
 import re
 import sysconfig
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from string import Template
@@ -89,7 +88,7 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
     what = f"{len(cards)} models of {library or 'your library'}" if cards else "a toy model"
     echo(f"{folder} is a working plugin with {what}. Next:")
-    if find_spec("pip"):
+    if version_of("pip"):
         echo(f"  cd {folder} && pip install -e . pytest && pytest")
     else:  # as in an environment that uv has made
         echo(f"  uv pip install -e {folder} pytest && uv run --no-sync pytest {folder}")
