@@ -67,7 +67,7 @@ def place(
 def _each(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Move every tensor as ``Module.to`` would: modules that keep more than tensors have a say in it."""
     # what ``to``, ``cuda`` and ``float`` are made of; there is no public name for it
-    model._apply(change)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    model._apply(change)  # type: ignore[no-untyped-call]  # noqa: SLF001 - torch has no public way
 
 
 def _becomes(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -122,12 +122,12 @@ class _Road:
     def __init__(self, device: torch.device, size: int) -> None:
         self._device = device
         self._size = size
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types there
         self._turns = cycle([self._buffer(), self._buffer()])
 
     def _buffer(self) -> tuple[Tensor, torch.cuda.Event]:
         """A buffer, and the event that says when what was in it has been sent."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types there
         return torch.empty(self._size, dtype=torch.uint8, device="cpu", pin_memory=True), event
 
     def send(self, tensor: Tensor, dtype: torch.dtype, *, last: bool) -> Tensor:

@@ -121,7 +121,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         schema = func._schema  # type: ignore[attr-defined]  # noqa: SLF001 - how torch describes an operation
         if schema.name not in _RESIZING and all(each.alias_info for each in schema.returns) and not _has_out(schema):
             return 0  # a view, or one of the arguments
-        if func.name() in _BY_VALUES:  # type: ignore[attr-defined]
+        if func.name() in _BY_VALUES:  # type: ignore[attr-defined]  # as above
             return sum(each.numel() * each.dim() for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
         if schema.name == "aten::repeat_interleave":
             return int(args[0].sum())

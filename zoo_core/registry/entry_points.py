@@ -119,7 +119,8 @@ def _folders(paths: tuple[str, ...]) -> dict[str, str]:
     for path in paths:
         for name in _names_in(path or "."):
             if name.endswith(_SUFFIXES):
-                result.setdefault(_normalized(name.rpartition(".")[0].partition("-")[0]), os.path.join(path, name))  # noqa: PTH118
+                folder = os.path.join(path, name)  # noqa: PTH118 - the folders of sys.path are texts
+                result.setdefault(_normalized(name.rpartition(".")[0].partition("-")[0]), folder)
     return result
 
 

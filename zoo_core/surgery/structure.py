@@ -111,13 +111,13 @@ def _kind(kind: type) -> str:
 def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Name and value of each tensor whose shape makes up the structure of a model; shared ones by every name."""
     # named_parameters would drop what is shared, and takes five times as long
-    for name, parameter in module._parameters.items():  # noqa: SLF001
+    for name, parameter in module._parameters.items():  # noqa: SLF001 - torch has no public way
         if parameter is not None:
             yield prefix + name, parameter
-    for name, buffer in module._buffers.items():  # noqa: SLF001
+    for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no public way
         if buffer is not None and name not in module._non_persistent_buffers_set:  # noqa: SLF001
             yield prefix + name, buffer
-    for name, child in module._modules.items():  # noqa: SLF001
+    for name, child in module._modules.items():  # noqa: SLF001 - torch has no public way
         if child is not None:
             yield from tensors_of(child, f"{prefix}{name}.")
 

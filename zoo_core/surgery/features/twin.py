@@ -38,7 +38,8 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
     twin = _following(model)
     for path, module in new.items():
         first, _, rest = path.partition(".")
-        twin._modules[first] = replaced(twin.get_submodule(first), {rest: module}) if rest else module  # noqa: SLF001
+        part = replaced(twin.get_submodule(first), {rest: module}) if rest else module
+        twin._modules[first] = part  # noqa: SLF001 - where nn.Module keeps its children
     if new and _is_bound(twin):
         is_compiled = "_orig_mod" in model._modules  # noqa: SLF001 - the name torch.compile gives what it wraps
         twin.__dict__["forward"] = MethodType(_run_wrapped, twin) if is_compiled else _NotOfATwin(model)

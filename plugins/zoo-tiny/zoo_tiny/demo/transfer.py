@@ -118,7 +118,7 @@ def train_head(
         for batch in torch.split(order, _BATCH):
             loss = nn.functional.cross_entropy(head(scaled[batch]), digits.labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types there
             optimizer.step()
         curve.append(_accuracy(head(scaled), digits))
         on_epoch(curve[-1])
