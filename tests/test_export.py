@@ -242,6 +242,18 @@ def test_a_size_needs_no_preprocessing(tmp_path):
             zoo.export(model, tmp_path / "model.ts", size=wrong)
 
 
+def test_a_clip_has_as_many_frames_as_are_asked_for(tmp_path):
+    model = zoo.get("torchvision/mc3_18", weights=None)
+    path = zoo.export(model, tmp_path / "model.ts", size=32, frames=4).path
+    assert json.loads(FORMATS["torchscript"].metadata(path))["input"]["shape"] == [3, 4, 32, 32]
+
+
+@pytest.mark.parametrize("name", ["tiny/glyphnet", "torchvision/mc3_18"])
+def test_frames_that_cannot_be_are_refused(name, tmp_path):
+    with pytest.raises(UsageError, match="frames"):
+        zoo.export(zoo.get(name, weights=None), tmp_path / "model.ts", frames=4 if name == "tiny/glyphnet" else 0)
+
+
 def test_a_model_without_values_is_refused(tmp_path):
     with pytest.raises(NotSupported, match="meta device"):
         zoo.export(zoo.get("tiny/glyphnet", weights=None, device="meta"), tmp_path / "model.pt2")

@@ -17,6 +17,7 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; the model's name here unless given.")
 @click.option("--weights", default="default", show_default=True, help="A tag, a file such as last.ckpt, or none.")
 @click.option("--size", type=int, help="Height and width of the images.")
+@click.option("--frames", type=int, help="Of a clip, for a model of videos.")
 @click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
 @click.option("--with-preprocessing", is_flag=True, help="Take bytes, uint8 [N, H, W, C], and normalize in the graph.")
 @click.option(
@@ -29,6 +30,7 @@ def export(
     out: Path | None,
     weights: str,
     size: int | None,
+    frames: int | None,
     int8: Path | None,
     *,
     softmax: bool,
@@ -51,6 +53,7 @@ def export(
         target,
         to=to,
         size=size,
+        frames=frames,
         softmax=softmax,
         with_preprocessing=with_preprocessing,
         int8=int8,

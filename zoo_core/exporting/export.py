@@ -25,7 +25,7 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.sites import class_names, evaluating
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
-from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.arguments import check_count, strict_arguments
 
 if TYPE_CHECKING:
     import os
@@ -41,6 +41,8 @@ _ALLOWED = 1e-3
 """How far outputs may be apart, as a share of the largest: runtimes fuse and reorder what they compute."""
 _ROUNDINGS = 16
 """The same for half precision, in roundings of its type."""
+_CLIP = 5
+"""Dimensions of a batch of clips."""
 _ONE_AT_A_TIME = Lock()
 """Exporters keep state of the process, and a model put back into train mode by another thread gives something else."""
 
@@ -73,6 +75,7 @@ def export(
     *,
     to: str | None = None,
     size: int | Sequence[int] | None = None,
+    frames: int | None = None,
     softmax: bool = False,
     with_preprocessing: bool = False,
     int8: str | os.PathLike[str] | None = None,
@@ -90,6 +93,7 @@ def export(
             ``torch.export``, or ``"torchscript"``. None for what the name says (``.onnx``, ``.xml``, ``.pt2``,
             ``.ts``), and else ONNX.
         size: Height and width of the images, instead of those of its weights.
+        frames: Of a clip, for a model of videos, instead of those of its weights.
         softmax: Whether the graph ends in probabilities.
         with_preprocessing: Whether the graph takes bytes, uint8 ``[N, H, W, C]`` in RGB, of the size in the metadata,
             and normalizes them itself. Resizing stays outside: no runtime does it as the weights were trained.
@@ -119,7 +123,7 @@ def export(
     require_values(opened)
     if int8 is not None:
         require_quantizable(opened, kind.suffix, int8, with_preprocessing=with_preprocessing, dynamic=dynamic)
-    x = _export_example(opened, size)
+    x = _export_example(opened, size, frames)
     dtype = x.dtype
     prepare = Prepare(_known_numbers(opened, size), x) if with_preprocessing else None
     if prepare is not None:
@@ -279,11 +283,17 @@ def _open_exported(kind: Format, path: Path) -> Run:
         ) from error
 
 
-def _export_example(model: nn.Module, size: int | Sequence[int] | None) -> Tensor:
-    """Batch of two images of noise to export a model with, of the size that it sees."""
+def _export_example(model: nn.Module, size: int | Sequence[int] | None, frames: int | None) -> Tensor:
+    """Batch of two images or clips of noise to export a model with, of the size that it sees."""
     one = example_input(model)
-    if size is not None:
-        one = example_input(model, (*one.shape[1:-2], *_sides(model, size)))
+    if frames is not None and one.ndim != _CLIP:
+        raise UsageError("only a clip has frames", cause=f"the model takes {list(one.shape)}", hint="leave frames out")
+    if frames is not None:
+        frames = check_count("frames", frames)
+    if size is not None or frames is not None:
+        channels, *length, height, width = one.shape[1:]
+        sides = (height, width) if size is None else _sides(model, size)
+        one = example_input(model, (channels, *(length if frames is None else [frames]), *sides))
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(one.shape, generator=generator, device="cpu").to(one.device, one.dtype)
     return torch.cat([one, noise])
