@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import builtins
 import gc
 import logging
 import os
 import random
 import signal
+import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from dataclasses import replace
@@ -15,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import nn
 
 from support import toys
@@ -32,6 +37,7 @@ def forget():
         if isinstance(each, threading.Event):
             each.set()
     _left.clear()
+    atexit.unregister(nothing)
 
 
 def nothing(*_):
@@ -198,6 +204,99 @@ def with_a_checkpoint():
     return model
 
 
+def with_files_for_itself():
+    os.umask(0o077 if os.umask(0o077) != 0o077 else 0o022)
+    return toys.Toy()
+
+
+class Tee:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        return self.stream.write(text)
+
+    def flush(self):
+        self.stream.flush()
+
+
+def with_its_stdout():
+    sys.stdout = Tee(sys.stdout)
+    return toys.Toy()
+
+
+def with_its_stderr():
+    sys.stderr = Tee(sys.stderr)
+    return toys.Toy()
+
+
+def with_a_file_at_home():
+    (Path.home() / "acme.json").write_text("{}")
+    return toys.Toy()
+
+
+def with_a_folder_at_home():
+    (Path.home() / "acme").mkdir(exist_ok=True)
+    return toys.Toy()
+
+
+def with_a_temporary_file():
+    handle, _ = tempfile.mkstemp()
+    os.close(handle)
+    return toys.Toy()
+
+
+def with_a_temporary_checkpoint():
+    model = toys.Toy()
+    torch.save(model.state_dict(), Path(tempfile.gettempdir()) / "acme.pth")
+    return model
+
+
+def with_a_program():
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    return toys.Toy()
+
+
+def with_a_patched_activation():
+    nn.ReLU.forward = lambda _, x: nn.functional.relu(x)
+    return toys.Toy()
+
+
+def with_a_patched_call():
+    nn.ReLU.__call__ = lambda self, x: self.forward(x)
+    return toys.Toy()
+
+
+def with_a_patched_print():
+    builtins.print = lambda *_, **__: None
+    return toys.Toy()
+
+
+def without_certificates():
+    ssl._create_default_https_context = ssl._create_unverified_context
+    return toys.Toy()
+
+
+def with_broken_images():
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    return toys.Toy()
+
+
+def with_fast_zeros():
+    torch.set_flush_denormal(True)
+    return toys.Toy()
+
+
+def with_a_last_word():
+    atexit.register(nothing)
+    return toys.Toy()
+
+
+def with_trust():
+    torch.serialization.add_safe_globals([Other])
+    return toys.Toy()
+
+
 _built = []
 
 
@@ -323,6 +422,22 @@ MUTANTS = {
     "build that prints": _build("building it prints 'Building a toy ...'", with_a_message),
     "build that writes a log": _build("building it leaves toy.log in the current folder", with_a_log),
     "build that writes with C++": _build("building it leaves toy.pth in the current folder", with_a_checkpoint),
+    "build that changes the umask": _build("changes the permissions of new files, os.umask", with_files_for_itself),
+    "build that replaces stdout": _build("puts something else in the place of sys.stdout", with_its_stdout),
+    "build that replaces stderr": _build("changes sys.stderr for the whole process", with_its_stderr),
+    "build that writes into the home": _build("acme.json", with_a_file_at_home),
+    "build that makes a folder in the home": _build("/acme", with_a_folder_at_home),
+    "build that leaves a temporary file": _build("building it leaves /", with_a_temporary_file),
+    "build that writes a temporary file with C++": _build("acme.pth", with_a_temporary_checkpoint),
+    "build that runs a program": _build("building it runs python", with_a_program),
+    "build that patches an activation": _build("changes torch.nn.ReLU.forward", with_a_patched_activation),
+    "build that patches what a class inherits": _build("changes torch.nn.ReLU.__call__", with_a_patched_call),
+    "build that patches print": _build("changes builtins.print", with_a_patched_print),
+    "build that checks no certificates": _build("changes ssl._create_default_https_context", without_certificates),
+    "build that reads broken images": _build("whether Pillow reads images that are cut off", with_broken_images),
+    "build that takes small numbers for zeros": _build("whether the smallest numbers are zeros", with_fast_zeros),
+    "build that registers with atexit": _build("what runs at the end of the process, atexit", with_a_last_word),
+    "build that lets torch.load trust a class": _build("the classes that torch.load trusts", with_trust),
     "anatomy that prints": Mutant("builds", "asking for its anatomy prints", talking),
     "anatomy that zeroes a bias": Mutant("builds", "anatomy changes fc.bias", zeroing),
     "anatomy that replaces a bias": Mutant("builds", "anatomy changes fc.bias", replacing),

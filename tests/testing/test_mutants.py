@@ -118,7 +118,11 @@ def test_a_right_family_passes(check):
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_defect_is_found_by_its_check_which_names_the_cause(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # for those that write into the current folder
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for name_of, folder in (("HOME", "home"), ("TMPDIR", "temporary"), ("PWD", "here")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setenv(name_of, str(tmp_path / folder))
+    monkeypatch.chdir(tmp_path / "here")  # for those that write
     mutant = MUTANTS[name]
     with zoo.use(mutant.zoo()):
         if name in side_effects.MUTANTS:

@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-import gc
+import builtins
 import io
-import logging
 import os
+import pickle
 import random
-import signal
 import socket
+import ssl
 import sys
 import threading
-import warnings
 from contextlib import contextmanager, redirect_stdout
-from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn.modules import module as module_hooks
+
+from zoo_core.testing.settings import SETTINGS, WHILE_IMPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def _set_filters(filters: list[Any]) -> None:
-    """Put the warning filters of the process back."""
-    cast("list[Any]", warnings.filters)[:] = filters
-
-
-def _set_environment(value: dict[str, str]) -> None:
-    """Put the environment variables of the process back."""
-    for name in {*os.environ} - {*value}:
-        del os.environ[name]
-    os.environ.update(value)
-
-
-def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
-    """Put the logging of the process back."""
-    logging.root.handlers[:], logging.root.level, logging.root.manager.disable = value
-
-
-def _numpy(name: str, **values: Any) -> Any:  # noqa: ANN401 - what numpy gives
-    """What a function of numpy gives, where numpy is installed."""
-    numpy = sys.modules.get("numpy")
-    return getattr(numpy, name)(**values) if numpy else None
-
-
-_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": (torch.get_default_device, torch.set_default_device),
-    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "whether gradients are recorded": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "the precision of float32 products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "torch.backends.cudnn.benchmark": (
-        lambda: torch.backends.cudnn.benchmark,
-        lambda value: setattr(torch.backends.cudnn, "benchmark", value),
-    ),
-    "whether algorithms are deterministic": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "whether autograd looks for anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
-    "whether Python collects garbage": (gc.isenabled, lambda value: gc.enable() if value else gc.disable()),
-    "the timeout of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
-    "sys.excepthook": (lambda: sys.excepthook, lambda value: setattr(sys, "excepthook", value)),
-    "what SIGINT does": (lambda: signal.getsignal(signal.SIGINT), lambda value: signal.signal(signal.SIGINT, value)),
-    "what SIGTERM does": (lambda: signal.getsignal(signal.SIGTERM), lambda value: signal.signal(signal.SIGTERM, value)),
-    "how numpy handles errors": (lambda: _numpy("geterr"), lambda value: _numpy("seterr", **value)),
-    "the most pixels that Pillow reads": (
-        lambda: Image.MAX_IMAGE_PIXELS,
-        lambda value: setattr(Image, "MAX_IMAGE_PIXELS", value),
-    ),
-    "the current folder": (Path.cwd, os.chdir),
-    "the warning filters": (lambda: [*warnings.filters], _set_filters),
-    "the environment variables": (lambda: dict(os.environ), _set_environment),
-    "sys.path": (lambda: [*sys.path], lambda value: sys.path.__setitem__(slice(None), value)),
-    "the logging of all libraries": (
-        lambda: ([*logging.root.handlers], logging.root.level, logging.root.manager.disable),
-        _set_logging,
-    ),
-}
-"""What it is called, how to look at it and how to put it back."""
-_WHILE_IMPORTED = {"the warning filters", "the environment variables", "sys.path", "the logging of all libraries"}
-"""What a library may well change while it is imported."""
-
 _TORCH = Path(torch.__file__).parent
 _NAMESPACES: dict[str, object] = {
+    **{each.__name__: each for each in (builtins, os, pickle, socket, ssl)},
     "torch": torch,
     "torch.nn": nn,
     "torch.nn.functional": nn.functional,
     "torch.nn.init": nn.init,
     "torch.Tensor": torch.Tensor,
-    **{
-        f"torch.nn.{kind.__name__}": kind
-        for kind in (nn.Module, nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.Sequential, nn.Dropout)
-    },
+    **{f"torch.nn.{name}": kind for name, kind in vars(nn).items() if isinstance(kind, type)},
 }
 """Whose names a library may put something else under."""
 
@@ -121,7 +55,7 @@ def watched(*, imports: bool = False) -> Iterator[list[str]]:
         (['the default dtype'], torch.float32)
     """
     changes: list[str] = []
-    settings, modules = dict(_SETTINGS), len(sys.modules)
+    settings, modules = dict(SETTINGS), len(sys.modules)
     before = {name: look() for name, (look, _) in settings.items()}
     names = {space: dict(vars(owner)) for space, owner in _NAMESPACES.items()}
     hooks = {name: dict(value) for name, value in _global_hooks().items()}
@@ -130,7 +64,7 @@ def watched(*, imports: bool = False) -> Iterator[list[str]]:
         yield changes
     finally:
         if imports and len(sys.modules) > modules:
-            settings = {name: pair for name, pair in settings.items() if name not in _WHILE_IMPORTED}
+            settings = {name: pair for name, pair in settings.items() if name not in WHILE_IMPORTED}
         changes += _restored_settings(settings, before)
         changes += _restored_names(names)
         for name, value in _global_hooks().items():
@@ -161,6 +95,16 @@ def _restored_names(names: dict[str, dict[str, object]]) -> Iterator[str]:
             if changed and not _is_of_torch(now[name]):
                 setattr(_NAMESPACES[space], name, value)
                 yield f"{space}.{name}"
+        for name in [name for name in now if name not in known and _hides_inherited(_NAMESPACES[space], name)]:
+            delattr(_NAMESPACES[space], name)
+            yield f"{space}.{name}"
+
+
+def _hides_inherited(owner: object, name: str) -> bool:
+    """Whether a new function of a class takes the place of one that it inherits."""
+    value = vars(owner)[name]
+    bases = owner.__mro__[1:] if isinstance(owner, type) else ()
+    return callable(value) and any(name in vars(base) for base in bases) and not _is_of_torch(value)
 
 
 def _is_of_torch(value: object) -> bool:
@@ -199,65 +143,12 @@ def printed() -> Iterator[list[str]]:
     try:
         with redirect_stdout(text):
             yield traces
+            if sys.stdout is not text:
+                traces.append("puts something else in the place of sys.stdout")
     finally:
         stdout.write(text.getvalue())
     if text.getvalue().strip():
         traces.append(f"prints {text.getvalue().strip()[:60]!r}")
-
-
-@contextmanager
-def files_left() -> Iterator[list[str]]:
-    """Inside the block, note the files that it leaves in the current folder.
-
-    Yields:
-        Them in words, at the end of the block.
-    """
-    traces: list[str] = []
-    before = _files_here()
-    with _opened_here() as opened:
-        yield traces
-    left = _files_here() - before | {name for name in opened if Path(name).exists()}
-    traces += [f"leaves {name} in the current folder" for name in sorted(left) if not name.startswith(_OF_TOOLS)]
-
-
-def _files_here() -> set[str]:
-    """The names in the current folder."""
-    return {path.name for path in Path.cwd().iterdir()}
-
-
-_OF_TOOLS = ("__pycache__", ".pytest_cache", ".coverage")
-"""What other programs than the one that is looked at may write meanwhile."""
-_opened: ContextVar[set[str] | None] = ContextVar("opened", default=None)
-
-
-@contextmanager
-def _opened_here() -> Iterator[set[str]]:
-    """Inside the block, gather the files of the current folder that this thread opens to write to them."""
-    _listen()
-    opened: set[str] = set()
-    token = _opened.set(opened)
-    try:
-        yield opened
-    finally:
-        _opened.reset(token)
-
-
-@cache
-def _listen() -> None:
-    """Have Python tell of each file that is opened; it cannot be stopped, and so is begun once."""
-    sys.addaudithook(_note_opened)
-
-
-def _note_opened(event: str, args: tuple[Any, ...]) -> None:
-    """Note a file of the current folder that is opened to write to it."""
-    opened = _opened.get() if event == "open" else None
-    if opened is None or not isinstance(args[0], str | Path):
-        return
-    _, mode, flags = args
-    writes = bool({*(mode or "")} & {*"wax+"}) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
-    path = Path(args[0]).absolute()
-    if writes and path.parent == Path.cwd():
-        opened.add(path.name)
 
 
 def random_states() -> dict[str, object]:

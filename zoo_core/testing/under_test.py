@@ -20,7 +20,8 @@ from zoo_core.build.get import get
 from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import anatomy_of
-from zoo_core.testing.process import files_left, random_states, watched, without_network
+from zoo_core.testing.files import Files, files_left
+from zoo_core.testing.process import random_states, watched, without_network
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -214,12 +215,12 @@ class Built(NamedTuple):
 
     Attributes:
         changes: What it changed, in words.
-        files: The files that it left in the current folder, in words.
+        files: The files that it left.
         states: The states of Python's and numpy's random generators after it.
     """
 
     changes: tuple[str, ...]
-    files: tuple[str, ...]
+    files: Files
     states: dict[str, object]
 
 
@@ -277,7 +278,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 f"{name}: its constructor asks the network for {', '.join(attempts)}; it must build untrained without "
                 "one: the weights are zoo's to fetch",
             )
-    _built[model] = Built(tuple(changes), tuple(files), random_states())
+    _built[model] = Built(tuple(changes), files, random_states())
     return model.eval()
 
 

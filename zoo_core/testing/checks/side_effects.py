@@ -17,8 +17,9 @@ from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import knowledge_of
 from zoo_core.surgery.structure import under
+from zoo_core.testing.files import files_left
 from zoo_core.testing.outputs import same
-from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
+from zoo_core.testing.process import printed, random_states, started_from, watched
 from zoo_core.testing.under_test import built_with, by_shapes, model_under_test, require
 from zoo_core.utils.random_state import seeded
 
@@ -64,13 +65,14 @@ def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     label = f"{card.id}: building it"
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
     require(not text, f"{label} {', '.join(text)}; logging.getLogger(__name__) takes what it has to say")
-    files += [each for each in built_with(model).files if each not in files]
-    require(not files, f"{label} {', '.join(files)}")
+    first = built_with(model)
+    traces = [*dict.fromkeys([*files.left, *first.files.left])]
+    traces += [f"leaves {path}" for path in sorted(files.beside & first.files.beside)]
+    require(not traces, f"{label} {', '.join(traces)}")
     require(seed == _SEED, f"{label} seeds torch for the whole process")
-    first = built_with(model).states
     for name, now in states.items():
         drawn = now != before[name]
-        require(not drawn or now != first.get(name), f"{label} seeds {name} for the whole process")
+        require(not drawn or now != first.states.get(name), f"{label} seeds {name} for the whole process")
     return fresh, changes
 
 
@@ -158,7 +160,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
         anatomy(fresh)
         answers = [knowledge_of(model).anatomy, anatomy(model), anatomy(model)]
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
-    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
+    require(not [*text, *files.left], f"{label} {', '.join([*text, *files.left])}")
     still = states == random_states() and torch.equal(drawn, torch.get_rng_state())
     require(still, f"{label} draws random numbers, or seeds a generator: its answer may be another each time")
     now, after = dict(_tensors(model)), dict(_marks(fresh))
