@@ -23,7 +23,8 @@ from zoo_core.weights.cache.converted import Copy
 from zoo_core.weights.cache.location import cache_folder
 from zoo_core.weights.cache.maintenance import contents, leftovers, prune, remove
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.download.ownership import give_up, own_name
+from zoo_core.weights.download.ownership import own_name
+from zoo_core.weights.download.partial import give_up
 from zoo_core.weights.trust.lock import Locked, read_lock, write_lock
 
 NAMES = tuple(f"acme/net{number}@V1" for number in range(12))

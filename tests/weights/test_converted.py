@@ -17,7 +17,7 @@ from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights import Cache, obtain, read_state_dict
 from zoo_core.weights.cache import maintenance
 from zoo_core.weights.cache.converted import FOLDER, Copy, state_dict_of
-from zoo_core.weights.download import disk_errors
+from zoo_core.weights.download import disk
 
 TIED = torch.randn(5, 3)
 STATE = {
@@ -156,7 +156,7 @@ def forged(copy):
         {"z.weight": torch.zeros(7, 9)}, path.with_name("forged"), metadata={"zoo.names": '{"z.weight": "z.weight"}'}
     )
     path.with_name("forged").replace(path)
-    copy._note(path, sha256(path.read_bytes()), disk_errors.Stamp.of(path))
+    copy._note(path, sha256(path.read_bytes()), disk.Stamp.of(path))
 
 
 def test_copies_can_be_switched_off(tmp_path, monkeypatch):

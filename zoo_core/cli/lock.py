@@ -14,7 +14,7 @@ from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.utils.private_files import real, whole_file
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.download.disk_errors import disk_errors
+from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 

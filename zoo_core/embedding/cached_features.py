@@ -23,7 +23,7 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.maintenance import FEATURES
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.download.disk_errors import disk_errors
+from zoo_core.weights.download.disk import disk_errors
 
 if TYPE_CHECKING:
     import os

@@ -16,7 +16,7 @@ from zoo_core.errors import CacheError, UsageError
 from zoo_core.utils import private_files
 from zoo_core.utils.private_files import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
-from zoo_core.weights.download.disk_errors import disk_errors, require_space
+from zoo_core.weights.download.disk import disk_errors, require_space
 
 if TYPE_CHECKING:
     from pathlib import Path

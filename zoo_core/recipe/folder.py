@@ -13,7 +13,7 @@ from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.utils.private_files import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
-from zoo_core.weights.download.ownership import is_unfinished, unfinished_folder
+from zoo_core.weights.download.unfinished import is_unfinished, unfinished_folder
 from zoo_core.weights.formats.read import read_safetensors
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from zoo_core.weights.cache.mirrors import digest_at_mirror
 from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewhere
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
 from zoo_core.weights.transport.failures import Failure
-from zoo_core.weights.transport.hub import hub_is_offline, is_hub, looks_like_hub
-from zoo_core.weights.transport.hub_file import at_commit, commit_of, declared_digest
-from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
+from zoo_core.weights.transport.hub_headers import commit_of, declared_digest
+from zoo_core.weights.transport.retry_policy import Policy
 from zoo_core.weights.transport.urls import below, file_name, needs_network
-from zoo_core.weights.trust.requirements import require_online, require_trust
+from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +150,7 @@ def _is_moved_by_setting(url: str) -> bool:
 
 
 def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
-    """The urls of a file, those of the hub also at the commit that has it now: a branch may move on.
+    """The urls of missing weights; those of the hub also at the commit that has the file now: a branch may move on.
 
     Nothing is added offline, nor where the hub does not answer, or has another file by now.
 

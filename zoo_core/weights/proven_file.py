@@ -12,14 +12,14 @@ from zoo_core.weights.checkpoint.open import shards_in
 from zoo_core.weights.request import Request
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock, require_preprocessing
-from zoo_core.weights.trust.requirements import checked_trust, known_bytes
+from zoo_core.weights.trust.rules import checked_trust, known_bytes
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.retry_policy import Policy
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:

@@ -14,7 +14,7 @@ from zoo_core.utils.private_files import anew, real
 from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.download.disk_errors import disk_errors, read_error, require_space
+from zoo_core.weights.download.disk import disk_errors, read_error, require_space
 from zoo_core.weights.download.partial import Partial
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from zoo_core.weights.checkpoint.open import Checkpoint, open_checkpoint
 from zoo_core.weights.checkpoint.state_dicts import Candidate
 from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
-from zoo_core.weights.download.disk_errors import refuse_odd, require_space
+from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
 
 if TYPE_CHECKING:

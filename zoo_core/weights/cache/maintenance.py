@@ -20,8 +20,8 @@ from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies, own_copies
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import shared_object
-from zoo_core.weights.download.disk_errors import disk_errors
-from zoo_core.weights.download.ownership import sweep
+from zoo_core.weights.download.disk import disk_errors
+from zoo_core.weights.download.unfinished import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

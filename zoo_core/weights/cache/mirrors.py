@@ -15,7 +15,7 @@ from zoo_core.utils.private_files import anew, write_anew
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.bundle import require_proven
 from zoo_core.weights.cache.refs import parse_ref, ref_name
-from zoo_core.weights.download.disk_errors import disk_errors
+from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import below
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from zoo_core.weights.cache.maintenance import Kept
     from zoo_core.weights.cache.store import Cache
-    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.retry_policy import Policy
 
 _LONGEST_REF = 1 << 16
 

@@ -14,7 +14,7 @@ from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
 from zoo_core.weights.cache.refs import pinned
 from zoo_core.weights.cache.store import Entry
-from zoo_core.weights.download.disk_errors import read_error
+from zoo_core.weights.download.disk import read_error
 from zoo_core.weights.download.from_sources import download
 from zoo_core.weights.request import Request
 from zoo_core.weights.transport.urls import file_name

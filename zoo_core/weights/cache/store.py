@@ -18,7 +18,7 @@ from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.location import cache_folder, is_only_found, write_tag
 from zoo_core.weights.cache.refs import Ref, now, read_ref, ref_name
 from zoo_core.weights.digest import Stamp
-from zoo_core.weights.download.disk_errors import disk_errors, move_aside, read_error, refuse_mode
+from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_mode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.utils import private_files
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
-from zoo_core.weights.download.disk_errors import refuse_odd, require_space
-from zoo_core.weights.download.ownership import partials, turn
-from zoo_core.weights.download.partial import Partial, Stolen
+from zoo_core.weights.download.disk import refuse_odd, require_space
+from zoo_core.weights.download.ownership import turn
+from zoo_core.weights.download.partial import Partial, Stolen, partials
 from zoo_core.weights.download.transfer import Transfer
 from zoo_core.weights.formats.sniff import describe
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.weights.request import Request
-    from zoo_core.weights.transport.reply import Source
+    from zoo_core.weights.transport.any_source import Source
 
 Advance = Callable[[int, int | None], None]
 

@@ -8,7 +8,9 @@ is in it counts only because the digest of the whole file is checked in the end.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -16,22 +18,8 @@ from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils import private_files
 from zoo_core.utils.private_files import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, Hashing
-from zoo_core.weights.download.disk_errors import disk_error, disk_errors, refuse_odd
-from zoo_core.weights.download.ownership import (
-    FLAGS,
-    ORIGIN,
-    PIECE,
-    belongings,
-    claim,
-    give_up,
-    lock,
-    move,
-    move_belongings,
-    own_name,
-    partials,
-    remove,
-    surely_dead,
-)
+from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
+from zoo_core.weights.download.ownership import NOBODY, SUFFIX, is_ours, lock, own_name, surely_dead
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -41,10 +29,17 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 _FLUSH_FROM = 32 << 20
 _TICK = 0.01
+ORIGIN = ".origin"
+PIECE = ".at-"
+"""Before the number of the first byte of a piece that waits beside a partial file for those before it."""
+FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
+"""How to open one: to append, so that one which was truncated has the wrong length in the end, and no hole."""
+_ABANDONED = 60.0
+_SURELY_ABANDONED = 600.0
 
 
 class Stolen(CacheError):
-    """The partial file under our name is not the one that we wrote: another process took us for dead."""
+    """A partial file is not the one that was written there: another process took its writer for dead."""
 
 
 class Partial:
@@ -326,3 +321,90 @@ def _copied(path: Path, file: FileIO, stem: str) -> Partial:
     move_belongings(path, partial.path)
     private_files.unlink(path)
     return partial
+
+
+def partials(folder: Path, stem: str) -> list[Path]:
+    """Partial files of a download, of any owner, to be locked or taken over, the longest first."""
+    prefix = f".{stem}."
+    result = []
+    with contextlib.suppress(OSError):
+        for name in private_files.names(folder):
+            if name.startswith(prefix) and name.endswith(SUFFIX):
+                with contextlib.suppress(OSError):
+                    status = private_files.status(folder / name)
+                    result += [(status.st_size, name)] if stat.S_ISREG(status.st_mode) else []
+    return [folder / name for _, name in sorted(result, reverse=True)]
+
+
+def belongings(path: Path) -> list[Path]:
+    """What is kept beside a partial file: the note of its origin, and pieces that wait for those before them."""
+    with contextlib.suppress(OSError):
+        starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
+        return [path.with_name(name) for name in private_files.names(path.parent) if name.startswith(starts)]
+    return []
+
+
+def give_up(path: Path) -> None:
+    """Leave a partial file to the next process, although this one lives on."""
+    stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
+    host, _, token = owner.split("-")
+    move(path, path.with_name(f"{stem}.{host}-{NOBODY}-{token}{SUFFIX}"))
+
+
+def move(path: Path, new: Path) -> bool:
+    """Rename a partial file and what is kept beside it; False when another process was quicker."""
+    try:
+        private_files.replace(path, new)
+    except OSError:
+        return False
+    move_belongings(path, new)
+    return True
+
+
+def move_belongings(path: Path, new: Path) -> None:
+    """Rename what is kept beside a partial file that has another name now."""
+    for each in belongings(path):
+        with contextlib.suppress(OSError):
+            private_files.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
+
+
+def remove(path: Path) -> None:
+    """Remove a partial file with what is kept beside it.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    for each in (path, *belongings(path)):
+        private_files.unlink(each)
+
+
+def claim(path: Path) -> FileIO | None:
+    """Open a partial file to continue it, if its process is dead: it holds no lock, and was long silent or ended."""
+    try:
+        descriptor = private_files.descriptor(path, os.O_RDWR | FLAGS)
+    except OSError:
+        return None
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    status = os.fstat(descriptor)
+    try:
+        are_ours = all(is_ours(each) for each in (status, *map(private_files.status, belongings(path))))
+    except OSError:  # another process is quicker
+        are_ours = False
+    if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
+        return file
+    file.close()
+    return None
+
+
+def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
+    """Seconds without a write to a partial file after which its process counts as dead.
+
+    Args:
+        path: The partial.
+        locked: Whether we have its lock now; None where the file system has no locks.
+    """
+    if locked is None:
+        return _SURELY_ABANDONED
+    if not locked:
+        return math.inf
+    return -math.inf if surely_dead(path) else _ABANDONED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
 from zoo_core.weights import digest as digests
-from zoo_core.weights.download.disk_errors import disk_errors, require_space
+from zoo_core.weights.download.disk import disk_errors, require_space
 from zoo_core.weights.download.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.weights.download.partial import Partial
-    from zoo_core.weights.transport.policy import Policy
-    from zoo_core.weights.transport.reply import Reply, Source
+    from zoo_core.weights.transport.any_source import Reply, Source
+    from zoo_core.weights.transport.retry_policy import Policy
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""

@@ -73,7 +73,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def proxy_for(url: str) -> str:
-    """The proxy that the environment names for a url, to tell in a failure; ``""`` for none."""
+    """The proxy that a failure may be due to: the one that the environment has for a url; ``""`` for none."""
     try:
         proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
     except ValueError:  # it is no url, which is the failure that is being told

@@ -15,9 +15,9 @@ import urllib3
 
 from zoo_core import settings
 from zoo_core.errors import ZooError
+from zoo_core.weights.transport.any_source import Reply
 from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, proxy_for
 from zoo_core.weights.transport.hub import hub_token, refusal
-from zoo_core.weights.transport.reply import Reply
 from zoo_core.weights.transport.session import Watchdog, session_for
 from zoo_core.weights.transport.urls import host_of, is_ambiguous, is_loopback, shown
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from urllib3.connection import HTTPConnection
 
-    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.retry_policy import Policy
 
 _HOPS = 10
 _BLOCK = 1 << 20
@@ -228,7 +228,7 @@ class HttpSource:
 
 
 def _headers_for(url: str) -> dict[str, str]:
-    """The HTTP headers that the settings have for a url: over a protected line, and to its very host.
+    """The headers from the settings for an HTTP request: over a protected line, and to its very host.
 
     Example:
         >>> import os
@@ -244,7 +244,7 @@ def _headers_for(url: str) -> dict[str, str]:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sends a token with one HTTP request, and not with those that it is redirected to."""
+    """Sends a token with an HTTP request to the host that it is for, and not where that is redirected to."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -79,3 +79,13 @@ def refusal(url: str, code: str) -> str:
     if code == "RepoNotFound":
         return "there is no such repository, or it is private: set HF_TOKEN to a token with access to it"
     return ""
+
+
+def at_commit(url: str, commit: str) -> str:
+    """The url of a file on the hub at a commit, where it stays whatever is done to a branch.
+
+    Example:
+        >>> at_commit("https://huggingface.co/timm/net/resolve/main/model.safetensors", "abc")
+        'https://huggingface.co/timm/net/resolve/abc/model.safetensors'
+    """
+    return re.sub(r"/resolve/[^/]+/", f"/resolve/{commit}/", url, count=1)

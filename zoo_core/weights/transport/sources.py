@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from zoo_core.errors import ZooError
+from zoo_core.weights.transport.any_source import Reply, Source
 from zoo_core.weights.transport.failures import Failure, Permanent, Transient
-from zoo_core.weights.transport.reply import Reply, Source
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
-    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.retry_policy import Policy
 
 
 _REMOTE_BLOCK = 1 << 20

@@ -1,4 +1,4 @@
-"""How patient a fetch is."""
+"""How patient a fetch is: its time-outs, retries and pauses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_TIMEOUT = 86400.0
 
 
 def checked_timeout(timeout: float) -> None:
-    """Refuse, for a policy, what is no time-out: sockets and clocks count no further than they do.
+    """Refuse what is no time-out for a retry policy: sockets and clocks count no further than they do.
 
     Raises:
         UsageError: It is not a number of seconds, more than 0 and at most a day.
@@ -30,7 +30,7 @@ def checked_timeout(timeout: float) -> None:
 
 @dataclass(frozen=True)
 class Policy:
-    """The policy of a fetch: how patient it is. Every number that decides when to give up is here.
+    """The retry policy of a fetch: how patient it is. Every number that decides when to give up is here.
 
     Attributes:
         timeout: Seconds of silence, in connecting or in reading, after which an attempt has failed; also the seconds

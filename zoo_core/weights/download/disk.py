@@ -1,4 +1,4 @@
-"""What can be wrong with a folder, found out before or said plainly after."""
+"""The disk that files are written to: what can be wrong with it, found out before or said after, and bad files."""
 
 from __future__ import annotations
 

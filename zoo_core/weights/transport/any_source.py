@@ -1,4 +1,4 @@
-"""What a source answers, whatever kind of source it is."""
+"""What any source answers, on the web or elsewhere, and how it is asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """The reply of a source, of whatever kind: which bytes of the file it sends, and the bytes.
+    """The reply of any source, whatever its kind: which bytes of the file it sends, and the bytes.
 
     Attributes:
         start: Offset of the first byte in the whole file: where the request continues, or 0.
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Source(Protocol):
-    """A source, named by a url, that gives a reply with bytes: what all kinds of sources have."""
+    """Any source, named by a url, that gives a reply with bytes: what all kinds of sources have."""
 
     url: str
 

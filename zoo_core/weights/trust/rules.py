@@ -75,12 +75,12 @@ def require_trust(urls: Sequence[str], sha256: str, trust: Trust | None = None) 
 
 
 def _is_plain_http(url: str) -> bool:
-    """Whether a URL is plain http or ftp, so that the rules of trust require more than a prefix of the digest."""
+    """Whether the rules of trust require a whole digest, not a prefix, as a URL is plain http or ftp."""
     return urlsplit(url).scheme.lower() in ("http", "ftp") and not is_loopback(url)
 
 
 def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None = None) -> None:
-    """The rule of ``ZOO_OFFLINE``: refuse to open a socket when it is set.
+    """The rule when ``ZOO_OFFLINE`` is set: refuse to open a socket.
 
     Args:
         name: The file that is missing.
@@ -106,7 +106,7 @@ def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None =
 def known_bytes(
     name: str, weights: Weights, ref_path: Path, locked: Locked | None, *, vouches_for: Callable[[Ref], bool]
 ) -> tuple[str, str, Ref | None]:
-    """What the bytes of some weights must be, by rule: what the lock says, else the card, else the first ref.
+    """What the bytes of some weights must be, by the rules: what the lock says, else the card, else the first ref.
 
     The lock decides, and the card must agree with it; without a lock, the card; and what the card leaves open, the ref
     of the first time fills in.
@@ -156,5 +156,5 @@ def known_bytes(
 
 
 def _one_of(weights: Weights, digest: str) -> bool:
-    """Whether the card allows a whole digest: it can be that of one of the files that the weights are in."""
+    """Whether the rules allow a whole digest: that of one of the files that the weights are in, by the card."""
     return any(digest.startswith(file.sha256) for file in weights.files)

@@ -13,7 +13,7 @@ from zoo_core.weights.transport.http import HttpSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.retry_policy import Policy
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -33,7 +33,7 @@ def declared_digest(url: str, policy: Policy) -> str:
 
 
 def commit_of(url: str, sha256: str, policy: Policy) -> str:
-    """The commit at which the hub has a file of that digest now; ``""`` where it says none, or has another file.
+    """The commit at which the hub's headers say a file of that digest is now; ``""`` for none, or another file.
 
     Args:
         url: A file on the hub.
@@ -47,16 +47,6 @@ def commit_of(url: str, sha256: str, policy: Policy) -> str:
     headers = _headers(url, policy)
     commit = headers.get("X-Repo-Commit") or ""
     return commit if _digest_in(headers) == sha256 and _COMMIT.fullmatch(commit) else ""
-
-
-def at_commit(url: str, commit: str) -> str:
-    """The url of a file on the hub at a commit, where it stays whatever is done to a branch.
-
-    Example:
-        >>> at_commit("https://huggingface.co/timm/net/resolve/main/model.safetensors", "abc")
-        'https://huggingface.co/timm/net/resolve/abc/model.safetensors'
-    """
-    return re.sub(r"/resolve/[^/]+/", f"/resolve/{commit}/", url, count=1)
 
 
 def _headers(url: str, policy: Policy) -> Mapping[str, str]:
@@ -73,7 +63,7 @@ def _digest_in(headers: Mapping[str, str]) -> str:
 
 
 def _patiently(ask: Callable[[], Mapping[str, str]], policy: Policy) -> Mapping[str, str]:
-    """Ask the hub for the headers of a file again as long as failures may pass."""
+    """Ask the hub for the headers of a file, again as long as failures may pass."""
     for attempt in range(1, policy.attempts):
         try:
             return ask()
