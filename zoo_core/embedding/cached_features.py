@@ -16,10 +16,10 @@ from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.digests import digest_of_module, digest_of_samples, unknown_in
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError, ZooWarning
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.utils import private_files
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.maintenance import FEATURES
 from zoo_core.weights.cache.store import Cache

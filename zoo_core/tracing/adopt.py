@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.knowledge import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.receipt import Receipt
@@ -23,6 +22,7 @@ from zoo_core.tracing.passes import batch_of, duplicate
 from zoo_core.tracing.program import run
 from zoo_core.tracing.trace import Trace, anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils._pytree import tree_structure
 
 from zoo_core.contract.anatomy import Head
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import plain_fields
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

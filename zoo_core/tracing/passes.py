@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import arguments
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Dataflow, ShapesOnly, record
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -208,7 +208,7 @@ def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  
 
 def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
     """Output of a piece of the split in eval mode, without gradients."""
-    from zoo_core.surgery.head.sites import evaluating
+    from zoo_core.utils.eval_mode import evaluating
 
     with torch.no_grad(), evaluating(model), ShapesOnly():
         return run(model, x)

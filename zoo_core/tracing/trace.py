@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import Knowledge, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
@@ -24,6 +23,7 @@ from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import Grid, find_stages
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -47,3 +47,15 @@ def inferring(model: nn.Module) -> Iterator[None]:
                     _running[module] = count - 1, mode
                 else:
                     module.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Have ``module`` in eval mode inside the block, and every part of it in its own mode again afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -19,9 +19,10 @@ from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.twin import pruned, replaced
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output_activation import parameters_of, paths_of, scores_only, with_output
-from zoo_core.surgery.head.sites import HeadLike, count_scores, evaluating, fitted
+from zoo_core.surgery.head.sites import HeadLike, count_scores, fitted
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from zoo_core.surgery.features.extract import AtStage, recorded, stage_index, ta
 from zoo_core.surgery.features.forward import own_hooks, recompose, without_hooks
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

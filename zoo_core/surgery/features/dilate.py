@@ -11,8 +11,8 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.twin import replaced, twin_of
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,12 +16,12 @@ from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import AtStage, hooked, module_path, names_of_parts, recorded, tapped
 from zoo_core.surgery.features.forward import entered, own_hooks, without_hooks
 from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

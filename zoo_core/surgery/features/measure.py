@@ -8,7 +8,7 @@ import torch
 
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.head.sites import evaluating
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,11 +18,11 @@ from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.fine_tuning.freeze import freeze
-from zoo_core.surgery.head.sites import evaluating
 from zoo_core.surgery.knowledge import Edit, anatomy_of, knowledge_of, unwrap
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

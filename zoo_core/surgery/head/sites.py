@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -24,10 +23,11 @@ from zoo_core.surgery.knowledge import anatomy_of, class_names_of, unwrap
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.utils.arguments import check_num_classes, strict_arguments
 from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.memory_format import follows, lay_last
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -282,18 +282,6 @@ def _is_torchs(module: nn.Module) -> bool:
 def _squeezes(head: nn.Module) -> bool:
     """Whether a head at a site drops the axis of its single score at the end."""
     return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Have ``module`` in eval mode inside the block, and every part of it in its own mode again afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def _settle(new: nn.Module, model: nn.Module, site: Head) -> nn.Module:

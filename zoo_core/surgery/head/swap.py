@@ -30,7 +30,6 @@ from zoo_core.surgery.head.sites import (
     between,
     classes_by_head,
     count_scores,
-    evaluating,
     fitted,
     made_for,
     without_hidden,
@@ -39,6 +38,7 @@ from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.head.sites import evaluating
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
