@@ -58,8 +58,8 @@ from .surgery.fine_tuning.load_partial import load_partial as load_partial
 from .surgery.fine_tuning.lora import add_lora as add_lora
 from .surgery.fine_tuning.lora import merge_lora as merge_lora
 from .surgery.fine_tuning.param_groups import param_groups as param_groups
+from .surgery.head.classes import class_names as class_names
 from .surgery.head.mlp import mlp_head as mlp_head
-from .surgery.head.sites import class_names as class_names
 from .surgery.head.swap import swap_head as swap_head
 from .surgery.head.swap import swap_keypoints as swap_keypoints
 from .surgery.knowledge import anatomy as anatomy

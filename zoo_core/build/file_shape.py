@@ -15,8 +15,8 @@ from torch import nn
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.example import channels_told, example_input
 from zoo_core.surgery.features.split import split
+from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.mlp import TokenNorm
-from zoo_core.surgery.head.sites import fitted
 from zoo_core.surgery.head.swap import swap_keypoints
 from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from zoo_core.build.request import Freeze
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.surgery.head.sites import HeadLike
+    from zoo_core.surgery.head.fit import HeadLike
     from zoo_core.weights import Artefact
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz", ".pkl", ".safetensors")

@@ -37,7 +37,7 @@ from zoo_core.build.misfit import explained
 from zoo_core.build.pickled_layers import differences, in_words, meet_layers, options_in
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.head.sites import fitted
+from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.load_state_dict import load_state

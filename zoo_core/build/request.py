@@ -18,7 +18,7 @@ from zoo_core.utils.device import usable_device
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zoo_core.surgery.head.sites import HeadLike
+    from zoo_core.surgery.head.fit import HeadLike
 
 Freeze = str | Sequence[str] | Mapping[str, Any]
 

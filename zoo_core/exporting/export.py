@@ -23,7 +23,7 @@ from zoo_core.images.preprocessing import Numbers, numbers_of, require_known, re
 from zoo_core.recipe.open_model import gives_features, open_model, require_values
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
-from zoo_core.surgery.head.sites import class_names
+from zoo_core.surgery.head.classes import class_names
 from zoo_core.surgery.knowledge import knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating

@@ -16,8 +16,8 @@ from zoo_core.images.read import read, sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Reading
 from zoo_core.recipe.open_model import open_model, require_results, running_on
+from zoo_core.surgery.head.classes import class_names as names_of
 from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.head.sites import class_names as names_of
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring

@@ -25,8 +25,8 @@ from zoo_core.recipe.record import FORMAT, Recipe, versions_for
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
+from zoo_core.surgery.head.classes import classes_by_head, scoring_part
 from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.knowledge import Edit, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last

@@ -16,10 +16,12 @@ from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.cut import absent, front, needs_tap, tail
 from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
+from zoo_core.surgery.features.split import parameters_of, paths_of
 from zoo_core.surgery.features.twin import pruned, replaced
+from zoo_core.surgery.head.classes import count_scores
+from zoo_core.surgery.head.fit import HeadLike, fitted
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
-from zoo_core.surgery.head.output_activation import parameters_of, paths_of, scores_only, with_output
-from zoo_core.surgery.head.sites import HeadLike, count_scores, fitted
+from zoo_core.surgery.head.output_activation import scores_only, with_output
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating

@@ -11,7 +11,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, _is_bound, pruned, replaced
-from zoo_core.surgery.head.output_activation import parameters_of, paths_of
+from zoo_core.surgery.head.output_activation import WithOutput
 from zoo_core.surgery.knowledge import WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ _VECTORS, _TOKENS, _MAPS = 2, 3, 4
 
 
 class Vectors(nn.Module):
-    """One vector for each image, ``[N, D]``: what the head of a model is given, with maps and tokens averaged.
+    """The backbone split off a model as one that gives a vector for each image, ``[N, D]``: maps and tokens averaged.
 
     It shares every tensor with the model, and is left in its mode.
 
@@ -204,3 +204,18 @@ class Vectors(nn.Module):
         if pooled.ndim == _TOKENS:
             return pooled.mean(1)
         return pooled.flatten(2).mean(2)
+
+
+def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
+    """Paths of the modules that a piece of a split forward calls; None for a function, which may call any."""
+    whole = piece.whole if isinstance(piece, WithOutput) else piece
+    if isinstance(whole, Chain):
+        return [step for step in whole.steps if isinstance(step, str)]
+    paths: list[str] | None = getattr(whole, "paths", None)  # as recorded pieces have them
+    return paths
+
+
+def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
+    """Names of the model's own parameters that a piece of a split forward uses, such as weights of several heads."""
+    whole = piece.whole if isinstance(piece, WithOutput) else piece
+    return tuple(getattr(whole, "uses", ()))

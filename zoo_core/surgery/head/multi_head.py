@@ -88,7 +88,7 @@ class PerHead(Chain):
 
 @dataclass(frozen=True)
 class EachHead:
-    """What a family does with what its head sites are given, once for each of several heads that stand at all.
+    """What a family does with several heads side by side: what it does with one, once for each of them.
 
     Where that gives several tensors by name, such as ``"out"`` and ``"aux"``, each of them becomes a dict of heads.
 

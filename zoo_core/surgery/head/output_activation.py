@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.head.mlp import MLPHead
 
@@ -39,21 +38,6 @@ class WithOutput:
         for module in self.output:
             scores = module.forward(scores)  # no call: FX takes only calls of modules that the model holds
         return scores
-
-
-def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
-    """Paths of the modules that a piece of a forward pass calls; None for a function, which may call any."""
-    whole = piece.whole if isinstance(piece, WithOutput) else piece
-    if isinstance(whole, Chain):
-        return [step for step in whole.steps if isinstance(step, str)]
-    paths: list[str] | None = getattr(whole, "paths", None)  # as recorded pieces have them
-    return paths
-
-
-def parameters_of(piece: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
-    """Names of the model's own parameters that a function says it uses, such as weights of several heads."""
-    whole = piece.whole if isinstance(piece, WithOutput) else piece
-    return tuple(getattr(whole, "uses", ()))
 
 
 def with_output(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from zoo_core.contract.chain import Chain
+from zoo_core.surgery.head.classes import classes_by_head, scoring_part
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
 from zoo_core.surgery.head.output_activation import WithOutput
-from zoo_core.surgery.head.sites import classes_by_head, scoring_part
 from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.layers import has_nothing_to_score_with
 
@@ -101,7 +101,7 @@ class Outputs:
 
 
 def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
-    """The activation to read the scores of a head by, with which a model ends; ``""`` for none that is known."""
+    """The activation with which a model ends, by which the scores of a head are read; ``""`` for none that is known."""
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
         return _last(after.outputs[after.names.index(name)]) if name in after.names else ""

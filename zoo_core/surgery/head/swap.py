@@ -5,17 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
+from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input, refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
+from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.features.twin import replaced
+from zoo_core.surgery.head.classes import classes_by_head, count_scores
+from zoo_core.surgery.head.fit import HeadLike, fitted, made_for
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
     check_names,
@@ -25,15 +30,6 @@ from zoo_core.surgery.head.multi_head import (
     one_head,
 )
 from zoo_core.surgery.head.output_activation import check_output, plain_like, scores_only, with_output
-from zoo_core.surgery.head.sites import (
-    HeadLike,
-    between,
-    classes_by_head,
-    count_scores,
-    fitted,
-    made_for,
-    without_hidden,
-)
 from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
@@ -43,7 +39,9 @@ from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.surgery.knowledge import Knowledge
@@ -91,7 +89,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
 
 
 def keypoint_site(model: nn.Module) -> str:
-    """Path of the keypoint head of a detector, the layer that ``swap_head`` swaps for another number of keypoints.
+    """Path of the layer for keypoints, the head of a detector that a swap replaces for another number of them.
 
     Raises:
         NotSupported: The model finds no keypoints.
@@ -386,3 +384,72 @@ def _warn_of_lost(model: nn.Module, sites: Sequence[Head], new: Sequence[nn.Modu
                 ZooWarning,
                 stacklevel=5,
             )
+
+
+def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head, dict[str, nn.Module]]:
+    """Where a swap puts the head once the hidden layers before it are gone, and the empty places they leave.
+
+    Hidden are the first linear layer between pooling and head, and all that follows it: VGG's two, with their ReLU and
+    dropout. A classifier that has none stays as it is.
+
+    Raises:
+        NotSupported: The family does not say which layers come before the head, or forward computes between them.
+    """
+    if not isinstance(anatomy.pool, Chain):
+        raise NotSupported(
+            "the hidden layers of this model cannot be dropped",
+            cause="what its family does between features and head is one function, in which no layer can be told apart",
+            hint='zoo.swap_head(model, head, at="features") puts a head of your own after the feature map',
+        )
+    steps = anatomy.pool.steps
+    layers = [model.get_submodule(step) if isinstance(step, str) else None for step in steps]
+    first = next((index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)), None)
+    if first is None:
+        return main, {}
+    functions = [step for step in steps[first:] if not isinstance(step, str) and step is not flatten]
+    if functions:
+        raise NotSupported(
+            "the hidden layers of this model cannot be dropped",
+            cause=f"its forward calls {getattr(functions[0], '__name__', functions[0])} between them",
+            hint='zoo.swap_head(model, head, at="features") puts a head of your own after the feature map',
+        )
+    hidden = layers[first]
+    width = hidden.in_features if isinstance(hidden, nn.Linear) else main.in_features
+    gone: dict[str, nn.Module] = {step: Absent() for step in steps[first:] if isinstance(step, str)}
+    return replace(main, in_features=width), gone
+
+
+def between(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, nn.Module]:
+    """An empty place for each module that a swap takes out between the feature map and the head.
+
+    Args:
+        model: In eval mode.
+        anatomy: Where its parts are.
+        features: What its features give; a pool that is a function runs on it once, to be watched.
+    """
+    if anatomy.pool is None:
+        return {}
+    if isinstance(anatomy.pool, Chain):
+        run = [step for step in anatomy.pool.steps if isinstance(step, str)]
+    else:
+        run = _run_in(model, partial(anatomy.pool, model, features))
+    sites = [head.path for head in anatomy.heads]
+    paths: list[str] = []
+    for path in run:
+        holds_head = any(f"{site}.".startswith(f"{path}.") for site in sites)
+        within = any(path.startswith(f"{other}.") for other in paths)
+        if not holds_head and not within and next(model.get_submodule(path).parameters(), None) is not None:
+            paths.append(path)
+    return {path: Absent() for path in paths}
+
+
+def _run_in(model: nn.Module, piece: Callable[[], Any]) -> list[str]:
+    """Paths of the modules that run in the pool before a head to swap, those that hold others first."""
+    seen: set[nn.Module] = set()
+    handles = [part.register_forward_pre_hook(lambda part, _: seen.add(part)) for part in model.modules()]
+    try:
+        piece()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [path for path, part in model.named_modules() if part in seen and path]
