@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.build.signatures import as_published
+from zoo_core.build.as_published import as_published
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.describe import describe
 from zoo_core.weights.checkpoint.open import Checkpoint
-from zoo_core.weights.checkpoint.state_dicts import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 import zoo_core as zoo
 from zoo_core.build.file_shape import image_sizes_in_file
 from zoo_core.errors import LoadMismatch, Unreadable, UsageError, ZooWarning
-from zoo_core.weights.checkpoint.state_dicts import candidates
+from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 NAME = "tiny/glyphnet"

@@ -175,7 +175,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def toml(text: str) -> dict[str, Any]:
-    """The tables in a TOML file.
+    """The tables in a TOML file of settings, such as ``zoo.toml``.
 
     Raises:
         ValueError: It is no TOML, or has a key of very many parts, for which tomllib takes quadratic time.

@@ -38,9 +38,9 @@ import zoo_core as zoo
 from support.old_tar import old_tar
 from zoo_core.errors import ZooError
 from zoo_core.weights import read_state_dict
+from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.checkpoint.describe import describe
 from zoo_core.weights.checkpoint.open import open_outline
-from zoo_core.weights.checkpoint.state_dicts import candidates
 from zoo_core.weights.formats.outline import outline_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from zoo_core.weights.download.background import Background, Hashing
+from zoo_core.weights.download.background import Background, BackgroundHash
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_blocks_are_hashed_in_order_wherever_that_is_done(count, has_threads, mo
     if not has_threads:
         monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
     data = os.urandom(3 * count + 7)
-    hashing = Hashing()
+    hashing = BackgroundHash()
     for block in blocks_of(data, count):
         hashing.add(block)
     assert hashing.hexdigest() == hashlib.sha256(data).hexdigest()
@@ -97,7 +97,7 @@ def test_blocks_are_hashed_in_order_wherever_that_is_done(count, has_threads, mo
 
 
 def test_what_waits_to_be_hashed_is_bounded():
-    go_on, hashing = threading.Event(), Hashing()
+    go_on, hashing = threading.Event(), BackgroundHash()
     hashing.do(lambda: go_on.wait(10) and None, 32 << 20)
     writer = threading.Thread(target=hashing.add, args=(bytes(1 << 20),), daemon=True)
     writer.start()

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
 from torch.utils.flop_counter import flop_registry
 
-from zoo_core.build.signatures import as_published
-from zoo_core.contract.costs import Cost, Parts
+from zoo_core.build.as_published import as_published
+from zoo_core.contract.cost_files import Cost, Parts
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.knowledge import anatomy_of
 
@@ -25,7 +25,7 @@ _LISTS = ("detection", "keypoints")
 
 
 class CostCounter(TorchDispatchMode):
-    """Inside the block, convolutions, matrix products and attention are counted.
+    """Inside the block, the convolutions, matrix products and attention that a model costs are counted.
 
     Attributes:
         flops: As torch's registry counts them: two for a multiply-add.
@@ -96,7 +96,7 @@ def cost_of_run(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
 
 
 def parts_of(card: Card) -> Parts:
-    """The heads and stages of the model of a card, read on the meta device beside its costs.
+    """The heads and stages of the model of a card, read from it on the meta device beside counting its costs.
 
     Raises:
         ZooError: It cannot be built here, or nothing says where its parts are.

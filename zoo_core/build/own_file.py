@@ -45,8 +45,8 @@ from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
+from zoo_core.weights.checkpoint.candidates import with_names
 from zoo_core.weights.checkpoint.choose import Choice, choose
-from zoo_core.weights.checkpoint.state_dicts import with_names
 from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 
 if TYPE_CHECKING:

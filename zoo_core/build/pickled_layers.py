@@ -20,7 +20,7 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.head.describe import LAYERS, Layers, describe
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
-from zoo_core.weights.checkpoint.state_dicts import children_of
+from zoo_core.weights.checkpoint.candidates import children_of
 from zoo_core.weights.formats.outline import is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign, Name
 

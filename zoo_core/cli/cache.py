@@ -113,8 +113,7 @@ def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> N
     """Take files that are here already into the cache, where their digests prove what they are."""
     from zoo_core.errors import Untrusted, UsageError
     from zoo_core.registry.zoo import current_zoo
-    from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
-    from zoo_core.weights.cache.other_caches import adopt
+    from zoo_core.weights.cache.other_caches import adopt, hugging_face_folder, torch_hub_folder
 
     result = list(file)
     result += [item for item in sorted(torch_hub_folder().glob("*")) if torch_hub and item.is_file()]

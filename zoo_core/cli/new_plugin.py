@@ -193,7 +193,7 @@ def signatures(family: str, file: Path) -> None:
 
     Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
     """
-    from zoo_core.build.signatures import signature_of
+    from zoo_core.build.as_published import signature_of
     from zoo_core.weights.checkpoint.signatures import write_signatures
 
     made = []
@@ -218,7 +218,7 @@ def costs(family: str, file: Path) -> None:
     zoo plugin costs acme zoo_acme/costs.json
     """
     from zoo_core.build.costs import cost_of
-    from zoo_core.contract.costs import write_costs
+    from zoo_core.contract.cost_files import write_costs
 
     _write_measured(family, file, cost_of, write_costs)
 
@@ -235,7 +235,7 @@ def parts(family: str, file: Path) -> None:
     zoo plugin parts acme zoo_acme/parts.json
     """
     from zoo_core.build.costs import parts_of
-    from zoo_core.contract.costs import write_parts
+    from zoo_core.contract.cost_files import write_parts
 
     _write_measured(family, file, parts_of, write_parts)
 

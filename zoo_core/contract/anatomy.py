@@ -291,7 +291,7 @@ class Anatomy:
 
 
 def _figure(boxes: list[tuple[str, str, str]]) -> str:
-    """An anatomy as SVG, boxes from left to right: the name, a line below it, and the colour of each."""
+    """The figure of an anatomy in a notebook, as SVG: boxes from left to right, each with name, a line and colour."""
     from html import escape
 
     from zoo_core.text import visible

@@ -208,7 +208,7 @@ class Weights:
 
 
 def _file_name(url: str) -> str:
-    """The file name in a URL of weights on a card."""
+    """The name of a file that weights on a card are in, from its URL."""
     return url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 

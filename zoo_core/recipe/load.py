@@ -158,7 +158,7 @@ def _loaded_preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, so
 
 
 def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
-    """Refuse heads for a save whose recipe says how to build every one, when it is loaded."""
+    """Refuse the ``heads=`` of ``zoo.load`` where the recipe says how to build every head."""
     if heads and not any(holds_custom(edit) for edit in recipe.edits):
         raise UsageError(
             f"{recipe.id} needs no heads, and was given {', '.join(heads)}",

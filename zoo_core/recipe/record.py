@@ -141,7 +141,7 @@ def _hint_without_recipe(folder: Path) -> str:
 
 
 def _excess(record: Mapping[str, Any]) -> str:
-    """What a recipe has too much of in its JSON, if anything."""
+    """What the JSON record of a recipe has too much of, if anything."""
     edits = record.get("edits", [])
     is_long = isinstance(edits, list) and len(edits) > _MOST_EDITS
     if is_long or _depth_and_count(edits)[1] > _MOST_VALUES:
@@ -150,7 +150,7 @@ def _excess(record: Mapping[str, Any]) -> str:
 
 
 def _depth_and_count(value: object) -> tuple[int, int]:
-    """Depth and number of the values in a recipe's JSON, which its reader limits; counted without recursion."""
+    """Depth and number of the values in the JSON record of a recipe, which have limits; counted without recursion."""
     deepest, count, waiting = 0, 0, [(value, 1)]
     while waiting:
         each, level = waiting.pop()
@@ -161,7 +161,7 @@ def _depth_and_count(value: object) -> tuple[int, int]:
 
 
 def _check_format(path: Path, number: object) -> None:
-    """Refuse a recipe that a newer zoo has written."""
+    """Refuse the record of a recipe in a format that only a newer zoo reads."""
     if isinstance(number, int) and number > FORMAT:
         raise Unreadable(
             f"{path} was written by a newer zoo",
@@ -239,7 +239,7 @@ def _version(name: str) -> str:
 
 
 def warn_of_others(recipe: Recipe, stacklevel: int) -> None:
-    """Warn when the family's library or plugin is of another version than a recipe records."""
+    """Warn of versions other than a recipe has on record for the family's library or plugin."""
     now = versions_for(recipe.family)
     saved = {name: number for name, number in recipe.versions.items() if name not in _COMPARED_BY_FORMAT}
     others = [f"{name} {then}, here {now[name]}" for name, then in saved.items() if now.get(name, then) != then]
@@ -255,14 +255,14 @@ _SHOWN = 10
 
 
 def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something means a save with a recipe: it is a name on the hub, is written as a path, or holds one."""
+    """Whether something is to be read as a save with a recipe: a name on the hub, a path, a folder with one."""
     if is_hub_name(model):
         return True
     return is_written_as_path(model) or (Path(model) / FILE).is_file()
 
 
 def outline_of(name: str, *, as_json: bool = False) -> str:
-    """What a save is, in a few lines or as its recipe.
+    """What the recipe of a save records, in a few lines or as it is.
 
     Raises:
         Unreadable: It is none.

@@ -198,7 +198,7 @@ def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> 
 
 
 def _is_own_forward(module: nn.Module) -> bool:
-    """Whether what stands for the forward of a saved module only wraps it, as mixed precision does."""
+    """Whether the forward of a module to save only wraps that of its class, as mixed precision does."""
     forward = inspect.unwrap(vars(module)["forward"])
     return getattr(forward, "__func__", forward) is type(module).forward
 
@@ -383,7 +383,7 @@ def _class_names(
 
 
 def _names_in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
-    """Class names of several heads to save, in the order of their scores; embeddings have none."""
+    """Class names to save of a model with several heads, in the order of their scores; embeddings have none."""
     needed = {head: count for head, count in counts.items() if count}
     got = {head: len(names) for head, names in said.items() if len(names)}
     if got != needed or any(isinstance(names, str) for names in said.values()):
@@ -407,7 +407,7 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
 
 
 def _first_weights(known: Knowledge) -> dict[str, Any]:
-    """Origin of the saved model: the tag, the source and the digest of its first weights."""
+    """What a save says of the first weights of its model: their tag, source and digest."""
     if known.origin:
         return dict(known.origin)
     receipt = known.receipt

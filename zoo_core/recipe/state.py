@@ -89,13 +89,13 @@ def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None
 
 
 def frozen_in(model: nn.Module) -> list[str]:
-    """The parameters without gradients, as the shortest list of tensors and modules that names them all."""
+    """The frozen state of a model to save: the shortest list of tensors and modules that names all frozen ones."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return covering({name for name, each in parameters.items() if not each.requires_grad}, set(parameters))
 
 
 def held_in(model: nn.Module) -> list[str]:
-    """The norms that stay in eval mode, as the shortest list of modules in which all do."""
+    """The held state of a model to save: the shortest list of modules that names all norms that stay in eval mode."""
     modules = dict(stateful(model))
     return covering({path for path, module in modules.items() if is_held(module)}, set(modules))
 
@@ -111,7 +111,7 @@ def switched_in(model: nn.Module) -> list[str]:
 
 
 def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
-    """The shortest list of dotted prefixes that covers ``chosen`` and nothing else of ``everything``.
+    """How the state of a save names tensors: the shortest list of prefixes that covers ``chosen`` and nothing else.
 
     Example:
         >>> covering({"a.x", "a.y", "b.x"}, {"a.x", "a.y", "b.x", "b.y"})

@@ -11,7 +11,7 @@ from zoo_core.text import in_three_digits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from zoo_core.contract.costs import Cost
+    from zoo_core.contract.cost_files import Cost
 
 ACCURACY = "ImageNet-1K acc@1"
 """The figure that models are compared by: the only one that several libraries publish."""
@@ -115,7 +115,7 @@ class Entry(NamedTuple):
 
 
 def _other_width(crop: Sequence[int] | None, width: int) -> int | None:
-    """Width of the images for weights to choose among, where it is not the one the model was designed for."""
+    """Width of the images of weights that one may choose, where it is not the one the model was designed for."""
     return crop[-1] if crop and crop[-1] != width else None
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Preprocessing
-    from zoo_core.contract.costs import Cost, Parts
+    from zoo_core.contract.cost_files import Cost, Parts
     from zoo_core.contract.family import Family
     from zoo_core.registry.plugins import Plugin
 
 
 @dataclass(frozen=True)
 class Own:
-    """What a family keeps of a model that was registered in this process, and a card cannot hold.
+    """What the family of the user's own models keeps of one beside its card, which cannot hold it.
 
     Attributes:
         build: What makes it.
@@ -95,14 +95,14 @@ class Member:
     @cached_property
     def costs(self) -> dict[str, Cost]:
         """What an image costs each model, by its name, as the plugin ships it."""
-        from zoo_core.contract.costs import read_costs
+        from zoo_core.contract.cost_files import read_costs
 
         return read_costs(self.family.costs) if self.family.costs else {}
 
     @cached_property
     def parts(self) -> dict[str, Parts]:
         """The heads and stages of each model, by its name, as the plugin ships them."""
-        from zoo_core.contract.costs import read_parts
+        from zoo_core.contract.cost_files import read_parts
 
         return read_parts(self.family.parts) if self.family.parts else {}
 

@@ -163,7 +163,7 @@ def go_without(plugin: Plugin) -> str:
 
 
 def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
-    """Raise DuplicatePlugin where two installed plugins have the same name."""
+    """Refuse to load plugins of which two have the same name: DuplicatePlugin."""
     if len(rivals) > 1:
         origins = tuple(Plugin(name, rival).origin for rival in rivals)
         raise DuplicatePlugin(

@@ -17,9 +17,9 @@ from zoo_core import settings
 from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.registry.families import Member, Own
-from zoo_core.registry.info import Info
 from zoo_core.registry.lookup_errors import name_of_folder, name_of_timm, unknown_family, unknown_model, unknown_task
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
+from zoo_core.registry.same_name import Info
 from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
 from zoo_core.utils.paths import is_folder, is_written_as_path
 
@@ -271,7 +271,7 @@ class Zoo:
 
 
 def _family_in(pattern: str) -> str | None:
-    """The family of the registry that a pattern names, when it does so without wildcards."""
+    """The family of a zoo that a pattern of names is in, when that says it without wildcards."""
     family = pattern.rpartition("/")[0]
     return family if family and not _GLOB.intersection(family) else None
 
@@ -311,7 +311,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 class ModelNames(builtins.list[str]):
-    """The names in the registry that ``zoo.list`` gives; a notebook shows a table of what models cost and give."""
+    """Names of models in the registry, as ``zoo.list`` gives them; a notebook shows a table of what these cost."""
 
     _MOST = 50
     """Rows of that table."""
@@ -386,7 +386,7 @@ def list_models(
 
 @strict_arguments
 def info(name: str) -> Info:
-    """The card of the model that the registry has under a name, without importing torch or its library.
+    """The card that the registry in use has under a name, without importing torch or the model's library.
 
     Printed, it says too which other families have a model of that name, and how those are different: in their
     preprocessing, above all. ``info(name).others`` are their cards.

@@ -104,38 +104,38 @@ class Stamp:
 
 def noted_stamp(path: Path, digest: str) -> Stamp | None:
     """The stamp that this user's notes have of a file, when they say that its bytes had that digest."""
-    noted = _noted(path)
+    noted = _noted_digest(path)
     return noted[1] if noted and noted[0] == digest else None
 
 
 def has_noted(path: Path, digest: str) -> bool:
     """Whether this user's notes say that a file had that digest; also where there is no folder for such notes."""
-    return _notes() is None or noted_stamp(path, digest) is not None
+    return _digest_notes() is None or noted_stamp(path, digest) is not None
 
 
 def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
     """Note for this user what the digest of a file was, in a folder of theirs and not beside the file."""
-    folder = _notes()
-    if folder is not None and _noted(path) != (digest, stamp):
+    folder = _digest_notes()
+    if folder is not None and _noted_digest(path) != (digest, stamp):
         with contextlib.suppress(OSError):  # it is hashed again, then
             private_files.make_folder(folder)
-            write_anew(folder / _key(path), f"{digest} {stamp}")
+            write_anew(folder / _note_name(path), f"{digest} {stamp}")
 
 
-def _noted(path: Path) -> tuple[str, Stamp] | None:
-    """The digest and stamp of a file in this user's notes, or None."""
-    folder = _notes()
+def _noted_digest(path: Path) -> tuple[str, Stamp] | None:
+    """The digest of a file, with its stamp, as this user's notes of digests have it, or None."""
+    folder = _digest_notes()
     if folder is None:
         return None
     try:
-        digest, _, text = private_files.read_text(folder / _key(path)).partition(" ")
+        digest, _, text = private_files.read_text(folder / _note_name(path)).partition(" ")
         return digest, Stamp.parse(text)
     except (OSError, ValueError):
         return None
 
 
-def _notes() -> Path | None:
-    """The folder of this user's notes of digests; None without a home folder."""
+def _digest_notes() -> Path | None:
+    """The folder of this user's notes of the digests of files; None without a home folder."""
     from platformdirs import user_state_path
 
     try:
@@ -145,8 +145,8 @@ def _notes() -> Path | None:
     return private_files.real(folder) if folder.is_absolute() else None
 
 
-def _key(path: Path) -> str:
-    """The name of the note with the digest of a file."""
+def _note_name(path: Path) -> str:
+    """The name of the note that holds the digest of a file."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 

@@ -226,7 +226,7 @@ def _is_whole(folder: Path, *, is_proven: bool = False) -> bool:
 
 
 def _is_believed(folder: Path) -> bool:
-    """Whether the folder of a save is what the hub gave; one in a cache that came with a checkout may be anything."""
+    """Whether a folder from the hub is what the hub gave; one in a cache that came with a checkout may be anything."""
     try:
         return not Cache().is_only_found or has_noted(folder / RECIPE, sha256_of(folder / RECIPE))
     except OSError:

@@ -22,9 +22,9 @@ from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file
+from zoo_core.weights.checkpoint.candidates import candidates, likeliest_candidate, no_candidate
 from zoo_core.weights.checkpoint.choose import Choice, choose
 from zoo_core.weights.checkpoint.open import open_checkpoint
-from zoo_core.weights.checkpoint.state_dicts import candidates, no_state_dict, one_state_dict
 from zoo_core.weights.checkpoint.unsupported import loss_of_values, refuse_odd_tensors
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def load_partial(
     bare = unwrap(model)
     own: State = bare.state_dict()
     content, source, path = _read(state_or_path)
-    choice = _by_prefix(content, bare, source) if match == "name" else Choice(one_state_dict(content, source))
+    choice = _by_prefix(content, bare, source) if match == "name" else Choice(likeliest_candidate(content, source))
     state = choice.state
     entries = (skip,) if isinstance(skip, str) else _default_skip(model, match) if skip is None else tuple(skip)
     left_out, left_behind = _skipped(model, state, entries)
@@ -159,7 +159,7 @@ def _by_prefix(content: object, model: nn.Module, source: str) -> Choice:
     """The state dict in a checkpoint that fits most, under the model's names; all beside it keeps its name."""
     every = candidates(content)
     if not every:
-        raise no_state_dict(content, source)
+        raise no_candidate(content, source)
     own = {name: tuple(each.shape) for name, each in model.state_dict().items() if hasattr(each, "shape")}
     choice = choose(every, own, part=True, children=[name for name, _ in model.named_children()])
     refuse_odd_tensors(choice.state, source)

@@ -34,8 +34,8 @@ from zoo_core.utils import private_files
 from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
+from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.open import Checkpoint, open_checkpoint
-from zoo_core.weights.checkpoint.state_dicts import Candidate
 from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
 from zoo_core.weights.download.disk import refuse_odd, require_space

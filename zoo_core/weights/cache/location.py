@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from pathlib import Path
 
 from zoo_core import settings
@@ -111,25 +109,3 @@ def write_tag(folder: Path) -> None:
     except FileNotFoundError:
         text = "\n# This folder is zoo's weights cache. Everything in it can be fetched again.\n"
         write_anew(folder / TAG, SIGNATURE.decode() + text)
-
-
-def torch_hub_folder() -> Path:
-    """Where ``torch.hub`` keeps checkpoints. Without a home folder it is relative, and nothing is there."""
-    hub = getattr(sys.modules.get("torch"), "hub", None)
-    if hub is not None:  # a program may have moved it with torch.hub.set_dir
-        return Path(hub.get_dir()) / "checkpoints"
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return _expand(home) / "hub" / "checkpoints"
-
-
-def hugging_face_folder() -> Path:
-    """Location of the cache of ``huggingface_hub``; without a home folder it is relative, and nothing is there."""
-    if chosen := os.environ.get("HF_HUB_CACHE"):
-        return _expand(chosen)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return _expand(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
-
-
-def _expand(path: str | Path) -> Path:
-    """The location of a cache with its leading ``~`` replaced by the home folder."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - a leading "~" stays where there is no home folder

@@ -40,7 +40,7 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class Kept:
-    """Weights that the cache keeps by name, as ``zoo cache ls`` lists and ``zoo cache rm`` removes them.
+    """Weights that the cache keeps by name, to be listed and removed.
 
     Attributes:
         name: ``family/name@tag``.
@@ -97,7 +97,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
 
 
 def _path(cache: Cache, ref: Ref) -> Path:
-    """Where the file of listed weights is: one that is not in this cache may be in the shared one."""
+    """Where the file of kept weights is: one that is not in this cache may be in the shared one."""
     path = cache.place(ref.sha256, ref.file)
     with contextlib.suppress(OSError):
         private_files.status(path)
@@ -106,18 +106,18 @@ def _path(cache: Cache, ref: Ref) -> Path:
 
 
 def _name(path: Path) -> str:
-    """The ``family/name@tag`` under which the cache lists the weights of a ref."""
+    """The ``family/name@tag`` under which kept weights are listed, from their ref."""
     model, _, tag = path.name.partition("@")
     return f"{unquote(path.parent.name)}/{unquote(model)}@{unquote(tag)}"
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether a pattern, as ``zoo cache ls`` takes it, means weights of that name, with or without its tag."""
+    """Whether a pattern that says what to list or remove means weights of that name, with or without its tag."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition("@")[0], pattern)
 
 
 def _is_own(cache: Cache, item: Kept) -> bool:
-    """Whether listed weights are in this cache, so that it may remove them, and not in the shared one."""
+    """Whether kept weights are in this cache, so that it may remove them, and not in the shared one."""
     return item.path.is_relative_to(cache.root)
 
 
@@ -147,7 +147,7 @@ def _links(folder: Path) -> Iterator[Leftover]:
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
-    """Hash every object in the cache again. Bad ones are moved aside, and fetched again when they are needed.
+    """Verify the whole cache: hash every object again. Bad ones are moved aside, and fetched again when needed.
 
     Converted copies are hashed too, and bad ones removed: they are made again.
 
@@ -258,7 +258,7 @@ def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
 
 
 def _left(copy: Copy) -> Iterator[Leftover]:
-    """The files of a useless converted copy, to be pruned, unless it is just being made."""
+    """The files that pruning removes of a converted copy that is useless, unless it is just being made."""
     for path in copy.files():
         with contextlib.suppress(OSError):
             status = private_files.status(path)

@@ -30,7 +30,7 @@ _LONGEST_REF = 1 << 16
 
 
 def _mirror_path(name: str) -> str:
-    """Where a mirror keeps the ref of ``family/name@tag``.
+    """Where a mirror has the weights of ``family/name@tag`` by name, in a ref.
 
     Example:
         >>> _mirror_path("torchvision/resnet18@IMAGENET1K_V1")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
 from zoo_core.utils import private_files
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
-from zoo_core.weights.cache.location import hugging_face_folder, torch_hub_folder
 from zoo_core.weights.cache.refs import pinned
 from zoo_core.weights.cache.store import Entry
 from zoo_core.weights.download.disk import read_error
@@ -21,7 +23,6 @@ from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from zoo_core.contract.card import Card
     from zoo_core.weights.cache.store import Cache
@@ -201,3 +202,25 @@ def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:
     return download(
         Request.of(path.name, urls, digest, file=file, folder=cache.arriving, place=place, read_only=True)
     ).path
+
+
+def torch_hub_folder() -> Path:
+    """Where ``torch.hub`` has its cache of checkpoints; without a home folder it is relative, and nothing is there."""
+    hub = getattr(sys.modules.get("torch"), "hub", None)
+    if hub is not None:  # a program may have moved it with torch.hub.set_dir
+        return Path(hub.get_dir()) / "checkpoints"
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return _expand(home) / "hub" / "checkpoints"
+
+
+def hugging_face_folder() -> Path:
+    """Where ``huggingface_hub`` has its cache; without a home folder it is relative, and nothing is there."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return _expand(chosen)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return _expand(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
+
+
+def _expand(path: str | Path) -> Path:
+    """Where another cache is, with its leading ``~`` replaced by the home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - a leading "~" stays where there is no home folder

@@ -159,7 +159,7 @@ class Cache:
 
 
 def fresh_ref(path: Path, digest: str, *, source: str, strength: str, stamp: Stamp) -> Ref:
-    """The ref that the store writes for an object that has just been proven."""
+    """The ref that the store of objects writes for one that has just been proven and stored."""
     return Ref(digest, stamp.size, path.name, source, strength, now(), stamp)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
+from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged, is_teacher, module_at
 from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, named_children, under, without_parallel
-from zoo_core.weights.checkpoint.state_dicts import Candidate, is_averaged, is_teacher, module_at
 from zoo_core.weights.checkpoint.unsupported import kind_of
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from zoo_core.weights.formats.plain_pickle import parts_of
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from zoo_core.weights.checkpoint.candidates import Candidate
     from zoo_core.weights.checkpoint.open import Checkpoint
-    from zoo_core.weights.checkpoint.state_dicts import Candidate
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -215,7 +215,7 @@ def _names_in(content: object) -> set[str]:
 
 
 def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
-    """The prefix without which a checkpoint looks most like a known model, and the models it looks like then."""
+    """The prefix without which what is described looks most like a known model, and the models it looks like then."""
     best: tuple[str, list[Match]] = (common_prefix(tensors), [])
     for prefix in _prefixes(tensors):
         for state in (under(tensors, prefix), without_parallel(under(tensors, prefix))):

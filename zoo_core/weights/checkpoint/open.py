@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
-from zoo_core.weights.checkpoint.state_dicts import Candidate, candidates, is_training, no_state_dict
+from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_candidate
 from zoo_core.weights.formats.outline import (
     TooMuchMemory,
     not_read,
@@ -287,7 +287,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     content, mapped = _content(file)
     result = candidates(content)
     if not result:
-        raise no_state_dict(content, file)
+        raise no_candidate(content, file)
     return Checkpoint(file, content, tuple(result), mapped)
 
 

@@ -57,7 +57,7 @@ def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class
 
 
 def _is_beyond_memory(tensor: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether a tensor without numbers has a shape of which torch computes no strides."""
+    """Whether a shape is unsupported, as torch computes no strides of it, of a tensor without numbers."""
     return not tensor.is_nested and not tensor.numel() and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
 
 
@@ -83,7 +83,7 @@ def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[st
 
 
 def loss_of_values(own: Tensor, other: Tensor) -> str:
-    """Why a model cannot take a tensor without losing its values; empty where it can.
+    """Why a tensor is unsupported by a model, which cannot hold its values; empty where it can.
 
     Args:
         own: The tensor of the model.

@@ -79,7 +79,7 @@ _WAITING = 16 << 20
 """Bytes that may wait to be hashed; who brings more waits too."""
 
 
-class Hashing:
+class BackgroundHash:
     """The SHA-256 of blocks, taken in a background thread while more of them arrive.
 
     They are hashed from the memory in which they arrived: reading them again from the file would cost as much as

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def refuse_odd(path: Path) -> None:
-    """Refuse a link, a folder or a device on the disk where a plain file belongs.
+    """Refuse a link, a folder or a device on the disk, where a download is to be written.
 
     Raises:
         CacheError: There is one, or it cannot be told.
@@ -34,7 +34,7 @@ def refuse_odd(path: Path) -> None:
 
 
 def refuse_mode(path: Path, mode: int) -> None:
-    """Refuse what is no plain file on the disk, by the mode that the system reports.
+    """Refuse a mode of something on the disk that is not that of a plain file, where a download is to be written.
 
     Args:
         path: Where it is.

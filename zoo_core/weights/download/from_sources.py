@@ -112,7 +112,7 @@ def _published(request: Request) -> Artefact | None:
 
 
 def _artefact(request: Request, path: Path, sha256: str, size: int, url: str) -> Artefact:
-    """The artefact for a file that one of its sources has given."""
+    """The artefact for a file that one of the sources tried has given."""
     return Artefact(path, sha256, size, shown(url), request.strength, fetched=True)
 
 
@@ -188,7 +188,7 @@ def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> We
 
 
 def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing arrived") -> WeightsError:
-    """The error for a file that no source gave.
+    """The error for a download from sources none of which gave the file.
 
     Args:
         name: What was requested.
@@ -208,5 +208,5 @@ def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing
 
 
 def _listed(attempts: list[tuple[str, str]]) -> str:
-    """The sources that were tried, each with what was wrong there, in words."""
+    """The sources that a download tried, each with what was wrong there, in words."""
     return "; ".join(f"{shown(url)}: {reason}" for url, reason in attempts)

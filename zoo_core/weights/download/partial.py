@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils import private_files
 from zoo_core.utils.private_files import sync_folder, write_anew
-from zoo_core.weights.download.background import Background, Hashing
+from zoo_core.weights.download.background import Background, BackgroundHash
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
 from zoo_core.weights.download.ownership import NOBODY, SUFFIX, is_ours, lock, own_name, surely_dead
 
@@ -167,7 +167,7 @@ class Partial:
 
     def _follow(self) -> None:
         """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
-        self._hashing = Hashing()
+        self._hashing = BackgroundHash()
         self._flushing = Background(self._flush, step=_FLUSH_FROM)
 
     def _unfollow(self) -> None:

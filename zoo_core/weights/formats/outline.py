@@ -114,7 +114,7 @@ class OddTensor:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether it is a tensor of torch, or the outline of one without numbers."""
+    """Whether it is a tensor of torch, or an outline in the place of one."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return isinstance(value, Outline) or (tensor is not None and isinstance(value, tensor))
 

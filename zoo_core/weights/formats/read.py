@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, in_utf8
-from zoo_core.weights.checkpoint.state_dicts import one_state_dict
+from zoo_core.weights.checkpoint.candidates import likeliest_candidate
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
 from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_directory, require_small_header
@@ -54,13 +54,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool]:
-    """Read what :func:`read_state_dict` returns, and whether its tensors are mapped from the file.
+    """Read a file of weights as :func:`read_state_dict` does; also whether its tensors are mapped from the file.
 
     Raises:
         Unreadable: As there.
     """
     content, mapped = read_whole(path)
-    return one_state_dict(content, path), mapped
+    return likeliest_candidate(content, path), mapped
 
 
 def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
@@ -86,7 +86,7 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
 
 
 def _head(file: Path) -> bytes:
-    """Read the first bytes of a file of weights, by which its format is known."""
+    """Read the first bytes of a file of weights, before the reader for its format is chosen."""
     try:
         _require_file(file)
         with file.open("rb") as opened:
@@ -156,7 +156,7 @@ def _stream(file: Path, head: bytes) -> object:
 
 
 def _refused(file: Path, what: str, error: Exception) -> Unreadable:
-    """The error for a file that cannot be read as weights."""
+    """The error for a file of weights, of whatever format, that cannot be read."""
     return Unreadable(
         f"{file} cannot be read as weights",
         expected="safetensors, a checkpoint of tensors that torch.save wrote, or an archive of numpy arrays",
@@ -169,7 +169,7 @@ def _refused(file: Path, what: str, error: Exception) -> Unreadable:
 
 
 def _cause(what: str, error: Exception) -> str | None:
-    """Why a file cannot be read as weights, as far as the reader knows."""
+    """Why a file of weights, of whatever format, cannot be read, as far as is known."""
     if what in sniff.NEXT_STEPS:
         return None
     if isinstance(error, NotNumbers):

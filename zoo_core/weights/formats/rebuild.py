@@ -191,7 +191,7 @@ def _size(values: Untrusted = ()) -> tuple[Any, ...]:
 
 
 def _array(numbers: Numbers) -> Tensor:
-    """Rebuild the tensor of a pickled numpy array, in memory of its own."""
+    """Rebuild a tensor from the checked numbers of an array, in memory of its own."""
     dtype = getattr(torch, numbers.dtype)
     if not numbers.data:
         return torch.empty(numbers.shape, dtype=dtype, device="cpu")

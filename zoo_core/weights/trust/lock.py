@@ -212,7 +212,7 @@ def held_tag(model: str, default: str | None) -> str | None:
 
 
 def require_preprocessing(locked: Locked | None, weights: Weights) -> None:
-    """Refuse weights whose images are prepared in another way than when they were locked in ``zoo.lock``.
+    """Refuse weights whose preprocessing is another than the lock has for them.
 
     Raises:
         LockError: They are; the message says what differs.

@@ -55,14 +55,14 @@ class Info(Card):
 
 
 def outline(card: Card) -> str:
-    """What a model is, in a line of the info on it."""
+    """What a model is, in the first line on those of the same name."""
     size = "x".join(str(side) for side in card.input_size)
     parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
     return f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}"
 
 
 def lines_on_others(card: Info) -> Iterator[str]:
-    """A line for each other family that has the name, and one on which of them the name alone means.
+    """A line for each other family that has the same name, and one on which of them the name alone means.
 
     Args:
         card: The model that was requested.
@@ -106,12 +106,12 @@ def differences(card: Card, other: Card) -> Iterator[str]:
 
 
 def _default_weights(card: Card) -> Weights | None:
-    """Default weights of a model, which an info compares with those of its namesakes; None without any."""
+    """Default weights of a model, to compare with those of others of the same name; None without any."""
     return card.find() if card.weights and card.default else None
 
 
 def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
-    """Differences between the preprocessing of models of the same name, field by field, for an info."""
+    """Differences between the preprocessing of models of the same name, field by field."""
     for spec in fields(Preprocessing):
         old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
         if old != new:
@@ -119,12 +119,12 @@ def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterat
 
 
 def _figure(weights: Weights) -> str:
-    """The first published figure of weights, in brackets, for a line on what is different."""
+    """The first published figure of weights, in brackets, for what is different between models of the same name."""
     return next((f" ({name} {value:g})" for name, value in weights.metrics.items()), "")
 
 
 def _shown(value: object) -> str:
-    """A value that is different in another family, as an info prints it."""
+    """A value that is different in another family's model of the same name, as text."""
     if isinstance(value, tuple):
         return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Cost(NamedTuple):
-    """What one image of the size that a model was designed for costs it, as its family ships it.
+    """What one image of the size that a model was designed for costs it, as its family ships it in a file.
 
     Attributes:
         multiply_adds: Of convolutions, matrix products and attention.
@@ -64,7 +64,7 @@ def _read(where: str) -> dict[str, Any]:
 
 
 class Parts(NamedTuple):
-    """The heads and stages of a model, as its family ships them beside the costs.
+    """The heads and stages of a model, as its family ships them in a file beside that of costs.
 
     Attributes:
         heads: Path and features of each head site.

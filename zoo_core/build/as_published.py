@@ -1,4 +1,4 @@
-"""The signatures of a family's models, made from the models themselves on the meta device."""
+"""A model as it was published with its default weights: made on the meta device, and signed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def signature_of(card: Card) -> Signature:
-    """The signature of a model as its default weights have it.
+    """The signature of a model as published: as its default weights have it.
 
     Args:
         card: Of the model.
@@ -34,7 +34,7 @@ def signature_of(card: Card) -> Signature:
 
 
 def as_published(card: Card) -> nn.Module:
-    """The model as its default weights have it, without values, to take its signature.
+    """The model as published: as its default weights have it, without values.
 
     Args:
         card: Of the model.
@@ -57,7 +57,7 @@ def as_published(card: Card) -> nn.Module:
 
 
 def _signature_of_model(name: str, model: nn.Module) -> Signature:
-    """The signature of a model that zoo knows, under a name."""
+    """The signature of a published model, which zoo knows, under a name."""
     anatomy = anatomy_of(model)
     apart = {*(site.path for site in anatomy.heads), *(f"{path}.weight" for path in anatomy.stem)}
     apart |= {anatomy.keypoints} if anatomy.keypoints else set()

@@ -1,4 +1,4 @@
-"""What others can check a lock by: a bill of materials of its weights, and a signature over it.
+"""A signature over a lock file, which others can check.
 
 A lock names the SHA-256 of every file of weights, so a signature over the lock covers their bytes too.
 """
@@ -14,84 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LockError, NotSupported
 from zoo_core.utils.private_files import real, write_anew
-from zoo_core.weights.transport.urls import shown
-from zoo_core.weights.trust.licenses import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from zoo_core.weights.trust.lock import Locked
+    from collections.abc import Iterator
 
 
 _LARGEST = 1 << 20
 """Bytes of a signature that is read: one has about 1,500."""
-
-
-def bill_of_materials(entries: Iterable[Locked]) -> str:
-    """The weights of a lock as a CycloneDX 1.6 document, for those who audit what a product is made of.
-
-    Each entry is a component of the type ``machine-learning-model``: its name and tag, SHA-256, the licence of its
-    weights, and where its bytes are. What CycloneDX has no field for (the licences of code and data, the size, the
-    plugin and the library that build the model) is a property whose name begins with ``zoo:``.
-
-    Args:
-        entries: Those of a lock.
-
-    Returns:
-        JSON.
-
-    Raises:
-        NotSupported: cyclonedx-python-lib is not installed.
-    """
-    try:
-        from cyclonedx.contrib.license.factories import LicenseFactory
-        from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
-        from cyclonedx.model.bom import Bom
-        from cyclonedx.model.component import Component, ComponentType
-        from cyclonedx.output.json import JsonV1Dot6
-    except ImportError as error:
-        raise NotSupported(
-            "a bill of materials is written by cyclonedx-python-lib", hint="pip install 'zoo-core[provenance]'"
-        ) from error
-    licenses = LicenseFactory()
-    bom = Bom()
-    for entry in sorted(entries, key=lambda each: each.name):
-        bom.components.add(
-            Component(
-                type=ComponentType.MACHINE_LEARNING_MODEL,
-                name=entry.name.rpartition("@")[0],
-                version=entry.tag,
-                bom_ref=entry.name,
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)],
-                licenses=[licenses.make_from_string(_spdx(entry.licenses.weights))],
-                external_references=[
-                    ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(shown(url)))
-                    for url in entry.urls
-                ],
-                properties=[Property(name=f"zoo:{name}", value=value) for name, value in _properties(entry)],
-            )
-        )
-    text: str = JsonV1Dot6(bom).output_as_string(indent=2)
-    return text
-
-
-def _spdx(license_name: str) -> str:
-    """The name of a licence in a bill of materials, as SPDX writes it; one that SPDX does not have stays as it is."""
-    from cyclonedx.spdx import fixup_id
-
-    return fixup_id(license_name) or license_name
-
-
-def _properties(entry: Locked) -> Iterator[tuple[str, str]]:
-    """What a bill of materials says of locked weights in properties, as CycloneDX has no field for it."""
-    for part in PARTS:
-        yield f"license:{part}", getattr(entry.licenses, part)
-    yield "file", entry.file
-    yield "size", str(entry.size)
-    if entry.plugin:
-        yield "plugin", entry.plugin
-    if entry.library:
-        yield "library", entry.library
 
 
 def signature_path(lock: Path) -> Path:
@@ -156,7 +85,7 @@ def _signed_files(signature: Path) -> int:
 
 
 def _model_signing() -> Any:  # noqa: ANN401 - a module without types
-    """The OpenSSF library that signs a lock and checks its signature."""
+    """The OpenSSF library that signs a lock and checks such a signature."""
     try:
         import model_signing
     except ImportError as error:

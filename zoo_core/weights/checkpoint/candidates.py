@@ -1,4 +1,4 @@
-"""The state dicts in a checkpoint: found in whatever wrapping, and which of them are the averaged ones."""
+"""The candidates in a checkpoint: its state dicts, found in whatever wrapping, and which of them are averaged."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def is_averaged(words: str) -> bool:
 
 
 def is_teacher(words: str) -> bool:
-    """Whether a key or a prefix says no more of the candidate under it than that a student learns from it.
+    """Whether a key or a prefix says that the candidate under it is a teacher, and no more than that.
 
     Such are averages of the student in DINO, and another model in distillation.
     """
@@ -225,7 +225,7 @@ def _with_shadows(each: Candidate) -> list[Candidate]:
 
 
 def _shadow_of(name: str, shadows: Mapping[str, Any]) -> str | None:
-    """The name without dots under which a state dict holds the average of a tensor, as LitEma names it."""
+    """The name without dots under which a candidate holds the average of a tensor, as LitEma names it."""
     parts = name.split(".")
     return next((short for at in range(len(parts)) if (short := "".join(parts[at:])) in shadows), None)
 
@@ -316,7 +316,7 @@ def _module_state(module: Foreign) -> dict[str, Any]:
 
 
 def module_at(module: Foreign, prefix: str) -> Foreign | None:
-    """The module under the prefix of a candidate, within a whole module that was pickled into a checkpoint."""
+    """The module that a candidate is the state of: under its prefix, within a whole module that was pickled."""
     result = unwrapped(module)
     for part in prefix.split("."):
         if part and part not in _AROUND:
@@ -328,7 +328,7 @@ def module_at(module: Foreign, prefix: str) -> Foreign | None:
 
 
 def with_names(module: Foreign, names: Mapping[str, str]) -> Foreign:
-    """A whole ``nn.Sequential`` in a checkpoint whose children have other names in place of their numbers."""
+    """A candidate from a whole ``nn.Sequential``, whose children have other names in place of their numbers."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     if not isinstance(held, Mapping):
         return module
@@ -339,7 +339,7 @@ def with_names(module: Foreign, names: Mapping[str, str]) -> Foreign:
 
 
 def children_of(module: Foreign) -> dict[str, Foreign | None]:
-    """The children of a whole module in a checkpoint, by name, out of their wrappers; None where there is none.
+    """The children, by name, of a whole module that is a candidate, out of their wrappers; None where there is none.
 
     Example:
         >>> children_of(Foreign("acme.Net"))
@@ -351,7 +351,7 @@ def children_of(module: Foreign) -> dict[str, Foreign | None]:
 
 
 def unwrapped(module: Foreign) -> Foreign:
-    """Pickled module that holds a state dict, without wrappers of data-parallel training and ``torch.compile``."""
+    """Pickled module of a candidate, without wrappers of data-parallel training and ``torch.compile``."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     while isinstance(held, Mapping) and len(held) == 1 and {*held} <= _AROUND:
         inner = next(iter(held.values()))
@@ -362,8 +362,8 @@ def unwrapped(module: Foreign) -> Foreign:
     return module
 
 
-def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The candidate that a checkpoint is about, nothing known of the model: the averaged one, or the likeliest.
+def likeliest_candidate(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The one candidate of a checkpoint to take when no model is known: the averaged one, or the likeliest.
 
     Args:
         content: What was in the file.
@@ -374,12 +374,12 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
 
     Example:
         >>> import torch
-        >>> one_state_dict({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
+        >>> likeliest_candidate({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
         {'fc.bias': tensor([0., 0.])}
     """
     result = candidates(content)
     if not result:
-        raise no_state_dict(content, source)
+        raise no_candidate(content, source)
     best = next((each for each in result if each.averaged), result[0])
     refuse_odd_tensors(best.tensors, source)
     state = dict(best.tensors)
@@ -387,7 +387,7 @@ def one_state_dict(content: object, source: str | os.PathLike[str]) -> dict[str,
     return under(state, f"{PARALLEL}.") if prefix.startswith(f"{PARALLEL}.") else state
 
 
-def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable:
+def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:
     """The error for a checkpoint without candidates: there is no state dict in it."""
     parts = [content, *content.values()] if isinstance(content, Mapping) else []
     return Unreadable(
@@ -403,7 +403,7 @@ def no_state_dict(content: object, source: str | os.PathLike[str]) -> Unreadable
 
 
 def _outline(content: object) -> str:
-    """What a checkpoint without candidates has in it, in words for the error."""
+    """What is in a checkpoint that has no candidates, in words for the error."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     shown = ", ".join(f"{key!r:.60}: {type(value).__name__}" for key, value in list(content.items())[:6])
