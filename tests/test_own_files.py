@@ -912,3 +912,49 @@ def test_a_setting_that_no_layer_can_have_is_named_and_not_taken(path, name, cha
         model = zoo.get(name, weights=path).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, *zoo.info(name).input_size)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", ["torchvision/densenet121", "timm/densenet121", "pretrainedmodels/densenet121"])
+@pytest.mark.parametrize("counted", [True, False], ids=["with counters", "without"])
+def test_a_file_of_an_old_densenet_has_its_names_of_today(path, name, counted):
+    trained = zoo.get(name, weights=None, num_classes=5, seed=1)
+    state = {re.sub(r"\.(norm|conv)([12])\.", r".\1.\2.", each): it for each, it in trained.state_dict().items()}
+    torch.save({each: it for each, it in state.items() if counted or not each.endswith("tracked")}, path)
+    assert same(zoo.get(name, weights=path), trained.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        lambda raw, ema: {"state_dict": raw, "ema_state_dict": {"steps": torch.tensor(3), **prefixed(ema, "module.")}},
+        lambda raw, ema: {
+            "initted": torch.tensor([True]),
+            "step": torch.tensor([9]),
+            **prefixed(raw, "online_model."),
+            **prefixed(ema, "ema_model."),
+        },
+    ],
+    ids=["MMEngine", "ema_pytorch"],
+)
+def test_counters_beside_averages_are_left_alone(net, path, wrapper):
+    averages = moved(state_of(net))
+    torch.save(wrapper(state_of(net), averages), path)
+    model = zoo.get(NAME, weights=path)
+    assert same(model, averages)
+    assert zoo.receipt(model).counts == {"loaded": len(averages)}
+
+
+@pytest.mark.parametrize(("name", "value"), [("layer1.conv1.weight", torch.nan), ("stem.1.running_var", torch.inf)])
+def test_numbers_that_make_every_score_nan_are_named(net, path, name, value):
+    state = state_of(net)
+    state[name].view(-1)[0] = value
+    torch.save(state, path)
+    with pytest.warns(ZooWarning, match=rf"1 of the \d+ tensors from last.ckpt hold nan or infinities: {name}"):
+        zoo.get(NAME, weights=path)
+
+
+def test_large_numbers_in_half_precision_are_no_infinities(path):
+    state = zoo.get(NAME, weights=None, num_classes=9).half().state_dict()
+    state["fc.weight"][:] = 6e4
+    torch.save(state, path)
+    assert zoo.get(NAME, weights=path, dtype=torch.float16).fc.weight.eq(6e4).all()

@@ -190,3 +190,35 @@ def test_positions_of_images_that_are_not_square_name_the_option(path):
 def test_a_list_of_named_tensors_is_a_state_dict(path):
     torch.save([*backbone().state_dict().items()], path)
     assert torch.equal(scores(zoo.get(NAME, weights=path)), scores(backbone()))
+
+
+@pytest.mark.parametrize("home", ["classifier", "last_linear", "head.1", "model.head.fc"])
+def test_a_head_under_another_name_is_loaded_with_a_word(path, home):
+    trained = zoo.get(NAME, weights=None, num_classes=9, seed=1).eval()
+    prefix = "model." if home.startswith("model.") else ""
+    state = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
+    for name in ("weight", "bias"):
+        state[f"{home}.{name}"] = state.pop(f"{prefix}fc.{name}")
+    torch.save(state, path)
+    with pytest.warns(ZooWarning, match=r"its head under other names, such as .* loaded at 'fc'"):
+        model = zoo.get(NAME, weights=path)
+    assert torch.equal(scores(model), scores(trained))
+    assert any(home.removeprefix("model.") in note for note in zoo.receipt(model).notes.values())
+
+
+def test_what_is_as_wide_as_the_head_beside_it_is_not_taken_for_it(path):
+    state = {**zoo.get(NAME, weights=None, num_classes=9).state_dict(), "head.weight": torch.zeros(9, 64)}
+    torch.save(state, path)
+    assert "1 of other parts: head" in refused(path)[0]
+
+
+@pytest.mark.parametrize("make", [lambda net: net.classifier, lambda _: nn.Sequential(nn.Linear(9216, 5))])
+@pytest.mark.filterwarnings("ignore:.*nothing after the last")
+def test_a_classifier_in_a_sequence_has_its_hidden_layers_again(path, make):
+    net = zoo.get("torchvision/alexnet", weights=None, num_classes=5, seed=0)
+    trained = nn.Sequential(net.features, net.avgpool, nn.Flatten(), make(net)).eval()
+    torch.save(trained.state_dict(), path)
+    model = zoo.get("torchvision/alexnet", weights=path).eval()
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(x), trained(x))

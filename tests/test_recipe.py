@@ -884,3 +884,12 @@ def test_a_recipe_that_would_take_much_memory_is_not_called_damaged(tmp_path):
     (folder / "recipe.json").write_text(json.dumps({**recipe, "edits": [0] * 300_000}))
     with pytest.raises(errors.Unreadable, match=r"is not read\n[\s\S]*far more memory than the file"):
         zoo.load(folder)
+
+
+def test_a_save_of_numbers_that_are_none_is_loaded_with_a_word(tmp_path):
+    model = zoo.get("tiny/glyphnet", weights=None, num_classes=9)
+    with torch.no_grad():
+        model.fc.bias[0] = torch.nan
+    zoo.save(model, tmp_path / "save")
+    with pytest.warns(zoo.ZooWarning, match="hold nan or infinities: fc.bias"):
+        zoo.load(tmp_path / "save")

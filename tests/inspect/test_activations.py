@@ -88,7 +88,7 @@ def test_the_model_is_left_as_it_was(model, x, mode):
 
 def test_no_hooks_stay_when_the_model_refuses_its_input(model):
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(errors.UsageError, match=r"1 channels, such as \[N, 1, 32, 32\]"):
         activation_stats(model, torch.zeros(1, 7, 32, 32))
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

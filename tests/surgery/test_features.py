@@ -160,3 +160,19 @@ def test_an_error_after_the_last_map_is_no_silence():
 
     with pytest.raises(RuntimeError, match="of the library"):
         recorded(run, tapped(resnet18(), ["conv1"]), X, ["conv1"])
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.zeros(1, 4, 64, 64), r"3 channels, such as .*zoo.adapt_stem\(model, 4\)"),
+        (torch.zeros(1, 64, 64, 3), r"x.movedim\(-1, 1\)"),
+        (torch.zeros(3, 64), r"a batch, such as \[N, 3, 224, 224\]"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"torch.uint8.*zoo.transforms"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.float64), r"torch.float32, as the model has"),
+        ("cat.jpg", r"got: a str.*zoo.transforms"),
+    ],
+)
+def test_an_input_that_the_model_does_not_take_is_named(x, words):
+    with pytest.raises(errors.UsageError, match=f"(?s){words}"):
+        zoo.features(resnet18(), x)

@@ -226,3 +226,32 @@ def test_where_a_model_gives_no_embeddings_the_error_says_what_does(name, x):
 def test_zero_classes_are_told_of_none():
     with pytest.raises(errors.UsageError, match="None takes the head off"):
         zoo.swap_head(resnet18(), 0)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda layer, hook: layer.register_forward_hook(hook),
+        lambda layer, hook: layer.register_forward_pre_hook(hook),
+        lambda layer, hook: layer.register_full_backward_hook(hook),
+        lambda layer, hook: layer.weight.register_hook(hook),
+        lambda layer, hook: layer.weight.register_post_accumulate_grad_hook(hook),
+    ],
+)
+def test_hooks_on_the_old_head_are_said_to_be_gone(add):
+    model = zoo.get("tiny/glyphnet", weights=None)
+    add(model.fc, lambda *_: None)
+    with pytest.warns(errors.ZooWarning, match=r"the hooks on 'fc.*' are not called any more") as said:
+        zoo.swap_head(model, 9)
+    assert said[0].filename == __file__
+
+
+def test_hooks_that_stay_are_not_said_to_be_gone():
+    model = zoo.get("tiny/glyphnet", weights=None)
+    parts, seen = (model, model.stem, model.fc), set()
+    for part in parts:
+        part.register_forward_hook(lambda part, *_: seen.add(part))
+    zoo.swap_head(model, nn.Sequential(model.fc, nn.ReLU()))
+    seen.clear()
+    model(torch.zeros(1, 1, 32, 32))
+    assert seen == {*parts}

@@ -327,3 +327,11 @@ def test_a_small_share_warns_and_says_that_the_order_fits(model, trained):
     with pytest.warns(zoo.ZooWarning, match='match="order"'):
         load_partial(model, state)
     assert load_partial(model, state, match="order").counts["loaded"] == 54
+
+
+def test_numbers_that_make_every_score_nan_are_named(model, trained):
+    broken = {**trained, "layer2.conv1.weight": trained["layer2.conv1.weight"] * torch.inf}
+    with pytest.warns(
+        errors.ZooWarning, match="tensors from what was given hold nan or infinities: layer2.conv1.weight"
+    ):
+        load_partial(model, broken)

@@ -14,7 +14,6 @@ from torch import nn
 
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.example import channels_told, example_input
-from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.mlp import TokenNorm
 from zoo_core.surgery.head.swap import swap_keypoints
@@ -23,10 +22,9 @@ from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.surgery.stem.in_channels import inputs_of
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
-from zoo_core.weights.checkpoint.names import fits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from zoo_core.contract.anatomy import Head
 
@@ -63,7 +61,11 @@ def meet_classifier(model: nn.Module, state: Tensors) -> bool:
     site = anatomy_of(model).main
     path = site.path.rpartition(".")[0] if site else ""
     place = model.get_submodule(path) if path else None
-    if site is None or not isinstance(place, nn.Sequential) or _has_place(place, inside := _under(state, path), site):
+    if (
+        site is None
+        or not isinstance(place, nn.Sequential)
+        or _has_place(place, inside := under_name(state, path), site)
+    ):
         return False
     kept = _kept(place, inside)
     following = [layer for layer in list(place)[kept:] if next(layer.parameters(), None) is not None]
@@ -98,7 +100,7 @@ def _kept(place: nn.Sequential, inside: Tensors) -> int:
     if {"weight", "bias"} & {*inside}:  # one layer in the place of all of them
         return 0
     for at, layer in enumerate(place):
-        own, theirs = layer.state_dict(), _under(inside, str(at))
+        own, theirs = layer.state_dict(), under_name(inside, str(at))
         if own.keys() != theirs.keys() or any(own[name].shape != theirs[name].shape for name in own):
             return at
     return len(place)
@@ -199,10 +201,6 @@ def _scaled(size: int, mine: int, theirs: int) -> Iterator[int]:
 
 
 _CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-_BESIDE = re.compile(r"((?:.+\.)?(?:head|classifier|fc)\.)(?:body\.)?(.+)")
-"""The head of a module that has backbone and head, and what is before and after that word."""
-_HEADS = re.compile(r"head|classifier|fc|logits", re.IGNORECASE)
-"""What the names of several heads have in them."""
 _MATRIX = 2
 _LAYER = re.compile(r"\d{1,3}\.(?:weight|bias|running_mean|running_var|num_batches_tracked)")
 _FREE = 1 << 22
@@ -213,70 +211,6 @@ def tensors_at(state: Tensors, site: Head) -> dict[str, Any]:
     """What a file has at a head site, by the names inside it."""
     start = f"{site.path}."
     return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
-
-
-def head_beside(beside: Tensors, prefix: str, site: Head, own: Tensors, head: object = None) -> dict[str, str]:
-    """Where the tensors of a head are that a user's module keeps beside the backbone, as ``zoo.split`` makes two.
-
-    Args:
-        beside: What the file has outside the backbone.
-        prefix: Of the backbone in the file.
-        site: Where the head goes.
-        own: Tensors of the model, by name.
-        head: What is requested there: a module finds its own tensors.
-
-    Returns:
-        Name at the model to the name in ``beside``; empty where there is no such head.
-
-    Example:
-        >>> import torch
-        >>> from zoo_core.plugin import Head
-        >>> site = Head("fc", in_features=512, num_classes=1000)
-        >>> head_beside({"head.weight": torch.zeros(9, 512)}, "backbone.", site, {})
-        {'fc.weight': 'head.weight'}
-        >>> head_beside({f"heads.{each}.weight": torch.zeros(9, 512) for each in ("age", "kind")}, "net.", site, {})
-        {'fc.age.weight': 'heads.age.weight', 'fc.kind.weight': 'heads.kind.weight'}
-    """
-    if isinstance(head, nn.Module):
-        needed = {*head.state_dict()}
-        found = [fit.prefix for fit in fits(beside, needed) if fit.count == len(needed)]
-        return {f"{site.path}.{name}": f"{found[0]}{name}" for name in needed} if found else {}
-    parent = prefix.rstrip(".").rpartition(".")[0]
-    after = f"{parent}.1." if parent else "1."
-    if prefix.endswith("0.") and beside and all(name.startswith(after) for name in beside):  # nn.Sequential(body, head)
-        result = [(after, name.removeprefix(after), name) for name in beside]
-    else:
-        result = [(match[1], match[2], name) for name in beside if (match := _BESIDE.fullmatch(name))]
-    names = {inner if inner in own else f"{site.path}.{inner}": name for _, inner, name in result}
-    if len({before for before, *_ in result}) == 1 and _first_width(beside, names.values()) == site.in_features:
-        return names
-    return _several_beside(beside, f"{parent}." if parent else "", site)
-
-
-def head_after(state: dict[str, Any], beside: Tensors, site: Head) -> dict[str, str]:
-    """Put the layer of a head that is given the scores of the model after its last layer, both numbered in ``state``.
-
-    Args:
-        state: Changed, where there is such a head.
-        beside: What the file has outside the backbone.
-        site: Where the head goes.
-
-    Returns:
-        Name at the model to the name in ``beside``; empty where there is no such head.
-    """
-    last = tensors_at(state, site)
-    homes = {name.rpartition(".")[0] for name in beside if _BESIDE.fullmatch(name)}
-    home = homes.pop() if len(homes) == 1 else ""
-    after = _under(beside, home)
-    are_layers = all({"weight"} <= each.keys() <= {"weight", "bias"} for each in (last, after))
-    if not are_layers or [each["weight"].dim() for each in (last, after)] != [_MATRIX] * 2:
-        return {}
-    if after["weight"].shape[1] != last["weight"].shape[0] or last["weight"].shape[1] != site.in_features:
-        return {}
-    for name in last:
-        state[f"{site.path}.0.{name}"] = state.pop(f"{site.path}.{name}")
-    state.update({f"{site.path}.1.{name}": tensor for name, tensor in after.items()})
-    return {f"{site.path}.1.{name}": f"{home}.{name}" for name in after}
 
 
 def children_by_number(model: nn.Module) -> dict[str, str]:
@@ -292,9 +226,17 @@ def warn_of_order(model: nn.Module, source: str) -> None:
         model: With the weights of the file.
         source: The name of the file, for the message.
     """
+    site = anatomy_of(model).main
+    after = model.get_submodule(site.path.partition(".")[0]) if site else model
+    given: list[torch.Tensor] = []
     with torch.no_grad(), evaluating(model), suppress(Exception):  # what fails so was not trained so
         x = example_input(model)
-        expected = split(model)[0](x)
+        hook = after.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        try:
+            model(x)
+        finally:
+            hook.remove()
+        expected = given[0]
         for name in children_by_number(model).values():
             x = model.get_submodule(name)(x)
             pooled = (x.flatten(1), x.flatten(2).mean(-1) if x.dim() > _MATRIX else x)
@@ -306,46 +248,6 @@ def warn_of_order(model: nn.Module, source: str) -> None:
         "differ. zoo.adopt(module, example=x) takes your own module"
     )
     warnings.warn(text, ZooWarning, stacklevel=2)
-
-
-def head_in_sequence(state: dict[str, Any], site: Head) -> dict[str, str]:
-    """Give the layers that follow the children of the model in an ``nn.Sequential`` the names of the head.
-
-    Args:
-        state: Tensors by the names of the model, or by number where the layer is none of its children; changed.
-        site: Where the head goes.
-
-    Returns:
-        Name at the model to a note of its number in the file.
-    """
-    after = {name: name.partition(".") for name in state if name.partition(".")[0].isdecimal()}
-    first = min((int(number) for number, *_ in after.values()), default=0)
-    is_one = len({number for number, *_ in after.values()}) == 1
-    notes = {}
-    for name, (number, _, rest) in after.items():
-        new = f"{site.path}.{rest}" if is_one else f"{site.path}.{int(number) - first}.{rest}"
-        state[new], notes[new] = state.pop(name), f"{name!r} in the file"
-    return notes
-
-
-def _first_width(tensors: Tensors, names: Iterable[str]) -> int | None:
-    """How many values the first layer among tensors of these names is given."""
-    matrices = (tensors[name] for name in names if getattr(tensors[name], "dim", int)() >= _MATRIX)
-    return next((int(matrix.shape[1]) for matrix in matrices), None)
-
-
-def _several_beside(beside: Tensors, parent: str, site: Head) -> dict[str, str]:
-    """Where the tensors of several heads are, in a container beside the backbone or with names of their own there."""
-    inside = _under(beside, parent[:-1]) if parent else dict(beside)
-    owners = {name: name.partition(".")[0] for name in inside}
-    containers = {owner for owner in owners.values() if _HEADS.search(owner)}
-    if len(containers) == 1:
-        parent = f"{parent}{containers.pop()}."
-        inside = _under(beside, parent[:-1])
-    else:
-        inside = {name: tensor for name, tensor in inside.items() if owners[name] in containers}
-    are_several = isinstance(head_in_file(inside, site), dict)
-    return {f"{site.path}.{name}": f"{parent}{name}" for name in inside} if are_several else {}
 
 
 def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any] | None:
@@ -380,7 +282,7 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
     if inside and all(map(_LAYER.fullmatch, inside)):
         return _sequential(inside, site)
     names = list(dict.fromkeys(name.partition(".")[0] for name in inside))
-    each = {name: head_in_file(_under(inside, name), site) for name in names if not name.isdigit()}
+    each = {name: head_in_file(under_name(inside, name), site) for name in names if not name.isdigit()}
     are_heads = (
         each and len(each) == len(names) and all(_takes(head, inside, name, site) for name, head in each.items())
     )
@@ -421,7 +323,7 @@ def _may_be_chain(inside: Tensors, site: Head) -> bool:
     )
 
 
-def _under(inside: Tensors, name: str) -> dict[str, Any]:
+def under_name(inside: Tensors, name: str) -> dict[str, Any]:
     """The tensors of a file below a name, by the rest of their names."""
     start = f"{name}."
     return {each.removeprefix(start): tensor for each, tensor in inside.items() if each.startswith(start)}
@@ -430,7 +332,7 @@ def _under(inside: Tensors, name: str) -> dict[str, Any]:
 def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
     """The sequence of layers whose tensors a file has at the head, with a ReLU in the gap after a layer."""
     places = sorted({int(name.partition(".")[0]) for name in inside})
-    layers = {place: _layer(_under(inside, str(place)), site) for place in places}
+    layers = {place: _layer(under_name(inside, str(place)), site) for place in places}
     if not all(layers.values()):
         return None
     result = nn.Sequential()

@@ -13,17 +13,13 @@ from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from zoo_core.build.construct import construct
 from zoo_core.build.file_shape import (
     children_by_number,
     guesses,
-    head_after,
-    head_beside,
     head_in_file,
-    head_in_sequence,
     image_sizes_in_file,
     meet_classifier,
     meet_keypoints,
@@ -32,6 +28,7 @@ from zoo_core.build.file_shape import (
     tensors_at,
     warn_of_order,
 )
+from zoo_core.build.head_names import take_head_beside, take_renamed_head
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
 from zoo_core.build.pickled_layers import differences, in_words, meet_layers, options_in
@@ -40,7 +37,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
-from zoo_core.surgery.load_state_dict import load_state
+from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
@@ -97,7 +94,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
         Unreadable: A tensor is not of plain numbers.
 
     Warns:
-        ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left out.
+        ZooWarning: Tensors outside the model's prefix, or a head that cannot be kept, are left out; the file does not
+            say all of the model; or its numbers are nan or infinite.
     """
     built = _at_its_size(card, _best(card, checkpoint, request), checkpoint, request)
     built = _with_its_settings(card, built, checkpoint, request)
@@ -118,7 +116,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
     # what holds numbered children is another class, and may end before the last of them
     unmet = {each.path for each in differing if not choice.numbered or (each.path and (each.layer or "." in each.path))}
     notes: dict[str, str] = {}
-    choice = _take_head_beside(model, choice, state, request, notes)
+    choice = take_head_beside(model, choice, state, request, notes)
+    take_renamed_head(model, state, request, source, notes)
     try:
         meet_keypoints(model, state)
         meet_stem(model, state)
@@ -139,35 +138,8 @@ def build_own(card: Card, checkpoint: Checkpoint, artefact: Artefact, request: M
         raise explained(error, model, replace(choice, state=state), checkpoint) from error
     _record(replace(built, choice=choice), artefact, outcomes, notes)
     _say_doubts(model, choice, unmet, request, source)
+    warn_of_nonfinite(model, {name for name, what in outcomes.items() if what == "loaded"}, source, stacklevel=2)
     return model, bool(fresh)
-
-
-def _take_head_beside(
-    model: nn.Module, choice: Choice, state: dict[str, Any], request: ModelRequest, notes: dict[str, str]
-) -> Choice:
-    """Put a head that the file has beside the backbone into ``state``; the choice without what is accounted for."""
-    site = anatomy_of(model).main
-    if site is not None and choice.numbered and not tensors_at(state, site):
-        notes.update(head_in_sequence(state, site))
-    if site is None or not choice.prefix:
-        return choice
-    names = head_beside(choice.beside, choice.prefix, site, model.state_dict(), request.head)
-    if not tensors_at(state, site):
-        state.update({name: choice.beside[there] for name, there in names.items()})
-    elif after := head_after(state, choice.beside, site):
-        names = after
-        text = (
-            f"the head in the file is given the scores of the model: it is loaded after the layer at {site.path!r}, "
-            "with nothing between them. head= with a module of your own says another"
-        )
-        warnings.warn(text, ZooWarning, stacklevel=2)
-    notes.update({name: f"{there!r} in the file" for name, there in names.items() if name in state})
-    same = {there for name, there in names.items() if name in state and _is_same(state[name], choice.beside[there])}
-    return replace(choice, left=tuple(name for name in choice.left if name not in same))
-
-
-def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 - tensors, or what came of odd ones
-    return one is other or (isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other))
 
 
 def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -260,9 +232,21 @@ def _converted(card: Card, best: _Built) -> Iterator[_Built]:
         with suppress(Exception):  # a family's function for its own files: these may be anything
             state = resolve_name(convert)(dict(best.choice.state), best.model)
             if isinstance(state, Mapping) and state:
-                choice = replace(best.choice, state=dict(state))
+                state = _with_counters(best.choice.state, state)
+                choice = replace(best.choice, state=state)
                 yield replace(best, choice=choice, wrong=_wrong(best.model, _shapes_of(best.model), state))
                 return
+
+
+def _with_counters(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Converted tensors with the counter of each norm beside its statistics, for what renames these may not know it."""
+    homes = {id(tensor): name.rpartition(".")[0] for name, tensor in new.items() if name.endswith(".running_var")}
+    result = dict(new)
+    for name in [name for name in new if name in old and name.endswith(f".{_COUNTER}")]:
+        norm = name.rpartition(".")[0]
+        home = homes.get(id(old.get(f"{norm}.running_var")), norm)
+        result[f"{home}.{_COUNTER}"] = result.pop(name)
+    return result
 
 
 def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest) -> _Built:

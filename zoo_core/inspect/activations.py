@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from zoo_core.errors import UnknownPart, UsageError, ZooError
 from zoo_core.recipe.open_model import open_model, require_values
 from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.private_files import image_file
@@ -178,7 +179,8 @@ def activation_stats(
 
     Raises:
         UnknownPart: A pattern matches no module.
-        UsageError: None of the layers ran, or none gave a tensor of floating point; or ``stop`` is something else.
+        UsageError: None of the layers ran, or none gave a tensor of floating point; ``x`` is none that the model takes;
+            or ``stop`` is something else.
         NotSupported: The model is on the meta device.
 
     Example:
@@ -204,7 +206,8 @@ def activation_stats(
             calls[path] += 1
             rows.append(_statistics(path, calls[path], kind, values))
 
-    with _undisturbed(bare), torch.no_grad(), _watched(bare, chosen, measure, functions=layers is None):
+    watched = _watched(bare, chosen, measure, functions=layers is None)
+    with naming_wrong_input(bare, x, "activation_stats"), _undisturbed(bare), torch.no_grad(), watched:
         bare(*x) if isinstance(x, tuple) else bare(x)
     if not rows:
         raise UsageError(

@@ -19,7 +19,7 @@ from zoo_core.recipe.rebuild import Limit, card_of, following, is_own_code, rebu
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of, unwrap
-from zoo_core.surgery.load_state_dict import load_state
+from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
@@ -74,7 +74,8 @@ def load(
         WeightsError: The save leaves out what published weights have, and they are not in the cache.
 
     Warns:
-        ZooWarning: The family's library or plugin is of another version than the model was saved with.
+        ZooWarning: The family's library or plugin is of another version than the model was saved with, or numbers in
+            the save are nan or infinite.
 
     Example:
         >>> import tempfile, torch, zoo_core as zoo
@@ -176,6 +177,7 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
         raise Unreadable(f"the save {source} ties tensors to others that are not there", got=", ".join(strange))
     values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items()}}
     load_state(model, values, absent=names_in(recipe, model), source=str(source / recipe.tensors["file"]))
+    warn_of_nonfinite(model, values, str(source), stacklevel=4)
     state.tie(model, recipe.ties)
 
 

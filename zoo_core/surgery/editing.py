@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import NotSupported
+from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where torch keeps the hooks that run with a module."""
 BY_HAND = "by_hand"
 """The verb of an edit that stands for what a user did without zoo, where a save is loaded."""
 
@@ -94,6 +97,7 @@ def editing(
         known = knowledge_of(model) if ATTRIBUTE in bare.__dict__ else None
         edit = Editing(bare)
         before = dict(tensors_of(bare)) if adds_tensors else {}
+        hooked = dict(_hooked(bare)) if adds_tensors else {}
         held = _held(bare, known)
         done: tuple[Edit, ...] = ()
         with being_edited(bare):
@@ -105,6 +109,38 @@ def editing(
             finally:
                 if known:
                     _settle(edit, before, held, done)
+            _warn_of_lost_hooks(bare, hooked, verb)
+
+
+def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """Modules and tensors of a model to edit on which a user has hooks, by name.
+
+    What computes a weight, of torch.nn.utils, is not of the user, and ``swap_head`` names it.
+    """
+    for path, module in model.named_modules():
+        tables = (table for name, table in vars(module).items() if name in _HOOKS)
+        hooks = (hook for table in tables for hook in table.values())
+        if any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks):
+            yield path, module
+    for name, tensor in model.named_parameters():
+        if tensor._backward_hooks or tensor._post_accumulate_grad_hooks:  # noqa: SLF001 - no public way to see them
+            yield name, tensor
+
+
+def _warn_of_lost_hooks(model: nn.Module, hooked: Mapping[str, nn.Module | Tensor], verb: str) -> None:
+    """Warn of hooks that were on what an edit has taken out of the model: nothing calls them any more.
+
+    Warns:
+        ZooWarning: There are such; the places are named.
+    """
+    here = {id(each) for each in (*model.modules(), *model.parameters())} if hooked else set()
+    if lost := [name for name, each in hooked.items() if id(each) not in here]:
+        warnings.warn(
+            f"the hooks on {', '.join(map(repr, lost[:5]))} are not called any more: zoo.{verb} has put "
+            "something else there, or taken it out. Register them on what is there now",
+            ZooWarning,
+            stacklevel=6,  # past the two context managers and strict_arguments
+        )
 
 
 def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo_core.errors import LoadMismatch, Unreadable
+from zoo_core.errors import LoadMismatch, Unreadable, ZooWarning
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,6 +85,43 @@ def load_state(
         raise _mismatch(model, source, missing, unexpected, problems)
     new = {*untouched, *(name for name in own if name not in given and _under(name, replaceable))}
     return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
+
+
+def warn_of_nonfinite(model: nn.Module, names: Collection[str], source: str, *, stacklevel: int) -> None:
+    """Warn of tensors that were loaded with nan or infinities: such a model gives nan, whatever it is shown.
+
+    Parameters and the statistics of norms are looked at; other buffers, such as a mask, may be infinite.
+
+    Args:
+        model: It has values.
+        names: Tensors that came from the file.
+        source: What to call the file.
+        stacklevel: Of the warning, counted from here.
+
+    Warns:
+        ZooWarning: There are such tensors; they are named.
+    """
+    statistics = (each for each in model.named_buffers() if each[0].endswith(("running_mean", "running_var")))
+    looked_at = [each for each in (*model.named_parameters(), *statistics) if each[0] in names]
+    bad = [name for name, tensor in looked_at if not _is_finite(tensor.detach())]
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of the {len(looked_at)} tensors from {source} hold nan or infinities: {_few(bad)}. The "
+            "training that wrote them has diverged, or a smaller dtype could not hold their numbers: take an earlier "
+            "checkpoint, or one that was not converted",
+            ZooWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether a loaded tensor has numbers only. A sum is three times as fast as a look at each, and may overflow."""
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return True
+    try:
+        return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+    except (RuntimeError, NotImplementedError):  # numbers of eight bits or fewer, which have no such kernels
+        return bool(tensor.float().isfinite().all())
 
 
 def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:  # noqa: ANN401 - torch's own

@@ -19,6 +19,7 @@ from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.features.twin import REBINDING, replaced, twin_of
 from zoo_core.surgery.features.variant import Variant, variant, without
 from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
+from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
@@ -232,7 +233,7 @@ def features(
         :func:`zoo_core.encoder` gives all of them as maps.
 
     Raises:
-        UsageError: ``at`` is neither a name nor several.
+        UsageError: ``at`` is neither a name nor several, or ``x`` is none that the model takes.
         UnknownPart: There is no such stage or module; the message lists the stages.
         NotSupported: A module did not run.
         NotAZooModel: zoo knows nothing about the model.
@@ -249,7 +250,8 @@ def features(
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
     example = knowledge_of(model).example
     body = tapped(unwrap(model), paths.values())
-    output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
+    with naming_wrong_input(model, x, "features"):
+        output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
     result = {
         name: stages[name].map_in(body, given) if name in stages else given
         for name, given in zip(paths, maps, strict=True)

@@ -16,7 +16,7 @@ from zoo_core.errors import LoadMismatch, UnknownPart, UsageError, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.knowledge import anatomy_of, is_known, knowledge_of, unwrap
-from zoo_core.surgery.load_state_dict import load_whole
+from zoo_core.surgery.load_state_dict import load_whole, warn_of_nonfinite
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
@@ -82,7 +82,7 @@ def load_partial(
 
     Warns:
         ZooWarning: Less than half of the tensors of the model, of those that are not skipped, were loaded; the warning
-            says what would fit better. Or several sets of weights fit alike.
+            says what would fit better. Or several sets of weights fit alike, or numbers are nan or infinite.
 
     Raises:
         LoadMismatch: Nothing at all fits, or a tensor cannot be copied. The model is as it was.
@@ -126,6 +126,7 @@ def load_partial(
     strength = "local" if path else "none"
     receipt = replace(receipt, source=source, path=path, strength=strength, taken=choice.words)
     _warn_of_few(candidates, offered, result, source, match)
+    warn_of_nonfinite(bare, result.pairs, source, stacklevel=3)  # past strict_arguments
     return receipt
 
 

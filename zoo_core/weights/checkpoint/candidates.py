@@ -45,6 +45,9 @@ _LONGEST = 16
 """Members of a list that are looked into: of several models, or of a state dict beside an epoch."""
 _COUNTER = "n_averaged"
 """What ``torch.optim.swa_utils.AveragedModel`` has beside its ``module``."""
+_OTHER_COUNTERS = {"steps", "step", "initted"}
+"""What MMEngine's averages have beside their ``module``, and those of ema_pytorch beside their models."""
+_AVERAGING = {PARALLEL, "ema_model", "online_model"}
 _PROFILED = ("total_ops", "total_params")
 """What the profiler thop leaves in every layer that it has counted."""
 _OPTIMIZER = {"state", "param_groups"}
@@ -278,8 +281,14 @@ def _may_hold_tensors(value: object) -> bool:
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
     """The candidate for a state dict under some keys, without counters and the names that wrappers add."""
+    is_wrapper = {name.partition(".")[0] for name in tensors} - _OTHER_COUNTERS <= _AVERAGING
+    own = _OTHER_COUNTERS & {*tensors} if is_wrapper else set()
     counted = _COUNTER in tensors
-    state = {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in (_COUNTER, *_PROFILED)}
+    state = {
+        name: value
+        for name, value in tensors.items()
+        if name not in own and name.rpartition(".")[2] not in (_COUNTER, *_PROFILED)
+    }
     state = without_wrappers(state)
     return Candidate(keys, state, averaged=counted or is_averaged(".".join(keys)))
 

@@ -159,7 +159,9 @@ def _options(candidate: Candidate, own: Shapes, children: Sequence[str]) -> Iter
             yield _option(candidate, tensors, fit.prefix, own)
     renumbered = named_children(plain, own, children) if 2 * most < len(own) else None
     if renumbered:
-        yield replace(_option(candidate, renumbered[1], renumbered[0], own), numbered=True)
+        option = _option(candidate, renumbered[1], renumbered[0], own)
+        if option.named > most:  # a layer with a number in a block is no child of the model
+            yield replace(option, numbered=True)
 
 
 def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: Shapes) -> _Option:
