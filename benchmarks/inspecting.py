@@ -22,7 +22,7 @@ import torch
 from zoo_core.build.as_published import as_published
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.describe import describe
 from zoo_core.weights.checkpoint.open import Checkpoint

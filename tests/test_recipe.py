@@ -30,7 +30,7 @@ from zoo_core.recipe.record import FORMAT
 from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.surgery.metadata import metadata_of
 from zoo_core.weights.download.ownership import own_name
 
 
@@ -110,7 +110,7 @@ def test_other_channels_come_back(policy, tmp_path):
 def test_a_map_of_channels_comes_back(tmp_path):
     model = zoo.adapt_stem(zoo.adapt_stem(glyphnet(), 2), 3, map={0: 1, 2: (0, 1)})
     loaded = came_back(model, tmp_path / "save", image(3))
-    assert knowledge_of(loaded).edits == knowledge_of(model).edits
+    assert metadata_of(loaded).edits == metadata_of(model).edits
 
 
 def test_the_input_transform_that_was_folded_stays_off(tmp_path):

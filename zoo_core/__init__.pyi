@@ -62,8 +62,8 @@ from .surgery.head.classes import class_names as class_names
 from .surgery.head.mlp import mlp_head as mlp_head
 from .surgery.head.swap import swap_head as swap_head
 from .surgery.head.swap import swap_keypoints as swap_keypoints
-from .surgery.knowledge import anatomy as anatomy
-from .surgery.knowledge import receipt as receipt
+from .surgery.metadata import anatomy as anatomy
+from .surgery.metadata import receipt as receipt
 from .surgery.receipt import Receipt as Receipt
 from .surgery.stem.adapt import adapt_stem as adapt_stem
 from .tracing.adopt import adopt as adopt

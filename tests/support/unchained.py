@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zoo_core.surgery.knowledge import attach, knowledge_of
+from zoo_core.surgery.metadata import attach, metadata_of
 
 
 def unchained(model):
     """The same model; what zoo knows of it no longer says of which steps its features consist."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     chain = known.anatomy.features
 
     def features(model, x):

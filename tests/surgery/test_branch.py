@@ -220,11 +220,11 @@ def test_a_model_with_auxiliary_heads_is_refused_with_the_way_out():
 
 def test_a_model_whose_family_says_only_where_the_head_is_is_refused_with_the_reason():
     from zoo_core import Anatomy, Head, Stage
-    from zoo_core.surgery.knowledge import Knowledge, attach
+    from zoo_core.surgery.metadata import Metadata, attach
     from zoo_core.surgery.receipt import Receipt
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
-    attach(model, Knowledge(Anatomy((Head("1", 4, 3),), stages=(Stage("first", ("0",), 4, 1),)), Receipt("own")))
+    attach(model, Metadata(Anatomy((Head("1", 4, 3),), stages=(Stage("first", ("0",), 4, 1),)), Receipt("own")))
     with pytest.raises(errors.NotSupported, match="where its features end"):
         zoo.branch(model, at="first", heads=HEADS)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.surgery.metadata import metadata_of
 
 X = torch.randn(2, 3, 64, 64)
 
@@ -238,7 +238,7 @@ def test_what_a_verb_does_itself_is_not_taken_for_an_edit_by_hand():
     for verb in (lambda: zoo.swap_head(model, 9), lambda: zoo.adapt_stem(model, 3), lambda: zoo.freeze(model)):
         verb()
         assert not zoo.receipt(model).notes
-    assert [edit.verb for edit in knowledge_of(model).edits] == ["swap_head", "adapt_stem"]
+    assert [edit.verb for edit in metadata_of(model).edits] == ["swap_head", "adapt_stem"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torchvision.models.mobilenetv3 import MobileNetV3, _mobilenet_v3_conf
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.features.encoder import as_map
-from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
 
 X = torch.randn(1, 3, 64, 64)
@@ -205,7 +205,7 @@ def levels():
     model = Levels()
     widths = {"first": 6, "second": 8}
     stages = tuple(zoo.Stage(name, (name,), width, 16, read=tokens_of) for name, width in widths.items())
-    attach(model, Knowledge(zoo.Anatomy((), stem=("patches",), stages=stages, layout="NLC"), Receipt("own")))
+    attach(model, Metadata(zoo.Anatomy((), stem=("patches",), stages=stages, layout="NLC"), Receipt("own")))
     return model
 
 

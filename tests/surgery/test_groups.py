@@ -14,7 +14,7 @@ from torchvision.models import VisionTransformer
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.fine_tuning.param_groups import param_groups
-from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.tracing.adopt import adopt
 
@@ -214,14 +214,14 @@ def test_a_rate_for_a_frozen_head_says_so(model):
 
 def test_a_rate_for_a_head_that_does_not_exist_says_so():
     model = nn.Sequential(nn.Linear(4, 2))
-    attach(model, Knowledge(zoo.Anatomy(heads=()), Receipt("mlp")))
+    attach(model, Metadata(zoo.Anatomy(heads=()), Receipt("mlp")))
     with pytest.raises(errors.UsageError, match="the model has no head"):
         param_groups(model, lr=1e-3, head_lr=0.1)
 
 
 def test_layer_decay_without_stages_names_the_reason():
     model = nn.Sequential(nn.Linear(4, 2))
-    attach(model, Knowledge(zoo.Anatomy(heads=(zoo.Head("0", in_features=4, num_classes=2),)), Receipt("mlp")))
+    attach(model, Metadata(zoo.Anatomy(heads=(zoo.Head("0", in_features=4, num_classes=2),)), Receipt("mlp")))
     with pytest.raises(errors.NotSupported, match="has no stages"):
         param_groups(model, lr=1e-3, layer_decay=0.9)
 

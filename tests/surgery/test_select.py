@@ -12,7 +12,7 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.tracing.adopt import adopt
@@ -146,7 +146,7 @@ def test_a_slice_of_a_module_that_does_not_exist_names_the_closest(model):
 
 def test_a_model_without_a_stem_says_so():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    attach(model, Knowledge(zoo.Anatomy(heads=(zoo.Head("1", in_features=4, num_classes=2),)), Receipt("mlp")))
+    attach(model, Metadata(zoo.Anatomy(heads=(zoo.Head("1", in_features=4, num_classes=2),)), Receipt("mlp")))
     with pytest.raises(errors.UnknownPart, match="'stem' of this Sequential holds no tensors"):
         zoo.freeze(model, "stem")
 

@@ -184,12 +184,12 @@ def test_a_head_that_does_not_fit_is_refused_and_nothing_changes():
 
 def test_a_model_that_averages_two_heads_itself_is_refused():
     from zoo_core import Anatomy, Head
-    from zoo_core.surgery.knowledge import Knowledge, attach
+    from zoo_core.surgery.metadata import Metadata, attach
     from zoo_core.surgery.receipt import Receipt
 
     model = nn.ModuleDict({"head": nn.Linear(4, 3), "head_dist": nn.Linear(4, 3)})
     heads = (Head("head", 4, 3), Head("head_dist", 4, 3, role="distilled"))
-    attach(model, Knowledge(Anatomy(heads=heads), Receipt("own")))
+    attach(model, Metadata(Anatomy(heads=heads), Receipt("own")))
     with pytest.raises(errors.NotSupported, match="head_dist"):
         zoo.swap_head(model, {"a": 3})
 

@@ -14,7 +14,7 @@ from zoo_core import Anatomy, Head, errors
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.hold import hold
-from zoo_core.surgery.knowledge import Knowledge, attach
+from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
 
 
@@ -79,7 +79,7 @@ def test_a_convolutional_head_brings_what_follows_it():
 def test_a_family_that_says_only_where_the_head_is_gets_a_split_all_the_same():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
     anatomy = Anatomy(heads=(Head("3", in_features=5, num_classes=3),))
-    attach(model, Knowledge(anatomy, Receipt("own")))
+    attach(model, Metadata(anatomy, Receipt("own")))
     backbone, head = zoo.split(model)
     x = torch.randn(2, 3, 2, 2)
     assert backbone(x).shape == (2, 5)
@@ -107,7 +107,7 @@ def test_a_parameter_that_combines_heads_goes_with_the_heads():
     model = Weighed()
     heads = (Head("one", in_features=3, num_classes=2), Head("other", in_features=3, num_classes=2, role="summed"))
     anatomy = Anatomy(heads=heads, features=lambda model, x: model.scale * x, classify=weighed)
-    attach(model, Knowledge(anatomy, Receipt("weighed")))
+    attach(model, Metadata(anatomy, Receipt("weighed")))
     backbone, head = zoo.split(model)
     x = torch.randn(2, 3)
     assert torch.equal(head(backbone(x)), model(x))
@@ -123,7 +123,7 @@ def test_forward_bound_to_the_instance_runs_on_the_backbone_and_not_on_the_model
 
     model = Net()
     model.forward = (lambda self, x: self.last_linear(self.body(x))).__get__(model)
-    attach(model, Knowledge(Anatomy(heads=(Head("last_linear", 3, 2),)), Receipt("own")))
+    attach(model, Metadata(Anatomy(heads=(Head("last_linear", 3, 2),)), Receipt("own")))
     backbone, head = zoo.split(model)
     x = torch.randn(2, 4)
     assert backbone(x).shape == (2, 3)
@@ -138,7 +138,7 @@ def test_the_parts_compile_without_a_graph_break(model):
 
 def test_a_model_without_a_head_cannot_be_split():
     model = nn.Linear(2, 2)
-    attach(model, Knowledge(Anatomy(heads=()), Receipt("own")))
+    attach(model, Metadata(Anatomy(heads=()), Receipt("own")))
     with pytest.raises(errors.NotSupported, match="no head"):
         zoo.split(model)
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of
+from zoo_core.surgery.metadata import Metadata, attach, metadata_of
 from zoo_core.surgery.stem.in_channels import Order, order_of
 
 
@@ -29,7 +29,7 @@ def glyphnet():
 
 def told(model, *stem, **anatomy):
     """A model of the test's own that carries an anatomy."""
-    attach(model, Knowledge(zoo.Anatomy(heads=(), stem=stem, **anatomy), zoo.Receipt("own")))
+    attach(model, Metadata(zoo.Anatomy(heads=(), stem=stem, **anatomy), zoo.Receipt("own")))
     return model
 
 
@@ -100,7 +100,7 @@ def test_as_many_channels_as_there_are_changes_nothing():
     model = resnet18()
     weight = model.conv1.weight
     assert zoo.adapt_stem(model, 3).conv1.weight is weight
-    assert knowledge_of(model).edits == ()
+    assert metadata_of(model).edits == ()
 
 
 def test_get_adapts_the_stem_and_keeps_the_rest_as_it_was_loaded():
@@ -373,7 +373,7 @@ def test_deepcopy_and_pickle_keep_it():
     x = torch.randn(2, 3, 32, 32)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(x), model(x))
-        assert knowledge_of(twin).edits == knowledge_of(model).edits
+        assert metadata_of(twin).edits == metadata_of(model).edits
 
 
 def test_it_compiles_without_a_graph_break():

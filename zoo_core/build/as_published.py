@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.build.construct import construct
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.signatures import Signature, sign
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from torch import nn
 from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import attach
+from zoo_core.surgery.metadata import attach
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.trace import knowledge_for
+from zoo_core.tracing.trace import metadata_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ def construct(
         )
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialized") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
-    attach(model, knowledge_for(member, card, model, receipt, options))
+    attach(model, metadata_for(member, card, model, receipt, options))
     return model
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from zoo_core.build.as_published import as_published
 from zoo_core.contract.cost_files import Cost, Parts
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ from zoo_core.build.request import ModelRequest
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
-from zoo_core.surgery.knowledge import being_edited
+from zoo_core.surgery.metadata import being_edited
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.utils.gc import no_collection

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo_core.build.file_shape import head_in_file, tensors_at, under_name
 from zoo_core.errors import ZooWarning
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:

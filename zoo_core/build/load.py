@@ -7,8 +7,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from zoo_core.surgery.head.swap import keypoint_site, swap_head, swap_keypoints
-from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.load_state_dict import is_packed, load_packed, load_state, packed_state_in
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.stem.adapt import adapt_stem
 from zoo_core.weights.cache.converted import state_dict_of
@@ -41,21 +41,21 @@ def fill(model: nn.Module, known: Weights, artefact: Artefact, request: ModelReq
     """
     outcomes = (_load_packed if is_packed(model) else _load)(model, known, artefact, request)
     receipt = Receipt(
-        knowledge_of(model).receipt.model,
+        metadata_of(model).receipt.model,
         known.tag,
         artefact.source,
         str(artefact.path),
         artefact.sha256,
         artefact.strength,
         outcomes,
-        needed_values=knowledge_of(model).receipt.needed_values,
+        needed_values=metadata_of(model).receipt.needed_values,
     )
-    attach(model, replace(knowledge_of(model), receipt=receipt, weights=known))
+    attach(model, replace(metadata_of(model), receipt=receipt, weights=known))
 
 
 def fill_with_nothing(model: nn.Module) -> None:
     """Write the receipt of an untrained model whose values are replaced before use, and were not drawn."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     attach(model, replace(known, receipt=known.receipt.with_new((), model.state_dict())))
 
 
@@ -68,7 +68,7 @@ def fill_packed(model: nn.Module, artefact: Artefact) -> None:
     """
     state = packed_state_in(read_whole(artefact.path)[0], artefact.path)
     outcomes = load_packed(model, state, source=artefact.path.name)
-    known = knowledge_of(model)
+    known = metadata_of(model)
     receipt = replace(
         known.receipt, tensors=outcomes, source=artefact.source, path=str(artefact.path), strength="local"
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of
 from zoo_core.surgery.layers import is_bias
+from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.surgery.structure import under
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
@@ -169,7 +169,7 @@ def _of_another_size(
     own: Mapping[str, tuple[int, ...]], model: nn.Module, state: Mapping[str, Any]
 ) -> tuple[str, str] | None:
     """Why a file with position tables for images of a size that cannot be computed does not fit."""
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     option = current_zoo().member(card.family).family.image_size if card else None
     odd = [name for name in own if name in state and tuple(state[name].shape) != own[name]]
     if not option or not odd or len(odd) > len(own) // 2 or not all("pos" in name for name in odd):
@@ -211,7 +211,7 @@ def _head_cause(model: nn.Module, choice: Choice) -> tuple[str, str] | None:
 
 def _whole_and_front(model: nn.Module) -> tuple[str, str]:
     """How a model without weights is made, as a whole and as an encoder, in code."""
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     name = f'"{card.id}"' if card else "name"
     whole, front = (f"zoo.{verb}({name}, weights=None)" for verb in ("get", "encoder"))
     return whole, front

@@ -36,8 +36,8 @@ from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
@@ -457,7 +457,7 @@ def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _record(built: _Built, artefact: Artefact, outcomes: Mapping[str, Outcome], notes: Mapping[str, str]) -> None:
     """Write the receipt of a model that was loaded from a user's own file."""
-    choice, known = built.choice, knowledge_of(built.model)
+    choice, known = built.choice, metadata_of(built.model)
     label = "".join(f"{key}." for key in choice.keys)
     left: dict[str, Outcome] = {f"{label}{name}" if name in outcomes else name: "ignored" for name in choice.left}
     all_notes = {**dict.fromkeys(left, "not under the prefix of the model"), **notes}

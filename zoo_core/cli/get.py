@@ -83,7 +83,7 @@ def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
 
 def _model_facts(model: nn.Module) -> dict[str, Any]:
     """Facts that ``zoo get`` prints of the model that it built."""
-    from zoo_core.surgery.knowledge import anatomy_of, receipt_of
+    from zoo_core.surgery.metadata import anatomy_of, receipt_of
 
     receipt, main = receipt_of(model), anatomy_of(model).main
     parameters = list(model.parameters())

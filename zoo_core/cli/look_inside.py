@@ -70,7 +70,7 @@ def cam(model: str, image: Path, target: str | None, weights: str, out: Path, **
     """
     from zoo_core.inspect.cam import cam as run
     from zoo_core.recipe.open_model import open_model
-    from zoo_core.surgery.knowledge import class_names_of
+    from zoo_core.surgery.metadata import class_names_of
 
     opened = open_model(model, weights=None if weights == "none" else weights)
     is_number = target is not None and target.isdecimal() and target not in class_names_of(opened)

@@ -24,7 +24,7 @@ from zoo_core.recipe.open_model import gives_features, open_model, require_value
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.classes import class_names
-from zoo_core.surgery.knowledge import knowledge_of, unwrap
+from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 
@@ -167,7 +167,7 @@ def _format_of(target: Path, to: str | None) -> str:
 
 def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:
     """Refuse to export a model for a task without outputs of one shape, or features with a softmax."""
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     if card is not None and card.task in _REFUSED:
         raise NotSupported(
             f"a model for {card.task} is not exported", cause=f"{_REFUSED[card.task]}, and not a batch of one shape"
@@ -326,7 +326,7 @@ def _sides(model: nn.Module, size: int | Sequence[int]) -> Sequence[int]:
 
 def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Sequence[int] | None) -> dict[str, Any]:
     """The metadata of an exported file: model, input, preprocessing, outputs and class names."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     try:
         preprocessing = preprocessing_to_record(resized(numbers_of(model), size))
     except NotSupported:  # nothing says how images are prepared, or a detector's model brings them to size itself

@@ -17,7 +17,7 @@ from zoo_core.images.loading import load_images
 from zoo_core.images.read import read
 from zoo_core.images.transforms import transforms
 from zoo_core.surgery.head.classes import classes_by_head
-from zoo_core.surgery.knowledge import anatomy_of, class_names_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
 
 if TYPE_CHECKING:
     import os
@@ -72,7 +72,7 @@ def require_quantizable(
         raise UsageError(
             "int8 and with_preprocessing exclude each other", hint="normalize outside the graph, or in float"
         )
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     if (card is not None and card.task != "classification") or classes_by_head(unwrap(model), anatomy_of(model).main):
         raise NotSupported("only classifiers of one head are quantized", cause="accuracy is counted by class")
     next(labelled_sources(images))

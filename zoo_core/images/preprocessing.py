@@ -12,7 +12,7 @@ from zoo_core.contract.card_file import preprocessing_from_record, preprocessing
 from zoo_core.errors import NotSupported, Unreadable, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import Edit, attach, knowledge_of, unwrap
+from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.utils.arguments import check_sides, strict_arguments
 from zoo_core.weights.trust.lock import held_tag
@@ -20,7 +20,7 @@ from zoo_core.weights.trust.lock import held_tag
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.surgery.metadata import Metadata
 
 
 _VERB = "set_preprocessing"
@@ -99,11 +99,11 @@ def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[s
         >>> zoo.preprocessing(model).crop
         (224, 224)
     """
-    attach(unwrap(model), with_preprocessing(knowledge_of(model), fitting(model, preprocessing)))
+    attach(unwrap(model), with_preprocessing(metadata_of(model), fitting(model, preprocessing)))
     return model
 
 
-def with_preprocessing(known: Knowledge, preprocessing: Preprocessing) -> Knowledge:
+def with_preprocessing(known: Metadata, preprocessing: Preprocessing) -> Metadata:
     """Metadata of a model whose images are prepared by another preprocessing from now on."""
     edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
     return replace(known, edits=(*known.edits, edit))
@@ -117,7 +117,7 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
     """
     result = _as_preprocessing(preprocessing)
     channels = example_input(model).shape[1]
-    edits = [edit for edit in knowledge_of(model).edits if edit.verb == "adapt_stem"]
+    edits = [edit for edit in metadata_of(model).edits if edit.verb == "adapt_stem"]
     if isinstance(preprocessing, str) and edits and len(result.mean) != channels:
         result = _through_stems(edits, result)
     if len(result.mean) == len(result.std) == channels:
@@ -156,7 +156,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
     if isinstance(model, str):
         card, tag = current_zoo().resolve(model)
         return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
-    known = knowledge_of(model)
+    known = metadata_of(model)
     task = known.card.task if known.card else "classification"
     result = _after_edits(known.preprocessing, known.edits)
     if result is None:
@@ -267,7 +267,7 @@ def resized(numbers: Numbers, size: int | Sequence[int] | None) -> Preprocessing
     return replace(before, crop=sides, resize=resize)
 
 
-def _no_preprocessing(known: Knowledge) -> NotSupported:
+def _no_preprocessing(known: Metadata) -> NotSupported:
     """Error of ``zoo.preprocessing`` for a model whose weights do not say how images are prepared."""
     published = known.card.id if known.card and known.card.weights else None
     hint = "zoo.set_preprocessing(model, zoo.Preprocessing()) prepares them as for ImageNet; give its fields otherwise"

@@ -19,7 +19,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import knowledge_of, unwrap
+from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.text import html_table, in_three_digits, table
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import usable_device
@@ -209,7 +209,7 @@ def _measure_row(model: str | nn.Module, device: str | torch.device | None, batc
 
 def _measure(model: nn.Module, batch_size: int) -> Measured:
     """Measure the costs of one model to compare."""
-    bare, card = unwrap(model), knowledge_of(model).card
+    bare, card = unwrap(model), metadata_of(model).card
     x = example_input(model)
     inputs: tuple[Any, ...] = (x.expand(batch_size, *x.shape[1:]).contiguous(),)
     if card is not None and card.task in ("detection", "keypoints"):

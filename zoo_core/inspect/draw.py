@@ -13,7 +13,7 @@ from zoo_core.inspect.summary import summary
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.private_files import whole_file
@@ -175,7 +175,7 @@ def _draw_graph(model: nn.Module, path: Path, depth: int) -> Path:
         raise ZooError("the whole graph needs torchview", hint="pip install 'zoo-core[inspect]'") from error
     if which("dot") is None:
         raise ZooError("the whole graph needs Graphviz's dot", hint="apt install graphviz, or leave full=True out")
-    x, card = example_input(model), knowledge_of(model).card
+    x, card = example_input(model), metadata_of(model).card
     inputs: Any = [[x[0]]] if card and card.task in ("detection", "keypoints") else x
     twin = copy.deepcopy(unwrap(model))  # torchview puts hooks on it
     with inferring(twin):

@@ -21,7 +21,7 @@ from zoo_core.recipe.open_model import open_model, require_values, running_on
 from zoo_core.surgery.example import channels_told
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import hooked, names_of_parts
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
@@ -69,7 +69,7 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
         NotSupported: The model takes no image.
     """
     require_values(model)
-    task = getattr(knowledge_of(model).card, "task", "classification")
+    task = getattr(metadata_of(model).card, "task", "classification")
     if task in {"video", "optical_flow"}:
         raise NotSupported(f"a model for {task} takes more than one image", hint="models that take one image can")
     if isinstance(image, torch.Tensor) and image.dim() == _BATCH and len(image) == 1:
@@ -102,7 +102,7 @@ def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None)
     """An image as a model sees it, to lay activation maps over, where no preprocessing is known."""
     from torchvision.transforms.v2 import functional
 
-    known = knowledge_of(model)
+    known = metadata_of(model)
     sides: Sequence[int] | None = (size, size) if isinstance(size, int) else size
     if sides is None and isinstance(known.example, torch.Tensor):
         sides = known.example.shape[-2:]

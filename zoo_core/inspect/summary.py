@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UsageError
 from zoo_core.recipe.open_model import open_model
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.text import html_page, html_table, table
@@ -173,7 +173,7 @@ def summary(model: nn.Module | str | os.PathLike[str], *, optimizer: Optimizer |
     if not hasattr(optimizer, "param_groups") and optimizer is not None:
         raise UsageError(f"optimizer cannot be {optimizer!r:.40}", expected="a torch.optim.Optimizer")
     opened = open_model(model)
-    known, bare = knowledge_of(opened), unwrap(opened)
+    known, bare = metadata_of(opened), unwrap(opened)
     rates = {
         id(p): float(group["lr"]) for group in (optimizer.param_groups if optimizer else ()) for p in group["params"]
     }

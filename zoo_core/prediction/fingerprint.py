@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.images.transforms import transforms
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def fingerprint(model: nn.Module) -> tuple[float, ...]:
         >>> len(fingerprint(zoo.get("tiny/glyphnet")))
         8
     """
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     if card is not None and card.task in ("video", "optical_flow"):
         raise NotSupported(f"a model for {card.task} does not take one image, of which fingerprints are")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
@@ -84,7 +84,7 @@ def agrees(expected: Sequence[float], found: Sequence[float], *, device: str = "
 
 
 def _takes_a_list(model: nn.Module) -> bool:
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     return card is not None and card.task in ("detection", "keypoints")
 
 

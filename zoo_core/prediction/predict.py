@@ -18,7 +18,7 @@ from zoo_core.prediction.results import Reading
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.head.classes import class_names as names_of
 from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
@@ -190,7 +190,7 @@ class Predictor:
         if num_workers is not None:
             check_count("num_workers", num_workers, least=0)
         _check_threshold(threshold)
-        card = knowledge_of(model).card
+        card = metadata_of(model).card
         task = card.task if card else "classification"
         if task == "optical_flow":
             raise NotSupported(

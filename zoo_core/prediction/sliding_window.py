@@ -15,7 +15,7 @@ from zoo_core.images.regions import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.read import Outputs
-from zoo_core.surgery.knowledge import class_names_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.paths import expand
@@ -193,7 +193,7 @@ def sliding_window(
         torch.Size([1, 114, 3, 5])
     """
     opened = open_model(model)
-    card = knowledge_of(opened).card
+    card = metadata_of(opened).card
     if card is not None and card.task not in _TASKS:
         raise NotSupported(
             f"a model for {card.task} has no scores for windows", expected=f"one for {' or '.join(_TASKS)}"
@@ -375,7 +375,7 @@ def _npy_file(out: str | os.PathLike[str]) -> Path:
 
 def _trained_size(model: nn.Module) -> tuple[int, int]:
     """Size of a sliding window where none is given: that of the images the model was trained with."""
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     if card is None:
         raise UsageError("the size of a window is not known", hint="size=224, or what the model was trained with")
     return card.input_size[-2], card.input_size[-1]

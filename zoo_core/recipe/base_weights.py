@@ -10,7 +10,7 @@ from zoo_core.build.load import fill
 from zoo_core.build.request import ModelRequest
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import card_of, rebuild
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.surgery.metadata import metadata_of
 from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.proven_file import obtain
@@ -121,7 +121,7 @@ def _filler(entry: Weights, artefact: Artefact) -> Callable[[nn.Module], None]:
 
 
 def _loaded(model: nn.Module) -> set[str]:
-    return set(knowledge_of(model).receipt.names("loaded"))
+    return set(metadata_of(model).receipt.names("loaded"))
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

@@ -18,8 +18,8 @@ from zoo_core.recipe.json_arguments import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, following, is_own_code, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import Knowledge, attach, knowledge_of, unwrap
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
+from zoo_core.surgery.metadata import Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device
@@ -107,7 +107,7 @@ def load(
 
 def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     """Give the loaded model its receipt, and what the save knows beside its tensors."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     receipt = Receipt(
         recipe.id,
         tag=recipe.weights.get("tag"),
@@ -130,7 +130,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     )
 
 
-def _loaded_class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple[str, ...]:
+def _loaded_class_names(recipe: Recipe, known: Metadata, source: Path) -> tuple[str, ...]:
     """Class names in the recipe to load; with more or fewer than scores, each score would have another's name."""
     main = known.anatomy.main
     if recipe.class_names and main is not None and len(recipe.class_names) != main.num_classes:
@@ -141,7 +141,7 @@ def _loaded_class_names(recipe: Recipe, known: Knowledge, source: Path) -> tuple
     return tuple(recipe.class_names)
 
 
-def _loaded_preprocessing(recipe: Recipe, model: nn.Module, known: Knowledge, source: Path) -> Preprocessing | None:
+def _loaded_preprocessing(recipe: Recipe, model: nn.Module, known: Metadata, source: Path) -> Preprocessing | None:
     """Preprocessing of a loaded model; its numbers have to be as many as the channels."""
     result = preprocessing_from_record(recipe.preprocessing)
     if result is None:

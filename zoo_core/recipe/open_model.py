@@ -14,7 +14,7 @@ from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
 from zoo_core.images.preprocessing import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.record import is_save
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def open_model(
         UnknownModel: There is neither a folder nor a model of that name.
 
     Example:
-        >>> knowledge_of(open_model("tiny/glyphnet")).card.id
+        >>> metadata_of(open_model("tiny/glyphnet")).card.id
         'tiny/glyphnet'
     """
     chosen = None if weights == "default" else weights
@@ -63,7 +63,7 @@ def open_model(
         opened = load(model, device=device)
     else:
         opened = get(str(model), weights=weights, device=device)
-    known = knowledge_of(opened)
+    known = metadata_of(opened)
     if preprocessing is None and known.preprocessing is None and known.card and known.card.default:
         preprocessing = known.card.id
     return set_preprocessing(opened, preprocessing) if preprocessing is not None else opened
@@ -134,9 +134,9 @@ def gives_features(model: nn.Module) -> bool:
         >>> gives_features(get("tiny/glyphnet")), gives_features(get("tiny/glyphnet", num_classes=0))
         (False, True)
     """
-    known, heads = knowledge_of(model), anatomy_of(model).heads
+    known, heads = metadata_of(model), anatomy_of(model).heads
     return _was_cut(model) or (known.card is not None and not any(site.num_classes for site in heads))
 
 
 def _was_cut(model: nn.Module) -> bool:
-    return any(edit.verb == "truncate" for edit in knowledge_of(model).edits)
+    return any(edit.verb == "truncate" for edit in metadata_of(model).edits)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.knowledge import Edit
+    from zoo_core.surgery.metadata import Edit
 
 
 _SPARE = 1 << 26

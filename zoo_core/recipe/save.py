@@ -27,7 +27,7 @@ from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
 from zoo_core.surgery.head.classes import classes_by_head, scoring_part
 from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.knowledge import Edit, knowledge_of, unwrap
+from zoo_core.surgery.metadata import Edit, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.head.describe import Custom
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.surgery.metadata import Metadata
 
 
 @contextmanager
@@ -110,7 +110,7 @@ _TOOLS = (
 """What tools leave in a model, why a recipe cannot make that, and what can be done."""
 
 
-def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) -> Recipe:
+def _prove(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -> Recipe:
     """Build the model from the recipe of its save, and compare every shape, and every module's class and settings.
 
     Args:
@@ -154,7 +154,7 @@ def _prove(model: nn.Module, known: Knowledge, recipe: Recipe, *, custom: bool) 
 
 
 def _recipe_and_twin(
-    model: nn.Module, known: Knowledge, recipe: Recipe, heads: Mapping[str, Custom]
+    model: nn.Module, known: Metadata, recipe: Recipe, heads: Mapping[str, Custom]
 ) -> tuple[Recipe, nn.Module]:
     """Recipe to save, and what it makes; without heads put in by hand where they need other changes before."""
     given = {name: copy.deepcopy(_head(model, known, name)).cpu() for name in heads}
@@ -172,7 +172,7 @@ def _recipe_and_twin(
         return recipe, unwrap(rebuild(recipe, given, options=known.options))
 
 
-def _head(model: nn.Module, known: Knowledge, name: str) -> nn.Module:
+def _head(model: nn.Module, known: Metadata, name: str) -> nn.Module:
     site = model.get_submodule(known.anatomy.main.path if known.anatomy.main else "")
     return scoring_part(site[name]) if isinstance(site, Heads) and name in site else site
 
@@ -288,7 +288,7 @@ def save(
         >>> zoo.class_names(zoo.load(folder))
         ('cat', 'dog')
     """
-    known, target = knowledge_of(model), expand(folder)
+    known, target = metadata_of(model), expand(folder)
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
     warn_of_others(model, unwrap(model), "are not saved", "save the state dict of the whole module beside it")
@@ -300,7 +300,7 @@ def save(
 
 def _save(
     bare: nn.Module,
-    known: Knowledge,
+    known: Metadata,
     target: Path,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None,
     *,
@@ -330,7 +330,7 @@ def _save(
     write(target, recipe, tensors)
 
 
-def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[str], ties: Mapping[str, str]) -> Recipe:
+def _recipe_of(bare: nn.Module, known: Metadata, card: Card, names: Sequence[str], ties: Mapping[str, str]) -> Recipe:
     """The recipe of a model that is saved."""
     return Recipe(
         family=card.family,
@@ -353,7 +353,7 @@ def _recipe_of(bare: nn.Module, known: Knowledge, card: Card, names: Sequence[st
     )
 
 
-def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) -> tuple[Recipe, dict[str, Tensor]]:
+def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Metadata) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe and the tensors of a save that leaves out what published weights have."""
     names = left_out(recipe, tensors, known.options) - {*recipe.ties.values()}
     every = {*tensors, *recipe.ties}
@@ -362,7 +362,7 @@ def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Knowledge) 
 
 
 def _class_names(
-    model: nn.Module, known: Knowledge, said: Sequence[str] | Mapping[str, Sequence[str]] | None
+    model: nn.Module, known: Metadata, said: Sequence[str] | Mapping[str, Sequence[str]] | None
 ) -> tuple[str, ...]:
     """The class names to save, checked against the number of scores."""
     if isinstance(said, Mapping):
@@ -394,7 +394,7 @@ def _names_in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]
     return [name for head in needed for name in said[head]]
 
 
-def _card(model: nn.Module, known: Knowledge) -> Card:
+def _card(model: nn.Module, known: Metadata) -> Card:
     """The card of the model that is saved; refused where it has none."""
     if known.card is None:
         raise NotSupported(
@@ -406,7 +406,7 @@ def _card(model: nn.Module, known: Knowledge) -> Card:
     return known.card
 
 
-def _first_weights(known: Knowledge) -> dict[str, Any]:
+def _first_weights(known: Metadata) -> dict[str, Any]:
     """What a save says of the first weights of its model: their tag, source and digest."""
     if known.origin:
         return dict(known.origin)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.hold import hold, is_held, stateful
-from zoo_core.surgery.knowledge import attach, knowledge_of
+from zoo_core.surgery.metadata import attach, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -135,7 +135,7 @@ def restore(model: nn.Module, recipe: Recipe) -> None:
     chosen = [(path, each) for path, each in stateful(model) if not held.isdisjoint(_prefixes(path))]
     for _, module in chosen:
         hold(module, model)
-    attach(model, replace(knowledge_of(model), held=frozenset(path for path, _ in chosen)))
+    attach(model, replace(metadata_of(model), held=frozenset(path for path, _ in chosen)))
     modules = dict(model.named_modules())
     for path, module in modules.items():
         if path and not is_held(module):

@@ -17,7 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
-from zoo_core.surgery.knowledge import unwrap
+from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

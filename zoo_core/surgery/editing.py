@@ -11,7 +11,7 @@ from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.knowledge import ATTRIBUTE, Edit, Knowledge, attach, being_edited, knowledge_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, being_edited, metadata_of, unwrap
 from zoo_core.surgery.structure import tensors_of
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ class Editing:
     released: set[str] = field(default_factory=set)
 
     @property
-    def known(self) -> Knowledge | None:
+    def known(self) -> Metadata | None:
         """What is known of the model; None for a module that zoo does not know."""
         return self.model.__dict__.get(ATTRIBUTE)
 
     @property
     def anatomy(self) -> Anatomy:
         """Where the parts of the model are; the verb sets it where it moves them."""
-        return knowledge_of(self.model).anatomy
+        return metadata_of(self.model).anatomy
 
     @anatomy.setter
     def anatomy(self, anatomy: Anatomy) -> None:
@@ -63,11 +63,11 @@ class Editing:
     @property
     def moving(self) -> frozenset[str]:
         """Paths of the norms in frozen parts whose statistics may move."""
-        return knowledge_of(self.model).moving
+        return metadata_of(self.model).moving
 
-    def update(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of Knowledge
+    def update(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of Metadata
         """Change what is known of the model."""
-        self.model.__dict__[ATTRIBUTE] = replace(knowledge_of(self.model), **fields)
+        self.model.__dict__[ATTRIBUTE] = replace(metadata_of(self.model), **fields)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def editing(
         if adds_tensors:
             refuse_sharded(bare, verb)
             _refuse_parts(model, bare, verb)
-        known = knowledge_of(model) if ATTRIBUTE in bare.__dict__ else None
+        known = metadata_of(model) if ATTRIBUTE in bare.__dict__ else None
         edit = Editing(bare)
         before = dict(tensors_of(bare)) if adds_tensors else {}
         hooked = dict(_hooked(bare)) if adds_tensors else {}
@@ -153,7 +153,7 @@ def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
         )
 
 
-def _held(model: nn.Module, known: Knowledge | None) -> dict[str, tuple[nn.Module, bool]]:
+def _held(model: nn.Module, known: Metadata | None) -> dict[str, tuple[nn.Module, bool]]:
     """The modules that should stay held through an edit, and whether they are before it."""
     modules = dict(model.named_modules(remove_duplicate=False)) if known and known.held else {}
     return {path: (modules[path], is_held(modules[path])) for path in (known.held if known else ()) if path in modules}
@@ -163,7 +163,7 @@ def _settle(
     edit: Editing, before: dict[str, Tensor], held: dict[str, tuple[nn.Module, bool]], done: tuple[Edit, ...]
 ) -> None:
     """Finish an edit: record it, and bring receipt and held modules up to date by comparing with before."""
-    known = knowledge_of(edit.model)
+    known = metadata_of(edit.model)
     now = dict(tensors_of(edit.model)) if before else {}
     new = {name for name, tensor in now.items() if before.get(name) is not tensor} | edit.outcomes.keys()
     gone = before.keys() - now.keys()
@@ -183,5 +183,5 @@ def _settle(
     }
     now_held = {path for path, module in modules.items() if is_held(module)}
     receipt = replace(known.receipt, tensors=tensors, notes=notes)
-    knowledge = replace(known, receipt=receipt, held=frozenset(kept | now_held), edits=(*known.edits, *done))
-    attach(edit.model, knowledge)
+    known = replace(known, receipt=receipt, held=frozenset(kept | now_held), edits=(*known.edits, *done))
+    attach(edit.model, known)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
         UsageError: ``size`` is not a row of positive numbers.
     """
     bare = unwrap(model)
-    card, kept = knowledge_of(model).card, knowledge_of(model).example
+    card, kept = metadata_of(model).card, metadata_of(model).example
     if kept is not None and size is None and side is None:
         return _of_example(bare, kept)
     chosen = tuple(size or (card.input_size if card else (3, _SIDE, _SIDE)))
@@ -88,7 +88,7 @@ def refuse_auxiliary(model: nn.Module, verb: str) -> None:
 
 def channels_told(model: nn.Module) -> int:
     """Channels of an example image for a model: by its last edit of them, its own example, or its card."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
     if known.example is not None and not edits:
         return int(known.example.shape[1]) if isinstance(known.example, torch.Tensor) else 3

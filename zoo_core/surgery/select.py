@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import UnknownPart, UsageError
-from zoo_core.surgery.knowledge import anatomy_of, copies_of, cut_of, is_unproven, knowledge_of, no_head, unwrap
+from zoo_core.surgery.metadata import anatomy_of, cut_of, is_unproven, metadata_of, no_head, unwrap
 from zoo_core.surgery.structure import sequence_around, under
 from zoo_core.text import close_matches, did_you_mean
 
@@ -73,7 +73,7 @@ def in_head(model: nn.Module) -> set[str]:
 
     A classifier of several new layers may have its site at the last of them, where the first is given a map.
     """
-    known, anatomy = knowledge_of(model), anatomy_of(model)
+    known, anatomy = metadata_of(model), anatomy_of(model)
     sites = [site.path for site in anatomy.heads]
     around = sequence_around(unwrap(model), anatomy.main.path) if anatomy.main and anatomy.stages else ""
     before = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
@@ -288,3 +288,9 @@ def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
         part=pattern,
         parts=stages,
     )
+
+
+def copies_of(model: nn.Module, path: str) -> str | None:
+    """What to select instead of the module at ``path`` in a model with branches, each with a copy; None for others."""
+    result = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
+    return f"ask for {' or '.join(map(repr, result))}" if result else None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.surgery.example import example_input
-from zoo_core.surgery.knowledge import anatomy_of, is_known, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def _wrong(model: nn.Module, x: object) -> tuple[str, str, str] | None:
     like = next((each for each in model.parameters() if each.is_floating_point()), None)
     known = is_known(model)
     if not isinstance(x, Tensor):
-        is_image = known and knowledge_of(model).example is None
+        is_image = known and metadata_of(model).example is None
         prepared = "zoo.transforms(model)(image).unsqueeze(0) makes one of an image"
         return ("a tensor", f"a {type(x).__name__}", prepared) if is_image else None
     if like is not None and x.device != like.device:

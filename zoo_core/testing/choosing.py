@@ -186,7 +186,7 @@ def _of_each_kind(cards: Sequence[Card]) -> list[Card]:
 
 def _sample_kind(card: Card) -> object:
     """Kind of a model, of which a sample takes one: its task, its class, and the shapes of its head sites."""
-    from zoo_core.surgery.knowledge import anatomy_of
+    from zoo_core.surgery.metadata import anatomy_of
 
     model = model_under_test(card)
     return card.task, type(model), frozenset(_shape_of(model, site) for site in anatomy_of(model).heads)

@@ -23,7 +23,7 @@ import torch
 from zoo_core.build.get import get
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.choosing import shard
 from zoo_core.testing.under_test import DETECTORS
 from zoo_core.tracing.trace import trace

@@ -19,7 +19,7 @@ from zoo_core.build.construct import construct
 from zoo_core.build.get import get
 from zoo_core.errors import PluginError, UsageError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.files import Files, files_left
 from zoo_core.testing.process import random_states, watched, without_network
 from zoo_core.utils.random_state import seeded

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.knowledge import ATTRIBUTE, Knowledge, attach, knowledge_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under, with_all_layers
 from zoo_core.text import close_matches, did_you_mean
@@ -103,7 +103,7 @@ def adopt(
         result, structure = _anatomy_as_built(bare, str(family), card, options)
     if weights is not None and card is None:
         raise UsageError(f"weights {weights!r} of which model?", hint="give its name too, such as name='resnet18'")
-    known = _knowledge(bare, result, card, weights, options)
+    known = _metadata(bare, result, card, weights, options)
     is_declared = anatomy is None and example is None
     sample = example if traced is not None and not traced.is_batched else batch_of(example, 1)
     known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
@@ -189,7 +189,7 @@ def _changed_beyond(card: Card, kind: str) -> AnatomyError:
     )
 
 
-def _reread(model: nn.Module, known: Knowledge, structure: Structure) -> Knowledge:
+def _reread(model: nn.Module, known: Metadata, structure: Structure) -> Metadata:
     """Metadata of a model that was changed by hand before it was adopted, as if it had been known before.
 
     Raises:
@@ -197,7 +197,7 @@ def _reread(model: nn.Module, known: Knowledge, structure: Structure) -> Knowled
     """
     model.__dict__[ATTRIBUTE] = replace(known, structure=structure)
     try:
-        read = knowledge_of(model)
+        read = metadata_of(model)
     except AnatomyError:
         del model.__dict__[ATTRIBUTE]
         raise
@@ -214,7 +214,7 @@ def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
             raise AnatomyError(f"anatomy: a {type(model).__name__} has no module {path!r}", hint=nearest)
 
 
-def _prove(model: nn.Module, known: Knowledge, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+def _prove(model: nn.Module, known: Metadata, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
     """Refuse an anatomy whose head cannot be swapped, by doing so on a copy and running that.
 
     Raises:
@@ -251,19 +251,19 @@ def _is_longer(before: tuple[int, ...], after: tuple[int, ...], more: int) -> bo
     return len(before) == len(after) and before[:1] == after[:1] and grown == [more]
 
 
-def _knowledge(
+def _metadata(
     model: nn.Module,
     anatomy: Anatomy,
     card: Card | None,
     weights: str | None,
     options: Mapping[str, object] | None,
-) -> Knowledge:
-    """What zoo knows of an adopted model: its anatomy, its card, and a receipt of its tensors."""
+) -> Metadata:
+    """The metadata of an adopted model: its anatomy, its card, and a receipt of its tensors."""
     entry = card.find(weights) if card and weights is not None else None
     tensors = dict.fromkeys(model.state_dict(), "loaded")
     receipt = Receipt(card.id if card else type(model).__name__, weights, tensors=cast("Any", tensors))
     own = {**(card.options if card else {}), **(entry.options if entry else {}), **(options or {})}
-    return Knowledge(anatomy, receipt, card, entry, options=own)
+    return Metadata(anatomy, receipt, card, entry, options=own)
 
 
 def _on_cpu(sample: Any) -> Any:  # noqa: ANN401 - whatever forward takes

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError
-from zoo_core.surgery.knowledge import Knowledge, unwrap
+from zoo_core.surgery.metadata import Metadata, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.heads import NoHead, can_be_head, find_heads
@@ -354,10 +354,10 @@ def _example_on_device(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 -
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)
 
 
-def knowledge_for(
+def metadata_for(
     member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
-) -> Knowledge:
-    """What zoo knows of a new model, with its anatomy declared or traced.
+) -> Metadata:
+    """The metadata of a new model, with its anatomy declared or traced.
 
     Args:
         member: Its family.
@@ -369,7 +369,7 @@ def knowledge_for(
     Raises:
         AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
     """
-    known = Knowledge(anatomy_for(member, card, model, options), receipt, card, options=options)
+    known = Metadata(anatomy_for(member, card, model, options), receipt, card, options=options)
     own = member.own.get(card.name)
     if own is None:
         return known

@@ -22,7 +22,7 @@ from zoo_core.surgery.head.classes import count_scores
 from zoo_core.surgery.head.fit import HeadLike, fitted
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output_activation import scores_only, with_output
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.random_state import seeded
@@ -100,7 +100,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
     """
     check_names(heads)
     with editing(model, "branch", record={"at": at, "heads": heads}) as edit:
-        bare, known, main = edit.model, knowledge_of(model), _main(model)
+        bare, known, main = edit.model, metadata_of(model), _main(model)
         kept = stage_index(model, at)
         refuse_auxiliary(model, "branch")
         check_unbranched(known, main.path)

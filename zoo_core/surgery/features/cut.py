@@ -15,7 +15,7 @@ from zoo_core.surgery.features.extract import AtStage, recorded, stage_index, ta
 from zoo_core.surgery.features.forward import own_hooks, recompose, without_hooks
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
@@ -248,7 +248,7 @@ def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, A
         run: ``(to, x)`` to what the front gives.
         headless: Why it has no head.
     """
-    known = knowledge_of(model)
+    known = metadata_of(model)
     anatomy = replace(
         anatomy_of(model),
         heads=(),

@@ -11,7 +11,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.twin import replaced, twin_of
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from zoo_core.surgery.features.extract import AtStage, hooked, module_path, name
 from zoo_core.surgery.features.forward import entered, own_hooks, without_hooks
 from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.hold import held_paths
-from zoo_core.surgery.knowledge import anatomy_of, attach, knowledge_of, record_edit, unwrap
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count
@@ -114,10 +114,10 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         UnknownPart: There is no such stage or module; the message lists the stages.
         NotSupported: A module did not run, or gives no map.
     """
-    stages, knowledge = anatomy_of(model).stages, knowledge_of(model)
-    axes = knowledge.example.dim() if isinstance(knowledge.example, torch.Tensor) else 0
-    if knowledge.example is None:
-        axes = 1 + len(knowledge.card.input_size) if knowledge.card else _MAP
+    stages, metadata = anatomy_of(model).stages, metadata_of(model)
+    axes = metadata.example.dim() if isinstance(metadata.example, torch.Tensor) else 0
+    if metadata.example is None:
+        axes = 1 + len(metadata.card.input_size) if metadata.card else _MAP
     if axes <= _SIGNAL:
         raise NotSupported(
             "an encoder of this model cannot be made",
@@ -286,7 +286,7 @@ class Encoder(nn.Module):
         self.strides = tuple(place.stride for place in chosen)
         self.depth = len(chosen) - (depth is not None)
         self._places, self._run, self._layout = chosen, run, anatomy.layout
-        card = knowledge_of(bare).card
+        card = metadata_of(bare).card
         self._native = tuple(card.input_size[1:]) if card else ()
         self.training = bare.training
 
@@ -345,7 +345,7 @@ def _body(
     own_hooks(body, before=False)
     kept = min(deepest, len(anatomy_of(model).stages))
     only_front(model, body, kept, AtStage(last.path, run), "it is an encoder, and the model has the head")
-    known = knowledge_of(body)
+    known = metadata_of(body)
     strides = {place.path: place.stride for place in chosen}
     stages = tuple(replace(each, stride=strides.get(each.output, each.stride)) for each in known.anatomy.stages)
     attach(body, replace(known, anatomy=replace(known.anatomy, stages=stages), held=held_paths(body)))

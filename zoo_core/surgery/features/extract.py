@@ -18,7 +18,8 @@ from zoo_core.surgery.features.forward import run_on
 from zoo_core.surgery.features.split import Absent
 from zoo_core.surgery.features.twin import REBINDING, replaced, twin_of
 from zoo_core.surgery.features.variant import Variant, variant, without
-from zoo_core.surgery.knowledge import ATTRIBUTE, anatomy_of, copies_of, cut_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
+from zoo_core.surgery.select import copies_of
 from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -248,7 +249,7 @@ def features(
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
     names = tuple(stages) if at is None else names_of_parts(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
-    example = knowledge_of(model).example
+    example = metadata_of(model).example
     body = tapped(unwrap(model), paths.values())
     with naming_wrong_input(model, x, "features"):
         output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)

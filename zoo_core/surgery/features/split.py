@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, _is_bound, pruned, replaced
 from zoo_core.surgery.head.output_activation import WithOutput
-from zoo_core.surgery.knowledge import WHOLE, anatomy_of, no_head, unwrap
+from zoo_core.surgery.metadata import WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

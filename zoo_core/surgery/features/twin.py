@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import forward_of
 from zoo_core.surgery.features.variant import COMPILED, Variant, variant, without
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.knowledge import ATTRIBUTE
+from zoo_core.surgery.metadata import ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.knowledge import is_known, knowledge_of
+from zoo_core.surgery.metadata import is_known, metadata_of
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _as_inside(
 
 def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The frozen tensors that may not drift, by name: parameters without gradients, buffers in frozen parts."""
-    known = knowledge_of(model) if is_known(model) else None
+    known = metadata_of(model) if is_known(model) else None
     held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
     result: dict[str, Tensor] = {
         name: parameter
@@ -118,7 +118,7 @@ def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
 
 def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
     """Norms in the places of those that were frozen, which nothing holds, so that their statistics drift."""
-    held = knowledge_of(model).held if is_known(model) else frozenset()
+    held = metadata_of(model).held if is_known(model) else frozenset()
     return {
         path: module
         for path, module in model.named_modules()

@@ -14,8 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.knowledge import receipt_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm, own_tensors
+from zoo_core.surgery.metadata import receipt_of, unwrap
 from zoo_core.surgery.select import select, tensor_names
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments

@@ -15,8 +15,8 @@ from torch import nn
 from zoo_core.errors import LoadMismatch, UnknownPart, UsageError, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.knowledge import anatomy_of, is_known, knowledge_of, unwrap
 from zoo_core.surgery.load_state_dict import load_whole, warn_of_nonfinite
+from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
@@ -280,7 +280,7 @@ def _receipt(model: nn.Module, own: State, state: State, found: _Match, left_beh
             tensors[name], notes[name] = "ignored", why
         elif name in found.pairs:
             notes[name] = f"{notes.get(name, 'loaded')}; its namesake {why}"
-    title = knowledge_of(model).receipt.model if is_known(model) else type(unwrap(model)).__name__
+    title = metadata_of(model).receipt.model if is_known(model) else type(unwrap(model)).__name__
     return Receipt(title, tensors=tensors, notes=notes)
 
 

@@ -18,7 +18,7 @@ from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.fine_tuning.freeze import freeze
-from zoo_core.surgery.knowledge import Edit, anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import Edit, anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
@@ -99,7 +99,7 @@ def add_lora(
     trains = {name for name in _head_names(model) if unwrap(model).get_parameter(name).requires_grad}
     freeze(model, "backbone")
     with editing(model, "add_lora") as edit:
-        before = dict(knowledge_of(edit.model).receipt.tensors)
+        before = dict(metadata_of(edit.model).receipt.tensors)
         edit.model.__dict__.pop("peft_config", None)  # PEFT would take another set of layers for another adapter
         with seeded(seed, edit.model), warnings.catch_warnings(action="ignore"):
             peft.inject_adapter_in_model(config, edit.model)
@@ -133,10 +133,10 @@ def merge_lora(model: Model) -> Model:
     bare = unwrap(model)
     layers = lora_layers(bare)
     if not layers:
-        knowledge_of(model)
+        metadata_of(model)
         raise UsageError(f"this {type(bare).__name__} has no LoRA adapters", hint="zoo.add_lora(model) puts some in")
     with editing(model, "merge_lora") as edit:
-        before = dict(knowledge_of(edit.model).receipt.tensors)
+        before = dict(metadata_of(edit.model).receipt.tensors)
         for path, layer in layers.items():
             if not layer.merged:
                 layer.merge()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.distributed import in_shards
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.layers import is_bias, is_norm
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.surgery.select import depths, in_head, patterns_in, select
 from zoo_core.utils.arguments import strict_arguments
 

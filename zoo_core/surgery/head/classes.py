@@ -12,8 +12,8 @@ from zoo_core.errors import HeadMismatch
 from zoo_core.surgery.head.fit import _SPATIAL, mismatch
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.knowledge import anatomy_of, class_names_of, unwrap
 from zoo_core.surgery.layers import has_nothing_to_score_with
+from zoo_core.surgery.metadata import anatomy_of, class_names_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.chain import Step
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.surgery.metadata import Metadata
 
 
 _EXAMPLE = 'names and heads, such as {"colour": 3, "shape": 5}'
@@ -144,7 +144,7 @@ def check_names(heads: Mapping[str, object]) -> None:
             )
 
 
-def check_unbranched(known: Knowledge, path: str) -> None:
+def check_unbranched(known: Metadata, path: str) -> None:
     """Raise NotSupported where several heads cannot go to ``path``: branches with layers of their own are there."""
     done = next((edit for edit in known.edits if edit.verb == "branch"), None)
     if done is not None:

@@ -13,8 +13,8 @@ from zoo_core.surgery.head.classes import classes_by_head, scoring_part
 from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
 from zoo_core.surgery.head.output_activation import WithOutput
-from zoo_core.surgery.knowledge import anatomy_of, unwrap
 from zoo_core.surgery.layers import has_nothing_to_score_with
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

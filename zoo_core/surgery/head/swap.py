@@ -30,7 +30,7 @@ from zoo_core.surgery.head.multi_head import (
     one_head,
 )
 from zoo_core.surgery.head.output_activation import check_output, plain_like, scores_only, with_output
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, no_head, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.surgery.knowledge import Knowledge
+    from zoo_core.surgery.metadata import Metadata
 
 
 @strict_arguments
@@ -171,7 +171,7 @@ def swap_head(
             record["head"] = head = made_for(sites[0], head)
         after = _after(anatomy, sites, head)
         new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
-        names = _names_kept(knowledge_of(bare), bare, new[0], counts)
+        names = _names_kept(metadata_of(bare), bare, new[0], counts)
         num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
         heads = tuple(replace(site, num_classes=num_classes) for site in sites)
         stays_on_map = anatomy.pool is None and is_recomposed(bare)
@@ -188,7 +188,7 @@ def _check_possible(model: nn.Module, anatomy: Anatomy, sites: tuple[Head, ...],
     if head is None:
         check_embeds(sites)
         _check_runs_without(model, sites)
-    check_unbranched(knowledge_of(model), sites[0].path)
+    check_unbranched(metadata_of(model), sites[0].path)
     if isinstance(head, Mapping):
         check_names(head)
         check_sites(sites, anatomy)
@@ -239,7 +239,7 @@ def _new_heads(
         return [*new, *(_follow(model, site, counts, head) for site in sites[1:])], counts
 
 
-def _names_kept(known: Knowledge, model: nn.Module, new: nn.Module, counts: int | dict[str, int]) -> tuple[str, ...]:
+def _names_kept(known: Metadata, model: nn.Module, new: nn.Module, counts: int | dict[str, int]) -> tuple[str, ...]:
     """The class names that a swap keeps: where the old head is part of the new one, or the user named as many.
 
     Names of one head are not spread over several, nor those of several over others; each head keeps its own where the
@@ -335,7 +335,7 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
 
 def _check_one_input(model: nn.Module) -> None:
     """Raise NotSupported for a swap that needs a new forward where the old one takes several values."""
-    if isinstance(knowledge_of(model).example, tuple | dict):
+    if isinstance(metadata_of(model).example, tuple | dict):
         raise NotSupported(
             f"this {type(model).__name__} cannot have a head of that kind",
             cause="its forward takes several values, and would have to be put together anew for this head",

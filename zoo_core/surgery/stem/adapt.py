@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.example import channels_told
-from zoo_core.surgery.knowledge import anatomy_of, knowledge_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import check_response, computes_filters, effective_filters, fit_gain, plan_channels
 from zoo_core.surgery.stem.in_channels import Order, order_of
 from zoo_core.surgery.structure import under
@@ -101,7 +101,7 @@ def adapt_stem(
         check_response(layer, plan, old_count)
     with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
         changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
-        before = knowledge_of(bare).receipt.tensors
+        before = metadata_of(bare).receipt.tensors
         is_new = plan.policy == "random"
         edit.outcomes.update(
             {name: "initialized" if is_new or before.get(name) == "initialized" else "adapted" for name in changed}
@@ -187,7 +187,7 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
 
 def _size(model: nn.Module) -> tuple[int, int]:
     """Rows and columns of the images on which a stem is looked at before it is adapted."""
-    card = knowledge_of(model).card
+    card = metadata_of(model).card
     return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
 
 

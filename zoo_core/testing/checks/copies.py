@@ -16,7 +16,7 @@ from zoo_core.recipe.load import load
 from zoo_core.recipe.save import save
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.surgery import NUM_CLASSES
 from zoo_core.testing.outputs import same, scores_of
 from zoo_core.testing.under_test import (

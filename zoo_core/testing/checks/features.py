@@ -12,7 +12,7 @@ from zoo_core.surgery.features.branch import branch
 from zoo_core.surgery.features.cut import truncate
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.features.extract import features
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import depths
 from zoo_core.testing.checks.stages import check_map
 from zoo_core.testing.outputs import layers_in_order, same

@@ -15,7 +15,7 @@ from torch import nn
 from zoo_core.build.skip_init import without_values
 from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import knowledge_of
+from zoo_core.surgery.metadata import metadata_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.files import files_left
 from zoo_core.testing.outputs import same
@@ -60,7 +60,7 @@ def check_side_effects(card: Card) -> None:
 def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     """The model once more, as its library makes it; refused where building it has a side effect on the process."""
     with seeded(_SEED), started_from(_SEED) as before, watched() as changes, printed() as text, files_left() as files:
-        fresh = _fresh(card, knowledge_of(model).options)
+        fresh = _fresh(card, metadata_of(model).options)
         seed, states = torch.initial_seed(), random_states()
     label = f"{card.id}: building it"
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
@@ -107,7 +107,7 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     require(not off, f"{label} returns a model of which {', '.join(off[:5])} is in eval mode")
     trains = {name: parameter.requires_grad for name, parameter in again.named_parameters()}
     require(any(trains.values()) or not trains, f"{label} freezes every parameter")
-    anatomy = knowledge_of(model).anatomy
+    anatomy = metadata_of(model).anatomy
     parts = {f"stage {stage.name}": stage.modules for stage in anatomy.stages}
     for part, paths in {**parts, "the stem": anatomy.stem}.items():
         inside = [on for name, on in trains.items() if any(under(name, path) for path in paths)]
@@ -158,7 +158,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
     before, states, drawn = dict(_marks(fresh)), random_states(), torch.get_rng_state()
     with watched() as changes, printed() as text, files_left() as files:
         anatomy(fresh)
-        answers = [knowledge_of(model).anatomy, anatomy(model), anatomy(model)]
+        answers = [metadata_of(model).anatomy, anatomy(model), anatomy(model)]
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
     require(not [*text, *files.left], f"{label} {', '.join([*text, *files.left])}")
     still = states == random_states() and torch.equal(drawn, torch.get_rng_state())

@@ -11,7 +11,7 @@ import torch
 from zoo_core.build.get import get
 from zoo_core.errors import NotSupported
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
 from zoo_core.testing.outputs import calls_of, layers_in_order, tensors

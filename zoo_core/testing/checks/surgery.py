@@ -16,7 +16,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.knowledge import anatomy_of
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.testing.checks.structure import main_of
 from zoo_core.testing.outputs import class_counts, difference, inside, left_behind, same, scores_of, tensors, width_of

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from zoo_core.build.construct import construct
-from zoo_core.surgery.knowledge import knowledge_of
 from zoo_core.surgery.load_state_dict import is_packed, load_state
+from zoo_core.surgery.metadata import metadata_of
 from zoo_core.testing.outputs import same, scores_of
 from zoo_core.testing.under_test import NonConformance, NotChecked, inputs_of, model_under_test, need_values
 from zoo_core.utils.random_state import seeded
@@ -56,12 +56,12 @@ def check_values(card: Card) -> None:
 
 def _without_values(card: Card) -> nn.Module | None:
     """The model as zoo builds it for a file, in eval mode; None where its constructor fails without values."""
-    options = knowledge_of(model_under_test(card)).options
+    options = metadata_of(model_under_test(card)).options
     with seeded(0), _visibly_empty():
         model = construct(card, options, values=False)
-    if knowledge_of(model).receipt.needed_values:  # it may be the number that stands for none that it cannot bear
+    if metadata_of(model).receipt.needed_values:  # it may be the number that stands for none that it cannot bear
         model = construct(card, options, values=False)
-    return None if knowledge_of(model).receipt.needed_values else model.eval()
+    return None if metadata_of(model).receipt.needed_values else model.eval()
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from torch import Tensor
 from zoo_core.build.construct import construct
 from zoo_core.contract.labels import named
 from zoo_core.errors import LoadMismatch
-from zoo_core.surgery.knowledge import anatomy_of
 from zoo_core.surgery.load_state_dict import load_state
+from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.outputs import inside, same
 from zoo_core.testing.under_test import NonConformance, by_shapes, model_under_test, require
 from zoo_core.weights.transport.hub import looks_like_hub

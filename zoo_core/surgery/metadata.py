@@ -1,4 +1,4 @@
-"""What zoo knows of a model, carried by the model itself: deepcopy and pickle keep it, and forward never sees it."""
+"""The metadata that a model carries, what zoo knows of it: deepcopy and pickle keep it, forward never sees it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NEW_HEADS = {"swap_head", "branch", "truncate", "encoder"}
 
 @dataclass(frozen=True)
 class Edit:
-    """Entry of what zoo knows of a model: one act of surgery that changed it, so that a recipe can repeat it.
+    """Entry of a model's metadata: one act of surgery that changed it, so that a recipe can repeat it.
 
     Attributes:
         verb: Name of the public function that did it, such as ``"swap_head"``.
@@ -64,8 +64,8 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """The metadata that one model carries: what zoo knows of it.
+class Metadata:
+    """What zoo knows of one model, which that carries.
 
     Attributes:
         anatomy: Where its parts are now, after all surgery.
@@ -137,7 +137,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _parts_of_models(module: object) -> dict[int, nn.Module]:
-    """The models with metadata that parts inside ``module`` were split off from, by id."""
+    """The models whose metadata stands for parts inside ``module`` that were split off from them, by id."""
     if not isinstance(module, nn.Module) or getattr(type(module), WAY_BACK, None):
         return {}
     parts = [part.__dict__[WHOLE][0] for part in module.modules() if WHOLE in part.__dict__]
@@ -145,7 +145,7 @@ def _parts_of_models(module: object) -> dict[int, nn.Module]:
 
 
 def _whole_in_parts(module: object) -> nn.Module | None:
-    """The model with metadata whose backbone and head a module holds, as split; None where its head is another."""
+    """The model whose metadata stands for its backbone and head in a module; None where the head there is another."""
     models = list(_parts_of_models(module).values())
     if len(models) != 1 or not isinstance(module, nn.Module):
         return None
@@ -184,17 +184,17 @@ def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     return result
 
 
-def attach(model: nn.Module, knowledge: Knowledge) -> None:
+def attach(model: nn.Module, known: Metadata) -> None:
     """Make ``model`` carry this metadata, which is true of it as it is now."""
-    model.__dict__[ATTRIBUTE] = replace(knowledge, structure=structure_of(model))
+    model.__dict__[ATTRIBUTE] = replace(known, structure=structure_of(model))
 
 
 def is_known(model: nn.Module) -> bool:
     """Whether ``model`` carries metadata, so that zoo knows something about it."""
-    return isinstance(unwrap(model).__dict__.get(ATTRIBUTE), Knowledge)
+    return isinstance(unwrap(model).__dict__.get(ATTRIBUTE), Metadata)
 
 
-def knowledge_of(model: nn.Module) -> Knowledge:
+def metadata_of(model: nn.Module) -> Metadata:
     """The metadata that ``model`` carries; what was changed by hand since zoo last looked is read again.
 
     Raises:
@@ -203,7 +203,7 @@ def knowledge_of(model: nn.Module) -> Knowledge:
     """
     bare = unwrap(model) if isinstance(model, nn.Module) else None
     result: object = bare.__dict__.get(ATTRIBUTE) if bare is not None else None
-    if bare is None or not isinstance(result, Knowledge):
+    if bare is None or not isinstance(result, Metadata):
         raise _not_known(model)
     if id(bare) in _edited.get():
         return result
@@ -221,7 +221,7 @@ _edited: ContextVar[frozenset[int]] = ContextVar("_edited", default=frozenset())
 
 @contextmanager
 def being_edited(model: nn.Module) -> Iterator[None]:
-    """Leave the metadata of ``model`` alone inside the block, although its tensors change."""
+    """Leave the metadata of ``model`` as it is inside the block, although its tensors change."""
     token = _edited.set(_edited.get() | {id(model)})
     try:
         yield
@@ -239,7 +239,7 @@ def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
     return _live_anatomy(model, known, changed) if changed else cast("Anatomy", known.anatomy)
 
 
-def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str]) -> Anatomy:
+def _live_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
     """The anatomy in the metadata of a model, read again because of tensors that were changed."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
@@ -249,7 +249,7 @@ def _live_anatomy(model: nn.Module, known: Knowledge, changed: set[str]) -> Anat
     return anatomy
 
 
-def _changed_by_hand(model: nn.Module, known: Knowledge, changed: set[str]) -> Knowledge:
+def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
     """The metadata of a model after the user, or another library, changed it."""
     now = structure_of(model)
     anatomy = _live_anatomy(model, known, changed)
@@ -281,8 +281,8 @@ def owners_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name.rpartition(".")[0] for name in names)
 
 
-def _size(model: nn.Module, known: Knowledge) -> tuple[int, ...]:
-    """Channels, rows and columns of what a model takes, as far as its metadata or its first layer says."""
+def _size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
+    """Channels, rows and columns of the images that a model takes, as its metadata and its first layer say."""
     if known.example is not None:
         size = tuple(getattr(known.example, "shape", ())[1:])
     else:
@@ -323,7 +323,7 @@ def _not_known(model: object) -> NotAZooModel:
 
 @strict_arguments_of("anatomy")
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """Where the parts of ``model`` are, as it carries it: head sites, stem, stages, and how forward splits.
+    """Where the parts of ``model`` are, as its metadata says: head sites, stem, stages, and how forward splits.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
@@ -337,11 +337,11 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         >>> site.path, site.in_features, site.num_classes
         ('fc', 512, 1000)
     """
-    return knowledge_of(model).anatomy
+    return metadata_of(model).anatomy
 
 
 def no_head(model: nn.Module, what: str) -> NotSupported:
-    """Error of a verb that needs a head, where what zoo knows of the model says that there is none, and why.
+    """Error of a verb that needs a head, where the metadata of the model says that there is none, and why.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -363,14 +363,14 @@ def no_head(model: nn.Module, what: str) -> NotSupported:
 
 
 def is_unproven(model: nn.Module) -> bool:
-    """Whether what zoo knows of a model leaves open that it has a head, not found when it was traced."""
+    """Whether the metadata of a model leaves open that it has a head, not found when it was traced."""
     anatomy = anatomy_of(model)
     return not anatomy.heads and (anatomy.headless or "").startswith(UNPROVEN)
 
 
 @strict_arguments_of("receipt")
 def receipt_of(model: nn.Module) -> Receipt:
-    """The receipt that ``model`` carries: what happened to every tensor on the way in.
+    """The receipt in the metadata of ``model``: what happened to every tensor on the way in.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
@@ -383,17 +383,17 @@ def receipt_of(model: nn.Module) -> Receipt:
         >>> print(zoo.receipt(zoo.get("tiny/glyphnet", num_classes=9)).names("initialized"))
         ('fc.weight', 'fc.bias')
     """
-    return knowledge_of(model).receipt
+    return metadata_of(model).receipt
 
 
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """The class names in the metadata of ``model``, in the order of its scores, of several heads in one row."""
-    return knowledge_of(model).class_names
+    return metadata_of(model).class_names
 
 
 def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
     """Add an act of surgery to the metadata of ``model``; modules among the arguments are described, not kept."""
-    known = knowledge_of(model)
+    known = metadata_of(model)
     edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
     attach(unwrap(model), replace(known, edits=(*known.edits, edit)))
 
@@ -409,13 +409,7 @@ def cut_of(model: nn.Module) -> str | None:
         >>> cut_of(zoo.truncate(zoo.get("resnet18", weights=None), after="layer3"))
         "the model was cut after 'layer3'"
     """
-    done = {edit.verb: edit.arguments for edit in knowledge_of(model).edits}
+    done = {edit.verb: edit.arguments for edit in metadata_of(model).edits}
     if "branch" in done:
         return f"the model was branched: each branch has its own stages from {done['branch']['at']!r} on"
     return f"the model was cut after {done['truncate']['after']!r}" if "truncate" in done else None
-
-
-def copies_of(model: nn.Module, path: str) -> str | None:
-    """Where the branches of a model have the module that it had at ``path``; None where they have none."""
-    result = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
-    return f"ask for {' or '.join(map(repr, result))}" if result else None
