@@ -235,6 +235,11 @@ def test_a_dot_of_the_plot_leads_to_its_row(tab):
     assert tab.inner_text(".get") == 'zoo.get("torchvision/resnet18")'
 
 
-def test_a_licence_that_no_weights_have_is_answered_with_the_closest(capsys):
-    print_models(license="apache2")
-    assert "did you mean 'apache-2.0'" in capsys.readouterr().err
+@pytest.mark.parametrize("family", [None, "tiny"])
+def test_a_licence_that_no_weights_have_is_refused_with_the_closest(family):
+    with pytest.raises(UsageError, match=r"expected: one of .*mit(.|\n)*did you mean 'apache-2.0'"):
+        zoo.list(license="apache", family=family)
+
+
+def test_a_licence_that_no_chosen_model_has_but_others_do_gives_no_name():
+    assert zoo.list(license="MIT", family="tiny") == []

@@ -152,13 +152,20 @@ def test_wrong_usage_is_a_message_without_a_traceback_and_exit_code_2(args, mess
     assert answer.returncode == 2
 
 
-@pytest.mark.parametrize("name", groups._BROUGHT_BY)
+@pytest.mark.parametrize("name", groups._BROUGHT)
 def test_a_command_of_a_plugin_that_is_not_here_is_named_with_the_plugin(name, monkeypatch):
-    assert groups.plugin_commands()[name][0].origin.startswith(groups._BROUGHT_BY[name])
+    assert groups.plugin_commands()[name][0].origin.startswith(groups._BROUGHT[name].by)
     monkeypatch.setattr(groups, "plugin_commands", dict)
     answer = CliRunner().invoke(group, [name])
-    assert f"no such command: '{name}'; {groups._BROUGHT_BY[name]} brings it" in answer.output
+    assert f"no such command: '{name}'; {groups._BROUGHT[name].by} brings it" in answer.output
     assert answer.exit_code == 2
+
+
+@pytest.mark.parametrize("name", groups._BROUGHT)
+def test_help_says_what_a_command_of_a_plugin_of_this_tree_does(name):
+    said = CliRunner().invoke(group, ["--help"]).output
+    line = next(line for line in said.splitlines() if line.split()[:1] == [name])
+    assert line.split(maxsplit=1)[1] == groups._BROUGHT[name].help
 
 
 def test_failure_is_a_message_without_a_traceback_and_exit_code_1(zoo_here, closed_port):

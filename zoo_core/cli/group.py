@@ -84,8 +84,16 @@ _EXAMPLES = {
 """How commands are used whose own help does not show it."""
 
 
-_BROUGHT_BY = {"finetune": "zoo-lightning", "demo": "zoo-tiny"}
-"""Which plugin of this tree adds a command, for who looks for it without that plugin."""
+class _Brought(NamedTuple):
+    by: str
+    help: str
+
+
+_BROUGHT = {
+    "demo": _Brought("zoo-tiny", "Teach a pretrained network nine handwritten digits."),
+    "finetune": _Brought("zoo-lightning", "Fine-tune a model on images of your own."),
+}
+"""The commands of the plugins of this tree: what ``zoo --help`` says of them, and who adds one that is missing."""
 
 
 class LazyGroup(click.Group):
@@ -108,8 +116,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or end with the names that come closest."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            if plugin := _BROUGHT_BY.get(args[0]):
-                hint = f"{plugin} brings it: pip install ./plugins/{plugin} in a checkout of zoo"
+            if brought := _BROUGHT.get(args[0]):
+                hint = f"{brought.by} brings it: pip install ./plugins/{brought.by} in a checkout of zoo"
             else:
                 hint = did_you_mean(close_matches(args[0], self.list_commands(ctx)), "zoo --help lists them")
             ctx.fail(f"no such command: {args[0]!r}; {hint}")
@@ -125,8 +133,11 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        others = {name: f"From {claimants[0].origin}." for name, claimants in plugin_commands().items()}
-        rows = [(name, COMMANDS[name].help if name in COMMANDS else others[name]) for name in self.list_commands(ctx)]
+        rows = [(name, command.help) for name, command in COMMANDS.items()]
+        for name in self.list_commands(ctx)[len(rows) :]:
+            origin = plugin_commands()[name][0].origin
+            known = _BROUGHT.get(name)
+            rows.append((name, known.help if known and origin.startswith(known.by) else f"From {origin}."))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

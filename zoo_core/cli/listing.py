@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from zoo_core.cli.streams import VERBOSITY
-from zoo_core.registry.choose import HEADER, cells, chosen
+from zoo_core.registry.choose import HEADER, cells
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import close_matches, did_you_mean, table, visible
+from zoo_core.text import table, visible
 
 _COLUMNS = 80
 
@@ -27,7 +27,7 @@ def print_models(
     """Print the names of the models that match, one a line, as a JSON list, or as a table of what they cost."""
     zoo = current_zoo()
     if as_table or any(value is not None for value in filters.values()):
-        entries = chosen(zoo.entries(pattern, family=family, task=task), **filters)
+        entries = zoo.choose(pattern, family=family, task=task, **filters)
         names = [entry.id for entry in entries]
     else:
         names, entries = zoo.list(pattern, family=family, task=task), []
@@ -48,16 +48,7 @@ def print_models(
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()  # a reader that has gone is noticed here, where main can still say so quietly
     if not names and not VERBOSITY.quiet:
-        sys.stderr.write(f"no model matches{_next_pattern(pattern)}{_next_license(filters.get('license'))}\n")
-
-
-def _next_license(license_: str | None) -> str:
-    """What licences there are, where models are listed by one that no weights have."""
-    known = {figure.license for entry in current_zoo().entries() for figure in entry.figures} if license_ else set()
-    if not license_ or license_.lower() in map(str.lower, known):
-        return ""
-    matches = close_matches(license_, known)
-    return visible(f"; no weights have the licence {license_!r}: {did_you_mean(matches, ', '.join(sorted(known)))}")
+        sys.stderr.write(f"no model matches{_next_pattern(pattern)}\n")
 
 
 def _next_pattern(pattern: str) -> str:

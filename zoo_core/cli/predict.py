@@ -91,9 +91,13 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # no
 def _read_class_names(path: Path | None) -> list[str] | None:
     """Class names in the file of ``zoo predict --class-names``, one a line."""
     try:
-        return None if path is None else path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        names = None if path is None else path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--class-names") from error
+        reason = getattr(error, "strerror", None) or error  # str() of an OSError names the file again
+        raise click.BadParameter(f"{path}: {reason}", param_hint="--class-names") from error
+    if names == []:
+        raise click.BadParameter(f"{path}: no class name in it", param_hint="--class-names")
+    return names
 
 
 def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:

@@ -86,6 +86,16 @@ def unknown_task(task: str, known: Collection[str]) -> UsageError:
     )
 
 
+def unknown_license(license: str, known: Collection[str]) -> UsageError:  # noqa: A002 - the field's word for it
+    """The error of a lookup of ``license``, which no weights have; ``known`` are the licences that there are."""
+    return UsageError(
+        f"no weights have the licence {license!r}",
+        expected=f"one of {', '.join(known)}",
+        hint=did_you_mean(close_matches(license, known), "leave it out to list every model"),
+        license=license,
+    )
+
+
 def _lookup_cause(plugins: Iterable[Plugin]) -> str | None:
     """Cause of a failed lookup: plugins that failed, or that were never loaded."""
     plugins = tuple(plugins)

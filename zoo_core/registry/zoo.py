@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
 from zoo_core.registry.families import Member, Own
-from zoo_core.registry.lookup_errors import name_of_folder, name_of_timm, unknown_family, unknown_model, unknown_task
+from zoo_core.registry.lookup_errors import (
+    name_of_folder,
+    name_of_timm,
+    unknown_family,
+    unknown_license,
+    unknown_model,
+    unknown_task,
+)
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
 from zoo_core.registry.same_name import Info
 from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
@@ -182,6 +189,29 @@ class Zoo:
             if model in result[owner]:
                 entries.append(result[owner][model])
         return entries
+
+    def choose(
+        self,
+        pattern: str = "*",
+        *,
+        family: str | None = None,
+        task: str | None = None,
+        **filters: Any,  # noqa: ANN401 - those of chosen
+    ) -> builtins.list[Entry]:
+        """What each model that ``zoo.list`` names is chosen by, in its order.
+
+        Raises:
+            UsageError: As :meth:`list` does, or no weights of any family have that licence.
+        """
+        from zoo_core.registry.choose import chosen
+
+        result = chosen(self.entries(pattern, family=family, task=task), **filters)
+        license_ = filters.get("license")
+        if license_ is not None and not result:
+            known = {figure.license for entry in self.entries() for figure in entry.figures}
+            if known and license_.lower() not in {each.lower() for each in known}:
+                raise unknown_license(license_, sorted(known))
+        return result
 
     def _require_task(self, task: str) -> None:
         tasks = sorted({member.cards.task_of(name) for member in self.usable(listed=True) for name in member.cards})
@@ -361,7 +391,7 @@ def list_models(
         shows them as a table.
 
     Raises:
-        UsageError: An argument is impossible, or no model has that task.
+        UsageError: An argument is impossible, no model has that task, or no weights have that licence.
         UnknownFamily: There is no such family.
 
     Example:
@@ -379,9 +409,7 @@ def list_models(
     }
     if all(value is None for value in filters.values()):
         return ModelNames(zoo.list(pattern, family=family, task=task))  # which reads no card
-    from zoo_core.registry.choose import chosen
-
-    return ModelNames(each.id for each in chosen(zoo.entries(pattern, family=family, task=task), **filters))  # type: ignore[arg-type]  # as declared above
+    return ModelNames(each.id for each in zoo.choose(pattern, family=family, task=task, **filters))
 
 
 @strict_arguments
