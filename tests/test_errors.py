@@ -32,6 +32,19 @@ def test_a_key_error_prints_its_message_and_not_its_repr():
     assert str(UnknownModel("no such model", hint="look")) == "no such model\n  next step: look"
 
 
+def test_where_this_environment_has_no_pip_the_next_step_is_by_uv(monkeypatch, tmp_path):
+    monkeypatch.setattr("zoo_core.text._has_pip", lambda: False)
+    monkeypatch.setattr("sys.prefix", str(tmp_path / ".venv"))
+    monkeypatch.chdir(tmp_path)
+    hint = ZooError("it needs acme", hint="pip install 'acme[all]', or do without").parts["hint"]
+    assert hint == "uv pip install 'acme[all]' --python .venv, or do without"
+
+
+def test_where_this_environment_has_pip_the_next_step_is_by_pip(monkeypatch):
+    monkeypatch.setattr("zoo_core.text._has_pip", lambda: True)
+    assert ZooError("it needs acme", hint="pip install -U acme").parts["hint"] == "pip install -U acme"
+
+
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
 def test_every_error_is_documented_in_the_tree(kind):
     assert kind.__name__ in errors.__doc__

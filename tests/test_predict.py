@@ -645,6 +645,14 @@ def test_the_command_takes_names_from_a_file(photo):
     assert command("tiny/glyphnet", photo, "--class-names", names, "--top", 1).stdout.startswith(f"{photo}: class ")
 
 
+def test_the_command_refuses_a_file_without_names(photo):
+    names = photo.with_name("names.txt")
+    names.write_text("")
+    answer = command("tiny/glyphnet", photo, "--class-names", names)
+    assert "no class name in it" in answer.stderr
+    assert answer.exit_code == 2
+
+
 def test_the_command_draws_files_of_one_name_beside_one_another(photo, segmenter, tmp_path):
     saved = zoo.save(segmenter, tmp_path / "saved", preprocessing=zoo.Preprocessing(crop=None, resize=(32,)))
     (photo.parent / "other").mkdir()

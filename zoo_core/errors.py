@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo_core.text import presentable, redacted, visible
+from zoo_core.text import presentable, redacted, visible, with_uv_for_pip
 
 
 class ZooError(Exception):
@@ -69,6 +69,7 @@ class ZooError(Exception):
         hint: str | None = None,
         **values: object,
     ) -> None:
+        hint = with_uv_for_pip(hint) if hint else hint
         lines = {"expected": expected, "got": got, "done": done, "likely cause": cause, "next step": hint}
         parts = {"expected": expected, "got": got, "done": done, "cause": cause, "hint": hint}
         self.parts = {name: visible(redacted(text)) if text else text for name, text in parts.items()}

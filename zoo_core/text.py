@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # A path that was made of a URL has one slash after its scheme, and one without a scheme begins with two.
 _USER = re.compile(r"(?:(?<=//)|(?<=\w\w:/))[^\s/?#'\"<>]*@")
+_PIP = re.compile(r"(?<!uv )pip install (?:-\w+ )?(?:'[^']*'|[^\s,;']+)")
 _QUERY = re.compile(r"((?:\w:/|\w\w:)/[^\s?#'\"<>()]+)[?#][^\s'\"<>()]*?(?=[:.,;]*(?:[\s'\"<>()]|$))")
 
 
@@ -155,6 +156,37 @@ def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str,
 def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
     """The text of a next step: the close matches if there are any, or else ``otherwise``."""
     return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise
+
+
+def with_uv_for_pip(text: str) -> str:
+    """``text`` with its ``pip install`` commands as this environment takes them: by uv, where it has no pip.
+
+    An environment that uv made has none, and the pip that a shell then finds installs into another one.
+
+    Example:
+        >>> with_uv_for_pip("zoo list names every model there is")
+        'zoo list names every model there is'
+    """
+    if "pip install" not in text or _has_pip():
+        return text
+    import shlex
+    import sys
+    from pathlib import Path
+
+    prefix, here = Path(sys.prefix), Path.cwd()
+    python = shlex.quote(str(prefix.relative_to(here) if prefix.is_relative_to(here) else prefix))
+    return _PIP.sub(lambda command: f"uv {command[0]} --python {python}", text)
+
+
+def _has_pip() -> bool:
+    """Whether this environment has pip; looking for the module would set off the import hook of setuptools."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("pip")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def in_three_digits(number: float) -> str:

@@ -23,7 +23,7 @@ from zoo_core.errors import ZooError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import close_matches, did_you_mean, human
+from zoo_core.text import close_matches, did_you_mean, human, with_uv_for_pip
 from zoo_core.weights import Cache
 from zoo_core.weights.transport.urls import shown
 
@@ -98,7 +98,7 @@ def _print(found: list[Finding], wrong: list[Finding]) -> None:
     for each in wrong:
         paragraph(f"wrong: {each.name}: {each.problem}")
         if each.remedy:
-            paragraph(f"  next step: {each.remedy}")
+            paragraph(f"  next step: {with_uv_for_pip(each.remedy)}")
     if not wrong:
         echo("nothing is wrong")
 
@@ -107,7 +107,7 @@ def _python() -> Iterator[Finding]:
     """What ``zoo doctor`` finds of Python, zoo-core, torch and torchvision."""
     yield Finding("python", "python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("python", "zoo-core", version("zoo-core"))
-    yield Finding("python", "pip", version_of("pip") or "not here: write uv pip for pip")
+    yield Finding("python", "pip", version_of("pip") or "not here, so uv installs")
     for name, remedy in (("torch", "pip install torch"), ("torchvision", "pip install torchvision")):
         try:
             module = import_module(name)
@@ -180,7 +180,7 @@ def _extras() -> Iterator[Finding]:
             missing[extra].append(requirement.name)
     for extra, names in missing.items():
         lacks = f"without {', '.join(names)}: pip install 'zoo-core[{extra}]'" if names else "installed"
-        yield Finding("extras", extra, lacks)
+        yield Finding("extras", extra, with_uv_for_pip(lacks))
     yield Finding("extras", "dot (Graphviz)", shutil.which("dot") or "not here: zoo draw --full needs it")
 
 

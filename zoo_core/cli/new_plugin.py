@@ -20,6 +20,7 @@ from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import AnatomyError, UsageError, ZooError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,10 +89,8 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
     folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
     what = f"{len(cards)} models of {library or 'your library'}" if cards else "a toy model"
     echo(f"{folder} is a working plugin with {what}. Next:")
-    if version_of("pip"):
-        echo(f"  cd {folder} && pip install -e . pytest && pytest")
-    else:  # as in an environment that uv has made
-        echo(f"  uv pip install -e {folder} pytest && uv run --no-sync pytest {folder}")
+    install = with_uv_for_pip(f"pip install -e {folder} pytest")
+    echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")
     if cards:
         echo("  then add weights to the cards, as README.md says")
     else:
