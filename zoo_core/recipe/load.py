@@ -15,8 +15,9 @@ from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import names_in, rebuild_on_base
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.json_arguments import holds_custom
-from zoo_core.recipe.rebuild import Limit, card_of, following, is_own_code, rebuild
+from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
+from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.example import example_input
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.metadata import Metadata, attach, metadata_of, unwrap

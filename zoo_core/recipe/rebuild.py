@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-import zoo_core
 from zoo_core.build.construct import construct
-from zoo_core.errors import NotSupported, UnknownFamily, UnknownModel, Unreadable, UsageError, ZooError
-from zoo_core.recipe.edits_by_hand import VERB, change_by_hand, may_be_set
-from zoo_core.recipe.json_arguments import from_plain, to_plain
+from zoo_core.errors import UnknownFamily, UnknownModel, Unreadable, ZooError
+from zoo_core.recipe.edits import repeat
+from zoo_core.recipe.edits_by_hand import may_be_set
+from zoo_core.recipe.json_arguments import from_plain
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.head.describe import Custom, Layers
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.metadata import Edit
 
 
 _SPARE = 1 << 26
@@ -221,12 +218,6 @@ def _same_option(known: object, value: object) -> bool:
     return type(known) is type(value) and known == value
 
 
-_VERBS = frozenset(
-    {"adapt_stem", "add_lora", "branch", "encoder", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"}
-)
-"""What a recipe may replay, and nothing else."""
-
-
 def rebuild(
     recipe: Recipe,
     heads: Mapping[str, nn.Module] | None = None,
@@ -332,87 +323,3 @@ def card_of(recipe: Recipe) -> Card:
             name=recipe.id,
             matches=(),
         ) from error
-
-
-def is_own_code(card: Card) -> bool:
-    """Whether a model was registered in this process, so that code of the user's builds it."""
-    return card.name in current_zoo().member(card.family).own
-
-
-def edit_to_plain(edit: Edit) -> dict[str, Any]:
-    """An edit of a recipe as JSON, for a rebuild to repeat it; arguments that equal the verb's defaults are left out.
-
-    Raises:
-        UsageError: An argument cannot be written.
-    """
-    defaults = {name: each.default for name, each in inspect.signature(_verb_named(edit.verb)).parameters.items()}
-    said = {name: value for name, value in edit.arguments.items() if name not in defaults or value != defaults[name]}
-    return {"verb": edit.verb, **{name: to_plain(each, f"{edit.verb}({name}=...)") for name, each in said.items()}}
-
-
-def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
-    """The modules in the arguments of a verb that only their own code can build, by the name of their head."""
-    if isinstance(value, Custom):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from customs_in(each, str(key))
-
-
-def repeat(model: nn.Module, edit: Mapping[str, Any], heads: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """Do what an edit in a recipe says once more, through the public function of that name."""
-    verb = _verb_named(edit["verb"])
-    arguments = {name: _built(from_plain(each), heads or {}) for name, each in edit.items() if name != "verb"}
-    return cast("nn.Module", verb(model, **arguments))
-
-
-def _verb_named(name: str) -> Callable[..., Any]:
-    """The public function of surgery of that name: a recipe can call nothing else."""
-    if name == VERB:
-        return change_by_hand
-    if name not in _VERBS:
-        raise Unreadable(
-            f"the recipe asks for {name!r}, which is no surgery that this zoo can do",
-            cause="a newer zoo wrote it, or it was changed by hand",
-            hint="load it with that version of zoo, or a newer one",
-        )
-    return cast("Callable[..., Any]", getattr(zoo_core, name))
-
-
-def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:  # noqa: ANN401 - any argument
-    """An argument of a repeated edit with the modules that its descriptions stand for."""
-    if isinstance(value, Layers):
-        return value.build()
-    if isinstance(value, Custom):
-        return _given_head(value, heads, name)
-    if isinstance(value, Mapping):
-        return {key: _built(each, heads, str(key)) for key, each in value.items()}
-    return value
-
-
-def _given_head(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
-    """Head by that name that the user gives to a rebuild, since only its own code can build it."""
-    if name not in heads:
-        short = custom.kind.rpartition(".")[2]
-        raise UsageError(
-            f"the head {name!r} is a {custom.kind}, which only its own code can build",
-            got=f"heads for {', '.join(heads)}" if heads else "no heads",
-            hint=f'zoo.load(folder, heads={{"{name}": {short}(...)}})',
-            name=name,
-        )
-    return heads[name]
-
-
-def refuse_custom(found: Mapping[str, Custom]) -> None:
-    """Refuse to save modules that no recipe can build.
-
-    Raises:
-        NotSupported: There are some.
-    """
-    for name, custom in found.items():
-        raise NotSupported(
-            f"the head {name!r} is a {custom.kind}, which a recipe cannot build",
-            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
-            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
-            name=name,
-        )

@@ -17,15 +17,18 @@ from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import has_base, left_out
+from zoo_core.recipe.edits import edit_to_plain, repeat
 from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.json_arguments import to_plain
-from zoo_core.recipe.rebuild import customs_in, edit_to_plain, is_own_code, rebuild, refuse_custom, repeat
+from zoo_core.recipe.rebuild import rebuild
 from zoo_core.recipe.record import FORMAT, Recipe, versions_for
+from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
 from zoo_core.surgery.head.classes import classes_by_head, scoring_part
+from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.metadata import Edit, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo_core.contract.card import Card, Preprocessing
-    from zoo_core.surgery.head.describe import Custom
     from zoo_core.surgery.metadata import Metadata
 
 
@@ -126,10 +128,10 @@ def _prove(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
         NotSupported: The recipe makes another model, or none.
     """
     heads = {
-        name: head for edit in known.edits for value in edit.arguments.values() for name, head in customs_in(value)
+        name: head for edit in known.edits for value in edit.arguments.values() for name, head in _customs_in(value)
     }
     if heads and not custom:
-        refuse_custom(heads)
+        _refuse_custom(heads)
     try:
         recipe, twin = _recipe_and_twin(model, known, recipe, heads)
         following = {
@@ -317,7 +319,7 @@ def _save(
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
     recipe = _prove(bare, known, recipe, custom=custom_heads)
-    is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
+    is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in _customs_in(value))
     if with_base is False and is_custom:
         raise NotSupported(
             "what published weights have cannot be left out beside a head of its own code",
@@ -413,3 +415,27 @@ def _first_weights(known: Metadata) -> dict[str, Any]:
     receipt = known.receipt
     result = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
     return {name: value for name, value in result.items() if value}
+
+
+def _customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
+    """The modules in the heads to save that only their own code can build, by the name of their head."""
+    if isinstance(value, Custom):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _customs_in(each, str(key))
+
+
+def _refuse_custom(found: Mapping[str, Custom]) -> None:
+    """Refuse to save modules that no recipe can build.
+
+    Raises:
+        NotSupported: There are some.
+    """
+    for name, custom in found.items():
+        raise NotSupported(
+            f"the head {name!r} is a {custom.kind}, which a recipe cannot build",
+            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
+            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
+            name=name,
+        )

@@ -127,3 +127,8 @@ def _weights_entry(
             preprocessing=preprocessing or Preprocessing(),
         ),
     )
+
+
+def is_own_code(card: Card) -> bool:
+    """Whether a model was registered in this process, so that code of the user's builds it."""
+    return card.name in current_zoo().member(card.family).own
