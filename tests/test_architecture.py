@@ -27,7 +27,7 @@ FLOORS = [
 ]
 """The rooms from the ground up: a module imports from its own floor and from those below, in functions too."""
 
-PUBLIC_NAMES = {"zoo_core.build.get", "zoo_core.recipe.rebuild", "zoo_core.plugin"}
+PUBLIC_NAMES = {"zoo_core.build.get", "zoo_core.recipe.edits", "zoo_core.plugin"}
 """May import ``zoo_core`` itself: get takes what load does, and a recipe is replayed with public verbs."""
 
 

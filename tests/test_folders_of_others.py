@@ -17,7 +17,8 @@ from zoo_core.cli.group import zoo as group
 from zoo_core.cli.lock import _renew
 from zoo_core.errors import CacheError, LockError, WeightsError, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.utils.private_files import believed, write_anew
+from zoo_core.utils.atomic_write import write_anew
+from zoo_core.utils.private_files import believed
 from zoo_core.weights import Cache, fetch, obtain
 from zoo_core.weights.cache.converted import Copy
 from zoo_core.weights.cache.location import cache_folder

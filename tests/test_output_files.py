@@ -13,7 +13,7 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as main
 from zoo_core.errors import ZooError
 from zoo_core.prediction.results import Segmentation
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.atomic_write import whole_file
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from zoo_core.errors import UsageError
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand
 from zoo_core.utils.private_files import believed
 
@@ -164,7 +164,7 @@ def read(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        text = private_files.read_text(private_files.real(path))  # of a link, what it stands for
+        text = no_follow.read_text(no_follow.real(path))  # of a link, what it stands for
         given = toml(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))

@@ -14,7 +14,7 @@ import pytest
 from support.loopback import good, hang_up, sha256, status
 
 from zoo_core.errors import DigestMismatch, FetchError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights import fetch
 from zoo_core.weights.download.partial import Partial, partials
 from zoo_core.weights.transport.retry_policy import Policy
@@ -438,14 +438,14 @@ def test_what_begins_before_the_end_of_a_partial_goes_on_where_it_ends(server, u
 
 
 def test_where_the_disk_takes_no_piece_they_wait_in_memory(server, url, tmp_path, policy, monkeypatch):
-    real = private_files.descriptor
+    real = no_follow.descriptor
 
     def full(path, *options):
         if ".at-" in path.name:
             raise OSError(28, "No space left on device")
         return real(path, *options)
 
-    monkeypatch.setattr(private_files, "descriptor", full)
+    monkeypatch.setattr(no_follow, "descriptor", full)
     assert fetch(url, tmp_path, sha256=DIGEST, size=len(DATA), policy=policy).read_bytes() == DATA
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.errors import CacheError, Unreadable, UsageError, ZooError
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.atomic_write import whole_file
 from zoo_core.weights import obtain
 from zoo_core.weights.formats.sniff import NEXT_STEPS, describe
 from zoo_core.weights.transport.urls import shown

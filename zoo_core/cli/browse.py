@@ -12,7 +12,7 @@ from zoo_core.cli.console import OutFile, echo
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import in_three_digits
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import click
 
 from zoo_core.cli.console import OutFile, complete_family, terminal
 from zoo_core.errors import UsageError
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

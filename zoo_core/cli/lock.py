@@ -12,7 +12,8 @@ import click
 
 from zoo_core.cli.console import complete_model, echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
-from zoo_core.utils.private_files import real, whole_file
+from zoo_core.utils.atomic_write import whole_file
+from zoo_core.utils.no_follow import real
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry

@@ -14,7 +14,7 @@ from zoo_core.cli.console import OutFile, complete_model, echo, note, terminal
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 from zoo_core.text import in_one_line
-from zoo_core.utils.private_files import image_file
+from zoo_core.utils.atomic_write import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.digests import digest_of_module, digest_of_samples, unknown_in
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError, ZooWarning
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
@@ -189,7 +189,7 @@ def cached_features(
     for name, count in {"batch_size": batch_size, "num_workers": num_workers + 1}.items():
         check_count(name, count)
     cache = Cache() if folder is None else None
-    root = cache.root / FEATURES if cache else private_files.real(expand(folder or "").absolute())
+    root = cache.root / FEATURES if cache else no_follow.real(expand(folder or "").absolute())
     believed = not (cache and cache.is_only_found)
     home = device or _device(backbone)
     facts = {"data": data, "samples": digest_of_samples(dataset, total), **_backbone_key(backbone, home)}
@@ -200,7 +200,7 @@ def cached_features(
                 loading = {"batch_size": batch_size, "num_workers": num_workers}
                 _compute(backbone, dataset, Rows(place, total, believed=believed), loading, home)
     with contextlib.suppress(OSError):
-        private_files.touch(place / WHOLE)  # when they were last used, for `zoo cache prune`
+        no_follow.touch(place / WHOLE)  # when they were last used, for `zoo cache prune`
     return CachedFeatures(place)
 
 
@@ -281,7 +281,7 @@ def _alone(place: Path) -> Iterator[None]:
 
     lock = filelock.FileLock(place.with_name(f".{place.name}.lock"))
     with disk_errors(place.parent):
-        private_files.make_folder(place)
+        no_follow.make_folder(place)
         with contextlib.suppress(NotImplementedError):  # a file system without locks: work may be done twice
             lock.acquire()
     try:

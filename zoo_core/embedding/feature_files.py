@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zoo_core.embedding.digests import bytes_of
 from zoo_core.errors import CacheError, UsageError
-from zoo_core.utils import private_files
-from zoo_core.utils.private_files import anew, sync_folder
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
 from zoo_core.weights.download.disk import disk_errors, require_space
 
@@ -53,7 +53,7 @@ class Rows:
 
     def __enter__(self) -> Self:
         with disk_errors(self._folder):
-            private_files.make_folder(self._folder)
+            no_follow.make_folder(self._folder)
             self.done, self._kinds = self._progress_left() if self._believed else (0, {})
             self._files = {part: _appended(self._folder / f"{part}.partial") for part in _PARTS}
             for part, file in self._files.items():
@@ -103,21 +103,21 @@ class Rows:
             record: dict[str, Any] = {"rows": self.done}
             for part in _PARTS:
                 path = self._folder / f"{part}.bin"
-                private_files.replace(self._folder / f"{part}.partial", path)
+                no_follow.replace(self._folder / f"{part}.partial", path)
                 digest, stamp = steady_digest(path)
                 if not self._believed:
                     note_stamp(path, digest, stamp)
                 record[part] = {**self._kinds[part], "sha256": digest, "stamp": str(stamp)}
             sync_folder(self._folder)
             _write(self._folder / WHOLE, record)
-            private_files.unlink(self._folder / _SO_FAR)
+            no_follow.unlink(self._folder / _SO_FAR)
 
     def _progress_left(self) -> tuple[int, dict[str, Kind]]:
         """Number and kind of the rows of features that an interrupted run is known to have written."""
         try:
-            record = json.loads(private_files.read_text(self._folder / _SO_FAR))
+            record = json.loads(no_follow.read_text(self._folder / _SO_FAR))
             done, kinds = int(record["rows"]), {part: dict(record[part]) for part in _PARTS}
-            there = [private_files.status(self._folder / f"{part}.partial").st_size for part in _PARTS]
+            there = [no_follow.status(self._folder / f"{part}.partial").st_size for part in _PARTS]
             if all(size >= done * _row_bytes(kinds[part]) for size, part in zip(there, _PARTS, strict=True)):
                 return min(done, self._total), kinds
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -145,7 +145,7 @@ def read_rows(folder: Path, *, believed: bool = True) -> tuple[Tensor, Tensor] |
         believed: Whether what it says of its files is believed; else only what this user has noted.
     """
     try:
-        record = json.loads(private_files.read_text(folder / WHOLE))
+        record = json.loads(no_follow.read_text(folder / WHOLE))
         if not believed and not all(has_noted(folder / f"{part}.bin", record[part]["sha256"]) for part in _PARTS):
             return None
         features, targets = (_mapped(folder, part, record) for part in _PARTS)
@@ -204,7 +204,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def _appended(path: Path) -> BinaryIO:
-    return os.fdopen(private_files.descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY), "ab")
+    return os.fdopen(no_follow.descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY), "ab")
 
 
 def _write_if_possible(path: Path, record: dict[str, Any]) -> None:

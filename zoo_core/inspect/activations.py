@@ -21,7 +21,7 @@ from zoo_core.surgery.metadata import unwrap
 from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.private_files import image_file
+from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.random_state import unmoved
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.text import html_table, in_three_digits, table
 from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.device import usable_device
 from zoo_core.utils.eval_mode import inferring
-from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     import os

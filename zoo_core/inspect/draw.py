@@ -15,8 +15,8 @@ from zoo_core.surgery.example import example_input
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.eval_mode import inferring
-from zoo_core.utils.private_files import whole_file
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,8 +24,8 @@ from zoo_core.surgery.features.extract import hooked, names_of_parts
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.eval_mode import inferring
-from zoo_core.utils.private_files import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

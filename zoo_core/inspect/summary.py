@@ -15,7 +15,7 @@ from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.text import html_page, html_table, table
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.private_files import whole_file
+from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
     import os

@@ -17,9 +17,10 @@ from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.read import Outputs
 from zoo_core.surgery.metadata import class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
+from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.mapped_pages import take_space
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import take_space, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.recipe.record import FILE, Recipe, read_recipe
-from zoo_core.utils.private_files import sync_folder
+from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.unfinished import is_unfinished, unfinished_folder
 from zoo_core.weights.formats.read import read_safetensors

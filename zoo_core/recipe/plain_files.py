@@ -6,7 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
-from zoo_core.utils.private_files import real
+from zoo_core.utils.no_follow import real
 
 if TYPE_CHECKING:
     from pathlib import Path

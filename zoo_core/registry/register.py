@@ -11,8 +11,8 @@ from zoo_core.errors import UsageError
 from zoo_core.registry.families import Own
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.no_follow import real
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import real
 
 if TYPE_CHECKING:
     import os

@@ -1,4 +1,4 @@
-"""Pages of a mapped file that were read once and are not needed again.
+"""Pages of a mapped file: room for all of them, and those given back that were read once.
 
 Each page of a mapping that is touched counts as memory of the process until the mapping goes. Where numbers are copied
 out of a mapped file, that is as much again as the copy; so what was copied is given back on the way.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 _BLOCK = 1 << 24
@@ -75,3 +78,17 @@ def _is_of_a_file(first: int, last: int) -> bool:
     except (OSError, ValueError):
         pass
     return False
+
+
+def take_space(path: Path) -> None:
+    """Take room on the disk for all pages of a file to be mapped: with none left, writing to a map ends the process.
+
+    Args:
+        path: A file with its whole length.
+
+    Raises:
+        OSError: There is not so much room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

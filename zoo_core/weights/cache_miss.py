@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.mirrors import digest_at_mirror
@@ -107,9 +107,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
     """Take in a file that the cache misses and another tool downloaded: linked, or copied where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
-        return Artefact(
-            linked, digest, private_files.status(linked).st_size, path.as_uri(), request.strength, fetched=True
-        )
+        return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
     return download(replace(request, urls=(path.as_uri(),), sha256=digest))
 
 

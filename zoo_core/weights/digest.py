@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo_core.utils import private_files
-from zoo_core.utils.private_files import write_anew
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import write_anew
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +81,7 @@ class Stamp:
         Raises:
             OSError: There is no such file.
         """
-        return cls.from_status(private_files.status(path))
+        return cls.from_status(no_follow.status(path))
 
     @classmethod
     def from_status(cls, status: os.stat_result) -> Stamp:
@@ -118,7 +118,7 @@ def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
     folder = _digest_notes()
     if folder is not None and _noted_digest(path) != (digest, stamp):
         with contextlib.suppress(OSError):  # it is hashed again, then
-            private_files.make_folder(folder)
+            no_follow.make_folder(folder)
             write_anew(folder / _note_name(path), f"{digest} {stamp}")
 
 
@@ -128,7 +128,7 @@ def _noted_digest(path: Path) -> tuple[str, Stamp] | None:
     if folder is None:
         return None
     try:
-        digest, _, text = private_files.read_text(folder / _note_name(path)).partition(" ")
+        digest, _, text = no_follow.read_text(folder / _note_name(path)).partition(" ")
         return digest, Stamp.parse(text)
     except (OSError, ValueError):
         return None
@@ -142,7 +142,7 @@ def _digest_notes() -> Path | None:
         folder = user_state_path("zoo") / "stamps"
     except RuntimeError:  # of a container whose user is only a number
         return None
-    return private_files.real(folder) if folder.is_absolute() else None
+    return no_follow.real(folder) if folder.is_absolute() else None
 
 
 def _note_name(path: Path) -> str:
@@ -154,14 +154,14 @@ def steady_digest(path: Path) -> tuple[str, Stamp]:
     """The SHA-256 of a plain file and its stamp, from a moment in which it did not change.
 
     Args:
-        path: In a folder that is free of links, see :mod:`zoo_core.utils.private_files`.
+        path: In a folder that is free of links, see :mod:`zoo_core.utils.no_follow`.
 
     Raises:
         OSError: The file cannot be read, or never holds still.
     """
     for _ in range(_PATIENCE):
         before = Stamp.of(path)
-        with os.fdopen(private_files.descriptor(path), "rb") as file:
+        with os.fdopen(no_follow.descriptor(path), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if Stamp.of(path) == before:
             return digest, before

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
@@ -73,7 +73,7 @@ def fetch(
     expected = _checked(url, sha256, size, timeout)
     require_trust((url,), expected)
     dest = _folder(dest)
-    folder = private_files.real(dest)
+    folder = no_follow.real(dest)
     request = Request.of(
         shown(url),
         (url,),
@@ -90,7 +90,7 @@ def fetch(
     if needs_network(url):
         require_online(final.name, (url,))
     with disk_errors(folder):
-        private_files.make_folder(folder)
+        no_follow.make_folder(folder)
     path = fetch_once(request, lambda: _existing(request, final)).path
     return dest / _tidied(path).name
 
@@ -98,14 +98,14 @@ def fetch(
 def _existing(request: Request, final: Path) -> Artefact | None:
     """The file to fetch, if another process has brought it into the caller's folder."""
     path = _good(final, request.sha256)
-    return Artefact(path, "", private_files.status(path).st_size, "", request.strength, fetched=False) if path else None
+    return Artefact(path, "", no_follow.status(path).st_size, "", request.strength, fetched=False) if path else None
 
 
 def _tidied(final: Path) -> Path:
     """The fetched file's path, once dead downloads beside it, and a bad file that was in its place, are removed."""
     sweep(final.parent, whole=final.name, spare=_SPARE)
     with contextlib.suppress(OSError):
-        private_files.unlink(aside(final))
+        no_follow.unlink(aside(final))
     return final
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch, FetchError, LockError, Offline, UsageError, ZooError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.digest import Stamp, has_noted, sha256_of
 from zoo_core.weights.trust.lock import Locked, current_lock
@@ -193,10 +193,10 @@ def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
             raise ValueError(f"its commit is {commit!r:.60}")  # noqa: TRY301 - named below with the rest
         folder = root / commit
         if not _is_whole(folder):
-            private_files.make_folder(folder)
+            no_follow.make_folder(folder)
             if not _is_believed(folder):  # with what the client would take for its own notes
                 shutil.rmtree(folder)
-                private_files.make_folder(folder)
+                no_follow.make_folder(folder)
             api.hf_hub_download(repo, RECIPE, revision=commit, local_dir=folder)
             file = _tensors_in(folder)["file"]
             if not isinstance(file, str) or "/" in file or file.startswith("."):

@@ -9,8 +9,9 @@ import tarfile
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch, ZooError
-from zoo_core.utils import private_files
-from zoo_core.utils.private_files import anew, real
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import anew
+from zoo_core.utils.no_follow import real
 from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.digest import Stamp
@@ -53,7 +54,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
     ):
         for item in {item.ref.sha256: item for item in chosen}.values():
             require_proven(cache, item)
-            with os.fdopen(private_files.descriptor(item.path), "rb") as data:
+            with os.fdopen(no_follow.descriptor(item.path), "rb") as data:
                 _add(archive, f"objects/{item.ref.sha256}/{item.path.name}", item.ref.size, data)
         for item in chosen:
             text = str(item.ref).encode()
@@ -104,7 +105,7 @@ def import_bundle(cache: Cache, file: Path) -> list[str]:
     cache.make()
     refs: dict[str, Ref] = {}
     try:
-        opened = os.fdopen(private_files.descriptor(real(file)), "rb")
+        opened = os.fdopen(no_follow.descriptor(real(file)), "rb")
         with opened, tarfile.open(fileobj=opened, mode="r:") as archive:
             for member in archive:
                 data = archive.extractfile(member) if member.isreg() else None

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from zoo_core import settings
 from zoo_core.errors import CacheError, Unreadable, ZooWarning
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
@@ -108,12 +108,12 @@ class Copy:
     @property
     def size(self) -> int:
         """What the folder takes, in bytes."""
-        return sum(private_files.status(path).st_size for path in self.files())
+        return sum(no_follow.status(path).st_size for path in self.files())
 
     def files(self) -> list[Path]:
         """All that is in the folder."""
         with contextlib.suppress(OSError):
-            return [self.folder / name for name in private_files.names(self.folder)]
+            return [self.folder / name for name in no_follow.names(self.folder)]
         return []
 
     def ref(self) -> Ref | None:
@@ -223,9 +223,9 @@ class Copy:
         from zoo_core.weights.formats.aligned import plan
 
         path, parts = self.prove(), plan(state)
-        if path is None or parts is None or private_files.status(path).st_size != sum(map(len, parts)):
+        if path is None or parts is None or no_follow.status(path).st_size != sum(map(len, parts)):
             return False
-        with os.fdopen(private_files.descriptor(path), "rb", buffering=0) as file:
+        with os.fdopen(no_follow.descriptor(path), "rb", buffering=0) as file:
             return all(_are_next(file, memoryview(part), mapped=mapped) for part in parts)
 
     def remove(self) -> int:
@@ -239,9 +239,9 @@ class Copy:
         """
         freed = self.size
         for path in self.files():
-            private_files.unlink(path)
+            no_follow.unlink(path)
         with contextlib.suppress(OSError):
-            private_files.remove_folder(self.folder)
+            no_follow.remove_folder(self.folder)
         return freed
 
     def _note(self, path: Path, digest: str, stamp: Stamp) -> None:
@@ -253,8 +253,8 @@ class Copy:
 def copies(cache: Cache) -> list[Copy]:
     """Every converted copy in a cache, whole or not."""
     with contextlib.suppress(OSError):
-        names = private_files.names(cache.root / FOLDER)
-        return [Copy(cache, name) for name in names if private_files.is_folder(cache.root / FOLDER / name)]
+        names = no_follow.names(cache.root / FOLDER)
+        return [Copy(cache, name) for name in names if no_follow.is_folder(cache.root / FOLDER / name)]
     return []
 
 
@@ -276,7 +276,7 @@ def _alone(lock: Path) -> Iterator[bool]:
         yield True
     finally:
         with contextlib.suppress(OSError):
-            private_files.unlink(lock)  # while it is ours, so that no other process has it
+            no_follow.unlink(lock)  # while it is ours, so that no other process has it
         with contextlib.suppress(OSError):
             holder.release()
 
@@ -329,7 +329,7 @@ def open_own(path: Path) -> Checkpoint:
         Unreadable: It cannot be read, holds no tensors by name, or is being written to.
     """
     try:
-        stamp = Stamp.of(private_files.real(path))
+        stamp = Stamp.of(no_follow.real(path))
     except OSError:  # the reader says why
         return open_checkpoint(path)
     if stamp.size < _WORTH_A_COPY or not settings.convert() or settings.verify() == "always":
@@ -338,7 +338,7 @@ def open_own(path: Path) -> Checkpoint:
         cache = Cache()
     except CacheError:
         return open_checkpoint(path)
-    return _known(cache, private_files.real(path), stamp) or _converted(cache, path, stamp)
+    return _known(cache, no_follow.real(path), stamp) or _converted(cache, path, stamp)
 
 
 def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
@@ -349,7 +349,7 @@ def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
 
 def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
     """What a user's file holds, from a converted copy of the same tensors, which is made now if need be."""
-    checkpoint, file = open_checkpoint(path), private_files.real(path)
+    checkpoint, file = open_checkpoint(path), no_follow.real(path)
     names = _names(checkpoint.candidates)
     if names is None or _would_show(cache, file):
         return checkpoint
@@ -394,7 +394,7 @@ def _would_show(cache: Cache, file: Path) -> bool:
 def _require_steady(path: Path, stamp: Stamp) -> None:
     """Refuse a user's file that has changed while it was read for its converted copy."""
     with contextlib.suppress(OSError):
-        if Stamp.of(private_files.real(path)) == stamp:
+        if Stamp.of(no_follow.real(path)) == stamp:
             return
     raise Unreadable(
         f"{path} was written to while it was read",
@@ -448,7 +448,7 @@ def _forget(cache: Cache, *, most: int) -> None:
         if (path, note) in good[:most]:
             continue
         with contextlib.suppress(OSError):
-            private_files.unlink(path)
+            no_follow.unlink(path)
             if note.sha256 not in kept:
                 Copy(cache, note.sha256).remove()
 
@@ -456,7 +456,7 @@ def _forget(cache: Cache, *, most: int) -> None:
 def _notes(cache: Cache) -> Iterator[tuple[Path, Ref]]:
     """The notes in the cache that say which converted copy belongs to which file of the user."""
     with contextlib.suppress(OSError):
-        for path in (cache.root / NOTES / name for name in private_files.names(cache.root / NOTES)):
+        for path in (cache.root / NOTES / name for name in no_follow.names(cache.root / NOTES)):
             if not path.name.startswith(".") and (note := _note(path)):
                 yield path, note
 

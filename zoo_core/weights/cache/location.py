@@ -7,9 +7,10 @@ from pathlib import Path
 
 from zoo_core import settings
 from zoo_core.errors import CacheError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import believed, pass_over, write_anew
+from zoo_core.utils.private_files import believed, pass_over
 
 FOLDER = "weights_cache"
 TAG = "CACHEDIR.TAG"
@@ -60,9 +61,9 @@ def is_only_found(root: Path) -> bool:
         root: Of the cache, free of links.
     """
     if chosen := settings.cache_dir():
-        return not settings.may_vouch("cache") and private_files.real(expand(chosen).absolute()) == root
+        return not settings.may_vouch("cache") and no_follow.real(expand(chosen).absolute()) == root
     folder = _in_a_checkout()
-    return folder is not None and private_files.real(folder) == root
+    return folder is not None and no_follow.real(folder) == root
 
 
 def _in_a_checkout(start: Path | None = None) -> Path | None:
@@ -105,7 +106,7 @@ def write_tag(folder: Path) -> None:
         OSError: The folder cannot be written.
     """
     try:
-        private_files.status(folder / TAG)
+        no_follow.status(folder / TAG)
     except FileNotFoundError:
         text = "\n# This folder is zoo's weights cache. Everything in it can be fetched again.\n"
         write_anew(folder / TAG, SIGNATURE.decode() + text)

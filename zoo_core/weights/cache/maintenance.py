@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies, own_copies
 from zoo_core.weights.cache.refs import Ref, read_ref
@@ -60,7 +60,7 @@ class Kept:
     def present(self) -> bool:
         """Whether the file is there with the length that it should have."""
         try:
-            return private_files.status(self.path).st_size == self.ref.size
+            return no_follow.status(self.path).st_size == self.ref.size
         except OSError:
             return False
 
@@ -83,7 +83,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
         try:
             ref = read_ref(path)
             if ref:
-                used = datetime.fromtimestamp(private_files.status(path).st_mtime, UTC)
+                used = datetime.fromtimestamp(no_follow.status(path).st_mtime, UTC)
                 result.append(Kept(_name(path), ref, path, _path(cache, ref), used))
         except CacheError as error:
             problems.append(error)
@@ -100,7 +100,7 @@ def _path(cache: Cache, ref: Ref) -> Path:
     """Where the file of kept weights is: one that is not in this cache may be in the shared one."""
     path = cache.place(ref.sha256, ref.file)
     with contextlib.suppress(OSError):
-        private_files.status(path)
+        no_follow.status(path)
         return path
     return shared_object(ref.sha256) or path
 
@@ -130,18 +130,18 @@ def _inside(folder: Path) -> list[Path]:
     """The files that maintenance finds in the folders of a folder of the cache; no link to a folder is entered."""
     result: list[Path] = []
     with contextlib.suppress(OSError):
-        for home in private_files.names(folder):
+        for home in no_follow.names(folder):
             with contextlib.suppress(OSError):
-                result += [folder / home / name for name in private_files.names(folder / home)]
+                result += [folder / home / name for name in no_follow.names(folder / home)]
     return result
 
 
 def _links(folder: Path) -> Iterator[Leftover]:
     """Links in the places of folders of the cache, to be pruned; what they lead to stays."""
     with contextlib.suppress(OSError):
-        is_link = stat.S_ISLNK(private_files.status(folder).st_mode)
-        for home in [folder] if is_link else [folder / name for name in private_files.names(folder)]:
-            status = private_files.status(home)
+        is_link = stat.S_ISLNK(no_follow.status(folder).st_mode)
+        for home in [folder] if is_link else [folder / name for name in no_follow.names(folder)]:
+            status = no_follow.status(home)
             if stat.S_ISLNK(status.st_mode):
                 yield Leftover(home, status.st_size, "a link")
 
@@ -184,7 +184,7 @@ def remove(cache: Cache, kept: Iterable[Kept]) -> int:
     gone = list(kept)
     with disk_errors(cache.root):
         for item in gone:
-            private_files.unlink(item.ref_path)
+            no_follow.unlink(item.ref_path)
         needed = _needed(cache)
         paths = dict.fromkeys(item.path for item in gone if _is_own(cache, item) and item.ref.sha256 not in needed)
         sources = {item.ref.sha256 for item in gone} - needed
@@ -227,7 +227,7 @@ def leftovers(cache: Cache, *, unused_days: float | None = None) -> tuple[list[L
     result = []
     for path in _inside(cache.root / "objects"):
         with contextlib.suppress(OSError):
-            status = private_files.status(path)
+            status = no_follow.status(path)
             if path.name.startswith("."):
                 result.append(Leftover(path, status.st_size, "bad bytes, moved aside"))
             elif path.parent.name not in needed and time.time() - status.st_ctime > _FRESH:
@@ -252,7 +252,7 @@ def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
     """Cached features to prune: those that were last used before a limit."""
     paths = _inside(cache.root / FEATURES)
     for folder in dict.fromkeys(path.parent for path in paths):
-        files = [(path, private_files.status(path)) for path in paths if path.parent == folder]
+        files = [(path, no_follow.status(path)) for path in paths if path.parent == folder]
         if max((status.st_mtime for _, status in files), default=limit) < limit:
             yield from (Leftover(path, status.st_size, "cached features, unused") for path, status in files)
 
@@ -261,7 +261,7 @@ def _left(copy: Copy) -> Iterator[Leftover]:
     """The files that pruning removes of a converted copy that is useless, unless it is just being made."""
     for path in copy.files():
         with contextlib.suppress(OSError):
-            status = private_files.status(path)
+            status = no_follow.status(path)
             if time.time() - status.st_ctime > _FRESH:
                 yield Leftover(path, status.st_size, "a converted copy of what is gone, or not a whole one")
 
@@ -292,10 +292,10 @@ def _needed(cache: Cache) -> set[str]:
 def _remove(path: Path) -> int:
     """Remove a file that the cache needs no more, and its folder when empty; give the bytes that this freed."""
     try:
-        size = private_files.status(path).st_size
+        size = no_follow.status(path).st_size
     except OSError:
         return 0
-    private_files.unlink(path)
+    no_follow.unlink(path)
     with contextlib.suppress(OSError):  # not empty yet
-        private_files.remove_folder(path.parent)
+        no_follow.remove_folder(path.parent)
     return size

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from zoo_core.errors import CacheError
-from zoo_core.utils import private_files
-from zoo_core.utils.private_files import anew, write_anew
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import anew, write_anew
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.bundle import require_proven
 from zoo_core.weights.cache.refs import parse_ref, ref_name
@@ -82,16 +82,16 @@ def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
         DigestMismatch: An object in the cache is missing or bad.
         CacheError: The folder cannot be written.
     """
-    folder = private_files.real(folder.absolute())
+    folder = no_follow.real(folder.absolute())
     with disk_errors(folder):
-        private_files.make_folder(folder)
+        no_follow.make_folder(folder)
         for item in kept:
             require_proven(cache, item)
             _put(item.path, folder / item.ref.sha256)
             ref = folder / item.ref_path.relative_to(cache.root)
-            private_files.make_folder(ref.parent)
+            no_follow.make_folder(ref.parent)
             write_anew(ref, str(item.ref))
-        names = [name for name in private_files.names(folder) if digests.is_full(name)]
+        names = [name for name in no_follow.names(folder) if digests.is_full(name)]
         write_anew(folder / "SHA256SUMS", "".join(f"{name}  {name}\n" for name in names))
     return len(names)
 
@@ -100,10 +100,10 @@ def _put(path: Path, final: Path) -> None:
     """Put a file into a mirror: link it, or copy it where that cannot be; whole or not at all."""
     temporary = final.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
-        private_files.link(path, temporary)
+        no_follow.link(path, temporary)
     except OSError:
-        with os.fdopen(private_files.descriptor(path), "rb") as source, anew(final) as copy:
+        with os.fdopen(no_follow.descriptor(path), "rb") as source, anew(final) as copy:
             shutil.copyfileobj(source, copy)
     else:
-        private_files.replace(temporary, final)
-        private_files.unlink(temporary)  # a rename onto another link to one file does nothing
+        no_follow.replace(temporary, final)
+        no_follow.unlink(temporary)  # a rename onto another link to one file does nothing

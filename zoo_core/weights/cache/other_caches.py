@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Untrusted
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.refs import pinned
@@ -46,7 +46,7 @@ def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[
         return None
     for path in _candidates(urls, sha256):
         try:
-            path = private_files.real(path, strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
+            path = no_follow.real(path, strict=True)  # noqa: PLW2901 - the hub's snapshots are links to its blobs
             if size not in (None, path.stat().st_size) or not path.is_file():
                 continue
             digest, _ = digests.steady_digest(path)
@@ -80,8 +80,8 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 ref = repository / "refs" / match[2]
                 commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else match[2]
-                blob = private_files.real(repository / "snapshots" / commit / match[3], strict=True)
-                if blob.parent == private_files.real(repository / "blobs") and digests.is_full(blob.name):
+                blob = no_follow.real(repository / "snapshots" / commit / match[3], strict=True)
+                if blob.parent == no_follow.real(repository / "blobs") and digests.is_full(blob.name):
                     return blob.name
     return ""
 
@@ -93,7 +93,7 @@ def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
         path: The file: a blob, or a link to one.
         digest: Its digest.
     """
-    blob = private_files.real(path)
+    blob = no_follow.real(path)
     repository = blob.parent.parent
     if blob.name != digest or blob.parent.name != "blobs" or not repository.name.startswith("models--"):
         return set()
@@ -101,7 +101,7 @@ def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
     return {
         (name, link.relative_to(repository / "snapshots").as_posix().partition("/")[2])
         for link in (repository / "snapshots").glob("*/**/*")
-        if link.is_symlink() and private_files.real(link) == blob
+        if link.is_symlink() and no_follow.real(link) == blob
     }
 
 
@@ -184,14 +184,12 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
             pinned(cache.ref_path(card.family, card.name, weights.tag), digest, source=path.name)
     cache.make()
     file = file_name(result[0][1].urls[0])
-    placed = cache.link(private_files.real(path), digest, file) or _copied(cache, path, digest, file)
+    placed = cache.link(no_follow.real(path), digest, file) or _copied(cache, path, digest, file)
     for card, weights in result:
         entry = Entry(cache, cache.ref_path(card.family, card.name, weights.tag), None)
         strength = "declared" if weights.strength == "none" else weights.strength
         entry.keep(
-            Artefact(
-                placed, digest, private_files.status(placed).st_size, path.absolute().as_uri(), strength, fetched=True
-            )
+            Artefact(placed, digest, no_follow.status(placed).st_size, path.absolute().as_uri(), strength, fetched=True)
         )
     return Adopted(placed, tuple(f"{card.id}@{weights.tag}" for card, weights in result), digest)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from zoo_core.errors import CacheError, DigestMismatch
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.digest import Stamp
 
@@ -83,7 +83,7 @@ def read_ref(path: Path) -> Ref | None:
         CacheError: The file is malformed; the message names it, the line and the reason.
     """
     try:
-        text = private_files.read_text(path)
+        text = no_follow.read_text(path)
     except FileNotFoundError:
         return None
     except NotADirectoryError:

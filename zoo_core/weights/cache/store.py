@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.errors import CacheError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import write_anew
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.location import cache_folder, is_only_found, write_tag
@@ -43,7 +43,7 @@ class Cache:
     root: Path = field(default_factory=cache_folder)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", private_files.real(self.root.absolute()))
+        object.__setattr__(self, "root", no_follow.real(self.root.absolute()))
 
     @cached_property
     def is_only_found(self) -> bool:
@@ -65,7 +65,7 @@ class Cache:
             CacheError: It cannot be made.
         """
         with disk_errors(self.root):
-            private_files.make_folder(self.arriving)
+            no_follow.make_folder(self.arriving)
             write_tag(self.root)
 
     def place(self, digest: str, file: str) -> Path:
@@ -76,7 +76,7 @@ class Cache:
         """The object of that digest if there is one; it has not been checked."""
         folder = self.root / "objects" / digest
         try:
-            names = [name for name in private_files.names(folder) if not name.startswith(".")]
+            names = [name for name in no_follow.names(folder) if not name.startswith(".")]
         except CacheError:
             raise
         except OSError:
@@ -100,7 +100,7 @@ class Cache:
             CacheError: It is a link or a folder, or it cannot be read.
         """
         try:
-            status = private_files.status(path)
+            status = no_follow.status(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         refuse_mode(path, status.st_mode)
@@ -141,9 +141,9 @@ class Cache:
         """
         final = self.place(digest, file)
         with contextlib.suppress(OSError):
-            private_files.make_folder(final.parent)
+            no_follow.make_folder(final.parent)
             if self.prove(final, digest) is None:
-                private_files.link(path, final)
+                no_follow.link(path, final)
                 self.note(final, digest, Stamp.of(final))
             return final
         return None
@@ -154,7 +154,7 @@ class Cache:
         Raises:
             OSError: The folder cannot be written.
         """
-        private_files.make_folder(path.parent)
+        no_follow.make_folder(path.parent)
         write_anew(path, str(ref))
 
 
@@ -198,7 +198,7 @@ class Entry:
         artefact = Artefact(path, sha256, stamp.size, ref.source if ref else "", strength, fetched=False)
         with contextlib.suppress(OSError):  # a read-only cache is a good cache
             if ref and ref.stamp == stamp:
-                private_files.touch(self.ref_path)  # when it was last used, for `zoo cache prune`
+                no_follow.touch(self.ref_path)  # when it was last used, for `zoo cache prune`
             else:
                 self._write(artefact, stamp)
         return artefact
@@ -259,7 +259,7 @@ def shared_object(sha256: str) -> Path | None:
 def _shared_stamp(path: Path, sha256: str, stamp: Stamp | None) -> Stamp | None:
     """The stamp of a good object that the shared cache stores: notes of others are not believed, nothing is moved."""
     with contextlib.suppress(OSError):
-        status = private_files.status(path)
+        status = no_follow.status(path)
         if not stat.S_ISREG(status.st_mode):
             return None
         if Stamp.from_status(status) == stamp and settings.verify() == "auto":

@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError, ZooError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights.digest import Stamp
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def refuse_odd(path: Path) -> None:
         CacheError: There is one, or it cannot be told.
     """
     try:
-        mode = private_files.status(path).st_mode
+        mode = no_follow.status(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     except CacheError:
@@ -127,7 +127,7 @@ def move_aside(path: Path, stamp: Stamp) -> Path | None:
     try:
         if Stamp.of(path) != stamp:
             return None
-        private_files.replace(path, aside(path))
+        no_follow.replace(path, aside(path))
     except OSError:
         return None
     return aside(path)

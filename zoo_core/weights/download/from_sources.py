@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.download.disk import refuse_odd, require_space
@@ -75,7 +75,7 @@ def _progress(request: Request) -> object:
     seen = []
     for path in partials(request.folder, request.stem):
         with contextlib.suppress(OSError):
-            status = private_files.status(path)
+            status = no_follow.status(path)
             seen.append((path.name, status.st_size, status.st_mtime_ns))
     return seen
 

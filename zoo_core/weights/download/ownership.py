@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import filelock
 
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ class _Holder:
         self._close()
         with contextlib.suppress(OSError):
             if self._lock.is_locked:
-                private_files.unlink(Path(self._lock.lock_file))  # while it is ours, so that no other process has it
+                no_follow.unlink(Path(self._lock.lock_file))  # while it is ours, so that no other process has it
         with contextlib.suppress(OSError, NotImplementedError):
             self._lock.release()
 
@@ -101,14 +101,14 @@ class _Holder:
     def _require_own(self) -> None:
         """Use no lock file of another user, nor one that has a second name: it is as if there were no locks."""
         with contextlib.suppress(FileNotFoundError):
-            if not is_ours(private_files.status(Path(self._lock.lock_file))):
+            if not is_ours(no_follow.status(Path(self._lock.lock_file))):
                 raise PermissionError(errno.EPERM, "the lock is not ours", self._lock.lock_file)
 
     def _look(self) -> None:
         """Keep the other's file open: when it is let go, it is removed."""
         with contextlib.suppress(OSError):
             if self._seen is None and not self._lock.is_locked:
-                self._seen = private_files.descriptor(Path(self._lock.lock_file))
+                self._seen = no_follow.descriptor(Path(self._lock.lock_file))
             elif self._seen is not None and not os.fstat(self._seen).st_nlink:
                 self.released = True
                 self._close()

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from zoo_core.errors import CacheError, ZooError
-from zoo_core.utils import private_files
-from zoo_core.utils.private_files import sync_folder, write_anew
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, BackgroundHash
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
 from zoo_core.weights.download.ownership import NOBODY, SUFFIX, is_ours, lock, own_name, surely_dead
@@ -70,7 +70,7 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            private_files.make_folder(folder)
+            no_follow.make_folder(folder)
             adopted = _adopt(folder, stem)
         return adopted or cls.new(folder, stem)
 
@@ -82,10 +82,10 @@ class Partial:
             CacheError: The folder cannot be written.
         """
         with disk_errors(folder):
-            private_files.make_folder(folder)
+            no_follow.make_folder(folder)
             while True:
                 path = folder / own_name(stem)
-                descriptor = private_files.descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS)
+                descriptor = no_follow.descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS)
                 file = os.fdopen(descriptor, "r+b", buffering=0)
                 if lock(file) is not False:
                     return cls(path, file)
@@ -137,12 +137,12 @@ class Partial:
         if not hasattr(os, "pread"):  # a file has one position there
             self._hashing.hexdigest()
         for begin, path in self.pieces():
-            with contextlib.suppress(OSError), os.fdopen(private_files.descriptor(path), "rb") as piece:
+            with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(path), "rb") as piece:
                 if begin <= self.length:
                     piece.seek(self.length - begin)
                     while block := piece.read(_BLOCK):
                         self.write(block)
-                    private_files.unlink(path)
+                    no_follow.unlink(path)
 
     def pieces(self) -> list[tuple[int, Path]]:
         """The first byte and the file of each piece that waits for those before it, in order."""
@@ -161,7 +161,7 @@ class Partial:
             self._file.seek(0)
             self._file.truncate()
             for each in belongings(self.path):
-                private_files.unlink(each)
+                no_follow.unlink(each)
         self.length = 0
         self._follow()
 
@@ -195,7 +195,7 @@ class Partial:
     def touch(self) -> None:
         """Show other processes that this one is still at work."""
         with contextlib.suppress(OSError):
-            private_files.touch(self.path)
+            no_follow.touch(self.path)
 
     @property
     def digest(self) -> str:
@@ -216,7 +216,7 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """What names the source of the bytes, and its strong ETag; two empty strings when they are not known."""
         try:
-            source, etag = private_files.read_text(self._origin_path).splitlines()
+            source, etag = no_follow.read_text(self._origin_path).splitlines()
         except (OSError, ValueError):
             return "", ""
         return source, etag
@@ -243,7 +243,7 @@ class Partial:
             Stolen: What would be published is not what was hashed.
         """
         with disk_errors(final.parent):
-            private_files.make_folder(final.parent)
+            no_follow.make_folder(final.parent)
             refuse_odd(final)
             self._require_own()
             self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
@@ -256,19 +256,19 @@ class Partial:
                 time.sleep(_TICK)
             if os.name == "nt":
                 self._file.close()
-            private_files.replace(self.path, final)
+            no_follow.replace(self.path, final)
             self._file.close()
             sync_folder(final.parent)
         self._published = True
         with contextlib.suppress(OSError):  # it is of no harm
             for each in belongings(self.path):
-                private_files.unlink(each)
+                no_follow.unlink(each)
         return final
 
     def _require_own(self) -> None:
         ours = os.fstat(self._file.fileno())
         try:
-            there = private_files.status(self.path)
+            there = no_follow.status(self.path)
         except FileNotFoundError:
             there = None
         if not there or not os.path.samestat(ours, there) or ours.st_size != self.length:
@@ -319,7 +319,7 @@ def _copied(path: Path, file: FileIO, stem: str) -> Partial:
         partial.restart()
     file.close()
     move_belongings(path, partial.path)
-    private_files.unlink(path)
+    no_follow.unlink(path)
     return partial
 
 
@@ -328,10 +328,10 @@ def partials(folder: Path, stem: str) -> list[Path]:
     prefix = f".{stem}."
     result = []
     with contextlib.suppress(OSError):
-        for name in private_files.names(folder):
+        for name in no_follow.names(folder):
             if name.startswith(prefix) and name.endswith(SUFFIX):
                 with contextlib.suppress(OSError):
-                    status = private_files.status(folder / name)
+                    status = no_follow.status(folder / name)
                     result += [(status.st_size, name)] if stat.S_ISREG(status.st_mode) else []
     return [folder / name for _, name in sorted(result, reverse=True)]
 
@@ -340,7 +340,7 @@ def belongings(path: Path) -> list[Path]:
     """What is kept beside a partial file: the note of its origin, and pieces that wait for those before them."""
     with contextlib.suppress(OSError):
         starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
-        return [path.with_name(name) for name in private_files.names(path.parent) if name.startswith(starts)]
+        return [path.with_name(name) for name in no_follow.names(path.parent) if name.startswith(starts)]
     return []
 
 
@@ -354,7 +354,7 @@ def give_up(path: Path) -> None:
 def move(path: Path, new: Path) -> bool:
     """Rename a partial file and what is kept beside it; False when another process was quicker."""
     try:
-        private_files.replace(path, new)
+        no_follow.replace(path, new)
     except OSError:
         return False
     move_belongings(path, new)
@@ -365,7 +365,7 @@ def move_belongings(path: Path, new: Path) -> None:
     """Rename what is kept beside a partial file that has another name now."""
     for each in belongings(path):
         with contextlib.suppress(OSError):
-            private_files.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
+            no_follow.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
 
 
 def remove(path: Path) -> None:
@@ -375,19 +375,19 @@ def remove(path: Path) -> None:
         OSError: It cannot be removed.
     """
     for each in (path, *belongings(path)):
-        private_files.unlink(each)
+        no_follow.unlink(each)
 
 
 def claim(path: Path) -> FileIO | None:
     """Open a partial file to continue it, if its process is dead: it holds no lock, and was long silent or ended."""
     try:
-        descriptor = private_files.descriptor(path, os.O_RDWR | FLAGS)
+        descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
     except OSError:
         return None
     file = os.fdopen(descriptor, "r+b", buffering=0)
     status = os.fstat(descriptor)
     try:
-        are_ours = all(is_ours(each) for each in (status, *map(private_files.status, belongings(path))))
+        are_ours = all(is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
     except OSError:  # another process is quicker
         are_ours = False
     if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):

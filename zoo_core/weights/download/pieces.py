@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights.transport.failures import Failure, StaleRange, Transient
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class _Piece:
         count = sum(map(len, blocks))
         if not self.blocks:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            with contextlib.suppress(OSError), os.fdopen(private_files.descriptor(self.place, flags), "ab") as file:
+            with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(self.place, flags), "ab") as file:
                 file.writelines(blocks)
                 file.flush()
                 if file.tell() == self.waiting + count:
@@ -76,7 +76,7 @@ class _Piece:
         Args:
             at: The first byte.
         """
-        with contextlib.suppress(OSError), os.fdopen(private_files.descriptor(self.place), "rb") as file:
+        with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(self.place), "rb") as file:
             file.seek(at - self.begin)
             return file.read(min(_BLOCK, self.begin + self.waiting - at))
         return b""
@@ -84,7 +84,7 @@ class _Piece:
     def discard(self) -> None:
         """Remove the file, as far as that can be."""
         with contextlib.suppress(OSError):
-            private_files.unlink(self.place)
+            no_follow.unlink(self.place)
 
 
 class Pieces:
@@ -267,10 +267,10 @@ class Pieces:
 def _cut(partial: Partial, total: int, length: int) -> list[_Piece]:
     """The rest of a file in pieces; those that wait beside it are whole pieces of their own."""
     bounds, at = list[tuple[int, int, int]](), partial.length
-    waiting = [(begin, path, private_files.status(path).st_size) for begin, path in partial.pieces()]
+    waiting = [(begin, path, no_follow.status(path).st_size) for begin, path in partial.pieces()]
     for begin, path, size in waiting:
         if begin + size <= at or begin + size > total or not size:
-            private_files.unlink(path)
+            no_follow.unlink(path)
             continue
         bounds += [(first, min(first + length, begin), 0) for first in range(at, begin, length)]
         bounds.append((begin, begin + size, size))

@@ -10,7 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
 from zoo_core.weights.download.ownership import locked_folder, own_name, surely_dead
 from zoo_core.weights.download.partial import claim, remove
 
@@ -42,7 +42,7 @@ def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
     """
     freed = 0
     with contextlib.suppress(OSError):
-        matches = filter(None, map(_OURS.fullmatch, private_files.names(folder)))
+        matches = filter(None, map(_OURS.fullmatch, no_follow.names(folder)))
         for name, stem in dict.fromkeys((match["partial"], match["stem"]) for match in matches):
             freed += _swept(folder / name, 0.0 if stem == whole else spare)
     return freed
@@ -53,7 +53,7 @@ def _swept(path: Path, spare: float) -> int:
     freed = 0
     with contextlib.suppress(OSError):
         try:
-            status = private_files.status(path)
+            status = no_follow.status(path)
         except FileNotFoundError:
             if surely_dead(path):  # else it is in the middle of being renamed, perhaps
                 remove(path)

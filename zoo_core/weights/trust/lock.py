@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from zoo_core import settings
 from zoo_core.contract.card import Licenses, Preprocessing, Weights
 from zoo_core.errors import LockError
-from zoo_core.utils import private_files
+from zoo_core.utils import no_follow
+from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import believed, write_anew
+from zoo_core.utils.private_files import believed
 from zoo_core.weights import digest as digests
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def read_lock(path: Path) -> Lock:
         LockError: The file cannot be read at all, or is of a later version.
     """
     try:
-        text = private_files.read_text(private_files.real(path))  # a lock may be a link of its user's
+        text = no_follow.read_text(no_follow.real(path))  # a lock may be a link of its user's
     except (OSError, UnicodeDecodeError) as error:
         raise LockError(f"{path} cannot be read", cause=str(error), file=str(path), line=0) from error
     _refuse_conflict(text, path)
@@ -402,7 +403,7 @@ def write_lock(path: Path, entries: Iterable[Locked]) -> None:
         LockError: The folder cannot be written.
     """
     tables = [_table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
-    place = private_files.real(path)
+    place = no_follow.real(path)
     if path.is_symlink() and not place.exists() and place.suffix != path.suffix:
         raise LockError(
             f"{path} is a link to {place}, where there is no lock",

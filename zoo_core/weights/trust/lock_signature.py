@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LockError, NotSupported
-from zoo_core.utils.private_files import real, write_anew
+from zoo_core.utils.atomic_write import write_anew
+from zoo_core.utils.no_follow import real
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
