@@ -268,6 +268,13 @@ def test_a_plugin_without_hooks_is_said_to_contribute_nothing(site):
     assert "it contributes nothing" in site.rows(ZOO_PLUGINS="mute")["mute"]["notes"][0]
 
 
+def test_a_plugin_that_brings_an_engine_alone_contributes_that(site):
+    site.install("quick", "def embed_engine(embedder, sources):\n    return embedder.run(sources)\n")
+    row = site.rows(ZOO_PLUGINS="quick")["quick"]
+    assert (row["engines"], row["notes"]) == (["quick"], [])
+    assert ": engine quick\n" in site.zoo("plugins", ZOO_PLUGINS="quick").stdout
+
+
 def test_a_distribution_without_metadata_is_listed_by_its_module(site):
     site.install("bare", metadata=False)
     row = site.rows(ZOO_PLUGINS="bare")["bare"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ PAGE = ROOT / "docs" / "WORKS_WITH.md"
 HEAD = """# Works with
 
 What was tried with the real libraries, and does what the sentence says. Each sentence is the name of a test in
-`tests/works_with`, which CI runs on untrained models of every family. What a library cannot be used for is refused with
+`tests/works_with`, which CI runs on untrained models. What a library cannot be used for is refused with
 a next step that works, and such sentences are here too. `python tests/support/works_with.py` runs the tests and writes
 this page.
 
@@ -44,10 +45,25 @@ def pins():
     return dict(line.split("==") for line in settings["tool"]["uv"]["constraint-dependencies"])
 
 
+SPELLED = {
+    "deepspeed": "DeepSpeed",
+    "lightning": "Lightning",
+    "lora config": "LoRA config",
+    "onnx runtime": "ONNX Runtime",
+    "peft": "PEFT",
+    "timms": "timm's",
+    "update bn": "`update_bn`",
+}
+"""Names as their owners write them, which the name of a test cannot."""
+
+
 def sentence(name):
     """The name of a test as a sentence."""
     words = name.removeprefix("test_").replace("_", " ")
-    return f"{words[0].upper()}{words[1:]}."
+    for plain, spelled in SPELLED.items():
+        words = re.sub(rf"\b{plain}\b", spelled, words)
+    begins_with_name = words.startswith(("zoo ", *SPELLED.values()))
+    return f"{words if begins_with_name else words[0].upper() + words[1:]}."
 
 
 def page(versions):

@@ -136,7 +136,7 @@ def _families() -> Iterator[Finding]:
     for plugin in registry.plugins:
         facts = facts_of(registry, plugin)
         problems = "; ".join(facts["problems"])
-        state = ", ".join(_family(name) for name in facts["families"]) or "commands alone"
+        state = ", ".join(_family(name) for name in facts["families"]) or "no models of its own"
         state += "".join(f"; note: {note}" for note in facts["notes"])
         yield Finding("families", plugin.name, state, problems, "zoo plugins --verbose shows more" if problems else "")
     if registry.plugins:

@@ -61,13 +61,14 @@ def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any
         for command in plugin.commands
         if (problem := conflict(command, claimed[command]))
     ]
-    if not (plugin.problem or plugin.families or plugin.commands):
+    if not (plugin.problem or plugin.families or plugin.commands or plugin.has_engine):
         notes.append("it contributes nothing: none of its functions is marked @hookimpl, or they return nothing")
     return {
         "name": plugin.name,
         "origin": plugin.origin,
         "families": [family.name for family in plugin.families],
         "commands": list(plugin.commands),
+        "engines": [plugin.name] if plugin.has_engine else [],
         "problems": problems,
         "notes": notes,
         "seconds": round(plugin.seconds, 4),
@@ -145,7 +146,8 @@ def _problem_line(error: BaseException, member: Member) -> str:
 
 def _print(row: dict[str, Any], *, verbose: bool) -> None:
     """Print a plugin with its families and commands, and with its problems and notes."""
-    what = ", ".join([*row["families"], *(f"command {name}" for name in row["commands"])]) or "nothing"
+    others = [f"{kind} {name}" for kind in ("command", "engine") for name in row[f"{kind}s"]]
+    what = ", ".join([*row["families"], *others]) or "nothing"
     paragraph(f"{'failed' if row['problems'] else 'ok':7}{row['name']} ({row['origin']}): {what}", indent=7)
     for problem in row["problems"]:
         paragraph(f"       {problem}", indent=7)

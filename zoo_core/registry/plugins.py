@@ -38,6 +38,7 @@ class Plugin:
         source: The entry point it came from, or a word for it.
         families: What it contributes.
         commands: Command name to ``"package.module:command"``.
+        has_engine: Whether ``zoo.embed(..., engine=name)`` can run on it.
         problem: Why it does not work and what to do, on one line; None when it does.
         traceback: The traceback of the problem.
         notes: What is odd about it without stopping it, such as a hook name that zoo does not know.
@@ -48,6 +49,7 @@ class Plugin:
     source: EntryPoint | Found | str
     families: tuple[Family, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
+    has_engine: bool = False
     problem: str | None = None
     traceback: str | None = None
     notes: tuple[str, ...] = ()
@@ -176,6 +178,7 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
 
 def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
     """Put the families and commands that a plugin contributes into its record, once they are checked."""
+    plugin.has_engine = callable(getattr(module, "embed_engine", None))
     answers = _plain_hook_answers(module)
     if answers is None:
         answers, plugin.notes = _hook_answers(plugin.name, module)

@@ -92,7 +92,7 @@ def check_names(family: str) -> None:
 
 
 def check_exceptions(family: str) -> None:
-    """Every expected failure of the family names a check and a model that there are, and a reason.
+    """Every expected failure that the family declares names an existing check and model, and a reason.
 
     Args:
         family: Its name.

@@ -20,20 +20,20 @@ _COLUMNS = ("passed", "by shapes", *OUTCOMES[1:])
 _PREFACE = """\
 # Models, and what was checked of them
 
-One command writes this page: `zoo check --all --json sweep.json --markdown docs/MODELS.md`, which goes on where it was
-stopped with `--resume`. Machines that share the work say `--shard 1/4 --json 1.json`, and
-`python -m zoo_core.testing *.json > docs/MODELS.md` puts together what they found, of two verdicts on one thing the
-later. So the page may be of a sweep by shapes (`--shapes-above 5M`), and then of one model of each kind with its values
-(`--sample kinds`): the smallest of each task, class and shape of heads. Models are built untrained, and nothing is
-downloaded.
+One command writes this page: `zoo check --all --json sweep.json --markdown docs/MODELS.md`; with `--resume` it goes on
+where it was stopped. Several machines share the work by `--shard 1/4 --json 1.json`, and
+`python -m zoo_core.testing *.json > docs/MODELS.md` merges their files; where two have a verdict on the same check of the
+same model, the later file counts. So a sweep by shapes (`--shapes-above 5M`) can be followed by one with values of one model
+of each kind (`--sample kinds`), the smallest of each task, class and shape of heads. Models are built untrained, and
+nothing is downloaded.
 """
 _WORDS = """\
 - **passed**: the model keeps the promise.
-- **by shapes**: those of them where numbers should have been compared and there were none: the model was built without
-  values, as too large for these machines. Its shapes were compared, and nothing was seen to be equal bit for bit.
+- **by shapes**: how many of those passed by their shapes alone. The model was built without values (on the meta device), since
+  it was too large for the machine; shapes were compared, and no number was.
 - **refused**: zoo says that this model cannot do that, and why.
-- **expected**: it fails, as its family says it does, with the reason.
-- **skipped**: the check can say nothing about this model.
+- **expected**: it fails, and its family declares this failure, with the reason.
+- **skipped**: the check does not apply to this model, or could not be made.
 """
 
 

@@ -152,7 +152,7 @@ def _check_encoder(card: Card, model: nn.Module, anatomy: Anatomy, maps: Mapping
 
 
 def check_branch(card: Card) -> None:
-    """Branches from the last stage on give scores of their classes; or zoo refuses them, with a reason."""
+    """Branches that copy the last stage give scores of their classes; or zoo refuses them, with a reason."""
     need_values(card)
     model = copy.deepcopy(model_under_test(card))
     anatomy = anatomy_of(model)

@@ -238,7 +238,7 @@ def _gives_old(card: Card, model: nn.Module) -> bool:
 
 
 def check_in_channels(card: Card) -> None:
-    """With 1 and 4 channels it runs, and hears every channel; or it refuses, with a reason."""
+    """With 1 and 4 channels it runs, and each channel changes the scores; or zoo refuses, with a reason."""
     x = example(card)
     for path in anatomy_of(model_under_test(card)).channel_attributes:
         number = get_attribute(model_under_test(card), path)
