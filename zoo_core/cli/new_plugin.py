@@ -87,7 +87,8 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
         raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
     cards = _traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
     folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
-    what = f"{len(cards)} models of {library or 'your library'}" if cards else "a toy model"
+    models_of = f"{len(cards)} model{'' if len(cards) == 1 else 's'} of {library or 'your library'}"
+    what = models_of if cards else "a toy model"
     echo(f"{folder} is a working plugin with {what}. Next:")
     install = with_uv_for_pip(f"pip install -e {folder} pytest")
     echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")

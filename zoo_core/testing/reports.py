@@ -22,15 +22,15 @@ _PREFACE = """\
 
 One command writes this page: `zoo check --all --json sweep.json --markdown docs/MODELS.md`; with `--resume` it goes on
 where it was stopped. Several machines share the work by `--shard 1/4 --json 1.json`, and
-`python -m zoo_core.testing *.json > docs/MODELS.md` merges their files; where two have a verdict on the same check of the
-same model, the later file counts. So a sweep by shapes (`--shapes-above 5M`) can be followed by one with values of one model
-of each kind (`--sample kinds`), the smallest of each task, class and shape of heads. Models are built untrained, and
-nothing is downloaded.
+`python -m zoo_core.testing *.json > docs/MODELS.md` merges their files; where two have a verdict on one check of one
+model, the later file counts. So a sweep by shapes (`--shapes-above 5M`) can be followed by one with values of one
+model of each kind (`--sample kinds`), the smallest of each task, class and shape of heads. Models are built
+untrained, and nothing is downloaded.
 """
 _WORDS = """\
 - **passed**: the model keeps the promise.
-- **by shapes**: how many of those passed by their shapes alone. The model was built without values (on the meta device), since
-  it was too large for the machine; shapes were compared, and no number was.
+- **by shapes**: how many of those passed by their shapes alone. The model was built without values (on the meta
+  device), since it was too large for the machine; shapes were compared, and no number was.
 - **refused**: zoo says that this model cannot do that, and why.
 - **expected**: it fails, and its family declares this failure, with the reason.
 - **skipped**: the check does not apply to this model, or could not be made.
