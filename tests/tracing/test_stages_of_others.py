@@ -111,6 +111,47 @@ def test_a_stride_divides_the_image_whatever_tokens_are_put_beside():
     assert {stride for _, _, stride in steps(Patches(Residual(8, 2), extra=2), IMAGE)} <= {4}
 
 
+class Mlp(nn.Module):
+    """Two linear layers, added to their input."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.two(self.one(x).relu())
+
+
+class FixedGrid(nn.Module):
+    """Patches that overlap, or leave a rest of the image out, and class tokens; of one size of images alone."""
+
+    def __init__(self, size, patch, stride, tokens):
+        super().__init__()
+        steps = (size - patch) // stride + 1
+        self.patches = nn.Conv2d(3, 8, patch, stride)
+        self.position = nn.Parameter(torch.zeros(1, steps**2, 8))
+        self.classes = nn.Parameter(torch.zeros(1, tokens, 8))
+        self.blocks = nn.Sequential(Mlp(8), Mlp(8))
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position
+        tokens = torch.cat([self.classes.expand(len(x), -1, -1), tokens], 1)
+        return self.out(self.blocks(tokens)[:, 0])
+
+
+@pytest.mark.parametrize(("size", "patch", "stride", "tokens"), [(384, 14, 14, 1), (224, 14, 7, 1), (224, 14, 7, 2)])
+def test_a_grid_that_does_not_divide_the_image_has_the_stride_of_its_convolution(size, patch, stride, tokens):
+    model = FixedGrid(size, patch, stride, tokens)
+    assert {each for _, _, each in steps(model, torch.zeros(1, 3, size, size))} == {stride}
+
+
+def test_the_two_tokens_of_a_distilled_model_are_no_map():
+    model = zoo.get("timm/pit_ti_distilled_224", weights=None, device="meta")
+    found = zoo.trace(model, torch.zeros(1, 3, 224, 224)).anatomy.stages
+    assert [(stage.channels, stage.stride) for stage in found] == [(64, 8), (128, 16), (256, 32)]
+
+
 def test_keys_of_a_lower_resolution_are_no_stage():
     model = pooled(nn.Conv2d(3, 8, 4, 4), Stage(8, 8, 1), Attention(), width=8)
     assert [stride for _, _, stride in steps(model, torch.zeros(1, 3, 32, 32))] == [4]

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.tracing.feature_maps import Grid
     from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Call, Dataflow
-    from zoo_core.tracing.stage_finder import Grid
 
     Piece = Callable[[Any, Any], Any]
 

@@ -14,13 +14,14 @@ from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import Metadata, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
+from zoo_core.tracing.feature_maps import Grid
 from zoo_core.tracing.heads import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import VECTORS, Layers, owner
 from zoo_core.tracing.passes import duplicate, record_passes
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import ShapesOnly
 from zoo_core.tracing.split_finder import proven, with_split
-from zoo_core.tracing.stage_finder import Grid, find_stages
+from zoo_core.tracing.stage_finder import find_stages
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
 from zoo_core.utils.eval_mode import evaluating

@@ -1,0 +1,204 @@
+"""Feature maps of a recorded pass, read off the shapes of its tensors: channels, stride and layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from zoo_core.tracing.last_layers import IMAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zoo_core.tracing.recording import Dataflow, Op
+
+Layout = Literal["NCHW", "NHWC", "NLC"]
+_IMAGE_AXES = 4
+_GATED = frozenset({"mul", "imul", "matmul", "bmm", "baddbmm", "einsum"}) | {
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
+"""Products whose first factor leads on to the output; the others are a gate, or the keys and values of attention."""
+_ON_LAST_AXIS = frozenset({"linear", "layer_norm", "rms_norm", "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""Layers that need the channels on the last axis, so that a signal that they gave is ``[N, L, C]``."""
+_ON_SECOND_AXIS = ("conv", "batch_norm", "instance_norm", "group_norm")
+"""How layers begin that need the channels on the second axis: what they gave is ``[N, C, L]``."""
+_TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"})
+"""Functions that exchange the axes of a signal, which has two beside the batch: after two of them it is as before."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a tensor is, if it is a feature map: its channels, stride and layout, from which stages are told.
+
+    Attributes:
+        stride: Pixels of the input for one step, whole.
+        channels: How many.
+        layout: How it lies.
+    """
+
+    stride: int
+    channels: int
+    layout: Layout
+
+
+class Grid:
+    """Reads feature maps off shapes: of one pass, and of another on a larger input as far as that came.
+
+    Args:
+        flow: The pass.
+        larger: The other one.
+    """
+
+    def __init__(self, flow: Dataflow, larger: Dataflow) -> None:
+        self.flow = flow
+        self.larger = larger.recording.shapes
+        self.batch = next((flow.recording.shapes[value][:1] for value in flow.recording.inputs), ())
+        self.axes = max((len(flow.recording.shapes[value]) for value in flow.recording.inputs), default=0)
+        self.side = self._side(flow)
+        self.larger_side = self._side(larger)
+        pairs = zip(flow.recording.ops, larger.recording.ops, strict=False)
+        differ = (one for one, two in pairs if (one.name, one.outputs) != (two.name, two.outputs) and one.outputs)
+        self.until = next((op.outputs[0] for op in differ), len(self.larger))
+        self._known: dict[int, Map | None] = {}
+
+    def _side(self, flow: Dataflow) -> tuple[int, ...]:
+        shapes = [flow.recording.shapes[value] for value in flow.recording.inputs]
+        image = next((shape[-2:] for shape in shapes if len(shape) in IMAGES), ())
+        convs = (op for op in self.flow.recording.ops if op.name.startswith("conv") and self.flow.moving(op))
+        first = next((self.flow.moving(op)[0] for op in convs), None)
+        axis = -2 if first is not None and self._is_channels_last(first) else -1  # turned before it is convolved
+        return tuple(image or next((shape[axis:][:1] for shape in shapes if len(shape) == 3), ()))  # noqa: PLR2004 - N, C, L
+
+    def map_of(self, value: int) -> Map | None:
+        """The feature map that a tensor is; None where it is none."""
+        if value not in self._known:
+            self._known[value] = self._read(value) if self.side and value in self.flow.from_input else None
+        return self._known[value]
+
+    def deepest(self, outputs: Iterable[int]) -> int:
+        """The last of the tensors of lowest resolution on the way to some outputs.
+
+        Of a product the first factor is on the way: the others are the keys and values of attention, or a gate. Where
+        everything passes through a tensor of that resolution, later ones beside which it is still needed, such as the
+        weights of a pool by attention, are not meant.
+        """
+        recording, todo, way = self.flow.recording, [*outputs], set[int]()
+        while todo:
+            number = recording.producer.get(todo.pop())
+            if number is not None and number not in way:
+                way.add(number)
+                moving = self.flow.moving(recording.ops[number])
+                todo += moving[:1] if recording.ops[number].name in _GATED else moving
+        made = [value for number in sorted(way) for value in recording.ops[number].outputs if value in self.given_out]
+        maps = [(result.stride, index) for index, value in enumerate(made) if (result := self.map_of(value))]
+        lowest = [made[index] for stride, index in maps if stride == max(maps)[0]]
+        cuts = {*self.flow.cuts(outputs)}
+        return ([value for value in lowest if value in cuts] or lowest or [-1])[-1]
+
+    @cached_property
+    def given_out(self) -> frozenset[int]:
+        """The tensors that modules give: between them, tokens and channels may change places."""
+        return frozenset(value for call in self.flow.recording.calls() for value in call.outputs)
+
+    def _read(self, value: int) -> Map | None:
+        shape = self.flow.recording.shapes[value]
+        other = self.larger[value] if value < self.until else None
+        if other is not None and len(other) != len(shape):
+            return None
+        if shape[:1] != self.batch:
+            return None
+        if len(self.side) == 1:
+            if len(shape) != 3 or self._is_channels_last(value):  # noqa: PLR2004 - N, C, L
+                return None
+            stride = self._stride(0, shape[-1], other[-1] if other else None)
+            return Map(_whole(stride), shape[1], "NCHW") if stride else None
+        if len(shape) == 3:  # noqa: PLR2004 - N, L, C
+            return self._tokens(value, shape, other) if self.axes == _IMAGE_AXES else None  # else tokens of frames too
+        return self._image(value, shape, other) if len(shape) == self.axes else None
+
+    def _is_channels_last(self, value: int) -> bool:
+        """Whether the layers that made a signal compute on its last axis, as those of tokens ``[N, L, C]`` do."""
+        recording, turned = self.flow.recording, False
+        while (number := recording.producer.get(value)) is not None:
+            op = recording.ops[number]
+            if op.name in _ON_LAST_AXIS:
+                return not turned
+            if op.name.startswith(_ON_SECOND_AXIS):
+                break
+            turned ^= op.name in _TURNING
+            value = self.flow.moving(op)[0]
+        return turned
+
+    def _image(self, value: int, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
+        layouts: tuple[tuple[Layout, tuple[int, int], int], ...] = (("NCHW", (-2, -1), 1), ("NHWC", (-3, -2), -1))
+        for layout, at, axis in layouts:
+            if 1 in (shape[at[0]], shape[at[1]]):
+                continue
+            strides = [self._stride(i, shape[place], other[place] if other else None) for i, place in enumerate(at)]
+            same = other is None or shape[axis] == other[axis]
+            if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35 if other else 0.2):
+                stride = min(strides)
+                return Map(self._laid(value, stride) or _whole(stride), shape[axis], layout)
+        return None
+
+    def _stride(self, axis: int, steps: int, more: int | None) -> float:
+        if more is not None:
+            added = more - steps
+            return (self.larger_side[axis] - self.side[axis]) / added if added > 0 else 0
+        return self.side[axis] / steps if 1 < steps <= self.side[axis] else 0
+
+    def _tokens(self, value: int, shape: tuple[int, ...], other: tuple[int, ...] | None) -> Map | None:
+        area = self.side[0] * self.side[1]
+        if other is not None:
+            added = other[1] - shape[1]
+            if added <= 0 or shape[2] != other[2]:
+                return None
+            stride = math.sqrt((self.larger_side[0] * self.larger_side[1] - area) / added)
+            return Map(self._laid(value, stride) or _whole(stride), shape[2], "NLC")
+        stride = math.sqrt(area / shape[1])
+        if 2 * stride > min(self.side):
+            return None  # class tokens alone, of which a distilled model has two
+        if laid := self._laid(value, stride):
+            return Map(laid, shape[2], "NLC")
+        for whole in (_whole(stride, near=0.015), 2 ** round(math.log2(max(stride, 1)))):
+            divides = whole.bit_count() == 1 or not any(side % whole for side in self.side)
+            if divides and math.isclose(whole, stride, rel_tol=0.2):
+                return Map(whole, shape[2], "NLC")
+        return None
+
+    def _laid(self, value: int, stride: float) -> int | None:
+        """The stride at which convolutions lay the steps of a map, if about that many fit into the input.
+
+        A patch of 14 pixels leaves the rest of 384 out, and one of 14 every 7 pixels covers 224 with 31 steps.
+        """
+        laid = self._strides_so_far.get(value, 1)
+        return laid if laid > 1 and math.isclose(laid, stride, rel_tol=0.05) else None
+
+    @cached_property
+    def _strides_so_far(self) -> dict[int, int]:
+        """Product of the strides of the convolutions on the way to each tensor; the largest, where ways join."""
+        result: dict[int, int] = {}
+        for op in self.flow.recording.ops:
+            so_far = max((result.get(value, 1) for value in self.flow.moving(op)), default=1) * _stride_of(op)
+            result.update(dict.fromkeys(op.outputs, so_far))
+        return result
+
+
+def _stride_of(op: Op) -> int:
+    """The stride of a convolution of images, along a row; one for any other function."""
+    if op.name != "conv2d":
+        return 1
+    stride = op.kwargs.get("stride", op.args[3] if len(op.args) > 3 else 1)  # noqa: PLR2004 - its fourth argument
+    return int(stride[-1]) if isinstance(stride, tuple | list) else int(stride)
+
+
+def _whole(stride: float, near: float = 0.003) -> int:
+    """The stride that is the nearest integer, or a near power of two: layers without padding cut the border off."""
+    nearest = max(round(stride), 1)
+    power = 2 ** round(math.log2(max(stride, 1)))
+    if math.isclose(nearest, stride, rel_tol=near) or not math.isclose(power, stride, rel_tol=0.2):
+        return int(nearest)
+    return int(power)
