@@ -64,7 +64,7 @@ def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures:
 
 
 def redacted(text: str) -> str:
-    """``text`` without what stands before the ``@`` of a URL, and without queries and fragments, which may hold a key.
+    """``text`` for people without secrets: of its URLs, neither what is before ``@``, nor queries and fragments.
 
     Example:
         >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")
@@ -74,7 +74,7 @@ def redacted(text: str) -> str:
 
 
 def presentable(value: object) -> object:
-    """A value with each text in it redacted: texts, and tuples, lists and dicts of them; anything else as it is."""
+    """A value with each text in it redacted for people: in tuples, lists and dicts too; anything else as it is."""
     if type(value) is str:
         return redacted(value)
     if type(value) is tuple:
@@ -119,7 +119,7 @@ td, th {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #88
 
 
 def html_page(title: str, body: str) -> str:
-    """A page, as HTML text, that needs no other file, for light and dark mode and for phones.
+    """Text for people as an HTML page that needs no other file, for light and dark mode and for phones.
 
     Args:
         title: Shown as the heading.

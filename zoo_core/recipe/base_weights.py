@@ -1,7 +1,8 @@
-"""Saves that leave out what published weights have: which tensors those are, and where they come from again."""
+"""Saves that leave out what their base weights have: which tensors those are, and where they come from again."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,8 @@ from zoo_core.build.load import fill
 from zoo_core.build.request import ModelRequest
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import card_of, rebuild
+from zoo_core.recipe.record import FORMAT
+from zoo_core.recipe.state import covering
 from zoo_core.surgery.metadata import metadata_of
 from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.cache.store import Cache, Entry
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
     from zoo_core.weights import Artefact
 
 
-def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> set[str]:
-    """Names of the tensors that the published weights of a recipe have too, bit for bit.
+def leave_out_base(
+    recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str, object]
+) -> tuple[Recipe, dict[str, Tensor]]:
+    """The recipe and the tensors of a save without what its base weights have: published ones, which it began with.
 
     Args:
         recipe: Of the model that is saved.
@@ -38,6 +43,14 @@ def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str
     Raises:
         NotSupported: It began with no published weights, or they are no longer here.
     """
+    names = _same_as_base(recipe, tensors, options) - {*recipe.ties.values()}
+    every = {*tensors, *recipe.ties}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in names}
+    return replace(recipe, from_base=covering(names, every), format=FORMAT), kept
+
+
+def _same_as_base(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> set[str]:
+    """Names of the tensors of a model that its base weights have too, bit for bit."""
     if result := _published_file(recipe):
         twin = rebuild(recipe, options=options, filled=_filler(*result))
         values = twin.state_dict()
@@ -52,14 +65,14 @@ def left_out(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str
 
 
 def has_base(recipe: Recipe) -> bool:
-    """Whether the published weights that a model began with are here."""
+    """Whether the base weights of a model, which are the published ones that it began with, are here."""
     return _published_file(recipe) is not None
 
 
-def rebuild_on_base(
+def rebuild_on_base_weights(
     recipe: Recipe, heads: Mapping[str, nn.Module], options: Mapping[str, object], limit: Limit
 ) -> nn.Module:
-    """A model with the parts of a recipe, and the values of the published weights that it is based on.
+    """Rebuild a model from a recipe and its base weights: the published ones that it began with.
 
     Nothing is fetched: they have to be here.
 
@@ -87,13 +100,13 @@ def rebuild_on_base(
 
 
 def names_in(recipe: Recipe, model: nn.Module) -> set[str]:
-    """Names of the tensors of ``model`` that a save of it left out, since published weights have them."""
+    """Names of the tensors of ``model`` that a save of it left out, since its base weights have them."""
     prefixes = tuple(f"{each}." for each in recipe.from_base)
     return {name for name in model.state_dict() if name in recipe.from_base or name.startswith(prefixes)}
 
 
 def _published_file(recipe: Recipe) -> tuple[Weights, Artefact] | None:
-    """Weights entry and file that a saved model began with, where they are here."""
+    """Weights entry and file of the base weights of a saved model, where they are here."""
     card, digest = card_of(recipe), recipe.weights.get("sha256", "")
     try:
         entry = card.find(recipe.weights.get("tag", ""))

@@ -135,7 +135,7 @@ def _settle(path: Path, final: Path) -> None:
 
 
 def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
-    """Read the tensors file in a save's folder, once its digest is that in the recipe.
+    """Read the file of tensors in the folder of a save, once its digest is that in the recipe.
 
     Raises:
         Unreadable: The file is not there, or is no safetensors.

@@ -74,14 +74,14 @@ def _to_worded(value: object, where: str) -> dict[str, Any]:
 
 
 def _mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """A mapping as JSON can write it: as pairs where its keys are not all plain strings."""
+    """An argument that is a mapping, as JSON can write it: as pairs where its keys are not all plain strings."""
     if all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: to_plain(each, f"{where}[{key!r}]") for key, each in value.items()}
     return {_PAIRS: [[to_plain(key, where), to_plain(each, where)] for key, each in value.items()]}
 
 
 def _fields(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any of our records
-    """The fields of a record for JSON; those that equal their defaults are left out, and tuples look like lists."""
+    """An argument that is a record as JSON: its fields without those that equal their defaults, tuples as lists."""
     named = {spec.name: (spec, getattr(value, spec.name)) for spec in fields(value)}
     kept = {name: each for name, (spec, each) in named.items() if each not in (spec.default, {})}
     return {
@@ -121,7 +121,7 @@ def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
 
 
 def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
-    """The record that JSON stands for."""
+    """The argument, a record, that JSON stands for."""
     kind = _record_class(value[_RECORD])
     if kind is None:
         raise _unknown_word(value)
@@ -130,7 +130,7 @@ def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
 
 
 def _record_class(name: object) -> type | None:
-    """Class of the record that JSON names, or the one that was called so when older recipes were written."""
+    """Class of the record that the JSON of an argument names, or that was called so when older recipes were written."""
     old = _OLD.fullmatch(str(name))
     if old:
         return next((kind for kind in _NAMES if kind.__name__ == old[1]), None)

@@ -12,7 +12,7 @@ from zoo_core.build.place import place
 from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
-from zoo_core.recipe.base_weights import names_in, rebuild_on_base
+from zoo_core.recipe.base_weights import names_in, rebuild_on_base_weights
 from zoo_core.recipe.folder import read_tensors
 from zoo_core.recipe.json_arguments import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
@@ -94,7 +94,7 @@ def load(
     card = card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
     _check_heads(recipe, heads or {})
-    build = rebuild_on_base if recipe.from_base else rebuild
+    build = rebuild_on_base_weights if recipe.from_base else rebuild
     limit = Limit(recipe.id, tensors, own_code=bool(heads) or is_own_code(card))
     model = build(recipe, heads or {}, options=options or {}, limit=limit)
     bare = unwrap(model)  # an encoder has its body inside

@@ -280,7 +280,7 @@ def following(recipe: Recipe) -> Iterator[None]:
 
 
 def options_of(recipe: Recipe, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the constructor of a library may be given of what a recipe says.
+    """What a rebuild may give the constructor of a library of what a recipe says.
 
     Args:
         recipe: What a save says of the model.

@@ -18,7 +18,7 @@ from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import visible
 from zoo_core.utils.paths import expand, is_written_as_path
-from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_json
+from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_json
 from zoo_core.weights.formats.plain_pickle import NotPlain
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 

@@ -16,13 +16,13 @@ from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
-from zoo_core.recipe.base_weights import has_base, left_out
+from zoo_core.recipe.base_weights import has_base, leave_out_base
 from zoo_core.recipe.edits import edit_to_plain, repeat
 from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.json_arguments import to_plain
 from zoo_core.recipe.rebuild import rebuild
-from zoo_core.recipe.record import FORMAT, Recipe, versions_for
+from zoo_core.recipe.record import Recipe, versions_for
 from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
     from zoo_core.contract.card import Card, Preprocessing
     from zoo_core.surgery.metadata import Metadata
@@ -328,7 +326,7 @@ def _save(
             hint="zoo.save(..., custom_heads=True, with_base=True) writes all tensors",
         )
     if with_base is False or (with_base is None and adapters and not is_custom and has_base(recipe)):
-        recipe, tensors = _without_base(recipe, tensors, known)
+        recipe, tensors = leave_out_base(recipe, tensors, known.options)
     write(target, recipe, tensors)
 
 
@@ -353,14 +351,6 @@ def _recipe_of(bare: nn.Module, known: Metadata, card: Card, names: Sequence[str
         training=bare.training,
         registered=card.build if is_own_code(card) else "",
     )
-
-
-def _without_base(recipe: Recipe, tensors: dict[str, Tensor], known: Metadata) -> tuple[Recipe, dict[str, Tensor]]:
-    """The recipe and the tensors of a save that leaves out what published weights have."""
-    names = left_out(recipe, tensors, known.options) - {*recipe.ties.values()}
-    every = {*tensors, *recipe.ties}
-    kept = {name: tensor for name, tensor in tensors.items() if name not in names}
-    return replace(recipe, from_base=state.covering(names, every), format=FORMAT), kept
 
 
 def _class_names(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to write, each once, and under which of these names the others are found.
+    """The tensors in the state of a model to save, each once, and under which of these names the others are found.
 
     Raises:
         NotSupported: Something in the state dict is no tensor, or has no values.
@@ -59,7 +59,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def tie(model: nn.Module, ties: dict[str, str]) -> None:
-    """Make the tensors of these names one again, as the recipe says, where the constructor has not done so."""
+    """Restore the ties in a model's state: make the tensors of these names one again where they are not."""
     for name, other in ties.items():
         (owner, leaf), (source, kept) = _owner(model, name), _owner(model, other)
         if getattr(owner, leaf) is not getattr(source, kept):
@@ -73,7 +73,7 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def dtype_of(model: nn.Module) -> str:
-    """The dtype of all floating-point tensors; empty when they differ."""
+    """The dtype of a model's state: that of all its floating-point tensors; empty when they differ."""
     result = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
     return str(result.pop()).removeprefix("torch.") if len(result) == 1 else ""
 
@@ -127,7 +127,7 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
 
 
 def restore(model: nn.Module, recipe: Recipe) -> None:
-    """Freeze exactly the parameters, and hold exactly the norms, that the recipe says, and set every mode."""
+    """Restore the state of a saved model beside its values: exactly its frozen parameters, held norms and modes."""
     model.train(recipe.training)
     frozen, held, switched = set(recipe.frozen), set(recipe.held), set(recipe.switched)
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -143,7 +143,7 @@ def restore(model: nn.Module, recipe: Recipe) -> None:
 
 
 def _prefixes(name: str) -> list[str]:
-    """The modules that a name is in, outermost first, and the name itself."""
+    """The prefixes of a name in a model's state: the modules that it is in, outermost first, and the name itself."""
     parts = name.split(".")
     return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 

@@ -189,7 +189,7 @@ def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or an
 
 
 def _plain_hook_answers(module: object) -> dict[str, list[object]] | None:
-    """Answers of a plugin whose hooks are functions without arguments and options; None for any other plugin.
+    """Answers of a loaded plugin whose hooks are functions without arguments and options; None for any other one.
 
     That is all that most plugins are. pluggy would call the same functions, but its import takes as long as the start
     of python.
@@ -209,7 +209,7 @@ def _plain_hook_answers(module: object) -> dict[str, list[object]] | None:
 
 
 def _hook_answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
-    """Answers of any plugin to its hooks, and what is odd about it."""
+    """Answers of any loaded plugin to its hooks, and what is odd about it."""
     import pluggy
 
     manager = pluggy.PluginManager(hooks.PROJECT)
@@ -225,7 +225,7 @@ def _hook_answers(name: str, plugin: object) -> tuple[dict[str, list[object]], t
 
 
 def _unknown_hook(hook: str, known: list[str]) -> str:
-    """A note on a plugin that implements a hook that does not exist, with the one that may have been meant."""
+    """A note on a loaded plugin with a hook that does not exist, and the one that may have been meant."""
     meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
     return f"unknown hook {hook!r}: {meant}"
 

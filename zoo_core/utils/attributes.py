@@ -76,7 +76,7 @@ def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection
 
 
 def _owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
-    """Objects whose attributes may describe a layer, by path: the modules around it, and records such as a config."""
+    """Objects whose attributes may repeat a layer's numbers, by dotted path: modules around it, or a config."""
     parts = path.split(".")
     for depth in range(len(parts)):
         place = ".".join(parts[:depth])

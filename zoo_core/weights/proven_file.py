@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
-    """A user's own file, which needs no proof, for its user vouches: neither copied into the cache nor hashed.
+    """A user's own file, taken as proven since its user vouches: neither copied into the cache nor hashed.
 
     Raises:
         Unreadable: There is no such file.

@@ -77,12 +77,12 @@ class Ends:
 
 
 def _layers(weights: Shapes, path: str) -> list[tuple[int, ...]]:
-    """The shapes of the weights of a head, to describe it."""
+    """The shapes of the weights of the head in a checkpoint, to describe it."""
     return [shape for name, shape in weights.items() if name.startswith(f"{path}.")]
 
 
 def _words(path: str, layers: list[tuple[int, ...]]) -> str:
-    """Describe a head in one line: as a chain of layers, or by how many layers it has."""
+    """Describe the head in a checkpoint in one line: as a chain of layers, or by how many layers it has."""
     is_chain = all(one[0] == other[1] for one, other in pairwise(layers))
     if is_chain and len(layers) <= _SHOWN:
         return f"{path}: {' to '.join(map(str, (layers[0][1], *(shape[0] for shape in layers))))}"

@@ -85,7 +85,7 @@ def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
 def named_children(
     state: Mapping[str, Value], own: Collection[str], children: Sequence[str]
 ) -> tuple[str, dict[str, Value]] | None:
-    """Rename the tensors of a checkpoint from the numbers of an ``nn.Sequential`` to the names that the model has.
+    """Map the names of tensors in a file, numbers of an ``nn.Sequential``, onto the names of a model's children.
 
     Args:
         state: As ``nn.Sequential(*model.children())`` has it, under any prefix.

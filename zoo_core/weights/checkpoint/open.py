@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_candidate
-from zoo_core.weights.formats.outline import (
-    TooMuchMemory,
-    not_read,
-    outline_of,
-    require_small_directory,
-    require_small_json,
-)
+from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
+from zoo_core.weights.formats.outline import outline_of
 from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
 
 if TYPE_CHECKING:
@@ -131,7 +126,7 @@ def _zero_cause(path: Path) -> str | None:
     return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _open_shards(index: Path) -> dict[str, Tensor]:
     """Open a sharded checkpoint: the tensors of all shards that an index names.
 
     Args:
@@ -168,7 +163,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return result
 
 
-def _read_unlisted(shards: list[Path]) -> dict[str, Tensor]:
+def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
     """Open a sharded checkpoint that has no index: the tensors of all its shards.
 
     Raises:
@@ -185,7 +180,7 @@ def _read_unlisted(shards: list[Path]) -> dict[str, Tensor]:
     return result
 
 
-def _read_distributed(metadata: Path) -> dict[str, Tensor]:
+def _open_distributed(metadata: Path) -> dict[str, Tensor]:
     """Open a folder that ``torch.distributed.checkpoint`` wrote: its tensors, each put together from its chunks.
 
     Args:
@@ -239,7 +234,7 @@ def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noq
 
 
 def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
-    """One chunk of a tensor in an opened distributed checkpoint: a file of ``torch.save`` within a larger one."""
+    """Open one chunk of a tensor in a distributed checkpoint: a file of ``torch.save`` within a larger one."""
     from zoo_core.weights.formats.torch_zip import read_plain
 
     name, offset, length = info["relative_path"], info["offset"], info["length"]
@@ -308,11 +303,11 @@ def _content(file: Path) -> tuple[object, bool]:
     from zoo_core.weights.formats.read import read_whole
 
     if file.name.endswith(INDEX):
-        return _read_shards(file), True
+        return _open_shards(file), True
     if shards := shards_in(file):
-        return _read_unlisted(shards), True
+        return _open_unlisted(shards), True
     if file.name == METADATA:
-        every = _read_distributed(file)
+        every = _open_distributed(file)
         # an optimizer's state is beside the model's, by names that begin with its key
         return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}, False
     return read_whole(file)

@@ -27,7 +27,7 @@ _NEXT_STEPS = {
 
 
 def kind_of(value: object) -> str:
-    """What kind of tensor it is that no model can take, as sparse or quantised; ``""`` for a dense one of numbers.
+    """What kind of unsupported tensor it is, as sparse or quantised; ``""`` for a dense one of numbers.
 
     Example:
         >>> import torch
@@ -42,7 +42,7 @@ def kind_of(value: object) -> str:
 
 
 def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class is not imported here
-    """Which kind of unsupported tensor it is: sparse, nested, quantised, meta or a shard; else ``""``."""
+    """Which kind of unsupported tensor one of torch is: sparse, nested, quantised, meta or a shard; else ``""``."""
     import torch
 
     kinds = {
@@ -62,7 +62,7 @@ def _is_beyond_memory(tensor: Any) -> bool:  # noqa: ANN401 - as above
 
 
 def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[str]) -> None:
-    """Refuse a state dict with a tensor that no model can take; the error names it and says what to do.
+    """Refuse a state dict with an unsupported tensor; the error names it and says what to do.
 
     Raises:
         Unreadable: One is; the message names it, and says what to do.

@@ -6,7 +6,6 @@ Safetensors and what ``torch.save`` writes today are read so; of their numbers n
 from __future__ import annotations
 
 import json
-import os
 import stat
 import sys
 import zipfile
@@ -14,27 +13,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import Unreadable
 from zoo_core.weights.formats import sniff
+from zoo_core.weights.formats.memory_limits import LONGEST_HEADER, require_small_directory, require_small_json
 from zoo_core.weights.formats.numpy_pickle import numpy_calls
-from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
+from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import BinaryIO
 
 _HEAD = 512
 BUDGET = 4
 """How often the bytes of a file may be charged for: as text, as the bytes in it, and as the numbers of an array."""
-_LONGEST_HEADER = 100_000_000
-_TAIL = 65_536 + 22
-_FREE = 32 << 20
-"""Bytes that the directory of an archive, or the header of a file, may take once it is read."""
-_LEAST = _FREE >> 7
-"""Bytes of JSON that never take more."""
-_ELSEWHERE = 0xFFFFFFFF
-"""What stands for a number that is in the larger record of a large archive."""
 STORAGES = {
     "Double": ("float64", 8),
     "Float": ("float32", 4),
@@ -66,10 +56,6 @@ _SAFETENSORS = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-
-
-class TooMuchMemory(NotPlain):
-    """Data that may be whole, and would take far more memory than the file that it is in."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +134,7 @@ def _safetensors(file: Path) -> dict[str, Outline]:
     """The outline of a safetensors file, from its header alone."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        require(length <= _LONGEST_HEADER)
+        require(length <= LONGEST_HEADER)
         text = opened.read(length)
     require_small_json(text, file.stat().st_size)
     header = json.loads(text)
@@ -177,65 +163,6 @@ def _archive(file: Path, head: bytes) -> object:
         return Unpickler(
             archive.read(program), calls=_CALLS, persistent=storage, budget=BUDGET * file.stat().st_size
         ).load()
-
-
-def require_small_directory(file: Path) -> None:
-    """Refuse a zip archive when even its outline, the directory, would take much memory to read.
-
-    Raises:
-        NotPlain: It would.
-        OSError: The file cannot be read.
-    """
-    with file.open("rb") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - _TAIL))
-        tail = opened.read()
-    end = tail.rfind(b"PK\x05\x06")
-    require(end >= 0, "the end of the archive is missing: the file was cut off")
-    length = int.from_bytes(tail[end + 12 : end + 16], "little")
-    start = tail.rfind(b"PK\x06\x06", 0, end)
-    if start >= 0:  # the directory of an archive of more than 4 GB
-        length = max(length if length != _ELSEWHERE else 0, int.from_bytes(tail[start + 40 : start + 48], "little"))
-    require(length * 12 <= max(_FREE, size), "the directory of the archive is larger than its content")
-
-
-def require_small_header(file: BinaryIO) -> None:
-    """Refuse a safetensors file when even its outline, the header, would take much memory to read.
-
-    Raises:
-        TooMuchMemory: It would.
-        OSError: The file cannot be read.
-    """
-    length = int.from_bytes(file.read(8), "little")
-    if _LEAST < length <= _LONGEST_HEADER:
-        require_small_json(file.read(length), os.fstat(file.fileno()).st_size)
-
-
-def require_small_json(text: bytes, size: int) -> None:
-    """Refuse JSON, such as the header from which an outline is read, that would take far more memory than its file.
-
-    Args:
-        text: The JSON.
-        size: Bytes of the file.
-
-    Raises:
-        TooMuchMemory: It would.
-
-    Example:
-        >>> require_small_json(b"[" + b"[]," * 10**6 + b"[]]", 3 * 10**6)
-        Traceback (most recent call last):
-        ...
-        zoo_core.weights.formats.outline.TooMuchMemory: its JSON would take far more memory than the file
-    """
-    # at most: a container takes 64 bytes, and a comma 128, for the key, the value and their place
-    needed = 64 * (text.count(b"[") + text.count(b"{")) + 128 * text.count(b",") if len(text) > _LEAST else 0
-    if needed > max(_FREE, size):
-        raise TooMuchMemory("its JSON would take far more memory than the file")
-
-
-def not_read(file: Path, error: TooMuchMemory) -> Unreadable:
-    """The error for a file that is not read for that reason: nothing is known to be wrong with it."""
-    return Unreadable(f"{file} is not read", done="nothing was loaded", cause=str(error), path=file)
 
 
 def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file

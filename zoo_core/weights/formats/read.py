@@ -10,8 +10,13 @@ from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, in_utf8
 from zoo_core.weights.checkpoint.candidates import likeliest_candidate
 from zoo_core.weights.formats import sniff
+from zoo_core.weights.formats.memory_limits import (
+    TooMuchMemory,
+    not_read,
+    require_small_directory,
+    require_small_header,
+)
 from zoo_core.weights.formats.numpy_archive import NotNumbers, is_numpy_archive, read_numpy_archive
-from zoo_core.weights.formats.outline import TooMuchMemory, not_read, require_small_directory, require_small_header
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 from zoo_core.weights.formats.torch_legacy import read_stream
 from zoo_core.weights.formats.torch_zip import read_plain
@@ -96,7 +101,7 @@ def _head(file: Path) -> bytes:
 
 
 def _require_file(file: Path) -> None:
-    """Refuse to read a folder, and what could be read from for ever."""
+    """Refuse to read weights from a folder, and from what could be read for ever, such as a pipe."""
     mode = file.stat().st_mode
     if not stat.S_ISREG(mode):
         is_folder = stat.S_ISDIR(mode)
