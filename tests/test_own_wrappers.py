@@ -222,3 +222,20 @@ def test_a_classifier_in_a_sequence_has_its_hidden_layers_again(path, make):
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model(x), trained(x))
+
+
+def test_a_head_under_another_name_than_beside_its_norm_is_loaded(path):
+    trained = zoo.get("timm/test_convnext", weights=None, num_classes=5, seed=1).eval()
+    state = {name.replace("head.fc.", "classifier."): tensor for name, tensor in trained.state_dict().items()}
+    torch.save(state, path)
+    with pytest.warns(ZooWarning, match="loaded at 'head.fc'"):
+        model = zoo.get("timm/test_convnext", weights=path)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in trained.state_dict().items())
+
+
+def test_another_copy_of_the_backbone_is_not_called_a_head(path):
+    body = {name: tensor for name, tensor in backbone().state_dict().items() if not name.startswith("fc.")}
+    state = {f"online.net.{name}": tensor for name, tensor in body.items()}
+    state |= {f"target.net.{name}": tensor + 1 for name, tensor in body.items()}
+    torch.save({**state, "predictor.weight": torch.zeros(8, 8)}, path)
+    assert refused(path)[0] == "the file has a head of its own beside 'online.net.': predictor.weight [8, 8]"

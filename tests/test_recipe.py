@@ -893,3 +893,35 @@ def test_a_save_of_numbers_that_are_none_is_loaded_with_a_word(tmp_path):
     zoo.save(model, tmp_path / "save")
     with pytest.warns(zoo.ZooWarning, match="hold nan or infinities: fc.bias"):
         zoo.load(tmp_path / "save")
+
+
+def test_hooks_that_a_save_leaves_out_are_named(tmp_path):
+    model = zoo.get("tiny/glyphnet", weights=None)
+    model.fc.register_forward_hook(lambda _, __, scores: 2 * scores)
+    with pytest.warns(zoo.ZooWarning, match="the hooks on fc are not saved") as said:
+        zoo.save(model, tmp_path / "save")
+    assert said[0].filename == __file__
+
+
+def test_a_layer_that_is_compiled_alone_names_the_way_that_saves(tmp_path):
+    model = zoo.get("tiny/glyphnet", weights=None, seed=0).eval()
+    layer = model.layer1
+    model.layer1 = torch.compile(layer, backend="eager")
+    with pytest.raises(errors.NotSupported, match=r"torch\.compile wraps some of its layers"):
+        zoo.save(model, tmp_path / "save")
+    model.layer1 = layer
+    layer.compile(backend="eager")
+    assert torch.equal(zoo.load(zoo.save(model, tmp_path / "save")).layer1.conv1.weight, layer.conv1.weight)
+
+
+def test_a_file_of_weights_is_no_save_and_says_what_takes_it(tmp_path):
+    torch.save({}, tmp_path / "last.pth")
+    with pytest.raises(errors.Unreadable, match=r"(?s)got: a file.*zoo.get\(name, weights=path\)"):
+        zoo.load(tmp_path / "last.pth")
+
+
+def test_a_model_that_is_loaded_in_inference_mode_can_be_trained(tmp_path):
+    zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "save")
+    with torch.inference_mode():
+        model = zoo.load(tmp_path / "save")
+    model(torch.zeros(2, 1, 32, 32)).sum().backward()

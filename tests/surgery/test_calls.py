@@ -6,6 +6,7 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 import zoo_core as zoo
@@ -52,3 +53,22 @@ def test_scores_depend_on_the_maps_of_their_own_pass():
     scores, maps = zoo.features(model, X, at=stage, return_output=True)
     assert torch.equal(scores, model(X))
     assert torch.autograd.grad(scores[:, 7].sum(), maps[stage])[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda model: zoo.swap_head(model, 3), lambda model: zoo.adapt_stem(model, 1, policy="random")]
+)
+@pytest.mark.parametrize("built_in_it", [True, False])
+def test_what_is_made_in_inference_mode_can_be_trained(edit, built_in_it):
+    with torch.inference_mode(built_in_it):
+        model = zoo.get("tiny/glyphnet", weights=None)
+    with torch.inference_mode():
+        edit(model)
+    model(torch.zeros(2, 1, 32, 32)).sum().backward()
+
+
+@pytest.mark.parametrize("model", [None, 3, "resnet18", torch.nn.Linear, [torch.nn.Linear(2, 2)]])
+@pytest.mark.parametrize("verb", [lambda it: zoo.swap_head(it, 3), zoo.freeze, zoo.split, zoo.anatomy])
+def test_what_is_no_module_is_refused(verb, model):
+    with pytest.raises(zoo.errors.NotAZooModel, match=f"zoo knows nothing about this {type(model).__name__}"):
+        verb(model)

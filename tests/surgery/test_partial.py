@@ -335,3 +335,11 @@ def test_numbers_that_make_every_score_nan_are_named(model, trained):
         errors.ZooWarning, match="tensors from what was given hold nan or infinities: layer2.conv1.weight"
     ):
         load_partial(model, broken)
+
+
+def test_a_model_on_the_meta_device_has_no_place_for_values(trained):
+    empty = zoo.get("tiny/glyphnet", weights=None, device="meta")
+    with pytest.raises(errors.NotSupported, match="meta device"):
+        load_partial(empty, trained)
+    load_partial(empty.to_empty(device="cpu"), trained)
+    assert same(empty.state_dict(), trained)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import torch
+
 from zoo_core.build.construct import construct
 from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
 from zoo_core.build.own_file import build_own
@@ -34,7 +36,6 @@ from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from zoo_core.build.request import Freeze
@@ -140,7 +141,7 @@ def get(
     home = request.device or default_device()
     with suppress(Exception):  # imported before other threads have to wait; an error comes again below
         current_zoo().member(card.family).builder(card)
-    with on_the_cpu(), no_collection():
+    with on_the_cpu(), no_collection(), torch.inference_mode(mode=False):  # else it could never be trained
         with seeded(request.seed):
             model = _made(card, artefact, entry, request, home)
         _freeze(model, request.freeze)

@@ -136,9 +136,10 @@ def head_elsewhere(state: Tensors, site: Head, own: Tensors, head: object = None
         >>> head_elsewhere(state, site, own)
         {'fc.weight': 'last_linear.weight'}
     """
-    parent = site.path.rpartition(".")[0]  # another layer in its place keeps the name
+    parent = f"{site.path.rpartition('.')[0] or site.path}."
+    has_other = any(name.startswith(parent) and name not in own for name in state)  # in the place of the model's
     before = (name for name in own if not name.startswith(f"{site.path}.") and not name.endswith(BUFFERS[-1:]))
-    if under_name(state, parent or site.path) or not all(name in state for name in before):
+    if has_other or tensors_at(state, site) or not all(name in state for name in before):
         return {}
     return head_beside({name: state[name] for name in state if name not in own}, "", site, own, head)
 

@@ -234,7 +234,8 @@ def _headless(model: nn.Module, site: Head, before: list[str], choice: Choice) -
         cause = f"the file ends before the head, as that of an encoder does: it has no {before[0]}"
         return cause, f"zoo.load_partial(model, path) loads what there is into model = {front} or {whole}"
     hint = f"zoo.load_partial(model, path) loads it into model = {front}"
-    layers = {name: [*tensor.shape] for name, tensor in choice.beside.items() if getattr(tensor, "ndim", 0) > 1}
+    beside = {name: tensor for name, tensor in choice.beside.items() if name in choice.left}
+    layers = {name: [*tensor.shape] for name, tensor in beside.items() if getattr(tensor, "ndim", 0) > 1}
     if not layers or not choice.prefix:
         return f"the file has no head at {site.path!r}", f"num_classes=N puts a new one there; {hint}"
     shown = ", ".join(f"{name} {shape}" for name, shape in [*layers.items()][:4])

@@ -96,14 +96,15 @@ def load(
     _check_heads(recipe, heads or {})
     build = rebuild_on_base_weights if recipe.from_base else rebuild
     limit = Limit(recipe.id, tensors, own_code=bool(heads) or is_own_code(card))
-    model = build(recipe, heads or {}, options=options or {}, limit=limit)
-    bare = unwrap(model)  # an encoder has its body inside
-    with following(recipe):
-        _fill(bare, recipe, tensors, source)
-        _restore(bare, recipe)
-        _tell(bare, recipe, source)
-    model.training = bare.training
-    return place(model, home)
+    with torch.inference_mode(mode=False):  # else it could never be trained
+        model = build(recipe, heads or {}, options=options or {}, limit=limit)
+        bare = unwrap(model)  # an encoder has its body inside
+        with following(recipe):
+            _fill(bare, recipe, tensors, source)
+            _restore(bare, recipe)
+            _tell(bare, recipe, source)
+        model.training = bare.training
+        return place(model, home)
 
 
 def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:

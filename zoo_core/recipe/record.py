@@ -107,6 +107,14 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
     """
+    if path.parent.is_file():
+        raise Unreadable(
+            f"{path.parent} is not a model that zoo saved",
+            expected=f"a folder with a {FILE}",
+            got="a file",
+            hint="zoo.get(name, weights=path) takes a file of weights; zoo inspect says what it is",
+            path=path.parent,
+        )
     try:
         check_plain_file(path, limit=_LARGEST)
         text = path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed, nn
 
 from zoo_core.contract.card_file import preprocessing_to_record
-from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError
+from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError, ZooWarning
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import has_base, leave_out_base
@@ -32,6 +33,7 @@ from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.metadata import Edit, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.hooks import FORWARD, has_hooks
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
 
@@ -100,6 +102,11 @@ _TOOLS = (
         "fake_quantizer",
         "torchao has prepared it for training that knows of quantization",
         "torchao's quantize_(model, QATConfig(step='convert')) makes plain layers of it; or save its state dict",
+    ),
+    (
+        "_orig_mod",
+        "torch.compile wraps some of its layers",
+        "layer.compile() in place of model.layer = torch.compile(model.layer) leaves no wrapper",
     ),
     (
         "FrozenBatchNorm",
@@ -252,8 +259,8 @@ def save(
     What was changed by hand is saved too, where layers of torch.nn were replaced, appended or taken out, or where the
     plain settings of a layer or the shape of a tensor were changed.
 
-    What no recipe holds is not saved: hooks, the optimizer, and that a batch norm is synchronised, which is for
-    training only.
+    What no recipe holds is not saved: hooks, of which a warning says so, the optimizer, and that a batch norm is
+    synchronised, which is for training only.
 
     Args:
         model: A model from ``zoo.get``, or one given to ``zoo.adopt`` with its name; DDP and ``torch.compile`` wrappers
@@ -298,6 +305,21 @@ def save(
     return target
 
 
+def _warn_of_hooks(model: nn.Module) -> None:
+    """Warn of hooks in a model to save that run with its forward pass, for they may change what it gives.
+
+    Warns:
+        ZooWarning: There are such; the modules are named.
+    """
+    if hooked := [path or "the model" for path, each in model.named_modules() if has_hooks(each, FORWARD)]:
+        warnings.warn(
+            f"the hooks on {', '.join(hooked[:5])} are not saved: where one changes what its layer gives, the loaded "
+            "model gives something else",
+            ZooWarning,
+            stacklevel=5,
+        )
+
+
 def _save(
     bare: nn.Module,
     known: Metadata,
@@ -317,6 +339,7 @@ def _save(
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
     recipe = _prove(bare, known, recipe, custom=custom_heads)
+    _warn_of_hooks(bare)
     is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in _customs_in(value))
     if with_base is False and is_custom:
         raise NotSupported(

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, being_edited, metadata_of, unwrap
 from zoo_core.surgery.structure import tensors_of
+from zoo_core.utils.hooks import has_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from zoo_core.surgery.receipt import Outcome
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Where torch keeps the hooks that run with a module."""
 BY_HAND = "by_hand"
 """The verb of an edit that stands for what a user did without zoo, where a save is loaded."""
 
@@ -89,8 +90,9 @@ def editing(
     Raises:
         NotSupported: The model is sharded, or in a DDP that cannot be renewed. Nothing was changed.
     """
-    with renewing(model, verb):
-        bare = unwrap(model)
+    bare = unwrap(model)
+    is_of_inference = torch.is_inference_mode_enabled() and any(each.is_inference() for each in bare.parameters())
+    with renewing(model, verb), torch.inference_mode(is_of_inference):  # what is made in it can never be trained
         if adds_tensors:
             refuse_sharded(bare, verb)
             _refuse_parts(model, bare, verb)
@@ -113,15 +115,8 @@ def editing(
 
 
 def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
-    """Modules and tensors of a model to edit on which a user has hooks, by name.
-
-    What computes a weight, of torch.nn.utils, is not of the user, and ``swap_head`` names it.
-    """
-    for path, module in model.named_modules():
-        tables = (table for name, table in vars(module).items() if name in _HOOKS)
-        hooks = (hook for table in tables for hook in table.values())
-        if any(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks):
-            yield path, module
+    """Modules and tensors of a model to edit on which a user has hooks, by name."""
+    yield from ((path, module) for path, module in model.named_modules() if has_hooks(module))
     for name, tensor in model.named_parameters():
         if tensor._backward_hooks or tensor._post_accumulate_grad_hooks:  # noqa: SLF001 - no public way to see them
             yield name, tensor

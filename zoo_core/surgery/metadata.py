@@ -127,8 +127,10 @@ def unwrap(model: nn.Module) -> nn.Module:
     as long as it holds a single one, or one and parts of it such as its encoder. A module in which zoo knows nothing
     is itself.
     """
-    while ATTRIBUTE not in model.__dict__:
+    while ATTRIBUTE not in getattr(model, "__dict__", ()):
         inner = _inner(model)
+        if inner is None and not isinstance(model, nn.Module):
+            raise _not_known(model)
         if inner is None:
             result = list(_known_inside(model).values()) if isinstance(model, nn.Module) else []
             return _whole_of(result) or _whole_in_parts(model) or model

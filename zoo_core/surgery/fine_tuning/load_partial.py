@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import nn
 
-from zoo_core.errors import LoadMismatch, UnknownPart, UsageError, ZooWarning
+from zoo_core.errors import LoadMismatch, NotSupported, UnknownPart, UsageError, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.load_state_dict import load_whole, warn_of_nonfinite
@@ -89,6 +89,7 @@ def load_partial(
         Unreadable: There are no tensors in what was given.
         UnknownPart: An entry of ``skip`` is neither in the model nor in the file.
         UsageError: ``match`` is neither of the two.
+        NotSupported: The model is on the meta device, or sharded.
 
     Example:
         >>> import zoo_core as zoo
@@ -102,6 +103,12 @@ def load_partial(
     refuse_sharded(model, "load_partial")
     bare = unwrap(model)
     own: State = bare.state_dict()
+    if any(getattr(tensor, "is_meta", False) for tensor in own.values()):
+        raise NotSupported(
+            f"this {type(bare).__name__} is on the meta device, where tensors have no values to load",
+            done="nothing was loaded",
+            hint='model.to_empty(device="cpu") gives it memory, and zoo.get(name, device="cpu") values as well',
+        )
     content, source, path = _read(state_or_path)
     choice = _by_prefix(content, bare, source) if match == "name" else Choice(likeliest_candidate(content, source))
     state = choice.state

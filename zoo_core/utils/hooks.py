@@ -1,0 +1,39 @@
+"""The hooks that a user has registered on modules, apart from those with which torch itself works."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+FORWARD = ("_forward_hooks", "_forward_pre_hooks")
+"""Where torch keeps what runs with a forward pass, and may change what it gives."""
+ALL = (*FORWARD, "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module, tables: tuple[str, ...] = ALL) -> bool:
+    """Whether a module has hooks of the user's.
+
+    What computes a weight, shards a module or calls it again in the backward pass is torch's own.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> has_hooks(layer), has_hooks(torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2)))
+        (False, False)
+        >>> _ = layer.register_forward_hook(lambda *_: None)
+        >>> has_hooks(layer)
+        True
+    """
+    return any(_is_of_user(hook) for name in tables for hook in vars(module)[name].values())
+
+
+def _is_of_user(hook: Callable[..., object]) -> bool:
+    """Whether a hook is not one of torch."""
+    inner = hook.func if isinstance(hook, partial) else hook
+    home = getattr(inner, "__module__", None) or type(inner).__module__
+    return not home.startswith("torch.")
