@@ -16,7 +16,7 @@ from torch import nn
 from zoo_core.errors import Unreadable
 from zoo_core.surgery.editing import BY_HAND, editing
 from zoo_core.surgery.head.describe import LAYERS, Layers, describe
-from zoo_core.surgery.metadata import live_anatomy, metadata_of, owners_of
+from zoo_core.surgery.metadata import anatomy_after, metadata_of, owners_of
 from zoo_core.surgery.structure import structure_of
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def change_by_hand(
             _set(edit.model.get_submodule(path), values)
         now = structure_of(edit.model)
         changed = now.changed_since(before)
-        edit.anatomy = live_anatomy(edit.model, changed)
+        edit.anatomy = anatomy_after(edit.model, changed)
         own_layers = owners_of(name for name in changed if name in now.shapes)
         edit.update(own_layers=metadata_of(edit.model).own_layers | own_layers)
     return model

@@ -14,16 +14,10 @@ from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
-from zoo_core.surgery.checked_parts import with_checked_split, with_own_forward
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
-from zoo_core.surgery.structure import (
-    head_is_near,
-    reread,
-    structure_of,
-    under,
-    with_live_maps,
-)
+from zoo_core.surgery.live_anatomy import head_is_near, reread, with_checked_split, with_live_maps, with_own_forward
+from zoo_core.surgery.structure import structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 
 if TYPE_CHECKING:
@@ -231,17 +225,17 @@ def being_edited(model: nn.Module) -> Iterator[None]:
         _edited.reset(token)
 
 
-def live_anatomy(model: nn.Module, changed: set[str]) -> Anatomy:
-    """The anatomy that ``model`` carries, true again after these tensors were changed, taken out or put in.
+def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
+    """The anatomy in the metadata of ``model``, true again after these tensors were changed, taken out or put in.
 
     Raises:
         AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
     """
     known = model.__dict__[ATTRIBUTE]
-    return _live_anatomy(model, known, changed) if changed else cast("Anatomy", known.anatomy)
+    return _reread_anatomy(model, known, changed) if changed else cast("Anatomy", known.anatomy)
 
 
-def _live_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
+def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
     """The anatomy in the metadata of a model, read again because of tensors that were changed."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
@@ -254,7 +248,7 @@ def _live_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anato
 def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
     """The metadata of a model after the user, or another library, changed it."""
     now = structure_of(model)
-    anatomy = _live_anatomy(model, known, changed)
+    anatomy = _reread_anatomy(model, known, changed)
     if known.structure and now.forward != known.structure.forward:
         size = _size(model, known)
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size), size, known.example)

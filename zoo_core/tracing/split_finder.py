@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.chain import Chain
-from zoo_core.surgery.checked_parts import RANDOM
 from zoo_core.surgery.features.split import Backbone
+from zoo_core.surgery.live_anatomy import RANDOM
 from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, RunTo, Untraceable, piece

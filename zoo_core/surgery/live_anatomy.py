@@ -1,0 +1,430 @@
+"""The anatomy of a model that was changed by hand: read again, measured again, and checked by running its parts."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from zoo_core.contract.chain import Chain
+from zoo_core.errors import AnatomyError
+from zoo_core.surgery.features.forward import entered, left, run_on
+from zoo_core.surgery.layers import has_nothing_to_score_with
+from zoo_core.surgery.structure import under
+from zoo_core.utils.eval_mode import inferring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+    from zoo_core.contract.anatomy import Anatomy, Head, Stage
+
+OWN_FORWARD = "its forward was replaced by hand, and does not end with its head"
+"""Of ``Anatomy.indivisible``: what :func:`with_own_forward` says where nothing can be split off."""
+RANDOM = "it gives something else each time it runs, so no split can be proven"
+"""Of ``Anatomy.indivisible`` too: what the proof of a traced split says; the head may be the last layer anyway."""
+
+_WIDTHS = ("in_features", "in_channels")
+
+
+_COUNTS = ("out_features", "out_channels")
+
+
+_TOKEN_AXES = 3
+
+
+_OF_ONE_SHAPE = {nn.Identity, nn.Dropout, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm1d, nn.LayerNorm}
+
+
+Kind = Literal["linear", "conv", "conv1d", "conv3d"]
+
+
+_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
+    (nn.Linear, "linear"),
+    (nn.Conv1d, "conv1d"),
+    (nn.Conv2d, "conv"),
+    (nn.Conv3d, "conv3d"),
+)
+
+
+def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn.Module], Anatomy] | None) -> Anatomy:
+    """The anatomy of a model whose structure was changed by hand, read again so that it is true of it now.
+
+    Args:
+        model: As it is now.
+        old: Its anatomy before.
+        changed: Names of the tensors that are new, gone or of another shape.
+        read: Reads the anatomy from the modules, as the family does; None where zoo's own surgery has changed the
+            forward, so that the family would not recognize it.
+
+    Raises:
+        AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
+    """
+    try:
+        fresh = read(model) if read else None
+    except AnatomyError:
+        fresh = None
+    if fresh is None:
+        return _amended(model, with_all_layers(model, old), changed)
+    return _merged(old, _widened(model, with_all_layers(model, fresh), changed), changed)
+
+
+def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
+    """The anatomy, or the one that holds now that a classifier is a Sequential of other layers than it names.
+
+    A forward calls it as a whole, so that all its layers run, and the last one with a width is the head.
+
+    Args:
+        model: As it is now.
+        anatomy: As its family reads it, or as it was.
+    """
+    main = anatomy.main
+    around = sequence_around(model, main.path) if main else ""
+    pool, after = anatomy.pool or Chain(), anatomy.classify or Chain(main.path if main else "head")
+    if not around or anatomy.features is None or not type(pool) is type(after) is Chain:
+        return anatomy
+    layers = [f"{around}.{name}" for name, _ in model.get_submodule(around).named_children()]
+    steps = [*pool.steps, *after.steps]
+    places = [index for index, step in enumerate(steps) if isinstance(step, str) and under(step, around)]
+    sites = [path for path in layers if _layers(model.get_submodule(path))]
+    as_named = [steps[index] for index in places] == layers
+    if main is None or not sites or not places or (as_named and sites[-1] == main.path):
+        return anatomy
+    steps[places[0] : places[-1] + 1] = layers
+    end = steps.index(sites[-1])
+    head = _measured(model, replace(main, path=sites[-1]))
+    return replace(
+        anatomy,
+        heads=tuple(head if each is main else each for each in anatomy.heads),
+        pool=Chain(*steps[:end]),
+        classify=Chain(*steps[end:]) if steps[end + 1 :] else None,
+    )
+
+
+def sequence_around(model: nn.Module, path: str) -> str:
+    """Path of the Sequential that the anatomy's head site lies in now; empty where it is in none."""
+    around = path.rpartition(".")[0]
+    module = model.get_submodule(around) if around and _replaced_around(model, around) == around else None
+    return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
+
+
+def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+    """The anatomy with the channels and strides that stages have now, after a change by hand, found by one run.
+
+    Structured pruning changes channels, and a first convolution for small images strides.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
+        size: Channels, rows and columns of what its forward takes.
+    """
+    result: dict[str, Stage] = {}
+
+    def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
+        def record(_: nn.Module, __: object, output: object) -> None:
+            result[stage.name] = _with_live_map(stage, stage.map_in(model, output), anatomy.layout, size)
+
+        return record
+
+    handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
+    try:
+        with inferring(model):
+            model(noise(model, size))
+    except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
+        return anatomy
+    finally:
+        for handle in handles:
+            handle.remove()
+    stages = tuple(result.get(each.name, each) for each in anatomy.stages)
+    return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
+
+
+def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
+    """The stage with the channels of its map after a change by hand, and the stride where it is of an image."""
+    channels = int(found.shape[1 if layout == "NCHW" else -1])
+    stride = stage.stride
+    if found.dim() > _TOKEN_AXES and len(size) > 1:
+        columns = found.shape[-2 if layout == "NHWC" else -1]
+        if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
+            stride = 2 ** round(math.log2(size[-1] / columns))
+    return replace(stage, channels=channels, stride=stride)
+
+
+def head_is_near(name: str, anatomy: Anatomy) -> bool:
+    """Whether a tensor changed by hand is in the main head of the anatomy or in the outermost module around it."""
+    return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
+
+
+def noise(model: nn.Module, size: tuple[int, ...]) -> Tensor:
+    """Noise to see by whether an anatomy still holds: the same each time, on the device and in the dtype of a model."""
+    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
+    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
+    """The anatomy that the family reads after a change by hand, with the heads and strides that only zoo knows."""
+    before = {head.path: head for head in old.heads}
+    heads = tuple(
+        before[head.path] if head.path in before and not _inside(changed, head.path) else head for head in fresh.heads
+    )
+    strides = {stage.name: stage.stride for stage in old.stages}
+    return replace(
+        fresh,
+        heads=heads,
+        stages=tuple(replace(stage, stride=strides.get(stage.name, stage.stride)) for stage in fresh.stages),
+        scaling=fresh.scaling if old.scaling else None,
+        headless=fresh.headless if not heads else None,
+    )
+
+
+def _widened(model: nn.Module, fresh: Anatomy, changed: set[str]) -> Anatomy:
+    """The anatomy with the whole classifier as main head, where all of it was replaced by hand, not its last layer."""
+    main = fresh.main
+    parent = main.path.rpartition(".")[0] if main else ""
+    before_head = {name for name in changed if parent and under(name, parent) and main and not under(name, main.path)}
+    is_new = any(_owner_has(model, name) for name in before_head) and all(under(name, parent) for name in changed)
+    if not (is_new and main and isinstance(fresh.pool, Chain) and fresh.classify is None):
+        return fresh
+    return _with_site(model, fresh, main, parent) if _begins_with_a_layer(model.get_submodule(parent)) else fresh
+
+
+def _begins_with_a_layer(module: nn.Module) -> bool:
+    """Whether a classifier put in by hand changes no shape before its first layer, which gives the width."""
+    leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
+    first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
+    return first is not None and bool(_number(first, _WIDTHS))
+
+
+def _owner_has(model: nn.Module, name: str) -> bool:
+    """Whether a model that was changed by hand still has something of the name of that tensor."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return hasattr(model.get_submodule(owner), leaf)
+    except AttributeError:
+        return False
+
+
+def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
+    """The old anatomy with the widths of what is in its places after a change by hand; a site may be a module out.
+
+    Raises:
+        AnatomyError: Another part is gone.
+    """
+    result = old
+    for head in old.heads:
+        if not _inside(changed, head.path):
+            continue
+        around = _scoring(model, head.path, changed)
+        if around == head.path:
+            heads = tuple(_measured(model, each) if each is head else each for each in result.heads)
+            result = replace(result, heads=heads)
+        elif around and isinstance(result.pool, Chain) and result.classify is None:
+            result = _with_site(model, result, head, around)
+        else:
+            raise gone(model, head.path)
+    paths = [*result.stem, *(path for stage in result.stages for path in stage.modules)]
+    for path in paths:
+        if _replaced_around(model, path) != path:
+            raise gone(model, path)
+    return result
+
+
+def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
+    """The anatomy of a changed model whose head site is a module around the old one, with all that came before it."""
+    site = _measured(model, replace(head, path=path))
+    heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
+    pool = anatomy.pool
+    if isinstance(pool, Chain):
+        pool = Chain(*(step for step in pool.steps if not (isinstance(step, str) and under(step, path))))
+    return replace(anatomy, heads=heads, pool=pool)
+
+
+def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
+    """The path of a head site after a change by hand, or of the innermost module around it that can score.
+
+    A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
+    """
+    site = _replaced_around(model, path)
+    is_bare = bool(site) and has_nothing_to_score_with(model.get_submodule(site))
+    around = site
+    while around and not (
+        _layers(model.get_submodule(around))
+        and (not is_bare or any(under(name, around) and _owner_has(model, name) for name in changed))
+    ):
+        around = around.rpartition(".")[0]
+    return around or (site if is_bare else "")
+
+
+def _replaced_around(model: nn.Module, path: str) -> str:
+    """The path, or the innermost module around it that is still there after a change by hand; empty for the model."""
+    while path:
+        try:
+            result: Any = model.get_submodule(path)
+        except AttributeError:
+            result = None
+        if isinstance(result, nn.Module):
+            return path
+        path = path.rpartition(".")[0]
+    return ""
+
+
+def _measured(model: nn.Module, head: Head) -> Head:
+    """A head site of the anatomy with the widths of the module that a change by hand put there."""
+    layers = _layers(model.get_submodule(head.path))
+    if not layers:  # nothing but the place is left, as timm's reset_classifier(0) leaves it
+        return replace(head, num_classes=0)
+    return replace(
+        head,
+        kind=next((kind for each, kind in _KINDS if isinstance(layers[0], each)), head.kind),
+        in_features=_number(layers[0], _WIDTHS),
+        num_classes=_number(layers[-1], _COUNTS) // head.per_class,
+    )
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The layers with a width in a module that was changed by hand, by which its anatomy is read again."""
+    return [layer for layer in module.modules() if _number(layer, _WIDTHS)]
+
+
+def _number(layer: nn.Module, names: Iterable[str]) -> int:
+    """The first of these attributes of a layer put in by hand that is an integer, as its width is; 0 for none."""
+    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
+
+
+def _inside(names: Iterable[str], path: str) -> bool:
+    """Whether a tensor changed by hand is in the module at ``path``, or in a module that was there or around it."""
+    owners = (name.rpartition(".")[0] for name in names)
+    return any(under(name, path) for name in names) or any(owner and under(path, owner) for owner in owners)
+
+
+def gone(model: nn.Module, path: str) -> AnatomyError:
+    """The error where a model was changed by hand and the module at a path is no longer what the anatomy says."""
+    return AnatomyError(
+        f"the module {path!r} of this {type(model).__name__} is gone, and what took its place is unclear",
+        expected="the modules that the model had when zoo last looked, with other widths or layers inside",
+        cause="the model was changed by hand, or by another library",
+        done="nothing was changed",
+        hint="zoo.adopt(model, example=x), with x what forward takes, finds its parts anew; zoo.swap_head and "
+        "zoo.adapt_stem, on the model as it was, change it in a way that zoo can follow",
+    )
+
+
+def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+    """Check that an anatomy still holds after a head was changed by hand: run the model whole and in its parts.
+
+    A model that does not run on noise of that size, and one of several head sites, is believed. The place of a head
+    that was taken out takes what it is given, such as a map where the pool was taken out too.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts are.
+        size: Channels, rows and columns of what its forward takes.
+
+    Returns:
+        The anatomy, with the width of such a place.
+
+    Raises:
+        AnatomyError: The parts do not give what the whole gives, or the head site is given something else.
+    """
+    main, features = anatomy.main, anatomy.features
+    one_site = main is not None and all(head.role in {"main", "aux"} for head in anatomy.heads)
+    if main is None or features is None or not one_site or _cannot_run(model):
+        return anatomy
+    with inferring(model):
+        try:
+            x = noise(model, size)
+            scores = anatomy.scores_in(model(x))
+        except Exception:  # noqa: BLE001 - it takes something else than an image
+            return anatomy
+        try:
+            pooled = (anatomy.pool or Chain())(model, features(model, entered(model, x)))
+            result = (anatomy.classify or Chain(main.path))(model, pooled)
+            result = left(model, pooled, result) if anatomy.scores is None else result
+        except Exception as error:
+            raise gone(model, main.path) from error
+    site = _taking(main, pooled) if has_nothing_to_score_with(model.get_submodule(main.path)) else main
+    if not (_alike(result, scores) and _takes(site, pooled)):
+        raise gone(model, main.path)
+    return replace(anatomy, heads=tuple(site if each is main else each for each in anatomy.heads))
+
+
+def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:  # noqa: ANN401 - whatever forward takes
+    """The anatomy that still holds for a model whose forward was replaced by hand, as one run shows it.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts were.
+        size: Channels, rows and columns of what its forward takes.
+        example: What it takes, where that is no image.
+
+    Returns:
+        The anatomy as it was, where features, pool and head still give what forward gives. Otherwise one in which
+        forward itself is what comes before the head, or which says that nothing can be split off.
+    """
+    main, outputs = anatomy.main, []
+    says_nothing = anatomy.features is None and (main is None or anatomy.indivisible)
+    if says_nothing or _cannot_run(model):
+        return anatomy
+    at_head: list[tuple[Any, Any]] = []
+    with inferring(model):
+        x = noise(model, size) if example is None else example
+        head = model.get_submodule(main.path) if main else nn.Identity()
+        handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
+        try:
+            with suppress(Exception):  # whatever a forward raises that takes something else than an image
+                outputs.append(anatomy.scores_in(run_on(model, x, x)))
+        finally:
+            handle.remove()
+        with suppress(Exception):  # as above, and what modules raise that are given something else than before
+            outputs.append(_in_parts(model, anatomy, x))
+    if len(outputs) > 1 and _alike(*outputs):
+        return anatomy
+    whole = replace(anatomy, features=None, pool=None, classify=None)
+    if main and outputs and len(at_head) == 1 and _alike(at_head[0][1], outputs[0]) and _takes(main, at_head[0][0]):
+        return whole
+    return replace(whole, indivisible=OWN_FORWARD)
+
+
+def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    """What the parts of a model give, one after another, to see whether its anatomy still holds."""
+    if anatomy.features is None or anatomy.main is None:
+        raise gone(model, "")
+    pooled = (anatomy.pool or Chain())(model, anatomy.features(model, entered(model, x)))
+    result = (anatomy.classify or Chain(anatomy.main.path))(model, pooled)
+    return left(model, pooled, result) if anatomy.scores is None else result
+
+
+def _cannot_run(model: nn.Module) -> bool:
+    """Whether no run can show if an anatomy still holds: there are no values here, or only shards of them."""
+    return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
+
+
+def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it
+    """An empty head site of a model changed by hand, as its anatomy has to have it by what it is given now."""
+    if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
+        return site
+    kinds: dict[int, Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
+    kind: Kind = kinds.get(pooled.dim(), "linear")
+    return replace(site, kind=kind, in_features=pooled.shape[-1 if kind == "linear" else 1])
+
+
+def _takes(site: Head, pooled: Any) -> bool:  # noqa: ANN401 - as a pool gives it
+    """Whether an anatomy still holds for what a head site is given: its number of features, on the axis for them."""
+    if not isinstance(pooled, torch.Tensor):
+        return True
+    return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
+
+
+def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+    first, second = tree_leaves(one), tree_leaves(other)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)
+        for a, b in zip(first, second, strict=True)
+    )
