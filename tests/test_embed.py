@@ -153,7 +153,7 @@ def test_a_file_of_another_model_is_left_alone(glyphs, photos, tmp_path):
 @pytest.mark.extra
 @pytest.mark.parametrize("crash", ["between parts", "before the merge", "after the merge"])
 def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monkeypatch):
-    from zoo_core.embedding import embeddings
+    from zoo_core.embedding import parquet
 
     class Killed(BaseException):
         pass
@@ -162,15 +162,13 @@ def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monke
         raise Killed
 
     out = tmp_path / "features.parquet"
-    monkeypatch.setattr(embeddings, "PART", 2)
+    monkeypatch.setattr(parquet, "PART", 2)
     with monkeypatch.context() as patched:
         if crash == "between parts":
-            write, count = embeddings._write_part, iter(range(9))
-            patched.setattr(embeddings, "_write_part", lambda *args: write(*args) if next(count) < 1 else die())
+            write, count = parquet._write_part, iter(range(9))
+            patched.setattr(parquet, "_write_part", lambda *args: write(*args) if next(count) < 1 else die())
         else:
-            patched.setattr(
-                *((embeddings, "_merge") if crash == "before the merge" else (embeddings.shutil, "rmtree")), die
-            )
+            patched.setattr(*((parquet, "_merge") if crash == "before the merge" else (parquet.shutil, "rmtree")), die)
         with pytest.raises(Killed):
             zoo.embed(glyphs, photos, out=out)
     assert (tmp_path / "features.parquet.parts").exists()
@@ -192,13 +190,13 @@ def test_a_file_that_finds_no_room_leaves_no_part_of_itself(glyphs, photos, tmp_
 
 _SLOW = """
 import sys, time
-from zoo_core.embedding import embeddings
+from zoo_core.embedding import parquet
 import zoo_core as zoo
-embeddings.PART, write = 2, embeddings._write_part
+parquet.PART, write = 2, parquet._write_part
 def slowly(*args):
     write(*args)
     time.sleep(0.2)
-embeddings._write_part = slowly
+parquet._write_part = slowly
 zoo.embed("tiny/glyphnet", sys.argv[1], out=sys.argv[2], batch_size=1)
 """
 
@@ -266,10 +264,10 @@ def test_images_without_paths_are_not_mixed_up_in_a_file(glyphs, tmp_path):
 
 @pytest.mark.extra
 def test_two_runs_do_not_write_to_one_file_at_once(glyphs, photos, tmp_path):
-    from zoo_core.embedding.embeddings import _one_run
+    from zoo_core.embedding.parquet import _locked
 
     out = tmp_path / "features.parquet"
-    with _one_run(out), pytest.raises(UsageError, match="another run is writing"):
+    with _locked(out), pytest.raises(UsageError, match="another run is writing"):
         zoo.embed(glyphs, photos, out=out)
     zoo.embed(glyphs, photos, out=out)
 

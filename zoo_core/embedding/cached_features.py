@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from zoo_core.build.request import ModelRequest
-from zoo_core.embedding.batches import Batches
 from zoo_core.embedding.digests import digest_of_module, digest_of_samples, unknown_in
+from zoo_core.embedding.feature_batches import Batches
 from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.utils import no_follow
@@ -205,7 +205,7 @@ def cached_features(
 
 
 def _backbone_key(backbone: nn.Module, device: str | torch.device) -> dict[str, str]:
-    """Fingerprint of the backbone that cached features depend on; something new each time where there is none."""
+    """Digest of the backbone that cached features depend on; something new each time where it has none."""
     facts = {"backbone": digest_of_module(backbone)}
     kind = torch.device(device).type
     if torch.is_autocast_enabled(kind):

@@ -56,12 +56,12 @@ def digest_of_module(module: nn.Module) -> str:
 
 
 def unknown_in(module: nn.Module) -> list[str]:
-    """The hooks and methods set by hand that a backbone's fingerprint cannot hold."""
+    """The hooks and methods set by hand that the digest of a backbone cannot hold."""
     return [name for name, code in _codes(module) if code is None]
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Attributes of modules that go into a backbone's fingerprint: plain values or functions, often not in ``repr``."""
+    """Attributes of modules that go into a backbone's digest: plain values or functions, often not in ``repr``."""
     for path, each in module.named_modules():
         yield path, f"{type(each).__module__}.{type(each).__qualname__}"
         if isinstance(each, torch.jit.ScriptModule | torch.fx.GraphModule):
@@ -99,7 +99,7 @@ def _plain_text(value: object) -> str | None:
 
 
 def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
-    """Code for the fingerprint beside the methods of classes: hooks, and a ``forward`` set on a module itself."""
+    """Code for a backbone's digest beside the methods of classes: hooks, and a ``forward`` set on a module."""
     inside = tuple(module.modules())
     for hook in (*_everywhere._global_forward_pre_hooks.values(), *_everywhere._global_forward_hooks.values()):  # noqa: SLF001 - no public way to see them
         yield f"{_said(hook)} on all modules", _callable_text(hook, inside, 0)
@@ -129,7 +129,7 @@ def _callable_text(value: object, inside: tuple[nn.Module, ...], depth: int) -> 
 
 
 def _is_known_by_name(value: type | BuiltinFunctionType | FunctionType) -> bool:
-    """Whether the name of a callable says enough for a fingerprint: it is a class or a library's."""
+    """Whether the name of a callable says enough for a digest: it is a class or a library's."""
     of_library = (value.__module__ or "").partition(".")[0] in _LIBRARIES and "<" not in value.__qualname__
     return of_library or not isinstance(value, FunctionType)
 
@@ -162,7 +162,7 @@ def _globals_of(code: CodeType) -> list[str]:
 
 
 def _bytecode(code: CodeType) -> str:
-    """The bytecode and constants of a function, as they go into a fingerprint."""
+    """The bytecode and constants of a function, as they go into a digest."""
     consts = [_bytecode(each) if isinstance(each, CodeType) else _plain_text(each) for each in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, consts))
 
@@ -173,7 +173,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The numbers of a tensor in the order of memory, row by row, to be hashed."""
+    """The bytes of a tensor in the order of memory, row by row, for a digest."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(numbers)
@@ -228,7 +228,7 @@ def _image_and_target(sample: object) -> tuple[Tensor, Any]:
 
 
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
-    """Warn that a dataset is random: its fingerprint and cached features are those of one draw."""
+    """Warn that the digest of a dataset is of one random draw, and that its features are."""
     if not torch.equal(first, again):
         warnings.warn(
             "the dataset gives another image each time the same index is read: what is kept are the features "

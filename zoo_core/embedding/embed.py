@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.embedding.embedder import Embedder
-from zoo_core.embedding.embeddings import Embeddings, parquet_file, read_embeddings, resume
+from zoo_core.embedding.embeddings import Embeddings, read_embeddings
+from zoo_core.embedding.parquet import parquet_path, write_missing
 from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, UsageError, ZooWarning
 from zoo_core.images.read import Source, sources_of
@@ -76,13 +77,13 @@ def embed(
         >>> zoo.embed("tiny/glyphnet", images)
         Embeddings(2 vectors of 64)
     """
-    file = None if out is None else parquet_file(out)
+    file = None if out is None else parquet_path(out)
     embedder = Embedder.of(
         open_model(model, weights=weights, device=device), size=size, batch_size=batch_size, num_workers=num_workers
     )
     rows = _engine(engine)
     if file is not None:
-        failed = dict(resume(file, embedder, labelled_sources(images), rows))
+        failed = dict(write_missing(file, embedder, labelled_sources(images), rows))
         result = read_embeddings(file, embedder, failed=failed)
     else:
         result = _in_memory(embedder, rows(embedder, labelled_sources(images)))

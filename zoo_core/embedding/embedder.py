@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model that is ready to embed, and how."""
+    """An embedder: a model that is ready to embed, and how."""
 
     model: nn.Module
     vectors: Vectors

@@ -109,7 +109,7 @@ class Rows:
                     note_stamp(path, digest, stamp)
                 record[part] = {**self._kinds[part], "sha256": digest, "stamp": str(stamp)}
             sync_folder(self._folder)
-            _write(self._folder / WHOLE, record)
+            _write_record(self._folder / WHOLE, record)
             no_follow.unlink(self._folder / _SO_FAR)
 
     def _progress_left(self) -> tuple[int, dict[str, Kind]]:
@@ -126,7 +126,7 @@ class Rows:
 
     def _note(self) -> None:
         self._sync()
-        _write(self._folder / _SO_FAR, {"rows": self.done, **self._kinds})
+        _write_record(self._folder / _SO_FAR, {"rows": self.done, **self._kinds})
         self._noted = time.monotonic()
 
     def _sync(self) -> None:
@@ -162,7 +162,7 @@ def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
             msg = f"{path} is not what it was"
             raise ValueError(msg)
         record[part] = {**kind, "stamp": str(Stamp.of(path))}
-        _write_if_possible(folder / WHOLE, record)
+        _write_record_if_possible(folder / WHOLE, record)
     shape = (rows, *kind["shape"])
     count = rows * _row_bytes(kind) // _dtype(kind).itemsize
     if not count:
@@ -195,8 +195,8 @@ def _row_bytes(kind: Kind) -> int:
     return size
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    """Write the record beside the files of features, so that it is there whole."""
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write the record of the files of features, beside them, so that it is there whole."""
     with anew(path) as file:
         file.write(json.dumps(record).encode())
         file.flush()
@@ -207,10 +207,10 @@ def _appended(path: Path) -> BinaryIO:
     return os.fdopen(no_follow.descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY), "ab")
 
 
-def _write_if_possible(path: Path, record: dict[str, Any]) -> None:
-    """Write the record beside the files of features, where the folder is not read-only."""
+def _write_record_if_possible(path: Path, record: dict[str, Any]) -> None:
+    """Write the record of the files of features, beside them, where the folder is not read-only."""
     try:
-        _write(path, record)
+        _write_record(path, record)
     except OSError:  # read-only: it is hashed each time
         return
 

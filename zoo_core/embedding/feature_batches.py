@@ -21,7 +21,7 @@ _SPARED = 4
 
 
 class Batches:
-    """Pairs of features and targets on one device; each time it is gone through is an epoch.
+    """Batches of cached features and targets on one device; each time it is gone through is an epoch.
 
     A small head is done with a batch before the next one could be gathered and sent, so the features stay on the device
     where they fit: nothing is then read from the host in an epoch but the order of the rows.
@@ -97,7 +97,7 @@ class Batches:
 
 
 def _held(rows: Rows, device: torch.device, *, keep: bool | None) -> Rows | None:
-    """Copies of the rows of all batches on the device, if it is to hold them and can."""
+    """Features and targets of all batches, copied to the device, if it is to hold them and can."""
     needed = sum(each.nbytes for each in rows)
     room = room_on(device)
     if keep is False or (keep is None and room is None):
@@ -123,7 +123,7 @@ def _held(rows: Rows, device: torch.device, *, keep: bool | None) -> Rows | None
 
 
 def room_on(device: torch.device) -> int | None:
-    """Bytes that batches of cached features may take on a device, with room for the work beside them.
+    """Bytes that batches of features may take on a device, with room for the work beside them.
 
     None where torch does not tell, which it does of CUDA devices, and for the CPU, which reads what is mapped.
 

@@ -1,0 +1,287 @@
+"""Embeddings in a Parquet file, which a run writes in parts, and goes on with after it was interrupted."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from zoo_core.embedding.shards import Packed
+from zoo_core.errors import ImageError, UsageError, ZooError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from zoo_core.embedding.embedder import Embedder, Engine, Row
+    from zoo_core.images.read import Source
+
+
+_FACTS = b"zoo"
+
+
+PART = 1024
+"""Images in a part: what a crash costs at most."""
+
+
+def parquet_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a Parquet file to write embeddings to, whose name has to say that it is one.
+
+    Raises:
+        UsageError: It has another suffix, or none.
+    """
+    result = Path(path)
+    if result.suffix.lower() != ".parquet":
+        instead = result.parent / f"{result.stem.removesuffix('.parquet') or 'features'}.parquet"
+        raise UsageError(
+            f"vectors are not written to {result}",
+            expected="a name that ends in .parquet, which is the one format of these files",
+            got=f"the suffix {result.suffix!r}" if result.suffix else "no suffix",
+            done="nothing was written",
+            hint=f"{instead}; pandas, Polars and DuckDB read it, and write others",
+        )
+    return result
+
+
+def write_missing(
+    out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], engine: Engine
+) -> Iterator[tuple[str, str]]:
+    """Write the embeddings that a Parquet file lacks, and give the images that failed.
+
+    Raises:
+        UsageError: The file was made by another model or with other transforms, or cannot be written.
+        ZooError: pyarrow is not installed.
+    """
+    _pyarrow()
+    facts = embedder.facts()
+    parts = out.with_name(f"{out.name}.parts")
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        with _locked(out):
+            yield from _write_parts(out, parts, facts, lambda done: engine(embedder, _not_yet(sources, done)))
+    except OSError as error:
+        if isinstance(error, ZooError):
+            raise
+        raise UsageError(f"{out} cannot be written", cause=str(error), hint="another file for out") from error
+
+
+def _write_parts(
+    out: Path, parts: Path, facts: dict[str, str], run: Callable[[dict[str, str]], Iterator[Row]]
+) -> Iterator[tuple[str, str]]:
+    """Write the rows that a Parquet file lacks, in parts, merge them, and give the images that failed."""
+    parts.mkdir(exist_ok=True)  # the run before may have removed it
+    files = _whole_files(out, parts)
+    for file in files:
+        _require_same(file, facts)
+    done = {path: label for file in files for path, label in _labels(file)}
+    rows: list[Row] = []
+    for row in run(done):
+        if row.vector is None:
+            yield row.name, row.error
+            continue
+        rows.append(row)
+        if len(rows) == PART:
+            _write_part(parts, rows, facts)
+            rows = []
+    if rows:
+        _write_part(parts, rows, facts)
+    _merge(out, parts)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Lock a Parquet file for one run: two would give their parts the same numbers, and lose rows.
+
+    Raises:
+        UsageError: Another process, or another thread, writes to the file.
+    """
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"another run is writing to {out}", done="nothing was written", hint="wait for it, or another file for out"
+        ) from error
+    try:
+        yield
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Iterator[tuple[Source, str]]:
+    """The images that have no row in a Parquet file yet, by their absolute paths, whichever folder a run starts in.
+
+    Raises:
+        UsageError: An image has no path, or a row with another label.
+    """
+    rows = {os.path.abspath(name): label for name, label in done.items()}  # noqa: PTH100 - links stay: their names may be labels
+    new: set[str] = set()
+    for source, label in sources:
+        if not isinstance(source.item, str | os.PathLike | ImageError | Packed):
+            raise UsageError(
+                f"{source.name} has no path, by which a file of embeddings knows what it has already",
+                hint="zoo.embed(model, images).save(out) writes vectors of images without paths",
+            )
+        name = os.path.abspath(source.name)  # noqa: PTH100 - as above
+        if label and rows.get(name, label) != label:
+            raise UsageError(
+                f"{name} has a row with the label {rows[name]!r}, and its label is {label!r} now",
+                cause="a label is the folder of an image inside the one that is embedded, and that was another one",
+                hint="give another file for out",
+            )
+        if name not in rows and name not in new:
+            new.add(name)  # a path that is listed twice is one image
+            yield source._replace(name=name), label
+
+
+def _whole_files(out: Path, parts: Path) -> list[Path]:
+    """The Parquet files that are whole: the one there was and its parts; torn ones are removed."""
+    for torn in (*parts.glob(".*"), *out.parent.glob(f".{glob.escape(out.name)}.[0-9]*")):
+        torn.unlink()
+    return [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
+
+
+def _write_part(parts: Path, rows: list[Row], facts: dict[str, str]) -> None:
+    """Write embeddings as one more part of a Parquet file."""
+    number = 1 + max((int(path.stem) for path in parts.glob("*.parquet")), default=-1)
+    _write_table(parts / f"{number:08}.parquet", _table(rows, facts))
+
+
+def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pyarrow's
+    """The rows of embeddings as a table for a Parquet file."""
+    pa, _ = _pyarrow()
+    vectors = torch.stack([row.vector for row in rows if row.vector is not None])
+    flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
+    columns = {
+        "path": pa.array([row.name for row in rows], type=pa.string()),
+        "label": pa.array([row.label for row in rows], type=pa.string()),
+        "height": pa.array([row.size[0] for row in rows], type=pa.int32()),
+        "width": pa.array([row.size[1] for row in rows], type=pa.int32()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
+    return pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts)})
+
+
+def _write_table(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
+    """Write a table to a Parquet file, whose name is there when it is whole."""
+    _, pq = _pyarrow()
+    with _replaced_file(path) as file:
+        pq.write_table(table, file)
+
+
+@contextmanager
+def _replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """A Parquet file that replaces the one at ``path`` once it is on the disk, and is removed where it cannot."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _merge(out: Path, parts: Path) -> None:
+    """Merge the parts of a Parquet file into it; after a crash before the end a later run goes on."""
+    _, pq = _pyarrow()
+    files = _whole_files(out, parts)
+    if files and files != [out]:
+        seen: set[str] = set()  # parts are removed after the file has their rows, and a crash may come between
+        with _replaced_file(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
+            for each in files:
+                rows = set(_paths(each))
+                if not rows <= seen:
+                    writer.write_table(pq.read_table(each))
+                    seen |= rows
+    shutil.rmtree(parts)
+
+
+def _paths(file: Path) -> list[str]:
+    """The paths of the images in a Parquet file of embeddings."""
+    _, pq = _pyarrow()
+    result: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
+    return result
+
+
+def _labels(file: Path) -> list[tuple[str, str]]:
+    """The paths and labels of the images in a Parquet file of embeddings."""
+    _, pq = _pyarrow()
+    table = pq.read_table(file, columns=["path", "label"])
+    return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _require_same(file: Path, facts: dict[str, str]) -> None:
+    """Refuse to add to a Parquet file of embeddings that was made with another model or other settings."""
+    before = _stored_facts(file)
+    if differing := [name for name in facts if before.get(name) != facts[name]]:
+        raise UsageError(
+            f"{file} was made with another {' and other '.join(differing)}",
+            done="nothing was written",
+            hint="give another file for out, or remove this one and its folder of parts",
+        )
+
+
+def _stored_facts(file: Path) -> dict[str, str]:
+    """How the embeddings in a Parquet file were made, by its metadata."""
+    pa, pq = _pyarrow()
+    try:
+        result: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise UsageError(
+            f"{file} holds no embeddings of zoo", cause=str(error), hint="give another file for out"
+        ) from error
+    return result
+
+
+def write_parquet(path: Path, rows: list[Row]) -> Path:
+    """Write the rows of embeddings to a Parquet file, whole or not at all.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not rows:
+        raise UsageError("there are no embeddings to write")
+    _write_table(path, _table(rows, {}))
+    return path
+
+
+def read_parquet(path: Path) -> tuple[list[str], Tensor, list[str], list[tuple[int, int]]]:
+    """Paths, vectors ``[N, D]``, labels and sizes in a Parquet file of embeddings.
+
+    Raises:
+        UsageError: It is no such file.
+        ZooError: pyarrow is not installed.
+    """
+    pa, pq = _pyarrow()
+    try:
+        table = pq.read_table(path)
+        column = table["vector"].combine_chunks()
+        size = column.type.list_size
+        flat = column.values.to_numpy() if len(column) else column.values.to_numpy(zero_copy_only=False)
+        vectors = torch.from_numpy(flat.copy()).reshape(-1, size)
+        paths, labels, heights, widths = (table[name].to_pylist() for name in ("path", "label", "height", "width"))
+    except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{path} holds no embeddings", cause=str(error), hint="zoo embed writes such a file"
+        ) from error
+    return paths, vectors, labels, list(zip(heights, widths, strict=True))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """The two modules of pyarrow that Parquet files need."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ZooError("Parquet files need pyarrow", hint="pip install 'zoo-core[embed]'") from error
+    return pa, pq
