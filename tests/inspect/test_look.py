@@ -17,7 +17,7 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UnknownPart, UsageError, ZooWarning
 from zoo_core.inspect.compare import Comparison, Measured
-from zoo_core.inspect.maps import view_of
+from zoo_core.inspect.overlay import view_of
 from zoo_core.surgery.metadata import anatomy_of
 
 

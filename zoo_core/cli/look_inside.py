@@ -118,7 +118,7 @@ def stats(
     zoo stats resnet18 --weights runs/last.ckpt --stop nan
     """
     from zoo_core.inspect.activations import activation_stats
-    from zoo_core.inspect.maps import view_of
+    from zoo_core.inspect.overlay import view_of
     from zoo_core.recipe.open_model import open_model, require_values
     from zoo_core.surgery.example import example_input
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.images.read import ReadImage, Source
+    from zoo_core.images.read import ReadImage
+    from zoo_core.images.sources import Source
 
 _MOST_WORKERS = 8
 _LONGEST = 1000

@@ -97,7 +97,7 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
 
 
 class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Refuse a sample, in a pipeline, whose boxes or masks would stay while its image is flipped.
+    """Step of a pipeline that refuses a sample whose boxes or masks would stay while its image is flipped.
 
     Example:
         >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
@@ -285,7 +285,7 @@ _IGNORED = 255
 
 
 def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
-    """The pipeline of torchvision transforms for what weights want.
+    """Compose the pipeline of torchvision transforms, step by step, for what weights want.
 
     Args:
         numbers: What the weights expect, with a number for each channel.
@@ -324,7 +324,7 @@ def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any
 
 
 def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
-    """Steps of a pipeline to train with, before it normalizes: the augmentations of torchvision's references.
+    """Steps of a pipeline for ``zoo.transforms(train=True)``: the augmentations of torchvision's references.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
     """
@@ -339,7 +339,7 @@ def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
 
 
 def _for_classification(numbers: Preprocessing) -> list[Any]:
-    """The random steps of a pipeline to train a classifier."""
+    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for a classifier."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
@@ -347,7 +347,7 @@ def _for_classification(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_segmentation(numbers: Preprocessing) -> list[Any]:
-    """The random steps of a pipeline to train for segmentation."""
+    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for segmentation."""
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
@@ -363,7 +363,7 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_detection(_: Preprocessing) -> list[Any]:
-    """The random steps of a pipeline to train a detector."""
+    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for a detector."""
     return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
 
 

@@ -130,7 +130,7 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
 
 
 def _as_preprocessing(preprocessing: object) -> Preprocessing:
-    """A ``Preprocessing`` from what a user gives: a record, a mapping, or the name of a model."""
+    """The ``Preprocessing`` that a user sets: a record, a mapping, or the name of a model."""
     if isinstance(preprocessing, str):
         card, tag = current_zoo().resolve(preprocessing)
         return card.find(tag or held_tag(card.id, card.default)).preprocessing
@@ -216,7 +216,7 @@ def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[f
 
 
 def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:  # noqa: ANN401 - a mapping or None
-    """The new channels whose mean and std come from old ones; None for all of them."""
+    """The channels of a preprocessing after a new stem whose mean and std come from old ones; None for all."""
     if sources is not None:
         return tuple(sources)
     return {"random": (), "zero": range(old)}.get(policy)

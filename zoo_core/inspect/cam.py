@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
-from zoo_core.inspect.maps import enlarged, map_in, overlay, resized_map, save_image, to_html, view_of
+from zoo_core.inspect.maps import map_in
+from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.classes import class_names
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.maps import Array
+    from zoo_core.inspect.overlay import Array
 
 METHODS = {
     "gradcam": "GradCAM",
@@ -443,7 +444,7 @@ def _pixel_contribution(logit: Tensor, x: Tensor) -> Tensor:
 
 
 def _heat_agreement(values: Tensor, slope: Tensor, contribution: Tensor) -> float:
-    """How much of Grad-CAM's heat is where the image speaks for the class, over how much is there on average.
+    """How much of a CAM's heat is where the image speaks for the class, over how much is there on average.
 
     Example:
         >>> values, contribution = torch.zeros(2, 1, 1, 2, 2)

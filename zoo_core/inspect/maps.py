@@ -2,182 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
-from zoo_core.images.preprocessing import numbers_of
-from zoo_core.images.read import read, sources_of
-from zoo_core.images.transforms import transforms
-from zoo_core.recipe.open_model import open_model, require_values, running_on
-from zoo_core.surgery.example import channels_told
+from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
+from zoo_core.recipe.open_model import open_model, running_on
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import hooked, names_of_parts
-from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
     from pathlib import Path
 
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-
-    Array = np.ndarray[Any, np.dtype[np.float32]]
-
-
-_RGB = 3
-_BATCH = 4
-_LEGIBLE = 160
-"""Sides in pixels below which an image is enlarged where people look at it."""
-
-
-@dataclass(frozen=True)
-class View:
-    """An image as a model sees it, to lay maps over.
-
-    Attributes:
-        x: What the model takes, ``[1, C, H, W]``.
-        image: The same to look at: ``[H, W, 3]`` from 0 to 1.
-    """
-
-    x: Tensor
-    image: Array
-
-
-def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = None) -> View:  # noqa: ANN401 - as predict
-    """An image of any kind as ``model`` sees it.
-
-    Where nothing says how its images are prepared, as in an untrained model, they are values from 0 to 1 of the size
-    that it was designed for.
-
-    Raises:
-        ImageError: It cannot be read.
-        UsageError: There are several images.
-        NotSupported: The model takes no image.
-    """
-    require_values(model)
-    task = getattr(metadata_of(model).card, "task", "classification")
-    if task in {"video", "optical_flow"}:
-        raise NotSupported(f"a model for {task} takes more than one image", hint="models that take one image can")
-    if isinstance(image, torch.Tensor) and image.dim() == _BATCH and len(image) == 1:
-        image = image[0]
-    sources, several = sources_of(image, video=False)
-    source = next(iter(sources), None)
-    if several or source is None:
-        where = f"{image}: " if isinstance(image, str | os.PathLike) else ""
-        raise UsageError(
-            f"{where}this looks at one image",
-            got="a folder, glob or list of images" if source else "none",
-            hint="call it once for each image",
-        )
-    opened = read(source.item, source.name).image
-    try:
-        prepare, numbers = transforms(model, size=size), numbers_of(model).preprocessing
-    except NotSupported:
-        return _plain_view(model, opened, size)
-    x = prepare(opened)
-    shift = (-1,) + (1,) * (x.dim() - 1)
-    shown = x if task in {"detection", "keypoints"} else None
-    if shown is None:
-        shown = x * x.new_tensor(numbers.std).view(shift) + x.new_tensor(numbers.mean).view(shift)
-        shown = shown / numbers.value_range
-        shown = shown.flip(0) if numbers.channel_order == "BGR" else shown
-    return View(_like(model, x), _to_show(shown))
-
-
-def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:  # noqa: ANN401 - PIL or tensor
-    """An image as a model sees it, to lay activation maps over, where no preprocessing is known."""
-    from torchvision.transforms.v2 import functional
-
-    known = metadata_of(model)
-    sides: Sequence[int] | None = (size, size) if isinstance(size, int) else size
-    if sides is None and isinstance(known.example, torch.Tensor):
-        sides = known.example.shape[-2:]
-    elif sides is None and known.card is not None:
-        sides = known.card.input_size[-2:]
-    x = functional.to_dtype(functional.to_image(opened), torch.float32, scale=True)
-    channels = channels_told(model)
-    if x.shape[0] != channels:
-        x = x[:_RGB].mean(0, keepdim=True).expand(channels, -1, -1)
-    if sides and tuple(x.shape[-2:]) != tuple(sides):
-        x = functional.resize(x, list(sides), antialias=True)
-    return View(_like(model, x), _to_show(x))
-
-
-def _like(model: nn.Module, x: Tensor) -> Tensor:
-    like = next((p for p in unwrap(model).parameters() if p.is_floating_point()), x)
-    return x[None].to(like.device, like.dtype)
-
-
-def _to_show(x: Tensor) -> Array:
-    rgb = x if x.shape[0] == _RGB else x[:1].expand(_RGB, -1, -1)
-    result: Array = rgb.permute(1, 2, 0).clamp(0, 1).float().cpu().numpy()
-    return result
-
-
-def resized_map(values: Array, height: int, width: int) -> Array:
-    """A map ``[H, W]`` at the size of the image it is laid over, without corners aligned."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))[None, None]
-    found = torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)
-    result: Array = found[0, 0].numpy()
-    return result
-
-
-def overlay(image: Array, values: Array, strength: float = 0.5) -> Image:
-    """A map over an image: dark where it is least, white-hot where it is most."""
-    from PIL import Image as Pillow
-
-    height, width = image.shape[:2]
-    low, high = float(values.min()), float(values.max())
-    scaled = resized_map((values - low) / (high - low) if high > low else np.zeros_like(values), height, width)
-    hot = np.stack([np.clip(3 * scaled - shift, 0, 1) for shift in range(_RGB)], axis=-1)
-    mixed = (1 - strength) * image.mean(-1, keepdims=True) + strength * hot
-    return Pillow.fromarray((255 * np.clip(mixed, 0, 1)).astype(np.uint8))
-
-
-def enlarged(image: Image) -> Image:
-    """A small image under an overlay, scaled up by a whole factor with nearest-neighbour interpolation."""
-    from PIL import Image as Pillow
-
-    times = -(-_LEGIBLE // max(1, *image.size))
-    return image.resize((image.width * times, image.height * times), Pillow.Resampling.NEAREST) if times > 1 else image
-
-
-def to_html(image: Image, caption: str) -> str:
-    """An image with a map laid over it for a notebook, with its caption."""
-    from html import escape
-
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    words = escape(caption)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
-
-
-def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
-    """Write an image with a map laid over it to a file.
-
-    Raises:
-        ZooError: It cannot be written there.
-    """
-    from pathlib import Path
-
-    with image_file(path) as new:
-        image.save(new)
-    return Path(path)
+    from zoo_core.inspect.overlay import Array
 
 
 _TOKENS, _MAP = 3, 4
