@@ -288,3 +288,37 @@ def test_hidden_layers_put_in_by_hand_are_head_whatever_was_loaded_since(how, tm
         zoo.load_partial(model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
     layers = [f"classifier.{layer}.{tensor}" for layer in (2, 4) for tensor in ("bias", "weight")]
     assert trainable(zoo.freeze(model)) == layers
+
+
+class Cosines(nn.Module):
+    """A head that says its width in no layer, as those of ArcFace and CosFace."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(7, width))
+
+    def forward(self, x):
+        return nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.directions))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("torchvision/resnet18", "fc"), ("timm/test_convnext", "head.fc"), ("torchvision/mobilenet_v2", "classifier.1")],
+)
+def test_a_head_of_ones_own_code_put_in_by_hand_is_the_head(name, path):
+    model = zoo.get(name, weights=None, seed=0).eval()
+    model.set_submodule(path, Cosines(model.get_submodule(path).in_features))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    zoo.freeze(model)
+    assert [each for each, value in model.named_parameters() if value.requires_grad] == [f"{path}.directions"]
+    assert zoo.anatomy(model).main.num_classes == 7
+    backbone, head = zoo.split(model)
+    torch.testing.assert_close(head(backbone(x)), model(x))
+    assert zoo.swap_head(model, 3)(x).shape == (2, 3)
+
+
+def test_a_head_of_ones_own_code_that_takes_something_else_is_refused():
+    model = zoo.get("torchvision/resnet18", weights=None)
+    model.fc = Cosines(100)
+    with pytest.raises(zoo.AnatomyError, match="'fc'"):
+        zoo.freeze(model)

@@ -252,6 +252,8 @@ def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
     A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
     """
     site = _replaced_around(model, path)
+    if site == path and _scores_its_own_way(model.get_submodule(site)):
+        return site
     is_bare = bool(site) and has_nothing_to_score_with(model.get_submodule(site))
     around = site
     while around and not (
@@ -260,6 +262,31 @@ def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
     ):
         around = around.rpartition(".")[0]
     return around or (site if is_bare else "")
+
+
+def _scores_its_own_way(module: nn.Module) -> bool:
+    """Whether a module has parameters and no layer that says its width, as a head put in by hand that takes cosines."""
+    return not _layers(module) and next(module.parameters(), None) is not None and not has_nothing_to_score_with(module)
+
+
+def _count_by_running(model: nn.Module, head: Head) -> int:
+    """How many classes a module scores that a change by hand put at a head site, found by running it on zeros.
+
+    Raises:
+        AnatomyError: It does not take what the site gives, or gives something else than scores.
+    """
+    module = model.get_submodule(head.path)
+    like = next(module.parameters())
+    places = {"linear": 0, "conv1d": 1, "conv": 2, "conv3d": 3}[head.kind]
+    given = torch.zeros(2, head.in_features, *[1] * places, device=like.device, dtype=like.dtype)
+    try:
+        with inferring(module):
+            scores = module(given)
+    except Exception as error:
+        raise gone(model, head.path) from error
+    if not isinstance(scores, torch.Tensor) or scores.dim() < given.dim() or len(scores) != len(given):
+        raise gone(model, head.path)
+    return int(scores.shape[1]) // head.per_class
 
 
 def _replaced_around(model: nn.Module, path: str) -> str:
@@ -278,6 +305,8 @@ def _replaced_around(model: nn.Module, path: str) -> str:
 def _measured(model: nn.Module, head: Head) -> Head:
     """A head site of the anatomy with the widths of the module that a change by hand put there."""
     layers = _layers(model.get_submodule(head.path))
+    if _scores_its_own_way(model.get_submodule(head.path)):
+        return replace(head, num_classes=_count_by_running(model, head))
     if not layers:  # nothing but the place is left, as timm's reset_classifier(0) leaves it
         return replace(head, num_classes=0)
     return replace(
