@@ -57,6 +57,15 @@ def test_class_names_and_preprocessing_are_in_the_metadata(to, glyphs, tmp_path)
     torch.testing.assert_close(chances.sum(1), torch.ones(3))
 
 
+def test_the_probabilities_of_several_labels_are_each_by_itself_in_the_graph(tmp_path):
+    saved = zoo.save(zoo.get("tiny/glyphnet", num_classes=3, seed=0).eval(), tmp_path / "save", multi_label=True)
+    path = zoo.export(str(saved), tmp_path / "model.pt2", softmax=True).path
+    x = torch.randn(2, 1, 32, 32)
+    (chances,) = FORMATS["pt2"].open(path)(x)
+    torch.testing.assert_close(chances, zoo.load(saved)(x).sigmoid(), rtol=0, atol=1e-4)
+    assert json.loads(FORMATS["pt2"].metadata(path))["multi_label"] is True
+
+
 @pytest.mark.parametrize("to", ALL)
 def test_several_heads_are_named_outputs(to, tmp_path):
     model = zoo.swap_head(zoo.get("tiny/glyphnet"), {"colour": 3, "shape": 5})

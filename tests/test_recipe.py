@@ -16,6 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -925,3 +926,43 @@ def test_a_model_that_is_loaded_in_inference_mode_can_be_trained(tmp_path):
     with torch.inference_mode():
         model = zoo.load(tmp_path / "save")
     model(torch.zeros(2, 1, 32, 32)).sum().backward()
+
+
+def test_a_save_remembers_that_each_label_is_likely_by_itself(tmp_path):
+    image = np.zeros((32, 32), dtype=np.uint8)
+    model = zoo.get("tiny/glyphnet", num_classes=3, seed=0).eval()
+    every = zoo.predict(model, image, threshold=0)
+    folder = zoo.save(model, tmp_path / "several", class_names=["a", "b", "c"], multi_label=True)
+    for loaded in (zoo.load(folder), zoo.load(zoo.save(zoo.load(folder), tmp_path / "again"))):
+        found = zoo.predict(loaded, image)
+        assert [chance for _, chance in found] == [chance for _, chance in every if chance >= 0.5]
+        assert zoo.predict(loaded, image, threshold=0)[0][1] == every[0][1]
+    one_each = zoo.load(zoo.save(zoo.load(folder), tmp_path / "one", multi_label=False))
+    assert sum(chance for _, chance in zoo.predict(one_each, image)) == pytest.approx(1)
+
+
+def test_a_new_head_of_other_classes_ends_that_each_label_is_likely_by_itself(tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet", num_classes=3), tmp_path / "several", multi_label=True)
+    found = zoo.predict(zoo.swap_head(zoo.load(folder), 4), np.zeros((32, 32), dtype=np.uint8))
+    assert sum(chance for _, chance in found) == pytest.approx(1)
+
+
+def test_that_labels_are_several_is_written_where_older_zoos_pass_over_it(tmp_path):
+    plain, several = (
+        json.loads(
+            (zoo.save(zoo.get("tiny/glyphnet"), tmp_path / str(many), multi_label=many) / "recipe.json").read_text()
+        )
+        for many in (False, True)
+    )
+    assert several.pop("tensors") == {**plain.pop("tensors"), "multi_label": True}
+    assert several == plain
+
+
+def test_a_recipe_whose_multi_label_is_a_text_is_refused(tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "save")
+    path = folder / "recipe.json"
+    record = json.loads(path.read_text())
+    record["tensors"]["multi_label"] = "no"
+    path.write_text(json.dumps(record))
+    with pytest.raises(errors.Unreadable, match="multi_label is neither true nor false"):
+        zoo.load(folder)

@@ -20,7 +20,7 @@ from support import hub as small
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
-from zoo_core.recipe.record import read_recipe
+from zoo_core.recipe.record import outline_of, read_recipe
 from zoo_core.sharing.model_card import model_card
 from zoo_core.sharing.timm_config import timm_config
 from zoo_core.weights import Cache
@@ -229,6 +229,14 @@ def test_the_card_has_what_a_run_of_training_measured(flowers, hub):
 
 
 @pytest.mark.extra
+def test_the_card_and_the_outline_say_that_an_image_has_any_number_of_labels(flowers, tmp_path):
+    folder = zoo.save(zoo.load(flowers), tmp_path / "several", multi_label=True)
+    said = "n image has any number of them, and zoo.predict gives those of at least 0.5"
+    assert said in model_card(read_recipe(folder / "recipe.json"), "me/flowers")
+    assert said in outline_of(str(folder))
+    assert said not in model_card(read_recipe(flowers / "recipe.json"), "me/flowers")
+
+
 def test_metrics_that_are_a_link_are_not_published(flowers, hub, tmp_path):
     (tmp_path / "token.json").write_text(json.dumps({"client": "secret"}))
     (flowers / "metrics.json").symlink_to(tmp_path / "token.json")

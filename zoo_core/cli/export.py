@@ -18,7 +18,7 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
 @click.option("--weights", default="default", show_default=True, help="A tag, a file such as last.ckpt, or none.")
 @click.option("--size", type=int, help="Height and width of the images.")
 @click.option("--frames", type=int, help="Of a clip, for a model of videos.")
-@click.option("--softmax", is_flag=True, help="End the graph in probabilities.")
+@click.option("--softmax", is_flag=True, help="End the graph in probabilities; of several labels by a sigmoid.")
 @click.option("--with-preprocessing", is_flag=True, help="Take bytes, uint8 [N, H, W, C], and normalize in the graph.")
 @click.option(
     "--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Quantize (ONNX, pt2), by images of FOLDER."

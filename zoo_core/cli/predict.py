@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--weights", default="default", show_default=True, help="A tag, or a file such as last.ckpt.")
 @click.option("--top", default=5, show_default=True, help="How many classes of a classifier.")
-@click.option("--threshold", type=float, help="Several labels: each class this probable. Detectors: the least score.")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Several labels: each class this probable. Detectors: the least score; 0.5 unless given.",
+)
 @click.option("--class-names", type=click.Path(path_type=Path), help="A file with the name of a class on each line.")
 @click.option("--preprocessing", metavar="NAME", help="Prepare images as for the model NAME.")
 @click.option("--size", type=int, help="Height and width that the model sees.")

@@ -342,6 +342,7 @@ def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Seque
         },
         "outputs": list(runs.names),
         "softmax": runs.softmax,
+        "multi_label": runs.outputs.multi_label,
         "class_names": [] if isinstance(model, Encoder) else class_names(model),
         "preprocessing": preprocessing,
         "normalizes": isinstance(runs.prepare, Prepare),

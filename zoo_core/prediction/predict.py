@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _WHOLE = {"detection", "keypoints"}
 """Tasks whose models take a list of images of any size."""
 _NAMED_AT_MOST = 3
+_EVEN = 0.5
+"""The least probability of a label that an image is taken to have."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def predict(
             floats from 0 to 1, not normalized; or many: a batch, or an iterable of any of these. For a video model a
             clip: the path of a video, or ``[T, C, H, W]``.
         top: How many classes of a classifier, the most probable first.
-        threshold: Of a classifier with several labels: every class of at least this probability, each by itself. Of a
-            detector: the least score, 0.5 unless given.
+        threshold: Of a classifier with several labels: every class of at least this probability, each by itself; 0.5
+            unless given where the model was saved as ``multi_label``. Of a detector: the least score, 0.5 unless given.
         class_names: What the classes are called, instead of what the model knows; for several heads a dict of these.
         size: Height and width that the model sees, instead of those of its weights.
         weights: As for :func:`get`, where ``model`` is a name.
@@ -199,6 +201,8 @@ class Predictor:
             )
         require_results(model)
         outputs = Outputs.of(model)
+        if threshold is None and outputs.multi_label:
+            threshold = _EVEN
         names = names_of(model) if class_names is None else _checked_names(class_names, model, task, outputs)
         return cls(
             model,

@@ -120,7 +120,7 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
     digest, size = sha256_of(path), path.stat().st_size
     name = f"model-{digest[:_SHOWN]}.safetensors"
     path.rename(folder / name)
-    complete = replace(recipe, tensors={"file": name, "sha256": digest, "size": size})
+    complete = replace(recipe, tensors={**recipe.tensors, "file": name, "sha256": digest, "size": size})
     (folder / FILE).write_text(complete.text(), encoding="utf-8")
     for each in (name, FILE):
         with (folder / each).open("rb+") as file:

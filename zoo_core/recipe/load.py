@@ -127,7 +127,13 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
     attach(
         model,
         replace(
-            known, receipt=receipt, weights=weights, names=names, origin=recipe.weights, own_preprocessing=preprocessing
+            known,
+            receipt=receipt,
+            weights=weights,
+            names=names,
+            origin=recipe.weights,
+            own_preprocessing=preprocessing,
+            multi_label=recipe.multi_label,
         ),
     )
 

@@ -30,6 +30,8 @@ FORMAT = 2
 """The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""
 
 FILE = "recipe.json"
+ANY_NUMBER = "an image has any number of them, and zoo.predict gives those of at least 0.5"
+"""What is said of the classes of a save that is ``multi_label``."""
 _OF_TIMM = re.compile(r"hf[-_]hub:([\w.-]+/[\w.-]+)(?:@[\w.-]+)?$")
 
 _LARGEST = 16 << 20
@@ -48,7 +50,9 @@ class Recipe:
         family: Name of the family.
         name: Name of the model in it.
         versions: Distribution to version: zoo, the plugin, its library and torch.
-        tensors: ``file``, ``sha256`` and ``size`` of the safetensors beside the recipe.
+        tensors: ``file``, ``sha256`` and ``size`` of the safetensors beside the recipe; and ``multi_label``, true where
+            their scores are of labels that are likely each by itself. It is here since older zoos, which refuse a field
+            that they do not know, pass over it.
         weights: ``tag``, ``source`` and ``sha256`` of what the model began with; empty for none.
         options: What its constructor is given.
         edits: Acts of surgery, first to last, each with its ``verb`` and what that was given besides the model.
@@ -93,6 +97,11 @@ class Recipe:
     def id(self) -> str:
         """The qualified name of the model."""
         return f"{self.family}/{self.name}"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of the classes."""
+        return bool(self.tensors.get("multi_label"))
 
     def text(self) -> str:
         """The recipe as JSON, the format first."""
@@ -208,6 +217,8 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     if any(not isinstance(each, str) for each in [*entries, *texts]):
         yield "with an entry that is no text"
+    if not isinstance(record["tensors"].get("multi_label", False), bool):
+        yield "where multi_label is neither true nor false"
     if record.get("dtype", "") not in _DTYPES:
         yield f"with the dtype {visible(record['dtype'])}"
     try:
@@ -285,6 +296,7 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
         "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
         "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
         "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        + (f"; {ANY_NUMBER}" if recipe.multi_label else "")
         if names
         else "",
         "preprocessing": ", ".join(f"{key} {value}" for key, value in prepared.items()),

@@ -246,6 +246,7 @@ def save(
     *,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     preprocessing: Preprocessing | str | None = None,
+    multi_label: bool | None = None,
     custom_heads: bool = False,
     with_base: bool | None = None,
 ) -> Path:
@@ -272,6 +273,8 @@ def save(
             detectors and segmentation the first is the background, class 0. None keeps what is known.
         preprocessing: How images are prepared, as for :func:`zoo_core.set_preprocessing`: a name of a model, or a
             :class:`~zoo_core.Preprocessing`; None keeps what is known.
+        multi_label: Whether an image has any number of the classes: :func:`zoo_core.predict` then gives those of at
+            least 0.5, each by itself. None keeps what is known, which a new head ends where it has other classes.
         custom_heads: Save heads too that only their own code can build; ``zoo.load`` has to be given them then.
         with_base: False leaves out every tensor that is still as the published weights have it: ``zoo.load`` takes it
             from the cache. True writes all of them. None leaves them out of a model with LoRA adapters, where its
@@ -296,6 +299,8 @@ def save(
         ('cat', 'dog')
     """
     known, target = metadata_of(model), expand(folder)
+    if multi_label is not None:
+        known = replace(known, multi_label=multi_label)
     if preprocessing is not None:
         known = with_preprocessing(known, fitting(model, preprocessing))
     warn_of_others(model, unwrap(model), "are not saved", "save the state dict of the whole module beside it")
@@ -359,7 +364,7 @@ def _recipe_of(bare: nn.Module, known: Metadata, card: Card, names: Sequence[str
         family=card.family,
         name=card.name,
         versions=versions_for(card.family),
-        tensors={},
+        tensors={"multi_label": True} if known.multi_label else {},
         weights=_first_weights(known),
         options={name: to_plain(value, f"the option {name!r}") for name, value in known.options.items()},
         edits=[edit_to_plain(edit) for edit in known.edits],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import UsageError
 from zoo_core.images.preprocessing import preprocessing_of_save
+from zoo_core.recipe.record import ANY_NUMBER
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None,
     if names := recipe.class_names:
         more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
         lines += ["## Classes", "", ", ".join(map(_plain, names[:_NAMED_AT_MOST])) + more, ""]
+    if recipe.multi_label:
+        lines += [f"{ANY_NUMBER[0].upper()}{ANY_NUMBER[1:]}.", ""]
     if metrics:
         lines += ["## Metrics", "", *(f"- {_plain(name)}: {_plain(value)}" for name, value in metrics.items()), ""]
     if record := preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits)):

@@ -77,6 +77,7 @@ class Metadata:
         family: Name of the family whose plugin reads the anatomy; empty where that was traced.
         structure: Names and shapes of the tensors that the anatomy was read from.
         own_layers: Paths of layers that were put in by hand, which are new whatever was loaded into them since.
+        multi_label: Whether an image has any number of the classes, each likely by itself, when the user said so.
     """
 
     anatomy: Anatomy
@@ -94,6 +95,7 @@ class Metadata:
     family: str = ""
     structure: Structure | None = None
     own_layers: frozenset[str] = frozenset()
+    multi_label: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -269,7 +271,7 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
     if main is None or is_recomposed(model):  # it has branches, which a swap would not bring back
         return known
     edit = Edit("swap_head", {"head": describe(model.get_submodule(main.path))}, by_hand=True)
-    return replace(known, edits=(*known.edits, edit), names=())
+    return replace(known, edits=(*known.edits, edit), names=(), multi_label=False)
 
 
 def owners_of(names: Iterable[str]) -> frozenset[str]:

@@ -52,7 +52,7 @@ def test_a_dry_run_takes_a_model_whose_weights_are_named(digits, tmp_path):
         check_run(read_data(digits), model="tiny/glyphnet@NOPE", out=tmp_path / "out")
 
 
-def test_the_command_says_how_several_labels_are_predicted(digits, tmp_path):
+def test_a_model_of_several_labels_is_predicted_with_a_threshold_by_itself(digits, tmp_path):
     table = digits / "labels.csv"
     labels = {"0": "zero;round", "1": "one", "2": "two"}
     rows = [f"{each.relative_to(digits)},{labels[each.parent.name]}\n" for each in sorted(digits.rglob("*.png"))]
@@ -61,7 +61,9 @@ def test_the_command_says_how_several_labels_are_predicted(digits, tmp_path):
     arguments = [str(table), "--model", "tiny/glyphnet", "--out", str(out), "--epochs", "0", "--cache-features", "1"]
     answer = CliRunner().invoke(command, [*arguments, "--quiet"], catch_exceptions=False)
     said = answer.stdout.splitlines()[-1].partition("zoo ")[2].replace("IMAGE", str(digits / "0" / "000.png")).split()
-    assert CliRunner().invoke(group, said).exit_code == 0
+    plain, explicit = (CliRunner().invoke(group, [*said, *more]).stdout for more in ((), ("--threshold", "0.5")))
+    assert plain == explicit
+    assert CliRunner().invoke(group, [*said, "--threshold", "0"]).stdout.count(",") == 3
 
 
 def test_the_command_trains_and_says_where_the_result_is(digits, tmp_path):

@@ -134,7 +134,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
     _say(f"{name.replace('_', ' ')} {value:.1%} on the validation images")
     _say(f"saved {result.folder}, report {result.report}")
     if images.multi_label:
-        _say(f"each label is likely by itself: zoo predict {result.folder} IMAGE --threshold 0.5")
+        _say(f"an image has any number of labels, those of at least 0.5: zoo predict {result.folder} IMAGE")
 
 
 @contextmanager

@@ -479,7 +479,7 @@ def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     _, val = datasets(run.data, run.module.model, augment=options.augment, seed=options.seed)
     evaluation = evaluation_of(run.module, val, run.data, batch_size=options.batch_size, workers=options.workers)
     metrics |= evaluation.metrics
-    zoo.save(run.module.model, run.target, class_names=run.data.class_names)
+    zoo.save(run.module.model, run.target, class_names=run.data.class_names, multi_label=run.data.multi_label)
     settings = asdict(options)
     summary = {"metrics": metrics, "settings": settings, "notes": run.data.notes}
     (run.target / METRICS).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -125,7 +125,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         )
         _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
         edit.outcomes |= _outcomes(bare, main.path, known.receipt.tensors)
-        edit.update(names=())
+        edit.update(names=(), multi_label=False)
     return model
 
 

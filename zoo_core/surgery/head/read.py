@@ -14,7 +14,7 @@ from zoo_core.surgery.head.mlp import Squeeze
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
 from zoo_core.surgery.head.output_activation import WithOutput
 from zoo_core.surgery.layers import has_nothing_to_score_with
-from zoo_core.surgery.metadata import anatomy_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +44,14 @@ class Outputs:
         embeddings: Those that give what a head is given, and no scores.
         activations: The activation that the scores of a head went through, by its name; ``""`` for the one head.
         scores_in: What forward returned to the scores in it.
+        multi_label: Whether every class is likely or not by itself.
     """
 
     heads: tuple[str, ...]
     embeddings: frozenset[str]
     activations: Mapping[str, str]
     scores_in: Callable[[Any], Any]
+    multi_label: bool = False
 
     @classmethod
     def of(cls, model: nn.Module) -> Outputs:
@@ -62,10 +64,10 @@ class Outputs:
             >>> outputs.heads, outputs.embeddings, outputs.activations["kind"]
             (('kind', 'vector'), frozenset({'vector'}), 'sigmoid')
         """
-        bare, anatomy = unwrap(model), anatomy_of(model)
+        bare, anatomy, several = unwrap(model), anatomy_of(model), metadata_of(model).multi_label
         site = bare.get_submodule(anatomy.main.path) if anatomy.main else None
         if not isinstance(site, Heads):
-            return cls((), frozenset(), {"": _activation(bare, anatomy, site)}, anatomy.scores_in)
+            return cls((), frozenset(), {"": _activation(bare, anatomy, site)}, anatomy.scores_in, several)
         counts = classes_by_head(bare, anatomy.main)
         without = {
             name
@@ -73,7 +75,7 @@ class Outputs:
             if not counts.get(name, 1) or has_nothing_to_score_with(scoring_part(head))
         }
         activations = {name: _activation(bare, anatomy, head, name) for name, head in site.items()}
-        return cls(tuple(site), frozenset(without), activations, anatomy.scores_in)
+        return cls(tuple(site), frozenset(without), activations, anatomy.scores_in, several)
 
     def read(self, returned: Any) -> Any:  # noqa: ANN401 - any model's output
         """The scores in what forward returned: a dict of them where there are several heads."""
@@ -89,7 +91,7 @@ class Outputs:
         Args:
             scores: Of one head, in floating point.
             head: Its name; ``""`` for the one head.
-            each: Whether every class is likely or not by itself, as where an image has several labels.
+            each: Whether every class is likely or not by itself, though nothing says so of the model.
         """
         activation = self.activations.get(head, "")
         if activation in ("sigmoid", "softmax"):
@@ -97,7 +99,7 @@ class Outputs:
         if activation in ("log_sigmoid", "log_softmax"):
             return scores.exp()
         is_alone = scores.ndim < _VECTORS or scores.shape[1] == 1  # softmax makes 1 of one logit, whatever it is
-        return scores.sigmoid() if each or is_alone else scores.softmax(1)
+        return scores.sigmoid() if each or self.multi_label or is_alone else scores.softmax(1)
 
 
 def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:

@@ -179,7 +179,7 @@ def swap_head(
         if own:
             _check_one_input(bare)
         edit.anatomy = _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
-        edit.update(names=names)
+        edit.update(names=names, multi_label=metadata_of(bare).multi_label and bool(names))
     return model
 
 
