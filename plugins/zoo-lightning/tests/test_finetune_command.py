@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
-from zoo_lightning import read_data
+from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.run import check_run
 
@@ -18,6 +19,7 @@ from zoo_core.cli.group import zoo as group
 from zoo_core.errors import UsageError, ZooError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):
@@ -130,3 +132,41 @@ def test_the_command_says_what_it_did_with_nine_of_ten_classes_a_corrupt_file_an
     report = Path("my-digits", "report.html").read_text()
     assert len(notes) == 2
     assert all(note in report for note in notes)
+
+
+def test_an_untrained_model_is_trained_where_nothing_can_be_downloaded(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    arguments = ["finetune", str(digits), "--model", "torchvision/squeezenet1_1", "--out", str(tmp_path / "out")]
+    assert "(--weights none)" in str(CliRunner().invoke(group, arguments).exception)
+    answer = CliRunner().invoke(
+        group, [*arguments, "--weights", "none", "--epochs", "1", "--quiet", "--augment", "none"]
+    )
+    assert answer.exit_code == 0, answer.output
+    model = zoo.load(tmp_path / "out")
+    assert zoo.preprocessing(model) == zoo.preprocessing("torchvision/squeezenet1_1")
+
+
+def test_the_weights_of_a_run_are_a_tag_or_a_file(digits, tmp_path):
+    file = tmp_path / "last.pt"
+    torch.save(zoo.get("tiny/glyphnet", weights=None, seed=3).state_dict(), file)
+    data, options = read_data(digits), {"freeze": "backbone", "epochs": 1, "augment": "none", "trainer": QUIET}
+    for weights, source in (
+        (str(file), zoo.get("tiny/glyphnet", weights=file)),
+        ("GLYPHS_V1", zoo.get("tiny/glyphnet")),
+    ):
+        check_run(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights)
+        run = finetune(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights, **options)
+        assert torch.equal(zoo.load(run.folder).stem[0].weight, source.stem[0].weight)
+
+
+def test_weights_that_are_not_there_are_refused_by_a_dry_run(digits, tmp_path):
+    data, out = read_data(digits), tmp_path / "out"
+    for weights in ("NOPE", "nope.pt"):
+        with pytest.raises(ZooError, match=weights.lower() + "|" + weights):
+            check_run(data, model="tiny/glyphnet", out=out, weights=weights)
+    saved = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "saved")
+    with pytest.raises(UsageError, match="has its own weights"):
+        check_run(data, model=str(saved), out=out, weights=None)
+    with pytest.raises(UsageError, match="weights is for a model that is named"):
+        finetune(data, model=zoo.get("tiny/glyphnet", num_classes=3), out=out, weights=None)

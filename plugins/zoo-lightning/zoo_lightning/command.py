@@ -35,6 +35,7 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="Name of a model, such as resnet18 or timm/vit_tiny_patch16_224.")
+@click.option("--weights", default="default", show_default=True, help="A tag, the path of a file, or 'none'.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to.")
 @click.option("--epochs", type=click.IntRange(min=0), default=10, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images of a batch.")
@@ -112,6 +113,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa
 
     resume, dry, quiet = (options.pop(name) for name in ("resume", "dry_run", "quiet"))
     options["lr"] = options["lr"] or None
+    options["weights"] = None if options["weights"].lower() == "none" else options["weights"]
     images = read_data(data, val=options["val"], seed=options["seed"])
     for note in images.notes:
         _say(f"note: {note}", err=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 import warnings
@@ -27,6 +26,7 @@ from zoo_lightning.data import read_data
 from zoo_lightning.head_first import train_head
 from zoo_lightning.loading import ImageDataset, datasets, loaders
 from zoo_lightning.module import METRIC, FineTune, require_trainable
+from zoo_lightning.options import Options, checked
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import (
     POINT,
@@ -54,71 +54,8 @@ _STEPS = 100
 """In which a learning rate is looked for."""
 _SLOWEST = 1e-5
 """Below which none is looked for: the loss of few images falls as fast by chance, and a new head learns nothing."""
-_LEAST = {"epochs": 0, "head_epochs": 0, "workers": 0, "seed": 0, "batch_size": 1, "accumulate": 1, "adapter_rank": 1}
-_AT_LEAST_0, _SHARE = (0.0, math.inf), (0.0, 1.0)
-_BELOW_1 = 0.999999
-"""The greatest decay of averaged weights: at 1 they would stay as they were before the training."""
-_BOUNDS = {
-    **dict.fromkeys(("lr", "head_lr", "weight_decay", "mixup"), _AT_LEAST_0),
-    **dict.fromkeys(("layer_decay", "label_smoothing"), _SHARE),
-    "ema": (0.0, _BELOW_1),
-}
 RUN = "run"
 """The ending of the folder of a run that is not finished, beside the one it writes to."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a model is trained in a run; every one is a keyword of :func:`finetune`.
-
-    Attributes:
-        epochs: Passes over the data.
-        batch_size: Images of a batch, on each process.
-        lr: Learning rate of the backbone; None finds one.
-        head_lr: Learning rate of the head; None for that of the backbone.
-        layer_decay: Factor on the learning rate for each stage away from the head.
-        weight_decay: Of weights, not of biases and norms.
-        freeze: Part or parts that stay as they are: ``"backbone"``, stages, patterns; ``"until=layer4"`` for all that
-            comes before a part.
-        unfreeze_at: Part to epoch: when a frozen part begins to train.
-        adapter: ``"lora"`` freezes the backbone and trains low-rank adapters of it (``zoo-core[lora]``); None for none.
-        adapter_rank: Inner size of the adapters.
-        head_epochs: Epochs of the head alone on cached features, before all else; the backbone is frozen meanwhile.
-        augment: ``"none"``, ``"light"``, ``"standard"`` or ``"strong"``.
-        mixup: Strength of MixUp; 0 for none.
-        label_smoothing: From 0 to 1.
-        balance: Weigh classes by the inverse of how many images they have.
-        patience: Epochs without a better score after which training stops; None for never.
-        ema: Decay of an exponential moving average of the weights; None for none.
-        precision: As ``lightning.Trainer`` takes it: ``"32-true"``, ``"bf16-mixed"``, ``"16-mixed"``.
-        accumulate: Batches whose gradients are added up before a step.
-        workers: Processes that decode images.
-        val: Share of the images to validate with, where the data has no split of its own.
-        seed: Of the new head, the split, the order and the augmentations.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float | None = 1e-3
-    head_lr: float | None = None
-    layer_decay: float | None = None
-    weight_decay: float = 0.05
-    freeze: str | Sequence[str] = ()
-    unfreeze_at: Mapping[str, int] | None = None
-    adapter: str | None = None
-    adapter_rank: int = 8
-    head_epochs: int = 0
-    augment: str = "standard"
-    mixup: float = 0.0
-    label_smoothing: float = 0.0
-    balance: bool = False
-    patience: int | None = None
-    ema: float | None = None
-    precision: str = "32-true"
-    accumulate: int = 1
-    workers: int = 0
-    val: float = 0.2
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,7 +119,7 @@ def finetune(
         >>> finetune("flowers/", model="resnet18", out="my-flowers", epochs=5)  # doctest: +SKIP
         Result(folder=PosixPath('my-flowers'), metrics={...}, report=PosixPath('my-flowers/report.html'))
     """
-    chosen = _options(options)
+    chosen = checked(options)
     target = Path(out).expanduser()
     _require_free(target)
     images = data if isinstance(data, ImageData) else read_data(data, val=chosen.val, seed=chosen.seed)
@@ -229,7 +166,7 @@ def check_run(
     Raises:
         UsageError: An option, a part, the model or the folder is impossible, or there is no such run to resume.
     """
-    chosen, target = _options(options), Path(out).expanduser()
+    chosen, target = checked(options), Path(out).expanduser()
     _require_free(target)
     if resume:
         require_same_run(_work_folder(target), _run_facts(data, model, chosen))
@@ -307,50 +244,10 @@ def _run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dic
     return dict(json.loads(json.dumps(facts)))
 
 
-def _options(options: Mapping[str, Any]) -> Options:
-    """The options of a run, from the keywords of :func:`finetune`, checked."""
-    known = Options.__dataclass_fields__
-    if unknown := sorted(set(options) - set(known)):
-        raise errors.UsageError(f"finetune has no option {unknown[0]!r}", expected=", ".join(known))
-    freeze = options.get("freeze", ())
-    chosen = Options(**{**options, "freeze": (freeze,) if isinstance(freeze, str) else tuple(freeze)})
-    _require_numbers(chosen)
-    if not chosen.epochs + chosen.head_epochs:
-        raise errors.UsageError("there is no epoch to train", expected="epochs or head_epochs of at least 1")
-    if chosen.adapter not in (None, "lora"):
-        raise errors.UsageError(f"adapter cannot be {chosen.adapter!r}", expected="'lora' or None")
-    return chosen
-
-
-def _require_numbers(options: Options) -> None:
-    """Refuse options of a run whose numbers are out of bounds."""
-    for name, least in _LEAST.items():
-        value = getattr(options, name)
-        if type(value) is not int or value < least:
-            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"an integer of at least {least}")
-    for name, (low, high) in _BOUNDS.items():
-        value = getattr(options, name)
-        if value is None and name in ("lr", "head_lr", "layer_decay", "ema"):
-            continue
-        if not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
-            between = "at least 0" if high == math.inf else f"from {low:g} to {high:g}"
-            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"a number {between}")
-    for part, epoch in (options.unfreeze_at or {}).items():
-        if type(epoch) is not int or not 0 <= epoch < options.epochs:
-            last = options.epochs - 1
-            raise errors.UsageError(
-                f"unfreeze_at cannot be {epoch!r} for {part!r}",
-                expected=f"an integer from 0 to {last}" if options.epochs else "epochs of at least 1",
-                hint="increase epochs, or unfreeze the part in an earlier one",
-            )
-    if options.patience is not None and (type(options.patience) is not int or options.patience < 1):
-        raise errors.UsageError(f"patience cannot be {options.patience!r}", expected="an integer of at least 1")
-
-
 def _module(data: ImageData, model: str | nn.Module, options: Options, *, values: bool = True) -> FineTune:
     """The module that a run trains: a model suited to the data, frozen and adapted as the options say."""
     require_options(data.task, asdict(options))
-    built = suited(build(model, data, options.seed, values=values) if isinstance(model, str) else model, data)
+    built = suited(_built(data, model, options, values=values), data)
     _freeze(built, options.freeze)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
@@ -372,6 +269,15 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
         unfreeze_at=options.unfreeze_at,
         seed=options.seed,
     )
+
+
+def _built(data: ImageData, model: str | nn.Module, options: Options, *, values: bool) -> nn.Module:
+    """The model of a run: built by its name, or as it was given."""
+    if isinstance(model, str):
+        return build(model, data, options.seed, weights=options.weights, values=values)
+    if options.weights != "default":
+        raise errors.UsageError("weights is for a model that is named", hint="leave it out: the model has its own")
+    return model
 
 
 def _freeze(model: nn.Module, parts: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
@@ -56,8 +57,10 @@ def require_options(task: str, options: Mapping[str, Any]) -> None:
         raise errors.UsageError(f"{wrong[0]} is not for {_DATA[task]}", hint="leave it out")
 
 
-def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.Module:
+def build(name: str, data: ImageData, seed: int, *, weights: str | None = "default", values: bool = True) -> nn.Module:
     """A model by its name, with heads for the task and classes of the data; without values it is on the meta device.
+
+    One that is untrained, or has weights of the user's own, sees images as the default weights of its name do.
 
     Raises:
         UsageError: It is for another task.
@@ -68,11 +71,30 @@ def build(name: str, data: ImageData, seed: int, *, values: bool = True) -> nn.M
         raise errors.UsageError(
             f"{name} learns keypoints, and the data has none", expected="categories with a list of keypoints"
         )
+    if weights != "default":
+        more["weights"] = weights
     if not values:
         more["device"] = "meta"
-        if task:
+        if task and (weights is None or not is_file(weights)):  # a tag is looked up, and nothing is downloaded
+            zoo.info(name if weights in (None, "default") else f"{name}@{weights}")
             name, more["weights"] = name.partition("@")[0], None
-    return zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
+    model = zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
+    if "weights" in more and task in ("classification", "segmentation"):  # detectors prepare images themselves
+        try:
+            zoo.preprocessing(model)
+        except errors.NotSupported:
+            zoo.set_preprocessing(model, name.partition("@")[0])
+    return model
+
+
+def is_file(weights: str) -> bool:
+    """Whether the weights of a model to train on are a file of the user's own, and not a tag.
+
+    Example:
+        >>> is_file("runs/last.ckpt"), is_file("IMAGENET1K_V1")
+        (True, False)
+    """
+    return "/" in weights or Path(weights).suffix != "" or Path(weights).exists()
 
 
 def require_name(name: str, data: ImageData) -> str:

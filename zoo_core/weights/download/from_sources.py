@@ -201,7 +201,7 @@ def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing
         got=_listed(attempts),
         done=done,
         hint="try again, set ZOO_MIRROR or ZOO_REWRITE to another host, set ZOO_OFFLINE=1 to use the cache alone, "
-        "or build it untrained with weights=None",
+        "or build it untrained with weights=None (--weights none)",
         attempts=tuple(attempts),
         hosts=hosts,
     )

@@ -97,7 +97,8 @@ def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None =
             cause=f"{passed_over} has it, but came with the checkout: it vouches for nothing" if passed_over else None,
             hint=(f"ZOO_CACHE={passed_over} believes that cache; or " if passed_over else "")
             + f"unset ZOO_OFFLINE; or fetch {shown(urls[0])} elsewhere and bring it here "
-            "with `zoo cache import FILE` or `zoo bundle import`; or build it untrained with weights=None",
+            "with `zoo cache import FILE` or `zoo bundle import`; "
+            "or build it untrained with weights=None (--weights none)",
             file=name,
             urls=tuple(urls),
         )
