@@ -331,7 +331,7 @@ def trained_alike(script, digits, folder, **options):
 
 
 def test_two_processes_train_as_one_with_twice_the_batch_and_unfreeze_alike(digits, tmp_path):
-    two = trained_alike(_PROCESSES, digits, tmp_path, unfreeze_at={"layer3.conv2": 0})
+    two = trained_alike(_PROCESSES, digits, tmp_path, epochs=3, lr=3e-3, unfreeze_at={"layer3.conv2": 1})
     before = zoo.get("tiny/glyphnet", num_classes=3, seed=0).state_dict()
     assert [name for name, value in before.items() if "conv" in name and not torch.equal(value, two[name])] == [
         "layer3.conv2.weight"
@@ -363,10 +363,16 @@ def test_what_several_processes_cannot_do_is_refused_before_training(digits, tmp
     for options, trainer, message in [
         ({}, {"strategy": ModelParallelStrategy(**gloo)}, "save_distributed_checkpoint=False"),
         ({"ema": 0.9}, {"strategy": ModelParallelStrategy(save_distributed_checkpoint=False, **gloo)}, "leave ema out"),
+        (
+            {"freeze": "backbone", "unfreeze_at": {"layer3": 1}},
+            {"strategy": ModelParallelStrategy(save_distributed_checkpoint=False, **gloo), "devices": 2},
+            r"unfreezing on a schedule does not go with ModelParallelStrategy",
+        ),
         ({}, {"strategy": "ddp", "devices": 99}, "fewer images to validate with than processes: 6 for 99"),
     ]:
         with pytest.raises(ZooError, match=message):
-            finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, **options, "trainer": {**QUIET, **trainer}})
+            finetune(digits, out=tmp_path / "out", epochs=2, **{**RUN, **options, "trainer": {**QUIET, **trainer}})
+        assert not (tmp_path / "out.run").exists()
 
 
 @pytest.mark.sweep

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -153,12 +153,8 @@ class FineTune(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse what has nothing to train, and what several processes would do wrongly without an error."""
         require_trainable(self.model, [name for name, epoch in self.unfreeze_at.items() if not epoch])
-        if self.unfreeze_at and self.trainer.world_size > 1 and not hasattr(self.trainer.strategy, "configure_ddp"):
-            raise errors.NotSupported(
-                f"unfreezing on a schedule does not go with {type(self.trainer.strategy).__name__}",
-                cause="it shards what is trainable at first",
-                hint='strategy="ddp", or the head first, and then everything in a second run',
-            )
+        if self.unfreeze_at:
+            require_schedule(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Unfreeze what is due, and train in the mode for it: Lightning leaves a model that came in eval mode there."""
@@ -223,6 +219,20 @@ class FineTune(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def require_schedule(trainer: Trainer) -> None:
+    """Refuse to unfreeze parts of a model during its training where several processes would not do so alike.
+
+    Raises:
+        NotSupported: The strategy is not one of those that hold all parameters in each process.
+    """
+    if trainer.world_size > 1 and not hasattr(trainer.strategy, "configure_ddp"):
+        raise errors.NotSupported(
+            f"unfreezing on a schedule does not go with {type(trainer.strategy).__name__}",
+            cause="it shards what is trainable at first",
+            hint='strategy="ddp", or the head first, and then everything in a second run',
+        )
 
 
 def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:

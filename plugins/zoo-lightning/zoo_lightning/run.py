@@ -25,7 +25,7 @@ from zoo_lightning.augment import transform_for
 from zoo_lightning.data import read_data
 from zoo_lightning.head_first import train_head
 from zoo_lightning.loading import ImageDataset, datasets, loaders
-from zoo_lightning.module import METRIC, FineTune, require_trainable
+from zoo_lightning.module import METRIC, FineTune, require_schedule, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import (
@@ -217,6 +217,8 @@ def _require_processes(engine: Trainer, data: ImageData, options: Options, *, sh
             expected="at least one for each",
             hint="fewer devices, a larger val, or a split val with more images",
         )
+    if options.unfreeze_at:
+        require_schedule(engine)
     if sharded and options.ema is not None:
         raise errors.NotSupported(
             f"averaged weights do not go with {type(engine.strategy).__name__}",
