@@ -4,13 +4,15 @@ Lightning alone and fastai, where it is installed, train the same frozen network
 so that twenty epochs are twenty of those. timm's script trains all of a network, and gives no features of images.
 
 Run as ``uv run --group extra --with fastai python -m benchmarks.training``. The sides take turns, and
-a figure is the median of the ratios of the rounds, in CPU seconds of this process on one thread. Those of Ray are
-wall seconds, for its actors are other processes: two of them, beside a ``DataLoader`` of two workers.
+a figure is the median of the ratios of the rounds, in CPU seconds of this process on one thread. Ray's are
+seconds an image after the first quarter of the images, of all processes: two actors, beside a ``DataLoader`` of two
+workers; what its start takes is told apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import statistics
@@ -31,7 +33,7 @@ import zoo_core as zoo
 from benchmarks.harness import rounds_in_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -140,6 +142,78 @@ def on_ray_data(model: nn.Module, files: list[Path]) -> int:
     return len(paths.map_batches(Embed, concurrency=2, num_cpus=1, batch_size=32).take_all())
 
 
+def batches_of_a_loader(model: nn.Module, dataset: Dataset[Any]) -> Iterator[int]:
+    """How many images each batch has that went through the backbone, which a ``DataLoader`` of two workers read."""
+    backbone = zoo.split(model)[0].eval()
+    for images, _ in DataLoader(dataset, batch_size=32, num_workers=2):
+        with torch.inference_mode():
+            backbone(images)
+        yield len(images)
+
+
+def rows_of_ray(model: nn.Module, files: list[Path]) -> Iterator[int]:
+    """One for each row that two actors of Ray give."""
+    from zoo_ray import embed_engine
+
+    from zoo_core.embedding.embed import labelled_sources
+    from zoo_core.embedding.embedder import Embedder
+
+    for _ in embed_engine(Embedder.of(model, batch_size=32), labelled_sources([*files])):
+        yield 1
+
+
+def cpu_seconds() -> float:
+    """What this process and all those that it started have used."""
+    import psutil
+
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
+
+
+def pace(counts: Iterator[int], first: int) -> tuple[list[float], list[float]]:
+    """Wall and CPU seconds until some images are done, and those that each of the others takes.
+
+    Args:
+        counts: How many images are done each time.
+        first: So many images belong to the start.
+    """
+    done = 0
+    points = [(done, time.perf_counter(), cpu_seconds())]
+    for count in counts:
+        done += count
+        if done % 32 == 0:  # while the other processes are there
+            points.append((done, time.perf_counter(), cpu_seconds()))
+    begin, middle, end = points[0], next(point for point in points if point[0] >= first), points[-1]
+    start = [middle[kind] - begin[kind] for kind in (1, 2)]
+    return start, [(end[kind] - middle[kind]) / (end[0] - middle[0]) for kind in (1, 2)]
+
+
+def measure_ray(model: nn.Module, files: list[Path], dataset: Dataset[Any], rounds: int) -> None:
+    """Print what an image takes on Ray with two workers, beside a ``DataLoader`` with two, and what the start takes."""
+    import ray
+
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or its workers wait for everything else on the machine
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    first = len(files) // 4
+    ratios, starts = [], []
+    for number in range(rounds):
+        sides: list[Any] = [lambda: rows_of_ray(model, files), lambda: batches_of_a_loader(model, dataset)]
+        order = (0, 1) if number % 2 else (1, 0)
+        found = {side: pace(sides[side](), first) for side in order}
+        ratios.append([on_ray / beside for on_ray, beside in zip(found[0][1], found[1][1], strict=True)])
+        # what the start takes beside its images
+        starts.append([found[0][0][kind] - first * found[0][1][kind] for kind in (0, 1)])
+    for kind, name in enumerate(("wall", "CPU")):
+        tell(
+            f"an image on Ray with two workers, of a DataLoader with two, {name} seconds", [row[kind] for row in ratios]
+        )
+        tell(f"{name} seconds until two actors are at work", [row[kind] for row in starts])
+
+
 def ratio(work: Callable[[], None], beside: Callable[[], None], rounds: int, clock: Callable[[], float]) -> list[float]:
     """What the work takes, as a multiple of what is beside it, round by round."""
 
@@ -176,6 +250,11 @@ def measure(name: str, count: int, rounds: int, *, with_ray: bool) -> None:
         def plain() -> None:
             one_pass(model, dataset)
 
+        if with_ray:
+            measure_ray(model, files, dataset, rounds)
+            beside = ratio(lambda: on_ray_data(model, files), lambda: embedded("ray"), rounds, time.perf_counter)
+            tell("Ray Data with two actors, of zoo.embed on Ray", beside)
+            return
         started = time.process_time()
         plain()
         print(f"{count / (time.process_time() - started):.1f} images a CPU second in the plain forward of {name}")
@@ -186,14 +265,6 @@ def measure(name: str, count: int, rounds: int, *, with_ray: bool) -> None:
             peers["fastai"] = lambda: fastai_epoch(model_of(name), dataset, folder)
         for peer, epoch in peers.items():
             tell(f"one frozen epoch of {peer}, of one pass", ratio(epoch, plain, rounds, time.process_time))
-        if with_ray:
-            import ray
-
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-            beside = ratio(lambda: embedded("ray"), lambda: one_pass(model, dataset, 2), rounds, time.perf_counter)
-            tell("zoo.embed on Ray with two workers, of a DataLoader with two", beside)
-            beside = ratio(lambda: on_ray_data(model, files), lambda: embedded("ray"), rounds, time.perf_counter)
-            tell("Ray Data with two actors, of zoo.embed on Ray", beside)
 
 
 def tell(what: str, ratios: list[float]) -> None:
@@ -207,7 +278,7 @@ def main() -> None:
     parser.add_argument("--model", default="torchvision/resnet18")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--ray", action="store_true", help="alone, of 1,000 images or more; needs psutil")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -120,4 +120,4 @@ class Embedder:
             if len(batch) > 1:
                 return [vector for each in batch for vector in self._vectors([each])]
             return [ImageError(f"{batch[0].name}: no vector: {str(error).partition(chr(10))[0]}", name=batch[0].name)]
-        return list(result.clone())
+        return [vector.clone() for vector in result]  # each by itself: a part of a batch is pickled with all of it

@@ -8,27 +8,42 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from dataclasses import replace
 from importlib import import_module
-from itertools import cycle, islice
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo_core import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _IN_FLIGHT = 2
 """Tasks of each actor: one that runs, and one whose images are there when it is done."""
-_BATCHES = 4
-"""Batches of a task: so few that little is done again after a crash, and so many that asking costs nothing."""
+_AHEAD = 8
+"""Tasks for each actor that may be done before the one whose rows come next: a slow actor does not stop the others."""
+_BATCHES = {"CPU": 1, "GPU": 4}
+"""Batches of a task: a GPU waits for the first images of each, and cores wait for the last task of all to end."""
+_RETRIES = 3
+"""How often a task is given to an actor again that died in it: some images kill every actor."""
 
 
 class _Actor:
     """One copy of the model, which embeds; Ray starts it anew where it dies, and gives it its tasks again."""
 
-    def __init__(self, embedder: Any, device: str) -> None:  # noqa: ANN401 - zoo's own
-        embedder.model.to(device)
-        self.embedder = embedder
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.embedder: Any = None
 
-    def rows(self, sources: list[Any]) -> list[Any]:
+    def rows(self, shared: list[Any], sources: list[Any]) -> list[Any]:
+        """Rows of some images; the first ones of a new actor come with the model, which no constructor may depend on.
+
+        See https://github.com/ray-project/ray/issues/53727. It is in a list so that Ray does not read it every time.
+        """
+        if self.embedder is None:
+            self.embedder = import_module("ray").get(shared[0])
+            self.embedder.model.to(self.device)
         return list(self.embedder.run(sources))
 
 
@@ -38,35 +53,85 @@ def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN40
     Args:
         embedder: A model that is ready to embed, on the CPU or on a device of this machine.
         sources: Images with their labels; taken as they are needed.
+
+    Raises:
+        UsageError: There is no cluster at the address that ``RAY_ADDRESS`` has, or Ray does not start here.
+        ZooError: An actor died again and again, or raised an error that is not about one image.
     """
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it sends the current folder to every worker
-    ray: Any = import_module("ray")  # a heavy library, without which this module can be read
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+    ray = _started()
     resources = ray.cluster_resources()
     kind, device = ("GPU", "cuda") if resources.get("GPU") else ("CPU", "cpu")
+    if kind == "CPU" and embedder.num_workers is None:
+        embedder = replace(embedder, num_workers=1)  # each core has an actor already
     before = next((each.device for each in embedder.model.parameters()), "cpu")
     embedder.model.to("cpu")  # a machine of the cluster may have no such device
     shared = ray.put(embedder)
     embedder.model.to(before)
     needs = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
-    start = ray.remote(max_restarts=-1, max_task_retries=-1, **needs)(_Actor)
-    actors = [start.remote(shared, device) for _ in range(max(1, int(resources.get(kind, 1))))]
+    start = ray.remote(max_restarts=-1, max_task_retries=_RETRIES, **needs)(_Actor)
+    actors = [start.remote(device) for _ in range(max(1, int(resources.get(kind, 1))))]
     try:
-        size = embedder.batch_size * _BATCHES
-        for task in _in_order(cycle(actors), len(actors) * _IN_FLIGHT, iter(sources), size):
-            yield from ray.get(task)
+        for found in _in_order(ray, actors, shared, _in_chunks(sources, embedder.batch_size * _BATCHES[kind])):
+            yield from found
+    except ray.exceptions.RayError as error:
+        raised = getattr(error, "cause", None)  # of an actor; otherwise it died
+        raise errors.ZooError(
+            "the images could not be embedded on Ray",
+            cause=f"{type(raised).__name__}: {raised}" if raised else str(error).partition("\n")[0],
+            hint='engine="local" (no --engine) shows which image it is; what was written to out stays',
+        ) from error
     finally:
         for actor in actors:
             ray.kill(actor)
 
 
-def _in_order(actors: Iterator[Any], at_once: int, sources: Iterator[Any], size: int) -> Iterator[Any]:
-    """Tasks of the actors in the order of their images, so many of them at once."""
+def _started() -> Any:  # noqa: ANN401 - a module without types
+    """Ray, connected to the cluster of the user, or to one that it starts on this machine."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it sends the current folder to every worker
+    ray: Any = import_module("ray")  # a heavy library, without which this module can be read
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            address = os.environ.get("RAY_ADDRESS")
+            raise errors.UsageError(
+                f"there is no Ray cluster at {address}" if address else "Ray does not start on this machine",
+                cause=str(error).partition("\n")[0],
+                hint="RAY_ADDRESS is the address that ray start prints; unset, Ray starts on this machine",
+            ) from error
+    return ray
+
+
+def _in_chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Images of one task each, which mean the same on another machine of the cluster."""
+    several = iter(sources)
+    while chunk := [(_portable(source), label) for source, label in islice(several, size)]:
+        yield chunk
+
+
+def _portable(source: Any) -> Any:  # noqa: ANN401 - zoo's own
+    """An image to send to an actor: a path does not depend on the folder, and one of a batch brings no others along."""
+    item = source.item
+    if isinstance(item, str | os.PathLike):
+        return source._replace(item=Path(item).absolute())
+    return source._replace(item=item.clone()) if hasattr(item, "untyped_storage") else source
+
+
+def _in_order(ray: Any, actors: list[Any], shared: Any, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:  # noqa: ANN401 - as above
+    """What the actors give for the chunks, in their order; each actor has the next one when it is done with others."""
     waiting: deque[Any] = deque()
+    running: dict[Any, int] = {}
+    tasks = [0] * len(actors)
     while True:
-        while len(waiting) < at_once and (chunk := list(islice(sources, size))):
-            waiting.append(next(actors).rows.remote(chunk))
+        while len(waiting) < _AHEAD * len(actors) and min(tasks) < _IN_FLIGHT and (chunk := next(chunks, None)):
+            place = tasks.index(min(tasks))
+            waiting.append(actors[place].rows.remote([shared], chunk))
+            running[waiting[-1]] = place
+            tasks[place] += 1
         if not waiting:
             return
-        yield waiting.popleft()
+        if waiting[0] in running:
+            for task in ray.wait([*running])[0]:
+                tasks[running.pop(task)] -= 1
+        else:
+            yield ray.get(waiting.popleft())
