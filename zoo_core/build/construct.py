@@ -11,7 +11,7 @@ from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import attach
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.trace import metadata_for
+from zoo_core.tracing.declared_or_traced import metadata_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,9 +19,10 @@ from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, 
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.tracing.declared_or_traced import anatomy_for
 from zoo_core.tracing.passes import batch_of, duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.trace import Trace, anatomy_for, trace
+from zoo_core.tracing.trace import Trace, trace
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 
@@ -225,8 +226,8 @@ def _prove(model: nn.Module, known: Metadata, example: Any) -> None:  # noqa: AN
     attach(twin, known)
     try:
         with torch.no_grad(), evaluating(twin), warnings.catch_warnings(action="ignore", category=ZooWarning):
-            before = _shapes(run(twin, example))
-            after = _shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
+            before = _output_shapes(run(twin, example))
+            after = _output_shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
         changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
         detects = not {each.role for each in known.anatomy.heads}.isdisjoint({"box", "mask", "level"})
         fits = all(_is_longer(a, b, head.per_class) for a, b in changed) and (changed or detects)
@@ -241,8 +242,8 @@ def _prove(model: nn.Module, known: Metadata, example: Any) -> None:  # noqa: AN
         )
 
 
-def _shapes(output: Any) -> list[tuple[int, ...]]:  # noqa: ANN401 - whatever forward returns
-    """The shapes of the tensors in what forward returned."""
+def _output_shapes(output: Any) -> list[tuple[int, ...]]:  # noqa: ANN401 - whatever forward returns
+    """The shapes of the tensors that the adopted model's forward gives, to see whether its head can be swapped."""
     return [tuple(each.shape) for each in tree_leaves(output) if isinstance(each, Tensor)]
 
 

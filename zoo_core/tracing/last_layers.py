@@ -52,13 +52,13 @@ class Layers:
 
 
 def owner(op: Op, parameters: Iterable[str]) -> str:
-    """Path of the innermost running module that holds one of the parameters itself; ``""`` for the model."""
+    """Path of the innermost running module with one of the parameters, such as a last layer; ``""`` for the model."""
     owners = {_layer_of(name) for name in parameters}
     return next((path for path in reversed(op.modules) if path in owners), min(owners, default=""))
 
 
 def _layer_of(name: str) -> str:
-    """Path of the layer with a parameter, also where a parametrization computes its weight from it."""
+    """Path of the last layer with a parameter, also where a parametrization computes its weight from it."""
     layer, is_computed, _ = name.partition(".parametrizations.")
     return layer if is_computed else name.rpartition(".")[0]
 
@@ -161,7 +161,7 @@ def _elements(model: nn.Module, name: str) -> int:
 
 
 def site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
-    """The record of one head site: the layer at ``path``, which ran in the op of this number."""
+    """The head site that one of the last layers is: that at ``path``, which ran in the op of this number."""
     layer: Any = model.get_submodule(path)
     kind = next(kind for each, kind in KINDS if isinstance(layer, each))
     moving = flow.moving(flow.recording.ops[number])

@@ -94,7 +94,7 @@ def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - w
 
 
 def _may_be_index(value: object) -> bool:
-    """Whether a tensor of the example may hold places in another one, or rows of an embedding."""
+    """Whether a tensor of the example may hold indices, which other passes must not change."""
     return isinstance(value, Tensor) and value.dtype in {torch.int32, torch.int64}
 
 
@@ -143,7 +143,7 @@ def _without_values(model: nn.Module) -> nn.Module:
 
 
 def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of a model, which may keep activations of its last forward or locks as attributes.
+    """A copy to record passes of; the model may keep activations of its last forward or locks as attributes.
 
     Args:
         model: Any module.
@@ -164,13 +164,13 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
 
 
 def with_the_same_tensors(model: nn.Module) -> nn.Module:
-    """A copy that shares every tensor, so that what forward keeps as attributes stays away from the model."""
+    """A copy for passes that shares every tensor, so that what forward keeps as attributes stays off the model."""
     tensors = [*model.parameters(), *model.buffers()]
     return duplicate(model, {id(each): each for each in tensors})
 
 
 def _copies(value: object) -> bool:
-    """Whether an attribute of a model can be copied, for a twin to record passes of."""
+    """Whether an attribute of a model can be copied, as for passes on a duplicate."""
     if isinstance(value, Tensor | nn.Module | set | type(None)):
         return True
     try:

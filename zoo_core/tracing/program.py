@@ -1,4 +1,4 @@
-"""A piece of a forward pass as it was recorded, between two tensors, run again on a model with the same parts."""
+"""Programs: a piece of a forward pass as the steps that were recorded, run again on a model with the same parts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
 
 from zoo_core.contract.chain import Chain, flatten
-from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import arguments, restore_forward, without_hooks
-from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.features.variant import Variant, variant
+from zoo_core.surgery.features.forward import arguments
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
 if TYPE_CHECKING:
@@ -72,7 +68,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Functional:
-    """A function of ``torch.nn.functional`` that pickle cannot find by itself, such as ``max_pool2d``."""
+    """A step's function of ``torch.nn.functional`` that a pickled program cannot find by itself, as ``max_pool2d``."""
 
     __name__: str
 
@@ -161,7 +157,7 @@ def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:  
 
 
 def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:  # noqa: ANN401 - nests of any kind
-    """Give the tensors of ``result`` the numbers they have in ``record``, for later steps of the program."""
+    """As a program runs, note the tensors of ``result`` by the numbers that later steps use."""
     if isinstance(record, Value):
         values[record.number] = args[0] if result is None else result  # as item assignment gives nothing
     elif isinstance(record, dict):
@@ -209,77 +205,6 @@ class ItemOf:
         return Item(self.key)(output)
 
 
-class _Stop(Exception):
-    """Raised where a pass that runs a part of a forward has what it is for."""
-
-    def __init__(self, value: object) -> None:
-        super().__init__()
-        self.value = value
-
-
-@dataclass(frozen=True)
-class RunTo:
-    """The features of a model that is no chain: its own forward, as far as one module.
-
-    Attributes:
-        path: The module.
-        before: Whether what the module is given is meant, and not what it gives.
-    """
-
-    path: str
-    before: bool = False
-
-    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
-        """Run the model as far as the module."""
-        if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
-            body = replaced(model, {})
-        elif self.before:
-            body = hooked(model, {self.path: _no_op_hook})
-            body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
-        else:
-            body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
-        restore_forward(body)  # one that was put together from the anatomy would come here again
-        try:
-            without_hooks(body, x)  # which ran where the model was entered
-        except _Stop as stop:
-            return stop.value
-        raise NotSupported(
-            f"the module {self.path!r} did not run",
-            cause="forward takes another way than it took when the model was traced",
-            hint="zoo.adopt(model, example=...) again, with an input and in the mode that you use",
-        )
-
-
-def _has_module(model: nn.Module, path: str) -> bool:
-    """Whether the model that a recorded program is to run on has a module at this path."""
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _no_op_hook(_module: nn.Module, _args: object, _output: object) -> None:
-    """A hook that does nothing: what it hangs on is a twin, which may be given others."""
-
-
-def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
-    raise _Stop(args[0])
-
-
-class _Ending(Variant):
-    """Put before the class of the last module that is to run: what taps and hooks hear of it is over by then."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - it is in the place of modules of any kind
-        raise _Stop(super().__call__(*args, **kwargs))  # type: ignore[misc]  # the class after it is a module's
-
-
-def _ending(module: nn.Module) -> nn.Module:
-    twin: nn.Module = object.__new__(variant(type(module), _Ending, ()))
-    object.__setattr__(twin, "__dict__", module.__dict__)
-    return twin
-
-
 class Untraceable(Exception):
     """Why a piece of the forward pass cannot be written down as the steps of a program."""
 
@@ -323,7 +248,7 @@ def piece(
 
 
 def _aligned_steps(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
-    """Steps of a program side by side, from every recorded pass."""
+    """The steps of one program, each beside what it is in other passes."""
     if len({len(steps) for steps in passes}) > 1:
         raise Untraceable("train and eval mode, or batches of other sizes, run different steps")
     return list(zip(*passes, strict=True))
@@ -358,7 +283,7 @@ def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) 
 
 
 def _step_of_op(op: Op) -> Step:
-    """A step of a program for a recorded op."""
+    """The step of a program for a recorded op."""
     if op.function is None:
         raise Untraceable(f"what {op.modules[-1] or 'the model'} computes is hidden from torch")
     name = getattr(op.function, "__name__", "")
@@ -435,7 +360,7 @@ def _one_argument(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], kn
 
 
 def _as_size(values: list[int], shapes: list[tuple[int, ...]], number: int) -> Size | None:
-    """An integer of a program as the size of an axis, or a product of two, that fits in every pass."""
+    """An integer in a program's step as the size of an axis, or a product of two, that fits in every pass."""
     axes = range(len(shapes[0]))
     for chosen in [(axis,) for axis in axes] + [(a, b) for a in axes for b in axes if a < b]:
         made = []
@@ -486,7 +411,7 @@ def _flattens(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 
 def _from_zero(step: Step) -> Step:
-    """A step of a program that takes the tensor that goes in, in the place of any other."""
+    """A step of a program on the tensor that goes into it, number 0, in the place of any other."""
 
     def change(each: object) -> object:
         if isinstance(each, Value):

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ref:
-    """A tensor in a recorded pass, by its number in ``Recording.shapes``."""
+    """In a recording, a tensor by its number in ``Recording.shapes``."""
 
     value: int
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter or buffer of the model in a recorded pass, by name."""
+    """In a recording, a parameter or buffer of the model, by name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A tensor from outside the recorded pass that is no parameter, or an object that is no plain value."""
+    """In a recording, a tensor from outside the pass that is no parameter, or an object that is no plain value."""
 
     kind: str
 
@@ -154,7 +154,7 @@ _READING = frozenset(
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Inside the block, norms and attention of tensors without values cost nothing."""
+    """Inside the block, norms and attention give only shapes for tensors without values, as while one is recorded."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -247,7 +247,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any nest of values
-    """A nest of values whose output objects, such as those of transformers, are dicts of their fields.
+    """A nest of values to record whose output objects, such as those of transformers, are dicts of their fields.
 
     A named tuple, as a ``PackedSequence`` is, becomes a plain one.
     """

@@ -14,8 +14,9 @@ from zoo_core.surgery.features.split import Backbone
 from zoo_core.surgery.live_anatomy import RANDOM
 from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import output_of, with_the_same_tensors
-from zoo_core.tracing.program import Item, RunTo, Untraceable, piece
+from zoo_core.tracing.program import Item, Untraceable, piece
 from zoo_core.tracing.recording import Ref, ShapesOnly
+from zoo_core.tracing.run_to import RunTo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     sites = [head for head in anatomy.heads if head.role != "aux"]
     try:
         starts = [_head_inputs(flow, sites) for flow in passes.flows]
-        ends = {flow: end for flow in passes.flows if (end := _scores(flow, main, passes))}
+        ends = {flow: end for flow in passes.flows if (end := _main_scores(flow, main, passes))}
         given = [start for flow, start in zip(passes.flows, starts, strict=True) if flow in ends]
         classify: Any = piece([*ends], given, [*ends.values()], expand=_around(sites))
     except Untraceable as error:
@@ -79,8 +80,8 @@ def _head_inputs(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
     return list(dict.fromkeys(result))
 
 
-def _scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
-    """The main output of a pass; of one in train mode the first that comes from the same layers, if any does."""
+def _main_scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
+    """The main output of a pass to split; in train mode the first that comes from the same layers, if any does."""
     output: Any = flow.recording.root.output
     if flow is not passes.trained:
         for step in main.key:
@@ -169,7 +170,7 @@ def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
 
 
 def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa: ANN401 - whatever forward takes
-    """The anatomy with its split as far as it gives what forward gives, bit for bit, on noise.
+    """The anatomy with its split proven, as far as it gives what forward gives, bit for bit, on noise.
 
     Args:
         model: With its values; one on the meta device proves shapes only.
@@ -215,13 +216,13 @@ def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - w
 
 
 def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
-    """Whether two outputs are equal bit for bit; of tensors without values, whether their shapes are."""
+    """Whether the split gives what forward gives, bit for bit; of tensors without values, whether shapes are equal."""
     pairs = list(zip(tree_leaves(one), tree_leaves(other), strict=False))
     return len(tree_leaves(one)) == len(tree_leaves(other)) and all(_same_values(a, b) for a, b in pairs)
 
 
 def _same_values(a: object, b: object) -> bool:
-    """Whether two values that the split and forward give are equal; of tensors without values, whether shapes are."""
+    """Whether one value that the split gives is equal to forward's; of tensors without values, whether shapes are."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
     if a.is_meta or b.is_meta:
@@ -230,7 +231,7 @@ def _same_values(a: object, b: object) -> bool:
 
 
 def _noise_like(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
-    """An example with noise in the place of its floating-point tensors: zeros would hide what they multiply."""
+    """An example to prove the split on, with noise for floating-point tensors: zeros hide what they multiply."""
     generator = torch.Generator().manual_seed(0)
 
     def fill(each: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy, Stage
 from zoo_core.errors import AnatomyError, UsageError
-from zoo_core.surgery.metadata import Metadata, unwrap
+from zoo_core.surgery.metadata import unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.feature_maps import Grid
-from zoo_core.tracing.heads import NoHead, can_be_head, find_heads
+from zoo_core.tracing.head_finder import can_be_head, find_heads
+from zoo_core.tracing.head_proof import NoHead
 from zoo_core.tracing.last_layers import VECTORS, Layers, owner
 from zoo_core.tracing.passes import duplicate, record_passes
 from zoo_core.tracing.program import run
@@ -29,9 +30,6 @@ from zoo_core.utils.eval_mode import evaluating
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from zoo_core.contract.card import Card
-    from zoo_core.registry.families import Member
-    from zoo_core.surgery.receipt import Receipt
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Dataflow
 
@@ -166,7 +164,7 @@ def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - wh
 
 
 def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers, chosen: object) -> str | None:
-    """Why the stages of a model are not proven; None if they are."""
+    """Why ``zoo.trace`` does not count the stages of a model as proven; None if it does."""
     if not anatomy.stages:
         return "no module ends with a map, or tokens of an image, before the resolution changes"
     if chosen is None and (unseen := _unseen_images(passes, grid, anatomy.stages)):
@@ -181,7 +179,7 @@ def _unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers,
 
 
 def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
-    """How many layers the traced stages miss; 0 where these are fewer than what runs up to the last stage.
+    """For a trace, how many layers its stages miss; 0 where these are fewer than what runs up to the last stage.
 
     Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
 
@@ -353,52 +351,3 @@ def _example_on_device(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 -
     """The example on the device of the model that is traced."""
     like = next(model.parameters(), torch.empty(0, device="cpu"))
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)
-
-
-def metadata_for(
-    member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
-) -> Metadata:
-    """The metadata of a new model, with its anatomy declared or traced.
-
-    Args:
-        member: Its family.
-        card: What it was built from.
-        model: As its constructor made it.
-        receipt: What happened to its tensors.
-        options: What the constructor was given.
-
-    Raises:
-        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
-    """
-    known = Metadata(anatomy_for(member, card, model, options), receipt, card, options=options)
-    own = member.own.get(card.name)
-    if own is None:
-        return known
-    return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
-
-
-def anatomy_for(
-    member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
-) -> Anatomy:
-    """Where the parts of a model are: as it was registered, as its family says, or traced.
-
-    Args:
-        member: Its family.
-        card: What it was built from.
-        model: As its constructor made it.
-        options: What the constructor was given, which may make the model one of other images than the card says.
-
-    Raises:
-        AnatomyError: As above.
-    """
-    own = member.own.get(card.name) if card else None
-    if own is not None and own.anatomy is not None:
-        return own.anatomy
-    if member.family.anatomy is not None or card is None:
-        return member.anatomy(model)
-    example: Any = own.example if own else None
-    if example is None:
-        side = {**card.options, **(options or {})}.get(member.family.image_size)
-        sides = (side, side) if isinstance(side, int) else tuple(cast("Any", side or card.input_size[1:]))
-        example = torch.zeros(1, card.input_size[0], *sides, device="cpu")
-    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy
