@@ -387,6 +387,13 @@ def test_a_head_of_another_shape_than_the_saved_one_is_refused(tmp_path):
 # --- what cannot be saved
 
 
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", 3.5])
+def test_a_device_that_this_machine_does_not_have_is_refused(tmp_path, device):
+    folder = zoo.save(zoo.get("tiny/glyphnet"), tmp_path / "saved")
+    with pytest.raises(errors.UsageError, match=r"device cannot be (.|\n)*expected: a device of this machine"):
+        zoo.load(folder, device=device)
+
+
 def test_a_model_on_the_meta_device_is_refused(tmp_path):
     with pytest.raises(errors.NotSupported, match="meta"):
         zoo.save(zoo.get("resnet18", weights=None, device="meta"), tmp_path / "save")

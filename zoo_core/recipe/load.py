@@ -23,7 +23,7 @@ from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.metadata import Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.device import default_device
+from zoo_core.utils.device import default_device, usable_device
 from zoo_core.utils.paths import expand
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
@@ -71,7 +71,8 @@ def load(
         UnknownFamily: No plugin here contributes the model's family.
         UnknownModel: The family has no model of that name here.
         FamilyUnavailable: The library of its family is not installed.
-        UsageError: A head has to be given and is not, or is given and not needed; or what is named is a url.
+        UsageError: A head has to be given and is not, or is given and not needed; what is named is a url; or this
+            machine has no such device.
         WeightsError: The save leaves out what published weights have, and they are not in the cache.
 
     Warns:
@@ -87,9 +88,9 @@ def load(
     """
     if not is_hub_name(folder) and "://" in str(folder):
         raise UsageError(f"{folder} is a url, and a save is a folder", hint="its path, or hf://owner/name")
+    home = default_device() if device is None else usable_device(device)
     source = fetch_folder(str(folder)) if is_hub_name(folder) else expand(folder)
     recipe = read_recipe(source / FILE)
-    home = default_device() if device is None else torch.device(device)
     tensors = read_tensors(source, recipe)
     card = card_of(recipe)  # before its versions are compared, since there may be no such family
     warn_of_others(recipe, stacklevel=4)
