@@ -150,6 +150,19 @@ def test_a_file_of_another_model_is_left_alone(glyphs, photos, tmp_path):
         zoo.embed(glyphs, photos, out=out)
 
 
+@pytest.mark.parametrize(("name", "got"), [("nosuch.parquet", "no such file"), (".", "a folder")])
+def test_what_is_no_file_of_embeddings_is_said_to_be_none(tmp_path, name, got):
+    with pytest.raises(UsageError, match=rf"holds no embeddings\n  got: {got}"):
+        zoo.Embeddings.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("threshold", [3, -1.1, "0.9", True])
+def test_a_threshold_that_no_cosine_reaches_is_refused(threshold):
+    found = zoo.Embeddings(("a", "b"), torch.eye(2), ("", ""), ((1, 1), (1, 1)), {})
+    with pytest.raises(UsageError, match="expected: a cosine similarity"):
+        found.duplicates(threshold)
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize("crash", ["between parts", "before the merge", "after the merge"])
 def test_a_run_that_dies_anywhere_goes_on(crash, glyphs, photos, tmp_path, monkeypatch):

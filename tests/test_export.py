@@ -423,6 +423,12 @@ def test_a_full_disk_does_not_end_the_process(to, tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
+def test_torch_warns_of_nothing_while_it_writes_an_archive(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="torch.export"):
+        zoo.export("tiny/glyphnet", tmp_path / "net.pt2")
+    assert caplog.records == []
+
+
 @pytest.mark.usefixtures("full_disk")
 def test_an_archive_whose_last_write_is_cut_short_is_an_error(tmp_path):
     with pytest.raises(OSError, match="too large"), archive_file(tmp_path / "net") as file:

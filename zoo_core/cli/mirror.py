@@ -28,7 +28,7 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
 
     kept, _ = maintenance.contents(Cache(), pattern)
     count = mirrors.export_mirror(Cache(), kept, folder)
-    echo(f"{count} files in {folder}; serve it, and set ZOO_MIRROR to its url")
+    echo(f"{count} file{'' if count == 1 else 's'} in {folder}; serve it, and set ZOO_MIRROR to its url")
 
 
 @click.group()

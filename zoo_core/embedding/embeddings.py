@@ -106,7 +106,13 @@ class Embeddings:
         ]
 
     def duplicates(self, threshold: float = 0.98) -> list[tuple[str, str, float]]:
-        """Pairs of images whose vectors are at least as alike as ``threshold``, the most alike first."""
+        """Pairs of images whose vectors are at least as alike as ``threshold``, the most alike first.
+
+        Raises:
+            UsageError: ``threshold`` is no cosine similarity.
+        """
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not -1 <= threshold <= 1:
+            raise UsageError(f"threshold cannot be {threshold!r}", expected="a cosine similarity, such as 0.98")
         pairs = []
         for start, similar in self._similarities():
             rows, columns = torch.nonzero(similar >= threshold - _ROUNDING, as_tuple=True)
@@ -202,5 +208,8 @@ def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[s
     made_by = (embedder.model, embedder.input_size) if embedder else ()
     if not path.exists() and failed:
         return Embeddings((), torch.empty(0, 0), (), (), failed, *made_by)
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        raise UsageError(f"{path} holds no embeddings", got=got, hint="zoo embed writes such a file")
     paths, vectors, labels, sizes = read_parquet(path)
     return Embeddings(tuple(paths), vectors, tuple(labels), tuple(sizes), failed or {}, *made_by)

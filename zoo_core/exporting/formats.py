@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,21 +71,26 @@ def archive_file(path: Path) -> Iterator[Any]:
     Raises:
         OSError: A write failed.
     """
-    failed: list[OSError] = []
+    with _ArchiveFile(path, "wb") as file:
+        yield file
+    if file.failed:
+        raise file.failed
 
-    def write(data: bytes) -> int:
+
+class _ArchiveFile(io.FileIO):
+    """A file that keeps the error of a write instead of raising it; torch logs a warning of what is no file."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer
+        """Write all of it; nothing after the first error."""
         rest = memoryview(data)
         try:
-            while rest and not failed:  # a write takes less where the disk is nearly full, and 2 GB at most
-                rest = rest[file.write(rest) :]
+            while rest and not self.failed:  # a write takes less where the disk is nearly full, and 2 GB at most
+                rest = rest[super().write(rest) :]
         except OSError as error:
-            failed.append(error)
-        return len(data)
-
-    with path.open("wb", buffering=0) as file:
-        yield SimpleNamespace(write=write, flush=file.flush)
-    if failed:
-        raise failed[0]
+            self.failed = error
+        return memoryview(data).nbytes
 
 
 def _open_pt2(path: Path) -> Run:
