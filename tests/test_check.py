@@ -287,7 +287,7 @@ def test_the_page_of_several_shards_is_that_of_one_run(families, capsys, monkeyp
 def test_a_run_goes_on_where_it_was_stopped(family, monkeypatch):
     run("toy", "orphan", "--check", "card", "--check", "paths", "--json", "part.json")
     made = []
-    monkeypatch.setattr("zoo_core.cli._check_run.judge", lambda *given: made.append(given[0]) or judge(*given))
+    monkeypatch.setattr("zoo_core.cli.check_run.judge", lambda *given: made.append(given[0]) or judge(*given))
     answer = run("toy", "orphan", *QUICK, "--json", "part.json", "--resume")
     report = read("part.json")
     assert [each.__name__ for each in made] == ["check_swap", "check_card", "check_swap"]  # of orphan the failure again

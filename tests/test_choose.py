@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo_core as zoo
 from zoo_core.build.costs import cost_of, cost_of_run, parts_of
 from zoo_core.cli.browse import browse, page
-from zoo_core.cli.listing import list_plainly, print_models
-from zoo_core.cli.models import list_
+from zoo_core.cli.list import list_
+from zoo_core.cli.list_without_click import list_plainly, print_models
 from zoo_core.errors import UsageError
 from zoo_core.registry.choose import Entry
 from zoo_core.registry.zoo import current_zoo

@@ -16,7 +16,7 @@ from PIL import Image
 from zoo_core.cli import group as groups
 from zoo_core.cli import main
 from zoo_core.cli.group import zoo as group
-from zoo_core.cli.listing import list_plainly
+from zoo_core.cli.list_without_click import list_plainly
 from zoo_core.errors import ZooError
 
 

@@ -127,5 +127,5 @@ def test_what_a_registry_gave_is_printed_as_it_is_there_also_under_another_one()
 
 
 def test_the_command_does_not_import_torch():
-    code = "import sys; from zoo_core.cli.models import info; info(['resnet18'], standalone_mode=False); "
+    code = "import sys; from zoo_core.cli.info import info; info(['resnet18'], standalone_mode=False); "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True, capture_output=True)

@@ -8,14 +8,14 @@ import traceback
 import warnings
 from typing import Any
 
-from zoo_core.cli.listing import list_plainly
+from zoo_core.cli.list_without_click import list_plainly
 from zoo_core.cli.streams import INTERRUPTED, VERBOSITY, discard_output, open_streams
 from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
 from zoo_core.text import in_one_line
 
 
 def main() -> None:
-    """Run the command line ``zoo``; an error is a few lines on stderr.
+    """Run the command line of this package, ``zoo``; an error is a few lines on stderr.
 
     The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
     Ctrl-C.
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
-    """Run the command of ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
+    """Run the command of this package's ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
             from zoo_core.cli.group import zoo

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_kept, echo
+from zoo_core.cli.completion import complete_kept
+from zoo_core.cli.console import echo
 from zoo_core.text import human
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import maintenance

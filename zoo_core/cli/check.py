@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import OutFile, complete_family, terminal
+from zoo_core.cli.completion import complete_family
+from zoo_core.cli.console import terminal
+from zoo_core.cli.out_file import OutFile
 from zoo_core.errors import UsageError
 from zoo_core.utils.atomic_write import whole_file
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from zoo_core.cli._check_run import Choice, Run
+    from zoo_core.cli.check_run import Choice, Run
     from zoo_core.testing.reports import Report
     from zoo_core.testing.verdicts import Verdict
 
@@ -78,7 +80,7 @@ def check(
     With --digests no model is checked: the weights without a whole SHA-256 are fetched into the cache, trusting what
     comes first, and printed as lines for their cards. Exit code 1 says that one could not be had.
     """
-    from zoo_core.cli._check_run import Choice, Run, installed_families, read_earlier_run
+    from zoo_core.cli.check_run import Choice, Run, installed_families, read_earlier_run
 
     files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
     choice = Choice(**chosen)
@@ -105,9 +107,9 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
 
 
 def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
-    """Run ``zoo check --digests``: print the digests that it finds missing; exit code 1: a file could not be had."""
-    from zoo_core.cli._check_digests import print_digests, require_alone
-    from zoo_core.cli._check_run import known_tasks
+    """Do what the command ``zoo check`` does with ``--digests``; exit code 1 says that a file could not be had."""
+    from zoo_core.cli.check_digests import print_digests, require_alone
+    from zoo_core.cli.check_run import known_tasks
     from zoo_core.testing.choosing import cards_named
 
     require_alone(f"--{name}" for name, value in others.items() if value and name != "json")
@@ -118,7 +120,7 @@ def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None
 
 
 def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
-    """Make the checks, and write and print what was found even where Ctrl-C ends them."""
+    """Make the checks of the command ``zoo check``, and write and print what was found even where Ctrl-C ends them."""
     from zoo_core.testing.under_test import shapes_above
 
     reports, said = [run.report for run in runs], dict[tuple[str, str], str]()
@@ -147,7 +149,7 @@ def _compare_with_traced(runs: Sequence[Run]) -> None:
 
 
 def _with_progress(run: Run, progress: Progress) -> Iterator[Verdict]:
-    """The verdicts of a run of ``zoo check``, with a progress bar."""
+    """The verdicts of the command ``zoo check`` as they come, with a progress bar."""
     task = progress.add_task(run.report.family, total=len(run.plan))
     yield from run.verdicts(
         look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
@@ -177,7 +179,7 @@ def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str
 
 
 def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
-    """Write the reports of the checks as JSON, JUnit or Markdown."""
+    """Write the reports of the command ``zoo check`` as JSON, JUnit or Markdown."""
     from zoo_core.testing.reports import page as page_of
     from zoo_core.testing.reports import to_json, to_junit, to_markdown
 
@@ -193,7 +195,7 @@ def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page:
 
 
 def _print(report: Report) -> None:
-    """Print a table of the checks with their outcomes, and the reasons for what did not pass."""
+    """Print for the command ``zoo check`` each check with its outcomes, and why some did not pass."""
     from rich.table import Table
 
     from zoo_core.testing.verdicts import OUTCOMES

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import complete_model, echo
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo
 
 if TYPE_CHECKING:
     from zoo_core.embedding.embeddings import Embeddings

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import complete_model, echo, terminal
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo, terminal
 
 if TYPE_CHECKING:
     from torch import nn

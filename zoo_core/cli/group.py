@@ -24,8 +24,8 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
-    "list": _Command("zoo_core.cli.models:list_", "List the models that match a pattern."),
-    "info": _Command("zoo_core.cli.models:info", "Show what a model is and which weights it has."),
+    "list": _Command("zoo_core.cli.list:list_", "List the models that match a pattern."),
+    "info": _Command("zoo_core.cli.info:info", "Show what a model is and which weights it has."),
     "get": _Command("zoo_core.cli.get:get", "Fetch, verify and build a model."),
     "predict": _Command("zoo_core.cli.predict:predict", "Say what a model sees in images."),
     "sliding-window": _Command("zoo_core.cli.predict:sliding_window", "Run a model over a large image."),
@@ -229,7 +229,7 @@ def zoo(context: click.Context, models: tuple[str, ...], *, quiet: bool, verbose
 
 
 def _run_models(where: str) -> None:
-    """Run a file or import a module in which ``zoo.register`` stands."""
+    """For ``--models``, an option of the group: run a file or import a module that registers models."""
     import sys
     from importlib import import_module
     from importlib.util import module_from_spec, spec_from_file_location

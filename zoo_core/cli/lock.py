@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import complete_model, echo
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.no_follow import real
@@ -96,7 +97,7 @@ def _locked_weights(
 
 
 def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
-    """The lock file's entry with the outputs of its model, or with those that were locked for the same file."""
+    """The entry that ``zoo lock`` writes with the outputs of its model, or those locked for the same file."""
     if run:
         return replace(entry, outputs=_outputs(entry.name))
     if before is not None and before.sha256 == entry.sha256:
@@ -105,7 +106,7 @@ def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
 
 
 def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
-    """Write the bill of materials of a lock file, and sign it, where that is requested."""
+    """For ``zoo lock``, write the bill of materials of a lock file and sign the file, where that is requested."""
     from zoo_core.weights.trust.bill_of_materials import bill_of_materials
     from zoo_core.weights.trust.lock_signature import sign_lock
 
@@ -118,14 +119,14 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
 
 
 def _renew(path: Path, entries: dict[str, Locked]) -> None:
-    """Put entries into a lock file; those that another `zoo lock` has written since it was read stay."""
+    """Put entries into a lock file; those that another ``zoo lock`` has written since it was read stay."""
     with disk_errors(path.parent), _turn(path):
         now = read_lock(path).entries if path.exists() else {}
         write_lock(path, {**now, **entries}.values())
 
 
 def _turn(path: Path) -> filelock.BaseFileLock:
-    """A mutex for those who write one lock file, kept in the cache and not beside it."""
+    """A mutex for the runs of ``zoo lock`` that write one file, kept in the cache and not beside it."""
     import hashlib
 
     import filelock
@@ -136,7 +137,7 @@ def _turn(path: Path) -> filelock.BaseFileLock:
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
-    """The entry of a model's weights in the lock file: their urls, digest and size, and the library's version."""
+    """The entry that ``zoo lock`` writes for a model's weights: urls, digest, size, and the library's version."""
     from importlib.metadata import PackageNotFoundError, version
 
     from zoo_core.weights.cache_miss import urls_at_commit
@@ -164,7 +165,7 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
 
 
 def _outputs(name: str) -> tuple[float, ...]:
-    """The fingerprint of what a model gives, for its entry in the lock file."""
+    """The fingerprint of what a model gives, for the entry that ``zoo lock`` writes."""
     from zoo_core.build.get import get
     from zoo_core.prediction.fingerprint import fingerprint
 
@@ -172,14 +173,14 @@ def _outputs(name: str) -> tuple[float, ...]:
 
 
 def _require_whole(old: Lock, renewed: set[str]) -> None:
-    """Refuse to write a lock anew without an entry that is malformed and would not be renewed."""
+    """Refuse a run of ``zoo lock`` that would drop an entry which is malformed and not renewed."""
     for problem in old.problems:
         if getattr(problem, "entry", None) not in renewed:
             raise problem
 
 
 def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:
-    """Refuse to lock weights whose digest differs from the one in the lock file, without ``--update``."""
+    """Refuse a run of ``zoo lock`` without ``--update`` on weights whose digest is another than the locked one."""
     if old and old.sha256 != new.sha256 and not update:
         raise DigestMismatch(
             f"the digest of {new.name} has moved",

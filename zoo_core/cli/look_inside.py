@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.console import OutFile, complete_model, echo
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo
+from zoo_core.cli.out_file import OutFile
 
 _FIGURE = OutFile(".svg", ".png", ".pdf")
 _IMAGE = OutFile(".png", ".jpg", ".jpeg", ".webp", ".pdf")

@@ -174,7 +174,7 @@ def _built(what: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _task(model: nn.Module, anatomy: Anatomy, example: Tensor) -> str:
-    """The task of a traced model, by whether it has scores for each image or each place, for its card."""
+    """The task of a traced model for its card in a new plugin: it has scores for each image or each place."""
     import torch
     from torch.utils._pytree import tree_leaves
 

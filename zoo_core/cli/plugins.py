@@ -48,7 +48,7 @@ def plugins(*, verbose: bool, try_it: bool, as_json: bool) -> None:
 
 
 def facts_of(zoo: Zoo, plugin: Plugin, *, try_it: bool = False) -> dict[str, Any]:
-    """What a plugin contributes, what is wrong with it, and what is odd about it."""
+    """What ``zoo plugins`` says of one plugin: what it contributes, what is wrong with it, and what is odd."""
     problems = [plugin.problem] if plugin.problem else []
     notes = [*plugin.notes]
     for family in plugin.families:
@@ -124,7 +124,7 @@ def _version_notes(family: Family) -> Iterator[str]:
 
 
 def _try_smallest(member: Member) -> list[str]:
-    """Build the smallest model of a plugin's family, look for its parts, and give what goes wrong."""
+    """For ``zoo plugins``, build the smallest model of a family and read its anatomy; give what goes wrong."""
     from zoo_core.build.get import get
 
     card = min(member.cards.values(), key=lambda card: card.parameters or 0)

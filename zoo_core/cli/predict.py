@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.console import OutFile, complete_model, echo, note, terminal
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo, note, terminal
+from zoo_core.cli.out_file import OutFile
 from zoo_core.cli.streams import VERBOSITY
 from zoo_core.errors import ImageError
 from zoo_core.text import in_one_line

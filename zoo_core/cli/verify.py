@@ -94,7 +94,7 @@ def _verify_signature(public_key: Path, *, as_json: bool) -> None:
         raise lock.problems[0]
     states = {}
     for entry in lock.entries.values():
-        states[entry.name] = _state(cache.find(entry.sha256), entry.sha256)
+        states[entry.name] = _state_of_locked(cache.find(entry.sha256), entry.sha256)
     if as_json:
         echo(json.dumps({"lock": str(path), "signature": "good", "weights": states}, indent=2))
     else:
@@ -105,8 +105,8 @@ def _verify_signature(public_key: Path, *, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _state(file: Path | None, sha256: str) -> str:
-    """Whether an object in the cache is what a signed lock says, without moving it, for ``zoo verify``."""
+def _state_of_locked(file: Path | None, sha256: str) -> str:
+    """What ``zoo verify`` says of weights in a signed lock: good, bad or not here; nothing is moved."""
     if file is None:
         return "not here"
     try:

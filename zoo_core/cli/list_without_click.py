@@ -24,7 +24,7 @@ def print_models(
     as_table: bool = False,
     **filters: Any,  # noqa: ANN401 - those of zoo.list
 ) -> None:
-    """Print the names of the models that match, one a line, as a JSON list, or as a table of what they cost."""
+    """Print, without click, the models that match: names, one a line, JSON, or a table of what they cost."""
     zoo = current_zoo()
     if as_table or any(value is not None for value in filters.values()):
         entries = zoo.choose(pattern, family=family, task=task, **filters)
@@ -52,7 +52,7 @@ def print_models(
 
 
 def _next_pattern(pattern: str) -> str:
-    """The line that lists more models, where the pattern is a part of a name."""
+    """What ``zoo list``, with click or without click, adds where a pattern is a part of a name."""
     if pattern == "*" or any(letter in pattern for letter in "*?["):
         return ""
     family, slash, name = pattern.rpartition("/")
@@ -102,7 +102,7 @@ def _parse_plain(words: list[str]) -> dict[str, Any] | None:
 
 
 def number(text: str) -> float:
-    """A number by which a list of models is limited, as people write it, such as 10M.
+    """A number that limits ``zoo list``, read without click as people write it, such as 10M.
 
     Raises:
         ValueError: It is none.

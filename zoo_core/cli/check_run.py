@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which models are looked at, and how: the options of ``zoo check``, by their names there.
+    """What a run of ``zoo check`` looks at, and how: the options of the command, by their names there.
 
     Attributes:
         models: Globs over model names; none means all.
@@ -107,7 +107,7 @@ class Run:
         sample: Any = int(choice.sample) if choice.sample and choice.sample.isdecimal() else choice.sample
         cards = choosing.shard(choosing.sampled(cards, sample), choice.share)
         plan = [(card, checks_of(card, choice.names, choice.compiled)) for card in cards]
-        report = _empty(family, choice.shapes_above)
+        report = _empty_report(family, choice.shapes_above)
         kind = (report.family, report.origin, report.models, report.shapes_above)
         same = [each for each in earlier if (each.family, each.origin, each.models, each.shapes_above) == kind]
         said = {(each.check, each.model): each for known in same for each in known.verdicts}
@@ -116,7 +116,7 @@ class Run:
         kept = {key: each for key, each in said.items() if each.outcome != "failed" or key not in again}
         if kept:
             report.verdicts, report.made = [*kept.values()], merged([*same, report])[0].made
-        return cls(report, plan, _expected(family, choice.expected), kept)
+        return cls(report, plan, _expected_failures(family, choice.expected), kept)
 
     def verdicts(self, look: Callable[[Card, str], None], done: Callable[[], None]) -> Iterator[Verdict]:
         """Every new verdict as it is reached, which is in the report by then: on the family first, then on each model.
@@ -180,8 +180,8 @@ def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
     return tasks
 
 
-def _expected(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
-    """The failures of checks that are expected, by the options ``--expect`` and by the family itself."""
+def _expected_failures(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
+    """The failures that a run of ``zoo check`` expects, by the options ``--expect`` and by the family itself."""
     own = {}
     for text in given:
         glob, equals, reason = text.partition("=")
@@ -195,8 +195,8 @@ def _expected(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
     return {**own, **declared(family)}
 
 
-def _empty(family: str, limit: int) -> Report:
-    """The report of a run of checks on a family, before any verdict is in it."""
+def _empty_report(family: str, limit: int) -> Report:
+    """The report of a run of ``zoo check`` on a family, before any verdict is in it."""
     member = current_zoo().member(family)
     requires = member.family.requires
     library = f", {requires} {version(requires)}" if requires else ""

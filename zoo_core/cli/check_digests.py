@@ -55,7 +55,7 @@ class Missing:
 
 
 def missing(cards: Iterable[Card]) -> Iterator[Missing]:
-    """The files of some cards without a whole SHA-256, in the order of the cards."""
+    """The files whose whole digest is missing in their cards, in the order of the cards."""
     for card in cards:
         for weights in card.weights:
             for number, file in enumerate(weights.files):
@@ -104,7 +104,7 @@ def _facts(each: Missing) -> dict[str, Any]:
 
 
 def _require_source(each: Missing, artefact: Artefact) -> None:
-    """Refuse what the cache has of another url: without digits of a digest, it need not be the same file."""
+    """Refuse for ``zoo check --digests`` what the cache has of another url: it need not be the same file."""
     urls = [*map(shown, each.weights.urls)]
     moved = settings.mirrors() or settings.rewrites() or artefact.source.startswith("file:")
     if artefact.fetched or each.weights.sha256 or artefact.source in urls or (moved and "file:" not in urls[0]):
@@ -119,7 +119,7 @@ def _require_source(each: Missing, artefact: Artefact) -> None:
 
 
 def _require_weights(each: Missing, artefact: Artefact) -> None:
-    """Refuse to print the digest of a file that is a page or another thing that holds no weights."""
+    """Refuse for ``zoo check --digests`` a file that is a page or another thing that holds no weights."""
     with artefact.path.open("rb") as file:
         kind = describe(file.read(_HEAD))
     if kind in _NO_WEIGHTS and not each.weights.file_name.endswith(".json"):

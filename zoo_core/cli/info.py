@@ -1,15 +1,15 @@
-"""``zoo list`` and ``zoo info``: what there is. Neither imports torch."""
+"""``zoo info``: what a model is, and which weights it has; without torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.console import complete_model, echo, paragraph, terminal
-from zoo_core.cli.listing import number, print_models
+from zoo_core.cli.completion import complete_model
+from zoo_core.cli.console import echo, paragraph, terminal
 from zoo_core.registry.same_name import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import is_folder, is_written_as_path
@@ -18,40 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from zoo_core.contract.card import Card, Weights
-
-
-class _Number(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers alone
-    """An option of ``zoo list`` that is a number, with a unit such as M or without."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: ANN401 - click's signature
-        """Read it, or fail with what it should be."""
-        try:
-            return value if isinstance(value, float) else number(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number", param, ctx)
-
-
-@click.command("list")
-@click.argument("pattern", default="*")
-@click.option("--family", help="Only this family.")
-@click.option("--task", help="Only this task, such as classification.")
-@click.option("--max-parameters", type=_Number(), metavar="N", help="Only models with at most so many, such as 10M.")
-@click.option("--license", help="Only models with weights of this licence, such as apache-2.0.")
-@click.option("--min-accuracy", type=_Number(), metavar="PERCENT", help="Only models of this published acc@1.")
-@click.option("--input-size", type=_Number(), metavar="PIXELS", help="Only models designed for images of this width.")
-@click.option("--sort", help="By name, parameters, multiply_adds or accuracy.")
-@click.option("--table", "as_table", is_flag=True, help="Print what each costs and gives, and not names alone.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def list_(pattern: str, family: str | None, task: str | None, **options: Any) -> None:  # noqa: ANN401 - as declared above
-    r"""List the models whose names match PATTERN, such as '*resnet*' or 'torchvision/*'.
-
-    \b
-    zoo list 'torchvision/*net*'
-    zoo list --table --max-parameters 10M --license apache-2.0 --sort accuracy
-    """
-    print_models(pattern, family=family, task=task, **options)
 
 
 @click.command()
@@ -116,7 +82,7 @@ def _row(card: Card, weights: Weights) -> tuple[str, ...]:
 
 
 def _digest_note(weights: Weights) -> str:
-    """The digest of weights as ``zoo info`` shows it, and how far it is one."""
+    """The digest of weights on a line of the command ``zoo info``, and how far it is one."""
     from zoo_core.weights.transport.hub import looks_like_hub
 
     if weights.sha256:
