@@ -17,7 +17,7 @@ from zoo_core.embedding.digests import digest_of_module, unknown_in
 from zoo_core.embedding.feature_batches import Batches, room_on
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import pruning
 
 TOTAL = 50
 
@@ -386,10 +386,10 @@ def test_no_room_is_found_out_at_the_first_batch(backbone, monkeypatch):
 
 def test_prune_removes_features_that_were_not_used_for_long(backbone, monkeypatch):
     kept = zoo.cached_features(backbone, Images())
-    assert maintenance.prune(Cache()) == 0
-    assert maintenance.prune(Cache(), unused_days=1) == 0
-    monkeypatch.setattr(maintenance.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
-    assert maintenance.prune(Cache(), unused_days=1) > TOTAL * 5 * 4
+    assert pruning.prune(Cache()) == 0
+    assert pruning.prune(Cache(), unused_days=1) == 0
+    monkeypatch.setattr(pruning.time, "time", lambda: kept.folder.stat().st_mtime + 2 * 86400)
+    assert pruning.prune(Cache(), unused_days=1) > TOTAL * 5 * 4
     assert not kept.folder.exists()
 
 

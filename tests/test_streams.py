@@ -146,6 +146,6 @@ def test_a_shell_completes_names_of_models():
 )
 def test_every_command_completes_what_it_takes(monkeypatch, command, incomplete, expected):
     kept = SimpleNamespace(name="acme/net@v1")
-    monkeypatch.setattr("zoo_core.weights.cache.maintenance.contents", lambda _cache: ([kept], []))
+    monkeypatch.setattr("zoo_core.weights.cache.inventory.contents", lambda _cache: ([kept], []))
     found = ShellComplete(commands, {}, "zoo", "_ZOO_COMPLETE").get_completions(command, incomplete)
     assert expected in [each.value for each in found]

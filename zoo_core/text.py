@@ -215,7 +215,7 @@ def human(size: int) -> str:
 
 
 def in_one_line(text: str) -> str:
-    r"""The lines of a message in one: what happened, why, and what to do.
+    r"""The text of a message of several lines in one: what happened, why, and what to do.
 
     Example:
         >>> in_one_line("cat.jpg: the file is damaged\n  next step: replace it")

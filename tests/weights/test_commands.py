@@ -10,7 +10,7 @@ from zoo_core.cli.group import zoo
 from zoo_core.errors import LockError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_what_lock_and_sync_did_is_json_where_it_is_asked_for(tiny):
 
 def test_what_prune_and_rm_did_is_json_where_it_is_asked_for(tiny):
     assert json.loads(run("cache", "prune", "--json", "--dry-run")) == {"files": [], "names": [], "freed": 0}
-    size = maintenance.contents(Cache())[0][0].ref.size
+    size = inventory.contents(Cache())[0][0].ref.size
     assert json.loads(run("cache", "rm", tiny, "--json")) == {"removed": [tiny], "freed": size}
 
 
@@ -88,7 +88,7 @@ def test_lock_writes_the_malformed_entry_anew_that_it_was_asked_for(tiny, tmp_pa
 
 def test_a_digest_that_moved_is_not_locked_unless_asked(tiny, tmp_path):
     lock = tmp_path / "zoo.lock"
-    real = maintenance.contents(Cache())[0][0].ref.sha256
+    real = inventory.contents(Cache())[0][0].ref.sha256
     lock.write_text(lock.read_text().replace(real, "0" * 64))
     with pytest.raises(ZooError, match="has moved"):
         run("lock", "tiny/glyphnet")
@@ -105,7 +105,7 @@ def test_sync_fetches_exactly_what_is_locked(tiny, frozen):
 
 def test_sync_refuses_other_bytes(tiny, tmp_path):
     lock = tmp_path / "zoo.lock"
-    real = maintenance.contents(Cache())[0][0].ref.sha256
+    real = inventory.contents(Cache())[0][0].ref.sha256
     lock.write_text(lock.read_text().replace(real, "0" * 64))
     with pytest.raises(ZooError, match="wrong bytes"):
         run("sync", "--frozen")
@@ -120,7 +120,7 @@ def test_zoo_get_obeys_the_lock(tiny, tmp_path):
     import zoo_core
 
     lock = tmp_path / "zoo.lock"
-    real = maintenance.contents(Cache())[0][0].ref.sha256
+    real = inventory.contents(Cache())[0][0].ref.sha256
     lock.write_text(lock.read_text().replace(real, "0" * 64))
     with pytest.raises(ZooError, match="has moved"):
         zoo_core.get("tiny/glyphnet")
@@ -135,19 +135,19 @@ def test_ls_lists_and_json_is_json(tiny):
 
 def test_path_names_the_folder_or_the_file(tiny):
     assert run("cache", "path").strip() == str(Cache().root)
-    assert run("cache", "path", "tiny/glyphnet").strip() == str(maintenance.contents(Cache())[0][0].path)
+    assert run("cache", "path", "tiny/glyphnet").strip() == str(inventory.contents(Cache())[0][0].path)
 
 
 def test_verify_ends_with_1_when_something_is_bad(tiny):
     assert "1 files are what they should be" in run("verify")
-    path = maintenance.contents(Cache())[0][0].path
+    path = inventory.contents(Cache())[0][0].path
     path.chmod(0o644)
     path.write_bytes(b"bad")
     assert json.loads(run("verify", "--json", code=1))["bad"] == [str(path)]
 
 
 def test_prune_says_first_what_would_go(tiny):
-    path = maintenance.contents(Cache())[0][0].path
+    path = inventory.contents(Cache())[0][0].path
     (path.parent / ".x.bad").write_bytes(bytes(1500))
     assert "1.5 kB" in run("cache", "prune", "--dry-run")
     assert "freed 1.5 kB" in run("cache", "prune")
@@ -160,7 +160,7 @@ def test_rm_removes(tiny):
 
 
 def test_import_takes_a_file_in(tiny, tmp_path):
-    path = maintenance.contents(Cache())[0][0].path
+    path = inventory.contents(Cache())[0][0].path
     (tmp_path / "copy.safetensors").write_bytes(path.read_bytes())
     run("cache", "rm", "tiny/*")
     assert tiny in run("cache", "import", tmp_path / "copy.safetensors")
@@ -189,7 +189,7 @@ def test_import_of_nothing_is_a_usage_error():
 
 
 def test_verify_reports_what_is_missing_and_what_is_odd(tiny):
-    (kept,) = maintenance.contents(Cache())[0]
+    (kept,) = inventory.contents(Cache())[0]
     kept.path.unlink()
     odd = Cache().place("0" * 64, "net.pth")
     odd.parent.mkdir()

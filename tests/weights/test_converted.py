@@ -15,7 +15,7 @@ from support.loopback import sha256
 from zoo_core import Card, Weights
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.weights import Cache, obtain, read_state_dict
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory, pruning
 from zoo_core.weights.cache.converted import FOLDER, Copy, state_dict_of
 from zoo_core.weights.download import disk
 
@@ -299,7 +299,7 @@ def test_removing_weights_removes_their_copy(tmp_path):
     artefact = put(tmp_path)
     state_dict_of(artefact)
     whole = artefact.size + copy_of(artefact).size
-    assert maintenance.remove(Cache(), maintenance.contents(Cache())[0]) == whole
+    assert pruning.remove(Cache(), inventory.contents(Cache())[0]) == whole
     assert not copy_of(artefact).folder.exists()
 
 
@@ -308,10 +308,10 @@ def test_prune_removes_copies_of_what_is_gone_and_no_others(tmp_path, monkeypatc
     for artefact in (kept, gone):
         state_dict_of(artefact)
     Cache().ref_path("acme", "gone", "V1").unlink()
-    assert maintenance.leftovers(Cache())[0] == []  # a copy without a ref may be about to get one
-    monkeypatch.setattr(maintenance, "_FRESH", -1.0)
-    assert {item.path.parent.name for item in maintenance.leftovers(Cache())[0]} == {gone.sha256}
-    maintenance.prune(Cache())
+    assert pruning.leftovers(Cache())[0] == []  # a copy without a ref may be about to get one
+    monkeypatch.setattr(pruning, "_FRESH", -1.0)
+    assert {item.path.parent.name for item in pruning.leftovers(Cache())[0]} == {gone.sha256}
+    pruning.prune(Cache())
     assert copy_of(kept).prove()
     assert copy_of(gone).files() == []
 
@@ -320,11 +320,11 @@ def test_verify_reports_a_bad_copy_and_removes_it(tmp_path):
     artefact = put(tmp_path)
     state_dict_of(artefact)
     path = copy_of(artefact).prove()
-    assert all(good for _, good in maintenance.verify(Cache()))
+    assert all(good for _, good in inventory.verify(Cache()))
     flip(path)
-    assert (path, False) in list(maintenance.verify(Cache()))
+    assert (path, False) in list(inventory.verify(Cache()))
     assert copy_of(artefact).files() == []
-    assert all(good for _, good in maintenance.verify(Cache()))
+    assert all(good for _, good in inventory.verify(Cache()))
 
 
 def test_the_list_counts_the_copies(tmp_path):

@@ -8,7 +8,7 @@ from support.loopback import sha256
 from zoo_core import Card, Weights
 from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError
 from zoo_core.weights import Cache, obtain
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory, pruning
 from zoo_core.weights.cache.bundle import export_bundle, import_bundle
 from zoo_core.weights.cache.mirrors import export_mirror
 from zoo_core.weights.cache.other_caches import adopt
@@ -30,15 +30,15 @@ def cache(server):
 
 
 def names(cache):
-    return [item.name for item in maintenance.contents(cache)[0]]
+    return [item.name for item in inventory.contents(cache)[0]]
 
 
 def everything(cache):
-    return maintenance.contents(cache)[0]
+    return inventory.contents(cache)[0]
 
 
 def test_the_cache_lists_what_it_has(cache):
-    kept, problems = maintenance.contents(cache)
+    kept, problems = inventory.contents(cache)
     assert [(item.name, item.ref.size, item.present) for item in kept] == [
         ("acme/one@V1", 30_000, True),
         ("acme/two@V1", 20_000, True),
@@ -47,18 +47,18 @@ def test_the_cache_lists_what_it_has(cache):
 
 
 def test_patterns_choose_with_or_without_the_tag(cache):
-    assert [item.name for item in maintenance.contents(cache, ["acme/o*"])[0]] == ["acme/one@V1"]
-    assert [item.name for item in maintenance.contents(cache, ["acme/two@V1"])[0]] == ["acme/two@V1"]
+    assert [item.name for item in inventory.contents(cache, ["acme/o*"])[0]] == ["acme/one@V1"]
+    assert [item.name for item in inventory.contents(cache, ["acme/two@V1"])[0]] == ["acme/two@V1"]
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_close_ones(cache):
     with pytest.raises(UsageError, match="acme/one@V1"):
-        maintenance.contents(cache, ["acme/on@V1"])
+        inventory.contents(cache, ["acme/on@V1"])
 
 
 def test_one_bad_ref_does_not_hide_the_others(cache):
     cache.ref_path("acme", "one", "V1").write_text("nonsense")
-    kept, problems = maintenance.contents(cache)
+    kept, problems = inventory.contents(cache)
     assert [item.name for item in kept] == ["acme/two@V1"]
     assert problems[0].line == 1
 
@@ -72,8 +72,8 @@ def test_the_last_use_is_remembered(cache, server):
 
 
 def test_removing_a_name_frees_its_file(cache):
-    kept, _ = maintenance.contents(cache, ["acme/one"])
-    assert maintenance.remove(cache, kept) == 30_000
+    kept, _ = inventory.contents(cache, ["acme/one"])
+    assert pruning.remove(cache, kept) == 30_000
     assert names(cache) == ["acme/two@V1"]
     assert not kept[0].path.exists()
 
@@ -81,8 +81,8 @@ def test_removing_a_name_frees_its_file(cache):
 def test_a_file_that_another_name_needs_stays(cache, server):
     again = card("again", server.url("/one.pth"))
     obtain(again, again.find())
-    kept, _ = maintenance.contents(cache, ["acme/one"])
-    assert maintenance.remove(cache, kept) == 0
+    kept, _ = inventory.contents(cache, ["acme/one"])
+    assert pruning.remove(cache, kept) == 0
     assert kept[0].path.exists()
 
 
@@ -91,35 +91,35 @@ def test_prune_removes_what_nothing_needs(cache):
     (kept.path.parent / ".one.pth.bad").write_bytes(bytes(500))
     (cache.arriving / ".x.otherhost-1-ab.partial").write_bytes(bytes(70))
     os.utime(cache.arriving / ".x.otherhost-1-ab.partial", (1, 1))
-    assert maintenance.prune(cache) == 570
+    assert pruning.prune(cache) == 570
     assert names(cache) == ["acme/one@V1", "acme/two@V1"]
 
 
 def test_prune_leaves_a_fresh_object_alone(cache):
     kept = everything(cache)[0]
     kept.ref_path.unlink()
-    assert maintenance.prune(cache) == 0
+    assert pruning.prune(cache) == 0
     assert kept.path.exists()
 
 
 def test_prune_removes_what_was_long_unused(cache):
     kept = everything(cache)[0]
     os.utime(kept.ref_path, (1, 1))
-    assert maintenance.prune(cache, unused_days=30) == 30_000
+    assert pruning.prune(cache, unused_days=30) == 30_000
     assert names(cache) == ["acme/two@V1"]
 
 
 def test_prune_removes_nothing_while_a_ref_cannot_be_read(cache):
     cache.ref_path("acme", "one", "V1").write_text("nonsense")
     with pytest.raises(CacheError, match="line 1"):
-        maintenance.prune(cache)
+        pruning.prune(cache)
 
 
 def test_verify_finds_and_moves_aside_what_is_bad(cache):
     kept = everything(cache)[0]
     kept.path.chmod(0o644)
     kept.path.write_bytes(ONE[:-1] + b"x")
-    assert sorted(good for _, good in maintenance.verify(cache)) == [False, True]
+    assert sorted(good for _, good in inventory.verify(cache)) == [False, True]
     assert not kept.path.exists()
 
 
@@ -248,7 +248,7 @@ def test_a_damaged_bundle_is_refused(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "elsewhere"))
     with pytest.raises(DigestMismatch, match="in the bundle"):
         import_bundle(Cache(), tmp_path / "bundle.tar")
-    assert not any(path.read_bytes() != TWO for path in maintenance.objects(Cache()))
+    assert not any(path.read_bytes() != TWO for path in inventory.objects(Cache()))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 700, 20_000])
@@ -345,7 +345,7 @@ def test_what_is_looked_after_is_ones_own_cache(shared):
     made = card("one", "https://example.invalid/one.pth")
     obtain(made, made.find())
     own = Cache()
-    assert [item.present for item in maintenance.contents(own)[0]] == [True]
-    assert list(maintenance.verify(own)) == []
-    maintenance.remove(own, maintenance.contents(own)[0])
+    assert [item.present for item in inventory.contents(own)[0]] == [True]
+    assert list(inventory.verify(own)) == []
+    pruning.remove(own, inventory.contents(own)[0])
     assert shared.find(sha256(ONE)) is not None

@@ -12,7 +12,7 @@ import zoo_core as zoo
 from zoo_core.errors import Unreadable
 from zoo_core.weights.cache import converted
 from zoo_core.weights.cache.converted import copies, open_own
-from zoo_core.weights.cache.maintenance import leftovers
+from zoo_core.weights.cache.pruning import leftovers
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.open import open_checkpoint
 
@@ -112,7 +112,7 @@ def test_a_damaged_copy_is_made_again(path, net):
 
 
 def test_prune_keeps_the_copy_of_a_file_that_is_as_it_was(path, monkeypatch):
-    monkeypatch.setattr("zoo_core.weights.cache.maintenance._FRESH", -1)
+    monkeypatch.setattr("zoo_core.weights.cache.pruning._FRESH", -1)
     zoo.get(NAME, weights=path)
     assert leftovers(Cache())[0] == []
     path.unlink()
@@ -169,7 +169,7 @@ def test_a_file_of_the_same_size_with_other_numbers_gets_a_copy_of_its_own(net, 
 
 
 def test_a_copy_that_two_places_share_stays_while_one_of_them_is_as_it_was(path, net, tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo_core.weights.cache.maintenance._FRESH", -1)
+    monkeypatch.setattr("zoo_core.weights.cache.pruning._FRESH", -1)
     zoo.get(NAME, weights=path)
     shutil.copy(path, tmp_path / "best.ckpt")
     zoo.get(NAME, weights=tmp_path / "best.ckpt")

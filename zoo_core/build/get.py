@@ -216,7 +216,7 @@ def _choose(card: Card, tag: str | None, weights: object) -> Weights | Path | No
 
 
 def _own_path(weights: str) -> Path | None:
-    """The file of the user's own that ``weights=`` means; None for what can only be a tag.
+    """The file of the user's own that ``weights=`` of ``zoo.get`` means; None for what can only be a tag.
 
     Raises:
         UsageError: It is a url.
@@ -264,7 +264,7 @@ def _entry_of(card: Card, path: Path) -> Weights | None:
 
 
 def _options(card: Card, entry: Weights | None, own: Mapping[str, object] | None) -> dict[str, object]:
-    """What the constructor is given: the card's options, under those of the weights, under the user's own."""
+    """What ``get`` gives the constructor: the card's options, under those of the weights, under the user's own."""
     return {**card.options, **(entry.options if entry else {}), **(own or {})}
 
 

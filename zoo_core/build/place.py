@@ -65,7 +65,7 @@ def place(
 
 
 def _each(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Move every tensor as ``Module.to`` would: modules that keep more than tensors have a say in it."""
+    """Place every tensor as ``Module.to`` would: modules that keep more than tensors have a say in it."""
     # what ``to``, ``cuda`` and ``float`` are made of; there is no public name for it
     model._apply(change)  # type: ignore[no-untyped-call]  # noqa: SLF001 - torch has no public way
 
@@ -77,7 +77,7 @@ def _becomes(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 
 @contextmanager
 def _as_tied_as_before(model: nn.Module) -> Iterator[None]:
-    """Keep moved parameters one that were one: on the way to the meta device, torch makes them two."""
+    """Keep placed parameters one that were one: on the way to the meta device, torch makes them two."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -90,7 +90,7 @@ def _as_tied_as_before(model: nn.Module) -> Iterator[None]:
 
 
 def _by_pinned_buffers(model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, last: bool) -> None:
-    """Move a model to a GPU through pinned buffers, where its tensors are plain and large."""
+    """Place a model on a GPU through pinned buffers, where its tensors are plain and large."""
     road = _Road(device, buffer_bytes(model))
 
     def moved(tensor: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _by_pinned_buffers(model: nn.Module, device: torch.device, dtype: torch.dtyp
 
 
 def buffer_bytes(model: nn.Module) -> int:
-    """Bytes of each of the two pinned buffers for a model: a power of two, as torch rounds what is pinned up to one.
+    """Bytes of each of the two pinned buffers to place a model by: a power of two, as torch rounds up to one.
 
     Example:
         >>> buffer_bytes(torch.nn.Linear(4096, 4096)), buffer_bytes(torch.nn.Linear(8, 8))
@@ -117,7 +117,7 @@ def buffer_bytes(model: nn.Module) -> int:
 
 
 class _Road:
-    """The way to a GPU through two pinned buffers, each filled while the other is being sent."""
+    """Places tensors on a GPU through two pinned buffers, each filled while the other is being sent."""
 
     def __init__(self, device: torch.device, size: int) -> None:
         self._device = device
@@ -153,7 +153,7 @@ class _Road:
 
 
 def pieces(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two tensors of one shape, piece by piece, for the way to a device; each piece of the target is one stretch.
+    """Two tensors of one shape, to place one on a device piece by piece; each piece of the target is one stretch.
 
     Args:
         source: What is read; it may lie otherwise than the target.
@@ -172,7 +172,7 @@ def pieces(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, 
 
 
 def _rows(source: Tensor, target: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Two tensors of one shape in pieces of at most so many numbers, for the way to a device."""
+    """Two tensors of one shape in pieces of at most so many numbers, to place one on a device."""
     row = source[0].numel() if len(source) else 1
     if row > most:
         for one, other in zip(source, target, strict=True):

@@ -35,7 +35,7 @@ _building = threading.local()
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Inside the block, this thread leaves the parameters of the modules it builds as uninitialized memory.
+    """Skip initialization inside the block: this thread leaves parameters that it builds as uninitialized memory.
 
     Every other tensor, buffers above all, gets its values as usual; so do the modules of other threads. A caller must
     give every parameter its values afterwards. Numbers that would have been drawn for parameters are not, so
@@ -77,7 +77,7 @@ class _Owned:
 
 
 class _LeaveOut(TorchFunctionMode):
-    """Leaves out each initializing operation that would write into owned memory. A mode belongs to one thread."""
+    """Skips each initializing operation that would write into owned memory. A mode belongs to one thread."""
 
     def __init__(self, owned: _Owned) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ register_module_parameter_registration_hook(_note)
 
 
 def _skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An initializer that leaves owned tensors alone as a whole: it draws again and again, looking at what it drew."""
+    """An initializer that is skipped as a whole for owned tensors, as it draws again and looks at what it drew."""
 
     @wraps(initialize)
     def skipping(tensor: Tensor, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as it is given

@@ -12,7 +12,7 @@ from zoo_core.cli.completion import complete_kept
 from zoo_core.cli.console import echo
 from zoo_core.text import human
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory, pruning
 from zoo_core.weights.cache.converted import Copy, copies
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """List the weights in the cache, or those whose names match PATTERN."""
-    kept, problems = maintenance.contents(Cache(), pattern)
+    kept, problems = inventory.contents(Cache(), pattern)
     for problem in problems:
         echo(f"zoo: {problem}", err=True)
     if as_json:
@@ -46,7 +46,7 @@ def ls(pattern: tuple[str, ...], *, as_json: bool) -> None:
         echo(f"{size:>9}  more in {_count(converted, 'copy', 'copies')} of them that can be mapped")
 
 
-def _entry_record(item: maintenance.Kept) -> dict[str, Any]:
+def _entry_record(item: inventory.Kept) -> dict[str, Any]:
     """An entry of the cache as ``zoo cache ls --json`` prints it."""
     return {
         "name": item.name,
@@ -67,8 +67,8 @@ def _entry_record(item: maintenance.Kept) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
     """Remove the weights whose names match PATTERN, with or without the tag."""
-    kept, _ = maintenance.contents(Cache(), pattern)
-    freed = maintenance.remove(Cache(), kept)
+    kept, _ = inventory.contents(Cache(), pattern)
+    freed = pruning.remove(Cache(), kept)
     if as_json:
         echo(json.dumps({"removed": [item.name for item in kept], "freed": freed}, indent=2))
     else:
@@ -81,10 +81,10 @@ def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
     """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
-    result, old = maintenance.leftovers(Cache(), unused_days=unused)
+    result, old = pruning.leftovers(Cache(), unused_days=unused)
     if as_json:
         files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in result]
-        freed = 0 if dry_run else maintenance.prune(Cache(), unused_days=unused)
+        freed = 0 if dry_run else pruning.prune(Cache(), unused_days=unused)
         echo(json.dumps({"files": files, "names": [kept.name for kept in old], "freed": freed}, indent=2))
     elif dry_run:
         for item in result:
@@ -92,7 +92,7 @@ def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
         for kept in old:
             echo(f"{human(kept.ref.size):>9}  {kept.name}  (last used {kept.used:%Y-%m-%d})")
     else:
-        echo(f"freed {human(maintenance.prune(Cache(), unused_days=unused))}")
+        echo(f"freed {human(pruning.prune(Cache(), unused_days=unused))}")
 
 
 @cache.command("path")
@@ -102,7 +102,7 @@ def path(name: str | None) -> None:
     if name is None:
         echo(Cache().root)
         return
-    for item in maintenance.contents(Cache(), (name,))[0]:
+    for item in inventory.contents(Cache(), (name,))[0]:
         echo(item.path)
 
 

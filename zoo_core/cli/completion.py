@@ -13,7 +13,7 @@ def complete_model(_context: object, _parameter: object, incomplete: str) -> lis
 
 def complete_kept(_context: object, _parameter: object, incomplete: str) -> list[str]:
     """Shell completion: the names of weights in the cache that begin as what was typed."""
-    from zoo_core.weights.cache.maintenance import contents
+    from zoo_core.weights.cache.inventory import contents
     from zoo_core.weights.cache.store import Cache
 
     return [item.name for item in contents(Cache())[0] if item.name.startswith(incomplete)]

@@ -8,7 +8,7 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory
 
 
 @click.group()
@@ -26,7 +26,7 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
     """
     from zoo_core.weights.cache import mirrors
 
-    kept, _ = maintenance.contents(Cache(), pattern)
+    kept, _ = inventory.contents(Cache(), pattern)
     count = mirrors.export_mirror(Cache(), kept, folder)
     echo(f"{count} file{'' if count == 1 else 's'} in {folder}; serve it, and set ZOO_MIRROR to its url")
 
@@ -43,7 +43,7 @@ def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
     """Write the weights in the cache, or those that match PATTERN, to FILE."""
     from zoo_core.weights.cache import bundle as bundles
 
-    kept, _ = maintenance.contents(Cache(), pattern)
+    kept, _ = inventory.contents(Cache(), pattern)
     count = bundles.export_bundle(Cache(), kept, file)
     echo(f"{count} names in {file}; `zoo bundle import {file.name}` takes them in elsewhere")
 

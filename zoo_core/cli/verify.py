@@ -11,7 +11,7 @@ import click
 from zoo_core.cli.console import echo
 from zoo_core.errors import LockError, UsageError
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import maintenance
+from zoo_core.weights.cache import inventory
 from zoo_core.weights.cache.converted import FOLDER
 from zoo_core.weights.digest import steady_digest
 from zoo_core.weights.trust.lock import LOCK, current_lock, find_lock, read_lock
@@ -60,7 +60,7 @@ def verify(name: tuple[str, ...], signature: Path | None, *, outputs: bool, as_j
 
 def _verify_files(*, as_json: bool) -> None:
     """Verify the digests of all files in the cache; the exit code is 1 when a file is bad."""
-    results = list(maintenance.verify(Cache()))
+    results = list(inventory.verify(Cache()))
     bad = [file for file, good in results if not good]
     if as_json:
         echo(json.dumps({"verified": len(results) - len(bad), "bad": [str(file) for file in bad]}, indent=2))

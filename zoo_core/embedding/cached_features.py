@@ -21,7 +21,7 @@ from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.paths import expand
-from zoo_core.weights.cache.maintenance import FEATURES
+from zoo_core.weights.cache.pruning import FEATURES
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 

@@ -174,7 +174,7 @@ def _as_indices(index: Tensor | None) -> list[Tensor | None]:
 def _allowed_options(
     card: Card, options: Mapping[str, Any], plain: tuple[str, ...], own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the constructor is given: the card's options, under those of the recipe that are allowed, under the user's.
+    """What a rebuild gives the constructor: the card's options, under the recipe's allowed ones, under the user's.
 
     Args:
         card: Of the model, from the plugin here.

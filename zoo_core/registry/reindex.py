@@ -28,7 +28,7 @@ _COMMAND = "import sys; from zoo_core.registry.reindex import index; index(*sys.
 
 
 def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
-    """The catalogue of the installed version, indexed now if it never was; None, with a warning, where that fails.
+    """The catalogue of the installed version, reindexed now if it never was; None, with a warning, where that fails.
 
     Args:
         family: Whose catalogue it is.
@@ -91,7 +91,7 @@ def _reindex_problem(family: Family, path: Path) -> str:
 
 
 def _indexing(cards: str, path: Path) -> str:
-    """Have the plugin's own command index the library in another process, which finds what this one finds."""
+    """Have the plugin's own command reindex the library in another process, which finds what this one finds."""
     done = subprocess.run(  # noqa: S603 - this python, and what the plugin says of itself
         [sys.executable, "-P", "-c", _COMMAND, cards, str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(import_path())},

@@ -25,18 +25,18 @@ _WAIT = 10.0
 
 
 def _before_fork() -> None:
-    """Wait until no other thread draws, but not without end: that thread may wait for the one that forks."""
+    """Wait until no other thread draws at random, but not without end: that thread may wait for the one that forks."""
     _forking.waited = _drawing.acquire(timeout=_WAIT)
 
 
 def _after_fork() -> None:
-    """Let other threads of the parent draw again."""
+    """Let other threads of the parent draw at random again."""
     if _forking.waited:
         _drawing.release()
 
 
 def _in_child() -> None:
-    """Let go of the lock; where another thread holds it, which is not in this process, there is a new one."""
+    """Let go of the lock on the random state; where a thread that is not in this process holds it, make a new one."""
     global _drawing  # noqa: PLW0603 - what held it is not in this process
     if _forking.waited:
         _drawing.release()

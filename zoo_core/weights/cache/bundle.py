@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from zoo_core.weights.cache.maintenance import Kept
+    from zoo_core.weights.cache.inventory import Kept
 
 _OBJECT = re.compile(r"objects/([0-9a-f]{64})/([A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]{0,199})")
 _REF = re.compile(r"refs/[A-Za-z0-9_.~%+=, @-]{1,255}/[A-Za-z0-9_.~%+=, @-]{1,255}")

@@ -22,7 +22,7 @@ from zoo_core.weights.transport.urls import below
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoo_core.weights.cache.maintenance import Kept
+    from zoo_core.weights.cache.inventory import Kept
     from zoo_core.weights.cache.store import Cache
     from zoo_core.weights.transport.retry_policy import Policy
 

@@ -157,7 +157,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
 
 
 def _parts(module: Foreign) -> Iterator[object]:
-    """Values in a checkpoint's pickled object, no module, that may be state dicts: what it holds, and its lists."""
+    """Values in a checkpoint's pickled object, no module, that may be candidates: what it holds, and its lists."""
     for part in module.parts():
         yield from part if isinstance(part, list | tuple) else (part,)
 
@@ -174,7 +174,7 @@ def _listed(content: list[object] | tuple[object, ...], keys: tuple[str, ...], s
 
 
 def _pairs(content: list[object] | tuple[object, ...]) -> dict[str, Any]:
-    """The tensors in a list of pairs, as ``list(model.named_parameters())`` has them; empty for any other list."""
+    """The candidate in a list of pairs, as ``list(model.named_parameters())`` has them; empty for any other list."""
     pairs = [each for each in content if isinstance(each, tuple) and len(each) == 2]  # noqa: PLR2004 - name, tensor
     named = {name: value for name, value in pairs if isinstance(name, str) and _belongs(value)}
     return named if len(named) == len(content) else {}

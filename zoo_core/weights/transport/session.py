@@ -116,7 +116,7 @@ def _pools(used: Callable[[HTTPConnection], None]) -> dict[str, type[urllib3.HTT
 
 
 class Watchdog:
-    """Watches one attempt, and hangs up on a server that is too slow. Use it in a ``with`` statement.
+    """Watches a session's one attempt, and hangs up on a server that is too slow. Use it in a ``with`` statement.
 
     Args:
         policy: How slow is too slow.
