@@ -9,7 +9,7 @@ from support import toys
 
 import zoo_core as zoo
 from zoo_core.testing import check_compile
-from zoo_core.testing.under_test import NonConformance
+from zoo_core.testing.findings import NonConformance
 
 
 def check(kind):

@@ -12,10 +12,12 @@ from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing import choosing
 from zoo_core.testing.choosing import checks_named, checks_of, short_name
+from zoo_core.testing.expected_failures import check_globs, declared
 from zoo_core.testing.family import FAMILY_CHECKS
+from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.reports import Report, from_json, merged
-from zoo_core.testing.under_test import SHAPES_ABOVE, NonConformance, forget
-from zoo_core.testing.verdicts import Verdict, check_globs, declared, judge, judge_family
+from zoo_core.testing.under_test import SHAPES_ABOVE, forget
+from zoo_core.testing.verdicts import Verdict, judge, judge_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

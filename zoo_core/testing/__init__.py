@@ -12,23 +12,23 @@ A plugin's whole test file::
 called by hand as well. Models are built untrained through ``zoo.get(..., weights=None)``; no check touches a network.
 """
 
-from zoo_core.testing.checks.copies import check_compile as check_compile
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins
 from zoo_core.testing.checks.features import check_branch as check_branch
 from zoo_core.testing.checks.features import check_depths as check_depths
 from zoo_core.testing.checks.features import check_features as check_features
+from zoo_core.testing.checks.forward import check_compile as check_compile
 from zoo_core.testing.checks.forward import check_forward as check_forward
+from zoo_core.testing.checks.split import check_split as check_split
 from zoo_core.testing.checks.stages import check_stages as check_stages
+from zoo_core.testing.checks.stem import check_in_channels as check_in_channels
+from zoo_core.testing.checks.stem import check_stem as check_stem
 from zoo_core.testing.checks.structure import check_builds as check_builds
 from zoo_core.testing.checks.structure import check_in_features as check_in_features
 from zoo_core.testing.checks.structure import check_paths as check_paths
-from zoo_core.testing.checks.structure import check_stem as check_stem
-from zoo_core.testing.checks.surgery import check_freeze as check_freeze
-from zoo_core.testing.checks.surgery import check_in_channels as check_in_channels
-from zoo_core.testing.checks.surgery import check_norms as check_norms
-from zoo_core.testing.checks.surgery import check_split as check_split
-from zoo_core.testing.checks.surgery import check_swap as check_swap
+from zoo_core.testing.checks.swap import check_swap as check_swap
+from zoo_core.testing.checks.training import check_freeze as check_freeze
+from zoo_core.testing.checks.training import check_norms as check_norms
 from zoo_core.testing.checks.training import check_training as check_training
 from zoo_core.testing.checks.values import check_values as check_values
 from zoo_core.testing.checks.weights_entries import check_card as check_card
@@ -40,8 +40,8 @@ from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
 from zoo_core.testing.family import check_exceptions as check_exceptions
 from zoo_core.testing.family import check_light as check_light
 from zoo_core.testing.family import check_names as check_names
-from zoo_core.testing.under_test import NonConformance as NonConformance
-from zoo_core.testing.under_test import NotChecked as NotChecked
+from zoo_core.testing.findings import NonConformance as NonConformance
+from zoo_core.testing.findings import NotChecked as NotChecked
 from zoo_core.testing.under_test import arguments as arguments
 from zoo_core.testing.under_test import example as example
 from zoo_core.testing.under_test import model_under_test as model_under_test

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.under_test import NonConformance, require
+from zoo_core.testing.findings import NonConformance, require
 from zoo_core.utils.paths import import_path
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def check_names(family: str) -> None:
 
 
 def check_exceptions(family: str) -> None:
-    """Every expected failure that the family declares names an existing check and model, and a reason.
+    """The family's expected failures name checks and models that there are, each with a reason.
 
     Args:
         family: Its name.
@@ -100,7 +100,7 @@ def check_exceptions(family: str) -> None:
     Raises:
         NonConformance: One does not.
     """
-    from zoo_core.testing.verdicts import check_globs, declared
+    from zoo_core.testing.expected_failures import check_globs, declared
 
     check_globs(declared(family), [card.name for card in current_zoo().member(family).cards.values()])
 

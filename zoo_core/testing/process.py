@@ -152,7 +152,7 @@ def printed() -> Iterator[list[str]]:
 
 
 def random_states() -> dict[str, object]:
-    """The states of the generators of the process that are not torch's: Python's own, and numpy's."""
+    """What the process holds of random generators that are not torch's: the states of Python's own, and numpy's."""
     states: dict[str, object] = {"Python's random": random.getstate()}
     if numpy := sys.modules.get("numpy"):
         states["numpy"] = repr(numpy.random.get_state(legacy=False))
@@ -161,7 +161,7 @@ def random_states() -> dict[str, object]:
 
 @contextmanager
 def started_from(seed: int) -> Iterator[dict[str, object]]:
-    """Let the process's other generators start from a seed inside the block, and put them back; gives their states."""
+    """Seed the process's generators other than torch's inside the block, and put them back; gives their states."""
     numpy = sys.modules.get("numpy")
     before = random.getstate(), numpy.random.get_state() if numpy else None
     random.seed(seed)

@@ -150,7 +150,7 @@ _FORMAT = 2
 
 @dataclass
 class Report:
-    """The report on one family: its verdicts.
+    """The report on one family, to be written as JSON, JUnit XML or Markdown: its verdicts.
 
     Attributes:
         family: Its name.

@@ -108,7 +108,7 @@ def _sites(anatomy: Anatomy) -> set[tuple[str, int, int]]:
 
 
 def _paths(anatomy: Anatomy) -> list[str]:
-    """The paths of the head sites, traced or declared."""
+    """The paths of the head sites, to compare traced with declared ones."""
     return [head.path for head in anatomy.heads]
 
 

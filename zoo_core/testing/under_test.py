@@ -1,10 +1,9 @@
-"""What checks are made on: an untrained model, inputs of its task, and the errors that say what is wrong."""
+"""What checks are made on: an untrained model, with values or shapes alone, and inputs of its task."""
 
 from __future__ import annotations
 
 import copy
 import gc
-import unittest
 import warnings
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -17,10 +16,11 @@ from torch import nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.get import get
-from zoo_core.errors import PluginError, UsageError
+from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.files import Files, files_left
+from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.process import random_states, watched, without_network
 from zoo_core.utils.random_state import seeded
 
@@ -126,20 +126,6 @@ DETECTORS = ("detection", "keypoints")
 """The tasks of models that are given a list of images, and choose among boxes by their values."""
 _FEW_PIXELS = {"min_size": 128, "max_size": 256}
 _shapes_above: ContextVar[int] = ContextVar("shapes_above", default=SHAPES_ABOVE)
-
-
-class NonConformance(PluginError, AssertionError):
-    """A model under test breaks a promise of its family; the message names the model, the part and the cause."""
-
-
-class NotChecked(unittest.SkipTest):
-    """A check that can say nothing about the model under test; the message says why. pytest shows it as skipped."""
-
-
-def require(condition: bool, message: str) -> None:  # noqa: FBT001 - it is the subject of the sentence
-    """Raise a finding about the model under test, ``message``, unless the condition holds."""
-    if not condition:
-        raise NonConformance(message)
 
 
 @contextmanager

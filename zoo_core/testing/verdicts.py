@@ -1,26 +1,23 @@
-"""What a check said of a model, as data; and which failures an author expects, and why."""
+"""What a check said of a model, as data: passed, failed, refused, expected or skipped."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
 from zoo_core.errors import NotSupported, ZooError, raised_in
-from zoo_core.registry.zoo import current_zoo
-from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
+from zoo_core.testing.choosing import short_name
+from zoo_core.testing.expected_failures import reason_for
+from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.meta_shapes import MetaShapes
-from zoo_core.testing.under_test import NonConformance, by_shapes, require, values_missed
-from zoo_core.text import close_matches, did_you_mean
+from zoo_core.testing.under_test import by_shapes, values_missed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
     from zoo_core.contract.card import Card
 
@@ -109,7 +106,7 @@ def raise_for(verdict: Verdict) -> None:
 
 
 def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
-    """Outcome and reason of a verdict, from what running the check raises."""
+    """Outcome and reason of a verdict, from the finding that running the check raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries warn of their own ways; what is wrong here is raised
@@ -126,69 +123,3 @@ def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
         where = raised_in(error)
         return "failed", f"{type(error).__name__}: {str(error).strip() or 'without a word'}{where and f'{_IN}{where}'}"
     return "passed", ""
-
-
-def declared(family: str) -> Mapping[str, str]:
-    """Expected failures that a family itself declares, in ``Family.exceptions``: ``"check:model"`` globs to reasons.
-
-    Args:
-        family: Its name.
-
-    Raises:
-        NonConformance: What it names is not there, or is no mapping.
-    """
-    where = current_zoo().member(family).family.exceptions
-    if not where:
-        return {}
-    try:
-        result = resolve_name(where)
-    except Exception as error:
-        raise NonConformance(
-            f"{family}: Family.exceptions names {where}, which does not load", got=f"{type(error).__name__}: {error}"
-        ) from error
-    require(isinstance(result, Mapping), f"{family}: {where} is a {type(result).__name__}, not a mapping of globs")
-    return dict(result)
-
-
-def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | None:
-    """Why this check is expected to fail on this model; None where it is expected to pass.
-
-    Args:
-        check: Its name, without ``check_``.
-        model: Name of the model, without the family.
-        expected: ``"check:model"`` globs to reasons; ``check_`` before the name of the check may be there or not.
-
-    Example:
-        >>> reason_for("swap", "squeezenet1_0", {"check_swap:squeezenet*": "its scores are a map"})
-        'its scores are a map'
-    """
-    case = f"{check}:{model}"
-    return next((why for glob, why in expected.items() if fnmatchcase(case, glob.removeprefix("check_"))), None)
-
-
-def check_globs(expected: Mapping[str, str], models: Iterable[str]) -> None:
-    """Every glob of expected failures names a check and at least one model, and every reason says something.
-
-    Args:
-        expected: ``"check:model"`` globs to reasons.
-        models: Names of all models of the family, without the family.
-
-    Raises:
-        NonConformance: One does not; close matches are listed.
-
-    Example:
-        >>> check_globs({"swop:net": "why"}, ["net"])
-        Traceback (most recent call last):
-        ...
-        zoo_core.testing.under_test.NonConformance: the expected failure 'swop:net' names no check; did you mean 'swap'?
-    """
-    names = [short_name(check) for check in (*CHECKS, *DEAR_CHECKS)]
-    known = [*models]
-    for glob, reason in expected.items():
-        label = f"the expected failure {glob!r}"
-        check, _, model = glob.removeprefix("check_").partition(":")
-        nearest = did_you_mean(close_matches(check, names, limit=1), f"there are {', '.join(names)}")
-        require(any(fnmatchcase(name, check) for name in names), f"{label} names no check; {nearest}")
-        nearest = did_you_mean(close_matches(model, known, limit=1), "write it as 'check:model'")
-        require(any(fnmatchcase(name, model) for name in known), f"{label} names no model; {nearest}")
-        require(isinstance(reason, str) and reason.strip() != "", f"{label} has no reason")

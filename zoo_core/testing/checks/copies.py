@@ -1,13 +1,11 @@
-"""The checks of what a model goes through in daily use: copied, pickled, saved, loaded and compiled."""
+"""The checks of copies of a model: by deepcopy, by pickle, and by saving and loading it."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
 import tempfile
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -17,19 +15,10 @@ from zoo_core.recipe.save import save
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.surgery import NUM_CLASSES
+from zoo_core.testing.checks.swap import NUM_CLASSES
+from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import same, scores_of
-from zoo_core.testing.under_test import (
-    DETECTORS,
-    NonConformance,
-    NotChecked,
-    by_shapes,
-    inputs_of,
-    model_under_test,
-    need_values,
-    only_shapes,
-    require,
-)
+from zoo_core.testing.under_test import by_shapes, inputs_of, model_under_test, need_values, only_shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,36 +79,3 @@ def check_save(card: Card) -> None:
     require(frozen[0] == frozen[1], f"{card.id}: saved and loaded, other parameters are frozen")
     right = _gives_the_same(card, again, model)
     require(right, f"{card.id}: other outputs after it was saved and loaded, from the same tensors")
-
-
-def check_compile(card: Card) -> None:
-    """``torch.compile`` keeps the outputs, and breaks the graph no more often than the library's own model.
-
-    A dear check, for a sample of models. The graph is captured and run by torch itself, without a code generator.
-    """
-    need_values(card)
-    if card.task in DETECTORS:
-        raise NotChecked(f"{card.id} is a detector: torch.compile leaves its choice of boxes to Python")
-    x, model = inputs_of(card), copy.deepcopy(model_under_test(card))
-    if anatomy_of(model).heads:
-        swap_head(model, NUM_CLASSES, seed=0)
-    own = resolve_name(card.build)(**card.options).eval()
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
-    breaks = [_graph_breaks(each, x) for each in (model, own)]
-    require(
-        breaks[0] <= breaks[1],
-        f"{card.id}: {breaks[0]} graph breaks under torch.compile, and {breaks[1]} in the library's own model",
-    )
-    compiled = cast("nn.Module", torch.compile(copy.deepcopy(model), backend="eager"))
-    with torch.no_grad():
-        ours, theirs = scores_of(compiled, *x), scores_of(model, *x)
-    torch._dynamo.reset()  # noqa: SLF001 - its public way to forget what it compiled
-    close = torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    require(close, f"{card.id}: other outputs under torch.compile, by up to {(ours - theirs).abs().max().item():.2g}")
-
-
-def _graph_breaks(model: nn.Module, x: tuple[Any, ...]) -> int:
-    """Count the graph breaks of ``torch.compile``: a copy may have no more than the library's own model."""
-    torch._dynamo.reset()  # noqa: SLF001 - as above
-    with torch.no_grad():
-        return int(torch._dynamo.explain(model)(*x).graph_break_count)  # noqa: SLF001 - as above

@@ -15,18 +15,10 @@ from zoo_core.surgery.features.extract import features
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import depths
 from zoo_core.testing.checks.stages import check_map
-from zoo_core.testing.outputs import layers_in_order, same
-from zoo_core.testing.under_test import (
-    DETECTORS,
-    NonConformance,
-    NotChecked,
-    by_shapes,
-    example,
-    inputs_of,
-    model_under_test,
-    need_values,
-    require,
-)
+from zoo_core.testing.checks.stem import layers_in_order
+from zoo_core.testing.findings import NonConformance, NotChecked, require
+from zoo_core.testing.outputs import same
+from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, need_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

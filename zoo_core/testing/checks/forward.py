@@ -1,13 +1,15 @@
-"""The check that forward looks at each image by itself, on the device of the model."""
+"""The checks of forward: each image by itself, on the device of the model, and compiled."""
 
 from __future__ import annotations
 
 import copy
 import linecache
+import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
-from zoo_core.testing.checks.surgery import noisy
+from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.testing.checks.split import noisy
+from zoo_core.testing.checks.swap import NUM_CLASSES
+from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import difference, scores_of, tensors
-from zoo_core.testing.under_test import DETECTORS, NonConformance, arguments, by_shapes, example, only_shapes, require
+from zoo_core.testing.under_test import (
+    DETECTORS,
+    arguments,
+    by_shapes,
+    example,
+    inputs_of,
+    model_under_test,
+    need_values,
+    only_shapes,
+)
 
 if TYPE_CHECKING:
     from zoo_core.contract.card import Card
@@ -77,7 +92,7 @@ def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
 
 
 def _tensors_in(model: nn.Module) -> int:
-    """How many tensors the modules of a model hold in their attributes, and in lists and dicts there."""
+    """How many tensors the modules keep of a forward in their attributes, and in lists and dicts there."""
     return sum(isinstance(each, Tensor) for module in model.modules() for each in tree_leaves([*vars(module).values()]))
 
 
@@ -95,7 +110,7 @@ def _check_device(card: Card, model: nn.Module) -> None:
 
 
 def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """The parts of the split, without values, take a batch of three where forward does; all other checks have two."""
+    """Forward by the parts of the split, without values, takes a batch of three where forward does; others have two."""
     with torch.no_grad():
         try:
             expected = [*scores_of(model, *arguments(card, x)).shape]
@@ -161,3 +176,36 @@ def _line_of_caller() -> str:
         frame = frame.f_back
     file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""
+
+
+def check_compile(card: Card) -> None:
+    """``torch.compile`` keeps the outputs, and breaks the graph no more often than the library's own model.
+
+    A dear check, for a sample of models. The graph is captured and run by torch itself, without a code generator.
+    """
+    need_values(card)
+    if card.task in DETECTORS:
+        raise NotChecked(f"{card.id} is a detector: torch.compile leaves its choice of boxes to Python")
+    x, model = inputs_of(card), copy.deepcopy(model_under_test(card))
+    if anatomy_of(model).heads:
+        swap_head(model, NUM_CLASSES, seed=0)
+    own = resolve_name(card.build)(**card.options).eval()
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    breaks = [_graph_breaks(each, x) for each in (model, own)]
+    require(
+        breaks[0] <= breaks[1],
+        f"{card.id}: {breaks[0]} graph breaks under torch.compile, and {breaks[1]} in the library's own model",
+    )
+    compiled = cast("nn.Module", torch.compile(copy.deepcopy(model), backend="eager"))
+    with torch.no_grad():
+        ours, theirs = scores_of(compiled, *x), scores_of(model, *x)
+    torch._dynamo.reset()  # noqa: SLF001 - its public way to forget what it compiled
+    close = torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    require(close, f"{card.id}: other outputs under torch.compile, by up to {(ours - theirs).abs().max().item():.2g}")
+
+
+def _graph_breaks(model: nn.Module, x: tuple[Any, ...]) -> int:
+    """Count the graph breaks of ``torch.compile``: a copy may have no more than the library's own model."""
+    torch._dynamo.reset()  # noqa: SLF001 - as above
+    with torch.no_grad():
+        return int(torch._dynamo.explain(model)(*x).graph_break_count)  # noqa: SLF001 - as above

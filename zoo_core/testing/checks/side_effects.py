@@ -18,9 +18,10 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import metadata_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.files import files_left
+from zoo_core.testing.findings import require
 from zoo_core.testing.outputs import same
 from zoo_core.testing.process import printed, random_states, started_from, watched
-from zoo_core.testing.under_test import built_with, by_shapes, model_under_test, require
+from zoo_core.testing.under_test import built_with, by_shapes, model_under_test
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def _comparable(value: Any) -> object:  # noqa: ANN401 - any field of an anatomy
-    """A value of an anatomy in a form that is equal where asking twice gives the same."""
+    """A value of an anatomy in a form that is equal where asking twice gives the same, without side effects."""
     if isinstance(value, tuple | list):
         return [_comparable(each) for each in value]
     if isinstance(value, partial):

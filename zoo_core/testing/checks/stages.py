@@ -10,16 +10,9 @@ from torch.nn.functional import pad
 
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import stem_layers
+from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import tensors
-from zoo_core.testing.under_test import (
-    DETECTORS,
-    NonConformance,
-    NotChecked,
-    arguments,
-    example,
-    model_under_test,
-    require,
-)
+from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +31,7 @@ _MOST_GROWTH = 512
 
 
 class Look(NamedTuple):
-    """What one forward pass shows of the stages.
+    """What one forward pass shows of the stages, for their check.
 
     Attributes:
         size: Height and width of the image, in pixels.
@@ -92,7 +85,7 @@ def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
 
 
 def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
-    """Look at the stages in one forward pass; without shapes when they do not take an image of this size."""
+    """Look at what the stages give in one forward pass; without shapes where they take no image of this size."""
     shapes: dict[str, torch.Size] = {}
     sizes = [x.shape]
     stages = anatomy_of(model).stages
@@ -122,7 +115,7 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
 
 
 def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:  # noqa: ANN401 - of any module
-    """What a stage gives, where that is a map."""
+    """Check that what a stage gives is a map, and give it."""
     require(
         isinstance(output, torch.Tensor),
         f"{card.id}: stage {stage.name}: {stage.output!r} gives a {type(output).__name__}, not a map; "

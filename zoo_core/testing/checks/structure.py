@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -12,18 +12,19 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.testing.checks.side_effects import check_side_effects
-from zoo_core.testing.outputs import calls_of, layers_in_order, tensors
-from zoo_core.testing.under_test import DETECTORS, NonConformance, inputs_of, model_under_test, require
+from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.outputs import tensors
+from zoo_core.testing.under_test import DETECTORS, inputs_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from torch import nn
 
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
-    from zoo_core.testing.outputs import Call
 
 
 def check_builds(card: Card) -> None:
@@ -86,7 +87,7 @@ _CALLS = {
 
 
 def _traced(card: Card) -> bool:
-    """Whether the anatomy of a model is traced, because its family declares none."""
+    """Whether the anatomy to check is traced, because its family declares none."""
     return current_zoo().member(card.family).family.anatomy is None
 
 
@@ -132,19 +133,6 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
             require(condition=False, message=f"{label} is not there: {error}; {nearest}")
         else:
             require(value == head.num_classes, f"{label} is {value!r}, and the site gives {head.num_classes} classes")
-
-
-def check_stem(card: Card) -> None:
-    """The stem is the layers that see the image first, and all of those."""
-    model = model_under_test(card)
-    stem = stem_layers(model)
-    order = layers_in_order(model, inputs_of(card))
-    for path in stem:
-        require(path in order, f"{card.id}: stem {path!r} is never called")
-    first = next(iter(order))
-    require(first in stem, f"{card.id}: stem {', '.join(stem)} does not come first: {first!r} runs before it")
-    beside = [path for path, sees_image in order.items() if sees_image and path not in stem]
-    require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
 
 
 _VECTOR_AXES = 2
@@ -198,3 +186,37 @@ def main_of(card: Card, model: nn.Module) -> Head:
     require(not anatomy.heads, f"{card.id}: none of its head sites has the role 'main'")
     require(bool(anatomy.headless), f"{card.id}: no head sites, and Anatomy.headless does not say why")
     raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
+
+
+class Call(NamedTuple):
+    """What a module the anatomy names takes and gives in a forward pass: shapes of its first input and first output."""
+
+    given: torch.Size
+    made: torch.Size
+
+
+def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
+    """What modules that the anatomy names take and give in one forward pass, at their last call; none not called."""
+    seen: dict[str, Call] = {}
+
+    def note(path: str, x: tuple[Any, ...], made: object) -> None:
+        shapes = [each.shape for each in tensors((x[0], made))]
+        seen.pop(path, None)
+        seen[path] = Call(shapes[0], shapes[1])
+
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
+        for path in paths
+    ]
+    try:
+        with torch.no_grad():
+            model(*given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def inside(name: str, sites: Sequence[str]) -> bool:
+    """Whether the tensor ``name`` is inside one of the head sites of an anatomy, or of other modules at these paths."""
+    return any(name.startswith(f"{site}.") for site in sites)

@@ -1,7 +1,8 @@
-"""The check that a split trains as the model does: its dropout, its batch statistics and its gradients."""
+"""The checks of training: what is frozen stays so, and a split trains as its model does."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +11,15 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.surgery.features.split import split
-from zoo_core.testing.checks.structure import main_of
-from zoo_core.testing.checks.surgery import noisy
+from zoo_core.surgery.fine_tuning.freeze import freeze
+from zoo_core.surgery.head.swap import swap_head
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.testing.checks.split import noisy
+from zoo_core.testing.checks.structure import inside, main_of
+from zoo_core.testing.checks.swap import NUM_CLASSES
+from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import difference, same, scores_of, tensors
-from zoo_core.testing.under_test import NonConformance, arguments, example, model_under_test, require
+from zoo_core.testing.under_test import arguments, example, inputs_of, model_under_test, need_values
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -105,3 +111,52 @@ class _WithoutChance(TorchFunctionMode):
         if function is torch.bernoulli:
             return torch.full_like(args[0], _KEPT)
         return function(*args, **inputs)
+
+
+def check_freeze(card: Card) -> None:
+    """With another head and a frozen backbone gradients reach the head alone, and all scores are of its classes."""
+    model = copy.deepcopy(model_under_test(card))
+    main_of(card, model)
+    swap_head(model, NUM_CLASSES, seed=0)
+    sites = [head.path for head in anatomy_of(model).heads]
+    freeze(model, "backbone").train()
+    result = [*tensors(_trained_on(card, model))]
+    _check_widths(card, model, result)
+    sum(each.float().sum() for each in result).backward()  # type: ignore[union-attr]  # every model gives a tensor
+    touched = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    outside = [name for name in touched if not inside(name, sites)]
+    require(not outside, f"{card.id}: gradients outside the head: {', '.join(outside[:5])}")
+    require(bool(touched), f"{card.id}: no gradient reached the head")
+
+
+def _trained_on(card: Card, model: nn.Module) -> object:
+    """What a swapped model gives while it trains; an output object is a mapping of tensors, or says where they are."""
+    made: object = model(*inputs_of(card, train=True))
+    return made if next(tensors(made), None) is not None else anatomy_of(model).scores_in(made)
+
+
+def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
+    """What a swapped model trains on, auxiliary scores included, is of the new classes; or losses."""
+    main = main_of(card, model)
+    axis = -1 if main.tokens else 1
+    shapes = [tuple(each.shape) for each in scores if each.dim() > 1]
+    other = [shape for shape in shapes if shape[axis] == card.num_classes != NUM_CLASSES]
+    left = "a head that only trains was left out; name it in Anatomy.heads"
+    require(not other, f"{card.id}: after a swap to {NUM_CLASSES} classes it trains on scores of {other[:1]}: {left}")
+
+
+def check_norms(card: Card) -> None:
+    """Frozen norms stay as they are through ``train()`` and a forward pass: no running statistic moves."""
+    need_values(card)
+    model = copy.deepcopy(model_under_test(card))
+    freeze(model, "backbone" if anatomy_of(model).heads else "all")
+    model.train()
+    modules = dict(model.named_modules())
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        model(*inputs_of(card, train=True))
+    moved = [name for name, buffer in model.named_buffers() if not torch.equal(before[name], buffer)]
+    if moved:
+        norm = modules[moved[0].rpartition(".")[0]]
+        mode = "was put into train mode" if norm.training else "is in eval mode, and does not follow the model"
+        raise NonConformance(f"{card.id}: moved while frozen: {', '.join(moved[:5])}; the {type(norm).__name__} {mode}")

@@ -11,8 +11,9 @@ from torch import nn
 from zoo_core.build.construct import construct
 from zoo_core.surgery.load_state_dict import is_packed, load_state
 from zoo_core.surgery.metadata import metadata_of
+from zoo_core.testing.findings import NonConformance, NotChecked
 from zoo_core.testing.outputs import same, scores_of
-from zoo_core.testing.under_test import NonConformance, NotChecked, inputs_of, model_under_test, need_values
+from zoo_core.testing.under_test import inputs_of, model_under_test, need_values
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

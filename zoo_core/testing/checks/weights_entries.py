@@ -20,8 +20,10 @@ from zoo_core.contract.labels import named
 from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.outputs import inside, same
-from zoo_core.testing.under_test import NonConformance, by_shapes, model_under_test, require
+from zoo_core.testing.checks.structure import inside
+from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.outputs import same
+from zoo_core.testing.under_test import by_shapes, model_under_test
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
 
@@ -96,7 +98,7 @@ def _check_numbers(label: str, weights: Weights) -> None:
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The class names of a weights entry, listed in it or named by it."""
+    """The class names to check in a weights entry, listed in it or named by it."""
     if not isinstance(categories, str):
         return categories
     try:

@@ -1,0 +1,90 @@
+"""The check of the split: that its parts give what the model gives, bit for bit, whatever the parameters are."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo_core.surgery.features.split import split
+from zoo_core.testing.checks.structure import main_of
+from zoo_core.testing.findings import NonConformance, NotChecked, require
+from zoo_core.testing.outputs import difference, same, scores_of, tensors
+from zoo_core.testing.under_test import by_shapes, example, model_under_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zoo_core.contract.card import Card
+
+
+def check_split(card: Card) -> None:
+    """``head(pool(features(x)))`` equals ``model(x)`` bit for bit in eval mode, whatever the parameters are."""
+    main_of(card, model_under_test(card))
+    if not by_shapes(card):
+        _splits(card, noisy(card))
+    if not (_splits(card, model_under_test(card)) or _splits(card, _copy_to_split(card))):
+        raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
+
+
+def _splits(card: Card, model: nn.Module) -> bool:
+    """Require that the parts of a split give what the whole gives; whether that proves it, since two images differ."""
+    backbone, head = split(model)
+    x = example(card)
+    ours: Any = x
+    steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}
+    with torch.no_grad():
+        for name, step in steps.items():
+            ours = _run_part(card, name, step, ours)
+        theirs = scores_of(model, x)
+    scores = next(tensors(ours))
+    if not same(scores, theirs):
+        raise NonConformance(f"{card.id}: split and forward differ by up to {difference(scores, theirs)}")
+    shared = {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
+    require(not shared, f"{card.id}: backbone and head have {len(shared)} parameters in common")
+    return scores.is_meta or bool((scores[0] != scores[1]).any())
+
+
+def noisy(card: Card) -> nn.Module:
+    """A copy to split, with noise on all that has values, so that a check shows what the split leaves out.
+
+    A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
+    it may be a variance.
+    """
+    model = copy.deepcopy(model_under_test(card))
+    if by_shapes(card):
+        return model
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                noise = 0.02 * torch.randn(tensor.shape, generator=generator).to(tensor)
+                tensor.add_(noise if isinstance(tensor, nn.Parameter) else noise.abs())
+    return model
+
+
+def _copy_to_split(card: Card) -> nn.Module:
+    """A copy to split, with norms that know their inputs: an untrained GoogLeNet's signal dies before the head."""
+    model = copy.deepcopy(model_under_test(card))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the class of those of any dimension
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all batches, of which there will be one
+    with torch.no_grad():
+        model.train()(example(card))
+    return model.eval()
+
+
+def _run_part(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:  # noqa: ANN401 - features of any kind
+    """Run one part of a split model (features, pool or head); what it raises fails the check."""
+    try:
+        return step(given)
+    except Exception as error:
+        shape = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+        raise NonConformance(
+            f"{card.id}: the {name} of the split fails on {shape}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause="Anatomy.features, pool and classify leave out a step of the model's own forward",
+        ) from error

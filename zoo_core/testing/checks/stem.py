@@ -1,0 +1,128 @@
+"""The checks of the stem: that it is the layers that see the image first, and takes other numbers of channels."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo_core.build.construct import construct
+from zoo_core.errors import NotSupported
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
+from zoo_core.testing.checks.structure import inside
+from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.outputs import tensors
+from zoo_core.testing.under_test import arguments, by_shapes, example, inputs_of, model_under_test, only_shapes
+from zoo_core.utils.attributes import get_attribute
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo_core.contract.card import Card
+
+_CHANNELS = (1, 4)
+
+
+def check_stem(card: Card) -> None:
+    """The stem is the layers that see the image first, and all of those."""
+    model = model_under_test(card)
+    stem = stem_layers(model)
+    order = layers_in_order(model, inputs_of(card))
+    for path in stem:
+        require(path in order, f"{card.id}: stem {path!r} is never called")
+    first = next(iter(order))
+    require(first in stem, f"{card.id}: stem {', '.join(stem)} does not come first: {first!r} runs before it")
+    beside = [path for path, sees_image in order.items() if sees_image and path not in stem]
+    require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
+
+
+def check_in_channels(card: Card) -> None:
+    """With a stem for 1 and 4 channels it runs, and each channel changes the scores; or zoo refuses, with a reason."""
+    x = example(card)
+    for path in anatomy_of(model_under_test(card)).channel_attributes:
+        number = get_attribute(model_under_test(card), path)
+        right = number == x.shape[1]
+        require(right, f"{card.id}: channel_attributes has {path!r}, which is {number}, and images have {x.shape[1]}")
+    before = {name: tensor.shape for name, tensor in model_under_test(card).state_dict().items()}
+    for channels in _CHANNELS:
+        model = _adapted(card, channels)
+        layers = stem_layers(model)
+        changed = [name for name, tensor in model.state_dict().items() if tensor.shape != before[name]]
+        outside = [name for name in changed if not inside(name, [*layers])]
+        require(not outside, f"{card.id}: in_channels={channels} changed the shapes of {', '.join(outside)}")
+        images = x.mean(1, keepdim=True).repeat(1, channels, *[1] * (x.dim() - 2))
+        images[1] = images[0]
+        images[1, -1] += 1
+        heard = _uses_last_channel(card, model, layers, images)
+        require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
+
+
+def _adapted(card: Card, channels: int) -> nn.Module:
+    """A copy of the model whose stem was adapted to another number of channels."""
+    try:
+        return adapt_stem(copy.deepcopy(model_under_test(card)), channels, seed=0)
+    except NotSupported:
+        if not by_shapes(card):  # a stem that cannot keep its responses takes fresh filters
+            return adapt_stem(copy.deepcopy(model_under_test(card)), channels, policy="random", seed=0)
+    # It has to be run as far as its stem to see which input comes from which channel. The rest of its memory stays
+    # untouched, whatever size it has.
+    model = construct(card, card.options, values=False).eval()
+    return adapt_stem(model, channels, policy="random", seed=0).to("meta")
+
+
+def _uses_last_channel(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
+    """Whether an adapted stem answers to the last channel, in which alone the two images differ."""
+    channels, answers = images.shape[1], []
+    handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]
+    try:
+        with torch.no_grad():
+            model(*arguments(card, images))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise NonConformance(
+            f"{card.id}: forward fails with in_channels={channels}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause=f"a layer besides the stem {', '.join(layers)} sees the image, or forward looks at its channels",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if images.is_meta:
+        only_shapes("the answers of the stem")
+    return images.is_meta or any(not torch.equal(*made.chunk(2)) for made in answers)
+
+
+def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
+    """Run a model to see its stem: layers in the order of their first call, and whether each is given the image.
+
+    A layer is a module with a weight of its own.
+    """
+    result: dict[str, bool] = {}
+
+    images = [*tensors(given)]
+
+    def note(path: str, taken: tuple[object, ...]) -> None:
+        sees = any(isinstance(each, torch.Tensor) and _is_one_of(images, each) for each in taken)
+        result[path] = result.get(path, False) or sees
+
+    handles = [
+        module.register_forward_pre_hook(lambda _, taken, path=path: note(path, taken))
+        for path, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), torch.Tensor)
+    ]
+    try:
+        with torch.no_grad():
+            model(*given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return result
+
+
+def _is_one_of(images: list[Tensor], given: Tensor) -> bool:
+    """Whether a layer, such as the stem, is given one of the images themselves."""
+    return any(
+        given is x or (not given.is_meta and given.shape == x.shape and given.data_ptr() == x.data_ptr())
+        for x in images
+    )
