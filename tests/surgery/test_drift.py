@@ -152,3 +152,8 @@ def test_asking_before_freezing_says_to_freeze(model):
 def test_a_state_dict_of_something_else_is_refused(model):
     with pytest.raises(errors.UsageError, match="none of which"):
         drift(zoo.freeze(model), {"other.weight": torch.zeros(1)})
+
+
+def test_what_is_no_state_dict_is_refused():
+    with pytest.raises(zoo.errors.UsageError, match="a NoneType is no state dict"):
+        zoo.drift(zoo.get("tiny/glyphnet", weights=None, freeze="backbone"), None)

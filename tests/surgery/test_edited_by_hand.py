@@ -322,3 +322,12 @@ def test_a_head_of_ones_own_code_that_takes_something_else_is_refused():
     model.fc = Cosines(100)
     with pytest.raises(zoo.AnatomyError, match="'fc'"):
         zoo.freeze(model)
+
+
+def test_a_layer_that_is_put_after_the_head_is_no_part_of_the_backbone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = zoo.adopt(net, example=X)
+    model.append(nn.ReLU()).append(nn.Linear(3, 2))
+    with pytest.raises(zoo.AnatomyError, match="'5' was put after the head '3'"):
+        zoo.freeze(model)
+    assert trainable(zoo.freeze(zoo.adopt(model, example=X))) == ["5.bias", "5.weight"]

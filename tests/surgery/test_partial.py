@@ -343,3 +343,8 @@ def test_a_model_on_the_meta_device_has_no_place_for_values(trained):
         load_partial(empty, trained)
     load_partial(empty.to_empty(device="cpu"), trained)
     assert same(empty.state_dict(), trained)
+
+
+def test_a_tensor_that_has_its_name_and_does_not_fit_is_the_cause(model):
+    with pytest.raises(errors.LoadMismatch, match=r"likely cause: fc.weight is of shape \[5, 64\]"):
+        load_partial(model, {"fc.weight": torch.zeros(5, 64)})

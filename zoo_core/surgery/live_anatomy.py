@@ -71,8 +71,34 @@ def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn
     except AnatomyError:
         fresh = None
     if fresh is None:
-        return _amended(model, with_all_layers(model, old), changed)
-    return _merged(old, _widened(model, with_all_layers(model, fresh), changed), changed)
+        result = _amended(model, with_all_layers(model, old), changed)
+    else:
+        result = _merged(old, _widened(model, with_all_layers(model, fresh), changed), changed)
+    _refuse_layers_after(model, result, changed)
+    return result
+
+
+def _refuse_layers_after(model: nn.Module, anatomy: Anatomy, changed: set[str]) -> None:
+    """Raise where layers with parameters were put by hand after the head, in a Sequential that it is in.
+
+    Raises:
+        AnatomyError: There are such, and the anatomy does not say that they come after it.
+    """
+    path = anatomy.main.path if anatomy.main and anatomy.classify is None else ""
+    while path:
+        around, _, place = path.rpartition(".")
+        module = model.get_submodule(around)
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            names = [name for name, _ in module.named_children()]
+            after = [f"{around}.{name}".removeprefix(".") for name in names[names.index(place) + 1 :]]
+            after = [each for each in after if next(model.get_submodule(each).parameters(), None) is not None]
+            if new := next((each for each in after if any(under(name, each) for name in changed)), None):
+                raise AnatomyError(
+                    f"the layer {new!r} was put after the head {path!r} of this {type(model).__name__}",
+                    done="nothing was changed",
+                    hint="zoo.adopt(model, example=x), with x what forward takes, finds its parts anew",
+                )
+        path = around
 
 
 def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +16,6 @@ from zoo_core.surgery.metadata import is_known, metadata_of
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
 
 
@@ -49,6 +48,11 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
         >>> zoo.drift(model, before)
         {}
     """
+    if not isinstance(before, Mapping):
+        raise UsageError(
+            f"a {type(before).__name__} is no state dict to compare with",
+            hint="before = copy.deepcopy(model.state_dict()) once parts are frozen",
+        )
     bare = in_shards(model)
     loose = _loose_norms(bare)
     if loose:

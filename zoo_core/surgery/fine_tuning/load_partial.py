@@ -123,7 +123,7 @@ def load_partial(
         else _by_order(candidates, offered, source, dict(bare.named_parameters()))
     )
     if not result.pairs:
-        raise _nothing_fits(bare, own, state, source, match)
+        raise _nothing_fits(bare, own, state, source, match, result)
     with editing(model, "load_partial") as edit:
         _write(bare, own, {name: offered[theirs] for name, theirs in result.pairs.items()})
         edit.outcomes.update(dict.fromkeys(result.pairs, "loaded"))
@@ -320,11 +320,12 @@ def _better(own: State, given: State, source: str, match: str, least: int) -> st
     return f"{best}: {counts[best]} of {len(own)} then fit" if counts[best] > least else ""
 
 
-def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match: str) -> LoadMismatch:
+def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match: str, found: _Match) -> LoadMismatch:
     """The error of a partial load in which no tensor of the checkpoint fits."""
     other = 'match="order" pairs tensors by order and shape' if match == "name" else 'match="name" pairs them by name'
     hint = _better(own, state, source, match, 0) or other
-    cause = "a safetensors file keeps tensors by name and not in the order of layers" if match == "order" else None
+    same = next((f"{name} is {found.notes[name]}" for name in own if name in state and name in found.notes), None)
+    cause = "a safetensors file keeps tensors by name and not in the order of layers" if match == "order" else same
     return LoadMismatch(
         f"nothing in {source} fits this {type(model).__name__} by {match}",
         expected=f"tensors such as {_first(own)}",
