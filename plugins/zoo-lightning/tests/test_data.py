@@ -61,7 +61,7 @@ def test_a_csv_says_the_split(digits):
     ("text", "message"),
     [
         ("a,b\n1,2\n", "does not say which image"),
-        ("path,label\n0/000.png,a\n", "images of 1 classes"),
+        ("path,label\n0/000.png,a\n", "images of 1 class"),
         ("path,label\ndata/0.png,a\ndata/1.png,b\n", "names 2 images, and none of them is there"),
     ],
 )
@@ -349,3 +349,19 @@ def test_of_several_columns_of_classes_none_is_guessed(digits, tmp_path):
     (tmp_path / "classes" / "state.json").unlink()
     with pytest.raises(UsageError, match="cannot be read as a dataset"):
         read_data(tmp_path / "classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("/dev/null", "is not data that can be read"), ("x" * 300, "cannot be read")]
+)
+def test_a_path_that_is_no_file_or_folder_is_refused_by_its_name(name, message):
+    with pytest.raises(UsageError, match=f"^{name[:200]} {message}"):
+        read_data(name)
+
+
+def test_class_folders_that_are_one_folder_further_in_are_named(digits, tmp_path):
+    (tmp_path / "data").mkdir()
+    digits.rename(tmp_path / "data" / "digits")
+    with pytest.raises(UsageError, match=r"images of 1 class\n[\s\S]*give .*data/digits$") as caught:
+        read_data(tmp_path / "data")
+    assert read_data(str(caught.value).rpartition("give ")[2]).class_names == ("0", "1", "2")

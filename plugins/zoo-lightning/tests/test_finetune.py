@@ -143,6 +143,19 @@ def test_a_run_is_not_resumed_with_other_options_or_images(digits, tmp_path):
         finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
 
 
+def test_a_run_whose_files_are_damaged_is_not_resumed_and_says_which(digits, tmp_path):
+    interrupt(digits, tmp_path / "out", epochs=2)
+    work = tmp_path / "out.run"
+    for name, content in (
+        ("last.ckpt", (work / "last.ckpt").read_bytes()[:-100]),
+        ("run.json", b"{"),
+        ("run.json", b"1"),
+    ):
+        (work / name).write_bytes(content)
+        with pytest.raises(UsageError, match=rf"{name} cannot be read[\s\S]*--resume"):
+            finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
+
+
 def test_a_new_run_takes_nothing_from_one_that_was_interrupted(digits, tmp_path):
     interrupt(digits, tmp_path / "out", epochs=2)
     found, expected = (finetune(digits, out=tmp_path / name, epochs=1, seed=1, **RUN) for name in ("out", "other"))
@@ -251,6 +264,7 @@ def test_every_option_of_training_runs(digits, tmp_path):
         ({"ema": 1.0}, "ema cannot be 1.0"),
         ({"mixup": -1.0}, "mixup cannot be -1.0"),
         ({"lr": float("nan")}, "lr cannot be nan"),
+        ({"head_lr": 1e300}, "head_lr cannot be 1e"),
         ({"patience": 0}, "patience cannot be 0"),
         ({"precision": "fp8"}, "does not take these arguments"),
         ({"freeze": "*"}, "nothing of this model trains"),

@@ -75,11 +75,20 @@ def read_data(
     path = Path(source).expanduser()
     if not 0 < val < 1:
         raise errors.UsageError(f"val cannot be {val!r}", expected="a share between 0 and 1, such as 0.2")
+    try:
+        return _read(path, val=val, seed=seed, check=check, workers=workers)
+    except OSError as error:  # such as a folder that may not be read, or a name that is too long
+        name = error.filename if isinstance(error.filename, str) else str(source)
+        raise errors.UsageError(f"{name:.200} cannot be read", cause=error.strerror, hint="check the path") from error
+
+
+def _read(path: Path, *, val: float, seed: int, check: bool, workers: int) -> ImageData:
+    """The data at a path, by its kind."""
     if path.is_file() and path.suffix.lower() == ".csv":
         parts = _from_csv(path)
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         parts = _from_hugging_face(path)
-    elif files := find_coco(path) if path.exists() else {}:
+    elif files := find_coco(path) if path.is_file() or path.is_dir() else {}:
         return read_coco(path, files, val=val, seed=seed, workers=workers if check else 0)
     elif folders := find_masks(path):
         return read_masks(path, folders, val=val, seed=seed, workers=workers, check=check)
@@ -87,7 +96,7 @@ def read_data(
         parts = _from_folder(path)
     else:
         raise errors.UsageError(
-            f"{source} is not data that can be read" if path.exists() else f"there is no data at {source}",
+            f"{path} is not data that can be read" if path.exists() else f"there is no data at {path}",
             expected="a folder of class folders, a .csv of paths and labels, a dataset of Hugging Face on disk, "
             "annotations of COCO, or folders of images and masks",
             hint="give one of these" if path.exists() else "check the path",
@@ -378,6 +387,16 @@ def _note_on_alike(class_names: Sequence[str]) -> Iterator[str]:
             yield f"classes whose names look alike, and that are classes of their own: {', '.join(names)}"
 
 
+def _hint_for_classes(path: Path, class_names: Sequence[str]) -> str:
+    """What to do where the data has fewer than two classes: the folder of the classes may be inside the one named."""
+    if not path.is_dir():
+        return "write more rows"
+    for each in (path / name for name in class_names):
+        if each.is_dir() and len([inner for inner in each.iterdir() if inner.is_dir()]) > 1:
+            return f"if the folders in {each} are the classes, give {each}"
+    return "put the images of each class into a folder of its own"
+
+
 def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int) -> ImageData:
     """Put together what was read of class folders, a CSV or Hugging Face: classes with images, and both splits."""
     present = {label for _, labels, _, _ in parts.rows for label in labels}
@@ -387,11 +406,11 @@ def _assemble(path: Path, parts: _Parts, *, val: float, seed: int, workers: int)
     parts.notes += _note_on_alike(class_names)
     if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
         raise errors.UsageError(
-            f"{path} has images of {len(class_names)} classes",
+            f"{path} has images of {len(class_names) or 'no'} class{'es' * (not class_names)}",
             expected="at least two",
             got=", ".join(class_names) or "no image",
             cause=shortened(parts.notes) or None,
-            hint="put the images of each class into a folder of its own" if path.is_dir() else "write more rows",
+            hint=_hint_for_classes(path, class_names),
         )
     index = {name: place for place, name in enumerate(class_names)}
     sides = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LEAST = {"epochs": 0, "head_epochs": 0, "workers": 0, "seed": 0, "batch_size": 1, "accumulate": 1, "adapter_rank": 1}
-_AT_LEAST_0, _SHARE = (0.0, math.inf), (0.0, 1.0)
+_AT_LEAST_0, _SHARE = (0.0, 3e38), (0.0, 1.0)
+"""No tensor of single precision holds a number much greater than 3e38."""
 _BELOW_1 = 0.999999
 """The greatest decay of averaged weights: at 1 they would stay as they were before the training."""
 _BOUNDS = {
@@ -111,9 +111,8 @@ def _require_numbers(options: Options) -> None:
         value = getattr(options, name)
         if value is None and name in ("lr", "head_lr", "layer_decay", "ema"):
             continue
-        if not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
-            between = "at least 0" if high == math.inf else f"from {low:g} to {high:g}"
-            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"a number {between}")
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise errors.UsageError(f"{name} cannot be {value!r}", expected=f"a number from {low:g} to {high:g}")
     for part, epoch in (options.unfreeze_at or {}).items():
         if type(epoch) is not int or not 0 <= epoch < options.epochs:
             last = options.epochs - 1

@@ -9,6 +9,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import is_zipfile
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
@@ -53,11 +54,11 @@ def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
     """Refuse to resume what is not there, or was begun with other facts.
 
     Raises:
-        UsageError: There is no run to resume, or it was begun with other facts.
+        UsageError: There is no run to resume, it was begun with other facts, or a file of it is damaged.
     """
     if not (work / FACTS).is_file():
         raise errors.UsageError(f"there is no run to resume in {work}", hint="leave resume (--resume) out to begin one")
-    before = json.loads((work / FACTS).read_text(encoding="utf-8"))
+    before = _facts_in(work)
     if differing := [name for name, value in facts.items() if before.get(name) != value]:
         raise errors.UsageError(
             f"the run in {work} was begun with another {' and another '.join(differing)}",
@@ -65,6 +66,33 @@ def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
             got=", ".join(f"{name}: {_short_value(facts[name])}" for name in differing),
             hint="resume it with the same, or leave resume (--resume) out to begin a new one",
         )
+
+
+def _facts_in(work: Path) -> dict[str, Any]:
+    """What the run to resume was begun with.
+
+    Raises:
+        UsageError: That, or its checkpoint, is damaged.
+    """
+    try:
+        result = json.loads((work / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(work / FACTS, str(error)) from error
+    if not isinstance(result, dict):
+        raise _damaged(work / FACTS, f"a {type(result).__name__} instead of an object")
+    if (work / POINT).exists() and not is_zipfile(work / POINT):
+        raise _damaged(work / POINT, "no checkpoint that torch.save wrote to its end")
+    return result
+
+
+def _damaged(path: Path, got: str) -> errors.UsageError:
+    """The error for a file of a run to resume that cannot be read."""
+    return errors.UsageError(
+        f"{path} cannot be read, so that the run cannot be resumed",
+        got=got,
+        cause="the file was changed or copied in part",
+        hint="leave resume (--resume) out to begin a new one",
+    )
 
 
 def _short_value(value: object) -> str:
