@@ -179,7 +179,8 @@ def with_uv_for_pip(text: str) -> str:
 
 
 def _has_pip() -> bool:
-    """Whether this environment has pip; looking for the module would set off the import hook of setuptools."""
+    """Whether this environment has pip, so that a text may advise it."""
+    # looking for the module would set off the import hook of setuptools
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

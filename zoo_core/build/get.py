@@ -251,7 +251,7 @@ def _fetch(
 
 
 def _entry_of(card: Card, path: Path) -> Weights | None:
-    """The entry whose published file this is, by name and digest: it may need options and conversions of its own."""
+    """The entry whose published file ``get`` was given, by name and digest: it may need options and conversions."""
     files = ((entry, file) for entry in card.weights for file in entry.files)
     named = [(entry, file.sha256) for entry, file in files if file.sha256 and file.file_name == path.name]
     if not named:

@@ -54,7 +54,7 @@ def fill(model: nn.Module, known: Weights, artefact: Artefact, request: ModelReq
 
 
 def fill_with_nothing(model: nn.Module) -> None:
-    """Write the receipt of an untrained model whose values are replaced before use, and were not drawn."""
+    """Load nothing: write the receipt of an untrained model whose values are replaced before use, not drawn."""
     known = metadata_of(model)
     attach(model, replace(known, receipt=known.receipt.with_new((), model.state_dict())))
 
@@ -107,7 +107,7 @@ def _state_of(artefact: Artefact, known: Weights, model: nn.Module) -> Mapping[s
 
 
 def operate(model: nn.Module, request: ModelRequest, *, has_head: bool = False) -> None:
-    """Give ``model`` the stem, head and keypoints that were requested; ``has_head`` where it has that head already."""
+    """Give a loaded ``model`` the stem, head and keypoints that were requested; ``has_head`` where it has that head."""
     if request.in_channels is not None:
         adapt_stem(model, request.in_channels)
     if not has_head and loses_head(model, request):

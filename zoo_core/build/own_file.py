@@ -267,7 +267,7 @@ def _at_its_size(card: Card, built: _Built, checkpoint: Checkpoint, request: Mod
 def _switched(
     card: Card, built: _Built, checkpoint: Checkpoint, request: ModelRequest, names: Collection[str]
 ) -> Iterator[tuple[str, _Built]]:
-    """The model built with one of its switches the other way, as where auxiliary heads were left out."""
+    """The model for a user's own file with a switch the other way, as where auxiliary heads were left out."""
     for name in names:
         value = getattr(built.model, name, None)
         if isinstance(value, bool) and name not in (request.options or {}):
@@ -340,7 +340,7 @@ def _meet_head(
 
 
 def _say_doubts(model: nn.Module, choice: Choice, unmet: set[str], request: ModelRequest, source: str) -> None:
-    """Warn of what the names and shapes of the tensors leave open."""
+    """Warn of what names and shapes of the tensors in a user's own file leave open."""
     if choice.module and unmet:
         _say_other_layers(model, choice.module, unmet, request, source)
     if choice.numbered:
@@ -350,7 +350,7 @@ def _say_doubts(model: nn.Module, choice: Choice, unmet: set[str], request: Mode
 
 
 def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], request: ModelRequest, source: str) -> None:
-    """Name the layers of a whole module that are others than here, which names and shapes do not show."""
+    """Name the layers of a whole module in a user's own file that are others than here, which no shape shows."""
     is_new = request.head is not None or request.num_classes is not None
     heads = tuple(site.path for site in anatomy_of(model).heads) if is_new else ()
     left = [

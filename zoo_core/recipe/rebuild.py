@@ -164,7 +164,7 @@ def _with_masks_counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _as_indices(index: Tensor | None) -> list[Tensor | None]:
-    """A mask as indices on the meta device, to limit the memory of a recipe's operations; other indices as they are."""
+    """A mask as indices on the meta device, to limit the memory of a rebuild's operations; others as they are."""
     if index is None or index.dtype not in {torch.bool, torch.uint8}:
         return [index]
     chosen = int(index.count_nonzero())

@@ -15,7 +15,7 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def with_channels_last(tensor: Tensor) -> Tensor:
-    """The tensor with its channels last, where it has the axes of filters; itself where it has not.
+    """The tensor in the memory format with channels last, where it has the axes of filters; else itself.
 
     Example:
         >>> with_channels_last(torch.zeros(8, 3, 5, 5)).stride(), with_channels_last(torch.zeros(8, 3)).stride()
@@ -26,7 +26,7 @@ def with_channels_last(tensor: Tensor) -> Tensor:
 
 
 def lies_last(tensor: Tensor) -> bool:
-    """Whether filters lie with their channels last.
+    """Whether filters have the memory format with channels last.
 
     Of 1x1 ones only the strides tell, since they count as contiguous in both layouts; of those with one channel
     nothing does.
@@ -40,7 +40,7 @@ def lies_last(tensor: Tensor) -> bool:
 
 
 def is_channels_last(module: nn.Module) -> bool:
-    """Whether any filters of a module lie with their channels last.
+    """Whether any filters of a module have the memory format with channels last.
 
     Example:
         >>> is_channels_last(torch.nn.Conv3d(3, 8, 3).to(memory_format=torch.channels_last_3d))
@@ -50,7 +50,7 @@ def is_channels_last(module: nn.Module) -> bool:
 
 
 def lay_last(module: nn.Module) -> None:
-    """Lay the filters of a module out with their channels last, in place.
+    """Give the filters of a module the memory format with channels last, in place.
 
     ``module.to(memory_format=...)`` takes one format, and fails on the filters of the other.
 

@@ -19,7 +19,7 @@ SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 def cache_folder(start: Path | None = None) -> Path:
-    """Where the weights cache is; the folder need not exist yet.
+    """The location of the weights cache; the folder need not exist yet.
 
     ``ZOO_CACHE`` if it is set, else a ``weights_cache`` with a ``CACHEDIR.TAG`` in this folder or one of its parents,
     else the user's cache folder of the platform.
@@ -67,7 +67,7 @@ def is_only_found(root: Path) -> bool:
 
 
 def _in_a_checkout(start: Path | None = None) -> Path | None:
-    """Where the nearest ``weights_cache`` is, here or above, that is a cache of this user's."""
+    """The location of the nearest ``weights_cache``, here or above, that is a cache of this user's."""
     for folder in _from(start):
         path = str(folder / FOLDER)
         if not _is_tagged(folder / FOLDER):
@@ -80,7 +80,7 @@ def _in_a_checkout(start: Path | None = None) -> Path | None:
 
 
 def _from(start: Path | None) -> tuple[Path, ...]:
-    """The folders in which a cache is looked for: one and its parents; none when the current one was removed."""
+    """The locations in which a cache is looked for: a folder and its parents; none when the current one was removed."""
     try:
         here = (start or Path.cwd()).absolute()
     except OSError:
@@ -89,7 +89,7 @@ def _from(start: Path | None) -> tuple[Path, ...]:
 
 
 def _is_tagged(folder: Path) -> bool:
-    """Whether a folder has the ``CACHEDIR.TAG`` by which a cache is found."""
+    """Whether a location has the ``CACHEDIR.TAG`` by which a cache is found."""
     try:
         if not (folder / TAG).is_file():  # a pipe would be waited for
             return False

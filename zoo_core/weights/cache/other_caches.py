@@ -32,7 +32,7 @@ _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.
 
 
 def find_elsewhere(urls: Sequence[str], sha256: str, size: int | None) -> tuple[Path, str] | None:
-    """A file that torch.hub or the hub's client downloaded before, with the right bytes, to be reused.
+    """A file in the caches of torch.hub or of the hub's client, with the right bytes, to be reused.
 
     Args:
         urls: Where the file is on the network: the other tools name their files after it.

@@ -44,7 +44,7 @@ def _links(folder: Path) -> Iterator[Leftover]:
 
 
 def remove(cache: Cache, kept: Iterable[Kept]) -> int:
-    """Remove weights from the cache, with the copies made of them, where no other name needs them.
+    """Remove weights from the cache, and prune the copies made of them, where no other name needs them.
 
     Returns:
         How many bytes that freed.

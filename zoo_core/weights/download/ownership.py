@@ -30,7 +30,7 @@ _LOCKS = 4
 def turn(
     lock: Path, *, ready: Callable[[], bool], progress: Callable[[], object], patience: float
 ) -> Iterator[Callable[[], bool]]:
-    """Wait until this process owns the download, or the file is there, or its owner makes no progress.
+    """Wait for the ownership of a download, until the file is there, or its owner makes no progress.
 
     Gives a function that says whether we waited in vain: who held the lock has let it go, and the file is not there.
 
@@ -120,7 +120,7 @@ class _Holder:
 
 
 def _settled(holder: _Holder, *, ready: Callable[[], bool], progress: Callable[[], object], patience: float) -> bool:
-    """Whether the wait for a download's owner is over: it is our turn, the file is there, or there are no locks."""
+    """Whether the wait for the ownership of a download is over: it is ours, the file is there, or nothing locks."""
     seen, since = progress(), time.monotonic()
     while not ready():
         try:

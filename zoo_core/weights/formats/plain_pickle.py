@@ -322,7 +322,7 @@ class Unpickler:
 
 
 def _latest(value: Any) -> Any:  # noqa: ANN401 - any object of a pickle
-    """What the unpickler has made of an object since that was put into the memo."""
+    """What the reader of a plain pickle has made of an object since that was put into the memo."""
     return value.made if type(value) is Later and value.made is not None else value
 
 

@@ -180,6 +180,6 @@ class Watchdog:
 
 
 def _socket_of(connection: HTTPConnection) -> socket.socket | None:
-    """The socket to close when the watchdog hangs up on a connection; of a proxy's TLS where one is inside another."""
+    """The socket of a session's connection, to close it; of a proxy's TLS where one is inside another."""
     line = getattr(connection.sock, "socket", connection.sock)
     return line if isinstance(line, socket.socket) else None
