@@ -14,8 +14,8 @@ from lightning.pytorch import Callback
 from PIL import Image
 from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
+from zoo_lightning.datasets import datasets
 from zoo_lightning.detect import keypoint_map
-from zoo_lightning.loading import datasets
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError

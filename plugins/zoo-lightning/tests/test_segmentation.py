@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 from zoo_lightning import finetune, read_data
-from zoo_lightning.loading import datasets
+from zoo_lightning.datasets import datasets
 from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation
 
 import zoo_core as zoo

@@ -18,23 +18,22 @@ from torchvision import tv_tensors
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.samples import (
-    SIDES,
     Faults,
     ImageData,
     Sample,
-    Sides,
-    divided,
     readable,
     require_both,
     shortened,
-    used_sides,
 )
+from zoo_lightning.splits import SIDES, divided, used_sides
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
+
+    from zoo_lightning.samples import Sides
 
 _BACKGROUND = "background"
 _KEYS = frozenset({"images", "annotations", "categories"})

@@ -15,17 +15,15 @@ from zoo_core import errors
 from zoo_lightning.coco import find_coco, read_coco
 from zoo_lightning.masks import find_masks, read_masks
 from zoo_lightning.samples import (
-    SIDES,
     SUFFIXES,
     ImageData,
     Sample,
-    divided,
     images_in,
     readable,
     require_both,
     shortened,
-    used_sides,
 )
+from zoo_lightning.splits import SIDES, divided, used_sides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from torchvision.models import detection
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.loading import parts_of
+from zoo_lightning.datasets import parts_of
 from zoo_lightning.module import METRIC, FineTune
 from zoo_lightning.page import figure, table
 

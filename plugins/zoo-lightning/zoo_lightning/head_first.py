@@ -8,7 +8,9 @@ import torch
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.resume import require_finite
+from zoo_lightning.augment import transform_for
+from zoo_lightning.callbacks import require_finite
+from zoo_lightning.datasets import ImageDataset
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from zoo_lightning.module import FineTune
+    from zoo_lightning.options import Options
+    from zoo_lightning.samples import ImageData
 
 
 def train_head(
@@ -66,3 +70,22 @@ def train_head(
         losses.append(total / len(features))
         require_finite({"loss of the head": losses[-1]}, epoch)
     return losses
+
+
+def begin_with_head(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
+    """Train the head first in a run, the whole backbone frozen; afterwards what was trainable is so again."""
+    before = {name: parameter.requires_grad for name, parameter in module.model.named_parameters()}
+    zoo.freeze(module.model, "backbone")
+    width = len(data.class_names) if data.multi_label else 0
+    dataset = ImageDataset(data.train, transform_for(module.model, "none"), width, options.seed)
+    train_head(
+        module,
+        dataset,
+        epochs=options.head_epochs,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        folder=work / "features",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    if thawed := [name for name, trains in before.items() if trains]:
+        zoo.unfreeze(module.model, *thawed)

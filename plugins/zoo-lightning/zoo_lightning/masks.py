@@ -15,16 +15,14 @@ from torchvision import tv_tensors
 
 from zoo_core import errors
 from zoo_lightning.samples import (
-    SIDES,
     Faults,
     ImageData,
     Sample,
-    divided,
     images_in,
     require_both,
     shortened,
-    used_sides,
 )
+from zoo_lightning.splits import SIDES, divided, used_sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +41,7 @@ _MAP, _COLORED = 2, 3
 
 @dataclass(frozen=True)
 class MaskSample(Sample):
-    """An image and its mask: the class of each of its pixels.
+    """A sample with masks: an image, and the class of each of its pixels.
 
     Attributes:
         mask: The image file whose values are the classes.

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.loading import mixed_seed
+from zoo_lightning.datasets import mixed_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from zoo_core import errors
@@ -20,8 +17,9 @@ from zoo_core import errors
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from lightning.pytorch import Trainer
+
 POINT, FACTS = "last.ckpt", "run.json"
-_LOSSES = ("train_loss", "val_loss")
 
 
 def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -157,83 +155,3 @@ def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     about = path is not None and (path == work or path in work.parents or work in path.parents)
     return about or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def require_finite(losses: Mapping[str, float], epoch: int) -> None:
-    """Stop a run whose loss is nan or infinite, before there is a checkpoint of it to resume from.
-
-    Raises:
-        ZooError: One is nan or infinite.
-    """
-    if lost := [name for name, value in losses.items() if not math.isfinite(value)]:
-        raise errors.ZooError(
-            f"the {lost[0].replace('_', ' ')} is {losses[lost[0]]} in epoch {epoch}, so that training was stopped",
-            cause="too high a learning rate, or values that the precision cannot hold",
-            done="nothing was saved of this epoch",
-            hint="a tenth of lr, and of head_lr where it is set; precision='32-true'",
-        )
-
-
-class Finite(Callback):
-    """Stop a run whose loss is nan: no later epoch gets it back, so that it is no point to resume from."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Look at the losses of the epoch; the scaler of half precision leaves out a step that is infinite."""
-        looked_at = _LOSSES[1:] if trainer.precision == "16-mixed" else _LOSSES
-        measured = trainer.callback_metrics
-        losses = {name: float(measured[name]) for name in looked_at if name in measured}
-        require_finite(losses, trainer.current_epoch)
-
-
-class ResumePoint(Checkpoint):
-    """Write a checkpoint after each epoch under another name, and rename it when it is whole.
-
-    It is a ``Checkpoint``, and comes after ``ModelCheckpoint`` in the list, so that Lightning calls it last: it holds
-    the state of all other callbacks after the epoch, such as which one was the best.
-
-    Args:
-        path: The checkpoint to go on from.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Every process takes part, as sharded strategies need; one renames."""
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            partial.replace(self.path)
-
-
-class Stopping(EarlyStopping):
-    """``EarlyStopping`` that does not train on when a run is resumed that it had stopped already."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Stop before the first batch, if that was decided."""
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
-
-
-class History(Callback):
-    """The metrics of each epoch, kept in the checkpoint, so that a resumed run has the whole curve."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    @property
-    def last(self) -> dict[str, float]:
-        """What was measured in the last epoch."""
-        return {name: value for name, value in self.rows[-1].items() if name != "epoch"} if self.rows else {}
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Note what was measured."""
-        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append({"epoch": float(trainer.current_epoch), **measured})
-
-    def state_dict(self) -> dict[str, list[dict[str, float]]]:
-        """What the checkpoint holds."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, list[dict[str, float]]]) -> None:
-        """Take it back."""
-        self.rows = list(state_dict["rows"])

@@ -15,25 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.tuner.tuning import Tuner
-from torch.optim.swa_utils import get_ema_avg_fn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.augment import transform_for
+from zoo_lightning.callbacks import Finite, History, callbacks_of
 from zoo_lightning.data import read_data
-from zoo_lightning.head_first import train_head
-from zoo_lightning.loading import ImageDataset, datasets, loaders
-from zoo_lightning.module import METRIC, FineTune, require_schedule, require_trainable
+from zoo_lightning.data_loaders import loaders
+from zoo_lightning.datasets import datasets
+from zoo_lightning.head_first import begin_with_head
+from zoo_lightning.module import FineTune, require_schedule, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import (
-    POINT,
-    Finite,
-    History,
-    ResumePoint,
-    Stopping,
     begin,
     require_same_run,
     resumable,
@@ -44,9 +38,9 @@ from zoo_lightning.tasks import build, evaluation_of, module_for, require_option
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
 REPORT, METRICS = "report.html", "metrics.json"
 _UNTIL = "until="
@@ -128,13 +122,13 @@ def finetune(
         _require_savable(module.model)
     work = _work_folder(target)
     history = History()
-    engine = _trainer(chosen, work, [Finite(), *_callbacks(chosen, work), history], dict(trainer or {}))
+    engine = _trainer(chosen, work, [Finite(), *callbacks_of(chosen, work), history], dict(trainer or {}))
     sharded = shards(engine)
     _require_processes(engine, images, chosen, sharded=sharded)
     with resumable(work):
         point = begin(work, _run_facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
-            _head_first(module, images, chosen, work)
+            begin_with_head(module, images, chosen, work)
         whole = copy.deepcopy(module) if sharded else module
         _fit(engine, module, images, chosen, point)
         result = _finish(engine, _Run(whole, images, chosen, target), history)
@@ -296,44 +290,6 @@ def _class_weights(counts: Mapping[str, int], total: int, *, multi_label: bool) 
     if multi_label:
         return [max(total - each, 1) / each for each in counts.values()]
     return [total / (len(counts) * max(each, 1)) for each in counts.values()]
-
-
-def _head_first(module: FineTune, data: ImageData, options: Options, work: Path) -> None:
-    """Begin a run with the head alone, the whole backbone frozen; afterwards what was trainable is so again."""
-    before = {name: parameter.requires_grad for name, parameter in module.model.named_parameters()}
-    zoo.freeze(module.model, "backbone")
-    width = len(data.class_names) if data.multi_label else 0
-    dataset = ImageDataset(data.train, transform_for(module.model, "none"), width, options.seed)
-    train_head(
-        module,
-        dataset,
-        epochs=options.head_epochs,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        folder=work / "features",
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    if thawed := [name for name, trains in before.items() if trains]:
-        zoo.unfreeze(module.model, *thawed)
-
-
-def _callbacks(options: Options, work: Path) -> list[Callback]:
-    """Lightning's callbacks in a run: checkpoints, and, if requested, early stopping and averaged weights."""
-    result: list[Callback] = [
-        ModelCheckpoint(work, filename="best", monitor=METRIC, mode="max", enable_version_counter=False),
-        ResumePoint(work / POINT),
-    ]
-    if options.patience is not None:
-        result.append(Stopping(METRIC, mode="max", patience=options.patience))
-    if options.ema is not None:
-        result.append(WeightAveraging(avg_fn=_moving_average(options.ema)))
-    return result
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Any], Tensor]:
-    """How a run averages weights; torch's own average moves what is frozen, by rounding."""
-    average = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no types there
-    return lambda mean, value, count: torch.where(mean == value, mean, average(mean, value, count))
 
 
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:

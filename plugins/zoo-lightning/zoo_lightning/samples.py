@@ -1,9 +1,8 @@
-"""Images with what is known of them: samples, splits, and what is said of those that were left out."""
+"""Images with what is known of them: samples, those that are there twice, and what is said of those left out."""
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,12 +23,6 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-SIDES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""What splits are called, in lower case, and which side of ours each is."""
 _NAMED_AT_MOST = 3
 _START = 1 << 16
 
@@ -167,14 +160,6 @@ def shortened(notes: Sequence[str]) -> str:
     return "; ".join([*notes[:_NAMED_AT_MOST], *more])
 
 
-def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """The splits whose samples are used, as ``train`` or ``val``: a test split validates where there is no other."""
-    if "val" in sides.values():
-        notes += [f"the split {name} was left out: it is for testing" for name, side in sides.items() if side == "test"]
-        return {name: side for name, side in sides.items() if side != "test"}
-    return {name: "val" if side == "test" else side for name, side in sides.items()}
-
-
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, for samples, links to missing files too, and other files; what is hidden is neither.
 
@@ -204,15 +189,6 @@ def readable(sides: Sides, notes: list[str], workers: int) -> Sides:
     return [pair for pair, why in zip(sides, faults, strict=True) if not why]
 
 
-def divided(sides: Sides, val: float, seed: int, *, by_class: bool) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """The samples to train on and to validate with, drawn where the data has no split of its own."""
-    if not any(side == "val" for _, side in sides):
-        draw = _split_classes if by_class else _split_labels
-        sides = draw([sample for sample, _ in sides], val, seed)
-    train, held_out = (tuple(sample for sample, side in sides if (side == "val") == wants) for wants in (False, True))
-    return train, held_out
-
-
 def require_both(path: Path, data: ImageData, workers: int) -> ImageData:
     """The data, if it has samples to train on and to validate with; files that are there twice are named.
 
@@ -237,7 +213,7 @@ def require_both(path: Path, data: ImageData, workers: int) -> ImageData:
 
 
 def _duplicates(data: ImageData, workers: int) -> Iterator[str]:
-    """What is wrong with samples that are there twice, byte for byte."""
+    """Faults of samples that are there twice, byte for byte."""
     groups = [[(sample, "train") for sample in data.train] + [(sample, "val") for sample in data.val]]
     for key in (Sample.num_bytes, Sample.start, Sample.digest):  # few files are read, and fewer wholly
         groups = _with_same_key(groups, key, workers)
@@ -260,27 +236,3 @@ def _with_same_key(groups: Sequence[Sides], key: Callable[[Sample], object], wor
         for pair in group:
             parts[number, next(keys)].append(pair)
     return [part for (_, value), part in parts.items() if value and len(part) > 1]
-
-
-def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
-    """Split samples: a share of every class, reproducibly, and at least one image of a class that has two."""
-    groups: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.labels].append(sample)
-    held_out: set[int] = set()
-    for labels, group in sorted(groups.items()):
-        order = random.Random(f"{seed} {labels}").sample(group, len(group))  # noqa: S311 - a split is no secret
-        held_out.update(id(each) for each in order[: round(val * len(group)) or int(len(group) > 1)])
-    return [(sample, "val" if id(sample) in held_out else "train") for sample in samples]
-
-
-def _split_labels(samples: Sequence[Sample], val: float, seed: int) -> Sides:
-    """Split samples: a share of them, reproducibly, that leaves each label at least one image to train on."""
-    left = Counter(label for sample in samples for label in set(sample.labels))
-    count = max(1, round(val * len(samples)))
-    held_out: set[int] = set()
-    for sample in random.Random(f"{seed}").sample(samples, len(samples)):  # noqa: S311 - a split is no secret
-        if len(held_out) < count and all(left[label] > 1 for label in sample.labels):
-            held_out.add(id(sample))
-            left.subtract(set(sample.labels))
-    return [(sample, "val" if id(sample) in held_out else "train") for sample in samples]

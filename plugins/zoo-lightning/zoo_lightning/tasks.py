@@ -12,9 +12,10 @@ from torchvision.models import segmentation
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import sides_of
+from zoo_lightning.data_loaders import collate_for, val_batch
+from zoo_lightning.datasets import parts_of
 from zoo_lightning.detect import DETECTORS, DetectionEvaluation, FineTuneDetector, evaluate_detector
 from zoo_lightning.evaluate import Evaluation, evaluate
-from zoo_lightning.loading import collate_for, parts_of, val_batch
 from zoo_lightning.module import FineTune
 from zoo_lightning.samples import shortened
 from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation, evaluate_segmenter
