@@ -249,6 +249,7 @@ def test_the_commands_write_search_and_probe(photos, tmp_path):
     )
     several = ["embed", "tiny/glyphnet", query, str(photos / "dark" / "2.png"), "--out", str(tmp_path / "two.parquet")]
     assert "2 vectors of 64" in CliRunner().invoke(group, several).stdout
+    assert "no two images are as similar as 1\n" in CliRunner().invoke(group, [*several, "--duplicates", "1"]).stderr
     assert "an untrained model sees nothing" in CliRunner().invoke(group, [*several, "--weights", "none"]).stderr
 
 

@@ -158,9 +158,10 @@ def _family(name: str) -> str:
     except PackageNotFoundError:
         return f"{library} is not installed"
     try:
-        return f"{installed}, {len(members[0].cards)} models"
+        count = len(members[0].cards)
     except ZooError:
         return installed
+    return f"{installed}, {count} model{'' if count == 1 else 's'}"
 
 
 def _extras() -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core.cli.completion import complete_model
-from zoo_core.cli.console import echo
+from zoo_core.cli.console import echo, note
 
 if TYPE_CHECKING:
     from zoo_core.embedding.embeddings import Embeddings
@@ -82,7 +82,10 @@ def _print_similar(result: Embeddings, nearest: str | None, duplicates: float | 
         for name, similarity in result.nearest(nearest):
             echo(f"{similarity:.4f}  {name}")
     if duplicates is not None:
-        for first, second, similarity in result.duplicates(duplicates):
+        pairs = result.duplicates(duplicates)
+        if not pairs:
+            note(f"note: no two images are as similar as {duplicates:g}")
+        for first, second, similarity in pairs:
             echo(f"{similarity:.4f}  {first}  {second}")
     if outliers is not None:
         for name, similarity in result.outliers(outliers):
