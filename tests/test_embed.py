@@ -107,6 +107,19 @@ def test_near_duplicates_and_outliers_are_those_of_the_cosines():
     assert found.outliers(1, k=2)[0][0] == "d"
 
 
+@pytest.mark.parametrize("seed", [10**30, "one"])
+def test_a_seed_that_torch_does_not_take_is_refused_wherever_one_is_given(seed, tmp_path):
+    rows = zoo.Embeddings(("a", "b", "c", "d"), torch.eye(4), ("x", "x", "y", "y"))
+    features = zoo.cached_features(torch.nn.Identity(), [(torch.ones(2), 0)], folder=tmp_path)
+    for call in (
+        lambda: zoo.probe(rows, seed=seed),
+        lambda: features.batches(1, seed=seed),
+        lambda: zoo.swap_head(zoo.get("tiny/glyphnet"), 3, seed=seed),
+    ):
+        with pytest.raises(UsageError, match=r"seed cannot be .*\n  expected: an integer that fits in 64 bits"):
+            call()
+
+
 def test_a_probe_tells_classes_that_are_apart_and_not_noise(glyphs, photos):
     assert zoo.probe(zoo.embed(glyphs, photos)).classes == 2
     noise = zoo.Embeddings(tuple(map(str, range(200))), torch.randn(200, 8), ("a", "b") * 100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 
 from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.utils.arguments import check_count
+from zoo_core.utils.arguments import check_count, check_seed
 from zoo_core.utils.device import usable_device
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class ModelRequest:
             "device": usable_device,
             "dtype": _dtype,
             "channels_last": _channels_last,
-            "seed": _seed,
+            "seed": check_seed,
             "options": _options,
             "ema": _ema,
             "prefix": _prefix,
@@ -109,17 +108,6 @@ def _prefix(prefix: object) -> str:
     if not isinstance(prefix, str):
         raise UsageError(f"prefix cannot be {prefix!r}", expected="what is before each name, such as 'model.'")
     return prefix
-
-
-def _seed(seed: object) -> int:
-    """The requested seed, checked."""
-    try:
-        result = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
-    except TypeError:
-        result = None
-    if result is None or isinstance(seed, bool) or not -(2**63) <= result < 2**64:
-        raise UsageError(f"seed cannot be {seed!r}", expected="an integer that fits in 64 bits")
-    return result
 
 
 def _freeze(freeze: object) -> Freeze:

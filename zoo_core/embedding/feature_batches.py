@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.errors import ZooWarning
+from zoo_core.utils.arguments import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ class Batches:
         self.kept = held is not None
         self._rows = rows if held is None else held
         self._size, self._shuffle, self._drop_last = size, shuffle, drop_last
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._generator = None if seed is None else torch.Generator().manual_seed(check_seed(seed))
 
     def __len__(self) -> int:
         """How many batches an epoch has."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 
 from zoo_core.embedding.embeddings import Embeddings
 from zoo_core.errors import UsageError
-from zoo_core.utils.arguments import check_count, strict_arguments
+from zoo_core.utils.arguments import check_count, check_seed, strict_arguments
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +103,7 @@ def _labelled(found: Embeddings) -> tuple[Tensor, Tensor, int]:
 
 def _held_out(y: Tensor, seed: int) -> Tensor:
     """Which vectors a probe tests on: a share of each class."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     held = torch.zeros(len(y), dtype=torch.bool, device="cpu")
     for label in sorted({*y.tolist()}):
         own = torch.nonzero(y == label).flatten()

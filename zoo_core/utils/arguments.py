@@ -108,3 +108,18 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
             argument=name,
         )
     return result
+
+
+def check_seed(seed: object) -> int:
+    """The seed that a caller gives, as torch takes it.
+
+    Raises:
+        UsageError: It is no integer, or too large for torch.
+    """
+    try:
+        result = operator.index(seed)  # type: ignore[arg-type]  # whatever the user gave
+    except TypeError:
+        result = None
+    if result is None or isinstance(seed, bool) or not -(2**63) <= result < 2**64:
+        raise UsageError(f"seed cannot be {seed!r}", expected="an integer that fits in 64 bits")
+    return result

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from zoo_core.utils.arguments import check_seed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -74,7 +76,7 @@ def seeded(seed: int | None, model: nn.Module | None = None) -> Iterator[None]:
         return
     with unmoved(model) as generators:
         for generator in generators:
-            generator.manual_seed(seed)
+            generator.manual_seed(check_seed(seed))
         yield
 
 
