@@ -230,7 +230,7 @@ def _few(names: list[str], most: int = 5) -> str:
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether the state dict of ``model`` has to be loaded with more than plain tensors, as packed integers are.
+    """Whether ``load_state_dict`` takes more than plain tensors for ``model``, as packed integers are.
 
     Example:
         >>> is_packed(torch.nn.Linear(2, 2))
@@ -249,7 +249,7 @@ def _saves_its_own_way(module: torch.nn.Module) -> bool:
 
 
 def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
-    """The packed state to load from a checkpoint that was read, with the versions that torch notes beside it.
+    """The state dict of packed integers, to load into a model, in a file that was read; with torch's versions.
 
     Raises:
         Unreadable: There is none.
@@ -315,7 +315,7 @@ def load_packed(
 
 
 def _is_wrapper(found: Mapping[str, object]) -> bool:
-    """Whether the packed state dict to load is wrapped in another mapping."""
+    """Whether the packed state dict to load into a model is wrapped in another mapping."""
     return any(isinstance(value, Mapping) for value in found.values())
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.features.extract import AtStage, recorded, stage_index, tapped
-from zoo_core.surgery.features.forward import own_hooks, recompose, without_hooks
+from zoo_core.surgery.features.extract import recorded, stage_index, tapped
+from zoo_core.surgery.features.forward import recompose, without_hooks
 from zoo_core.surgery.features.split import Absent
-from zoo_core.surgery.features.twin import replaced
+from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
@@ -23,7 +23,6 @@ from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from typing import Any
 
     from torch import Tensor
 
@@ -223,7 +222,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class MapOf:
-    """``(model, x)`` to the map in what the last stage of a truncated model gives.
+    """What ends a model that was cut: ``(model, x)`` to the map in what its last stage gives.
 
     Attributes:
         run: ``(model, x)`` to what the stage gives.
@@ -263,3 +262,20 @@ def only_front(model: nn.Module, to: nn.Module, kept: int, run: Callable[[Any, A
     tensors = {name: what for name, what in known.receipt.tensors.items() if name in left}
     attach(to, replace(known, anatomy=anatomy, receipt=replace(known.receipt, tensors=tensors)))
     recompose(to, anatomy)
+
+
+@dataclass(frozen=True)
+class AtStage:
+    """What runs before a cut in a model that is no chain: ``run``, for what a tapped stage gives in it.
+
+    Attributes:
+        path: The module, which has to be tapped.
+        run: ``(model, x)`` to anything.
+    """
+
+    path: str
+    run: Callable[[Any, Any], Any]
+
+    def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - as the module gives it
+        """Run the model, and take what the module gives."""
+        return recorded(self.run, model, x, [self.path])[1][0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakKeyDictionary
 
@@ -76,7 +75,7 @@ def _copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
 
 
 def tapped(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` to extract from: the modules at these paths record what they give for :func:`recorded`."""
+    """Tap the modules at these paths, on a twin of ``model``: what they give can be extracted by :func:`recorded`."""
     body = model
     for path in sorted(set(paths), key=len, reverse=True):  # what is inside another is tapped first
         place = _place(body, path)
@@ -309,23 +308,6 @@ def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
     return replaced(
         model, {path: _extracting(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
     )
-
-
-@dataclass(frozen=True)
-class AtStage:
-    """``(model, x)`` to what is extracted at a tapped stage while ``run`` runs: the front of a model that is no chain.
-
-    Attributes:
-        path: The module, which has to be tapped.
-        run: ``(model, x)`` to anything.
-    """
-
-    path: str
-    run: Callable[[Any, Any], Any]
-
-    def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - as the module gives it
-        """Run the model, and take what the module gives."""
-        return recorded(self.run, model, x, [self.path])[1][0]
 
 
 def _extracting(module: nn.Module, hook: Hook) -> nn.Module:

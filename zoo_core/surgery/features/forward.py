@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
@@ -135,7 +134,7 @@ def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward
 
     Those of FSDP are left out: they come in pairs with hooks after the forward.
     """
-    if _is_sharded(model) or not model._forward_pre_hooks:  # noqa: SLF001 - no public way to run them
+    if needs_fsdp_hooks(model) or not model._forward_pre_hooks:  # noqa: SLF001 - no public way to run them
         return x
     args, kwargs = arguments(model, x)
     for key, hook in model._forward_pre_hooks.items():  # noqa: SLF001 - as above
@@ -151,7 +150,7 @@ def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - w
 
     Their arguments are ``pooled``, since the images are not at hand there.
     """
-    if _is_sharded(model):
+    if needs_fsdp_hooks(model):
         return result
     for key, hook in model._forward_hooks.items():  # noqa: SLF001 - no public way to run them
         has_kwargs = key in model._forward_hooks_with_kwargs  # noqa: SLF001 - as above
@@ -170,31 +169,16 @@ def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever f
             return _library_forward(model)(*args, **kwargs)
         finally:
             _CALL.of = outer
-    return model(*args, **kwargs) if _is_sharded(model) else model.forward(*args, **kwargs)
+    return model(*args, **kwargs) if needs_fsdp_hooks(model) else model.forward(*args, **kwargs)
 
 
-def own_hooks(model: nn.Module, *, before: bool = True) -> None:
-    """Give a twin tables of forward hooks of its own: none for the end of its forward, which is another.
-
-    Args:
-        model: The twin.
-        before: Whether it has its own for its beginning too, which hold what it shared until now.
-    """
-    if _is_sharded(model):
-        return
-    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs") if before else ():
-        model.__dict__[name] = model.__dict__[name].copy()
-    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-        model.__dict__[name] = OrderedDict()
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP shards ``model`` itself, and so needs its hooks around the forward."""
+def needs_fsdp_hooks(model: nn.Module) -> bool:
+    """Whether the forward of ``model`` needs its own hooks around it, by which FSDP shards it."""
     return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns
-    """What the forward of ``model`` gives for ``x``, taken apart into arguments where its example was such."""
+    """What the forward of ``model`` gives for ``x``, which stands for several arguments where its example did."""
     if type(x) is tuple and type(example) is not tuple:
         return model(x)
     args, kwargs = arguments(model, x)
@@ -202,14 +186,14 @@ def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN40
 
 
 def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever forward takes
-    """Arguments of a forward as one example, which :func:`arguments` takes apart again."""
+    """Arguments of a forward as the one value, a tuple or a dict, that :func:`arguments` takes apart again."""
     if kwargs:
         return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
 def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401 - whatever forward takes
-    """An example as the arguments, and the arguments by name, that forward takes.
+    """What a forward is called with for ``x``: its arguments, and those by name.
 
     Args:
         model: What takes it.

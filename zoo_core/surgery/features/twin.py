@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import forward_of
+from zoo_core.surgery.features.forward import forward_of, needs_fsdp_hooks
 from zoo_core.surgery.features.variant import COMPILED, Variant, variant, without
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE
@@ -114,7 +115,7 @@ class Twin(Variant):
 
 
 def _following(model: Module) -> Module:
-    """A twin of ``model`` to split something off in, that is in its mode."""
+    """A twin of ``model`` that follows it when it changes its mode."""
     twin = twin_of(model)
     twin.__dict__.setdefault(_WHOLE, weakref.ref(model))  # that of a twin is the twin's own
     twin.__class__ = variant(without(type(model), Twin), Twin, ())
@@ -151,3 +152,18 @@ class _NotOfATwin:
             cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",
             hint=f"{REBINDING}; a forward hook changes what a module gives, too",
         )
+
+
+def own_hooks(model: nn.Module, *, before: bool = True) -> None:
+    """Give a twin tables of forward hooks of its own: none for the end of its forward, which is another.
+
+    Args:
+        model: The twin.
+        before: Whether it has its own for its beginning too, which hold what it shared until now.
+    """
+    if needs_fsdp_hooks(model):
+        return
+    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs") if before else ():
+        model.__dict__[name] = model.__dict__[name].copy()
+    for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+        model.__dict__[name] = OrderedDict()

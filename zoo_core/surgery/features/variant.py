@@ -62,13 +62,13 @@ def library_class(cls: type[Any]) -> type[Any]:
 
 
 def _recipe(cls: type[Any]) -> Any:  # noqa: ANN401 - a class, or nested tuples of classes
-    """A class with another forward than its library's as nested tuples, from which a pickle makes it anew."""
+    """A variant of a library's class as nested tuples, from which a pickle makes it anew."""
     how = cls.__dict__.get(_HOW)
     return cls if how is None else (_recipe(how[0]), how[1], how[2])
 
 
 def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
-    """The class, with what was put before the library's forward, that nested tuples in a pickle describe."""
+    """The variant of a library's class that nested tuples in a pickle describe."""
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
     result: type[Any] = recipe
@@ -76,6 +76,6 @@ def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
 
 
 def _new(recipe: Any) -> nn.Module:  # noqa: ANN401 - as _recipe gives it
-    """An empty module of the class with another forward that a pickle or a copy describes."""
+    """An empty module of the variant of a class that a pickle or a copy describes."""
     module: nn.Module = object.__new__(_class_of(recipe))
     return module

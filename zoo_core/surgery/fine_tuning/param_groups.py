@@ -168,7 +168,7 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float]:
-    """The rate that a plan has for the parameter group of each name, of frozen parameters too."""
+    """The rate that ``param_groups`` plans for the group of each name, of frozen parameters too."""
     rates = _Plan(**{name: each for name, each in plan.items() if name != "no_decay"})
     names = [name for name, _ in in_shards(model).named_parameters()]
     groups = [
@@ -187,7 +187,7 @@ def _sibling(optimizer: Optimizer, name: str) -> dict[str, Any] | None:
 
 
 def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
-    """Add a parameter group at ``ratio`` times the rates of another: what was made of them since holds for it too.
+    """Add a parameter group to an optimizer, at ``ratio`` times the rates of one, and of what was made of them since.
 
     A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
     """
@@ -214,7 +214,7 @@ def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
 
 
 def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
-    """The settings that all parameter groups of an optimizer have in common.
+    """The settings that all parameter groups of an optimizer share, for one to add.
 
     Raises:
         UsageError: They differ.

@@ -111,7 +111,7 @@ def adapt_stem(
 
 
 def _refuse_adapter(model: nn.Module) -> None:
-    """Refuse to give a stem other input channels while it has a LoRA adapter for its present ones."""
+    """Refuse to adapt a stem while it has a LoRA adapter for its present channels."""
     stem = anatomy_of(model).stem
     inside = [path for path in lora_layers(unwrap(model)) if any(under(path, each) for each in stem)]
     if inside:
@@ -186,7 +186,7 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
 
 
 def _size(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of the images on which a stem is looked at before it is adapted."""
+    """Rows and columns of the images that a stem is adapted with."""
     card = metadata_of(model).card
     return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
 
@@ -202,7 +202,7 @@ def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScalin
 
 
 def _dense(layer: nn.Module) -> Tensor:
-    """The weight of a layer to adapt as if it had one group: filters of a group are zero on channels of the others."""
+    """The weight of a first layer to adapt as if it had one group: zero between channels of different groups."""
     weight = cast("Tensor", layer.weight)
     groups = cast("int", getattr(layer, "groups", 1))
     if groups == 1:

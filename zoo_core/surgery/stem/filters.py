@@ -143,7 +143,7 @@ _POLICIES: dict[Policy, Callable[[Tensor, int], Tensor]] = {
 
 
 def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
-    """Refuse what cannot be done to a layer that computes its filters from its weight.
+    """Refuse to change the filters of a layer that computes them from its weight where that cannot be done.
 
     Raises:
         NotSupported: A channel cannot start silent, or the size of the responses cannot be kept.
