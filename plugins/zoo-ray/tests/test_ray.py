@@ -18,7 +18,7 @@ from zoo_ray.actors import _in_chunks
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.images.read import Source
+from zoo_core.images.sources import Source
 
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 RNG = np.random.default_rng(0)
