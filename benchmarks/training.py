@@ -162,16 +162,19 @@ def rows_of_ray(model: nn.Module, files: list[Path]) -> Iterator[int]:
         yield 1
 
 
+_used: dict[int, float] = {}
+"""CPU seconds of each process that was ever seen, since those that have ended are no children any more."""
+
+
 def cpu_seconds() -> float:
     """What this process and all those that it started have used."""
     import psutil
 
-    total = 0.0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            used = process.cpu_times()
-            total += used.user + used.system
-    return total
+            times = process.cpu_times()
+            _used[process.pid] = times.user + times.system
+    return sum(_used.values())
 
 
 def pace(counts: Iterator[int], first: int) -> tuple[list[float], list[float]]:
