@@ -21,7 +21,7 @@ from zoo_core.utils.atomic_write import image_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_core.prediction.predict import Prediction
+    from zoo_core.prediction.results import Prediction
 
 
 @click.command()

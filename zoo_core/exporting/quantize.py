@@ -32,7 +32,7 @@ _CALIBRATED_WITH = 128
 
 @dataclass(frozen=True)
 class Quantized:
-    """How a classifier does on images before and after it was quantized.
+    """How an exported classifier does on images before and after it was quantized.
 
     Attributes:
         images: How many.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError, ZooWarning
+from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
 from zoo_core.images.loading import in_batches, load_images
 from zoo_core.images.preprocessing import numbers_of, resized
 from zoo_core.images.read import read
 from zoo_core.images.sources import sources_of
 from zoo_core.images.video import read_clip
-from zoo_core.prediction.results import Reading
+from zoo_core.prediction.results import Prediction, Reading
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.head.classes import class_names as names_of
 from zoo_core.surgery.head.read import Outputs
@@ -36,25 +36,6 @@ _WHOLE = {"detection", "keypoints"}
 _NAMED_AT_MOST = 3
 _EVEN = 0.5
 """The least probability of a label that an image is taken to have."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What ``zoo.predict`` gives for one image: a result, or the error in its place.
-
-    Attributes:
-        name: Its path, or its number.
-        result: As :func:`predict` gives it; None where there is an error.
-        note: What was done to the image that its user may not expect.
-        error: Why there is no result.
-        original: The image as it was read, where it was to be kept.
-    """
-
-    name: str
-    result: Any = None
-    note: str = ""
-    error: ZooError | None = None
-    original: Any = None
 
 
 @strict_arguments

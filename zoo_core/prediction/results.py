@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
-from zoo_core.errors import NotSupported, UsageError
+from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.images.read import read
 from zoo_core.inspect.overlay import save_image
 from zoo_core.surgery.head.read import Outputs
@@ -423,7 +423,7 @@ class Reading:
 
 
 def _are_probabilities(scores: Tensor) -> bool:
-    """Whether outputs are read as probabilities: a softmax is the model's own last layer."""
+    """Whether outputs are read as results that are probabilities: the model's own last layer is a softmax."""
     return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 
@@ -436,3 +436,22 @@ def _flat_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _shape(output: object) -> str:
     return f" and the shape {list(output.shape)}" if isinstance(output, Tensor) else ""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of ``zoo.predict`` for one image, with its name, or the error in its place.
+
+    Attributes:
+        name: Its path, or its number.
+        result: As :func:`predict` gives it; None where there is an error.
+        note: What was done to the image that its user may not expect.
+        error: Why there is no result.
+        original: The image as it was read, where it was to be kept.
+    """
+
+    name: str
+    result: Any = None
+    note: str = ""
+    error: ZooError | None = None
+    original: Any = None

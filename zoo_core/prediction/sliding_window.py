@@ -365,7 +365,7 @@ class _Run:
 
 
 def _npy_file(out: str | os.PathLike[str]) -> Path:
-    """File for the scores of sliding windows, checked before they are computed."""
+    """The ``.npy`` file that ``zoo.sliding_window`` writes scores to, checked before they are computed."""
     path = expand(out)
     if path.suffix.lower() != ".npy" or path.is_dir():
         raise UsageError(f"scores are not written to {path}", expected="a file whose name ends in .npy")

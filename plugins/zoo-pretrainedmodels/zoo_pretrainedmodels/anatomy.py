@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zoo_core.plugin import Anatomy
 
 _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
-    lib.BNInception: convnets.bninception,
+    lib.BNInception: inceptions.bninception,
     lib.CaffeResNet: convnets.resnet,
     lib.DPN: convnets.dpn,
     lib.FBResNet: convnets.resnet,

@@ -65,7 +65,7 @@ def without_background(state: Mapping[str, Tensor], model: nn.Module) -> dict[st
 
 
 def _rename(name: str, table: Mapping[str, str]) -> str:
-    """The name that a tensor of a checkpoint has in the model."""
+    """The name that a tensor of a checkpoint of pretrainedmodels has in the model."""
     name = _DENSE_LAYER.sub(r"\1\2", name)
     for old, new in table.items():
         if name.startswith(old):

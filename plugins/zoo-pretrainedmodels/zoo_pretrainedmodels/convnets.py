@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from zoo_core.plugin import Anatomy, Chain, Stage, flatten
 from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
-from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -20,7 +19,7 @@ _relu = partial(
 
 
 def library_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """The last map of a convolutional network, by pretrainedmodels' own method, where layers are not a chain."""
+    """The last map of a convnet, by the method ``features`` of pretrainedmodels, where layers are not a chain."""
     result: Tensor = model.features(x)
     return result
 
@@ -153,35 +152,3 @@ def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the l
         mean = F.avg_pool2d(scores, kernel_size=size, padding=0, count_include_pad=False)
         scores = 0.5 * (mean + F.max_pool2d(scores, kernel_size=size, padding=0))
     return scores.flatten(1)
-
-
-def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
-    """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
-    rows: list[Row] = [
-        ("conv1", _children_named(model, "conv1_"), 64, 2),
-        ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),
-    ]
-    if isinstance(model, BNInception):
-        rows += [
-            ("inception_3", ("pool2_3x3_s2", *_blocks(model, "3a", "3b")), 320, 8),
-            ("inception_4", _blocks(model, "3c", "4a", "4b", "4c", "4d"), 608, 16),
-            ("inception_5", _blocks(model, "4e", "5a", "5b"), 1024, 32),
-        ]
-    return Anatomy(
-        heads=(head_at(model, "last_linear"),),
-        stem=("conv1_7x7_s2",),
-        stages=stages(rows),
-        features=bninception_features,
-        pool=Chain("global_pool", flatten),
-    )
-
-
-def _children_named(model: nn.Module, prefix: str) -> tuple[str, ...]:
-    """Children of pretrainedmodels' BNInception whose names start so."""
-    return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
-
-
-def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
-    """The modules of these blocks of BNInception, their outputs last."""
-    modules = [path for name in names for path in _children_named(model, f"inception_{name}_")]
-    return tuple(sorted(modules, key=lambda path: path.endswith("_output")))

@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core.plugin import Anatomy, Chain, Head, flatten
 from zoo_pretrainedmodels.convnets import library_features
 from zoo_pretrainedmodels.measure import Row, head_at, stages
+from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
 
 _INCEPTION_V3: tuple[Row, ...] = (
     ("Conv2d_2", ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"), 64, 2),
@@ -75,7 +76,7 @@ def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
 
 
 def _auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
-    """The head of Inception v3 that is only there to train it, where the network has it."""
+    """The auxiliary head of pretrainedmodels' Inception v3, where the network has it."""
     return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
 
 
@@ -177,3 +178,35 @@ def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa:
         features=library_features,
         pool=Chain("relu", "avg_pool", flatten, "dropout"),
     )
+
+
+def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+    """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
+    rows: list[Row] = [
+        ("conv1", _children_named(model, "conv1_"), 64, 2),
+        ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),
+    ]
+    if isinstance(model, BNInception):
+        rows += [
+            ("inception_3", ("pool2_3x3_s2", *_blocks(model, "3a", "3b")), 320, 8),
+            ("inception_4", _blocks(model, "3c", "4a", "4b", "4c", "4d"), 608, 16),
+            ("inception_5", _blocks(model, "4e", "5a", "5b"), 1024, 32),
+        ]
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv1_7x7_s2",),
+        stages=stages(rows),
+        features=bninception_features,
+        pool=Chain("global_pool", flatten),
+    )
+
+
+def _children_named(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    """Children of pretrainedmodels' BNInception whose names start so."""
+    return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
+
+
+def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
+    """The modules of these blocks of pretrainedmodels' BNInception, their outputs last."""
+    modules = [path for name in names for path in _children_named(model, f"inception_{name}_")]
+    return tuple(sorted(modules, key=lambda path: path.endswith("_output")))

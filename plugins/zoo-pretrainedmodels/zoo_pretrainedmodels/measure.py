@@ -71,7 +71,7 @@ def residual_width(layer: nn.Module) -> int:
 
 
 def by_resolution(model: nn.Module, trunk: str) -> tuple[Stage, ...]:
-    """The children of one flat sequence in groups, a new one at each child measured to make the map smaller.
+    """Measure where the map of a flat sequence of pretrainedmodels gets smaller, and group its children so.
 
     A pooling layer after the last convolution belongs to the stage that it ends.
 
@@ -110,7 +110,7 @@ def _stride(module: nn.Module) -> int:
 
 
 def _width(module: nn.Module) -> int:
-    """Measure the channels of a convolution, or of a Fire module, which joins its two expansions; 0 of others."""
+    """Measure the channels of a layer of pretrainedmodels: a convolution, or a Fire module; 0 of others."""
     if hasattr(module, "expand1x1"):
         return sum(_width(module.get_submodule(name)) for name in ("expand1x1", "expand3x3"))
     return module.out_channels if isinstance(module, nn.Conv2d) else 0

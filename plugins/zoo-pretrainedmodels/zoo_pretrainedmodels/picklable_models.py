@@ -177,7 +177,7 @@ def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the
 
 
 def _inception_block(model: Any, block: str, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
-    """A block of the class BNInception: up to four branches side by side.
+    """The forward of a block of our picklable BNInception: up to four branches side by side.
 
     Blocks that halve the map have no 1x1 branch, and only pool in the last.
     """

@@ -150,7 +150,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
 
 
 def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
-    """Whether a head is a convolution or a linear layer, also where there is no layer yet."""
+    """Whether a head of a timm model is a convolution or a linear layer, also where there is no layer yet."""
     if layer is not None:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"
     *_, owner = around(path)

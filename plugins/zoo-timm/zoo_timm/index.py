@@ -70,7 +70,7 @@ def version() -> str:
 
 
 def parameters(card: Card) -> int:
-    """How many parameters the model of an indexed card has, counted on a model without memory."""
+    """How many parameters the timm model of an indexed card has, counted on a model without memory."""
     with torch.device("meta"):
         model = timm.create_model(card.name)
     return sum(parameter.numel() for parameter in model.parameters())

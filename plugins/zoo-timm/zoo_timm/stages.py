@@ -134,7 +134,7 @@ def under(path: str, other: str) -> bool:
 
 
 def _stage_groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """Groups of modules, one a stage: the largest registered after the output before it, up to its own."""
+    """Groups of timm modules, one a stage: the largest registered after the output before it, up to its own."""
     order = [path for path, _ in model.named_modules(remove_duplicate=False)]
     last_inside: dict[str, int] = {}
     for index, path in enumerate(order):
@@ -159,7 +159,7 @@ def _largest_before(paths: Iterable[str], last_inside: dict[str, int], end: int)
 
 
 def _first_sibling(model: nn.Module, path: str) -> str:
-    """Where the first stage starts: at the first module of the sequence that a module is in, or at itself.
+    """Where the first stage of a timm model starts: at the first of the sequence that a module is in, or at itself.
 
     A sequence is either numbered, or named alike up to the first digit, as ``conv1_1``, ``conv2_1`` and so on.
     """
@@ -170,7 +170,7 @@ def _first_sibling(model: nn.Module, path: str) -> str:
 
 
 def _name_start(name: str) -> str:
-    """The name of a module up to its first digit, in which the modules of a sequence of stages are alike."""
+    """The name of a timm module up to its first digit, in which the modules of a sequence of stages are alike."""
     return re.split(r"\d", name, maxsplit=1)[0]
 
 
@@ -185,7 +185,7 @@ def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _kind(path: str) -> str:
-    """The path of a module in a stage with its numbers replaced, which modules of one kind have in common."""
+    """The path of a module in a stage of timm's with its numbers replaced, alike for modules of one kind."""
     return re.sub(r"\d+", "#", path)
 
 

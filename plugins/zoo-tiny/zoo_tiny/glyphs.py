@@ -91,7 +91,7 @@ def _codes(charmap: Mapping[int, int], characters: str) -> set[int]:
 
 
 def _is_letter_form(code: int) -> bool:
-    """Whether a code point of a font is a character itself, or a mathematical variant of one."""
+    """Whether the glyph of a code point in a font is a character itself, or a mathematical variant of one."""
     decomposition = unicodedata.decomposition(chr(code))
     return not decomposition or decomposition.startswith("<font>")
 

@@ -52,7 +52,7 @@ def trained_quantised(
     state: Mapping[str, Any],
     model: nn.Module,  # noqa: ARG001 - the contract of Weights.convert
 ) -> Mapping[str, Any]:
-    """The state that a quantizable model makes of a file trained with quantisation in mind, for the quantised one.
+    """Build a quantizable model to turn a file trained with quantisation in mind into the state of the quantised one.
 
     The library loads the file of MobileNetV3 into a model that is prepared for such training, and converts that; see
     https://github.com/pytorch/vision/issues/5890.

@@ -96,7 +96,7 @@ def channels(module: nn.Module) -> int:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, ...]:
-    """Look for the first convolution in a built model: its path, the stem of every torchvision model with one.
+    """Look for the first convolution in a torchvision model: its path, the stem of every model that has one.
 
     Example:
         >>> first_convolution(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3)))
@@ -109,7 +109,7 @@ def first_convolution(model: nn.Module) -> tuple[str, ...]:
 def head_at(
     model: nn.Module, path: str, role: Role = "main", *, per_class: int = 1, attributes: tuple[str, ...] | None = None
 ) -> Head:
-    """The head site at a path in a torchvision model, with the widths measured on the module there now.
+    """Measure the head at a path in a torchvision model: its head site, with the widths of the module there now.
 
     Args:
         model: The model.
@@ -148,7 +148,7 @@ def head_at(
 
 
 def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
-    """Stages that run one after another, with channels measured on their last modules, and the strides so far.
+    """Measure torchvision's stages in sequence: channels on their last modules, and the strides so far.
 
     Args:
         model: The model.

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import zoo_core as zoo
-from zoo_tiny.demo.transfer import DIGITS, as_input
+from zoo_tiny.demo.train_on_digits import DIGITS, as_input
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo_tiny.demo.transfer import Digits
+    from zoo_tiny.demo.train_on_digits import Digits
 
 SHOWN = 9
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_tiny.demo.transfer import Digits, Outcome
+    from zoo_tiny.demo.train_on_digits import Digits, Outcome
 
 MODEL = "tiny/glyphnet"
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "zoo_tiny": "zoo-tiny"}
@@ -84,16 +84,16 @@ def _writing(output: Path) -> Iterator[None]:
 def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]:
     """Run the command ``zoo demo``: get, freeze and train both models, draw the image, and return the figures."""
     import zoo_core as zoo
-    from zoo_tiny.demo import after, figure, transfer
+    from zoo_tiny.demo import after, figure, train_on_digits
 
     started = time.perf_counter()
-    digits = transfer.load_digits(seed)
+    digits = train_on_digits.load_digits(seed)
     card = zoo.info(MODEL)
     models = {
-        name: zoo.get(MODEL, num_classes=len(transfer.DIGITS), freeze="backbone", seed=seed, weights=weights)
+        name: zoo.get(MODEL, num_classes=len(train_on_digits.DIGITS), freeze="backbone", seed=seed, weights=weights)
         for name, weights in (("pretrained", "default"), ("random", None))
     }
-    outcomes = _train(models, transfer.as_input(digits.scans, card), digits, epochs, seed, quiet=quiet)
+    outcomes = _train(models, train_on_digits.as_input(digits.scans, card), digits, epochs, seed, quiet=quiet)
     with _writing(output):
         figure.draw(output, MODEL, digits, *outcomes.values())
         used = after.use(models["pretrained"], card, digits, output.with_suffix(""))
@@ -121,17 +121,19 @@ def _train(
     models: dict[str, nn.Module], images: Tensor, digits: Digits, epochs: int, seed: int, *, quiet: bool
 ) -> dict[str, Outcome]:
     """Train the heads of both models of ``zoo demo``, one after the other, with a progress bar for each."""
-    from zoo_tiny.demo import transfer
+    from zoo_tiny.demo import train_on_digits
 
     outcomes = {}
-    with transfer.one_thread(), _progress(quiet=quiet) as progress:
+    with train_on_digits.one_thread(), _progress(quiet=quiet) as progress:
         for name, model in models.items():
             task = progress.add_task(name, total=epochs, accuracy=0.0)
 
             def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
                 progress.update(task, advance=1, accuracy=accuracy)
 
-            outcomes[name] = transfer.train_head(model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch)
+            outcomes[name] = train_on_digits.train_head(
+                model, images, digits, epochs=epochs, seed=seed, on_epoch=on_epoch
+            )
     return outcomes
 
 

@@ -131,7 +131,7 @@ def train_head(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: training on a few digits is so small that two threads would mostly wait for each other."""
+    """Train on the digits in one thread: there are so few that two threads would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
