@@ -958,3 +958,18 @@ def test_large_numbers_in_half_precision_are_no_infinities(path):
     state["fc.weight"][:] = 6e4
     torch.save(state, path)
     assert zoo.get(NAME, weights=path, dtype=torch.float16).fc.weight.eq(6e4).all()
+
+
+def test_a_counter_of_a_model_is_loaded(path):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+            self.register_buffer("steps", torch.tensor(3))
+
+        def forward(self, x):
+            return self.module(x)
+
+    zoo.register("own/counting", input_size=(1, 2, 2))(Counting)
+    torch.save({**Counting().state_dict(), "steps": torch.tensor(8)}, path)
+    assert zoo.get("own/counting", weights=path).steps == 8

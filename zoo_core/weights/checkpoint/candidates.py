@@ -281,7 +281,8 @@ def _may_hold_tensors(value: object) -> bool:
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
     """The candidate for a state dict under some keys, without counters and the names that wrappers add."""
-    is_wrapper = {name.partition(".")[0] for name in tensors} - _OTHER_COUNTERS <= _AVERAGING
+    parts = {name.partition(".")[0] for name in tensors} - _OTHER_COUNTERS
+    is_wrapper = parts <= _AVERAGING and (parts != {PARALLEL} or is_averaged(".".join(keys)))
     own = _OTHER_COUNTERS & {*tensors} if is_wrapper else set()
     counted = _COUNTER in tensors
     state = {
