@@ -427,7 +427,7 @@ MUTANTS = {
     "build that replaces stderr": _build("changes sys.stderr for the whole process", with_its_stderr),
     "build that writes into the home": _build("acme.json", with_a_file_at_home),
     "build that makes a folder in the home": _build("/acme", with_a_folder_at_home),
-    "build that leaves a temporary file": _build("building it leaves /", with_a_temporary_file),
+    "build that leaves a temporary file": _build("in the folder for temporary files", with_a_temporary_file),
     "build that writes a temporary file with C++": _build("acme.pth", with_a_temporary_checkpoint),
     "build that runs a program": _build("building it runs python", with_a_program),
     "build that patches an activation": _build("changes torch.nn.ReLU.forward", with_a_patched_activation),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import cut_mutants, odd_toys, side_effects, toys
+from support import cut_mutants, input_mutants, odd_toys, side_effects, toys
 from support.mutants import MUTANTS as GENERAL
 
 import zoo_core as zoo
@@ -21,6 +21,7 @@ from zoo_core.testing import (
     FAMILY_CHECKS,
     check_branch,
     check_builds,
+    check_forward,
     check_light,
     check_names,
     check_split,
@@ -30,7 +31,7 @@ from zoo_core.testing.checks.side_effects import _looked_at
 from zoo_core.testing.choosing import checks_named
 from zoo_core.testing.verdicts import judge_family
 
-MUTANTS = {**GENERAL, **side_effects.MUTANTS, **cut_mutants.MUTANTS}
+MUTANTS = {**GENERAL, **side_effects.MUTANTS, **cut_mutants.MUTANTS, **input_mutants.MUTANTS}
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,12 @@ def test_an_anatomy_that_runs_the_model_in_eval_mode_passes():
 
     with zoo.use(toys.zoo_of(run)):
         assert judge(check_builds, toys.CARD).outcome == "passed"
+
+
+def test_a_forward_that_draws_and_seeds_nothing_passes():
+    card = replace(toys.CARD, build="support.input_mutants:Drawing")
+    with zoo.use(toys.zoo_of(None, card)):
+        assert judge(check_forward, card).reason == ""
 
 
 ODD = {

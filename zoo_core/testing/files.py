@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,72 +23,51 @@ _PROGRAMS = {"subprocess.Popen": 0, "os.system": 0, "os.posix_spawn": 0}
 _IMPORT = "<frozen importlib._bootstrap>"
 
 
-class Files(NamedTuple):
-    """What a block left on the disk.
-
-    Attributes:
-        left: The traces, in words.
-        beside: Files of the home and of the folder for temporary files that are new there, or were written to. Code in
-            C++ may have done so, or another program; what comes up each time is the block's.
-    """
-
-    left: list[str]
-    beside: set[str]
-
-
 @contextmanager
-def files_left() -> Iterator[Files]:
+def files_left() -> Iterator[list[str]]:
     """Inside the block, note the files that it leaves, and the programs that it runs.
+
+    What code in C++ or Rust writes is seen in the current folder, and in a :func:`temporary_folder`.
 
     Yields:
         Them in words, at the end of the block.
 
     Example:
-        >>> with files_left() as files:
+        >>> with files_left() as traces:
         ...     path = Path(tempfile.mkdtemp())
-        >>> files.left == [f"leaves {path}"]
+        >>> traces == [f"leaves {path}"]
         True
         >>> path.rmdir()
     """
-    result = Files([], set())
-    here, others = Path.cwd(), {Path(tempfile.gettempdir()).resolve(), _home()} - {Path.cwd(), None}
-    before, beside = {*_names(here)}, {folder: _names(folder) for folder in others if folder}
+    traces: list[str] = []
+    here = Path.cwd()
+    before = {*here.iterdir()}
     with _written() as (paths, programs):
-        yield result
-    paths |= {str(here / name) for name in _names(here) if name not in before}
+        yield traces
+    paths |= {str(path) for path in here.iterdir() if path not in before}
     left = [path for path in map(Path, sorted(paths)) if path.exists() and not _is_of_tools(path)]
-    for path in left:
-        place = f"{path.name} in the current folder" if path.parent == here else str(path)
-        result.left.append(f"leaves {place}")
-    result.left.extend(f"runs {program}" for program in dict.fromkeys(programs))
-    for folder, names in beside.items():
-        changed = {str(folder / name) for name, time in _names(folder).items() if names.get(name) != time}
-        result.beside.update(changed - {*map(str, left)})
+    traces += [f"leaves {f'{path.name} in the current folder' if path.parent == here else path}" for path in left]
+    traces.extend(f"runs {program}" for program in dict.fromkeys(programs))
 
 
-def _home() -> Path | None:
-    """The home of the user, if there is one."""
-    try:
-        return Path.home().resolve()
-    except RuntimeError:  # a process of no user
-        return None
+@contextmanager
+def temporary_folder() -> Iterator[list[str]]:
+    """Inside the block, an empty folder is that for temporary files, where no other program writes.
 
-
-def _names(folder: Path) -> dict[str, int]:
-    """What is in a folder, and when each file of it was written to."""
-    try:
-        with os.scandir(folder) as entries:
-            return {each.name: _time(each) for each in entries}
-    except OSError:  # it is not there, or not ours to read
-        return {}
-
-
-def _time(entry: os.DirEntry[str]) -> int:
-    """When a file was written to; that of a folder moves with what is inside, and says nothing."""
-    try:
-        return 0 if entry.is_dir() else entry.stat().st_mtime_ns
-    except OSError:  # it went meanwhile
-        return 0
+    Yields:
+        What was left in it, in words, at the end of the block.
+    """
+    traces: list[str] = []
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
+        try:
+            yield traces
+        finally:
+            tempfile.tempdir = before[0]
+            del os.environ["TMPDIR"]
+            os.environ.update({"TMPDIR": before[1]} if before[1] is not None else {})
+        traces += [f"leaves {path.name} in the folder for temporary files" for path in sorted(Path(folder).iterdir())]
 
 
 def _is_of_tools(path: Path) -> bool:

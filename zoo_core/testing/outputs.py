@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+
+
+_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+"""Folders of code that is not the library's."""
 
 
 def tensors(output: object) -> Iterator[Tensor]:
@@ -47,3 +54,35 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
     if ours.is_meta:
         only_shapes("values")
     return ours.shape == theirs.shape and (ours.is_meta or torch.equal(ours, theirs))
+
+
+def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]:
+    """The parameters of a model that a result was computed with, by name: those in its graph.
+
+    Args:
+        model: The one whose parameters they are.
+        result: What it, or a part of it, gave while gradients were recorded.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> [*parameters_used(model, model[1](model[0](torch.ones(1, 2)).detach()))]
+        ['1.weight', '1.bias']
+    """
+    seen: set[Any] = set()
+    waiting = [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [each for each, _ in node.next_functions]
+    used = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in used}
+
+
+def line_of_caller() -> str:
+    """The line of the library that calls a function of torch, with its file; empty if none is known."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""

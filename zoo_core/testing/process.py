@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 
 _TORCH = Path(torch.__file__).parent
+_GRACE = 2.0
+"""Seconds that a thread of a pool may take to end, on a machine that is busy."""
 _NAMESPACES: dict[str, object] = {
     **{each.__name__: each for each in (builtins, os, pickle, socket, ssl)},
     "torch": torch,
@@ -72,8 +76,18 @@ def watched(*, imports: bool = False) -> Iterator[list[str]]:
                 changes.append(f"the hooks of all modules, torch.nn.modules.module.{name}")
                 value.clear()
                 value.update(hooks[name])
-        started = [thread for thread in threading.enumerate() if thread not in threads]
-        changes += [f"the threads that run: it leaves {thread.name}" for thread in started]
+        changes += [f"the threads that run: it leaves {thread.name}" for thread in _left(threads)]
+
+
+def _left(before: set[threading.Thread]) -> list[threading.Thread]:
+    """The threads of the process that were started meanwhile and go on; those of a pool that was shut down may end."""
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    if started:
+        gc.collect()  # which ends a pool that nobody holds any more
+    until = time.monotonic() + _GRACE
+    for thread in started:
+        thread.join(max(until - time.monotonic(), 0))
+    return [thread for thread in started if thread.is_alive()]
 
 
 def _restored_settings(

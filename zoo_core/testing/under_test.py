@@ -19,7 +19,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.files import Files, files_left
+from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.process import random_states, watched, without_network
 from zoo_core.utils.random_state import seeded
@@ -201,12 +201,12 @@ class Built(NamedTuple):
 
     Attributes:
         changes: What it changed, in words.
-        files: The files that it left.
+        files: The files that it left, in words.
         states: The states of Python's and numpy's random generators after it.
     """
 
     changes: tuple[str, ...]
-    files: Files
+    files: tuple[str, ...]
     states: dict[str, object]
 
 
@@ -264,7 +264,7 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
                 f"{name}: its constructor asks the network for {', '.join(attempts)}; it must build untrained without "
                 "one: the weights are zoo's to fetch",
             )
-    _built[model] = Built(tuple(changes), files, random_states())
+    _built[model] = Built(tuple(changes), tuple(files), random_states())
     return model.eval()
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import linecache
 import logging
-import sys
 from contextlib import suppress
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,10 +17,13 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.testing.checks.other_inputs import check_other_inputs
 from zoo_core.testing.checks.split import noisy
 from zoo_core.testing.checks.swap import NUM_CLASSES
+from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import difference, scores_of, tensors
+from zoo_core.testing.outputs import difference, line_of_caller, scores_of, tensors
+from zoo_core.testing.process import printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
     DETECTORS,
     arguments,
@@ -34,25 +34,70 @@ from zoo_core.testing.under_test import (
     need_values,
     only_shapes,
 )
+from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zoo_core.contract.card import Card
 
 _ROUNDING = 1e-3
 """Of the largest score: kernels sum in another order for another batch."""
 _TAKES_BOTH = {"index", "index_put", "copy", "to_copy", "pack_padded_sequence"}
 """What torch computes of tensors on two devices, without the underscores of variants."""
-_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent.parent))
 
 
 def check_forward(card: Card) -> None:
-    """Each image of a batch gets the scores that it gets alone, and every tensor is on the device of the model."""
+    """Each image of a batch gets the scores that it gets alone, on the device of the model; and nothing changes."""
     model = noisy(card)
     if by_shapes(card):
         only_shapes("scores")
-    elif card.task not in DETECTORS:  # which choose among the boxes of a batch
-        _check_batch(card, model)
+    else:
+        _check_leaves_alone(card, model)
+        if card.task not in DETECTORS:  # which choose among the boxes of a batch
+            _check_batch(card, model)
     _check_device(card, model.to("meta"))
+    del model
+    check_other_inputs(card)
+
+
+def _check_leaves_alone(card: Card, model: nn.Module) -> None:
+    """Forward in eval mode changes neither the model nor the process, prints nothing, and leaves no file."""
+    x = inputs_of(card)
+    before = dict(_marks(model.eval()))
+    with watched() as changes, printed() as text, files_left() as files:
+        seeds = _seeds_after(model, x, 1)
+        if seeds:  # drawing is a library's right, and gives others from another seed
+            seeds &= _seeds_after(model, x, 2)
+    label = f"{card.id}: forward in eval mode"
+    after = dict(_marks(model))
+    moved = [mark for mark in {**before, **after} if before.get(mark) != after.get(mark)]
+    require(not moved, f"{label} changes {', '.join(moved[:5])}")
+    require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
+    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
+    require(not seeds, f"{label} seeds {', '.join(sorted(name for name, _ in seeds))} for the whole process")
+
+
+def _seeds_after(model: nn.Module, x: tuple[Any, ...], seed: int) -> set[tuple[str, str]]:
+    """Run a model after the generators of the process were seeded: those that it moved, and what they are then."""
+    with seeded(seed), started_from(seed) as before:
+        model(*x)
+        states = {name: repr(state) for name, state in random_states().items() if state != before[name]}
+        if torch.initial_seed() != seed:
+            states["torch"] = ""
+    return {*states.items()}
+
+
+def _marks(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """What forward must leave alone in eval mode: what is saved, modes, and which parameters train."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, nn.Parameter):
+            yield name, (id(tensor), tensor._version)  # noqa: SLF001 - torch's only way to say that it was written to
+            yield f"whether {name} trains", tensor.requires_grad
+        elif isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_quantized:
+            yield name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    for path, module in model.named_modules():
+        yield f"the mode of {path or 'the model'}", module.training
 
 
 def _check_batch(card: Card, model: nn.Module) -> None:
@@ -163,19 +208,10 @@ class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
         inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         on_meta = [each for each in inputs if each.is_meta]
         if on_meta and any(each.dim() and not each.is_meta for each in inputs) and name not in _TAKES_BOTH:
-            self.mixed.append(f"{name}{_line_of_caller()}")
+            self.mixed.append(f"{name}{line_of_caller()}")
         if name == "to_copy" and on_meta and getattr(kwargs.get("device"), "type", "meta") == "cpu":
             return torch.zeros(on_meta[0].shape, dtype=kwargs.get("dtype") or on_meta[0].dtype, device="cpu")
         return func(*args, **kwargs)
-
-
-def _line_of_caller() -> str:
-    """The line of the library that calls a function of torch, with its file; empty if none is known."""
-    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
-        frame = frame.f_back
-    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""
 
 
 def check_compile(card: Card) -> None:

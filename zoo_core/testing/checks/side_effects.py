@@ -17,7 +17,7 @@ from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import metadata_of
 from zoo_core.surgery.structure import under
-from zoo_core.testing.files import files_left
+from zoo_core.testing.files import files_left, temporary_folder
 from zoo_core.testing.findings import require
 from zoo_core.testing.outputs import same
 from zoo_core.testing.process import printed, random_states, started_from, watched
@@ -60,15 +60,21 @@ def check_side_effects(card: Card) -> None:
 
 def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     """The model once more, as its library makes it; refused where building it has a side effect on the process."""
-    with seeded(_SEED), started_from(_SEED) as before, watched() as changes, printed() as text, files_left() as files:
+    with (
+        seeded(_SEED),
+        started_from(_SEED) as before,
+        watched() as changes,
+        printed() as text,
+        files_left() as files,
+        temporary_folder() as temporary,
+    ):
         fresh = _fresh(card, metadata_of(model).options)
         seed, states = torch.initial_seed(), random_states()
     label = f"{card.id}: building it"
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
     require(not text, f"{label} {', '.join(text)}; logging.getLogger(__name__) takes what it has to say")
     first = built_with(model)
-    traces = [*dict.fromkeys([*files.left, *first.files.left])]
-    traces += [f"leaves {path}" for path in sorted(files.beside & first.files.beside)]
+    traces = [*dict.fromkeys([*temporary, *files, *first.files])]
     require(not traces, f"{label} {', '.join(traces)}")
     require(seed == _SEED, f"{label} seeds torch for the whole process")
     for name, now in states.items():
@@ -161,7 +167,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
         anatomy(fresh)
         answers = [metadata_of(model).anatomy, anatomy(model), anatomy(model)]
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
-    require(not [*text, *files.left], f"{label} {', '.join([*text, *files.left])}")
+    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
     still = states == random_states() and torch.equal(drawn, torch.get_rng_state())
     require(still, f"{label} draws random numbers, or seeds a generator: its answer may be another each time")
     now, after = dict(_tensors(model)), dict(_marks(fresh))

@@ -14,6 +14,7 @@ from zoo_core.surgery.features.split import split
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.split import noisy
 from zoo_core.testing.checks.structure import inside, main_of
 from zoo_core.testing.checks.swap import NUM_CLASSES
@@ -84,6 +85,15 @@ def _check_gradients(card: Card, model: nn.Module, scores: Tensor, run: Callable
         f"{card.id}: no gradient of its split reaches {', '.join(reached[:5])}: features, pool or classify work under "
         "torch.no_grad() or on a detached tensor",
     )
+    anatomy, never = anatomy_of(model), {*without}
+    parts = {"the stem": anatomy.stem, **{f"stage {stage.name}": stage.modules for stage in anatomy.stages}}
+    for part, paths in parts.items():
+        names = [name for name, _ in model.named_parameters() if any(under(name, path) for path in paths)]
+        require(
+            not names or not never.issuperset(names),
+            f"{card.id}: in train mode no gradient of forward reaches {part}: the model computes it under "
+            "torch.no_grad(), or detaches what it gives",
+        )
 
 
 class _WithoutChance(TorchFunctionMode):

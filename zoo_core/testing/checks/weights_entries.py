@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import re
+import weakref
 from collections import Counter
+from contextlib import suppress
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import zip_longest
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+import torch
 from torch import Tensor
 
 from zoo_core.build.construct import construct
@@ -21,13 +26,18 @@ from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.structure import inside
+from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import same
+from zoo_core.testing.process import printed, watched, without_network
 from zoo_core.testing.under_test import by_shapes, model_under_test
+from zoo_core.utils.random_state import seeded
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
@@ -42,6 +52,22 @@ _STEPS = 2**16
 """Values that a channel of an image has at most."""
 _NEAR = 1.02
 """How much a std may be above what there can be: some are of 255 steps, and some of 256."""
+_UNKNOWN = "a_tensor_that_no_model_has"
+_UNKNOWN_SHAPE = (3, 1, 7, 1)
+_SEED = 20_261_129
+"""One that no library sets."""
+_EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""The SHA-256 of a file without a byte."""
+_DIGEST_IN_NAME = re.compile(r"-(?=[0-9a-f]*[a-f])([0-9a-f]{8})\.\w+$")
+"""Eight digits of the digest in a file name, as torch.hub has them; eight decimal ones may be a date."""
+_PAGE = re.compile(r"^https?://(www\.)?(huggingface\.co|hf\.co|github\.com)/[^/]+/[^/]+/(blob|tree)/")
+"""Addresses of pages about a file."""
+_SIGNED = {"x-amz-signature", "x-goog-signature", "signature", "sig", "expires", "token", "access_token"}
+_LEAST_BYTES = 8
+"""Parameters for which a file has at least one byte: fewer is a size in other units."""
+_OUTPUTS = 8
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "xla", "mtia", "privateuseone")
+_SPDX = re.compile(r"\(?[a-z0-9][a-z0-9.+-]*\)?( (and|or|with) \(?[a-z0-9][a-z0-9.+-]*\)*)*")
 _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -54,6 +80,7 @@ def check_card(card: Card) -> None:
         declared = all(looks_like_hub(url) for url in weights.files[0].urls)
         require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
         _check_numbers(label, weights)
+        _check_files(label, weights)
         count = len(_class_names(label, weights.categories))
         right = count in (0, weights.num_classes)
         require(right, f"{label}: {count} class names for {weights.num_classes} classes")
@@ -74,7 +101,9 @@ def _check_source(label: str, file: Weights) -> None:
     """Check that the URLs of a weights entry have known schemes and hosts, and that plain http has a whole digest."""
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
-        has_host = bool(urlsplit(url).hostname) or url.startswith(("file://", "package://"))
+        parts = urlsplit(url)
+        _check_url(label, url, file)
+        has_host = bool(parts.hostname) or url.startswith(("file://", "package://"))
         require(has_host, f"{label}: {url} names no host")
         open_to_all = url.startswith("http://") and not is_loopback(url)
         require(
@@ -82,6 +111,29 @@ def _check_source(label: str, file: Weights) -> None:
             f"{label}: {url} is plain http, where anyone on the way can change the file; it needs all 64 digits of "
             f"the digest, and {len(file.sha256)} are known",
         )
+
+
+def _check_url(label: str, url: str, file: Weights) -> None:
+    """Check that a URL of a weights entry is that of a file for everybody, and its name that of the digest."""
+    parts = urlsplit(url)
+    require(
+        not _PAGE.match(url),
+        f"{label}: {url} is a page about a file; /resolve/ on the hub, and /raw/ or a release on GitHub, is the file",
+    )
+    require(not parts.username, f"{label}: a URL at {parts.hostname} has a user name in it, which all users would see")
+    signed = _SIGNED & {name.lower() for name, _ in parse_qsl(parts.query)}
+    require(not signed, f"{label}: a URL at {parts.hostname} is signed ({', '.join(signed)}), and will expire")
+    found = _DIGEST_IN_NAME.search(parts.path)
+    right = not found or not file.sha256 or file.sha256.startswith(found[1])
+    require(right, f"{label}: the name of {url} has other digits than its sha256, {file.sha256[:8]}...")
+
+
+def _check_files(label: str, weights: Weights) -> None:
+    """Check that no file of a weights entry has the digest of an empty one, or a URL twice."""
+    for file in weights.files:
+        require(file.sha256 != _EMPTY, f"{label}: {file.sha256[:8]}... is the digest of a file without a byte")
+        twice = [url for url, count in Counter(file.urls).items() if count > 1]
+        require(not twice, f"{label}: {twice[:1]} is there twice, and is no mirror of itself")
 
 
 def _check_numbers(label: str, weights: Weights) -> None:
@@ -95,6 +147,15 @@ def _check_numbers(label: str, weights: Weights) -> None:
     for device, numbers in weights.outputs.items():
         finite = len(numbers) > 0 and all(map(math.isfinite, numbers))
         require(finite, f"{label}: outputs[{device!r}] are no finite numbers: {numbers}")
+        require(device in _DEVICES, f"{label}: outputs has {device!r}, which is no type of device: {_DEVICES}")
+        count = len(numbers)
+        require(count == _OUTPUTS, f"{label}: outputs[{device!r}] are {count} numbers, and not {_OUTPUTS}")
+    for name, number in weights.metrics.items():
+        fifth = weights.metrics.get(name.replace("acc@1", "acc@5"), number)
+        require(number <= fifth, f"{label}: {name} is {number}, and acc@5, which counts more, {fifth}")
+    link = weights.docs
+    right = link is None or bool(urlsplit(link).scheme and urlsplit(link).netloc)
+    require(right, f"{label}: docs is {link!r}, which is no address of a page")
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -138,7 +199,7 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
 def _check_licenses(label: str, licenses: Licenses) -> None:
     """The licences of a weights entry are lower-case SPDX names, or unknown."""
     for part, name in vars(licenses).items():
-        right = isinstance(name, str) and name.strip() != "" and name == name.lower()
+        right = isinstance(name, str) and bool(_SPDX.fullmatch(name))
         require(right, f"{label}: the licence of its {part} is {name!r}; a lower-case SPDX name, or 'unknown'")
 
 
@@ -211,6 +272,11 @@ def _check_entry(card: Card, weights: Weights) -> int:
     label = f"{card.id}@{weights.tag}"
     model = _model_for(card, weights)
     main = anatomy_of(model).main
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    require(
+        weights.size is None or weights.size >= parameters / _LEAST_BYTES,
+        f"{label}: a size of {weights.size} bytes for {parameters:,} parameters; is it in kilobytes or megabytes?",
+    )
     _check_patterns(label, weights, model)
     _check_conversion(label, weights, model)
     return main.num_classes if main else 0
@@ -236,19 +302,28 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
     if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
         return  # what a quantised model keeps is no layout of a file that something could be converted from
     own = {name: _other_values(tensor) for name, tensor in layout.items()}
-    before = _versions(model)
-    state = _converted(label, weights.convert, dict(own), model)
-    moved = [name for name, version in _versions(model).items() if version != before.get(name)]
-    require(not moved, f"{label}: {weights.convert} changes the model that it is given: {', '.join(moved[:5])}")
+    label = f"{label}: {weights.convert}"
+    before = dict(_marks(model))
+    with watched() as changes, printed() as text, files_left() as files, without_network() as hosts, seeded(_SEED):
+        state = _converted(label, weights.convert, dict(own), model)
+        is_seeded = torch.initial_seed() != _SEED
+    after = dict(_marks(model))
+    moved = [mark for mark in {**before, **after} if before.get(mark) != after.get(mark)]
+    require(not moved, f"{label} changes the model that it is given: {', '.join(moved[:5])}")
+    changes += ["the seed of torch"] if is_seeded else []
+    require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
+    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
+    require(not hosts, f"{label} asks the network for {', '.join(hosts)}; what it needs has to be in the file")
     other = [name for name, tensor in state.items() if name in own and not _kept_tensor(tensor, layout[name])]
     require(
         not other,
-        f"{label}: {weights.convert} changes the values of {', '.join(other[:5])} in a file that is in the model's own "
+        f"{label} changes the values of {', '.join(other[:5])} in a file that is in the model's own "
         "layout, such as one that a user saved",
     )
+    _check_other_files(label, weights.convert, own, model)
     heads = [head.path for head in anatomy_of(model).heads]
     lost = [name for name in own if name not in state and inside(name, heads)]
-    require(not lost, f"{label}: {weights.convert} loses {', '.join(lost)}")
+    require(not lost, f"{label} loses {', '.join(lost)}")
     try:
         load_state(
             copy.deepcopy(model),
@@ -259,6 +334,34 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
         )
     except LoadMismatch as error:
         raise NonConformance(f"{label}: {error.message}") from error
+
+
+def _check_other_files(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> None:
+    """Converting a file with a tensor too few does not hide it, and keeps no tensor in memory.
+
+    One too many may be dropped: files of whole language models hold the text's tensors too, as those of Qwen do.
+    """
+    unknown = torch.zeros(_UNKNOWN_SHAPE)
+    _converted_or_refused(convert, {**own, _UNKNOWN: unknown}, model)
+    parameters = [name for name, _ in model.named_parameters()]
+    for name in {*parameters[:1], *parameters[-1:]}:
+        less = _converted_or_refused(convert, {each: own[each] for each in own if each != name}, model)
+        require(
+            less is None or name not in less,
+            f"{label} gives a {name} to a file that has none: nobody would learn that it was left untrained; name in "
+            "Weights.absent what a file may lack",
+        )
+    kept = weakref.ref(unknown)
+    del unknown
+    gc.collect()
+    require(kept() is None, f"{label} keeps what it is given in memory")
+
+
+def _converted_or_refused(convert: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
+    """What a conversion makes of a file that is not as it should be; None where it refuses it."""
+    with suppress(Exception):
+        return dict(resolve_name(convert)(state, model))
+    return None
 
 
 def _other_values(tensor: Tensor) -> Tensor:
@@ -272,9 +375,13 @@ def _kept_tensor(converted: object, tensor: Tensor) -> bool:
     return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
 
 
-def _versions(model: nn.Module) -> dict[str, int]:
-    """How often each tensor of a model was written to: a weights conversion must not do so."""
-    return {name: tensor._version for name, tensor in model.state_dict(keep_vars=True).items()}  # noqa: SLF001 - torch's only way to say it
+def _marks(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """What a weights conversion must leave alone in a model: its tensors, and which of them train."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        yield name, tensor._version  # noqa: SLF001 - torch's only way to say that it was written to
+        yield f"whether {name} trains", tensor.requires_grad
+    for path, module in model.named_modules():
+        yield f"the mode of {path or 'the model'}", module.training
 
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:
