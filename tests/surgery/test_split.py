@@ -213,3 +213,22 @@ def test_a_backbone_is_traced_by_fx():
     backbone, _ = zoo.split(model)
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(torch.fx.symbolic_trace(backbone)(x), backbone(x))
+
+
+class ByWeight(nn.Module):
+    """Uses the weight of its head through a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return nn.functional.linear(self.conv(x).relu().mean((2, 3)), self.fc.weight, self.fc.bias)
+
+
+def test_a_head_described_by_hand_that_forward_does_not_call_is_refused():
+    model = zoo.adopt(ByWeight(), anatomy=Anatomy((Head("fc", 8, 5),), ("conv",)))
+    backbone, _ = zoo.split(model)
+    with pytest.raises(errors.NotSupported, match=r"forward uses fc\.weight itself, and does not call the layer"):
+        backbone(torch.zeros(2, 3, 16, 16))
+    assert not hasattr(copy.deepcopy(backbone).body.fc, "weight")

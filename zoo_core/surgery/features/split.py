@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         super().__init__()
         self.__dict__[WHOLE] = (model,)  # no module of this one
-        self.body = replaced(model, {head.path: nn.Identity() for head in anatomy.heads})
+        self.body = replaced(model, {head.path: HeadSite(head.path) for head in anatomy.heads})
         # what only auxiliary heads need would be parameters that get no gradient, which DDP waits for
         self.body = replaced(self.body, {path: Absent() for path in _auxiliary_towers(anatomy)})
         if of_head := parameters_of(anatomy.classify):
@@ -89,6 +89,28 @@ class Classifier(nn.Module):
         """What the head sites are given to scores."""
         scores = self.classify(self.body, pooled)
         return left(self.body, pooled, scores) if self.ends else scores
+
+
+class _NotCalled(NotSupported, AttributeError):
+    """A head site that was split off is asked for its weight; whether it has one can be asked."""
+
+
+class HeadSite(nn.Identity):
+    """Stands in a split model where a head was: gives what the head is given, and has no weight."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as that of nn.Module
+        """What is registered under a name, and why the weight of the head is not."""
+        if name in {"weight", "bias", "in_features", "out_features"}:
+            raise _NotCalled(
+                f"the head {self.path!r} cannot be split off",
+                cause=f"forward uses {self.path}.{name} itself, and does not call the layer",
+                hint=f"let forward call it, self.{self.path}(x), where it is a layer",
+            )
+        return super().__getattr__(name)
 
 
 class Absent(nn.Module):
