@@ -189,7 +189,7 @@ def cached_head(device: torch.device, name: str, samples: int) -> None:
     backbone, head = zoo.split(model)
     optimizer = torch.optim.SGD(head.parameters(), lr=1e-2)
 
-    def epoch(batches: Any, through: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:  # noqa: ANN401 - pairs
+    def epoch(batches: Any, through: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
         def run() -> None:
             for x, y in batches:
                 optimizer.zero_grad()

@@ -170,7 +170,7 @@ def report(rows: list[Row], path: Path | None) -> None:
             print(f"{row.case}: {note} {value:.3g}")
 
 
-def forked(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns, through JSON
+def forked(work: Callable[[], Any]) -> Any:
     """What ``work`` returns in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()

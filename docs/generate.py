@@ -123,7 +123,7 @@ def write_notebooks(folder: Path) -> None:
         jupytext.write(notebook(page), folder / f"{page.stem}.ipynb")
 
 
-def notebook(page: Path) -> Any:  # noqa: ANN401 - nbformat's node
+def notebook(page: Path) -> Any:
     """The notebook that jupytext pairs with a page: its Python blocks are the cells, and commands are text."""
     import jupytext
 

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _of_users, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     try:
         return _of_users(name)
     except AttributeError:

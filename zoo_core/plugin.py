@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function that needs torch
+def __getattr__(name: str) -> Any:
     if name != "measure_stages":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from zoo_core.surgery.features.measure import measure_stages

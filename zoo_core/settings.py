@@ -454,7 +454,7 @@ def disabled_plugins() -> tuple[str, ...]:
     return _value("disable") or ()
 
 
-def _value(key: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
+def _value(key: str) -> Any:
     """The value of the setting of that key; None when it is not set."""
     result = find(_BY_KEY[key])
     return result[0] if result else None

@@ -289,7 +289,7 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
     return each if are_heads and not _may_be_chain(inside, site) else None
 
 
-def _is_of_its_size(weight: Any, site: Head) -> bool:  # noqa: ANN401 - a tensor
+def _is_of_its_size(weight: Any, site: Head) -> bool:
     """Whether a head of as many classes would take no more memory than the file has for it."""
     return bool(weight.dim() and weight.numel() and weight.shape[0] * site.in_features <= _FREE + weight.numel())
 

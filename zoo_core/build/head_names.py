@@ -73,7 +73,7 @@ def take_renamed_head(
     warnings.warn(text, ZooWarning, stacklevel=2)
 
 
-def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 - tensors, or what came of odd ones
+def _is_same(one: Any, other: Any) -> bool:
     return one is other or (isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other))
 
 

@@ -387,7 +387,7 @@ def _say_guess(path: str, source: str) -> None:
     warnings.warn(text, ZooWarning, stacklevel=2)
 
 
-def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:  # noqa: ANN401 - a head of any kind
+def _swap(model: nn.Module, found: Any, inside: Mapping[str, Any], path: str) -> None:
     """Put the head that a user's own file has into the model."""
     site = anatomy_of(model).main
     weight = inside.get("weight")
@@ -428,7 +428,7 @@ def _replaced(
     return fresh
 
 
-def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:  # noqa: ANN401 - a head of any kind
+def _shares(inside: Mapping[str, Any], model: nn.Module, head: Any) -> bool:
     """Whether a head that is requested has a tensor in the user's own file."""
     site = anatomy_of(model).main
     if site is None or not inside:

@@ -47,7 +47,7 @@ class ModelRequest:
         return self.head if self.head is not None else self.num_classes or None
 
     @classmethod
-    def of(cls, **given: Any) -> Self:  # noqa: ANN401 - what users pass, before it is checked
+    def of(cls, **given: Any) -> Self:
         """The request, in torch's own terms, when it is possible at all.
 
         Raises:
@@ -73,7 +73,7 @@ class ModelRequest:
         return cls(**{name: checks.get(name, _as_it_is)(value) for name, value in given.items() if value is not None})
 
 
-def _as_it_is(value: Any) -> Any:  # noqa: ANN401 - a head, which is checked where it is put
+def _as_it_is(value: Any) -> Any:
     return value
 
 

@@ -89,7 +89,7 @@ class _LeaveOut(TorchFunctionMode):
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever func returns
+    ) -> Any:
         kwargs = kwargs or {}
         if _writes(func):
             target = args[0] if args else kwargs.get("tensor", kwargs.get("input"))
@@ -123,7 +123,7 @@ def _skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An initializer that is skipped as a whole for owned tensors, as it draws again and looks at what it drew."""
 
     @wraps(initialize)
-    def skipping(tensor: Tensor, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as it is given
+    def skipping(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
         owned: _Owned | None = getattr(_building, "owned", None)
         return tensor if owned is not None and owned.has(tensor) else initialize(tensor, *args, **named)
 

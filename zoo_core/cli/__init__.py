@@ -36,7 +36,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run() -> Any:  # noqa: ANN401 - of an exit code, whatever it is
+def _run() -> Any:
     """Run the command of this package's ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
@@ -67,7 +67,7 @@ _NEXT = "zoo doctor imports what is installed and says what is wrong; zoo --verb
 _usual_showwarning = warnings.showwarning
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:  # noqa: ANN401 - warnings' signature
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
     """Show a warning of zoo on stderr as the command line does: without the file and line that it is from."""
     if issubclass(category, ZooWarning):
         sys.stderr.write(f"zoo: warning: {message}\n")

@@ -77,7 +77,7 @@ def _weights_record(weights: Weights, width: int) -> dict[str, Any]:
     )
 
 
-def _known(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - anything that JSON can hold
+def _known(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

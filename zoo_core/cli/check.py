@@ -70,7 +70,7 @@ def check(
     traced: bool,
     digests: bool,
     json_file: Path | None,
-    **chosen: Any,  # noqa: ANN401 - click gives the fields of a Choice
+    **chosen: Any,
 ) -> None:
     """Check that the models of FAMILY keep every promise of a zoo model, and say what is wrong with those that do not.
 

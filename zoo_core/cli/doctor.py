@@ -231,7 +231,7 @@ def _settings() -> Iterator[Finding]:
             yield Finding("settings", name, "unknown", "no setting is called so, and nothing reads it", hint)
 
 
-def _what_is_not_here(key: str, value: Any) -> str:  # noqa: ANN401 - each setting has a type of its own
+def _what_is_not_here(key: str, value: Any) -> str:
     """What is wrong with a value of the right form, as ``zoo doctor`` says it: it names what is not here."""
     known = {*current_zoo().claims, *(plugin.name for plugin in current_zoo().plugins)}
     if key == "families" and (absent := [name for name in value if name not in known]):

@@ -62,7 +62,7 @@ def get(
         _print(facts)
 
 
-def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, and torch is not imported here
+def device_of(name: str | None) -> Any:
     """The device that a command's ``--device`` names, as ``zoo get`` takes it; None for none."""
     import torch
 
@@ -72,7 +72,7 @@ def device_of(name: str | None) -> Any:  # noqa: ANN401 - torch.device or None, 
         raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from error
 
 
-def _dtype(name: str | None) -> Any:  # noqa: ANN401 - as above
+def _dtype(name: str | None) -> Any:
     """The dtype of torch that ``zoo get --dtype`` names; None for none."""
     import torch
 

@@ -123,7 +123,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"no such command: {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+    def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C ends it with the exit code that shells expect."""
         try:
             return super().invoke(ctx)

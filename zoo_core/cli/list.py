@@ -14,7 +14,7 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # generic for type ch
 
     name = "number"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: ANN401 - click's signature
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Read it, or fail with what it should be."""
         try:
             return value if isinstance(value, float) else number(value)
@@ -33,7 +33,7 @@ class _Number(click.ParamType):  # type: ignore[type-arg]  # generic for type ch
 @click.option("--sort", help="By name, parameters, multiply_adds or accuracy.")
 @click.option("--table", "as_table", is_flag=True, help="Print what each costs and gives, and not names alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def list_(pattern: str, family: str | None, task: str | None, **options: Any) -> None:  # noqa: ANN401 - as declared above
+def list_(pattern: str, family: str | None, task: str | None, **options: Any) -> None:
     r"""List the models whose names match PATTERN, such as '*resnet*' or 'torchvision/*'.
 
     \b

@@ -22,7 +22,7 @@ def print_models(
     task: str | None = None,
     as_json: bool = False,
     as_table: bool = False,
-    **filters: Any,  # noqa: ANN401 - those of zoo.list
+    **filters: Any,
 ) -> None:
     """Print, without click, the models that match: names, one a line, JSON, or a table of what they cost."""
     zoo = current_zoo()

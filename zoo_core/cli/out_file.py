@@ -20,7 +20,7 @@ class OutFile(click.Path):
         super().__init__(path_type=Path, dir_okay=False)
         self._suffixes = suffixes
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401 - click's own signature
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path, checked."""
         path = Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
         if self._suffixes and path.suffix.lower() not in self._suffixes:

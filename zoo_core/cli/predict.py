@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=0), help="Threads that read images; one a core unless given.")
 @click.option("--device", help="Where the model runs, such as cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON record a line.")
-def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: bool, **options: Any) -> None:
     r"""Say what MODEL sees in each IMAGE: files, folders and globs; videos for a video model.
 
     MODEL is a name, or a folder that zoo.save wrote. An image that cannot be read is named, the others are done, and
@@ -68,7 +68,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
         raise SystemExit(1)
 
 
-def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:  # noqa: ANN401 - torch is not imported here
+def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:
     """The model that ``zoo predict`` names, ready to predict as its options say."""
     from zoo_core.cli.get import device_of
     from zoo_core.prediction.predict import Predictor

@@ -130,7 +130,7 @@ class Stage:
         """Dotted path of the module whose output is the stage's feature map."""
         return self.modules[-1]
 
-    def map_in(self, model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - the output of any module
+    def map_in(self, model: nn.Module, output: Any) -> Any:
         """The feature map in what the last module of the stage gave."""
         return output if self.read is None else self.read(model, output)
 
@@ -259,7 +259,7 @@ class Anatomy:
         require(self, "scaling", self.scaling is None or isinstance(self.scaling, InputScaling), "an InputScaling")
         require_text(self, "headless", "keypoints", "indivisible", or_none=True)
 
-    def scores_in(self, output: Any) -> Any:  # noqa: ANN401 - any library's output object
+    def scores_in(self, output: Any) -> Any:
         """The scores in what forward returned, ``[N, num_classes]`` for a classifier.
 
         Args:

@@ -199,7 +199,7 @@ def _tuples(record: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
-def _without_defaults(item: Any) -> dict[str, Any]:  # noqa: ANN401 - any of our dataclasses
+def _without_defaults(item: Any) -> dict[str, Any]:
     """A card, or a part of one, as plain data for its record, without what equals its default."""
     kept: dict[str, Any] = {}
     for spec in fields(item):

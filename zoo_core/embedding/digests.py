@@ -179,7 +179,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(numbers)
 
 
-def digest_of_samples(dataset: Any, total: int) -> str:  # noqa: ANN401 - any dataset that can be indexed
+def digest_of_samples(dataset: Any, total: int) -> str:
     """The SHA-256 of the length of a dataset and of a few samples, evenly spaced, as it gives them.
 
     Args:

@@ -33,7 +33,7 @@ _NAMED_AT_MOST = 3
 @strict_arguments
 def embed(
     model: nn.Module | str | os.PathLike[str],
-    images: Any,  # noqa: ANN401 - whatever people call images
+    images: Any,
     *,
     out: str | os.PathLike[str] | None = None,
     size: int | Sequence[int] | None = None,
@@ -130,7 +130,7 @@ def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
     )
 
 
-def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:  # noqa: ANN401 - whatever people call images
+def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:
     """Images to embed, with their labels: the folder of each inside the one searched, or its class in a shard.
 
     Raises:

@@ -97,7 +97,7 @@ class Embedder:
                 else:
                     yield Row(each.name, result, label, each.size)
 
-    def vector_of(self, image: Any) -> Tensor:  # noqa: ANN401 - whatever people call an image
+    def vector_of(self, image: Any) -> Tensor:
         """The vector of one image, ``[D]``.
 
         Raises:

@@ -68,7 +68,7 @@ class Embeddings:
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return f"Embeddings({count} vectors of {size}{failed})"
 
-    def nearest(self, query: Any, k: int = 5, *, exact: bool | None = None) -> list[tuple[str, float]]:  # noqa: ANN401
+    def nearest(self, query: Any, k: int = 5, *, exact: bool | None = None) -> list[tuple[str, float]]:
         """The images most like one, by the cosine of their vectors.
 
         Args:
@@ -154,7 +154,7 @@ class Embeddings:
         return read_embeddings(Path(path))
 
     @cached_property
-    def _index(self) -> Any:  # noqa: ANN401 - usearch's, or None where it is not installed
+    def _index(self) -> Any:
         """Index for the nearest embeddings, built at the first search, which takes longer than many without one."""
         try:
             from usearch.index import Index
@@ -185,7 +185,7 @@ class Embeddings:
         for start in range(0, len(unit), _BLOCK):
             yield start, unit[start : start + _BLOCK] @ unit.T
 
-    def _vector(self, query: Any) -> Tensor:  # noqa: ANN401 - a vector, or anything that is an image
+    def _vector(self, query: Any) -> Tensor:
         if not (isinstance(query, Tensor) and query.ndim == 1):
             if self.model is None:
                 raise UsageError(

@@ -155,7 +155,7 @@ def _write_part(parts: Path, rows: list[Row], facts: dict[str, str]) -> None:
     _write_table(parts / f"{number:08}.parquet", _table(rows, facts))
 
 
-def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pyarrow's
+def _table(rows: list[Row], facts: dict[str, str]) -> Any:
     """The rows of embeddings as a table for a Parquet file."""
     pa, _ = _pyarrow()
     vectors = torch.stack([row.vector for row in rows if row.vector is not None])
@@ -170,7 +170,7 @@ def _table(rows: list[Row], facts: dict[str, str]) -> Any:  # noqa: ANN401 - pya
     return pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts)})
 
 
-def _write_table(path: Path, table: Any) -> None:  # noqa: ANN401 - pyarrow's
+def _write_table(path: Path, table: Any) -> None:
     """Write a table to a Parquet file, whose name is there when it is whole."""
     _, pq = _pyarrow()
     with _replaced_file(path) as file:

@@ -130,7 +130,7 @@ def _linear(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: 
     bias = torch.zeros(classes, requires_grad=True, device="cpu")
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> Any:  # noqa: ANN401 - what torch's closures give
+    def loss() -> Any:
         optimizer.zero_grad()
         value = F.cross_entropy(x @ weight.T + bias, train[1]) + _DECAY * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]  # torch's

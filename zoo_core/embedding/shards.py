@@ -31,7 +31,7 @@ class Packed(bytes):
     __slots__ = ()
 
 
-def shards_in(images: Any) -> list[Path]:  # noqa: ANN401 - whatever people call images
+def shards_in(images: Any) -> list[Path]:
     """The shards that a path, a glob, a range such as ``shards-{000..010}.tar``, or a list of these, stands for.
 
     Returns:

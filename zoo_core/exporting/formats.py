@@ -82,7 +82,7 @@ class _ArchiveFile(io.FileIO):
 
     failed: OSError | None = None
 
-    def write(self, data: Any, /) -> int:  # noqa: ANN401 - any buffer
+    def write(self, data: Any, /) -> int:
         """Write all of it; nothing after the first error."""
         rest = memoryview(data)
         try:
@@ -211,7 +211,7 @@ def _onnx_metadata(path: Path) -> str:
     return str(session.get_modelmeta().custom_metadata_map.get(METADATA, ""))
 
 
-def _require_onnx() -> Any:  # noqa: ANN401 - the module of onnxruntime
+def _require_onnx() -> Any:
     """Give onnxruntime, or say what the format ONNX needs."""
     try:
         import onnxruntime
@@ -250,7 +250,7 @@ def _openvino_metadata(path: Path) -> str:
     return str(_require_openvino().Core().read_model(path).get_rt_info([METADATA]).astype(str))
 
 
-def _require_openvino() -> Any:  # noqa: ANN401 - the module
+def _require_openvino() -> Any:
     """Give openvino, or say what its format needs."""
     try:
         import openvino

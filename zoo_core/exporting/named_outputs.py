@@ -97,7 +97,7 @@ class NamedOutputs(nn.Module):
         head = name if self.outputs.heads else ""
         return scores if head in self.outputs.embeddings else self.outputs.probabilities(scores, head)
 
-    def _by_name(self, returned: Any) -> dict[str, Tensor]:  # noqa: ANN401 - any model's output
+    def _by_name(self, returned: Any) -> dict[str, Tensor]:
         """Tensors of a model's output by name, to be returned as a tuple; those only for training are left out."""
         if isinstance(self.model, Encoder):
             return {

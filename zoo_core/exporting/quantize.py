@@ -190,7 +190,7 @@ def _write_pt2(path: Path, batches: list[Tensor]) -> None:
         torch.export.save(small, file, extra_files=files)
 
 
-def _quantizer() -> Any:  # noqa: ANN401 - torchao ships no types
+def _quantizer() -> Any:
     """The quantizer of torchao for convolutions and linear layers."""
     from torchao.quantization import pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
@@ -213,14 +213,14 @@ def _quantizer() -> Any:  # noqa: ANN401 - torchao ships no types
     operations = {torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default, torch.ops.aten.linear.default}
 
     class InputsAndWeights(Quantizer):  # type: ignore[misc]  # torchao ships no types
-        def annotate(self, model: Any) -> Any:  # noqa: ANN401 - torchao's signature
+        def annotate(self, model: Any) -> Any:
             for node in model.graph.nodes:
                 if node.target in operations and node.args[1].op == "get_attr":
                     specs = {node.args[0]: inputs, node.args[1]: weights}
                     node.meta["quantization_annotation"] = QuantizationAnnotation(specs, _annotated=True)
             return model
 
-        def validate(self, model: Any) -> None:  # noqa: ANN401, ARG002 - torchao's signature
+        def validate(self, model: Any) -> None:  # noqa: ARG002 - torchao's signature
             return
 
     return InputsAndWeights()

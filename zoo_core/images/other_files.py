@@ -33,7 +33,7 @@ _MARKS = (
 """Where a file has which mark, in lower case where it is text; what it then is, and what to do with it."""
 
 
-def describe(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
+def describe(file: Any) -> tuple[str, str]:
     """What a file is that Pillow cannot read, and what to do with it, which may be empty.
 
     Example:
@@ -53,7 +53,7 @@ def describe(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open 
     return "no image that Pillow can read", ""
 
 
-def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: ANN401 - a path or an open file
+def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:
     """The first page of a TIFF, ``[H, W]`` or ``[H, W, C]``, through tifffile, which reads floats in colour.
 
     Args:
@@ -96,7 +96,7 @@ def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:  # noqa: AN
     return np.moveaxis(array, 0, -1) if axes.startswith("S") else array
 
 
-def _refuse_tiff(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+def _refuse_tiff(page: Any, name: str) -> None:
     """Refuse a page of a TIFF file that tifffile cannot decode as one image: too large, or premultiplied with alpha."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # as Pillow does
         hint = "zoo.sliding_window(model, path, size=...) reads it window by window"
@@ -106,7 +106,7 @@ def _refuse_tiff(page: Any, name: str) -> None:  # noqa: ANN401 - tifffile ships
         raise ImageError(f"{name}: {what}", hint="export it as PNG", name=name)
 
 
-def _beginning(file: Any) -> bytes:  # noqa: ANN401 - a path or an open file
+def _beginning(file: Any) -> bytes:
     """The first bytes of a file that Pillow cannot read."""
     if isinstance(file, Path):
         with file.open("rb") as opened:

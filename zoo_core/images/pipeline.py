@@ -59,13 +59,13 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
                 hint="for a NumPy array [height, width, channels]: PIL.Image.fromarray(array)",
             )
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
         if not _is_image(inpt):
             return inpt
         return self._of_tensor(inpt) if isinstance(inpt, Tensor) else self._of_pil(inpt)
 
-    def _of_pil(self, image: Any) -> Any:  # noqa: ANN401 - PIL need not be installed to read this module
+    def _of_pil(self, image: Any) -> Any:
         if image.mode.startswith(_DEEP_MODES):
             raise UsageError(
                 f"a PIL image of mode {image.mode!r} has more than 8 bits, which PIL cuts off",
@@ -104,7 +104,7 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
         >>> image, targets = RequireTypedTargets()(torch.zeros(3, 8, 8), {"masks": masks, "labels": torch.ones(2)})
     """
 
-    def forward(self, *inputs: Any) -> Any:  # noqa: ANN401 - v2's own signature
+    def forward(self, *inputs: Any) -> Any:
         """The sample as it is.
 
         Raises:
@@ -126,7 +126,7 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
         return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:  # noqa: ANN401 - any sample
+def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:
     """Collect the parts of a sample that goes through a pipeline, each with its name."""
     if isinstance(item, dict):
         for key, value in item.items():
@@ -173,7 +173,7 @@ class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
         ratio = min(ratios) if self.fit == "cover" else max(ratios)
         return {"size": [round(height / ratio), round(width / ratio)]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - v2's own signature
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Called by v2 for each item of a sample."""
         options = {"interpolation": self.interpolation, "antialias": self.antialias}
         return self._call_kernel(F.resize, inpt, params["size"], **options)
@@ -203,7 +203,7 @@ class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships 
         rows, columns = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
         return {"padding": [columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401 - v2's own signature
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Called by v2 for each item of a sample."""
         if any(params["padding"]):
             colour: list[float] | int = 0
@@ -231,7 +231,7 @@ class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no type
         self.white = white
         self.channel_order = channel_order
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
         if not _is_image(inpt):
             return inpt
@@ -251,7 +251,7 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
         torch.Size([3, 16, 8, 8])
     """
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401, ARG002 - v2's own signature
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ARG002 - v2's own signature
         """Called by v2 for each item of a sample."""
         if not _is_image(inpt):
             return inpt
@@ -272,7 +272,7 @@ def _is_image(item: object) -> bool:
     return type(item).__module__.startswith("PIL.")
 
 
-def _like(values: Tensor, image: Any) -> Tensor:  # noqa: ANN401 - a tensor or a PIL image
+def _like(values: Tensor, image: Any) -> Tensor:
     """Marked as an image, so that later steps of a pipeline never take a label next to it for one."""
     kind = tv_tensors.Video if isinstance(image, tv_tensors.Video) else tv_tensors.Image
     return cast("Tensor", kind(values))
@@ -374,7 +374,7 @@ _AUGMENTATIONS = {
 }
 
 
-def _interpolation(name: str) -> Any:  # noqa: ANN401 - torchvision ships no types
+def _interpolation(name: str) -> Any:
     """Interpolation for the resize step of a pipeline, as torchvision's enum, by the name in a card."""
     known = [mode.value for mode in v2.InterpolationMode]
     if name not in known:

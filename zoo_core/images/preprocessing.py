@@ -215,7 +215,7 @@ def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[f
     return tuple(numbers)
 
 
-def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:  # noqa: ANN401 - a mapping or None
+def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:
     """The channels of a preprocessing after a new stem whose mean and std come from old ones; None for all."""
     if sources is not None:
         return tuple(sources)

@@ -128,7 +128,7 @@ def _is_pil(item: object) -> bool:
     return type(item).__module__.startswith("PIL.")
 
 
-def _read_file(file: Any, name: str) -> ReadImage:  # noqa: ANN401 - a path or an open file
+def _read_file(file: Any, name: str) -> ReadImage:
     """Read an image file with Pillow, or what Pillow cannot read as a TIFF."""
     from PIL import Image, UnidentifiedImageError
 
@@ -184,14 +184,14 @@ def _no_image(name: str, what: str, hint: str = "") -> ImageError:
     return ImageError(f"{name}: {what}", hint=hint or "leave it out, or save it as PNG or JPEG", name=name)
 
 
-def _unreadable_kind(file: Any) -> tuple[str, str]:  # noqa: ANN401 - a path or an open file
+def _unreadable_kind(file: Any) -> tuple[str, str]:
     """Kind of a file that cannot be read as an image, and what to do with it."""
     what, hint = describe(file)
     is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
     return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
 
 
-def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
+def _decoded(image: Any, name: str) -> ReadImage:
     """An image that Pillow has opened, decoded as it is read here: upright, one frame, with all its bits."""
     import numpy as np
     from PIL import ImageOps
@@ -214,13 +214,13 @@ def _decoded(image: Any, name: str) -> ReadImage:  # noqa: ANN401 - a PIL image
     return ReadImage(_all_bits(values, upright.mode, name), note or _dark_note(most))
 
 
-def _dark_note(most: Any) -> str:  # noqa: ANN401 - a number, as Pillow gives it
+def _dark_note(most: Any) -> str:
     """Note on a 16-bit image that is read dark, since its values use 12 bits at most, as those of many cameras do."""
     is_dark = 0 < most <= _TWELVE_BITS
     return f"dark: its values reach {most} of {_SIXTEEN_BITS}, which is white in an image of 16 bits" if is_dark else ""
 
 
-def require_white(values: Any, name: str) -> str:  # noqa: ANN401 - an array or a tensor
+def require_white(values: Any, name: str) -> str:
     """What to say of an array or a tensor of 16 bits; refused where it holds 8, since no file says what white is.
 
     Raises:
@@ -270,7 +270,7 @@ def _all_bits(values: np.ndarray[Any, Any], mode: str, name: str) -> Tensor:
     return _to_torch(values.astype(np.float32) / _SIXTEEN_BITS)[None]
 
 
-def _of_array(item: Any, name: str) -> Any:  # noqa: ANN401 - an array, and a PIL image or a tensor
+def _of_array(item: Any, name: str) -> Any:
     """An array that is read as an image."""
     import numpy as np
 
@@ -296,7 +296,7 @@ def require_image_shape(shape: tuple[int, ...], name: str) -> None:
         )
 
 
-def from_array(array: np.ndarray[Any, Any], name: str) -> Any:  # noqa: ANN401 - a PIL image or a tensor
+def from_array(array: np.ndarray[Any, Any], name: str) -> Any:
     """An array ``[H, W]`` or ``[H, W, C]`` as a PIL image, or as a tensor where Pillow has no mode for it.
 
     Raises:
@@ -354,5 +354,5 @@ def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
     return tensor.float()
 
 
-def _not_an_image(shape: Any, what: str, expected: str, name: str) -> ImageError:  # noqa: ANN401 - any shape
+def _not_an_image(shape: Any, what: str, expected: str, name: str) -> ImageError:
     return ImageError(f"{name}: {what} of the shape {list(shape)} is no image", expected=expected, name=name)

@@ -39,7 +39,7 @@ class Rows(Protocol):
         """Close the file, where there is one."""
 
 
-def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:  # noqa: ANN401 - anything that read() takes
+def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:
     """An image by its rows: a TIFF and an array on disk (``numpy.memmap``) are never in memory whole.
 
     Args:
@@ -70,7 +70,7 @@ def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:  # noqa: ANN4
 class _WholeRows:
     """Regions cut from the rows of an image that is decoded whole, because it is in memory already or has to be."""
 
-    def __init__(self, image: Any, channels: int) -> None:  # noqa: ANN401 - a PIL image or a tensor
+    def __init__(self, image: Any, channels: int) -> None:
         from torchvision.transforms.v2 import functional
 
         if not isinstance(image, torch.Tensor):
@@ -91,7 +91,7 @@ class _WholeRows:
 class _ArrayRows:
     """The rows of an array ``[H, W]`` or ``[H, W, C]``, which may be on disk."""
 
-    def __init__(self, array: Any, name: str, channels: int) -> None:  # noqa: ANN401 - numpy's
+    def __init__(self, array: Any, name: str, channels: int) -> None:
         self._array, self._name, self._channels = array, name, channels
         require_image_shape(array.shape, name)
         if isinstance(array, np.ndarray) and not isinstance(array, np.memmap):  # what is on disk would be read twice
@@ -132,7 +132,7 @@ def _tiff(path: Path, name: str, channels: int) -> _TiffRows | None:
 class _TiffRows:
     """The rows of the first page of a TIFF, of which only the strips or tiles of a band are decoded."""
 
-    def __init__(self, tiff: Any, file: BinaryIO, name: str, channels: int) -> None:  # noqa: ANN401 - tifffile ships no types that mypy reads
+    def __init__(self, tiff: Any, file: BinaryIO, name: str, channels: int) -> None:
         page = tiff.pages.first
         samples = page.samplesperpixel
         colours = _RGB if samples >= _RGB else _GREY
@@ -169,7 +169,7 @@ class _TiffRows:
         self._tiff.close()
         self._file.close()
 
-    def _place(self, found: Any, index: int, top: int) -> None:  # noqa: ANN401 - an array
+    def _place(self, found: Any, index: int, top: int) -> None:
         page, handle = self._page, self._tiff.filehandle
         try:
             handle.seek(page.dataoffsets[index])
@@ -191,7 +191,7 @@ class _TiffRows:
         channels = slice(None) if self._page.planarconfig != 2 else slice(plane, plane + 1)  # noqa: PLR2004 - as above
         found[begin - top : end - top, x : x + width, channels] = part
 
-    def _scaled(self, found: Any) -> Tensor:  # noqa: ANN401 - an array
+    def _scaled(self, found: Any) -> Tensor:
         if found.dtype == np.uint8:
             return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)
         tensor: Tensor = from_array(found, self._name)

@@ -49,7 +49,7 @@ def read_clip(item: object, name: str, frames: int) -> ReadImage:
     return _decoded(item, name, frames)
 
 
-def _from_frames(clip: Any, name: str) -> Any:  # noqa: ANN401 - a tensor or an array, and a tensor
+def _from_frames(clip: Any, name: str) -> Any:
     """The frames of a video clip, each checked as an image is."""
     import torch
 
@@ -61,13 +61,13 @@ def _from_frames(clip: Any, name: str) -> Any:  # noqa: ANN401 - a tensor or an 
     return torch.stack([frame if isinstance(frame, torch.Tensor) else _to_tensor(frame) for frame in frames])
 
 
-def _to_tensor(image: Any) -> Any:  # noqa: ANN401 - a PIL image, and a tensor
+def _to_tensor(image: Any) -> Any:
     from torchvision.transforms.v2 import functional
 
     return functional.pil_to_tensor(image)
 
 
-def _decoded(item: Any, name: str, frames: int) -> ReadImage:  # noqa: ANN401 - a path or an open file
+def _decoded(item: Any, name: str, frames: int) -> ReadImage:
     """The frames of a video file that are evenly spread over it, decoded by PyAV."""
     import torch
 
@@ -103,7 +103,7 @@ def _decoded(item: Any, name: str, frames: int) -> ReadImage:  # noqa: ANN401 - 
     return ReadImage(torch.stack([kept[i] for i in chosen]).permute(0, 3, 1, 2), few if total < frames else "")
 
 
-def _frames_of(av: Any, item: Any) -> Any:  # noqa: ANN401 - the module, an open file, and frames
+def _frames_of(av: Any, item: Any) -> Any:
     """All frames of a video file, one after another."""
     if hasattr(item, "seek"):
         item.seek(0)

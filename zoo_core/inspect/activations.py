@@ -155,7 +155,7 @@ class ActivationStats:
 @strict_arguments
 def activation_stats(
     model: nn.Module | str | os.PathLike[str],
-    x: Any,  # noqa: ANN401 - whatever forward takes
+    x: Any,
     *,
     layers: str | Sequence[str] | None = None,
     stop: bool | str = False,
@@ -238,7 +238,7 @@ def _watched(
             handle.remove()
 
 
-def _measuring(path: str, measure: Callable[[str, str, object], None]) -> Any:  # noqa: ANN401 - torch types hooks loosely
+def _measuring(path: str, measure: Callable[[str, str, object], None]) -> Any:
     return lambda module, _, output: measure(path, type(module).__name__, output)
 
 
@@ -260,11 +260,11 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Any,  # noqa: ANN401 - torch's own signature
-        types: Any,  # noqa: ANN401 - likewise
+        func: Any,
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the function gives
+    ) -> Any:
         """Run a function of torch, and measure what it gives where it is an activation."""
         output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")

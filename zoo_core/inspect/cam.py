@@ -113,7 +113,7 @@ class Cam:
 @strict_arguments
 def cam(
     model: nn.Module | str | os.PathLike[str],
-    image: Any,  # noqa: ANN401 - as for predict
+    image: Any,
     *,
     target: int | str | None = None,
     head: str | None = None,
@@ -201,7 +201,7 @@ def _require_numbers(logits: Tensor) -> None:
 
 def _first_that_lights_up(
     layers: Sequence[_Layer],
-    made: Any,  # noqa: ANN401 - a class of a library without types
+    made: Any,
     twin: _Logits,
     x: Tensor,
     target: int,
@@ -222,7 +222,7 @@ def _first_that_lights_up(
     return layers[0], result[0]
 
 
-def _class_of(method: str) -> Any:  # noqa: ANN401 - a class of a library without types
+def _class_of(method: str) -> Any:
     """The class of pytorch-grad-cam for a method."""
     if method not in METHODS:
         raise UsageError(
@@ -266,18 +266,18 @@ class _Layer:
         return blank is not None and not bool(blank.any())
 
 
-def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - what a module gives
+def _tensors_in(output: Any) -> list[Tensor]:
     """The tensors that a module gives, among which a CAM may read a map."""
     if isinstance(output, tuple | list):
         return [tensor for each in output for tensor in _tensors_in(each)]
     return [output] if isinstance(output, Tensor) else []
 
 
-def _with_tensor(output: Any, place: int, tensor: Tensor) -> Any:  # noqa: ANN401 - what a module gives
+def _with_tensor(output: Any, place: int, tensor: Tensor) -> Any:
     """The same output of a module with another tensor in this place, for a CAM."""
     places = itertools.count()
 
-    def replaced(each: Any) -> Any:  # noqa: ANN401 - as above
+    def replaced(each: Any) -> Any:
         if isinstance(each, tuple | list):
             return type(each)([replaced(one) for one in each])
         return tensor if isinstance(each, Tensor) and next(places) == place else each
@@ -312,7 +312,7 @@ class _Logits(nn.Module):
     def tapped(self, layer: _Layer) -> Iterator[None]:
         """Let the tensor that ``layer`` reads go through :attr:`tap`."""
 
-        def through(_: nn.Module, __: object, output: Any) -> Any:  # noqa: ANN401 - as hooks are given
+        def through(_: nn.Module, __: object, output: Any) -> Any:
             return _with_tensor(output, layer.place, self.tap(_tensors_in(output)[layer.place]))
 
         self.tap = nn.Identity()
@@ -332,7 +332,7 @@ class _Logits(nn.Module):
             )
         return result if result.dim() == _TABLE else result.flatten(2).mean(-1)
 
-    def _of_head(self, output: Any) -> Any:  # noqa: ANN401 - what a model gives
+    def _of_head(self, output: Any) -> Any:
         if not isinstance(output, dict):
             if self.head is not None:
                 raise UsageError(f"head cannot be {self.head!r}", cause="the model has one head", hint="leave it out")
@@ -472,11 +472,11 @@ def _candidates(model: nn.Module, at: str | None) -> dict[str, tuple[str, Stage 
     return {path: (path, None) for path in reversed(convolutions)}
 
 
-def _keep(outputs: dict[str, Any], path: str, _: nn.Module, __: object, output: Any) -> None:  # noqa: ANN401 - a hook
+def _keep(outputs: dict[str, Any], path: str, _: nn.Module, __: object, output: Any) -> None:
     outputs[path] = output
 
 
-def _map_in(model: nn.Module, module: nn.Module, output: Any, *, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
+def _map_in(model: nn.Module, module: nn.Module, output: Any, *, x: Tensor, stage: Stage | None) -> Tensor | None:
     """What a module gave as a map of several cells, for a CAM."""
     result = map_in(model, module, output, x, stage)
     return result if result is not None and result.shape[-2] * result.shape[-1] > 1 else None

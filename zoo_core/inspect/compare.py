@@ -264,11 +264,11 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401 - torch's own signature
-        types: Any,  # noqa: ANN401 - likewise
+        func: Any,
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the operation gives
+    ) -> Any:
         """Run an operation, and count the storages that it made."""
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):

@@ -103,7 +103,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     return path
 
 
-def _axes_in_inches(figure: Any) -> Any:  # noqa: ANN401 - matplotlib's
+def _axes_in_inches(figure: Any) -> Any:
     """Axes to draw a model on, without lines, that fill the figure."""
     axes = figure.subplots()
     axes.set_xlim(0, figure.get_figwidth())
@@ -143,7 +143,7 @@ def _parameter_count(number: int) -> str:
     return str(number)
 
 
-def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, str], share: float) -> None:  # noqa: ANN401 - matplotlib's
+def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, str], share: float) -> None:
     """Draw a box of which as much has the colour of what trains as does."""
     from matplotlib.patches import Rectangle
 
@@ -155,14 +155,14 @@ def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, 
     axes.text(middle, bottom + 0.17, words[1], ha="center", va="center", fontsize=7, color=_INK)
 
 
-def _arrow(axes: Any, x: float, top: float, words: str) -> None:  # noqa: ANN401 - matplotlib's
+def _arrow(axes: Any, x: float, top: float, words: str) -> None:
     """Draw an arrow from the box of a part of a model to the next, with words beside it."""
     style = {"arrowstyle": "-|>", "color": _EDGE}
     axes.annotate("", (x, top - _GAP), (x, top), arrowprops=style)
     axes.text(x + 0.12, top - _GAP / 2, words, ha="left", va="center", fontsize=7, color=_INK)
 
 
-def _legend(axes: Any, middle: float, y: float) -> None:  # noqa: ANN401 - matplotlib's
+def _legend(axes: Any, middle: float, y: float) -> None:
     axes.text(middle - 0.15, y, "■ trains", ha="right", va="center", fontsize=8, color=_TRAINABLE)
     axes.text(middle + 0.15, y, "■ frozen", ha="left", va="center", fontsize=8, color=_FROZEN)
 

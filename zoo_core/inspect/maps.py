@@ -98,7 +98,7 @@ class ActivationMaps:
 @strict_arguments
 def activation_maps(
     model: nn.Module | str | os.PathLike[str],
-    image: Any,  # noqa: ANN401 - as for predict
+    image: Any,
     *,
     at: str | Sequence[str] | None = None,
     size: int | Sequence[int] | None = None,
@@ -133,8 +133,8 @@ def activation_maps(
     maps: dict[str, Array] = {}
     channels: dict[str, int] = {}
 
-    def hook_of(path: str) -> Any:  # noqa: ANN401 - a hook
-        def keep(module: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 - as hooks are given
+    def hook_of(path: str) -> Any:
+        def keep(module: nn.Module, _: object, output: Any) -> None:
             try:
                 result = map_in(opened, module, output, view.x, by_output.get(path))
             except NotSupported:  # tokens of other places than the image has
@@ -186,7 +186,7 @@ def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] |
     return result
 
 
-def map_in(model: nn.Module, module: nn.Module, output: Any, x: Tensor, stage: Stage | None) -> Tensor | None:  # noqa: ANN401
+def map_in(model: nn.Module, module: nn.Module, output: Any, x: Tensor, stage: Stage | None) -> Tensor | None:
     """What a module gave as an activation map ``[1, C, rows, columns]``, or None where it is none."""
     anatomy = anatomy_of(model)
     if stage is not None:

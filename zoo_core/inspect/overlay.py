@@ -54,7 +54,7 @@ class View:
     image: Array
 
 
-def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = None) -> View:  # noqa: ANN401 - as predict
+def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = None) -> View:
     """An image of any kind as ``model`` sees it, for an overlay of a map.
 
     Where nothing says how its images are prepared, as in an untrained model, they are values from 0 to 1 of the size
@@ -95,7 +95,7 @@ def view_of(model: nn.Module, image: Any, size: int | Sequence[int] | None = Non
     return View(_like(model, x), _to_show(shown))
 
 
-def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:  # noqa: ANN401 - PIL or tensor
+def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None) -> View:
     """An image as a model sees it, for an overlay, where no preprocessing is known."""
     from torchvision.transforms.v2 import functional
 

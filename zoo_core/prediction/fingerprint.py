@@ -88,7 +88,7 @@ def _takes_a_list(model: nn.Module) -> bool:
     return card is not None and card.task in ("detection", "keypoints")
 
 
-def _tensors_in(output: Any) -> list[Tensor]:  # noqa: ANN401 - any model's output
+def _tensors_in(output: Any) -> list[Tensor]:
     """The tensors in the output of a model, in a fixed order for its fingerprint."""
     if isinstance(output, Tensor):
         return [output]

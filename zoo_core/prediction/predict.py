@@ -41,7 +41,7 @@ _EVEN = 0.5
 @strict_arguments
 def predict(
     model: nn.Module | str | os.PathLike[str],
-    image: Any,  # noqa: ANN401 - whatever people call an image
+    image: Any,
     *,
     top: int = 5,
     threshold: float | None = None,
@@ -51,7 +51,7 @@ def predict(
     device: str | torch.device | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
-) -> Any:  # noqa: ANN401 - by the kind of model
+) -> Any:
     """What ``model`` says of an image, or of many, by name.
 
     The image is prepared as :func:`transforms` says, after it was turned upright by its EXIF data. The model runs in
@@ -240,7 +240,7 @@ class Predictor:
                 return [error]
             return [result for each in batch for result in self._results([each])]  # one of them may be to blame
 
-    def _input(self, batch: list[Loaded]) -> Any:  # noqa: ANN401 - a tensor, or a list of them
+    def _input(self, batch: list[Loaded]) -> Any:
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         tensors: list[Tensor] = [each.tensor.to(like.device, like.dtype) for each in batch if each.tensor is not None]
         return tensors if self.task in _WHOLE else torch.stack(tensors)

@@ -44,7 +44,7 @@ def _colour_of(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - as read() takes it
+def _to_pil(image: Any) -> Image.Image:
     """An RGB image to draw a result on, read as it was predicted: upright, where a result has its places."""
     image = read(image, "the image to draw on").image
     if isinstance(image, torch.Tensor):
@@ -55,7 +55,7 @@ def _to_pil(image: Any) -> Image.Image:  # noqa: ANN401 - as read() takes it
     return plain
 
 
-def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN401 - as above
+def _draw_detections(found: Detections, image: Any) -> Image.Image:
     """The image with the boxes, names, masks and keypoints of a result drawn on it."""
     drawn = _to_pil(image)
     if found.masks is not None:
@@ -76,7 +76,7 @@ def _draw_detections(found: Detections, image: Any) -> Image.Image:  # noqa: ANN
     return drawn
 
 
-def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:  # noqa: ANN401 - as above
+def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:
     """Draw a ``Segmentation`` result of ``zoo.predict``: its mask over the image if any, and a legend of classes."""
     labels = found.mask.to(torch.int64)
     palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
@@ -173,7 +173,7 @@ class Detections(Sequence[Detection]):
         seen = ", ".join(f"{each.name} {each.score:.2f} at {[round(side) for side in each.box]}" for each in self)
         return f"Detections({seen})"
 
-    def draw(self, image: Any) -> Image.Image:  # noqa: ANN401 - as for predict
+    def draw(self, image: Any) -> Image.Image:
         """The image, given as to :func:`predict`, with boxes, names, masks and keypoints drawn on it."""
         return _draw_detections(self, image)
 
@@ -210,7 +210,7 @@ class Segmentation:
         height, width = self.mask.shape
         return f"Segmentation({height}x{width}: {', '.join(f'{name} {share:.1%}' for name, share, _ in self.legend)})"
 
-    def draw(self, image: Any = None) -> Image.Image:  # noqa: ANN401 - as for predict
+    def draw(self, image: Any = None) -> Image.Image:
         """The mask in colours with its legend, over the image where one is given as to :func:`predict`."""
         return _draw_segmentation(self, image)
 
@@ -227,7 +227,7 @@ Result = Named | Detections | Segmentation
 """What one output of a model says of one image."""
 
 
-def to_record(result: Any) -> Any:  # noqa: ANN401 - a result, or several by name
+def to_record(result: Any) -> Any:
     """A result as JSON can write it; masks are left out.
 
     Example:
@@ -253,7 +253,7 @@ def _detection(found: Detection) -> dict[str, Any]:
     return record
 
 
-def to_line(result: Any) -> str:  # noqa: ANN401 - a result, or several by name
+def to_line(result: Any) -> str:
     """A result in a line for people.
 
     Example:
@@ -299,7 +299,7 @@ class Reading:
     outputs: Outputs = _ONE_HEAD
     head: str = ""
 
-    def results(self, output: Any, batch: Sequence[Loaded]) -> Iterator[Any]:  # noqa: ANN401 - any model's output
+    def results(self, output: Any, batch: Sequence[Loaded]) -> Iterator[Any]:
         """A result for each image of a batch.
 
         Args:

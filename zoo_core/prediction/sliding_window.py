@@ -151,7 +151,7 @@ class WindowScores:
 @strict_arguments
 def sliding_window(
     model: nn.Module | str | os.PathLike[str],
-    image: Any,  # noqa: ANN401 - whatever people call an image
+    image: Any,
     *,
     size: int | Sequence[int] | None = None,
     stride: int | Sequence[int] | None = None,
@@ -244,7 +244,7 @@ class _TensorRows:
         """There is no file."""
 
 
-def _layers(model: nn.Module, image: Any) -> list[_Layer]:  # noqa: ANN401 - as the public function takes it
+def _layers(model: nn.Module, image: Any) -> list[_Layer]:
     """The images that a window slides over, by their rows, each with what is done to it."""
     if isinstance(image, Tensor) and image.is_floating_point():
         batch = image if image.ndim == _BATCH else image[None]

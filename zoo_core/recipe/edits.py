@@ -57,7 +57,7 @@ def _verb_named(name: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", getattr(zoo_core, name))
 
 
-def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:  # noqa: ANN401 - any argument
+def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> Any:
     """An argument of an edit to repeat, with the modules that its descriptions stand for."""
     if isinstance(value, Layers):
         return value.build()

@@ -29,7 +29,7 @@ _OLD = re.compile(r"zoo_core\.[\w.]+:(\w+)")
 _TUPLE, _PAIRS, _DTYPE, _LAYER, _RECORD = "$tuple", "$pairs", "$dtype", "$layer", "$record"
 
 
-def to_plain(value: object, where: str) -> Any:  # noqa: ANN401 - whatever json can write
+def to_plain(value: object, where: str) -> Any:
     """``value``, an argument of an edit, as JSON can write it.
 
     Args:
@@ -80,7 +80,7 @@ def _mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
     return {_PAIRS: [[to_plain(key, where), to_plain(each, where)] for key, each in value.items()]}
 
 
-def _fields(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any of our records
+def _fields(value: Any, where: str) -> dict[str, Any]:
     """An argument that is a record as JSON: its fields without those that equal their defaults, tuples as lists."""
     named = {spec.name: (spec, getattr(value, spec.name)) for spec in fields(value)}
     kept = {name: each for name, (spec, each) in named.items() if each not in (spec.default, {})}
@@ -90,7 +90,7 @@ def _fields(value: Any, where: str) -> dict[str, Any]:  # noqa: ANN401 - any of 
     }
 
 
-def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
+def from_plain(value: Any) -> Any:
     """The argument that :func:`to_plain` made plain for JSON.
 
     Raises:
@@ -113,14 +113,14 @@ def from_plain(value: Any) -> Any:  # noqa: ANN401 - as above
         raise _unknown_word(value) from error
 
 
-def holds_custom(value: Any) -> bool:  # noqa: ANN401 - whatever json gave
+def holds_custom(value: Any) -> bool:
     """Whether arguments as JSON hold a head that only its own code can build."""
     if isinstance(value, dict):
         return _record_class(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
     return isinstance(value, list) and any(holds_custom(each) for each in value)
 
 
-def _record(value: dict[str, Any]) -> Any:  # noqa: ANN401 - a record of ours
+def _record(value: dict[str, Any]) -> Any:
     """The argument, a record, that JSON stands for."""
     kind = _record_class(value[_RECORD])
     if kind is None:
@@ -137,7 +137,7 @@ def _record_class(name: object) -> type | None:
     return RECORDS.get(str(name))
 
 
-def _allowed_word(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what it lists
+def _allowed_word(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:
     """What a word in the JSON of an argument stands for, by the table of what is allowed."""
     result = table.get(str(value[word]))
     if result is None:

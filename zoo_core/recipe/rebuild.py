@@ -89,7 +89,7 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever func returns
+    ) -> Any:
         kwargs = kwargs or {}
         try:
             size = self._result_size(func, args, kwargs)
@@ -148,7 +148,7 @@ def _name(func: Callable[..., Any]) -> str:
     return str(func._schema.name)  # type: ignore[attr-defined]  # noqa: SLF001 - how torch names an operation
 
 
-def _has_out(schema: Any) -> bool:  # noqa: ANN401 - torch has no public name for its type
+def _has_out(schema: Any) -> bool:
     return any(each.is_out for each in schema.arguments)
 
 

@@ -158,7 +158,7 @@ def chosen(
     return fitting
 
 
-def _sort_key(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002, ANN401 - as above; what sort() compares
+def _sort_key(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002 - as above; what sort() compares
     """Sort key of the models that were chosen; what is not known comes last."""
     if sort == "name":
         return entry.id.partition("/")[2]

@@ -50,7 +50,7 @@ class Found:
 
         return Distribution.at(Path(self.folder))
 
-    def load(self) -> Any:  # noqa: ANN401 - whatever the plugin named
+    def load(self) -> Any:
         """Import what it names."""
         return resolve_name(self.value)
 

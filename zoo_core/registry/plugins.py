@@ -176,7 +176,7 @@ def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
         )
 
 
-def _fill(plugin: Plugin, module: Any) -> None:  # noqa: ANN401 - a module or any object with hooks
+def _fill(plugin: Plugin, module: Any) -> None:
     """Put the families and commands that a plugin contributes into its record, once they are checked."""
     plugin.has_engine = callable(getattr(module, "embed_engine", None))
     answers = _plain_hook_answers(module)

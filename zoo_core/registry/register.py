@@ -35,9 +35,9 @@ def register(
     input_size: Sequence[int] = (3, 224, 224),
     preprocessing: Preprocessing | None = None,
     task: str = "classification",
-    example: Any = None,  # noqa: ANN401 - whatever forward takes
+    example: Any = None,
     head: str | None = None,
-    stages: Any = None,  # noqa: ANN401 - as in zoo.adopt
+    stages: Any = None,
     anatomy: Anatomy | None = None,
 ) -> Callable[[Builder], Builder]:
     """Make a class or function of your own a model of the registry: ``zoo.get(name)`` builds it, in this process.

@@ -196,7 +196,7 @@ class Zoo:
         *,
         family: str | None = None,
         task: str | None = None,
-        **filters: Any,  # noqa: ANN401 - those of chosen
+        **filters: Any,
     ) -> builtins.list[Entry]:
         """What each model that ``zoo.list`` names is chosen by, in its order.
 

@@ -43,7 +43,7 @@ def _instances(model: nn.Module, module: str, name: str) -> dict[str, Any]:
     return {path: each for path, each in model.named_modules() if isinstance(each, kind)} if kind else {}
 
 
-def active_copy(wrapper: Any) -> nn.Module:  # noqa: ANN401 - PEFT has no type information
+def active_copy(wrapper: Any) -> nn.Module:
     """The module that PEFT's wrapper runs, the original or a copy, as its active adapters say."""
     active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
     off = wrapper.disable_adapters or not active

@@ -66,7 +66,7 @@ class Editing:
         """Paths of the norms in frozen parts whose statistics may move."""
         return metadata_of(self.model).moving
 
-    def update(self, **fields: Any) -> None:  # noqa: ANN401 - the fields of Metadata
+    def update(self, **fields: Any) -> None:
         """Change what is known of the model."""
         self.model.__dict__[ATTRIBUTE] = replace(metadata_of(self.model), **fields)
 

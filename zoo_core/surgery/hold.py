@@ -185,7 +185,7 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     return list(module.named_buffers(recurse=False))
 
 
-def _owner(hook: Any) -> object:  # noqa: ANN401 - what torch keeps of a hook
+def _owner(hook: Any) -> object:
     """The object that a hook is a method of, by which what holds a module is found again."""
     inner = getattr(hook, "hook", hook)
     return getattr(inner, "__self__", None)

@@ -410,7 +410,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     return replace(anatomy, heads=tuple(site if each is main else each for each in anatomy.heads))
 
 
-def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:  # noqa: ANN401 - whatever forward takes
+def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
     """The anatomy that still holds for a model whose forward was replaced by hand, as one run shows it.
 
     Args:
@@ -447,7 +447,7 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
     return replace(whole, indivisible=OWN_FORWARD)
 
 
-def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:
     """What the parts of a model give, one after another, to see whether its anatomy still holds."""
     if anatomy.features is None or anatomy.main is None:
         raise gone(model, "")
@@ -461,7 +461,7 @@ def _cannot_run(model: nn.Module) -> bool:
     return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
 
 
-def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives it
+def _taking(site: Head, pooled: Any) -> Head:
     """An empty head site of a model changed by hand, as its anatomy has to have it by what it is given now."""
     if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
         return site
@@ -470,14 +470,14 @@ def _taking(site: Head, pooled: Any) -> Head:  # noqa: ANN401 - as a pool gives 
     return replace(site, kind=kind, in_features=pooled.shape[-1 if kind == "linear" else 1])
 
 
-def _takes(site: Head, pooled: Any) -> bool:  # noqa: ANN401 - as a pool gives it
+def _takes(site: Head, pooled: Any) -> bool:
     """Whether an anatomy still holds for what a head site is given: its number of features, on the axis for them."""
     if not isinstance(pooled, torch.Tensor):
         return True
     return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
 
 
-def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+def _alike(one: Any, other: Any) -> bool:
     first, second = tree_leaves(one), tree_leaves(other)
     return len(first) == len(second) and all(
         a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)

@@ -124,7 +124,7 @@ def _is_finite(tensor: Tensor) -> bool:
         return bool(tensor.float().isfinite().all())
 
 
-def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:  # noqa: ANN401 - torch's own
+def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:
     """Call torch's ``load_state_dict`` with ``strict=False`` and the version that MNASNet looks for in a state dict.
 
     Args:

@@ -389,7 +389,7 @@ def class_names_of(model: nn.Module) -> tuple[str, ...]:
     return metadata_of(model).class_names
 
 
-def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:  # noqa: ANN401 - whatever the verb was given
+def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:
     """Add an act of surgery to the metadata of ``model``; modules among the arguments are described, not kept."""
     known = metadata_of(model)
     edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})

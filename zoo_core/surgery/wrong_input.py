@@ -20,7 +20,7 @@ _OF_LIBRARIES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError
 
 
 @contextmanager
-def naming_wrong_input(model: nn.Module, x: Any, verb: str) -> Iterator[None]:  # noqa: ANN401 - whatever forward takes
+def naming_wrong_input(model: nn.Module, x: Any, verb: str) -> Iterator[None]:
     """Run a model inside the block; where it fails on a wrong input, say what is wrong with that.
 
     Args:

@@ -35,7 +35,7 @@ class MetaShapes(TorchFunctionMode):
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the function returns
+    ) -> Any:
         """Answer for a function of torch."""
         given = kwargs or {}
         rule = _RULES.get(function)

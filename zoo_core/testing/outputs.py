@@ -44,7 +44,7 @@ def difference(ours: Tensor, theirs: Tensor) -> str:
     return f"{(ours - theirs).abs().max().item():.2g}"
 
 
-def scores_of(model: nn.Module, *given: Any) -> Tensor:  # noqa: ANN401 - whatever models of its task are called with
+def scores_of(model: nn.Module, *given: Any) -> Tensor:
     """The scores a model gives for what it is called with; the first of them where it gives several."""
     return next(tensors(anatomy_of(model).scores_in(model(*given))))
 

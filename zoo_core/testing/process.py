@@ -207,13 +207,13 @@ def without_network() -> Iterator[list[str]]:
     """
     attempts: list[str] = []
 
-    def refuse(host: object, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401 - the signatures of the socket module
+    def refuse(host: object, *_: Any, **__: Any) -> NoReturn:
         name = host.decode() if isinstance(host, bytes) else str(host)
         attempts.append(name)
         msg = f"no network while a model is built: {name}"
         raise OSError(msg)
 
-    def refuse_address(_: socket.socket, address: Any) -> NoReturn:  # noqa: ANN401 - as above
+    def refuse_address(_: socket.socket, address: Any) -> NoReturn:
         refuse(address[0] if isinstance(address, tuple) else address)
 
     resolve = socket.getaddrinfo

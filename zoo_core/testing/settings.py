@@ -39,7 +39,7 @@ def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
     logging.root.handlers[:], logging.root.level, logging.root.manager.disable = value
 
 
-def _numpy(name: str, **values: Any) -> Any:  # noqa: ANN401 - what numpy gives
+def _numpy(name: str, **values: Any) -> Any:
     """What a function of numpy gives, where numpy is installed."""
     numpy = sys.modules.get("numpy")
     return getattr(numpy, name)(**values) if numpy else None

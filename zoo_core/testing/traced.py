@@ -86,7 +86,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
     return Row(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
 
 
-def _example_to_trace(card: Card) -> Any:  # noqa: ANN401 - whatever forward takes
+def _example_to_trace(card: Card) -> Any:
     """An example input to trace a model with, to compare it with a plugin's anatomy: zeros in the size of its card."""
     image = torch.zeros(1, *card.input_size, device="cpu")
     if card.task in DETECTORS:

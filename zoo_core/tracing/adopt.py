@@ -42,7 +42,7 @@ def adopt(
     name: str | None = None,
     weights: str | None = None,
     options: Mapping[str, object] | None = None,
-    example: Any = None,  # noqa: ANN401 - whatever forward takes
+    example: Any = None,
     head: str | None = None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     anatomy: Anatomy | None = None,
@@ -216,7 +216,7 @@ def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
             raise AnatomyError(f"anatomy: a {type(model).__name__} has no module {path!r}", hint=nearest)
 
 
-def _prove(model: nn.Module, known: Metadata, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+def _prove(model: nn.Module, known: Metadata, example: Any) -> None:
     """Refuse an anatomy whose head cannot be swapped, by doing so on a copy and running that.
 
     Raises:
@@ -242,7 +242,7 @@ def _prove(model: nn.Module, known: Metadata, example: Any) -> None:  # noqa: AN
         )
 
 
-def _output_shapes(output: Any) -> list[tuple[int, ...]]:  # noqa: ANN401 - whatever forward returns
+def _output_shapes(output: Any) -> list[tuple[int, ...]]:
     """The shapes of the tensors that the adopted model's forward gives, to see whether its head can be swapped."""
     return [tuple(each.shape) for each in tree_leaves(output) if isinstance(each, Tensor)]
 
@@ -268,6 +268,6 @@ def _metadata(
     return Metadata(anatomy, receipt, card, entry, options=own)
 
 
-def _on_cpu(sample: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+def _on_cpu(sample: Any) -> Any:
     """A sample of the adopted model's example on the CPU, for verbs that have to run the model."""
     return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, sample)

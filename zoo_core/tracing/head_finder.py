@@ -105,7 +105,7 @@ def _refuse_other_ways(passes: Passes, main: Layers, sites: Sequence[Head]) -> N
         raise NoHead(why, [*paths, *others], main)
 
 
-def _candidate_width(layer: Any) -> int:  # noqa: ANN401 - a Linear or a convolution
+def _candidate_width(layer: Any) -> int:
     """How wide a layer is that the finder of heads takes for one."""
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 

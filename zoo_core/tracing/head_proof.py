@@ -156,7 +156,7 @@ def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
         set_attribute(model, path, number)
 
 
-def _wider_layer(layer: Any, more: int) -> nn.Module:  # noqa: ANN401 - a Linear or a convolution
+def _wider_layer(layer: Any, more: int) -> nn.Module:
     """A head's layer with more outputs, to prove it with, otherwise like this one."""
     like = layer.weight
     options: dict[str, Any] = {"bias": layer.bias is not None, "device": like.device, "dtype": like.dtype}

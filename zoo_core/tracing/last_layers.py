@@ -160,7 +160,7 @@ def _elements(model: nn.Module, name: str) -> int:
     return int(tensor.numel())
 
 
-def site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:  # noqa: ANN401 - one of the roles of a Head
+def site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:
     """The head site that one of the last layers is: that at ``path``, which ran in the op of this number."""
     layer: Any = model.get_submodule(path)
     kind = next(kind for each, kind in KINDS if isinstance(layer, each))

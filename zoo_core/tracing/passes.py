@@ -59,7 +59,7 @@ class Passes:
         return list(dict.fromkeys(flows))  # a model of one batch size has no other
 
 
-def record_passes(model: nn.Module, example: Any) -> Passes:  # noqa: ANN401 - whatever forward takes
+def record_passes(model: nn.Module, example: Any) -> Passes:
     """Record a model; it is not changed, nor is the random state.
 
     Args:
@@ -98,7 +98,7 @@ def _may_be_index(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype in {torch.int32, torch.int64}
 
 
-def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:  # noqa: ANN401 - whatever forward takes
+def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:
     """Passes besides the first: of another batch, of a larger input, and in train mode."""
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
@@ -110,7 +110,7 @@ def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> P
     return Passes(model, x, example, flow, other, trained, larger)
 
 
-def _pass_like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:  # noqa: ANN401 - whatever forward takes
+def _pass_like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:
     """Recorded pass on another input; None where it fails, or where something else runs."""
     try:
         result = _recorded(model, x)
@@ -125,7 +125,7 @@ def _same_ops(flow: Dataflow, other: Dataflow) -> bool:
     return all(one.name == two.name and one.outputs == two.outputs for one, two in pairs)
 
 
-def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:  # noqa: ANN401 - whatever forward takes
+def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:
     """One recorded pass of a model, in eval or train mode, as what depends on what."""
     with evaluating(model):
         model.train(train)
@@ -180,19 +180,19 @@ def _copies(value: object) -> bool:
     return True
 
 
-def _initialize_lazy(model: nn.Module, x: Any) -> None:  # noqa: ANN401 - whatever forward takes
+def _initialize_lazy(model: nn.Module, x: Any) -> None:
     """Run a first pass, before those that are traced, over a model with lazy layers, which gives them their shapes."""
     if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
         with suppress(Exception):  # what fails here fails again, and is reported, where it is recorded
             output_of(model, _placed(x, model))
 
 
-def _placed(x: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
+def _placed(x: Any, model: nn.Module) -> Any:
     like = next(model.parameters(), None)
     return x if like is None else tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, x)
 
 
-def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
+def batch_of(x: Any, size: int) -> Any:
     """Input for a pass at another batch size, made of the first sample of the example; a list is one of samples."""
     if isinstance(x, list):
         return [x[0].clone() if isinstance(x[0], Tensor) else x[0] for _ in range(size)] if x else x
@@ -205,7 +205,7 @@ def batch_of(x: Any, size: int) -> Any:  # noqa: ANN401 - whatever forward takes
     return tree_map(widen, x)
 
 
-def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+def _enlarged(x: Any) -> Any:
     """The input of a pass with its sides twice as long."""
 
     def enlarge(each: object) -> object:
@@ -217,7 +217,7 @@ def _enlarged(x: Any) -> Any:  # noqa: ANN401 - whatever forward takes
     return tree_map(enlarge, x)
 
 
-def output_of(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def output_of(model: nn.Module, x: Any) -> Any:
     """What a pass of the model in eval mode gives, without gradients; its buffers are as before afterwards."""
     with torch.no_grad(), evaluating(model), _same_buffers(model), ShapesOnly():
         return run(model, x)

@@ -72,7 +72,7 @@ class Functional:
 
     __name__: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the function takes and gives
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it."""
         return getattr(functional, self.__name__)(*args, **kwargs)
 
@@ -95,7 +95,7 @@ class Apply:
     def __repr__(self) -> str:
         return self.__name__
 
-    def __call__(self, x: Any) -> Any:  # noqa: ANN401 - what the function takes
+    def __call__(self, x: Any) -> Any:
         """Run the function."""
         values = {0: x}
         args, kwargs = (_filled_arguments(each, None, values) for each in (self.step.args, self.step.kwargs))
@@ -127,7 +127,7 @@ class Program:
         """Paths of the modules that it calls."""
         return tuple(step.run for step in self.steps if isinstance(step.run, str))
 
-    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - one tensor, or several
+    def __call__(self, model: nn.Module, x: Any) -> Any:
         """Run the steps."""
         values: dict[int, Any] = dict(enumerate(x)) if self.several else {0: x}
         for step in self.steps:
@@ -137,7 +137,7 @@ class Program:
         return _filled_arguments(self.output, model, values)
 
 
-def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:  # noqa: ANN401 - any nest of records
+def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:
     """Arguments of a program's step, with tensors and sizes in the places of their records."""
 
     def fill(each: object) -> object:
@@ -156,7 +156,7 @@ def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:  
     return tree_map(fill, record)
 
 
-def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:  # noqa: ANN401 - nests of any kind
+def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:
     """As a program runs, note the tensors of ``result`` by the numbers that later steps use."""
     if isinstance(record, Value):
         values[record.number] = args[0] if result is None else result  # as item assignment gives nothing
@@ -168,7 +168,7 @@ def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None: 
             _keep(each, part, values, args)
 
 
-def run(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def run(model: nn.Module, x: Any) -> Any:
     """``model`` on an example."""
     args, kwargs = arguments(model, x)
     return model(*args, **kwargs)
@@ -180,7 +180,7 @@ class Item:
 
     key: tuple[Any, ...]
 
-    def __call__(self, output: Any) -> Any:  # noqa: ANN401 - any output object
+    def __call__(self, output: Any) -> Any:
         """The tensor."""
         for step in self.key:
             if isinstance(step, str) and not isinstance(output, dict) and not hasattr(output, "keys"):
@@ -200,7 +200,7 @@ class ItemOf:
 
     key: tuple[Any, ...]
 
-    def __call__(self, _model: object, output: Any) -> Any:  # noqa: ANN401 - any output object
+    def __call__(self, _model: object, output: Any) -> Any:
         """The map."""
         return Item(self.key)(output)
 
@@ -254,7 +254,7 @@ def _aligned_steps(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
     return list(zip(*passes, strict=True))
 
 
-def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) -> list[Step]:  # noqa: ANN401 - a nest
+def _steps(flow: Dataflow, start: list[int], end: Any, expand: Collection[str]) -> list[Step]:
     """The steps of a program from some tensors to others, in one recorded pass."""
     recording = flow.recording
     ends = [each.value for each in tree_iter(end) if isinstance(each, Ref)]
@@ -309,7 +309,7 @@ def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], la
     return {value for value in made if last_use.get(value, -1) >= call.end} <= {*call.outputs}
 
 
-def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:  # noqa: ANN401 - a nest
+def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:
     """Steps of a program with tensors numbered from 0 on, what comes out, and the numbers."""
     numbers = {value: index for index, value in enumerate(start)}
     for step in steps:
@@ -336,7 +336,7 @@ def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list
     return changed, tree_map(change, end), numbers
 
 
-def _merged_arguments(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - nests
+def _merged_arguments(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:
     """One nest of arguments of a program's step that stands for those of every pass."""
     leaves = [tree_flatten(nest) for nest in nests]
     if any(spec != leaves[0][1] for _, spec in leaves):
@@ -345,7 +345,7 @@ def _merged_arguments(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]],
     return tree_unflatten(merged, leaves[0][1])
 
 
-def _one_argument(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:  # noqa: ANN401 - a leaf
+def _one_argument(values: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:
     """One argument of a program's step that stands for its values in every pass."""
     if all(value == values[0] and type(value) is type(values[0]) for value in values):
         return values[0]

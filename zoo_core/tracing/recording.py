@@ -137,7 +137,7 @@ def _norm_takes(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     return True
 
 
-def _recorded_output(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever torch gives
+def _recorded_output(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Output of a recorded function; of some that take long on tensors without values, only the shape."""
     if args and isinstance(args[0], Tensor) and args[0].is_meta:
         if func in _SAME_SHAPE and _norm_takes(func, args):
@@ -158,7 +158,7 @@ class ShapesOnly(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401 - whatever torch gives
+    ) -> Any:
         return _recorded_output(func, args, kwargs or {})
 
 
@@ -178,7 +178,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401 - whatever torch gives
+    ) -> Any:
         kwargs = kwargs or {}
         noted = self.noted((args, kwargs))  # before it runs, since it may work in place
         result = _recorded_output(func, args, kwargs)
@@ -209,7 +209,7 @@ class _Recorder(TorchFunctionMode):
         self.recording.shapes.append(tuple(tensor.shape))
         return self._values[id(tensor)]
 
-    def noted(self, value: Any) -> Any:  # noqa: ANN401 - any nest of values
+    def noted(self, value: Any) -> Any:
         """``value`` with records in the place of tensors and of objects that are no plain values."""
         return tree_map(self._noted_one, plain_fields(value))
 
@@ -246,7 +246,7 @@ class _Recorder(TorchFunctionMode):
         self.stack.pop()
 
 
-def plain_fields(value: Any) -> Any:  # noqa: ANN401 - any nest of values
+def plain_fields(value: Any) -> Any:
     """A nest of values to record whose output objects, such as those of transformers, are dicts of their fields.
 
     A named tuple, as a ``PackedSequence`` is, becomes a plain one.
@@ -294,7 +294,7 @@ def _noting_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         if not path:
             continue
 
-        def enter(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:  # noqa: ANN401 - what hooks are given
+        def enter(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
             recorder.enter(path, args, kwargs)
 
         def leave(_: nn.Module, _args: object, output: object) -> None:

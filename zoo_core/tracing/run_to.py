@@ -35,7 +35,7 @@ class RunTo:
     path: str
     before: bool = False
 
-    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - what the module takes or gives
+    def __call__(self, model: nn.Module, x: Any) -> Any:
         """Run the model as far as the module."""
         if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
             body = replaced(model, {})
@@ -76,7 +76,7 @@ def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
 class _Ending(Variant):
     """Put before the class of the module to run to: forward stops when its taps and hooks have heard of it."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - it is in the place of modules of any kind
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise _Stop(super().__call__(*args, **kwargs))  # type: ignore[misc]  # the class after it is a module's
 
 

@@ -169,7 +169,7 @@ def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
     return value if same else None
 
 
-def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa: ANN401 - whatever forward takes
+def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:
     """The anatomy with its split proven, as far as it gives what forward gives, bit for bit, on noise.
 
     Args:
@@ -189,13 +189,13 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:  # noqa
     return replace(simple, classify=None, indivisible=anatomy.indivisible or cause)
 
 
-def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  # noqa: ANN401 - whatever forward takes
+def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
     """Whether the pieces of the split together give what forward gives, bit for bit."""
     if anatomy.indivisible or anatomy.main is None:
         return False
     path = anatomy.main.path
 
-    def parts(_: nn.Module, given: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+    def parts(_: nn.Module, given: Any) -> Any:
         backbone = Backbone(model, anatomy)
         head = anatomy.classify or Chain(path)
         return head(model, backbone(given))
@@ -207,7 +207,7 @@ def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:  
         return False
 
 
-def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:
     """Output of a piece of the split in eval mode, without gradients."""
     from zoo_core.utils.eval_mode import evaluating
 
@@ -215,7 +215,7 @@ def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:  # noqa: ANN401 - w
         return run(model, x)
 
 
-def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - whatever forward returns
+def same(one: Any, other: Any) -> bool:
     """Whether the split gives what forward gives, bit for bit; of tensors without values, whether shapes are equal."""
     pairs = list(zip(tree_leaves(one), tree_leaves(other), strict=False))
     return len(tree_leaves(one)) == len(tree_leaves(other)) and all(_same_values(a, b) for a, b in pairs)
@@ -230,7 +230,7 @@ def _same_values(a: object, b: object) -> bool:
     return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
-def _noise_like(example: Any) -> Any:  # noqa: ANN401 - whatever forward takes
+def _noise_like(example: Any) -> Any:
     """An example to prove the split on, with noise for floating-point tensors: zeros hide what they multiply."""
     generator = torch.Generator().manual_seed(0)
 

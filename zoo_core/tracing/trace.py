@@ -76,7 +76,7 @@ class Trace:
 @strict_arguments
 def trace(
     model: nn.Module,
-    example: Any,  # noqa: ANN401 - whatever forward takes
+    example: Any,
     *,
     head: str | None = None,
     stages: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
@@ -144,7 +144,7 @@ def trace(
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)
 
 
-def _require_runnable(model: object, example: Any) -> None:  # noqa: ANN401 - whatever forward takes
+def _require_runnable(model: object, example: Any) -> None:
     """Refuse to trace without an example, or what is no model that can be run."""
     if not any(isinstance(each, Tensor) for each in tree_leaves(example)):
         raise UsageError(
@@ -234,7 +234,7 @@ def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -
     return f"{UNPROVEN}: {why}{named}"
 
 
-def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:  # noqa: ANN401 - as in trace
+def _with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:
     """The traced anatomy with its stages, found or as the user names them."""
     if chosen is not None:
         stages, layout = _declared_stages(passes, grid, chosen)
@@ -254,7 +254,7 @@ def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[i
     return images - used
 
 
-def _declared_stages(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:  # noqa: ANN401 - as in trace
+def _declared_stages(passes: Passes, grid: Grid, chosen: Any) -> tuple[tuple[Stage, ...], Any]:
     """The stages that the user names to ``zoo.trace``, with what the passes show of their maps."""
     named = chosen if hasattr(chosen, "items") else {path.rpartition(".")[2]: (path,) for path in chosen}
     if len(named) < len(chosen):
@@ -325,7 +325,7 @@ def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes:
     """
     model, counts = duplicate(passes.model), {*numbers.values()}
 
-    def wider(x: Any) -> Any:  # noqa: ANN401 - a tensor, or anything else that forward takes
+    def wider(x: Any) -> Any:
         is_image = isinstance(x, Tensor) and x.dim() > 2 and x.shape[1] in counts  # noqa: PLR2004 - [N, C, L]
         return torch.cat([x, x[:, :1]], 1) if is_image else x
 
@@ -347,7 +347,7 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, norms)
 
 
-def _example_on_device(example: Any, model: nn.Module) -> Any:  # noqa: ANN401 - whatever forward takes
+def _example_on_device(example: Any, model: nn.Module) -> Any:
     """The example on the device of the model that is traced."""
     like = next(model.parameters(), torch.empty(0, device="cpu"))
     return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)

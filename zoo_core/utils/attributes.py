@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 
-def get_attribute(model: nn.Module, path: str) -> Any:  # noqa: ANN401 - a number, a switch or a list of numbers
+def get_attribute(model: nn.Module, path: str) -> Any:
     """The attribute at a dotted path such as ``"layer1.0.groups"`` or ``"config.num_labels"``."""
     return reduce(getattr, path.split("."), model)
 

@@ -59,7 +59,7 @@ def release(start: int, length: int) -> None:
 
 
 @cache
-def _system() -> Any | None:  # noqa: ANN401 - a function of the C library
+def _system() -> Any | None:
     """The call of the system by which mapped pages are given back; None where it has none."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return None

@@ -29,7 +29,7 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the public name stands for
+def __getattr__(name: str) -> Any:
     """Import a public name of the weights package when it is first used."""
     if name not in _PUBLIC:
         msg = f"module {__name__!r} has no attribute {name!r}"

@@ -78,7 +78,7 @@ def parse(name: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def client() -> Any:  # noqa: ANN401 - huggingface_hub's
+def client() -> Any:
     """The client that fetches folders of saves from the hub, or from what ``HF_ENDPOINT`` names in its place.
 
     Raises:
@@ -233,7 +233,7 @@ def _is_believed(folder: Path) -> bool:
         return False
 
 
-def _tensors_in(folder: Path) -> Any:  # noqa: ANN401 - whatever json gave
+def _tensors_in(folder: Path) -> Any:
     """What the recipe in the folder of a save on the hub says of its tensors.
 
     Raises:

@@ -46,7 +46,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     )
 
 
-def features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def features(model: Any, x: Tensor) -> Tensor:
     """The last feature map of an EfficientNet, ``[N, C, H / 32, W / 32]``: by a method, as no chain of modules is.
 
     Every block is told how deep it is, and one activation module serves the first layer and the last.
@@ -67,7 +67,7 @@ def _head(model: nn.Module) -> Head:
     return Head("_fc", in_features=layers[0].in_features, num_classes=layers[-1].out_features)
 
 
-def _stages(model: Any) -> tuple[Stage, ...]:  # noqa: ANN401 - the library ships no types
+def _stages(model: Any) -> tuple[Stage, ...]:
     """The stages of an EfficientNet: its blocks in groups, each after the first begins where a block halves the map."""
     blocks = dict(model.get_submodule("_blocks").named_children())
     stride = _stride(model.get_submodule("_conv_stem"))
@@ -89,6 +89,6 @@ def _stages(model: Any) -> tuple[Stage, ...]:  # noqa: ANN401 - the library ship
     )
 
 
-def _stride(convolution: Any) -> int:  # noqa: ANN401 - the library ships no types
+def _stride(convolution: Any) -> int:
     """The stride of a convolution in the blocks of an EfficientNet."""
     return int(convolution.stride[0])

@@ -35,7 +35,7 @@ def zoo_commands() -> Mapping[str, str]:
     return {"finetune": "zoo_lightning.command:finetune"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     """Import a public name when it is used: listing the models of all plugins must not import Lightning."""
     from importlib import import_module
 

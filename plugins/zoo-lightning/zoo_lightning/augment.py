@@ -52,14 +52,14 @@ def _for_classes(model: nn.Module, augment: str) -> Callable[[Any], Tensor]:
     return v2.Compose([_without_palette, v2.RandAugment(), standard]) if augment == "strong" else standard
 
 
-def _without_palette(image: Any, *target: Any) -> Any:  # noqa: ANN401 - a PIL image or a tensor, and what is with it
+def _without_palette(image: Any, *target: Any) -> Any:
     """Grey or RGB: augmentations turn the indices of a palette into others, and most do not take transparency."""
     if not isinstance(image, Tensor) and image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
     return (image, *target) if target else image
 
 
-def _for_boxes(model: nn.Module, augment: str) -> Any:  # noqa: ANN401 - a transform of v2
+def _for_boxes(model: nn.Module, augment: str) -> Any:
     """Augmentations for boxes; keypoints get colors alone: a flip would make a left hand a right one.
 
     A crop would part it from its body.
@@ -78,7 +78,7 @@ def _for_boxes(model: nn.Module, augment: str) -> Any:  # noqa: ANN401 - a trans
     return v2.Compose([_without_palette, *steps, v2.SanitizeBoundingBoxes(labels_getter=_labels_getter), plain])
 
 
-def _labels_getter(sample: Any) -> Tensor:  # noqa: ANN401 - an image and its target
+def _labels_getter(sample: Any) -> Tensor:
     """The labels of a sample, of which an augmentation drops those whose boxes it cut away."""
     labels: Tensor = sample[1]["labels"]
     return labels

@@ -114,7 +114,7 @@ class ObjectSample(Sample):
         return result
 
 
-def decoded(shape: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:  # noqa: ANN401 - polygons or a dict
+def decoded(shape: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """The mask ``[H, W]`` of uint8 that COCO's polygons, or its run-length encoding, stand for."""
     from pycocotools import mask
 
@@ -363,7 +363,7 @@ def _object_of(
     return Object(index[each["category_id"]], clipped, shape, points, bool(each.get("iscrowd")))
 
 
-def _numbers(values: Any) -> list[float] | None:  # noqa: ANN401 - what a file has
+def _numbers(values: Any) -> list[float] | None:
     """A list of numbers in COCO's annotations; None for what is no such list."""
     if not isinstance(values, list):
         return None
@@ -372,7 +372,7 @@ def _numbers(values: Any) -> list[float] | None:  # noqa: ANN401 - what a file h
 
 
 def _box(
-    values: Any,  # noqa: ANN401 - what a file has
+    values: Any,
     size: tuple[int, int] | None,
     name: str,
     faults: Faults,
@@ -396,7 +396,7 @@ def _box(
     return corners
 
 
-def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) -> Any:  # noqa: ANN401 - as above
+def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) -> Any:
     """The shape of a COCO annotation: polygons with an area, or a run-length encoding of the image's size."""
     if not shape:
         return None
@@ -416,7 +416,7 @@ def _shape(shape: Any, size: tuple[int, int] | None, name: str, faults: Faults) 
     return fine or None
 
 
-def _num_pixels(counts: Any) -> int:  # noqa: ANN401 - as above
+def _num_pixels(counts: Any) -> int:
     """How many pixels the run lengths of a COCO mask cover, as a list or compressed; -1 where they are none.
 
     Example:
@@ -444,7 +444,7 @@ def _with_keypoints(each: Object, count: int, name: str, faults: Faults) -> Obje
     return replace(each, keypoints=())
 
 
-def size_of(image: Any) -> tuple[int, int]:  # noqa: ANN401 - a PIL image or a tensor
+def size_of(image: Any) -> tuple[int, int]:
     """Height and width of an image, for the annotated objects in it."""
     if hasattr(image, "shape"):
         return int(image.shape[-2]), int(image.shape[-1])

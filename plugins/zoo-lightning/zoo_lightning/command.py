@@ -98,7 +98,7 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run to the same folder.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; train and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def finetune(data: Path, model: str, out: Path, **options: Any) -> None:  # noqa: ANN401 - the options above
+def finetune(data: Path, model: str, out: Path, **options: Any) -> None:
     r"""Fine-tune MODEL on the images in DATA, and save it to a folder that zoo.load and zoo predict take.
 
     DATA is a folder with one folder of images for each class (or train and val folders of those), a CSV with the

@@ -80,7 +80,7 @@ class BoxDataset(ImageDataset):
         super().__init__(samples, transform, seed=seed)
         self.parts, self.with_crowds = parts, with_crowds
 
-    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - an ObjectSample
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:
         """The image as a tensor, and its target."""
         image = sample.image()
         target = sample.target(size_of(image), self.parts, with_crowds=self.with_crowds)
@@ -90,7 +90,7 @@ class BoxDataset(ImageDataset):
 class MaskDataset(ImageDataset):
     """Dataset that loads images and the classes of their pixels, changed together."""
 
-    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:
         """The image as a tensor, and its mask."""
         image, mask = self.transform(sample.image(), sample.target())
         return image, mask.long()
@@ -99,7 +99,7 @@ class MaskDataset(ImageDataset):
 class WholeMaskDataset(ImageDataset):
     """Dataset that loads validation images as ``zoo.predict`` prepares them, with masks of their full size."""
 
-    def pair(self, sample: Any) -> tuple[Tensor, Any]:  # noqa: ANN401 - a MaskSample
+    def pair(self, sample: Any) -> tuple[Tensor, Any]:
         """The image as a tensor, and its mask."""
         return self.transform(sample.image()), sample.target().as_subclass(Tensor).long()
 

@@ -51,7 +51,7 @@ class FineTuneDetector(FineTune):
         ('bbox',)
     """
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:  # noqa: ANN401 - those of FineTune
+    def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__(model, **options)
         if not isinstance(model, DETECTORS):
             raise errors.NotSupported(
@@ -63,11 +63,11 @@ class FineTuneDetector(FineTune):
             self.kinds = ("bbox", "segm")
         self.score = MeanAveragePrecision(iou_type=self.kinds)
 
-    def forward(self, images: Any) -> Any:  # noqa: ANN401 - torchvision's lists
+    def forward(self, images: Any) -> Any:
         """What the detector sees in images ``[C, H, W]`` of any size."""
         return self.model(list(images))
 
-    def training_step(self, batch: Any, _: int) -> Tensor:  # noqa: ANN401 - lists of images and of targets
+    def training_step(self, batch: Any, _: int) -> Tensor:
         """One batch."""
         images, targets = batch
         losses: dict[str, Tensor] = self.model(images, targets)
@@ -81,7 +81,7 @@ class FineTuneDetector(FineTune):
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
         return loss
 
-    def validation_step(self, batch: Any, _: int) -> None:  # noqa: ANN401 - lists of images and of targets
+    def validation_step(self, batch: Any, _: int) -> None:
         """One batch."""
         images, targets = batch
         update(self.score, self(images), targets)
@@ -163,7 +163,7 @@ class DetectionEvaluation:
         return sorted(range(len(apart)), key=lambda index: -apart[index])[:_WORST]
 
 
-def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:  # noqa: ANN401 - PIL images
+def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:
     """The image with what a detector surely sees on it."""
     chosen = output["scores"] >= _SURE
     labels = output["labels"][chosen]

@@ -175,7 +175,7 @@ class FineTune(LightningModule):
             strategy.model = self
             strategy.configure_ddp()
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401, ARG002 - Lightning's signature
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Seed, so that a resumed run draws what an uninterrupted one draws, whatever else took random numbers."""
         place = (self.current_epoch << 32) + batch_idx * self.trainer.world_size + self.global_rank
         torch.manual_seed(mixed_seed(self.seed, place))
@@ -198,7 +198,7 @@ class FineTune(LightningModule):
         self.log("val_loss", self.loss(scores, targets), sync_dist=True, batch_size=len(images), prog_bar=True)
         self.log(METRIC, self.score, prog_bar=True, batch_size=len(images))
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - one of the many forms that Lightning takes
+    def configure_optimizers(self) -> Any:
         """AdamW and a schedule. What is frozen is in the groups too: without a gradient it is passed over."""
         with _trainable(self.model):
             groups = zoo.param_groups(

@@ -64,14 +64,14 @@ def _legend(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) 
     return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}{named}</text>'
 
 
-def figure(image: Any, caption: str) -> str:  # noqa: ANN401 - a PIL image or a tensor
+def figure(image: Any, caption: str) -> str:
     """A small image on an HTML page, with a line of text below it."""
     escaped = escape(caption)
     source = f"data:image/png;base64,{_thumbnail(image)}"
     return f'<figure><img alt="{escaped}" src="{source}"><figcaption>{escaped}</figcaption></figure>'
 
 
-def _thumbnail(read: Any) -> str:  # noqa: ANN401 - as above
+def _thumbnail(read: Any) -> str:
     """A small image as base64, so that the page needs no file beside it."""
     image = v2.functional.to_pil_image(read) if isinstance(read, Tensor) else read.convert("RGB")
     image.thumbnail((_SIDE, _SIDE))

@@ -87,7 +87,7 @@ def finetune(
     out: str | os.PathLike[str],
     resume: bool = False,
     trainer: Mapping[str, Any] | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of Options
+    **options: Any,
 ) -> Result:
     """Fine-tune a model on images, and save it with its class names, its preprocessing, its metrics and a report.
 
@@ -144,7 +144,7 @@ def check_run(
     model: str,
     out: str | os.PathLike[str],
     resume: bool = False,
-    **options: Any,  # noqa: ANN401 - the fields of Options
+    **options: Any,
 ) -> None:
     """Refuse what :func:`finetune` would refuse before it trains.
 
@@ -317,7 +317,7 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
         ) from error
 
 
-def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:  # noqa: ANN401 - data loaders
+def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:
     """Find the learning rate of a run at which its loss falls fastest, however few steps an epoch has."""
     epochs = engine.fit_loop.max_epochs
     engine.fit_loop.max_epochs = max(epochs or 0, 1 + _STEPS // len(train))

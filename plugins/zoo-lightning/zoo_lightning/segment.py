@@ -42,7 +42,7 @@ class FineTuneSegmenter(FineTune):
         torch.Size([1, 3, 64, 64])
     """
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:  # noqa: ANN401 - those of FineTune
+    def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__(model, **options)
         main = zoo.anatomy(model).main
         classes = main.num_classes if main else 0

@@ -169,7 +169,7 @@ def _require_shapes(data: ImageData) -> None:
         )
 
 
-def module_for(model: nn.Module, data: ImageData, **options: Any) -> FineTune:  # noqa: ANN401 - those of FineTune
+def module_for(model: nn.Module, data: ImageData, **options: Any) -> FineTune:
     """The model in training, as its task is trained."""
     return _MODULES[data.task](model, **options)
 

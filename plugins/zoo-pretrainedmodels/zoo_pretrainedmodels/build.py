@@ -77,7 +77,7 @@ def _reclass(model: nn.Module) -> None:
         model.add_outputs()
 
 
-def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ships no types
+def _concatenate_outputs(model: Any) -> None:
     """Build a DPN with a module at the end of each resolution, so that one tensor comes out of it.
 
     It has no parameters.
@@ -90,7 +90,7 @@ def _concatenate_outputs(model: Any) -> None:  # noqa: ANN401 - the library ship
     model.features = nn.Sequential(OrderedDict(layers))
 
 
-def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no types
+def _own_features(model: Any) -> None:
     """Build a ResNeXt with layers of its own: the library's are one global module, which all models of a kind share.
 
     Its lambdas give way to functions that can be pickled, and its weights are drawn anew, as a new model's should be.
@@ -103,7 +103,7 @@ def _own_features(model: Any) -> None:  # noqa: ANN401 - the library ships no ty
             module.reset_parameters()
 
 
-def _drop_auxiliary_head(model: Any, name: str) -> None:  # noqa: ANN401 - the library ships no types
+def _drop_auxiliary_head(model: Any, name: str) -> None:
     """Build a model without its auxiliary head, for the option ``aux_logits=False``."""
     if not hasattr(model, "AuxLogits"):
         msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
@@ -116,7 +116,7 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-def _resize_head(model: Any, num_classes: int) -> None:  # noqa: ANN401 - the library ships no types
+def _resize_head(model: Any, num_classes: int) -> None:
     """Build the heads for a number of classes, which many constructors of pretrainedmodels ignore."""
     if hasattr(model, "last_conv"):
         if model.last_conv.out_channels != num_classes:

@@ -18,13 +18,13 @@ _relu = partial(
 )  # the library's works in place, which would change the features under their owner
 
 
-def library_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def library_features(model: Any, x: Tensor) -> Tensor:
     """The last map of a convnet, by the method ``features`` of pretrainedmodels, where layers are not a chain."""
     result: Tensor = model.features(x)
     return result
 
 
-def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def resnet(model: Any) -> Anatomy:
     """The ResNets of pretrainedmodels: torchvision's, and its ports from Caffe and Torch."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -35,7 +35,7 @@ def resnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     )
 
 
-def senet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def senet(model: Any) -> Anatomy:
     """SENet, SE-ResNet and SE-ResNeXt of pretrainedmodels; only the first has dropout."""
     dropout = () if model.dropout is None else ("dropout",)
     return Anatomy(
@@ -55,7 +55,7 @@ def _residual_stages(model: nn.Module) -> tuple[Stage, ...]:
     )
 
 
-def densenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def densenet(model: Any) -> Anatomy:
     """DenseNet of pretrainedmodels: a block and the transition before it are a stage; the last norm ends the last."""
     widths = [model.features.get_submodule(f"transition{n}.norm").num_features for n in (1, 2, 3)]
     widths.append(model.features.norm5.num_features)
@@ -73,12 +73,12 @@ def densenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no type
     )
 
 
-def alexnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def alexnet(model: Any) -> Anatomy:
     """AlexNet of pretrainedmodels: the two hidden linear layers of its classifier belong to the pool."""
     return _with_hidden_layers(model, "dropout0", "linear0", "relu0", "dropout1", "linear1", "relu1")
 
 
-def vgg(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def vgg(model: Any) -> Anatomy:
     """VGG of pretrainedmodels: as AlexNet, with dropout after the layers."""
     return _with_hidden_layers(model, "linear0", "relu0", "dropout0", "linear1", "relu1", "dropout1")
 
@@ -94,7 +94,7 @@ def _with_hidden_layers(model: nn.Module, *hidden: str) -> Anatomy:
     )
 
 
-def squeezenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def squeezenet(model: Any) -> Anatomy:
     """SqueezeNet of pretrainedmodels: the head is a convolution on the map; activation and pooling come after it."""
     return Anatomy(
         heads=(head_at(model, "last_conv"),),
@@ -106,7 +106,7 @@ def squeezenet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no ty
     )
 
 
-def resnext(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def resnext(model: Any) -> Anatomy:
     """ResNeXt of pretrainedmodels, ported from Torch as nested sequences without names."""
     widths = (256, 512, 1024, 2048)
     return Anatomy(
@@ -118,7 +118,7 @@ def resnext(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     )
 
 
-def dpn(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def dpn(model: Any) -> Anatomy:
     """DPN of pretrainedmodels. Its blocks return two maps; a stage gives both as one where a module does so."""
     blocks = dict(model.features.named_children())
     rows: list[Row] = []
@@ -138,13 +138,13 @@ def dpn(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     )
 
 
-def _dpn_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def _dpn_pool(model: Any, features: Tensor) -> Tensor:
     """The pool of a DPN: in eval mode the head looks at every 7x7 window of the map; in train mode at its mean."""
     windows = model.test_time_pool and not model.training
     return F.avg_pool2d(features, kernel_size=7 if windows else features.shape[-2:], stride=1)
 
 
-def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:
     """The scores of a DPN: mean and maximum of those of all windows, half and half; in train mode there is one."""
     scores: Tensor = model.last_linear(pooled)
     if model.test_time_pool and not model.training:

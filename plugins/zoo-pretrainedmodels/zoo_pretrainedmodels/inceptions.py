@@ -63,7 +63,7 @@ _PNASNET: tuple[Row, ...] = (
 )
 
 
-def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def inception_v3(model: Any) -> Anatomy:
     """Inception v3 of pretrainedmodels, torchvision's, with the auxiliary head that only trains."""
     paths = [row[1] for row in _INCEPTION_V3]
     return Anatomy(
@@ -75,7 +75,7 @@ def inception_v3(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
     )
 
 
-def _auxiliary_head(model: Any) -> tuple[Head, ...]:  # noqa: ANN401 - the library ships no types
+def _auxiliary_head(model: Any) -> tuple[Head, ...]:
     """The auxiliary head of pretrainedmodels' Inception v3, where the network has it."""
     return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
 
@@ -85,12 +85,12 @@ def _halved(x: Tensor) -> Tensor:
     return F.max_pool2d(x, kernel_size=3, stride=2)
 
 
-def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:
     """The pool of Inception v3, with dropout, before the head."""
     return F.dropout(F.avg_pool2d(features, kernel_size=8), training=model.training).flatten(1)
 
 
-def inception_v4(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def inception_v4(model: Any) -> Anatomy:
     """Inception v4 of pretrainedmodels: one sequence."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -101,7 +101,7 @@ def inception_v4(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no 
     )
 
 
-def inception_resnet_v2(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def inception_resnet_v2(model: Any) -> Anatomy:
     """Inception-ResNet v2 of pretrainedmodels."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -112,12 +112,12 @@ def inception_resnet_v2(model: Any) -> Anatomy:  # noqa: ANN401 - the library sh
     )
 
 
-def _inception_resnet_v2_pool(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def _inception_resnet_v2_pool(model: Any, features: Tensor) -> Tensor:
     """The pool of Inception-ResNet v2, with dropout, before the head."""
     return F.dropout(model.avgpool_1a(features).flatten(1), training=model.training)
 
 
-def xception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def xception(model: Any) -> Anatomy:
     """Xception of pretrainedmodels, named after Inception; its last activation belongs to the pool."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -129,7 +129,7 @@ def xception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no type
     )
 
 
-def polynet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def polynet(model: Any) -> Anatomy:
     """PolyNet of pretrainedmodels, a relative of Inception-ResNet."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -140,17 +140,17 @@ def polynet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
     )
 
 
-def nasnet_large(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def nasnet_large(model: Any) -> Anatomy:
     """NASNet-A Large: three times six cells, of branches side by side as in Inception."""
     return _nasnet(model, cells=6)
 
 
-def nasnet_mobile(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def nasnet_mobile(model: Any) -> Anatomy:
     """NASNet-A Mobile: three times four cells of branches as in Inception, numbered as if there were six."""
     return _nasnet(model, cells=4)
 
 
-def _nasnet(model: Any, cells: int) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def _nasnet(model: Any, cells: int) -> Anatomy:
     """A NASNet-A, of cells with branches as in Inception: its stem, and three groups of so many cells."""
     filters = model.penultimate_filters // 24
     numbered = [tuple(f"cell_{first + n}" for n in range(cells)) for first in (0, 6, 12)]
@@ -164,12 +164,12 @@ def _nasnet(model: Any, cells: int) -> Anatomy:  # noqa: ANN401 - the library sh
     return _of_cells(model, "conv0.conv", rows)
 
 
-def pnasnet(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def pnasnet(model: Any) -> Anatomy:
     """PNASNet-5 Large, of cells with branches side by side as in Inception."""
     return _of_cells(model, "conv_0.conv", _PNASNET)
 
 
-def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:
     """Anatomy of NASNet and PNASNet: cells like Inception's blocks, each of which sees the two before it."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
@@ -180,7 +180,7 @@ def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:  # noqa:
     )
 
 
-def bninception(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def bninception(model: Any) -> Anatomy:
     """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
     rows: list[Row] = [
         ("conv1", _children_named(model, "conv1_"), 64, 2),

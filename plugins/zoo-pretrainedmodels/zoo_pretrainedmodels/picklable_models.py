@@ -23,7 +23,7 @@ class _TwoSteps:
     features: Any  # a module or a method
     logits: Any
 
-    def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - a tensor, or two while an auxiliary head trains
+    def forward(self, x: Tensor) -> Any:
         """Images to scores."""
         return self.logits(self.features(x))
 
@@ -157,7 +157,7 @@ class BNInception(library.BNInception):  # type: ignore[misc]  # the library shi
         return bninception_features(self, x)
 
 
-def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def bninception_features(model: Any, x: Tensor) -> Tensor:
     """The forward pass of the class BNInception: its 10 blocks, which pretrainedmodels spells out in 220 lines.
 
     Args:
@@ -176,7 +176,7 @@ def bninception_features(model: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - the
     return x
 
 
-def _inception_block(model: Any, block: str, x: Tensor) -> Tensor:  # noqa: ANN401 - the library ships no types
+def _inception_block(model: Any, block: str, x: Tensor) -> Tensor:
     """The forward of a block of our picklable BNInception: up to four branches side by side.
 
     Blocks that halve the map have no 1x1 branch, and only pool in the last.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["embed_engine"]
 
 
-def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN401 - zoo's own
+def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:
     """The engine that ``engine="ray"`` names: the rows of images, in order, from the actors of a cluster.
 
     Args:

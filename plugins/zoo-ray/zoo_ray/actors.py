@@ -47,7 +47,7 @@ class _Actor:
         return list(self.embedder.run(sources))
 
 
-def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN401 - zoo's own
+def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:
     """Embed images by Ray's actors: a row for each, in order.
 
     Args:
@@ -85,7 +85,7 @@ def rows(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:  # noqa: ANN40
             ray.kill(actor)
 
 
-def _started() -> Any:  # noqa: ANN401 - a module without types
+def _started() -> Any:
     """Ray, connected to the cluster of the user, or to one that it starts on this machine."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it sends the current folder to every worker
     ray: Any = import_module("ray")  # a heavy library, without which this module can be read
@@ -109,7 +109,7 @@ def _in_chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _portable(source: Any) -> Any:  # noqa: ANN401 - zoo's own
+def _portable(source: Any) -> Any:
     """An image to send to an actor: a path does not depend on the folder, and one of a batch brings no others along."""
     item = source.item
     if isinstance(item, str | os.PathLike):
@@ -117,7 +117,7 @@ def _portable(source: Any) -> Any:  # noqa: ANN401 - zoo's own
     return source._replace(item=item.clone()) if hasattr(item, "untyped_storage") else source
 
 
-def _in_order(ray: Any, actors: list[Any], shared: Any, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:  # noqa: ANN401 - as above
+def _in_order(ray: Any, actors: list[Any], shared: Any, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:
     """What the actors give for the chunks, in their order; each actor has the next one when it is done with others."""
     waiting: deque[Any] = deque()
     running: dict[Any, int] = {}

@@ -80,7 +80,7 @@ def listening() -> Iterator[None]:
         return
     real = _builder.build_model_with_cfg
 
-    def answer(model_class: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> object:  # noqa: ANN401 - as timm's
+    def answer(model_class: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> object:
         if not _asking.get():
             return real(model_class, *args, **kwargs)
         raise _AskedFor(

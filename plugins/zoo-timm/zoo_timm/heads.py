@@ -51,7 +51,7 @@ def heads(model: nn.Module) -> tuple[Head, ...]:
     return tuple(_head(model, path, role) for path, role in sites(model))
 
 
-def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's models have no class in common
+def sites(model: Any) -> Iterator[tuple[str, Role]]:
     """Path and role of each head site of a timm model."""
     result = _classifier(model)
     paths = {module: path for path, module in model.named_modules()}
@@ -66,7 +66,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:  # noqa: ANN401 - timm's mo
             yield path, role
 
 
-def _classifier(model: Any) -> Any:  # noqa: ANN401 - a module or a tuple of them
+def _classifier(model: Any) -> Any:
     """What timm calls the classifier of a model: its head, or several, or the empty place for one."""
     try:
         return model.get_classifier()
@@ -163,7 +163,7 @@ def _head_width(layer: nn.Linear | nn.Conv2d) -> int:
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
-def _width_without_layer(model: Any, path: str) -> int:  # noqa: ANN401 - timm's models have no class in common
+def _width_without_layer(model: Any, path: str) -> int:
     """Width of a head site without a layer in timm: how many features it is given."""
     container, _, name = path.rpartition(".")
     holder = model.get_submodule(container)

@@ -100,12 +100,12 @@ def _card(name: str) -> Card:
     )
 
 
-def _default_config(name: str) -> Any:  # noqa: ANN401 - timm ships no types
+def _default_config(name: str) -> Any:
     """Configuration of timm to index as default: the first, as timm takes it, or one with nothing said."""
     return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 
 
-def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm ships no types
+def _weights(name: str, configuration: Any) -> Weights:
     """Index one configuration of timm's weights: its weights entry."""
     tag = configuration.tag
     loading = loading_of(name, tag)
@@ -133,7 +133,7 @@ def _weights(name: str, configuration: Any) -> Weights:  # noqa: ANN401 - timm s
     )
 
 
-def _urls(configuration: Any) -> Iterator[str]:  # noqa: ANN401 - timm ships no types
+def _urls(configuration: Any) -> Iterator[str]:
     """The URLs to index, the hub first, as timm does: its digests are whole, its files run no code and are mapped."""
     if repository := configuration.hf_hub_id:
         named = configuration.hf_hub_filename
@@ -162,7 +162,7 @@ def _unused(name: str, loading: Loading) -> tuple[str, ...]:
     return next((patterns for part, patterns in _UNUSED.items() if part in name), ())
 
 
-def _preprocessing(configuration: Any) -> Preprocessing:  # noqa: ANN401 - timm ships no types
+def _preprocessing(configuration: Any) -> Preprocessing:
     """Index how a configuration of timm's prepares images."""
     size = tuple(configuration.input_size[1:])
     resize = tuple(math.floor(side / configuration.crop_pct) for side in size)

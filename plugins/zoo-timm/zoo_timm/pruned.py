@@ -13,7 +13,7 @@ NAMES = ("ecaresnet101d_pruned", "ecaresnet50d_pruned", *(f"efficientnet_b{numbe
 """Those that go through timm's ``adapt_model_from_file``."""
 
 
-def create_model(model_name: str, **options: Any) -> nn.Module:  # noqa: ANN401 - whatever timm takes
+def create_model(model_name: str, **options: Any) -> nn.Module:
     """Build a pruned network of timm, in train mode as all others are.
 
     Example:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo_core.plugin import Chain
 
 
-def two_tokens(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401 - a distilled DeiT or PiT
+def two_tokens(model: Any, tokens: Tensor) -> Tensor:
     """What two combined heads are given, ``[N, 2, C]``: the class token for one, the distillation token for one."""
     result: Tensor = model.head_drop(tokens[:, :2])
     return result
@@ -32,14 +32,14 @@ class _AllTokens:
     def __init__(self, pool: nn.Module) -> None:
         self._of = pool
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the forward asks for
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._of, name)
 
     def _pool(self, tokens: Tensor, *_: int) -> Tensor:
         return tokens
 
 
-def attended(model: Any, features: Tensor) -> Tensor:  # noqa: ANN401 - a ByobNet of CLIP
+def attended(model: Any, features: Tensor) -> Tensor:
     """``[N, C, H, W]`` to ``[N, 1 + H * W, C]``: the head of CLIP's ResNets scores all tokens, and then takes one."""
     result: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
     return result
@@ -60,7 +60,7 @@ class Apart:
 
     then: tuple[Chain, ...]
 
-    def __call__(self, model: Any, features: Any) -> Tensor:  # noqa: ANN401 - as Anatomy.pool
+    def __call__(self, model: Any, features: Any) -> Tensor:
         """Features to ``[N, 2, C]``, what each of the heads is given."""
         pooled = model.forward_head(features, pre_logits=True)
         return torch.stack([chain(model, pooled) for chain in self.then], dim=1)

@@ -59,7 +59,7 @@ class Features:
 
     axes: tuple[int, ...] | None = None
 
-    def __call__(self, model: Any, x: Tensor) -> Any:  # noqa: ANN401 - a list of maps in some models
+    def __call__(self, model: Any, x: Tensor) -> Any:
         """Images to the last feature map or the tokens."""
         return _permuted(model.forward_features(x), self.axes)
 
@@ -76,7 +76,7 @@ class PreLogits:
     then: Chain
     axes: tuple[int, ...] | None = None
 
-    def __call__(self, model: Any, features: Any) -> Tensor:  # noqa: ANN401 - as Anatomy.pool
+    def __call__(self, model: Any, features: Any) -> Tensor:
         """Features to what the head is given."""
         return self.then(model, model.forward_head(_permuted(features, self.axes), pre_logits=True))
 
@@ -110,12 +110,12 @@ def as_map(x: Tensor) -> Tensor:
     return x if x.dim() > 2 else x[..., None, None]  # noqa: PLR2004 - N, C
 
 
-def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:  # noqa: ANN401 - a list of maps in some models
+def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:
     """The features of a split with their axes in another order; tokens, as DeepSeek's encoder may give, as they are."""
     return found.permute(axes) if axes and found.dim() == len(axes) else found
 
 
-def _why_no_split(model: Any, heads: tuple[Head, ...]) -> str | None:  # noqa: ANN401 - any of timm's models
+def _why_no_split(model: Any, heads: tuple[Head, ...]) -> str | None:
     """Why the forward of a timm model does not split; None where it does."""
     if any(head.role == "aux" for head in heads):
         return "with an auxiliary head it returns a pair, in eval mode too"

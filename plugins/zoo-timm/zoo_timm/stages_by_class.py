@@ -48,17 +48,17 @@ def row_for_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
     return next((table[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in table), None)
 
 
-def first(_model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - whatever a block of timm gives
+def first(_model: nn.Module, output: Any) -> Any:
     """The map of a trunk's block that gives several things: its map, and what else the next block needs."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def second(_model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - as for first
+def second(_model: nn.Module, output: Any) -> Any:
     """The tokens of the patches, of a block of TNT's trunk that gives those of the pixels first."""
     return output[1]
 
 
-def rerolled(block: int, model: nn.Module, output: Any) -> Any:  # noqa: ANN401 - as for first
+def rerolled(block: int, model: nn.Module, output: Any) -> Any:
     """Hiera's trunk: ``[N, L, C]`` in the order of its mask units to ``[N, H, W, C]``."""
     return model.get_submodule("reroll")(output, block_idx=block)
 
@@ -74,7 +74,7 @@ READS: Mapping[str, Callable[[str], Callable[[Any, Any], Any]]] = {
 """Class to path of a stage's last module to how its map is read."""
 
 
-def coat(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - a model of an untyped library
+def coat(model: Any) -> Iterator[Stage]:
     """The trunk of CoaT: four scales that run one after another, then blocks in which the last three of them meet.
 
     What each scale has of its own was registered in the order of the kinds of modules; its blocks share two of them.
@@ -92,7 +92,7 @@ def coat(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - a model of an untyped
         yield Stage("parallel", (*blocks, "norm2", "norm3", "norm4"), width, stride)
 
 
-def twins(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
+def twins(model: Any) -> Iterator[Stage]:
     """The trunk of Twins: patches and position encoding of all stages were registered apart from the blocks."""
     for index, (row, blocks) in enumerate(zip(model.feature_info, model.blocks, strict=True)):
         start, *rest = (f"blocks.{index}.{name}" for name, _ in blocks.named_children())
@@ -101,7 +101,7 @@ def twins(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
         yield Stage(f"stage{index + 1}", modules, row["num_chs"], row["reduction"])
 
 
-def hrnet(model: Any) -> Iterator[Stage]:  # noqa: ANN401 - as for coat
+def hrnet(model: Any) -> Iterator[Stage]:
     """The trunk of HRNet: stages that each give maps of several scales, the largest first; then each scale by itself.
 
     What the library calls stages in feature_info are these scales.

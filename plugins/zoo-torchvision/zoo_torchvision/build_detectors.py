@@ -23,7 +23,7 @@ _FROZEN_NORMS = {
 }
 
 
-def build(name: str, *, trained: bool = False, epsilon: float | None = None, **options: Any) -> nn.Module:  # noqa: ANN401
+def build(name: str, *, trained: bool = False, epsilon: float | None = None, **options: Any) -> nn.Module:
     """Build a detector of torchvision, ready for trained weights or untrained.
 
     Given weights, the library's constructors build another model than without: with frozen norms in the backbone, and

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TRAINED_QUANTISED = "quantized_mobilenet_v3_large"
 
 
-def build(name: str, *, quantize: bool = False, backend: str | None = None, **options: Any) -> nn.Module:  # noqa: ANN401
+def build(name: str, *, quantize: bool = False, backend: str | None = None, **options: Any) -> nn.Module:
     """Build a model of torchvision that can be quantised, in floats or quantised.
 
     Args:

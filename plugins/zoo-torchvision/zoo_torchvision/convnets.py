@@ -69,7 +69,7 @@ def resnet(model: ResNet) -> Anatomy:
     )
 
 
-def sequential(model: Any) -> Anatomy:  # noqa: ANN401 - six classes with one layout
+def sequential(model: Any) -> Anatomy:
     """Convnets of ``features``, a pool and a ``classifier`` that ends with the head, as VGG, MobileNet or ConvNeXt.
 
     What comes before the head in the classifier, AlexNet's and VGG's hidden layers among it, belongs to the pool.

@@ -112,7 +112,7 @@ def _card(name: str, task: str) -> Card:
     )
 
 
-def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]) -> tuple[int, ...]:  # noqa: ANN401
+def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]) -> tuple[int, ...]:
     """The size to index as a torchvision model's input; a video has its length before height and width."""
     if name in weights_options.INPUT_SIDE:
         return (weights_options.INPUT_SIDE[name],) * 2
@@ -125,7 +125,7 @@ def _input_size(name: str, task: str, entries: Any, weights: tuple[Weights, ...]
     return (*((int(length[1]),) if length else ()), *preset.crop)
 
 
-def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # noqa: ANN401 - torchvision ships no types
+def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:
     """Index one member of torchvision's weights enums: its weights entry."""
     names = entry.meta.get("categories") or ()
     digest = _DIGEST.search(entry.url)
@@ -145,7 +145,7 @@ def _weights(entry: Any, builder: Callable[..., Any], kind: str) -> Weights:  # 
     )
 
 
-def _preprocessing(preset: Any) -> Preprocessing:  # noqa: ANN401 - torchvision ships no types
+def _preprocessing(preset: Any) -> Preprocessing:
     """Index one of torchvision's presets for images: how it prepares them."""
     kind = type(preset).__name__
     if kind in weights_options.FIXED_PREPROCESSING:

@@ -95,6 +95,6 @@ def _stages(model: nn.Module) -> tuple[Stage, ...]:
     return by_resolution(model, "backbone")
 
 
-def _enlarged(x: Tensor, size: Any) -> Tensor:  # noqa: ANN401 - a torch.Size, or the integers that tracing makes of one
+def _enlarged(x: Tensor, size: Any) -> Tensor:
     """Maps or scores of a segmentation model enlarged to a height and width."""
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -72,7 +72,7 @@ def model_options(kind: str, task: str) -> Mapping[str, object]:
     return {}
 
 
-def file_options(entry: Any, kind: str) -> Mapping[str, object]:  # noqa: ANN401 - torchvision ships no types
+def file_options(entry: Any, kind: str) -> Mapping[str, object]:
     """Exceptions of one file of torchvision's: arguments that the constructor needs for it.
 
     Args:

@@ -58,7 +58,7 @@ class Branch(nn.Module):
         self.body, self.site = body, site
         self.stages, self.pool, self.classify = stages, pool, classify
 
-    def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - as the head gives them
+    def forward(self, x: Tensor) -> Any:
         """The trunk's feature map to scores."""
         x = self.stages(self.body, x)
         return self.classify(self.body, self.pool(self.body, x))

@@ -232,7 +232,7 @@ class MapOf:
     run: Callable[[Any, Any], Any]
     read: Callable[[Any, Any], Any]
 
-    def __call__(self, model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever the front takes
+    def __call__(self, model: nn.Module, x: Any) -> Any:
         """Run the front, and take the map out of what it gives."""
         return self.read(model, self.run(model, x))
 
@@ -276,6 +276,6 @@ class AtStage:
     path: str
     run: Callable[[Any, Any], Any]
 
-    def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - as the module gives it
+    def __call__(self, model: nn.Module, x: Tensor) -> Any:
         """Run the model, and take what the module gives."""
         return recorded(self.run, model, x, [self.path])[1][0]

@@ -121,7 +121,7 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
     result: Strides = {}
 
     def measuring(path: str) -> Hook:
-        def measure(_module: nn.Module, given: Any, out: Any) -> None:  # noqa: ANN401 - what hooks are given
+        def measure(_module: nn.Module, given: Any, out: Any) -> None:
             result[path] = (x.shape[-1] / _side(given), x.shape[-1] / _side(out))
 
         return measure
@@ -136,7 +136,7 @@ def _strides(body: nn.Module, paths: set[str], x: Tensor, model: nn.Module, most
     return result
 
 
-def _side(value: Any) -> int:  # noqa: ANN401 - a tensor, or several of one size
+def _side(value: Any) -> int:
     """Columns of a feature map, from which the strides of a dilated model are computed."""
     while not isinstance(value, torch.Tensor):
         value = value[0]

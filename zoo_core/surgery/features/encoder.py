@@ -189,7 +189,7 @@ def _finished(model: nn.Module, body: nn.Module, paths: set[str]) -> dict[str, A
     result: dict[str, Any] = {}
 
     def keeping(path: str) -> Hook:
-        def keep(_module: nn.Module, _given: object, out: Any) -> None:  # noqa: ANN401 - what hooks are given
+        def keep(_module: nn.Module, _given: object, out: Any) -> None:
             result.pop(path, None)
             result[path] = out
 

@@ -54,7 +54,7 @@ class Tap(Variant):
 
     _zoo_key: tuple[str, ...]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - it is in the place of modules of any kind
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         output = super().__call__(*args, **kwargs)  # type: ignore[misc]  # the class after it in the order is a module's
         outputs = _CALL.outputs
@@ -65,7 +65,7 @@ class Tap(Variant):
         return _copied(output)
 
 
-def _copied(output: Any) -> Any:  # noqa: ANN401 - tokens may come as a tuple
+def _copied(output: Any) -> Any:
     """An extracted output in memory of its own, as deep as tuples and lists go."""
     if isinstance(output, Tensor | torch.fx.Proxy):
         return output.clone()
@@ -92,7 +92,7 @@ def tap_in_place(model: nn.Module, path: str) -> None:
 def recorded(
     run: Callable[[Any, Any], Any],
     body: nn.Module,
-    x: Any,  # noqa: ANN401 - whatever forward takes
+    x: Any,
     paths: Sequence[str],
     *,
     whole: bool = False,
@@ -138,7 +138,7 @@ _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDiction
 """Where the forward of a front ends: the error, the file and the line, which are the same for every input."""
 
 
-def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:  # noqa: ANN401
+def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:
     """Whether an error, once all is extracted, is only that a front ends there, and none of the library or the input.
 
     Then the forward ends in that place for what the model is made for as well.
@@ -185,7 +185,7 @@ def _tap(module: nn.Module, path: str) -> nn.Module:
 @overload
 def features(
     model: nn.Module,
-    x: Any,  # noqa: ANN401 - whatever forward takes
+    x: Any,
     at: str | Sequence[str] | None = None,
     *,
     return_output: Literal[False] = False,
@@ -193,7 +193,7 @@ def features(
 @overload
 def features(
     model: nn.Module,
-    x: Any,  # noqa: ANN401 - as above
+    x: Any,
     at: str | Sequence[str] | None = None,
     *,
     return_output: Literal[True],
@@ -201,7 +201,7 @@ def features(
 @overload
 def features(
     model: nn.Module,
-    x: Any,  # noqa: ANN401 - as above
+    x: Any,
     at: str | Sequence[str] | None = None,
     *,
     return_output: bool,

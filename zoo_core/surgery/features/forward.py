@@ -51,7 +51,7 @@ class Recomposed(Variant):
     the same name, and a subclass of the library's.
     """
 
-    def forward(self, x: Any) -> Any:  # noqa: ANN401 - a dict of tensors where there are several heads
+    def forward(self, x: Any) -> Any:
         """Images to what the head gives, or to the features of a model without one; never to an output object."""
         if _CALL.of is self:  # a forward on the instance that calls the one of its class means the library's
             return library_class(type(self)).forward(self, x)
@@ -129,7 +129,7 @@ def _library_forward(model: nn.Module) -> Callable[..., Any]:
     return own or MethodType(library_class(type(model)).forward, model)
 
 
-def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def entered(model: nn.Module, x: Any) -> Any:
     """What the forward pre-hooks of ``model`` itself make of ``x``, for a piece of its forward that starts with it.
 
     Those of FSDP are left out: they come in pairs with hooks after the forward.
@@ -145,7 +145,7 @@ def entered(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward
     return packed(model, args, kwargs)
 
 
-def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def left(model: nn.Module, pooled: Any, result: Any) -> Any:
     """What the forward hooks of ``model`` itself make of ``result``, for a piece of its forward that ends with it.
 
     Their arguments are ``pooled``, since the images are not at hand there.
@@ -159,7 +159,7 @@ def left(model: nn.Module, pooled: Any, result: Any) -> Any:  # noqa: ANN401 - w
     return result
 
 
-def without_hooks(model: nn.Module, x: Any) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def without_hooks(model: nn.Module, x: Any) -> Any:
     """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
     args, kwargs = arguments(model, x)
     if is_recomposed(model):
@@ -177,7 +177,7 @@ def needs_fsdp_hooks(model: nn.Module) -> bool:
     return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
-def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN401 - whatever forward takes and returns
+def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:
     """What the forward of ``model`` gives for ``x``, which stands for several arguments where its example did."""
     if type(x) is tuple and type(example) is not tuple:
         return model(x)
@@ -185,14 +185,14 @@ def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:  # noqa: ANN40
     return model(*args, **kwargs)
 
 
-def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever forward takes
+def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Arguments of a forward as the one value, a tuple or a dict, that :func:`arguments` takes apart again."""
     if kwargs:
         return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
-def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: ANN401 - whatever forward takes
+def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a forward is called with for ``x``: its arguments, and those by name.
 
     Args:

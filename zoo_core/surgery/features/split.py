@@ -44,7 +44,7 @@ class Backbone(nn.Module):
             self.body.__dict__["_parameters"] = mine
         self.anatomy = anatomy
 
-    def features(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
+    def features(self, *args: Any, **kwargs: Any) -> Tensor:
         """Images to the last feature map, or tokens."""
         x = entered(self.body, packed(self.body, args, kwargs))
         if self.anatomy.features is None:
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         result: Tensor = self.anatomy.pool(self.body, features)
         return result
 
-    def forward(self, x: Any = None, *others: Any, **named: Any) -> Tensor:  # noqa: ANN401 - whatever forward takes
+    def forward(self, x: Any = None, *others: Any, **named: Any) -> Tensor:
         """Images, or whatever the model takes, to what the head is given."""
         if isinstance(others, torch.fx.Proxy):  # FX traces a call with x alone
             others, named = (), {}
@@ -102,7 +102,7 @@ class HeadSite(nn.Identity):
         super().__init__()
         self.path = path
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as that of nn.Module
+    def __getattr__(self, name: str) -> Any:
         """What is registered under a name, and why the weight of the head is not."""
         if name in {"weight", "bias", "in_features", "out_features"}:
             raise _NotCalled(
@@ -120,7 +120,7 @@ class Absent(nn.Module):
         """Nothing, as checkpointing walks through the layers of a stage."""
         return iter(())
 
-    def forward(self, x: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - it stands for modules of any kind
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
         """``x`` as it is."""
         return x
 

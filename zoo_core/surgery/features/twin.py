@@ -47,7 +47,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
     return twin
 
 
-def _run_wrapped(compiled: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of forward
+def _run_wrapped(compiled: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a twin of what ``torch.compile`` gave, which runs other layers than were compiled."""
     return compiled._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc] # noqa: SLF001 - as above
 
@@ -107,7 +107,7 @@ class Twin(Variant):
         if whole is not None and not is_held(whole):
             whole.training = mode
 
-    def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
         """As for any variant; a copy follows no model."""
         new, how, state = super().__reduce_ex__(protocol)
         mode = self.training
@@ -146,7 +146,7 @@ class _NotOfATwin:
     def __init__(self, model: nn.Module) -> None:
         self.kind = type(model).__name__
 
-    def __call__(self, *_: object, **__: object) -> Any:  # noqa: ANN401 - the signature of forward
+    def __call__(self, *_: object, **__: object) -> Any:
         raise NotSupported(
             f"the forward of this {self.kind} cannot run on other modules than its own",
             cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",

@@ -25,7 +25,7 @@ class Variant:
     the same name, a subclass of the library's, is.
     """
 
-    def __reduce_ex__(self, protocol: Any, /) -> Any:  # noqa: ANN401 - the signature of object
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
         """A new module of such a class, with the same state."""
         state = {name: value for name, value in self.__dict__.items() if name != COMPILED}
         return _new, (_recipe(type(self)),), state
@@ -61,13 +61,13 @@ def library_class(cls: type[Any]) -> type[Any]:
     return cls if how is None else library_class(how[0])
 
 
-def _recipe(cls: type[Any]) -> Any:  # noqa: ANN401 - a class, or nested tuples of classes
+def _recipe(cls: type[Any]) -> Any:
     """A variant of a library's class as nested tuples, from which a pickle makes it anew."""
     how = cls.__dict__.get(_HOW)
     return cls if how is None else (_recipe(how[0]), how[1], how[2])
 
 
-def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
+def _class_of(recipe: Any) -> type[Any]:
     """The variant of a library's class that nested tuples in a pickle describe."""
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
@@ -75,7 +75,7 @@ def _class_of(recipe: Any) -> type[Any]:  # noqa: ANN401 - as _recipe gives it
     return result
 
 
-def _new(recipe: Any) -> nn.Module:  # noqa: ANN401 - as _recipe gives it
+def _new(recipe: Any) -> nn.Module:
     """An empty module of the variant of a class that a pickle or a copy describes."""
     module: nn.Module = object.__new__(_class_of(recipe))
     return module

@@ -151,7 +151,7 @@ def merge_lora(model: Model) -> Model:
     return model
 
 
-def _outcome(before: dict[str, Any], path: str, name: str) -> Any:  # noqa: ANN401 - one of the words of a receipt
+def _outcome(before: dict[str, Any], path: str, name: str) -> Any:
     """What the receipt says of a tensor that was under a LoRA adapter, now that the adapter is merged."""
     return before.get(f"{path}.base_layer.{name}", "initialized")
 
@@ -174,7 +174,7 @@ def lora_edits(model: nn.Module) -> list[Edit]:
     ]
 
 
-def _refuse_unlike(path: str, layer: Any) -> None:  # noqa: ANN401 - PEFT has no type information
+def _refuse_unlike(path: str, layer: Any) -> None:
     """Refuse to save a LoRA adapter that is merged for a time, switched off, or not one that zoo put in."""
     cause = None
     if layer.merged:
@@ -206,7 +206,7 @@ def without_copies(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _peft() -> Any:  # noqa: ANN401 - it has no type information
+def _peft() -> Any:
     """PEFT, which LoRA adapters are made with; an error that says how to install it where it is missing."""
     try:
         import peft
@@ -277,8 +277,8 @@ def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
     """
     seen: dict[str, bool] = {}
 
-    def hook(path: str) -> Any:  # noqa: ANN401 - a hook of torch
-        def compare(module: Any, inputs: Any, output: Any) -> None:  # noqa: ANN401
+    def hook(path: str) -> Any:
+        def compare(module: Any, inputs: Any, output: Any) -> None:
             same = bool(inputs) and torch.equal(_computed(module, inputs[0]), output)
             seen[path] = seen.get(path, True) and same
 
@@ -297,7 +297,7 @@ def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
     return [path for path in layers if seen.get(path)]
 
 
-def _computed(module: Any, x: torch.Tensor) -> Any:  # noqa: ANN401 - a layer of either class
+def _computed(module: Any, x: torch.Tensor) -> Any:
     """The output of a layer that LoRA is to adapt, by the code of its class and its own weight and bias."""
     if isinstance(module, nn.Linear):
         return functional.linear(x, module.weight, module.bias)

@@ -104,7 +104,7 @@ def describe(module: nn.Module) -> Layers | Custom:
     return result if result and twin and _looks(twin) == _looks(module) else custom
 
 
-def describe_all(value: Any) -> Any:  # noqa: ANN401 - whatever a verb was given
+def describe_all(value: Any) -> Any:
     """``value`` with every module in it described, those inside mappings and sequences too."""
     if isinstance(value, nn.Module):
         return describe(value)

@@ -37,7 +37,7 @@ _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 }
 
 
-def made_for(site: Head, head: Any) -> Any:  # noqa: ANN401 - any kind of head
+def made_for(site: Head, head: Any) -> Any:
     """``head``, with each function in it called with the number of features, so that what it makes fits the site."""
     if isinstance(head, Mapping):
         return {name: made_for(site, each) for name, each in head.items()}

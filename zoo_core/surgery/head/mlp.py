@@ -73,7 +73,7 @@ class MLPHead:
     activation: Activation | None = None
     squeeze: bool = False
 
-    def build(self, site: Head, **factory: Any) -> nn.Sequential:  # noqa: ANN401 - device and dtype, as torch takes them
+    def build(self, site: Head, **factory: Any) -> nn.Sequential:
         """The head for one site: linear layers, or 1x1 convolutions where the site takes a map.
 
         Args:

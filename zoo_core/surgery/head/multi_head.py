@@ -75,7 +75,7 @@ class PerHead(Chain):
         object.__setattr__(self, "whole", chain)
         object.__setattr__(self, "outputs", tuple(output_of(head) for head in heads.values()))
 
-    def __call__(self, model: nn.Module, x: Tensor) -> Any:  # noqa: ANN401 - a dict, where a Chain gives a tensor
+    def __call__(self, model: nn.Module, x: Tensor) -> Any:
         """Run the chain once for each head."""
         return {
             name: Chain(*self._steps_of(name), *output)(model, x)
@@ -107,7 +107,7 @@ class EachHead:
         """Names of the model's own parameters that belong to the heads."""
         return tuple(getattr(self.whole, "uses", ()))
 
-    def __call__(self, model: nn.Module, pooled: Any) -> dict[str, Any]:  # noqa: ANN401 - as Anatomy.classify
+    def __call__(self, model: nn.Module, pooled: Any) -> dict[str, Any]:
         """What the head sites are given to scores by name."""
         result: dict[str, Any] = {}
         outer = _CHOICE.name
@@ -200,6 +200,6 @@ def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str,
     return EachHead(after, tuple(heads), outputs)
 
 
-def one_head(anatomy: Anatomy) -> Any:  # noqa: ANN401 - the type of Anatomy.classify
+def one_head(anatomy: Anatomy) -> Any:
     """What follows the head site with one head there instead of several, and nothing after the output."""
     return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | WithOutput) else anatomy.classify

@@ -27,7 +27,7 @@ class WithOutput:
     whole: Callable[[Any, Any], Any]
     output: tuple[nn.Module, ...]
 
-    def __call__(self, model: nn.Module, pooled: Any) -> Any:  # noqa: ANN401 - as Anatomy.classify
+    def __call__(self, model: nn.Module, pooled: Any) -> Any:
         """What the head sites are given to what the model returns."""
         result = self.whole(model, pooled)
         if isinstance(result, Mapping):
@@ -50,7 +50,7 @@ def output_of(head: object) -> tuple[nn.Module, ...]:
     return head.output if isinstance(head, MLPHead) else ()
 
 
-def scores_only(head: Any) -> Any:  # noqa: ANN401 - any kind of head to the same kind
+def scores_only(head: Any) -> Any:
     """``head`` without the activation and squeeze after its scores, and so each of several heads."""
     if isinstance(head, Mapping):
         return {name: scores_only(each) for name, each in head.items()}

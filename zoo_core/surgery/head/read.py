@@ -77,7 +77,7 @@ class Outputs:
         activations = {name: _activation(bare, anatomy, head, name) for name, head in site.items()}
         return cls(tuple(site), frozenset(without), activations, anatomy.scores_in, several)
 
-    def read(self, returned: Any) -> Any:  # noqa: ANN401 - any model's output
+    def read(self, returned: Any) -> Any:
         """The scores in what forward returned: a dict of them where there are several heads."""
         result = self.scores_in(returned)
         if not isinstance(result, Mapping) or _WHOLE not in result:
@@ -115,7 +115,7 @@ def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name
     return "" if head is None or after is not None else _last([scoring_part(head)])
 
 
-def _last(modules: Any) -> str:  # noqa: ANN401 - modules in a row
+def _last(modules: Any) -> str:
     """The activation that scores are read by: the last of these modules that changes numbers, if it is one."""
     last = next((each for each in reversed([*modules]) if not isinstance(each, _UNCHANGED)), None)
     return _last(last) if type(last) is nn.Sequential else _ACTIVATIONS.get(type(last), "")

@@ -312,7 +312,7 @@ def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
         ) from error
 
 
-def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:  # noqa: ANN401 - of Anatomy.classify
+def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:
     """What follows the head site once a swap has put ``head`` there; None where that ends the forward pass."""
     after = one_head(anatomy)
     if after is None:

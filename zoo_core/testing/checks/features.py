@@ -107,7 +107,7 @@ def _need_images(card: Card, anatomy: Anatomy) -> None:
         raise NotChecked(f"{card.id} has no stages")
 
 
-def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:  # noqa: ANN401 - whatever it gives
+def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:
     """Run a verb that cuts the model at its stages; what it raises is a finding."""
     try:
         with torch.no_grad():

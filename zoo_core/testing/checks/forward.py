@@ -202,7 +202,7 @@ class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever torch gives
+    ) -> Any:
         kwargs = kwargs or {}
         name = func.__name__.partition(".")[0].strip("_")
         inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]

@@ -152,7 +152,7 @@ class _InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever torch gives
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(each, Tensor) and each.dtype is torch.float32 for each in tree_leaves(result)):
             self.lines.append(line_of_caller())

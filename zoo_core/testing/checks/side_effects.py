@@ -205,7 +205,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _comparable(value: Any) -> object:  # noqa: ANN401 - any field of an anatomy
+def _comparable(value: Any) -> object:
     """A value of an anatomy in a form that is equal where asking twice gives the same, without side effects."""
     if isinstance(value, tuple | list):
         return [_comparable(each) for each in value]

@@ -102,7 +102,7 @@ def _copy_to_split(card: Card) -> nn.Module:
     return model.eval()
 
 
-def _run_part(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:  # noqa: ANN401 - features of any kind
+def _run_part(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> Any:
     """Run one part of a split model (features, pool or head); what it raises fails the check."""
     try:
         return step(given)

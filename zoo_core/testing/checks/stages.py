@@ -90,7 +90,7 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
     sizes = [x.shape]
     stages = anatomy_of(model).stages
 
-    def note(stage: Stage, made: Any) -> None:  # noqa: ANN401 - the output of any module
+    def note(stage: Stage, made: Any) -> None:
         shapes[stage.name] = check_map(card, stage, stage.map_in(model, made)).shape
 
     hooks = [
@@ -114,7 +114,7 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
     return Look((sizes[-1][-2], sizes[-1][-1]), x.shape[2] if x.dim() == _VIDEO_AXES else 1, shapes)
 
 
-def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:  # noqa: ANN401 - of any module
+def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:
     """Check that what a stage gives is a map, and give it."""
     require(
         isinstance(output, torch.Tensor),

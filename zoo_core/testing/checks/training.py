@@ -108,7 +108,7 @@ class _WithoutChance(TorchFunctionMode):
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the function returns
+    ) -> Any:
         """Answer for a function of torch."""
         inputs = kwargs or {}
         if function in _DROPOUTS:

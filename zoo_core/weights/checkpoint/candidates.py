@@ -254,7 +254,7 @@ def _is_number(value: object) -> bool:
     return bool(values) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
 
 
-def _as_tensor(name: str, value: Any, beside: object) -> Any:  # noqa: ANN401 - a number or a row of them
+def _as_tensor(name: str, value: Any, beside: object) -> Any:
     """The tensor of a candidate that was saved as a number of Python or a row of them."""
     row = [*value] if isinstance(value, list | tuple) else [value]
     shape = () if row != value and name.endswith(BUFFERS[-1:]) else (len(row),)

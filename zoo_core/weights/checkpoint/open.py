@@ -206,7 +206,7 @@ def _open_distributed(metadata: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401 - as it was read
+def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of an opened folder of ``torch.distributed.checkpoint``, each with its name."""
     import torch
 

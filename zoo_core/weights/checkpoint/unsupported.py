@@ -41,7 +41,7 @@ def kind_of(value: object) -> str:
     return _kind_of_tensor(value) if is_tensor(value) and not isinstance(value, Outline) else ""
 
 
-def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class is not imported here
+def _kind_of_tensor(tensor: Any) -> str:
     """Which kind of unsupported tensor one of torch is: sparse, nested, quantised, meta or a shard; else ``""``."""
     import torch
 
@@ -56,7 +56,7 @@ def _kind_of_tensor(tensor: Any) -> str:  # noqa: ANN401 - a tensor, whose class
     return next((kind for kind, holds in kinds.items() if holds), "")
 
 
-def _is_beyond_memory(tensor: Any) -> bool:  # noqa: ANN401 - as above
+def _is_beyond_memory(tensor: Any) -> bool:
     """Whether a shape is unsupported, as torch computes no strides of it, of a tensor without numbers."""
     return not tensor.is_nested and not tensor.numel() and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
 

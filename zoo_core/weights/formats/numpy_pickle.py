@@ -67,7 +67,7 @@ def numpy_calls(make: Callable[[Numbers], object], odd: Callable[[str], object])
         numbers = _numbers(dtype, shape, data, order, axes)
         return odd("numpy array of something else than numbers") if numbers is None else make(numbers)
 
-    def finish(state: Any) -> object:  # noqa: ANN401 - a value from a file
+    def finish(state: Any) -> object:
         require(type(state) is tuple and len(state) in (4, 5))
         shape, dtype, by_columns, data = state[-4:]
         return array(dtype, shape, data, "F" if by_columns else "C")
@@ -89,7 +89,7 @@ def numpy_calls(make: Callable[[Numbers], object], odd: Callable[[str], object])
 _ARRAY = "numpy.ndarray"
 
 
-def _numbers(dtype: Any, shape: Any, data: Any, order: Any, axes: Any) -> Numbers | None:  # noqa: ANN401 - from a file
+def _numbers(dtype: Any, shape: Any, data: Any, order: Any, axes: Any) -> Numbers | None:
     """The checked numbers of a pickled numpy array; None where it is of something else."""
     word, is_big = _word(dtype)
     if word not in DTYPES or not isinstance(data, bytes | str):
@@ -116,7 +116,7 @@ def _strides(shape: Sequence[int], *, by_columns: bool) -> tuple[int, ...]:
     return tuple(steps if by_columns else steps[::-1])
 
 
-def _word(dtype: Any) -> tuple[str, bool]:  # noqa: ANN401 - a value from a file
+def _word(dtype: Any) -> tuple[str, bool]:
     """What numpy calls the dtype of a pickled array, and whether its most significant byte comes first."""
     if type(dtype) is not Foreign or dtype.name != "numpy.dtype" or not dtype.arguments:
         return "", False
@@ -124,7 +124,7 @@ def _word(dtype: Any) -> tuple[str, bool]:  # noqa: ANN401 - a value from a file
     return str(dtype.arguments[0]), len(state) > 1 and state[1] == ">"
 
 
-def _scalar(dtype: Any, data: Any = None) -> object:  # noqa: ANN401 - values from a file
+def _scalar(dtype: Any, data: Any = None) -> object:
     """A pickled number of numpy as one of Python."""
     word, is_big = _word(dtype)
     content = data.encode("latin-1") if isinstance(data, str) else data

@@ -154,7 +154,7 @@ def _archive(file: Path, head: bytes) -> object:
         program = archive.getinfo(f"{root}/data.pkl")
         require(program.compress_type == zipfile.ZIP_STORED and program.file_size <= file.stat().st_size)
 
-        def storage(said: Any) -> tuple[str, int]:  # noqa: ANN401 - a value from a file
+        def storage(said: Any) -> tuple[str, int]:
             require(type(said) is tuple and len(said) in (5, 6) and said[0] == "storage")
             dtype, width = STORAGES[str(said[1]).rpartition(".")[2].removesuffix("Storage")]
             require(archive.getinfo(f"{root}/data/{said[2]}").file_size == said[4] * width)
@@ -165,19 +165,19 @@ def _archive(file: Path, head: bytes) -> object:
         ).load()
 
 
-def _size(values: Any = ()) -> tuple[int, ...]:  # noqa: ANN401 - a value from a file
+def _size(values: Any = ()) -> tuple[int, ...]:
     """The shape of an outline, checked."""
     require(type(values) in (tuple, list) and all(type(each) is int and 0 <= each < 1 << 62 for each in values))
     return tuple(values)
 
 
-def _tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:  # noqa: ANN401
+def _tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:
     """The outline of a tensor that a pickle describes, of the dtype of its storage."""
     require(type(storage) is tuple)
     return Outline(_size(size), storage[0])
 
 
-def _tensor_of_dtype(*values: Any) -> Outline:  # noqa: ANN401
+def _tensor_of_dtype(*values: Any) -> Outline:
     """The outline of a tensor that a pickle describes, of a dtype of its own."""
     require(len(values) > 6)  # noqa: PLR2004 - storage, offset, size, stride, gradient, hooks, dtype
     return Outline(_size(values[2]), str(values[6]).removeprefix("torch."))

@@ -115,7 +115,7 @@ class Unpickler:
 
     def __init__(
         self,
-        data: Any,  # noqa: ANN401 - bytes, or a mapped file, which have no common type
+        data: Any,
         at: int = 0,
         *,
         calls: Mapping[str, Callable[..., object]] | None = None,
@@ -132,7 +132,7 @@ class Unpickler:
         self._marks: list[int] = []
         """How high the stack was at each mark."""
 
-    def load(self) -> Any:  # noqa: ANN401 - whatever was written
+    def load(self) -> Any:
         """The content; :attr:`at` is after it then.
 
         Raises:
@@ -321,7 +321,7 @@ class Unpickler:
         self._stack.append(self._persistent(self._stack.pop()))  # type: ignore[misc]  # as just required
 
 
-def _latest(value: Any) -> Any:  # noqa: ANN401 - any object of a pickle
+def _latest(value: Any) -> Any:
     """What the reader of a plain pickle has made of an object since that was put into the memo."""
     return value.made if type(value) is Later and value.made is not None else value
 
@@ -332,7 +332,7 @@ def require(plain: bool, reason: str = "") -> None:  # noqa: FBT001 - it is the 
         raise NotPlain(reason)
 
 
-def _as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
+def _as_key(key: Any) -> Any:
     """The key that a plain pickle has for a dict or set, when its hash takes no time to speak of.
 
     Raises:
@@ -345,7 +345,7 @@ def _as_key(key: Any) -> Any:  # noqa: ANN401 - any object of a pickle
     return key
 
 
-def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:  # noqa: ANN401 - nothing, or one list of pairs
+def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:
     """The OrderedDict that a plain pickle calls for, from nothing or one list of pairs."""
     require(len(pairs) <= 1 and all(type(each) in (list, dict) for each in pairs))
     items = [item for each in pairs for item in (each.items() if type(each) is dict else each)]
@@ -358,7 +358,7 @@ def _defaults(*_: object) -> dict[Any, Any]:
     return {}
 
 
-def _set(*items: Any) -> set[Any]:  # noqa: ANN401 - nothing, or one list
+def _set(*items: Any) -> set[Any]:
     """The set that a plain pickle calls for, from nothing or one list."""
     require(all(type(each) is list for each in items))
     return {_as_key(each) for some in items for each in some}

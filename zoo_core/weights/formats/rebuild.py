@@ -59,7 +59,7 @@ class StorageId(NamedTuple):
     view: tuple[Any, ...] | None = None
 
 
-def storage_id(said: Any) -> StorageId:  # noqa: ANN401 - a value from a file
+def storage_id(said: Any) -> StorageId:
     """What the tuple of a persistent id says of the storage from which a tensor is rebuilt.
 
     Raises:

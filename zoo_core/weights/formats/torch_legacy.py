@@ -62,7 +62,7 @@ class _Member:
         self._data, self._at, self._end = data, member.offset_data, member.offset_data + member.size
         require(self._end <= len(data), "the archive was cut off")
 
-    def load(self, persistent: Callable[[object], object] | None = None) -> Any:  # noqa: ANN401 - whatever was pickled
+    def load(self, persistent: Callable[[object], object] | None = None) -> Any:
         reader = Unpickler(self._data, self._at, persistent=persistent, budget=len(self._data))
         content, self._at = reader.load(), reader.at
         require(self._at <= self._end)
@@ -206,7 +206,7 @@ _WITHOUT_TENSORS: dict[str, Callable[..., object]] = {
 }
 
 
-def _pickle(data: mmap.mmap | bytes, at: int, **reading: Any) -> tuple[Any, int]:  # noqa: ANN401 - as Unpickler takes them
+def _pickle(data: mmap.mmap | bytes, at: int, **reading: Any) -> tuple[Any, int]:
     """One pickle of a legacy stream, read as data, and where the next one begins."""
     reader = Unpickler(data, at, constants=CONSTANTS, budget=BUDGET * len(data), **reading)
     return reader.load(), reader.at

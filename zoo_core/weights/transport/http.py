@@ -134,7 +134,7 @@ class HttpSource:
             seen.append(url)
         raise Permanent(f"more than {_HOPS} redirects")
 
-    def _ask(self, method: str, url: str, **options: Any) -> requests.Response:  # noqa: ANN401 - those of requests
+    def _ask(self, method: str, url: str, **options: Any) -> requests.Response:
         token = hub_token(url)
         auth = _Bearer(token) if token else None
         headers = {**options.pop("headers", {}), **_headers_for(url)}
@@ -269,7 +269,7 @@ def _status(response: requests.Response) -> str:
     return f"{said}; {advice}" if advice else said
 
 
-def _length(headers: Any) -> int | None:  # noqa: ANN401 - requests' own mapping
+def _length(headers: Any) -> int | None:
     """The length of an HTTP body that its headers announce, or None."""
     text = headers.get("Content-Length", "")
     return int(text) if _NUMBER.fullmatch(text) and "Transfer-Encoding" not in headers else None

@@ -127,7 +127,7 @@ def _check_values(values: dict[str, Any]) -> None:
         raise ValueError(msg)
 
 
-def _tupled(value: Any) -> Any:  # noqa: ANN401 - any value of TOML
+def _tupled(value: Any) -> Any:
     """A list in a lock file as the tuple that its entry has."""
     return tuple(value) if isinstance(value, list) else value
 
@@ -144,7 +144,7 @@ def _table_of(entry: Locked) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value(value: Any) -> str:  # noqa: ANN401 - any value that an entry has
+def _value(value: Any) -> str:
     """A value of a lock file as TOML: JSON spells texts, numbers and lists in the same way."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         given = dataclasses.asdict(value)

@@ -85,7 +85,7 @@ def _signed_files(signature: Path) -> int:
     return len(json.loads(b64decode(envelope["payload"]))["predicate"]["resources"])
 
 
-def _model_signing() -> Any:  # noqa: ANN401 - a module without types
+def _model_signing() -> Any:
     """The OpenSSF library that signs a lock and checks such a signature."""
     try:
         import model_signing

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SIDE = 64
 
 
-def anatomy(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def anatomy(model: Any) -> Anatomy:
     """Where stem and stages are, found by running the encoder once on a small empty image.
 
     Args:
@@ -73,7 +73,7 @@ def _numbers(given: list[torch.Tensor]) -> list[int]:
     return [*range(first, first + len(given))]
 
 
-def _whole(model: Any) -> Anatomy:  # noqa: ANN401 - the library ships no types
+def _whole(model: Any) -> Anatomy:
     image = torch.zeros(1, model.encoder._in_channels, 2 * _SIDE, 2 * _SIDE)  # noqa: SLF001 - all that records it
     if not isinstance(model.encoder, EncoderMixin):  # one of timm
         return zoo.trace(model, image).anatomy
@@ -149,7 +149,7 @@ def _end(calls: list[_Call], made: torch.Tensor) -> _Call:
     return next(found[-1] for found in calls_of if found)
 
 
-def _run(model: Any) -> tuple[list[_Call], list[Any]]:  # noqa: ANN401 - the library ships no types
+def _run(model: Any) -> tuple[list[_Call], list[Any]]:
     """Every call of a module but those that do nothing, in the order in which they ended; and the maps."""
     calls: list[_Call] = []
     modes = {module: module.training for module in model.modules()}

@@ -83,7 +83,7 @@ def repository(repo: str) -> Card:
     return _card(repo.partition("/")[2], config.architectures[0], options, "classification", (weights,))
 
 
-def preprocessing(processor: Any) -> Preprocessing:  # noqa: ANN401 - no interface is typed
+def preprocessing(processor: Any) -> Preprocessing:
     """What a processor of the library does to an image, as a card says it."""
     size, crop = dict(processor.size or {}), dict(processor.crop_size or {}) if processor.do_center_crop else {}
     side, cut = size.get("shortest_edge"), getattr(processor, "crop_pct", None)

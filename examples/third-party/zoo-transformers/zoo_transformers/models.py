@@ -28,7 +28,7 @@ def build(kind: str, **config: object) -> nn.Module:
     return model
 
 
-def convert(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:  # noqa: ANN401 - no interface is typed
+def convert(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """The tensors of a file under the names that the model uses now, by the library's own loader.
 
     Args:

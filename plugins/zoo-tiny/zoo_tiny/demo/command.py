@@ -128,7 +128,7 @@ def _train(
         for name, model in models.items():
             task = progress.add_task(name, total=epochs, accuracy=0.0)
 
-            def on_epoch(accuracy: float, task: Any = task) -> None:  # noqa: ANN401 - rich keeps its TaskID private
+            def on_epoch(accuracy: float, task: Any = task) -> None:
                 progress.update(task, advance=1, accuracy=accuracy)
 
             outcomes[name] = train_on_digits.train_head(
@@ -137,7 +137,7 @@ def _train(
     return outcomes
 
 
-def _progress(*, quiet: bool) -> Any:  # noqa: ANN401 - rich is imported only here
+def _progress(*, quiet: bool) -> Any:
     """The progress bars of the command ``zoo demo``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
