@@ -25,6 +25,13 @@ def resnet18():
     return zoo.get("resnet18", weights=None, seed=0).eval()
 
 
+def test_hooks_on_a_stage_are_called_in_each_branch():
+    model, calls = resnet18(), []
+    model.layer4[1].conv2.register_forward_hook(lambda *_: calls.append(1))
+    zoo.branch(model, at="layer4", heads=HEADS)(X)
+    assert calls == [1, 1]
+
+
 class ByHand(nn.Module):
     """The recipe: shared layers, and for each output a layer4 and a linear layer of its own."""
 

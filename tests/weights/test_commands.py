@@ -207,7 +207,7 @@ def test_a_bundle_goes_out_and_comes_in(tiny, tmp_path):
 
 
 def test_a_mirror_is_written(tiny, tmp_path):
-    assert "1 files" in run("mirror", "export", tmp_path / "mirror")
+    assert "1 file in" in run("mirror", "export", tmp_path / "mirror")
     assert (tmp_path / "mirror" / "SHA256SUMS").exists()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
@@ -15,12 +16,12 @@ from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, being_edited, metadata_of, unwrap
 from zoo_core.surgery.structure import tensors_of
-from zoo_core.utils.hooks import has_hooks
+from zoo_core.utils.hooks import has_hooks, hooks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.surgery.receipt import Outcome
@@ -125,11 +126,20 @@ def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
 def _warn_of_lost_hooks(model: nn.Module, hooked: Mapping[str, nn.Module | Tensor], verb: str) -> None:
     """Warn of hooks that were on what an edit has taken out of the model: nothing calls them any more.
 
+    Those that copies of it have, as the layers of branches, are called.
+
     Warns:
         ZooWarning: There are such; the places are named.
     """
     here = {id(each) for each in (*model.modules(), *model.parameters())} if hooked else set()
-    if lost := [name for name, each in hooked.items() if id(each) not in here]:
+    gone = {name: each for name, each in hooked.items() if id(each) not in here}
+    called = {id(hook) for module in model.modules() for hook in hooks_of(module)} if gone else set()
+    lost = [
+        name
+        for name, each in gone.items()
+        if not (isinstance(each, nn.Module) and called.issuperset(map(id, hooks_of(each))))
+    ]
+    if lost:
         warnings.warn(
             f"the hooks on {', '.join(map(repr, lost[:5]))} are not called any more: zoo.{verb} has put "
             "something else there, or taken it out. Register them on what is there now",

@@ -297,6 +297,12 @@ def _size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
 
 def _not_known(model: object) -> NotAZooModel:
     """The error for a module that carries no metadata, with what zoo knows of the models inside it."""
+    if isinstance(model, type):
+        return NotAZooModel(
+            f"{model.__name__} is a class, and no model yet",
+            expected="a model from zoo.get, or one given to zoo.adopt",
+            hint=f"{model.__name__}() makes one",
+        )
     several = _known_inside(model) if isinstance(model, nn.Module) else {}
     if several:
         return NotAZooModel(

@@ -129,6 +129,9 @@ def _page(rows: Sequence[Row]) -> str:
     for title, differs in (("Heads", lambda row: row.heads != "right"), ("Stems", lambda row: not row.stem)):
         lines += ["", f"## {title} that differ", "", "| model | what | why |", "|---|---|---|"]
         lines += [f"| {row.model} | {row.heads} | {_cell(row.note)} |" for row in rows if differs(row)]
+    lines += ["", "## Stages that differ", "", "| model | found instead of declared |", "|---|---|"]
+    notes = {row.model: row.note.rpartition("stages ")[2] for row in rows if row.heads != "error" and not row.stages}
+    lines += [f"| {model} | {_cell(note)} |" for model, note in notes.items()]
     return "\n".join(lines) + "\n"
 
 

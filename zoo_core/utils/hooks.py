@@ -29,7 +29,13 @@ def has_hooks(module: nn.Module, tables: tuple[str, ...] = ALL) -> bool:
         >>> has_hooks(layer)
         True
     """
-    return any(_is_of_user(hook) for name in tables for hook in vars(module)[name].values())
+    return bool(hooks_of(module, tables))
+
+
+def hooks_of(module: nn.Module, tables: tuple[str, ...] = ALL) -> list[Callable[..., object]]:
+    """The hooks of the user's on a module; of a method its function, which a copy of the module has too."""
+    hooks = (hook for name in tables for hook in vars(module)[name].values())
+    return [getattr(hook, "__func__", hook) for hook in hooks if _is_of_user(hook)]
 
 
 def _is_of_user(hook: Callable[..., object]) -> bool:
