@@ -52,6 +52,13 @@ def test_masks_follow_too():
     assert model.roi_heads.mask_predictor.mask_fcn_logits.out_channels == 9
 
 
+@pytest.mark.sweep
+def test_masks_of_a_hundred_boxes_follow_too():
+    model = zoo.get("torchvision/maskrcnn_resnet50_fpn", weights=None, seed=0)
+    found = zoo.trace(model.eval(), [torch.zeros(3, 300, 300)]).anatomy.heads  # pasted box by box, in hundreds of ops
+    assert [head.role for head in found] == ["main", "box", "mask"]
+
+
 def test_a_detector_is_not_split():
     with pytest.raises(NotSupported, match="scores many places"):
         zoo.split(zoo.adopt(own().eval(), example=X))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Dataflow
 
     Widened = Callable[[nn.Module, tuple[Head, ...]], AbstractContextManager[None]]
 
@@ -59,10 +60,21 @@ def box_heads(passes: Passes, last: Iterable[str], widened: Widened) -> tuple[He
     heads = [Head(scores, width, classes), Head(boxes, width, classes, role="box", per_class=_BOX)]
     heads += [
         Head(path, layer.in_channels, classes, "conv", role="mask")
-        for path, layer in layers.items()
-        if isinstance(layer, nn.Conv2d) and layer.out_channels == classes and numbers[path] > numbers[scores]
+        for path, layer in ((path, model.get_submodule(path)) for path in numbers if numbers[path] > numbers[scores])
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == classes and _is_last(flow, numbers[path])
     ]
     return tuple(heads) if _runs(passes, tuple(heads), widened) else ()
+
+
+def _is_last(flow: Dataflow, number: int) -> bool:
+    """Whether no layer takes what that op of a detector gives: masks are pasted box by box, in hundreds of ops."""
+    reached = {*flow.recording.ops[number].outputs}
+    for op in flow.recording.ops[number + 1 :]:
+        if not reached.isdisjoint(op.inputs):
+            if flow.parameters_of(op):
+                return False
+            reached.update(op.outputs)
+    return True
 
 
 def _runs(passes: Passes, heads: tuple[Head, ...], widened: Widened) -> bool:
