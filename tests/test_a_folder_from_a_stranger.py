@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import zoo_core as zoo
-from zoo_core.errors import Unreadable, UsageError, WeightsError
+from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.json_arguments import RECORDS, from_plain, to_plain
 from zoo_core.recipe.rebuild import Limit
 from zoo_core.registry.zoo import current_zoo
@@ -347,4 +347,29 @@ def test_a_layer_changed_by_hand_cannot_pad_beyond_what_its_file_holds(tmp_path)
     assert pad in text
     change(folder, edits=json.loads(text.replace(pad, '"padding": {"$tuple": [1, 1048576]}')))
     with pytest.raises(Unreadable, match="far larger tensors than its save holds"):
+        zoo.load(folder)
+
+
+def test_tensors_of_another_size_are_refused_before_they_are_read(tmp_path):
+    folder = zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "save")
+    (tensors,) = folder.glob("*.safetensors")
+    os.truncate(tensors, 1 << 40)  # a hole, which would be hashed for an hour
+    with pytest.raises(DigestMismatch, match="1,099,511,627,776 bytes"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "many", True, None, [1]])
+def test_a_size_of_the_tensors_that_is_no_number_of_bytes_is_refused(tmp_path, size):
+    folder = zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "save")
+    tensors = json.loads((folder / "recipe.json").read_text())["tensors"]
+    change(folder, tensors={**tensors, "size": size})
+    with pytest.raises(Unreadable, match="no number of bytes"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_format_that_there_never_was_is_refused(tmp_path, number):
+    folder = zoo.save(zoo.get("tiny/glyphnet", weights=None), tmp_path / "save")
+    change(folder, format=number)
+    with pytest.raises(Unreadable, match="never was"):
         zoo.load(folder)

@@ -17,7 +17,7 @@ import zoo_core as zoo
 from zoo_core import Anatomy, Head
 from zoo_core.errors import ZooError
 from zoo_core.weights import Cache, fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 STATE = {"0.weight": torch.arange(15_000.0).reshape(100, 150), "0.bias": torch.arange(100.0)}
 DATA = save(STATE)

@@ -15,7 +15,7 @@ from zoo_core.errors import CacheError, DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch, obtain
 from zoo_core.weights.download.ownership import _Holder, turn
 from zoo_core.weights.download.partial import partials
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(3_000_000)
 DIGEST = sha256(DATA)

@@ -13,7 +13,7 @@ from support.loopback import Server, cut, hang_up, requested_start, serving, sha
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(300_000)
 DIGEST = sha256(DATA)

@@ -19,7 +19,7 @@ from zoo_core.errors import CacheError, FetchError, UsageError, WeightsError
 from zoo_core.weights import fetch, obtain
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.partial import partials
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(400_000)
 DIGEST = sha256(DATA)
@@ -34,7 +34,7 @@ import certifi, encodings.idna, idna, netrc, platformdirs
 from zoo_core import Card, Weights
 from zoo_core.errors import ZooError
 from zoo_core.weights import fetch, obtain
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 url, folder, digest = sys.argv[1:]
 weights = Weights("V1", (url,), digest)
 card = Card("acme", "net", "acme:net", weights=(weights,))

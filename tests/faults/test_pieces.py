@@ -17,7 +17,7 @@ from zoo_core.errors import DigestMismatch, FetchError
 from zoo_core.utils import no_follow
 from zoo_core.weights import fetch
 from zoo_core.weights.download.partial import Partial, partials
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(2_000_000)
 DIGEST = sha256(DATA)
@@ -356,7 +356,7 @@ def test_a_server_that_cuts_every_piece_short_still_finishes(server, url, tmp_pa
 CHILD = """
 import sys
 from zoo_core.weights import fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 print(fetch(sys.argv[1], sys.argv[2], sha256=sys.argv[3], size=int(sys.argv[4]), policy=Policy(**{lines})))
 """
 

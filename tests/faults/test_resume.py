@@ -12,7 +12,7 @@ from support.loopback import cut, sha256
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
 from zoo_core.weights.download.partial import Partial, partials
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(4_000_000)
 DIGEST = sha256(DATA)

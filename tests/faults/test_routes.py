@@ -11,7 +11,7 @@ from torch import nn
 import zoo_core as zoo
 from zoo_core.errors import DigestMismatch, FetchError, UsageError, ZooError
 from zoo_core.weights import fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(100_000)
 DIGEST = sha256(DATA)

@@ -16,7 +16,7 @@ from support.loopback import Server, certificate, secured, sha256
 
 from zoo_core.errors import FetchError, ZooError
 from zoo_core.weights import fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(60_000)
 DIGEST = sha256(DATA)

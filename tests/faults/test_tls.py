@@ -11,7 +11,7 @@ from support.loopback import certificate, secured, sha256, status
 
 from zoo_core.errors import FetchError
 from zoo_core.weights import fetch
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 DATA = os.urandom(100_000)
 DIGEST = sha256(DATA)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from support.loopback import Server
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 
 
 @pytest.fixture

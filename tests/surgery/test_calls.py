@@ -67,8 +67,14 @@ def test_what_is_made_in_inference_mode_can_be_trained(edit, built_in_it):
     model(torch.zeros(2, 1, 32, 32)).sum().backward()
 
 
-@pytest.mark.parametrize("model", [None, 3, "resnet18", torch.nn.Linear, [torch.nn.Linear(2, 2)]])
+@pytest.mark.parametrize("model", [None, 3, "resnet18", [torch.nn.Linear(2, 2)]])
 @pytest.mark.parametrize("verb", [lambda it: zoo.swap_head(it, 3), zoo.freeze, zoo.split, zoo.anatomy])
 def test_what_is_no_module_is_refused(verb, model):
     with pytest.raises(zoo.errors.NotAZooModel, match=f"zoo knows nothing about this {type(model).__name__}"):
         verb(model)
+
+
+@pytest.mark.parametrize("verb", [lambda it: zoo.swap_head(it, 3), zoo.freeze, zoo.split, zoo.anatomy])
+def test_a_class_is_refused_with_the_call_that_makes_a_model(verb):
+    with pytest.raises(zoo.errors.NotAZooModel, match=r"Linear is a class(.|\n)*next step: Linear\(\) makes one"):
+        verb(torch.nn.Linear)

@@ -138,6 +138,14 @@ def test_a_truncated_safetensors_file_is_unreadable(file):
         read_state_dict(file)
 
 
+def test_a_safetensors_file_with_a_side_beyond_64_bits_is_unreadable(tmp_path):
+    header = json.dumps({"x": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}).encode()
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(Unreadable, match="broken safetensors"):
+        read_state_dict(file)
+
+
 def test_a_safetensors_file_with_a_very_long_header_is_not_called_broken(file):
     places = {f"t{at}": {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]} for at in range(70_000)}
     header = json.dumps(places).encode()

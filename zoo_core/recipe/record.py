@@ -217,14 +217,25 @@ def _record_problems(record: Mapping[str, Any]) -> Iterator[str]:
     texts += [*record["versions"].values(), *record.get("ties", {}).values(), *record.get("weights", {}).values()]
     if any(not isinstance(each, str) for each in [*entries, *texts]):
         yield "with an entry that is no text"
-    if not isinstance(record["tensors"].get("multi_label", False), bool):
-        yield "where multi_label is neither true nor false"
-    if record.get("dtype", "") not in _DTYPES:
-        yield f"with the dtype {visible(record['dtype'])}"
+    yield from _value_problems(record)
     try:
         preprocessing_from_record(record.get("preprocessing", {}))
     except (TypeError, ValueError) as error:
         yield f"where the preprocessing is none: {error}"
+
+
+def _value_problems(record: Mapping[str, Any]) -> Iterator[str]:
+    """Problems with single values in the record of a recipe, of which the types are right."""
+    tensors = record["tensors"]
+    if not isinstance(tensors.get("multi_label", False), bool):
+        yield "where multi_label is neither true nor false"
+    size = tensors.get("size", 0)
+    if type(size) is not int or size < 0:
+        yield "where the size of the tensors is no number of bytes"
+    if record["format"] < 1:
+        yield "of a format that there never was"
+    if record.get("dtype", "") not in _DTYPES:
+        yield f"with the dtype {visible(record['dtype'])}"
 
 
 def _damaged(path: Path, got: str) -> Unreadable:

@@ -83,7 +83,7 @@ def _left(before: set[threading.Thread]) -> list[threading.Thread]:
     """The threads of the process that were started meanwhile and go on; those of a pool that was shut down may end."""
     started = [thread for thread in threading.enumerate() if thread not in before]
     if started:
-        gc.collect()  # which ends a pool that nobody holds any more
+        gc.collect()  # which ends the threads of a pool without a reference
     until = time.monotonic() + _GRACE
     for thread in started:
         thread.join(max(until - time.monotonic(), 0))

@@ -125,7 +125,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
     "what runs at the end of the process, atexit": (
         atexit._ncallbacks,  # noqa: SLF001 - Python has no other way to ask
-        lambda _: None,  # which stays: nobody can name what was registered
+        lambda _: None,  # which stays: atexit does not tell what was registered
     ),
 }
 """What it is called, how to look at it and how to put it back."""

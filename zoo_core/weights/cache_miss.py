@@ -17,7 +17,7 @@ from zoo_core.weights.download.from_sources import download, fetch_once, unreach
 from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
 from zoo_core.weights.transport.hub_headers import commit_of, declared_digest
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.transport.urls import below, file_name, needs_network
 from zoo_core.weights.trust.rules import require_online, require_trust
 

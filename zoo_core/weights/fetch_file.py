@@ -16,7 +16,7 @@ from zoo_core.weights.download.disk import aside, disk_errors, move_aside, read_
 from zoo_core.weights.download.from_sources import fetch_once
 from zoo_core.weights.download.unfinished import sweep
 from zoo_core.weights.request import Request
-from zoo_core.weights.transport.retry_policy import DEFAULT_TIMEOUT, Policy, checked_timeout
+from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
 from zoo_core.weights.transport.urls import needs_network, shown
 from zoo_core.weights.trust.rules import require_online, require_trust
 

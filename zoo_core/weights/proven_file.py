@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.weights.transport.retry_policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:

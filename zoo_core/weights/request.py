@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
-from zoo_core.weights.transport.retry_policy import Policy
+from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:

@@ -105,7 +105,7 @@ def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str])
 
 
 def _check_released(card: Card, backbone: nn.Module, x: Tensor) -> None:
-    """Features that were computed are gone from memory once nobody uses them and others were computed."""
+    """Features that were computed are gone from memory once nothing refers to them and others were computed."""
     with torch.no_grad(), MetaShapes():
         kept = [weakref.ref(each) for each in tensors(backbone.features(x.clone()))]  # type: ignore[operator] # a part
         backbone.features(x.clone())  # type: ignore[operator] # as above

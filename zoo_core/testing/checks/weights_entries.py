@@ -348,7 +348,7 @@ def _check_other_files(label: str, convert: str, own: dict[str, Tensor], model: 
         less = _converted_or_refused(convert, {each: own[each] for each in own if each != name}, model)
         require(
             less is None or name not in less,
-            f"{label} gives a {name} to a file that has none: nobody would learn that it was left untrained; name in "
+            f"{label} gives a {name} to a file that has none: it would stay untrained without a word; name in "
             "Weights.absent what a file may lack",
         )
     kept = weakref.ref(unknown)

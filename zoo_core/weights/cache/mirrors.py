@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from zoo_core.weights.cache.inventory import Kept
     from zoo_core.weights.cache.store import Cache
-    from zoo_core.weights.transport.retry_policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _LONGEST_REF = 1 << 16
 

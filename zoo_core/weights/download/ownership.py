@@ -144,7 +144,7 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".partial"
-NOBODY = 0
+NO_PROCESS = 0
 _SELF = secrets.token_hex(4)
 """Tells this process from a dead one that had the same number, as the first process of a container always has."""
 
@@ -178,7 +178,7 @@ def surely_dead(path: Path) -> bool:
 
 def _lives(pid: int) -> bool:
     """Whether the process that has the ownership of a file is alive, by its number."""
-    if pid == NOBODY:
+    if pid == NO_PROCESS:
         return False
     if os.name == "nt":  # there, signal 0 is not a question
         return True

@@ -19,7 +19,7 @@ from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, BackgroundHash
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
-from zoo_core.weights.download.ownership import NOBODY, SUFFIX, is_ours, lock, own_name, surely_dead
+from zoo_core.weights.download.ownership import NO_PROCESS, SUFFIX, is_ours, lock, own_name, surely_dead
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -348,7 +348,7 @@ def give_up(path: Path) -> None:
     """Leave a partial file to the next process, although this one lives on."""
     stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
     host, _, token = owner.split("-")
-    move(path, path.with_name(f"{stem}.{host}-{NOBODY}-{token}{SUFFIX}"))
+    move(path, path.with_name(f"{stem}.{host}-{NO_PROCESS}-{token}{SUFFIX}"))
 
 
 def move(path: Path, new: Path) -> bool:

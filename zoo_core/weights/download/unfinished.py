@@ -1,4 +1,4 @@
-"""What processes that are dead have left unfinished in a folder: removed when nobody can be writing there."""
+"""What processes that are dead have left unfinished in a folder: removed when no process can be writing there."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
     except TooMuchMemory as error:
         raise not_read(file, error) from error
-    except (SafetensorError, NotPlain, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, NotPlain, OSError, ValueError, KeyError, TypeError) as error:  # the last of huge shapes
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from urllib3.connection import HTTPConnection
 
-    from zoo_core.weights.transport.retry_policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _HOPS = 10
 _BLOCK = 1 << 20

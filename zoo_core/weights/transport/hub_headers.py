@@ -13,7 +13,7 @@ from zoo_core.weights.transport.http import HttpSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from zoo_core.weights.transport.retry_policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

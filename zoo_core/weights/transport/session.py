@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from zoo_core.weights.transport.retry_policy import Policy
+    from zoo_core.weights.transport.policy import Policy
 
 
 class _FinalResponse(http.client.HTTPResponse):
