@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from zoo_core.cli.group import zoo as commands
-from zoo_core.cli.new_plugin import _traced_cards, write_plugin
+from zoo_core.cli.new_plugin import traced_cards, write_plugin
 from zoo_core.errors import UsageError, ZooError
 
 NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]
@@ -106,17 +106,17 @@ def test_a_library_that_needs_another_is_no_reason_to_write_a_function(tmp_path,
     (tmp_path / "lacking.py").write_text("import no_such_library")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ZooError, match="install what its library needs"):
-        _traced_cards("acme", "lacking:Net", (3, 64, 64))
+        traced_cards("acme", "lacking:Net", (3, 64, 64))
 
 
 def test_a_classifier_whose_head_is_a_convolution_is_no_segmenter():
-    (card,) = _traced_cards("acme", "torchvision.models:squeezenet1_1", (3, 64, 64))
+    (card,) = traced_cards("acme", "torchvision.models:squeezenet1_1", (3, 64, 64))
     assert (card.task, card.num_classes) == ("classification", 1000)
 
 
 def test_models_of_one_class_with_other_arguments_have_names_of_their_own():
     models = ", ".join(f"torch.nn:Conv2d(kernel_size=(3, 3), in_channels=1, out_channels={width})" for width in (2, 4))
-    one, two = _traced_cards("acme", models, (1, 8, 8))
+    one, two = traced_cards("acme", models, (1, 8, 8))
     assert (one.name, two.name) == ("conv2d", "conv2d-2")
     assert two.options == {"in_channels": 1, "out_channels": 4, "kernel_size": [3, 3]}
 

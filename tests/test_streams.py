@@ -40,7 +40,7 @@ def test_output_that_was_closed_is_lost_with_exit_code_1():
 
 def test_letters_that_the_encoding_of_the_output_lacks_are_escaped():
     code = (
-        "import sys; from zoo_core.cli.streams import open_streams; open_streams(); print('caf\\u00e9 \\u6c34 \\udcff')"
+        "import sys; from zoo_core.cli.console import open_streams; open_streams(); print('caf\\u00e9 \\u6c34 \\udcff')"
     )
     env = {**os.environ, "PYTHONUTF8": "0"}
     plain = subprocess.run(

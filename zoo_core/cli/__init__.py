@@ -8,8 +8,8 @@ import traceback
 import warnings
 from typing import Any
 
+from zoo_core.cli.console import INTERRUPTED, VERBOSITY, discard_output, open_streams
 from zoo_core.cli.list_without_click import list_plainly
-from zoo_core.cli.streams import INTERRUPTED, VERBOSITY, discard_output, open_streams
 from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
 from zoo_core.text import in_one_line
 

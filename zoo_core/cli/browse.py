@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_core.cli.console import echo
-from zoo_core.cli.out_file import OutFile
+from zoo_core.cli.options import OutFile
 from zoo_core.registry.choose import ACCURACY
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import in_three_digits

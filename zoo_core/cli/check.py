@@ -1,30 +1,30 @@
-"""``zoo check``: the conformance kit from the command line."""
+"""``zoo check``: the conformance kit from the command line, and with ``--digests`` the digests that cards lack."""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.completion import complete_family
-from zoo_core.cli.console import terminal
-from zoo_core.cli.out_file import OutFile
-from zoo_core.errors import UsageError
+from zoo_core import settings
+from zoo_core.cli.console import echo
+from zoo_core.cli.options import OutFile, complete_family
+from zoo_core.errors import CacheError, Unreadable, UsageError, ZooError
 from zoo_core.utils.atomic_write import whole_file
+from zoo_core.weights.formats.sniff import NEXT_STEPS, describe
+from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from rich.progress import Progress
+    from zoo_core.cli.check_run import Choice
+    from zoo_core.contract.card import Card, Weights
+    from zoo_core.weights.artefact import Artefact
 
-    from zoo_core.cli.check_run import Choice, Run
-    from zoo_core.testing.reports import Report
-    from zoo_core.testing.verdicts import Verdict
-
-_MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped": "dim"}
-_SHOWN = 3
 _OF_ONE = {"compiled": "--compile", "tasks": "--task", "expected": "--expect"}
 """Options whose names mean something in one family only."""
 _OF_CHECKS = {
@@ -36,10 +36,16 @@ _OF_CHECKS = {
     "expected": "--expect",
 }
 """Options that say how models are checked."""
-_SAVED = 400
-"""New verdicts after which the JSON file is written again: those of about 25 models."""
-
-
+_HEAD = 512
+_NO_WEIGHTS = (
+    "an HTML page",
+    "an XML document",
+    "a JSON document",
+    "a git-lfs pointer, not the file it points to",
+    "an empty file",
+    "a file of zero bytes",
+)
+"""What servers answer in place of a file; its digest in a card would be held for ever."""
 _FILE: dict[str, Any] = {"type": OutFile(), "metavar": "FILE"}
 
 
@@ -80,7 +86,14 @@ def check(
     With --digests no model is checked: the weights without a whole SHA-256 are fetched into the cache, trusting what
     comes first, and printed as lines for their cards. Exit code 1 says that one could not be had.
     """
-    from zoo_core.cli.check_run import Choice, Run, installed_families, read_earlier_run
+    from zoo_core.cli.check_run import (
+        Choice,
+        Run,
+        compare_with_traced,
+        installed_families,
+        read_earlier_run,
+        run_checks,
+    )
 
     files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
     choice = Choice(**chosen)
@@ -90,9 +103,9 @@ def check(
         return
     earlier = read_earlier_run(json_file) if resume else []
     runs = [Run.of(each, choice, earlier) for each in ([family] if family else installed_families())]
-    _check(runs, choice, files, every=every)
+    run_checks(runs, choice, files, every=every)
     if traced:
-        _compare_with_traced(runs)
+        compare_with_traced(runs)
     if any(run.report.failed for run in runs):
         sys.exit(1)
 
@@ -108,7 +121,6 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
 
 def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
     """Do what the command ``zoo check`` does with ``--digests``; exit code 1 says that a file could not be had."""
-    from zoo_core.cli.check_digests import print_digests, require_alone
     from zoo_core.cli.check_run import known_tasks
     from zoo_core.testing.choosing import cards_named
 
@@ -119,119 +131,128 @@ def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None
         sys.exit(1)
 
 
-def _check(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
-    """Make the checks of the command ``zoo check``, and write and print what was found even where Ctrl-C ends them."""
-    from zoo_core.testing.under_test import shapes_above
+@dataclass(frozen=True)
+class Missing:
+    """A file of weights whose whole digest is missing in its card, for ``zoo check --digests``.
 
-    reports, said = [run.report for run in runs], dict[tuple[str, str], str]()
+    Attributes:
+        card: Of its model.
+        weights: The entry for this file alone. Where an entry has several files its tag ends in the file's name, since
+            what the cache knows of a tag is the digest of one file.
+        key: Of ``Weights.digests`` where its digest belongs; ``""`` where that is ``Weights.sha256``.
+    """
+
+    card: Card
+    weights: Weights
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file in the messages of ``zoo check --digests``."""
+        return f"{self.card.id}@{self.weights.tag}"
+
+
+def missing(cards: Iterable[Card]) -> Iterator[Missing]:
+    """The files whose whole digest is missing in their cards, in the order of the cards."""
+    for card in cards:
+        for weights in card.weights:
+            for number, file in enumerate(weights.files):
+                if file.strength != "proven":
+                    tag = f"{weights.tag}-{file.file_name}" if weights.digests else weights.tag
+                    yield Missing(card, replace(file, tag=tag), file.file_name if number else "")
+
+
+def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) -> bool:
+    """Fetch each of these files, trusting what comes first, and print its size and digest for the card.
+
+    Args:
+        family: Its name.
+        cards: Those that are looked at.
+        json_file: Where to write the same as JSON.
+
+    Returns:
+        Whether every file could be had.
+    """
+    from zoo_core.weights import obtain
+
+    results: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
     try:
-        with shapes_above(choice.shapes_above), _progress() as progress:
-            for run in runs:
-                for number, verdict in enumerate(_with_progress(run, progress), 1):
-                    if verdict.outcome == "failed":
-                        _say(progress, run.report.family, verdict, said)
-                    if number % _SAVED == 0:
-                        _write(reports, {"json": files["json"]})
-                _write(reports, {"json": files["json"]})
+        for each in missing(cards):
+            try:
+                artefact = obtain(each.card, each.weights, trust="first-use", obey_lock=False)
+                _require_source(each, artefact)
+                _require_weights(each, artefact)
+            except (ZooError, OSError, ValueError) as error:  # ValueError: a url that is none
+                failures.append({**_facts(each), "error": str(error)})
+                echo(f"failed {each.name} {shown(each.weights.urls[0])}\n  {error}", err=True)
+            else:
+                results.append({**_facts(each), "size": artefact.size, "sha256": artefact.sha256})
+                _print_digest(each, artefact)
     finally:
-        _write(reports, files, page=every)
-        for report in reports:
-            _print(report)
+        if json_file:
+            text = json.dumps({"family": family, "weights": results, "failed": failures}, indent=2)
+            with whole_file(json_file) as new:
+                new.write_text(f"{text}\n", encoding="utf-8")
+    if not results and not failures:
+        echo(f"{family}: no weights without a whole SHA-256")
+    return not failures
 
 
-def _compare_with_traced(runs: Sequence[Run]) -> None:
-    """Print for ``zoo check --traced`` where tracing differs from the family's anatomy: one of the two is wrong."""
-    from zoo_core.testing.traced import compared
-
-    for card in (card for run in runs for card, _ in run.plan):
-        if note := compared(card).note:
-            terminal().print(f"{card.id}: tracing finds {note}", markup=False, highlight=False, soft_wrap=True)
+def _facts(each: Missing) -> dict[str, Any]:
+    return {"name": each.name, "url": shown(each.weights.urls[0])}
 
 
-def _with_progress(run: Run, progress: Progress) -> Iterator[Verdict]:
-    """The verdicts of the command ``zoo check`` as they come, with a progress bar."""
-    task = progress.add_task(run.report.family, total=len(run.plan))
-    yield from run.verdicts(
-        look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
-        done=lambda: progress.advance(task),
+def _require_source(each: Missing, artefact: Artefact) -> None:
+    """Refuse for ``zoo check --digests`` what the cache has of another url: it need not be the same file."""
+    urls = [*map(shown, each.weights.urls)]
+    moved = settings.mirrors() or settings.rewrites() or artefact.source.startswith("file:")
+    if artefact.fetched or each.weights.sha256 or artefact.source in urls or (moved and "file:" not in urls[0]):
+        return
+    raise CacheError(
+        f"the cache has {each.name} from another url than its card has",
+        expected=f"from {', '.join(urls)}",
+        got=f"from {artefact.source or 'an unknown place'}",
+        done="no digest was printed",
+        hint=f"`zoo cache rm '{each.name}'` lets go of it, and the next run fetches the file of the card",
     )
 
 
-def _progress() -> Progress:
-    """The progress bar of ``zoo check``, which is drawn only on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    console = terminal(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str, str], str]) -> None:
-    """Print a failed check on stderr, as soon as it is found, above the bar; a repeated one by its first model."""
-    from rich.markup import escape
-
-    name = "/".join(part for part in (family, verdict.model) if part)
-    first = said.setdefault((family, verdict.reason.replace(name, "it")), name)
-    again = f", as {escape(first)}" if first != name else ""
-    progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}{again}", highlight=False)
-    if not again:
-        progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
+def _require_weights(each: Missing, artefact: Artefact) -> None:
+    """Refuse for ``zoo check --digests`` a file that is a page or another thing that holds no weights."""
+    with artefact.path.open("rb") as file:
+        kind = describe(file.read(_HEAD))
+    if kind in _NO_WEIGHTS and not each.weights.file_name.endswith(".json"):
+        raise Unreadable(
+            f"{each.name} is {kind}",
+            expected="a file of weights",
+            got=f"{artefact.size:,} bytes from {artefact.source}",
+            done="no digest was printed",
+            hint=f"{NEXT_STEPS[kind]}; `zoo cache rm '{each.name}'` first, so that this one is not taken again",
+            path=artefact.path,
+        )
 
 
-def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
-    """Write the reports of the command ``zoo check`` as JSON, JUnit or Markdown."""
-    from zoo_core.testing.reports import page as page_of
-    from zoo_core.testing.reports import to_json, to_junit, to_markdown
-
-    for name, path in files.items():
-        if path is None:
-            continue
-        if name == "markdown":
-            text = page_of(reports) if page else to_markdown(reports[0])
-        else:
-            text = {"json": to_json, "junit": to_junit}[name](reports)
-        with whole_file(path) as new:  # a run that is killed while it writes leaves the last whole file
-            new.write_text(text, encoding="utf-8")
+def _print_digest(each: Missing, artefact: Artefact) -> None:
+    """Print the missing digest and size of a weights file, to be copied into its card."""
+    echo(f"# {each.name}  {shown(each.weights.urls[0])}")
+    if each.key:
+        echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')
+    else:
+        echo(f'size={artefact.size},\nsha256="{artefact.sha256}",')
 
 
-def _print(report: Report) -> None:
-    """Print for the command ``zoo check`` each check with its outcomes, and why some did not pass."""
-    from rich.table import Table
+def require_alone(others: Iterable[str]) -> None:
+    """Refuse options that say how models are checked: with ``--digests`` none is.
 
-    from zoo_core.testing.verdicts import OUTCOMES
+    Args:
+        others: Those that were given.
 
-    console = terminal()
-    table = Table("check", *OUTCOMES, box=None, pad_edge=False)
-    for name, count in report.counts().items():
-        cells = [f"[{_MARKS.get(each, 'green')}]{count[each]}[/]" if count[each] else "" for each in OUTCOMES]
-        table.add_row(name, *cells)
-    console.print(table)
-    for reason, models in _distinct_reasons(report):
-        console.print(f"{reason}: {_name_few(models)}", markup=False)
-    cut = "" if report.complete else ", and the run was stopped before its end"
-    console.print(f"{report.family}: {_summary(report)}{cut}")
-
-
-def _summary(report: Report) -> str:
-    """Last line that ``zoo check`` prints of a family: how many models were checked, and how many of them failed."""
-    checked, bad = len(report.checked), {verdict.model for verdict in report.failed}
-    words = f"{checked} of its {report.models} models checked"
-    if "" in bad:
-        words += ", the family as a whole failed"
-    return f"{words}, {len(bad - {''})} failed"
-
-
-def _name_few(names: list[str]) -> str:
-    """Names of the first few models with the same finding of ``zoo check``, and how many more there are."""
-    shown = [name for name in names if name][:_SHOWN]
-    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _distinct_reasons(report: Report) -> list[tuple[str, list[str]]]:
-    """Reasons that ``zoo check`` prints for a check that neither passed nor failed, each once."""
-    groups: dict[str, list[str]] = {}
-    for verdict in report.verdicts:
-        if verdict.outcome in {"refused", "expected", "skipped"}:
-            line = verdict.reason.partition("\n")[0].replace(f"{report.family}/{verdict.model}", "it")
-            groups.setdefault(f"{verdict.outcome} {verdict.check}, {line}", []).append(verdict.model)
-    return [*groups.items()]
+    Raises:
+        UsageError: There is one.
+    """
+    if option := next(iter(others), None):
+        raise UsageError(
+            f"{option} does not go with --digests, which checks no model",
+            expected="a FAMILY, globs of its models, --task and --json",
+        )

@@ -1,4 +1,4 @@
-"""What ``zoo check`` does with one family: which models and checks, their verdicts, and what an earlier run said."""
+"""A run of ``zoo check``: which models and checks, their verdicts, what an earlier run said, and what is printed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.cli.console import terminal
 from zoo_core.errors import UsageError
 from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
@@ -18,10 +19,13 @@ from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.reports import Report, from_json, merged
 from zoo_core.testing.under_test import SHAPES_ABOVE, forget
 from zoo_core.testing.verdicts import Verdict, judge, judge_family
+from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from rich.progress import Progress
 
     from zoo_core.contract.card import Card
 
@@ -204,3 +208,127 @@ def _empty_report(family: str, limit: int) -> Report:
     library = f", {requires} {version(requires)}" if requires else ""
     today = datetime.now(tz=UTC).date().isoformat()
     return Report(family, f"{member.plugin.origin}{library}", len(member.cards), limit, made=today)
+
+
+_MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped": "dim"}
+_SHOWN = 3
+_SAVED = 400
+"""New verdicts after which the JSON file is written again: those of about 25 models."""
+
+
+def run_checks(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
+    """Make the checks of a run of ``zoo check``, and write and print what was found even where Ctrl-C ends them."""
+    from zoo_core.testing.under_test import shapes_above
+
+    reports, said = [run.report for run in runs], dict[tuple[str, str], str]()
+    try:
+        with shapes_above(choice.shapes_above), _progress() as progress:
+            for run in runs:
+                for number, verdict in enumerate(_with_progress(run, progress), 1):
+                    if verdict.outcome == "failed":
+                        _say(progress, run.report.family, verdict, said)
+                    if number % _SAVED == 0:
+                        _write(reports, {"json": files["json"]})
+                _write(reports, {"json": files["json"]})
+    finally:
+        _write(reports, files, page=every)
+        for report in reports:
+            _print(report)
+
+
+def compare_with_traced(runs: Sequence[Run]) -> None:
+    """Print for ``zoo check --traced`` where tracing differs from the family's anatomy: one of the two is wrong."""
+    from zoo_core.testing.traced import compared
+
+    for card in (card for run in runs for card, _ in run.plan):
+        if note := compared(card).note:
+            terminal().print(f"{card.id}: tracing finds {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _with_progress(run: Run, progress: Progress) -> Iterator[Verdict]:
+    """The verdicts of a run of ``zoo check`` as they come, with a progress bar."""
+    task = progress.add_task(run.report.family, total=len(run.plan))
+    yield from run.verdicts(
+        look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
+        done=lambda: progress.advance(task),
+    )
+
+
+def _progress() -> Progress:
+    """The progress bar of a run of ``zoo check``, which is drawn only on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = terminal(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str, str], str]) -> None:
+    """Print a failed check on stderr as soon as the run finds it, above the bar; a repeated one by its first model."""
+    from rich.markup import escape
+
+    name = "/".join(part for part in (family, verdict.model) if part)
+    first = said.setdefault((family, verdict.reason.replace(name, "it")), name)
+    again = f", as {escape(first)}" if first != name else ""
+    progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}{again}", highlight=False)
+    if not again:
+        progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
+
+
+def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
+    """Write the reports of a run of ``zoo check`` as JSON, JUnit or Markdown."""
+    from zoo_core.testing.reports import page as page_of
+    from zoo_core.testing.reports import to_json, to_junit, to_markdown
+
+    for name, path in files.items():
+        if path is None:
+            continue
+        if name == "markdown":
+            text = page_of(reports) if page else to_markdown(reports[0])
+        else:
+            text = {"json": to_json, "junit": to_junit}[name](reports)
+        with whole_file(path) as new:  # a run that is killed while it writes leaves the last whole file
+            new.write_text(text, encoding="utf-8")
+
+
+def _print(report: Report) -> None:
+    """Print for a run of ``zoo check`` each check with its outcomes, and why some did not pass."""
+    from rich.table import Table
+
+    from zoo_core.testing.verdicts import OUTCOMES
+
+    console = terminal()
+    table = Table("check", *OUTCOMES, box=None, pad_edge=False)
+    for name, count in report.counts().items():
+        cells = [f"[{_MARKS.get(each, 'green')}]{count[each]}[/]" if count[each] else "" for each in OUTCOMES]
+        table.add_row(name, *cells)
+    console.print(table)
+    for reason, models in _distinct_reasons(report):
+        console.print(f"{reason}: {_name_few(models)}", markup=False)
+    cut = "" if report.complete else ", and the run was stopped before its end"
+    console.print(f"{report.family}: {_summary(report)}{cut}")
+
+
+def _summary(report: Report) -> str:
+    """Last line on a run of ``zoo check`` over a family: how many models were checked, and how many of them failed."""
+    checked, bad = len(report.checked), {verdict.model for verdict in report.failed}
+    words = f"{checked} of its {report.models} models checked"
+    if "" in bad:
+        words += ", the family as a whole failed"
+    return f"{words}, {len(bad - {''})} failed"
+
+
+def _name_few(names: list[str]) -> str:
+    """Names of the first few models with the same finding of a run, and how many more there are."""
+    shown = [name for name in names if name][:_SHOWN]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _distinct_reasons(report: Report) -> list[tuple[str, list[str]]]:
+    """Reasons that a run of ``zoo check`` gives for a check that neither passed nor failed, each once."""
+    groups: dict[str, list[str]] = {}
+    for verdict in report.verdicts:
+        if verdict.outcome in {"refused", "expected", "skipped"}:
+            line = verdict.reason.partition("\n")[0].replace(f"{report.family}/{verdict.model}", "it")
+            groups.setdefault(f"{verdict.outcome} {verdict.check}, {line}", []).append(verdict.model)
+    return [*groups.items()]

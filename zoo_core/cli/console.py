@@ -1,13 +1,12 @@
-"""Where tables go: to a terminal in its own width, and whole lines to a pipe."""
+"""The console: tables in the width of a terminal, whole lines to a pipe; streams that are closed or lack letters."""
 
 from __future__ import annotations
 
+import codecs
+import os
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
-from zoo_core.cli.streams import VERBOSITY
 from zoo_core.text import visible
 
 if TYPE_CHECKING:
@@ -35,11 +34,15 @@ def terminal(*, stderr: bool = False) -> Console:
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print a line on the console; control characters in a stranger's names or sources are shown as escapes."""
+    import click  # which a plain ``zoo list`` does without
+
     click.echo(visible(str(text)), err=err)
 
 
 def paragraph(text: object, *, indent: int = 4) -> None:
     """Print a line of text on the console: on a terminal it is broken between words, and goes on indented."""
+    import click  # as above
+
     line = visible(str(text))
     if sys.stdout.isatty():
         import shutil
@@ -56,3 +59,49 @@ def note(text: object) -> None:
     """Print a note on the console, to stderr: neither a result nor an error, and left out by ``zoo --quiet``."""
     if not VERBOSITY.quiet:
         echo(text, err=True)
+
+
+class Verbosity:
+    """How much is written to the standard streams besides results and errors.
+
+    Attributes:
+        quiet: Whether notes and warnings are left out.
+        verbose: Whether an error has its traceback.
+    """
+
+    quiet = False
+    verbose = False
+
+
+VERBOSITY = Verbosity()
+"""As the command line of this process says."""
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C has ended, as shells give it."""
+
+
+def open_streams() -> None:
+    """Make both streams usable. Output that was closed fails when it is written, and errors that were closed vanish."""
+    if sys.stdout is None:  # its number is taken too, so that no other file gets it and what libraries print
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the whole run, and no path
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the whole run
+    codecs.register_error("zoo", _as_it_is)
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="zoo")
+
+
+def discard_output() -> None:
+    """Send what is still to be written to stdout nowhere: Python would fail a second time when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encoding error handler of standard output and error: file names in their own bytes, other letters escaped."""
+    for handler in ("surrogateescape", "backslashreplace"):
+        try:
+            return codecs.lookup_error(handler)(error)
+        except UnicodeError:
+            continue
+    raise error

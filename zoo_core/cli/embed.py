@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.completion import complete_model
 from zoo_core.cli.console import echo, note
+from zoo_core.cli.options import complete_model
 
 if TYPE_CHECKING:
     from zoo_core.embedding.embeddings import Embeddings
@@ -52,7 +52,7 @@ def embed(
     zoo embed resnet50 photos/ --out features.parquet --nearest cat.jpg
     zoo probe features.parquet
     """
-    from zoo_core.cli.get import device_of
+    from zoo_core.cli.options import device_of
     from zoo_core.embedding.embed import embed as run
 
     if weights == "none":

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.completion import complete_model
 from zoo_core.cli.console import echo
+from zoo_core.cli.options import complete_model
 
 _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": ".ts"}
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.completion import complete_model
 from zoo_core.cli.console import echo, terminal
+from zoo_core.cli.options import complete_model, device_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,16 +60,6 @@ def get(
         echo(json.dumps(facts, indent=2))
     else:
         _print(facts)
-
-
-def device_of(name: str | None) -> Any:
-    """The device that a command's ``--device`` names, as ``zoo get`` takes it; None for none."""
-    import torch
-
-    try:
-        return None if name is None else torch.device(name)
-    except RuntimeError as error:
-        raise click.BadParameter(str(error).splitlines()[0], param_hint="--device") from error
 
 
 def _dtype(name: str | None) -> Any:

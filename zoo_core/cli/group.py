@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from zoo_core.cli.console import echo
-from zoo_core.cli.streams import INTERRUPTED, VERBOSITY
+from zoo_core.cli.console import INTERRUPTED, VERBOSITY, echo
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, ZooWarning
 from zoo_core.text import close_matches, did_you_mean
 
@@ -45,14 +44,14 @@ COMMANDS = {
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
-    "plugin": _Command("zoo_core.cli.new_plugin:plugin", "Begin a plugin of your own."),
+    "plugin": _Command("zoo_core.cli.plugins:plugin", "Begin a plugin of your own."),
     "trace": _Command("zoo_core.cli.trace:trace", "Print the anatomy of a class, found by running it."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),
     "verify": _Command("zoo_core.cli.verify:verify", "Hash every file in the cache again."),
     "cache": _Command("zoo_core.cli.cache:cache", "Look after the weights on this machine."),
-    "mirror": _Command("zoo_core.cli.mirror:mirror", "Serve weights to other machines."),
-    "bundle": _Command("zoo_core.cli.mirror:bundle", "Carry weights to a machine without a network."),
+    "mirror": _Command("zoo_core.cli.cache:mirror", "Serve weights to other machines."),
+    "bundle": _Command("zoo_core.cli.cache:bundle", "Carry weights to a machine without a network."),
 }
 """The commands of zoo itself. Their help stands here, so that ``zoo --help`` imports none of them."""
 

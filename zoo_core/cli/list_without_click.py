@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Any
 
-from zoo_core.cli.streams import VERBOSITY
+from zoo_core.cli.console import VERBOSITY
 from zoo_core.registry.choose import HEADER, cells
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import table, visible

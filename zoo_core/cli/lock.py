@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo_core.cli.completion import complete_model
 from zoo_core.cli.console import echo
+from zoo_core.cli.options import complete_model
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.no_follow import real
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card, Weights
     from zoo_core.registry.zoo import Zoo
-
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _KEY = click.Path(exists=True, dir_okay=False, path_type=Path)

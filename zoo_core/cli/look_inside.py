@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli.completion import complete_model
 from zoo_core.cli.console import echo
-from zoo_core.cli.out_file import OutFile
+from zoo_core.cli.options import OutFile, complete_model
 
 _FIGURE = OutFile(".svg", ".png", ".pdf")
 _IMAGE = OutFile(".png", ".jpg", ".jpeg", ".webp", ".pdf")

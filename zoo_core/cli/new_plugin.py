@@ -1,29 +1,25 @@
-"""``zoo plugin``: the beginning of a plugin, and the files of measured values that one ships."""
+"""The distribution that ``zoo plugin new`` writes: from templates, and with cards of models that were traced."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
-import sysconfig
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import resolve_name
 from string import Template
 from typing import TYPE_CHECKING, Any, cast
 
-import click
-
 from zoo_core import __version__
 from zoo_core.cli.console import echo
 from zoo_core.contract.card_file import write_cards
-from zoo_core.errors import AnatomyError, UsageError, ZooError
+from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
     from torch import Tensor, nn
@@ -31,74 +27,21 @@ if TYPE_CHECKING:
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
 
-
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
-
-
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-
-
 _LONGEST = 40
-
-
 _SUFFIX = ".tmpl"
 """What a template has after its name, so that no tool takes it for code."""
-
-
 _OURS = (
     *("core", "torchvision", "timm", "efficientnet-pytorch", "pretrainedmodels", "tiny", "lightning", "ray"),
     "efficientnet_pytorch",
 )
 """Names that would give a distribution the name of one of zoo's own, installed here or not."""
-
-
-_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
-
-
 _MODEL = re.compile(r"(?P<callable>[\w.]+:[\w.]+)\s*(\((?P<arguments>[^()]*(\([^()]*\)[^()]*)*)\))?\s*(,\s*|$)")
 """One of ``--models``; a value of its arguments may be a tuple."""
 
 
-@click.group()
-def plugin() -> None:
-    """Begin a plugin of your own."""
-
-
-@plugin.command()
-@click.argument("name")
-@click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
-@click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
-@click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
-@click.option(
-    "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the new folder goes; here by default.",
-)
-def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
-    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
-
-    With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
-    replace. It passes the conformance kit, ruff and mypy as it is.
-
-    \b
-    zoo plugin new acme --library acme-models --models "acme.models:Net(dim=8)"
-    """
-    if not _SIZES.fullmatch(input_size):
-        raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
-    cards = _traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
-    folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
-    models_of = f"{len(cards)} model{'' if len(cards) == 1 else 's'} of {library or 'your library'}"
-    what = models_of if cards else "a toy model"
-    echo(f"{folder} is a working plugin with {what}. Next:")
-    install = with_uv_for_pip(f"pip install -e {folder} pytest")
-    echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")
-    if cards:
-        echo("  then add weights to the cards, as README.md says")
-    else:
-        echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
-
-
-def _traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Card]:
+def traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Card]:
     """A card of the new plugin for each ``package.module:callable``; what tracing found is on stderr."""
     import torch
 
@@ -183,95 +126,6 @@ def _task(model: nn.Module, anatomy: Anatomy, example: Tensor) -> str:
     with torch.no_grad():
         shapes = [each.shape for each in tree_leaves(model(example)) if isinstance(each, torch.Tensor)]
     return "classification" if len(shapes[0]) == 2 else "segmentation"  # noqa: PLR2004 - [N, C]
-
-
-@plugin.command()
-@click.argument("family")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def signatures(family: str, file: Path) -> None:
-    """Write to FILE what the state dicts of all models of FAMILY look like, for `zoo inspect`.
-
-    Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
-    """
-    from zoo_core.build.as_published import signature_of
-    from zoo_core.weights.checkpoint.signatures import write_signatures
-
-    made = []
-    for card in current_zoo().member(family).cards.values():
-        try:
-            made.append(signature_of(card))
-        except ZooError as error:
-            echo(f"left out: {card.id}: {error.summary}", err=True)
-    file.write_bytes(write_signatures(made))
-    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
-
-
-@plugin.command()
-@click.argument("family")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def costs(family: str, file: Path) -> None:
-    r"""Write to FILE what an image costs all models of FAMILY: multiply-adds and activations, counted without values.
-
-    Ship it in your package and name it in Family.costs. A model that does not run without values is left out.
-
-    \b
-    zoo plugin costs acme zoo_acme/costs.json
-    """
-    from zoo_core.build.costs import cost_of
-    from zoo_core.contract.cost_files import write_costs
-
-    _write_measured(family, file, cost_of, write_costs)
-
-
-@plugin.command()
-@click.argument("family")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def parts(family: str, file: Path) -> None:
-    r"""Write to FILE the heads and stages of all models of FAMILY, read from models without values.
-
-    Ship it in your package and name it in Family.parts.
-
-    \b
-    zoo plugin parts acme zoo_acme/parts.json
-    """
-    from zoo_core.build.costs import parts_of
-    from zoo_core.contract.cost_files import write_parts
-
-    _write_measured(family, file, parts_of, write_parts)
-
-
-def _write_measured(
-    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
-) -> None:
-    """Write to a file of a plugin what is measured of each model of a family, those that fail left out."""
-    made = {}
-    for card in current_zoo().member(family).cards.values():
-        try:
-            made[card.name] = measure(card)
-        except ZooError as error:
-            echo(f"left out: {card.id}: {error.summary}", err=True)
-    file.write_text(write(made), encoding="utf-8")
-    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
-
-
-@plugin.command()
-def guide() -> None:
-    r"""Print the guide for authors of plugins, which is Markdown.
-
-    \b
-    zoo plugin guide | less
-    """
-    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "doc", "zoo-core"))
-    pages = (places[0] / "docs" / "plugins.md", places[1] / "plugins.md")
-    page = next((each for each in pages if each.is_file()), None)
-    if page is None:
-        raise UsageError(
-            "the guide is not installed here",
-            cause="this package of zoo-core lacks share/doc/zoo-core",
-            hint="docs/plugins.md in the source distribution of zoo-core is the same: pip download --no-deps "
-            "--no-binary :all: zoo-core",
-        )
-    echo(page.read_text(encoding="utf-8"))
 
 
 def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequence[Card] = ()) -> Path:

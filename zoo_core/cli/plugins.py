@@ -1,23 +1,28 @@
-"""``zoo plugins``: who contributes what, and what is wrong with it."""
+"""``zoo plugins``: who contributes what, and what is wrong with it; ``zoo plugin``: for authors of plugins."""
 
 from __future__ import annotations
 
 import json
+import re
+import sysconfig
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
-from zoo_core.errors import ZooError
+from zoo_core.errors import UsageError, ZooError
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.plugins import SLOW, go_without
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from zoo_core.contract.card import Card
     from zoo_core.contract.family import Family
     from zoo_core.registry.families import Member
     from zoo_core.registry.plugins import Plugin
@@ -155,3 +160,136 @@ def _print(row: dict[str, Any], *, verbose: bool) -> None:
         paragraph(f"       note: {note}", indent=7)
     if verbose and row["traceback"]:
         echo(row["traceback"])
+
+
+_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
+
+
+@click.group()
+def plugin() -> None:
+    """Begin a plugin of your own."""
+
+
+@plugin.command()
+@click.argument("name")
+@click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
+@click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
+@click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the new folder goes; here by default.",
+)
+def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
+    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
+
+    With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
+    replace. It passes the conformance kit, ruff and mypy as it is.
+
+    \b
+    zoo plugin new acme --library acme-models --models "acme.models:Net(dim=8)"
+    """
+    from zoo_core.cli.new_plugin import traced_cards, write_plugin
+
+    if not _SIZES.fullmatch(input_size):
+        raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
+    cards = traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
+    folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
+    models_of = f"{len(cards)} model{'' if len(cards) == 1 else 's'} of {library or 'your library'}"
+    what = models_of if cards else "a toy model"
+    echo(f"{folder} is a working plugin with {what}. Next:")
+    install = with_uv_for_pip(f"pip install -e {folder} pytest")
+    echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")
+    if cards:
+        echo("  then add weights to the cards, as README.md says")
+    else:
+        echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def signatures(family: str, file: Path) -> None:
+    """Write to FILE what the state dicts of all models of FAMILY look like, for `zoo inspect`.
+
+    Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
+    """
+    from zoo_core.build.as_published import signature_of
+    from zoo_core.weights.checkpoint.signatures import write_signatures
+
+    made = []
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made.append(signature_of(card))
+        except ZooError as error:
+            echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_bytes(write_signatures(made))
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def costs(family: str, file: Path) -> None:
+    r"""Write to FILE what an image costs all models of FAMILY: multiply-adds and activations, counted without values.
+
+    Ship it in your package and name it in Family.costs. A model that does not run without values is left out.
+
+    \b
+    zoo plugin costs acme zoo_acme/costs.json
+    """
+    from zoo_core.build.costs import cost_of
+    from zoo_core.contract.cost_files import write_costs
+
+    _write_measured(family, file, cost_of, write_costs)
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def parts(family: str, file: Path) -> None:
+    r"""Write to FILE the heads and stages of all models of FAMILY, read from models without values.
+
+    Ship it in your package and name it in Family.parts.
+
+    \b
+    zoo plugin parts acme zoo_acme/parts.json
+    """
+    from zoo_core.build.costs import parts_of
+    from zoo_core.contract.cost_files import write_parts
+
+    _write_measured(family, file, parts_of, write_parts)
+
+
+def _write_measured(
+    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
+) -> None:
+    """Write to a file of a plugin what is measured of each model of a family, those that fail left out."""
+    made = {}
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made[card.name] = measure(card)
+        except ZooError as error:
+            echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_text(write(made), encoding="utf-8")
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
+@plugin.command()
+def guide() -> None:
+    r"""Print the guide for authors of plugins, which is Markdown.
+
+    \b
+    zoo plugin guide | less
+    """
+    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "doc", "zoo-core"))
+    pages = (places[0] / "docs" / "plugins.md", places[1] / "plugins.md")
+    page = next((each for each in pages if each.is_file()), None)
+    if page is None:
+        raise UsageError(
+            "the guide is not installed here",
+            cause="this package of zoo-core lacks share/doc/zoo-core",
+            hint="docs/plugins.md in the source distribution of zoo-core is the same: pip download --no-deps "
+            "--no-binary :all: zoo-core",
+        )
+    echo(page.read_text(encoding="utf-8"))

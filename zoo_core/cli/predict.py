@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.cli.completion import complete_model
-from zoo_core.cli.console import echo, note, terminal
-from zoo_core.cli.out_file import OutFile
-from zoo_core.cli.streams import VERBOSITY
+from zoo_core.cli.console import VERBOSITY, echo, note, terminal
+from zoo_core.cli.options import OutFile, complete_model
 from zoo_core.errors import ImageError
 from zoo_core.text import in_one_line
 from zoo_core.utils.atomic_write import image_file
@@ -70,7 +68,7 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
 
 def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:
     """The model that ``zoo predict`` names, ready to predict as its options say."""
-    from zoo_core.cli.get import device_of
+    from zoo_core.cli.options import device_of
     from zoo_core.prediction.predict import Predictor
     from zoo_core.recipe.open_model import open_model
 
