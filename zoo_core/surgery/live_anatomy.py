@@ -173,13 +173,25 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) ->
 
 def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
     """The stage with the channels of its map after a change by hand, and the stride where it is of an image."""
-    channels = int(found.shape[1 if layout == "NCHW" else -1])
+    channels = channels_of_map(found, layout, len(size))
     stride = stage.stride
     if found.dim() > _TOKEN_AXES and len(size) > 1:
         columns = found.shape[-2 if layout == "NHWC" else -1]
         if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
             stride = 2 ** round(math.log2(size[-1] / columns))
     return replace(stage, channels=channels, stride=stride)
+
+
+def channels_of_map(found: Tensor, layout: str, axes: int) -> int:
+    """Channels of what a live stage gives; beside maps, three axes are those of tokens.
+
+    Args:
+        found: What it gives.
+        layout: Of the anatomy.
+        axes: How many of one input: two of a signal, whose maps have three.
+    """
+    are_tokens = found.dim() == _TOKEN_AXES and axes >= _TOKEN_AXES
+    return int(found.shape[1 if layout == "NCHW" and not are_tokens else -1])
 
 
 def head_is_near(name: str, anatomy: Anatomy) -> bool:

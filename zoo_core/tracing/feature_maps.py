@@ -28,6 +28,9 @@ _ON_SECOND_AXIS = ("conv", "batch_norm", "instance_norm", "group_norm")
 _TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT"})
 """Functions that exchange the axes of a signal, which has two beside the batch: after two of them it is as before."""
 
+_MOVES = _TURNING | {"view", "reshape", "flatten", "unflatten", "contiguous", "clone"}
+"""Functions that give the same numbers with their axes elsewhere."""
+
 
 @dataclass(frozen=True)
 class Map:
@@ -77,6 +80,20 @@ class Grid:
         if value not in self._known:
             self._known[value] = self._read(value) if self.side and value in self.flow.from_input else None
         return self._known[value]
+
+    def is_same_map(self, value: int, other: int) -> bool:
+        """Whether two tensors are one map in two layouts: one is the other, or both a third, with its axes moved."""
+        one, two = self.map_of(value), self.map_of(other)
+        if one is None or two is None or (one.channels, one.stride) != (two.channels, two.stride):
+            return False
+        return self._before_moves(value) == self._before_moves(other)
+
+    def _before_moves(self, value: int) -> int:
+        """The tensor whose axes were moved, or joined, to give this map."""
+        recording = self.flow.recording
+        while (number := recording.producer.get(value)) is not None and recording.ops[number].name in _MOVES:
+            value = self.flow.moving(recording.ops[number])[0]
+        return value
 
     def deepest(self, outputs: Iterable[int]) -> int:
         """The last of the tensors of lowest resolution on the way to some outputs.

@@ -5,25 +5,39 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
 from zoo_core.contract.anatomy import Stage
+from zoo_core.errors import AnatomyError
+from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.stage_proof import in_two_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.feature_maps import Grid, Layout, Map
+    from zoo_core.tracing.last_layers import Layers
+    from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Call
+
+    Reads = Mapping[Layout, ItemOf | None]
 
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
+
+
+class Stages(NamedTuple):
+    """Stages of a traced model, first to last, and the layout of their maps."""
+
+    stages: tuple[Stage, ...]
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Unit:
         is_block: Whether it has such a layer and is none.
         has_blocks: Whether it has a part that is a block.
         several: Whether it gives maps of several resolutions.
-        read: As of a stage: where the map is in what it gives, unless that is the map.
+        reads: Where the map is in what it gives, for each layout that it is there in, its own first.
     """
 
     path: str
@@ -50,7 +64,7 @@ class Unit:
     is_block: bool
     has_blocks: bool
     several: bool
-    read: ItemOf | None
+    reads: Reads
 
     @property
     def parent(self) -> str:
@@ -58,9 +72,31 @@ class Unit:
         return self.path.rpartition(".")[0]
 
 
-def find_stages(
-    model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: Anatomy
-) -> tuple[tuple[Stage, ...], Layout]:
+def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chosen: Any) -> Anatomy:
+    """The traced anatomy with its stages, found or as the user names them.
+
+    Args:
+        passes: The recorded model.
+        anatomy: Its stem and heads.
+        main: The main output, and the last layers before it.
+        grid: Reads its feature maps.
+        chosen: What the user names: paths of modules, or names to the paths of each stage's modules; None to find them.
+
+    Raises:
+        AnatomyError: What is named did not run, gives no map, or gives maps in two layouts.
+    """
+    if chosen is not None:
+        named = _named_stages(passes, grid, chosen)
+        if both := in_two_layouts(passes, grid, named.stages):
+            raise AnatomyError(f"stages: {both}", expected="maps that are all of one layout, beside tokens at most")
+        return replace(anatomy, stages=named.stages, layout=named.layout)
+    flow = passes.evaluated
+    before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
+    result = _find_stages(passes.model, grid, before or [main.value], anatomy)
+    return replace(anatomy, stages=result.stages, layout=result.layout)
+
+
+def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: Anatomy) -> Stages:
     """The stages of a recorded model.
 
     Args:
@@ -68,9 +104,6 @@ def find_stages(
         grid: Reads its feature maps.
         outputs: What the trunk is needed for.
         anatomy: Its stem and heads.
-
-    Returns:
-        The stages, first to last, and how their maps lie.
     """
     deepest = grid.deepest(outputs)
     end = grid.flow.recording.producer.get(deepest, -1) + 1
@@ -86,13 +119,48 @@ def find_stages(
         groups = _stages_without_blocks(_by_stride(units))
     passed = [unit for unit in trunk.whole.values() if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
     groups = _isotropic_stages(_growing_strides(groups), passed)
-    layouts = Counter(group[-1].map.layout for group in groups)
-    layout: Layout = layouts.most_common(1)[0][0] if layouts else "NCHW"
+    ends = [group[-1] for group in groups]
     stages = [
-        Stage(name, tuple(unit.path for unit in group), group[-1].map.channels, group[-1].map.stride, group[-1].read)
-        for name, group in zip(_stage_names(groups), groups, strict=True)
+        Stage(name, tuple(unit.path for unit in group), end.map.channels, end.map.stride)
+        for name, group, end in zip(_stage_names(groups), groups, ends, strict=True)
     ]
-    return tuple(stages), layout
+    return _read_alike(stages, [end.reads for end in ends])
+
+
+def _read_alike(stages: Sequence[Stage], reads: Sequence[Reads]) -> Stages:
+    """The stages, each with where its map is in the layout that most of them have, if all have it.
+
+    Else the layout is that of those which give no tokens; tokens have an axis less, by which they are told from these.
+    """
+    layouts = [next(iter(each)) for each in reads]
+    frequent = [layout for layout, _ in Counter(layouts).most_common()]
+    common = next((layout for layout in frequent if all(layout in each for each in reads)), None)
+    chosen = [common] * len(reads) if common else layouts
+    read = tuple(replace(stage, read=each[lay]) for stage, each, lay in zip(stages, reads, chosen, strict=True))
+    of_maps: Layout = next((layout for layout in frequent if layout != "NLC"), "NCHW")
+    return Stages(read, common or of_maps)
+
+
+def _named_stages(passes: Passes, grid: Grid, chosen: Any) -> Stages:
+    """The stages that the user names to ``zoo.trace``, with what the passes show of their maps."""
+    named = chosen if hasattr(chosen, "items") else {path.rpartition(".")[2]: (path,) for path in chosen}
+    if len(named) < len(chosen):
+        named = {path: (path,) for path in chosen}
+    calls = {call.path: call for call in passes.evaluated.recording.calls()}
+    stages, reads = [], []
+    for name, paths in named.items():
+        for path in paths:
+            if path not in calls:
+                nearest = did_you_mean(close_matches(path, calls), "print(model) shows the path of every module")
+                raise AnatomyError(f"stages: {path!r} is no module that ran", hint=nearest)
+        call = calls[paths[-1]]
+        value, result = next(((each, result) for each in call.outputs if (result := grid.map_of(each))), (0, None))
+        if result is None:
+            shapes = [passes.evaluated.recording.shapes[value] for value in call.outputs]
+            raise AnatomyError(f"stages: {paths[-1]!r} gives no feature map", got=f"tensors of the shapes {shapes}")
+        stages.append(Stage(name, tuple(paths), result.channels, result.stride))
+        reads.append(_reads_of(grid, call, value))
+    return _read_alike(stages, reads)
 
 
 class _Trunk:
@@ -165,7 +233,7 @@ class _Trunk:
             is_block=_is_block(module),
             has_blocks=any(_is_block(each) for each in module.children()),
             several=len({each.stride for each in maps.values()}) > 1,
-            read=None if isinstance(call.output, Ref) else ItemOf(_key_of_map(call.output, first)),
+            reads=_reads_of(self.grid, call, first),
         )
 
     def _stride_before(self, call: Call) -> int:
@@ -182,6 +250,18 @@ def _spans_stages(before: int, inner: list[Unit], whole: Unit) -> bool:
 
 def _is_block(module: nn.Module) -> bool:
     return not isinstance(module, _LAYER) and any(isinstance(each, _LAYER) for each in module.modules())
+
+
+def _reads_of(grid: Grid, call: Call, value: int) -> Reads:
+    """Where the map of a stage is in what its last module gave, in each layout that it is there in, its own first."""
+    if isinstance(call.output, Ref):
+        return {result.layout: None for result in [grid.map_of(value)] if result}
+    same = [value, *(each for each in call.outputs if grid.is_same_map(each, value))]
+    reads: dict[Layout, ItemOf | None] = {}
+    for each in same:
+        if result := grid.map_of(each):
+            reads.setdefault(result.layout, ItemOf(_key_of_map(call.output, each)))
+    return reads
 
 
 def _key_of_map(output: object, value: int) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from zoo_core.surgery.head.classes import count_scores
 from zoo_core.surgery.head.fit import HeadLike, fitted
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.output_activation import scores_only, with_output
+from zoo_core.surgery.live_anatomy import channels_of_map
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
@@ -177,7 +178,7 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
         result = run(body, x)
     if kept:
         result = anatomy_of(model).stages[kept - 1].map_in(body, result)
-    return int(result.shape[1 if anatomy_of(model).layout == "NCHW" else -1])
+    return channels_of_map(result, anatomy_of(model).layout, x.dim() - 1)
 
 
 def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:

@@ -1,0 +1,105 @@
+"""Finding the stem of a traced model: its first layers, and the numbers of the model that repeat their channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from zoo_core.tracing.last_layers import owner
+from zoo_core.tracing.passes import duplicate
+from zoo_core.tracing.program import run
+from zoo_core.tracing.recording import ShapesOnly
+from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
+from zoo_core.utils.eval_mode import evaluating
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from zoo_core.tracing.passes import Passes
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CHANNEL_COUNTS = frozenset(
+    {
+        "num_channels",
+        "n_channels",
+        "in_channels",
+        "in_chans",
+        "in_ch",
+        "input_channels",
+        "num_input_channels",
+        "channels",
+    }
+)
+_JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
+"""Functions after which the input is still there as it was, beside features."""
+
+
+def find_stem(passes: Passes) -> tuple[str, ...]:
+    """Find the stem of a traced model: the paths of the first parametric layers that see the input.
+
+    Args:
+        passes: The recorded model.
+    """
+    flow = passes.evaluated
+    seen, result = {*flow.recording.inputs}, dict[str, None]()
+    learned = {name for name, _ in passes.model.named_parameters(remove_duplicate=False)}
+    for op in flow.recording.ops:
+        is_first = op.name in _JOINING or seen.issuperset(flow.moving(op))  # else features that the input masks
+        if not is_first or seen.isdisjoint(op.inputs):
+            continue
+        parameters = [name for name in flow.parameters_of(op) if name in learned]
+        if parameters:
+            result[owner(op, parameters)] = None
+        else:
+            seen.update(op.outputs)
+    return tuple(path for path in result if path)
+
+
+def channel_counts(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the integers that repeat the number of input channels, in the modules around a stem's convolutions.
+
+    A configuration says it by name. One that a module keeps, and mere ``channels``, may mean anything else, such as
+    those of an output: they count only where forward refuses more channels while they say the old number.
+    """
+    layers = {path: passes.model.get_submodule(path) for path in stem}
+    numbers = {path: layer.in_channels for path, layer in layers.items() if isinstance(layer, _CONVOLUTIONS)}
+    paths = (repeated_numbers(passes.model, path, number, _CHANNEL_COUNTS) for path, number in numbers.items())
+    result = [*dict.fromkeys(each for found in paths for each in found)]
+    for each in [*result]:
+        if not is_of_module(passes.model, each) and not each.endswith(".channels"):
+            continue
+        others = [other for other in result if other != each]
+        if _takes_more_channels(passes, numbers, others):
+            result = others
+    return tuple(result)
+
+
+def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes: Iterable[str]) -> bool:
+    """Whether forward takes one channel more, where the first convolutions and some numbers of the model say so.
+
+    Args:
+        passes: Of the model.
+        numbers: How many channels each of the first convolutions takes, by its path.
+        attributes: Paths of the integers that say it, too.
+    """
+    model, counts = duplicate(passes.model), {*numbers.values()}
+
+    def wider(x: Any) -> Any:
+        is_image = isinstance(x, Tensor) and x.dim() > 2 and x.shape[1] in counts  # noqa: PLR2004 - [N, C, L]
+        return torch.cat([x, x[:, :1]], 1) if is_image else x
+
+    try:
+        with torch.no_grad(), evaluating(model), ShapesOnly():
+            for path, number in numbers.items():
+                layer: Any = model.get_submodule(path)
+                layer.weight, layer.in_channels = nn.Parameter(wider(layer.weight)), number + 1
+            for path in attributes:
+                set_attribute(model, path, get_attribute(model, path) + 1)
+            run(model, tree_map(wider, passes.x))
+    except Exception:  # noqa: BLE001 - the model's own code
+        return False
+    return True
