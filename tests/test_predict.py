@@ -101,7 +101,7 @@ def test_a_folder_is_read_with_the_folders_inside_it_in_order(glyphs, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(GREY).save(tmp_path / name, format="PNG")
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
-    from zoo_core.images.sources import sources_of
+    from zoo_core.images.loading import sources_of
 
     sources, several = sources_of(tmp_path)
     assert several

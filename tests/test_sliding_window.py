@@ -12,7 +12,7 @@ from torch import nn
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import ImageError, NotSupported, UsageError
-from zoo_core.images.regions import open_rows
+from zoo_core.images.rows import open_rows
 
 X = torch.randn(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
 
@@ -193,7 +193,7 @@ def test_all_channels_of_an_image_go_to_a_model_that_takes_them():
 def test_a_tiff_of_any_layout_is_read_by_its_parts(layout, dtype, tmp_path):
     import tifffile
 
-    from zoo_core.images.regions import _TiffRows
+    from zoo_core.images.rows import _TiffRows
 
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (100, 75, 3)).astype(dtype)
     written = pixels.transpose(2, 0, 1) if "planarconfig" in layout else pixels

@@ -106,7 +106,7 @@ def _read_class_names(path: Path | None) -> list[str] | None:
 
 def _sources(images: tuple[str, ...], *, video: bool) -> Iterator[Any]:
     """The images to predict, of all arguments; an argument without any is one that fails."""
-    from zoo_core.images.sources import Source, sources_of
+    from zoo_core.images.loading import Source, sources_of
 
     for argument in images:
         try:

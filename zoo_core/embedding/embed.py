@@ -14,7 +14,7 @@ from zoo_core.embedding.embeddings import Embeddings, read_embeddings
 from zoo_core.embedding.parquet import parquet_path, write_missing
 from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, UsageError, ZooWarning
-from zoo_core.images.sources import Source, sources_of
+from zoo_core.images.loading import Source, sources_of
 from zoo_core.recipe.open_model import open_model
 from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.utils.arguments import strict_arguments

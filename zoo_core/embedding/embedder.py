@@ -11,9 +11,8 @@ import torch
 
 from zoo_core.embedding.digests import digest_of_module
 from zoo_core.errors import ImageError
-from zoo_core.images.loading import Loaded, in_batches, load_images
+from zoo_core.images.loading import Loaded, Source, in_batches, load_images, sources_of
 from zoo_core.images.read import read
-from zoo_core.images.sources import Source, sources_of
 from zoo_core.images.transforms import transforms
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.utils.arguments import check_count

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.embedding.embedder import Embedder, Engine, Row
-    from zoo_core.images.sources import Source
+    from zoo_core.images.loading import Source
 
 
 _FACTS = b"zoo"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import ImageError
-from zoo_core.images.sources import IMAGE_SUFFIXES, Source
+from zoo_core.images.loading import IMAGE_SUFFIXES, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,21 +1,22 @@
-"""An image read as the transforms take it: upright, one frame, with all its bits."""
+"""Images read as the transforms take them: upright, one frame, with all their bits; and why a file cannot be read."""
 
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from PIL import Image
+
 from zoo_core.errors import ImageError
-from zoo_core.images.other_files import describe, tiff_array
-from zoo_core.images.sources import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image
     from torch import Tensor
 
 
+VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in ["avi", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "webm"])
 _DRAWINGS = ("EPS", "WMF")
 """What Pillow would have another program draw, and that from a file of anyone's."""
 _DEEP_MODES = ("I", "F")
@@ -44,7 +45,7 @@ class ReadImage(NamedTuple):
         return self.image.shape[-2], self.image.shape[-1]
 
 
-def read_image(item: object) -> Image | Tensor:
+def read_image(item: object) -> Image.Image | Tensor:
     """An image as :func:`zoo_core.predict` reads it and :func:`zoo_core.transforms` takes it, for datasets of your own.
 
     Args:
@@ -65,7 +66,7 @@ def read_image(item: object) -> Image | Tensor:
         torch.Size([1, 32, 32])
     """
     name = str(item) if isinstance(item, str | Path) else getattr(item, "name", None) or type(item).__name__
-    image: Image | Tensor = read(item, str(name)).image
+    image: Image.Image | Tensor = read(item, str(name)).image
     return image
 
 
@@ -130,7 +131,7 @@ def _is_pil(item: object) -> bool:
 
 def _read_file(file: Any, name: str) -> ReadImage:
     """Read an image file with Pillow, or what Pillow cannot read as a TIFF."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if isinstance(file, Path):
         _require_regular(file, name)
@@ -186,7 +187,7 @@ def _no_image(name: str, what: str, hint: str = "") -> ImageError:
 
 def _unreadable_kind(file: Any) -> tuple[str, str]:
     """Kind of a file that cannot be read as an image, and what to do with it."""
-    what, hint = describe(file)
+    what, hint = _format_of(file)
     is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
     return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
 
@@ -201,7 +202,7 @@ def _decoded(image: Any, name: str) -> ReadImage:
     frames = getattr(image, "n_frames", 1)
     note = f"the first of {frames} frames or pages" if frames > 1 and getattr(image, "is_animated", True) else ""
     image.load()
-    turned: Image = ImageOps.exif_transpose(image)
+    turned: Image.Image = ImageOps.exif_transpose(image)
     upright = _from_lab(turned) if turned.mode == "LAB" else turned
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns where a palette with transparency goes straight to RGB
@@ -239,7 +240,7 @@ def require_white(values: Any, name: str) -> str:
     return _dark_note(most)
 
 
-def _from_lab(image: Image) -> Image:
+def _from_lab(image: Image.Image) -> Image.Image:
     """A CIELAB image as RGB, which Pillow's ``convert`` does not do."""
     from PIL import ImageCms
 
@@ -303,7 +304,6 @@ def from_array(array: np.ndarray[Any, Any], name: str) -> Any:
         ImageError: Its values are no image's.
     """
     import numpy as np
-    from PIL import Image
 
     channels = array.shape[2] if array.ndim == _IMAGE else 1
     if array.dtype == np.uint8 and channels in _PIL_CHANNELS:
@@ -356,3 +356,107 @@ def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
 
 def _not_an_image(shape: Any, what: str, expected: str, name: str) -> ImageError:
     return ImageError(f"{name}: {what} of the shape {list(shape)} is no image", expected=expected, name=name)
+
+
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_READ = ("RGB", "MINISBLACK")
+_BEGINNING = 1024
+_WEB_PAGE = ("a web page or an answer of a server, as a download that failed leaves", "download the image again")
+_DRAWING = ("a drawing (SVG), and no image of pixels", "export it as PNG")
+_HEIC = ("a HEIC photo, which Pillow cannot read", "export it as JPEG")
+_JPEG_XL = ("a JPEG XL image, which Pillow cannot read", "export it as PNG or JPEG")
+_MARKS = (
+    *((0, mark, ("a TIFF of a kind that Pillow cannot read", "pip install 'zoo-core[tiff]'")) for mark in _TIFFS),
+    *((4, b"ftyp" + brand, _HEIC) for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    (4, b"JXL ", _JPEG_XL),
+    (0, b"\xff\n", _JPEG_XL),
+    (0, b"version https://git-lfs", ("a pointer of Git LFS, and not the image", "git lfs pull")),
+    (0, b"%pdf", ("a PDF, and no image", "export its pages as PNG")),
+    (0, b"\x93numpy", ("an array of NumPy", "zoo.predict(model, numpy.load(path))")),
+    (0, b"pk\x03\x04", ("a ZIP archive", "unpack it, and give the folder")),
+)
+"""Where a file has which mark, in lower case where it is text; what it then is, and what to do with it."""
+
+
+def _format_of(file: Any) -> tuple[str, str]:
+    """What a file is that Pillow cannot read, and what to do with it, which may be empty.
+
+    Example:
+        >>> import io
+        >>> _format_of(io.BytesIO(b"<!DOCTYPE html><title>404</title>"))
+        ('a web page or an answer of a server, as a download that failed leaves', 'download the image again')
+    """
+    beginning = _beginning(file)
+    if not beginning:
+        return "the file is empty", ""
+    text = beginning.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if text.startswith(b"<"):
+        return _DRAWING if b"<svg" in text else _WEB_PAGE
+    for place, mark, answer in _MARKS:
+        if beginning[place:].startswith(mark) or beginning[place:].lower().startswith(mark):
+            return answer
+    return "no image that Pillow can read", ""
+
+
+def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:
+    """The first page of a TIFF, ``[H, W]`` or ``[H, W, C]``, through tifffile, which reads floats in colour.
+
+    Args:
+        file: A path or an open file.
+        name: What to call it in an error.
+
+    Returns:
+        None where it is no TIFF, or tifffile is not installed.
+
+    Raises:
+        ImageError: It is damaged, or its values are no colours.
+    """
+    import numpy as np
+
+    if not _beginning(file).startswith(_TIFFS):
+        return None
+    try:
+        import tifffile
+    except ImportError:
+        return None
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page: Any = tiff.pages.first
+            colours, axes = getattr(page.photometric, "name", page.photometric), page.axes
+            _refuse_tiff(page, name)
+            array: np.ndarray[Any, Any] | None = page.asarray() if colours in _READ else None
+    except ImageError:
+        raise
+    except Exception as error:  # codecs raise what they like at bad data
+        raise ImageError(
+            f"{name}: the TIFF cannot be decoded",
+            cause=f"{type(error).__name__}: {error}",
+            hint="replace it by a whole copy, or export it as PNG; pip install imagecodecs reads more compressions",
+            name=name,
+        ) from error
+    if array is None:  # such as the raw values of a camera
+        raise ImageError(
+            f"{name}: a TIFF of {colours} values, which zoo does not read", hint="export it as PNG", name=name
+        )
+    return np.moveaxis(array, 0, -1) if axes.startswith("S") else array
+
+
+def _refuse_tiff(page: Any, name: str) -> None:
+    """Refuse a page of a TIFF file that tifffile cannot decode as one image: too large, or premultiplied with alpha."""
+    if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # as Pillow does
+        hint = "zoo.sliding_window(model, path, size=...) reads it window by window"
+        raise ImageError(f"{name}: too large to be read as one image", hint=hint, name=name)
+    if "ASSOCALPHA" in [getattr(extra, "name", "") for extra in page.extrasamples]:
+        what = "a TIFF whose colours are multiplied by its transparency"
+        raise ImageError(f"{name}: {what}", hint="export it as PNG", name=name)
+
+
+def _beginning(file: Any) -> bytes:
+    """The first bytes of a file that Pillow cannot read."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(_BEGINNING)
+    file.seek(0)
+    beginning: bytes = file.read(_BEGINNING)
+    file.seek(0)
+    return beginning

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
-from zoo_core.images.loading import in_batches, load_images
+from zoo_core.images.loading import in_batches, load_images, sources_of
 from zoo_core.images.preprocessing import numbers_of, resized
 from zoo_core.images.read import read
-from zoo_core.images.sources import sources_of
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Prediction, Reading
 from zoo_core.recipe.open_model import open_model, require_results, running_on

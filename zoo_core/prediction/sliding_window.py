@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
-from zoo_core.images.regions import Rows, open_rows
+from zoo_core.images.rows import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.read import Outputs

@@ -17,7 +17,7 @@ from PIL import Image
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.images.sources import Source
+from zoo_core.images.loading import Source
 
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore")]
 RNG = np.random.default_rng(0)
