@@ -99,7 +99,7 @@ def with_zoo(name: str, folder: Path, device: torch.device) -> Load:
     import zoo_core as zoo
     import zoo_core.build.get  # zoo imports its parts when they are first used; imports do not count, here as for peers
     import zoo_core.build.place
-    import zoo_core.weights.formats.aligned
+    import zoo_core.weights.formats.safetensors
 
     own = zoo.Zoo()
     card = own.resolve(name)[0]

@@ -25,7 +25,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.describe import describe
-from zoo_core.weights.checkpoint.open import Checkpoint
+from zoo_core.weights.checkpoint.read import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

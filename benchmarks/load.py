@@ -130,7 +130,7 @@ def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
     """The default weights of the card are the file in the folder."""
     import zoo_core as zoo
     import zoo_core.build.get  # zoo imports its parts when they are first used; here as elsewhere imports do not count
-    import zoo_core.weights.formats.aligned
+    import zoo_core.weights.formats.safetensors
 
     path = file_of(case, folder)
     own = zoo.Zoo()

@@ -51,7 +51,7 @@ def with_zoo(case: Case, path: Path, *, first: bool = False, moved: bool = False
     """One line, with a cache that has a copy of the file or none, or one of it in another place."""
     import zoo_core as zoo
     import zoo_core.build.get  # zoo imports its parts when they are first used; here as elsewhere imports do not count
-    import zoo_core.weights.formats.aligned
+    import zoo_core.weights.formats.safetensors
 
     zoo.info(case.id)
 

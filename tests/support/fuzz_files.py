@@ -40,7 +40,7 @@ from zoo_core.errors import ZooError
 from zoo_core.weights import read_state_dict
 from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.checkpoint.describe import describe
-from zoo_core.weights.checkpoint.open import open_outline
+from zoo_core.weights.checkpoint.read import open_outline
 from zoo_core.weights.formats.outline import outline_of
 
 if TYPE_CHECKING:

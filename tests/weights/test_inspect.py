@@ -18,7 +18,7 @@ from zoo_core.cli.group import zoo as commands
 from zoo_core.errors import Unreadable
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights.checkpoint.describe import Ends, describe
-from zoo_core.weights.checkpoint.open import open_checkpoint, open_outline
+from zoo_core.weights.checkpoint.read import open_checkpoint, open_outline
 from zoo_core.weights.checkpoint.signatures import all_signatures, match, sign, write_signatures
 from zoo_core.weights.formats.outline import outline_of
 

@@ -12,8 +12,8 @@ import torch
 
 import zoo_core as zoo
 from zoo_core.errors import Unreadable
+from zoo_core.weights.checkpoint.read import read_state_dict
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler
-from zoo_core.weights.formats.read import read_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_numpy_is_not_imported(arrays, path):
     path.write_bytes(pickle.dumps(arrays, protocol=4))
     program = "import sys; sys.modules['numpy'] = None\n" + "\n".join(
         (
-            "from zoo_core.weights.formats.numpy_pickle import numpy_calls",
+            "from zoo_core.weights.formats.numpy_arrays import numpy_calls",
             "from zoo_core.weights.formats.plain_pickle import Unpickler",
             f"data = open({str(path)!r}, 'rb').read()",
             "calls = numpy_calls(lambda numbers: numbers.shape, str)",

@@ -14,7 +14,7 @@ from zoo_core.weights.cache import converted
 from zoo_core.weights.cache.converted import copies, open_own
 from zoo_core.weights.cache.pruning import leftovers
 from zoo_core.weights.cache.store import Cache
-from zoo_core.weights.checkpoint.open import open_checkpoint
+from zoo_core.weights.checkpoint.read import open_checkpoint
 
 NAME = "tiny/glyphnet"
 

@@ -12,7 +12,7 @@ from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.stem.adapt import adapt_stem
 from zoo_core.weights.cache.converted import state_dict_of
-from zoo_core.weights.formats.read import may_hold_more, read_whole
+from zoo_core.weights.checkpoint.read import may_hold_more, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

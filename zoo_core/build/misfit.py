@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Head
     from zoo_core.weights.checkpoint.choose import Choice
-    from zoo_core.weights.checkpoint.open import Checkpoint
+    from zoo_core.weights.checkpoint.read import Checkpoint
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\b")
 _AGAIN = "load it with the code that wrote it, call {} for each such layer, and save the state dict again"

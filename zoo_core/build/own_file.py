@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from zoo_core.contract.card import Card, Weights
     from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
-    from zoo_core.weights.checkpoint.open import Checkpoint
+    from zoo_core.weights.checkpoint.read import Checkpoint
     from zoo_core.weights.formats.plain_pickle import Foreign
 
 _MOST_ROADS = 6

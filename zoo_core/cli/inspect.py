@@ -23,7 +23,7 @@ def inspect(file: str, *, as_json: bool) -> None:
     Nothing in the file is run, and no model is built.
     """
     from zoo_core.weights.checkpoint.describe import describe
-    from zoo_core.weights.checkpoint.open import open_outline
+    from zoo_core.weights.checkpoint.read import open_outline
 
     checkpoint = open_outline(file)
     result = describe(checkpoint)

@@ -14,7 +14,7 @@ from zoo_core.recipe.record import FILE, Recipe, read_recipe
 from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.unfinished import is_unfinished, unfinished_folder
-from zoo_core.weights.formats.read import read_safetensors
+from zoo_core.weights.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor

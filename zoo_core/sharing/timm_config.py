@@ -9,7 +9,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import ZooError
 from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.recipe.rebuild import Limit, options_of
-from zoo_core.weights.formats.read import read_safetensors
+from zoo_core.weights.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

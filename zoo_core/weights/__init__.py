@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo_core.weights.artefact import Artefact as Artefact
     from zoo_core.weights.cache.store import Cache as Cache
+    from zoo_core.weights.checkpoint.read import read_state_dict as read_state_dict
     from zoo_core.weights.fetch_file import fetch as fetch
-    from zoo_core.weights.formats.read import read_state_dict as read_state_dict
     from zoo_core.weights.proven_file import obtain as obtain
     from zoo_core.weights.proven_file import obtain_file as obtain_file
 
@@ -23,7 +23,7 @@ _PUBLIC = {
     "obtain_file": "zoo_core.weights.proven_file",
     "Artefact": "zoo_core.weights.artefact",
     "Cache": "zoo_core.weights.cache.store",
-    "read_state_dict": "zoo_core.weights.formats.read",
+    "read_state_dict": "zoo_core.weights.checkpoint.read",
 }
 
 __all__ = list(_PUBLIC)

@@ -35,7 +35,7 @@ from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, fresh_ref
 from zoo_core.weights.checkpoint.candidates import Candidate
-from zoo_core.weights.checkpoint.open import Checkpoint, open_checkpoint
+from zoo_core.weights.checkpoint.read import Checkpoint, open_checkpoint
 from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
 from zoo_core.weights.download.disk import refuse_odd, require_space
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from zoo_core.weights.artefact import Artefact
-
 
 FOLDER = "converted"
 _REF = "ref"
@@ -71,8 +70,8 @@ def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
     Warns:
         ZooWarning: There is no room for the copy; the weights are read without it.
     """
-    from zoo_core.weights.formats.aligned import misaligned
-    from zoo_core.weights.formats.read import read_and_tell
+    from zoo_core.weights.checkpoint.read import read_and_tell
+    from zoo_core.weights.formats.safetensors import misaligned
 
     believed = is_full(artefact.sha256) and artefact.strength != "local"
     if not believed or settings.verify() == "always" or not settings.convert():
@@ -132,7 +131,7 @@ class Copy:
         path = self.prove()
         if path is None:
             return None
-        from zoo_core.weights.formats.aligned import read_aligned
+        from zoo_core.weights.formats.safetensors import read_aligned
 
         try:
             return read_aligned(path)
@@ -186,7 +185,7 @@ class Copy:
         Warns:
             ZooWarning: There is no room.
         """
-        from zoo_core.weights.formats.aligned import plan
+        from zoo_core.weights.formats.safetensors import plan
 
         parts = plan(state)
         if parts is None:
@@ -220,7 +219,7 @@ class Copy:
             state: What is in the object.
             mapped: Whether it is mapped from a file, whose pages are given back on the way.
         """
-        from zoo_core.weights.formats.aligned import plan
+        from zoo_core.weights.formats.safetensors import plan
 
         path, parts = self.prove(), plan(state)
         if path is None or parts is None or no_follow.status(path).st_size != sum(map(len, parts)):

@@ -10,23 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable, ZooWarning
-from zoo_core.weights.checkpoint.names import (
-    BUFFERS,
-    PARALLEL,
-    TRANSPARENT,
-    common_prefix,
-    under,
-    without_wrappers,
-)
-from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
+from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, TRANSPARENT, under, without_wrappers
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-
-    from torch import Tensor
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params")
 """Keys under which training scripts keep the state dict among other things, the likeliest first."""
@@ -370,31 +360,6 @@ def unwrapped(module: Foreign) -> Foreign:
         module = inner
         held = module.state.get("_modules") if isinstance(module.state, dict) else None
     return module
-
-
-def likeliest_candidate(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The one candidate of a checkpoint to take when no model is known: the averaged one, or the likeliest.
-
-    Args:
-        content: What was in the file.
-        source: What to call it in an error.
-
-    Raises:
-        Unreadable: There is none, or a tensor in it is none of plain numbers.
-
-    Example:
-        >>> import torch
-        >>> likeliest_candidate({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
-        {'fc.bias': tensor([0., 0.])}
-    """
-    result = candidates(content)
-    if not result:
-        raise no_candidate(content, source)
-    best = next((each for each in result if each.averaged), result[0])
-    refuse_odd_tensors(best.tensors, source)
-    state = dict(best.tensors)
-    prefix = common_prefix(state)
-    return under(state, f"{PARALLEL}.") if prefix.startswith(f"{PARALLEL}.") else state
 
 
 def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:

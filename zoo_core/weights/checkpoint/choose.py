@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,25 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
-from zoo_core.weights.checkpoint.candidates import Candidate, is_averaged, is_teacher, module_at
-from zoo_core.weights.checkpoint.names import BUFFERS, common_prefix, fits, named_children, under, without_parallel
-from zoo_core.weights.checkpoint.unsupported import kind_of
+from zoo_core.weights.checkpoint.candidates import (
+    Candidate,
+    candidates,
+    is_averaged,
+    is_teacher,
+    module_at,
+    no_candidate,
+)
+from zoo_core.weights.checkpoint.names import (
+    BUFFERS,
+    PARALLEL,
+    common_prefix,
+    fits,
+    named_children,
+    under,
+    without_parallel,
+)
+from zoo_core.weights.checkpoint.unsupported import kind_of, refuse_odd_tensors
+from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +36,7 @@ if TYPE_CHECKING:
     from zoo_core.weights.formats.plain_pickle import Foreign
 
     Shapes = Mapping[str, tuple[int, ...]]
+    import os
 
 _MOST = 8
 """Prefixes of one state dict that are looked at: names that end alike by chance make some."""
@@ -262,3 +280,28 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
         module=module_at(chosen.candidate.module, chosen.prefix) if chosen.candidate.module else None,
         numbered=chosen.numbered,
     )
+
+
+def likeliest_candidate(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The one candidate of a checkpoint to take when no model is known: the averaged one, or the likeliest.
+
+    Args:
+        content: What was in the file.
+        source: What to call it in an error.
+
+    Raises:
+        Unreadable: There is none, or a tensor in it is none of plain numbers.
+
+    Example:
+        >>> import torch
+        >>> likeliest_candidate({"model": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, "the checkpoint")
+        {'fc.bias': tensor([0., 0.])}
+    """
+    result = candidates(content)
+    if not result:
+        raise no_candidate(content, source)
+    best = next((each for each in result if each.averaged), result[0])
+    refuse_odd_tensors(best.tensors, source)
+    state = dict(best.tensors)
+    prefix = common_prefix(state)
+    return under(state, f"{PARALLEL}.") if prefix.startswith(f"{PARALLEL}.") else state

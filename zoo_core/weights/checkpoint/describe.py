@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from zoo_core.weights.checkpoint.candidates import Candidate
-    from zoo_core.weights.checkpoint.open import Checkpoint
+    from zoo_core.weights.checkpoint.read import Checkpoint
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -155,7 +155,7 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
 
     Example:
         >>> import tempfile, torch
-        >>> from zoo_core.weights.checkpoint.open import open_checkpoint
+        >>> from zoo_core.weights.checkpoint.read import open_checkpoint
         >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         ...     torch.save({"model": {"module.a.bias": torch.zeros(2), "module.b.bias": torch.zeros(2)}}, file.name)
         ...     found = describe(open_checkpoint(file.name))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import LONGEST_HEADER, require_small_directory, require_small_json
-from zoo_core.weights.formats.numpy_pickle import numpy_calls
+from zoo_core.weights.formats.numpy_arrays import numpy_calls
 from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
 
 if TYPE_CHECKING:

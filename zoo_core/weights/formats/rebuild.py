@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo_core.weights.formats.numpy_pickle import numpy_calls
+from zoo_core.weights.formats.numpy_arrays import numpy_calls
 from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, OddTensor, wrapped
 from zoo_core.weights.formats.plain_pickle import Name, require
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.weights.formats.numpy_pickle import Numbers
-
+    from zoo_core.weights.formats.numpy_arrays import Numbers
 
 DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
 """Dtypes by the name before ``Storage``; the numbers of an untyped one are bytes until a tensor says what they are."""

@@ -1,7 +1,8 @@
-"""Arrays of numpy in pickles, read as data: what numpy would make them of is checked, and numpy is never called.
+"""Arrays of numpy, in archives and in pickles: none of objects is ever unpickled.
 
-detectron2's ``.pkl``, Paddle's ``.pdparams`` and state dicts whose leaves are arrays hold them, in every protocol and
-under the names of numpy 1 and 2. No torch is needed, so that an outline can be read without it.
+Archives are how JAX and its kin publish weights. Pickles are read as data: what numpy would make of them is checked,
+and numpy is never called. detectron2's ``.pkl``, Paddle's ``.pdparams`` and state dicts whose leaves are arrays hold
+them, in every protocol and under the names of numpy 1 and 2; no torch is needed, so that an outline is read without it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from zoo_core.weights.formats.plain_pickle import Foreign, Later, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from zipfile import ZipInfo
+
+    from numpy.lib.npyio import NpzFile
+    from torch import Tensor
 
 DTYPES = {
     **{f"f{width}": (f"float{8 * width}", width) for width in (2, 4, 8)},
@@ -131,3 +137,48 @@ def _scalar(dtype: Any, data: Any = None) -> object:
     if word not in _SCALARS or not isinstance(content, bytes):
         return Foreign("numpy.generic")
     return struct.unpack((">" if is_big else "<") + _SCALARS[word], content)[0]
+
+
+class NotNumbers(ValueError):
+    """An array in an archive of numpy holds something else than numbers that torch has."""
+
+
+def is_numpy_archive(items: Sequence[ZipInfo]) -> bool:
+    """Whether a zip archive is one of numpy: all that is in it is arrays, as ``numpy.savez`` writes them."""
+    return bool(items) and all(item.filename.endswith(".npy") for item in items)
+
+
+def read_numpy_archive(path: Path) -> dict[str, Tensor]:
+    """The arrays in a numpy archive by name, as tensors.
+
+    Args:
+        path: The archive; nothing is extracted from it to the disk.
+
+    Raises:
+        NotNumbers: One of them holds objects, or numbers that torch does not have.
+        OSError, ValueError, zipfile.BadZipFile: The archive is broken.
+    """
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: _tensor(archive, name) for name in archive.files}
+
+
+def _tensor(archive: NpzFile, name: str) -> Tensor:
+    """The tensor of one array in a numpy archive."""
+    import numpy as np
+    import torch
+
+    try:
+        array = archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        msg = f"{name} is an array of objects, which would have to be unpickled"
+        raise NotNumbers(msg) from error
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    try:
+        return torch.from_numpy(np.require(native, requirements=("C", "W")))
+    except TypeError as error:
+        msg = f"{name} is an array of {array.dtype}, which torch does not have"
+        raise NotNumbers(msg) from error

@@ -1,4 +1,4 @@
-"""Safetensors in which every tensor begins at a multiple of 64 bytes.
+"""Safetensors: any such file read, and files written in which every tensor begins at a multiple of 64 bytes.
 
 The format promises alignment to 8 bytes only, and kernels that meet misaligned numbers take another path and differ in
 the last digit. The header is padded, and fillers stand between tensors where they are needed: any reader of safetensors
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.weights.formats.read import read_safetensors
+from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import in_utf8
+from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_header
+from zoo_core.weights.formats.plain_pickle import NotPlain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,3 +128,23 @@ def _filler(state: Mapping[str, Tensor], number: int) -> str:
     while name in state:
         name += "_"
     return name
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a safetensors file, mapped, and its metadata.
+
+    Raises:
+        Unreadable: It is broken, or its header would take far more memory than the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # safetensors takes names in UTF-8 only; a file of another name is read by its number.
+        with file.open("rb") as numbered:
+            require_small_header(numbered)
+        with file.open("rb") as numbered, safe_open(in_utf8(file, numbered.fileno()), framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
+    except TooMuchMemory as error:
+        raise not_read(file, error) from error
+    except (SafetensorError, NotPlain, OSError, ValueError, KeyError, TypeError) as error:  # the last of huge shapes
+        raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error

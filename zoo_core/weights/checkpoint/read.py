@@ -1,28 +1,31 @@
-"""Opening a checkpoint: a file, an index of shards, or a folder as a trainer wrote it."""
+"""Read a checkpoint: a file of weights, an index of shards, or a folder as a trainer wrote it.
+
+No code in a file is ever run. What needs torch is imported when it is needed, so that an outline is read without it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import tempfile
+import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_candidate
+from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
+from zoo_core.weights.formats.numpy_arrays import NotNumbers, is_numpy_archive, read_numpy_archive
 from zoo_core.weights.formats.outline import outline_of
-from zoo_core.weights.formats.plain_pickle import Foreign, NotPlain, Unpickler, require
+from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
 
     from torch import Tensor
-
 
 INDEX = ".index.json"
 """How the name of an index ends, which says which shard each tensor is in."""
@@ -39,6 +42,7 @@ _LATEST = "latest"
 _LONGEST_NAME = 255
 _LARGEST = 64 << 20
 """Bytes of the largest index."""
+_HEAD = 512
 
 
 def file_in(path: Path) -> Path:
@@ -135,8 +139,6 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
     Raises:
         Unreadable: The index is malformed, a shard is missing, or a shard lacks a tensor.
     """
-    from zoo_core.weights.formats.read import read_state_dict
-
     try:
         require(index.stat().st_size <= _LARGEST)
         text = index.read_bytes()
@@ -169,8 +171,6 @@ def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
     Raises:
         Unreadable: A shard is broken, or two have a tensor of the same name.
     """
-    from zoo_core.weights.formats.read import read_state_dict
-
     result: dict[str, Tensor] = {}
     for shard in shards:
         state = read_state_dict(shard)
@@ -178,78 +178,6 @@ def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
             raise Unreadable(f"{shard} has tensors of another shard", got=", ".join(twice[:4]), path=shard)
         result.update(state)
     return result
-
-
-def _open_distributed(metadata: Path) -> dict[str, Tensor]:
-    """Open a folder that ``torch.distributed.checkpoint`` wrote: its tensors, each put together from its chunks.
-
-    Args:
-        metadata: The ``.metadata`` in it.
-
-    Raises:
-        Unreadable: It is broken, or a chunk is missing.
-    """
-    from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
-
-    try:
-        require(metadata.stat().st_size <= _LARGEST)
-        data = metadata.read_bytes()
-        content = Unpickler(data, calls=CALLS, constants=CONSTANTS, budget=len(data)).load()
-        return dict(_tensors(content, metadata.parent))
-    except Exception as error:  # a broken file can make the reader raise anything
-        raise Unreadable(
-            f"{metadata.parent} is a broken folder of torch.distributed.checkpoint",
-            got=f"{type(error).__name__}: {error!s:.200}",
-            done="nothing in it was run",
-            hint="copy the whole folder again",
-            path=metadata.parent,
-        ) from error
-
-
-def _tensors(content: Any, folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of an opened folder of ``torch.distributed.checkpoint``, each with its name."""
-    import torch
-
-    sizes = {name: each.state for name, each in content.state["state_dict_metadata"].items()}
-    chunks: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {}
-    left = {each.name: each.stat().st_size for each in folder.iterdir()}
-    for place, info in content.state["storage_data"].items():
-        require(type(place) is Foreign and type(info) is Foreign and type(info.state["length"]) is int)
-        left[info.state["relative_path"]] -= info.state["length"]
-        chunks.setdefault(place.state["fqn"], []).append((place.state.get("offset"), info.state))
-    require(all(size >= 0 for size in left.values()), "its chunks are longer together than their file")
-    for name, parts in chunks.items():
-        if not isinstance(sizes[name], dict) or "size" not in sizes[name]:
-            continue  # bytes of some object, and no tensor
-        read = [(offset or (), _chunk(folder, info)) for offset, info in parts]
-        if len(read) == 1:
-            yield name, read[0][1]
-            continue
-        size = tuple(sizes[name]["size"])
-        require(sum(part.numel() for _, part in read) == torch.Size(size).numel())
-        whole = torch.empty(size, dtype=read[0][1].dtype, device="cpu")
-        for offset, part in read:
-            whole[tuple(slice(at, at + length) for at, length in zip(offset, part.shape, strict=True))] = part
-        yield name, whole
-
-
-def _chunk(folder: Path, info: dict[str, Any]) -> Tensor:
-    """Open one chunk of a tensor in a distributed checkpoint: a file of ``torch.save`` within a larger one."""
-    from zoo_core.weights.formats.torch_zip import read_plain
-
-    name, offset, length = info["relative_path"], info["offset"], info["length"]
-    require(Path(name).name == name and isinstance(offset, int) and isinstance(length, int))
-    source = folder / name
-    require(offset >= 0 and length >= 0 and offset + length <= source.stat().st_size)
-    with tempfile.TemporaryDirectory() as scratch, source.open("rb") as opened:
-        part = Path(scratch, "chunk.pt")
-        opened.seek(offset)
-        part.write_bytes(opened.read(length))
-        require_small_directory(part)
-        with zipfile.ZipFile(part) as archive:
-            tensor: Any = read_plain(part, archive)[0]
-        result: Tensor = tensor.clone()
-        return result
 
 
 @dataclass(frozen=True)
@@ -300,14 +228,155 @@ def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _content(file: Path) -> tuple[object, bool]:
     """What an opened checkpoint holds, and whether tensors are mapped from its file."""
-    from zoo_core.weights.formats.read import read_whole
-
     if file.name.endswith(INDEX):
         return _open_shards(file), True
     if shards := shards_in(file):
         return _open_unlisted(shards), True
     if file.name == METADATA:
-        every = _open_distributed(file)
+        from zoo_core.weights.formats.torch_distributed import read_distributed
+
+        every = read_distributed(file)
         # an optimizer's state is beside the model's, by names that begin with its key
         return {name: tensor for name, tensor in every.items() if not is_training(name.partition(".")[0])}, False
     return read_whole(file)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a file of weights by name, on the CPU, and mapped from the file where its format allows.
+
+    Safetensors, numpy's archives and all that ``torch.save`` ever wrote are read as data. A state dict inside a wrapper
+    such as ``{"state_dict": ..., "epoch": ...}`` is taken out, the averaged one (EMA) where there are two. Prefixes of
+    wrappers are taken off: ``module.`` of data-parallel training where every name has it, and ``_orig_mod.`` of
+    ``torch.compile`` and the like anywhere.
+
+    Args:
+        path: A ``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.bin`` or ``.npz`` file; its content decides, not its
+            name.
+
+    Returns:
+        Tensors by name. Changing one does not change the file.
+
+    Raises:
+        Unreadable: The file is not there, not weights, broken, or needs code to be run; the message says what it is.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        ...     torch.save({"state_dict": {"module.fc.bias": torch.zeros(2)}, "epoch": 3}, file.name)
+        ...     read_state_dict(file.name)
+        {'fc.bias': tensor([0., 0.])}
+    """
+    return read_and_tell(path)[0]
+
+
+def read_and_tell(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool]:
+    """Read a file of weights as :func:`read_state_dict` does; also whether its tensors are mapped from the file.
+
+    Raises:
+        Unreadable: As there.
+    """
+    from zoo_core.weights.checkpoint.choose import likeliest_candidate
+
+    content, mapped = read_whole(path)
+    return likeliest_candidate(content, path), mapped
+
+
+def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
+    """Read a weights file of any format, wrapper included; also whether its tensors are mapped from the file.
+
+    Raises:
+        Unreadable: The file is not there, broken, or no file of tensors.
+    """
+    file = expand(path)
+    head = _head(file)
+    if sniff.is_safetensors(head):
+        from zoo_core.weights.formats.safetensors import read_safetensors
+
+        return read_safetensors(file)[0], True
+    return _pickled(file, head)
+
+
+def may_hold_more(path: str | os.PathLike[str]) -> bool:
+    """Whether a file to read may hold more than tensors by name, as its format allows.
+
+    Raises:
+        Unreadable: It is not there.
+    """
+    return not sniff.is_safetensors(_head(expand(path)))
+
+
+def _head(file: Path) -> bytes:
+    """Read the first bytes of a file of weights, before the reader for its format is chosen."""
+    try:
+        _require_file(file)
+        with file.open("rb") as opened:
+            return opened.read(_HEAD)
+    except OSError as error:
+        raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
+
+
+def _require_file(file: Path) -> None:
+    """Refuse to read weights from a folder, and from what could be read for ever, such as a pipe."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        is_folder = stat.S_ISDIR(mode)
+        raise Unreadable(
+            f"{file} is {'a folder' if is_folder else 'not a file'}",
+            expected="a file of weights",
+            hint="zoo.get(..., weights=FOLDER) takes one" if is_folder else "copy its content to a file",
+            path=file,
+        )
+
+
+def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
+    """Read a file of weights that is no safetensors, by its first bytes, and say whether it is mapped."""
+    from zoo_core.weights.formats.torch_legacy import read_tar
+    from zoo_core.weights.formats.torch_zip import read_plain
+
+    members: list[str] = []
+    try:
+        if sniff.is_tar(head):
+            return read_tar(file), False
+        if not sniff.is_zip(head):
+            return _stream(file, head), False
+        require_small_directory(file)
+        with zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+            if is_numpy_archive(archive.infolist()):
+                return read_numpy_archive(file), False
+            require(sniff.describe_file(head, file.name, members) not in sniff.NEXT_STEPS)
+            return read_plain(file, archive)
+    except Exception as error:  # a broken file can make the reader raise anything
+        raise _refused(file, sniff.describe_file(head, file.name, members), error) from error
+
+
+def _stream(file: Path, head: bytes) -> object:
+    """Read a file of weights that is no archive: a stream of pickles."""
+    from zoo_core.weights.formats.torch_legacy import read_stream
+
+    require(head[:1] == b"\x80")
+    return read_stream(file)
+
+
+def _refused(file: Path, what: str, error: Exception) -> Unreadable:
+    """The error for a file of weights, of whatever format, that cannot be read."""
+    return Unreadable(
+        f"{file} cannot be read as weights",
+        expected="safetensors, a checkpoint of tensors that torch.save wrote, or an archive of numpy arrays",
+        got=what,
+        done="nothing in it was run",
+        cause=_cause(what, error),
+        hint=sniff.NEXT_STEPS.get(what, "take another copy of it; or save its state dict again as safetensors"),
+        path=file,
+    )
+
+
+def _cause(what: str, error: Exception) -> str | None:
+    """Why a file of weights, of whatever format, cannot be read, as far as is known."""
+    if what in sniff.NEXT_STEPS:
+        return None
+    if isinstance(error, NotNumbers):
+        return str(error)
+    deeper = error.__cause__ or error
+    reason = str(error) if isinstance(error, NotPlain) else ""
+    return reason or f"its bytes make no sense as a checkpoint ({type(deeper).__name__})"
