@@ -50,7 +50,7 @@ from .surgery.features.branch import branch as branch
 from .surgery.features.cut import truncate as truncate
 from .surgery.features.extract import features as features
 from .surgery.features.split import split as split
-from .surgery.fine_tuning.drift import drift as drift
+from .surgery.fine_tuning.freeze import drift as drift
 from .surgery.fine_tuning.freeze import freeze as freeze
 from .surgery.fine_tuning.freeze import unfreeze as unfreeze
 from .surgery.fine_tuning.init_weights import init_weights as init_weights
@@ -58,8 +58,8 @@ from .surgery.fine_tuning.load_partial import load_partial as load_partial
 from .surgery.fine_tuning.lora import add_lora as add_lora
 from .surgery.fine_tuning.lora import merge_lora as merge_lora
 from .surgery.fine_tuning.param_groups import param_groups as param_groups
-from .surgery.head.classes import class_names as class_names
 from .surgery.head.mlp import mlp_head as mlp_head
+from .surgery.head.scores import class_names as class_names
 from .surgery.head.swap import swap_head as swap_head
 from .surgery.head.swap import swap_keypoints as swap_keypoints
 from .surgery.metadata import anatomy as anatomy

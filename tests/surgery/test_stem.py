@@ -14,9 +14,9 @@ from torch.nn.utils import parametrizations
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.example import example_input
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Metadata, attach, metadata_of
-from zoo_core.surgery.stem.in_channels import Order, order_of
+from zoo_core.surgery.stem.filters import Order, order_of
 
 
 def resnet18():

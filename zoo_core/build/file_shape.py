@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, ZooWarning
-from zoo_core.surgery.example import channels_told, example_input
 from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.mlp import TokenNorm
 from zoo_core.surgery.head.swap import swap_keypoints
+from zoo_core.surgery.inputs import channels_told, example_input
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
-from zoo_core.surgery.stem.in_channels import inputs_of
+from zoo_core.surgery.stem.filters import inputs_of
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
 

@@ -121,7 +121,7 @@ def stats(
     from zoo_core.inspect.activations import activation_stats
     from zoo_core.inspect.overlay import view_of
     from zoo_core.recipe.open_model import open_model, require_values
-    from zoo_core.surgery.example import example_input
+    from zoo_core.surgery.inputs import example_input
 
     opened = open_model(model, weights=None if weights == "none" else weights).eval()
     require_values(opened)

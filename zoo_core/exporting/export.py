@@ -21,9 +21,9 @@ from zoo_core.exporting.named_outputs import NamedOutputs, Prepare
 from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
 from zoo_core.images.preprocessing import Numbers, numbers_of, require_known, resized
 from zoo_core.recipe.open_model import gives_features, open_model, require_values
-from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.encoder import Encoder
-from zoo_core.surgery.head.classes import class_names
+from zoo_core.surgery.head.scores import class_names
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating

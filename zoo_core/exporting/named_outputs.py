@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.recipe.open_model import gives_features
 from zoo_core.surgery.features.encoder import Encoder
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.scores import Outputs
 from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:

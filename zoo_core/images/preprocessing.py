@@ -11,7 +11,7 @@ from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import NotSupported, Unreadable, UsageError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.example import example_input
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.utils.arguments import check_sides, strict_arguments

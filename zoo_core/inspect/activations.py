@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError
 from zoo_core.recipe.open_model import open_model, require_values
+from zoo_core.surgery.inputs import naming_wrong_input
 from zoo_core.surgery.metadata import unwrap
-from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.atomic_write import image_file

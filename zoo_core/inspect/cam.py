@@ -20,8 +20,7 @@ from zoo_core.inspect.maps import map_in
 from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path
-from zoo_core.surgery.head.classes import class_names
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.scores import Outputs, class_names
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments

@@ -18,7 +18,7 @@ from zoo_core.build.costs import CostCounter
 from zoo_core.build.get import get
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.registry.choose import ACCURACY
-from zoo_core.surgery.example import example_input
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.text import html_table, in_three_digits, table
 from zoo_core.utils.arguments import check_count, strict_arguments

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.inspect.summary import summary
 from zoo_core.recipe.open_model import open_model
-from zoo_core.surgery.example import example_input
 from zoo_core.surgery.head.multi_head import Heads
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.atomic_write import whole_file

@@ -18,7 +18,7 @@ from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.read import read
 from zoo_core.images.transforms import transforms
 from zoo_core.recipe.open_model import require_values
-from zoo_core.surgery.example import channels_told
+from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.atomic_write import image_file
 

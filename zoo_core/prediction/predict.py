@@ -16,8 +16,8 @@ from zoo_core.images.read import read
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Prediction, Reading
 from zoo_core.recipe.open_model import open_model, require_results, running_on
-from zoo_core.surgery.head.classes import class_names as names_of
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.scores import Outputs
+from zoo_core.surgery.head.scores import class_names as names_of
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring

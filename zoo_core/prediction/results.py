@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.images.read import read
 from zoo_core.inspect.overlay import save_image
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.scores import Outputs
 
 if TYPE_CHECKING:
     import os

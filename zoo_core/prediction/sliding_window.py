@@ -14,7 +14,7 @@ from zoo_core.images.preprocessing import numbers_of
 from zoo_core.images.rows import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
-from zoo_core.surgery.head.read import Outputs
+from zoo_core.surgery.head.scores import Outputs
 from zoo_core.surgery.metadata import class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.atomic_write import whole_file

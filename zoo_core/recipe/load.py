@@ -18,7 +18,7 @@ from zoo_core.recipe.json_arguments import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.registry.register import is_own_code
-from zoo_core.surgery.example import example_input
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.metadata import Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt

@@ -28,9 +28,9 @@ from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
-from zoo_core.surgery.head.classes import classes_by_head, scoring_part
 from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
+from zoo_core.surgery.head.scores import classes_by_head, scoring_part
 from zoo_core.surgery.metadata import Edit, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.hooks import FORWARD, has_hooks

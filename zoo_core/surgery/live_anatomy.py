@@ -19,7 +19,7 @@ from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -161,7 +161,7 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) ->
     handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
     try:
         with inferring(model):
-            model(noise(model, size))
+            model(noise(model, (1, *size)))
     except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
         return anatomy
     finally:
@@ -199,11 +199,12 @@ def head_is_near(name: str, anatomy: Anatomy) -> bool:
     return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
 
 
-def noise(model: nn.Module, size: tuple[int, ...]) -> Tensor:
+def noise(model: nn.Module, shape: Sequence[int]) -> Tensor:
     """Noise to see by whether an anatomy still holds: the same each time, on the device and in the dtype of a model."""
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
-    noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), device="cpu")
-    return noise.to(device=like.device, dtype=like.dtype)
+    # said to be on the CPU, where its generator is: torch's default device may be another
+    result = torch.randn(*shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return result.to(device=like.device, dtype=like.dtype)
 
 
 def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
@@ -406,7 +407,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
         return anatomy
     with inferring(model):
         try:
-            x = noise(model, size)
+            x = noise(model, (1, *size))
             scores = anatomy.scores_in(model(x))
         except Exception:  # noqa: BLE001 - it takes something else than an image
             return anatomy
@@ -441,7 +442,7 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
         return anatomy
     at_head: list[tuple[Any, Any]] = []
     with inferring(model):
-        x = noise(model, size) if example is None else example
+        x = noise(model, (1, *size)) if example is None else example
         head = model.get_submodule(main.path) if main else nn.Identity()
         handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
         try:

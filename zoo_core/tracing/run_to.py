@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import restore_forward, without_hooks
+from zoo_core.surgery.features.forward import Variant, restore_forward, variant, without_hooks
 from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.features.variant import Variant, variant
 
 if TYPE_CHECKING:
     from torch import nn

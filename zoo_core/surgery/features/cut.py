@@ -13,8 +13,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.features.extract import recorded, stage_index, tapped
 from zoo_core.surgery.features.forward import recompose, without_hooks
-from zoo_core.surgery.features.split import Absent
-from zoo_core.surgery.features.twin import own_hooks, replaced
+from zoo_core.surgery.features.twin import Absent, own_hooks, replaced
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
@@ -174,6 +173,24 @@ def _no_chain(model: nn.Module, cause: str) -> NotSupported:
         cause=cause,
         hint="models whose stages run one after another can, such as torchvision/resnet18, torchvision/densenet121, "
         "torchvision/efficientnet_b0, torchvision/mobilenet_v3_large, torchvision/convnext_tiny and torchvision/swin_t",
+    )
+
+
+def refuse_auxiliary(model: nn.Module, verb: str) -> None:
+    """Raise NotSupported where other heads hang on layers that ``verb`` takes out of the forward."""
+    others = [site for site in anatomy_of(model).heads if site.role != "main"]
+    if not others:
+        return
+    paths = ", ".join(site.path for site in others)
+    auxiliary = all(site.role == "aux" for site in others)
+    raise NotSupported(
+        f"this {type(unwrap(model)).__name__} cannot be used with {verb}: it has more than one head site",
+        cause=f"{paths} would never run again and only look trained"
+        if auxiliary
+        else f"its own forward goes on computing with what several heads give, {paths} among them",
+        hint="build it without them, as options={'aux_logits': False} does for Inception and GoogLeNet"
+        if auxiliary
+        else "models with a single head can, such as torchvision's classifiers",
     )
 
 

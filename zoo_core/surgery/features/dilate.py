@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.twin import replaced, twin_of
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.eval_mode import evaluating
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.cut import AtStage, absent, only_front
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import hooked, module_path, names_of_parts, recorded, tapped
 from zoo_core.surgery.features.forward import entered, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under

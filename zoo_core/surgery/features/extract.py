@@ -12,14 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
-from zoo_core.surgery.example import example_input
-from zoo_core.surgery.features.forward import run_on
-from zoo_core.surgery.features.split import Absent
-from zoo_core.surgery.features.twin import REBINDING, replaced, twin_of
-from zoo_core.surgery.features.variant import Variant, variant, without
+from zoo_core.surgery.features.forward import Variant, run_on, variant, without
+from zoo_core.surgery.features.twin import REBINDING, Absent, replaced, twin_of
+from zoo_core.surgery.inputs import example_input, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
 from zoo_core.surgery.select import copies_of
-from zoo_core.surgery.wrong_input import naming_wrong_input
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring

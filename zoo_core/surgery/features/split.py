@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
-from zoo_core.surgery.features.twin import REBINDING, _is_bound, pruned, replaced
+from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
 from zoo_core.surgery.head.output_activation import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_of, no_head, unwrap
 
@@ -113,18 +113,6 @@ class HeadSite(nn.Identity):
         return super().__getattr__(name)
 
 
-class Absent(nn.Module):
-    """Stands in a split model where a module was taken out: gives its input, and a walk through it is empty."""
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        """Nothing, as checkpointing walks through the layers of a stage."""
-        return iter(())
-
-    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
-        """``x`` as it is."""
-        return x
-
-
 def _auxiliary_towers(anatomy: Anatomy) -> Iterator[str]:
     """Modules for auxiliary heads alone, left out of a backbone that is split off where it runs without them."""
     may_use_all = anatomy.classify is not None and paths_of(anatomy.classify) is None  # as DeepLab's, in eval mode too
@@ -168,7 +156,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         raise NotSupported(
             f"this {type(bare).__name__} cannot be split",
             cause=anatomy.indivisible,
-            hint=f"{REBINDING}; then {_FEATURES}" if _is_bound(bare) else _FEATURES,
+            hint=f"{REBINDING}; then {_FEATURES}" if is_bound(bare) else _FEATURES,
         )
     backbone = Backbone(bare, anatomy)
     backbone.training = bare.training

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from torch import nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import forward_of, needs_fsdp_hooks
-from zoo_core.surgery.features.variant import COMPILED, Variant, variant, without
+from zoo_core.surgery.features.forward import COMPILED, Variant, forward_of, needs_fsdp_hooks, variant, without
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -41,7 +40,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         first, _, rest = path.partition(".")
         part = replaced(twin.get_submodule(first), {rest: module}) if rest else module
         twin._modules[first] = part  # noqa: SLF001 - where nn.Module keeps its children
-    if new and _is_bound(twin):
+    if new and is_bound(twin):
         is_compiled = "_orig_mod" in model._modules  # noqa: SLF001 - the name torch.compile gives what it wraps
         twin.__dict__["forward"] = MethodType(_run_wrapped, twin) if is_compiled else _NotOfATwin(model)
     return twin
@@ -52,8 +51,8 @@ def _run_wrapped(compiled: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return compiled._modules["_orig_mod"](*args, **kwargs)  # type: ignore[misc] # noqa: SLF001 - as above
 
 
-def _is_bound(module: nn.Module) -> bool:
-    """Whether a forward was put on a module that runs that very one, and not the module that it is called on."""
+def is_bound(module: nn.Module) -> bool:
+    """Whether a forward on a module runs that very one, so that a twin of it would not run its own modules."""
     own = module.__dict__.get("forward")
     return own is not None and not (isinstance(own, MethodType) and own.__self__ is module)
 
@@ -167,3 +166,15 @@ def own_hooks(model: nn.Module, *, before: bool = True) -> None:
         model.__dict__[name] = model.__dict__[name].copy()
     for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
         model.__dict__[name] = OrderedDict()
+
+
+class Absent(nn.Module):
+    """Stands in a twin where a module of the model was taken out: gives its input, and a walk through it is empty."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Nothing, as checkpointing walks through the layers of a stage."""
+        return iter(())
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
+        """``x`` as it is."""
+        return x

@@ -15,9 +15,9 @@ from torch.nn import functional
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.surgery.adapters import active_copy, is_adapted, lora_layers, plain_name, wrapped_modules
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.example import example_input
 from zoo_core.surgery.features.twin import replaced
 from zoo_core.surgery.fine_tuning.freeze import freeze
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Edit, anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under

@@ -15,11 +15,9 @@ from torch import nn
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.example import example_input, refuse_auxiliary
+from zoo_core.surgery.features.cut import refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
-from zoo_core.surgery.features.split import Absent
-from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.head.classes import classes_by_head, count_scores
+from zoo_core.surgery.features.twin import Absent, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted, made_for
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
@@ -30,6 +28,8 @@ from zoo_core.surgery.head.multi_head import (
     one_head,
 )
 from zoo_core.surgery.head.output_activation import check_output, plain_like, scores_only, with_output
+from zoo_core.surgery.head.scores import classes_by_head, count_scores
+from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute

@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.example import channels_told
+from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
-from zoo_core.surgery.stem.filters import check_response, computes_filters, effective_filters, fit_gain, plan_channels
-from zoo_core.surgery.stem.in_channels import Order, order_of
+from zoo_core.surgery.stem.filters import (
+    Order,
+    check_response,
+    computes_filters,
+    dense_filters,
+    effective_filters,
+    fit_gain,
+    order_of,
+    plan_channels,
+)
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
@@ -193,26 +201,12 @@ def _size(model: nn.Module) -> tuple[int, int]:
 
 def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
     """The weight of a first layer adapted to other input channels, from its old filters and a plan."""
-    old = effective_filters(layer) if plan.policy != "random" and computes_filters(layer) else _dense(layer)
+    old = effective_filters(layer) if plan.policy != "random" and computes_filters(layer) else dense_filters(layer)
     wide = order.by_channel(old if old.dtype.itemsize >= 4 else old.float())  # noqa: PLR2004 - halves round too early
     if scaling:
         factors = torch.tensor(scaling.scale, device=wide.device, dtype=wide.dtype)
         wide = wide * factors.view(1, -1, *[1] * (wide.dim() - 2))
     return order.by_input(plan.filters(wide)).to(old.dtype).contiguous()
-
-
-def _dense(layer: nn.Module) -> Tensor:
-    """The weight of a first layer to adapt as if it had one group: zero between channels of different groups."""
-    weight = cast("Tensor", layer.weight)
-    groups = cast("int", getattr(layer, "groups", 1))
-    if groups == 1:
-        return weight.detach()
-    per_group, width = weight.shape[0] // groups, weight.shape[1]
-    dense = weight.new_zeros(weight.shape[0], groups * width, *weight.shape[2:])
-    for group in range(groups):
-        rows = slice(group * per_group, (group + 1) * per_group)
-        dense[rows, group * width : (group + 1) * width] = weight[rows]
-    return dense
 
 
 def _install(model: nn.Module, path: str, layer: nn.Module, weight: Tensor, old: int, new: int) -> None:
@@ -240,7 +234,7 @@ def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module])
     if mean is None:
         return []
     for layer in layers.values():
-        weight = _dense(layer)
+        weight = dense_filters(layer)
         shift = torch.tensor(scaling.shift, device=weight.device, dtype=weight.dtype)
         mean -= weight.flatten(2).sum(2) @ shift
     return [f"{scaling.norm}.running_mean"]

@@ -1,22 +1,177 @@
-"""What becomes of first-layer filters when the number of channels changes: the policies, and how a layer responds."""
+"""The filters of a first layer: which channel of the image each input is of, and what other channels make of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.stem.in_channels import CONVOLUTIONS, inputs_of
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the inputs of first-layer filters lie: input ``j`` comes from channel ``j // inner % channels`` of the image.
+
+    A plain convolution has one input a channel. After space-to-depth or in a linear patch embedding, each channel has
+    many: ``inner`` is 1 when the channels of one pixel lie together, and the pixels of a block when those do.
+
+    Attributes:
+        channels: Channels of the image.
+        inner: How many neighbouring inputs come from one channel.
+
+    Example:
+        >>> Order(channels=3, inner=4).by_channel(torch.arange(24).view(1, 24)).shape
+        torch.Size([1, 3, 2, 4])
+    """
+
+    channels: int
+    inner: int = 1
+
+    def by_channel(self, weight: Tensor) -> Tensor:
+        """``[out, inputs, ...]`` to ``[out, channels, outer, inner, ...]``."""
+        out, inputs, *kernel = weight.shape
+        outer = inputs // (self.channels * self.inner)
+        return weight.reshape(out, outer, self.channels, self.inner, *kernel).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def by_input(weight: Tensor) -> Tensor:
+        """``[out, channels, outer, inner, ...]`` back to ``[out, inputs, ...]``."""
+        return weight.transpose(1, 2).flatten(1, 3)
+
+
+def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> Order:
+    """In what order the filters of a first layer take the channels of the image.
+
+    A layer with as many inputs as the image has channels takes them as they are. Any other is watched while the front
+    of the model runs on images in which one channel is lit.
+
+    Args:
+        model: The model, as it is now; left in the mode it is in.
+        layer: One of its first layers, a convolution or a linear layer.
+        expected: How many channels the image probably has.
+        size: Height and width of an image that the model takes, in pixels.
+
+    Raises:
+        NotSupported: No number of channels explains what the layer is given.
+    """
+    inputs = inputs_of(layer)
+    if isinstance(layer, CONVOLUTIONS) and inputs == expected:
+        return Order(expected)
+    if next(layer.parameters()).is_meta:
+        raise _unclear(layer, "a model on the meta device cannot be run", "do it before the model goes there")
+    with evaluating(model):
+        for channels in dict.fromkeys([expected, *_divisors(inputs)]):
+            owners = _owners(model, layer, channels, size)
+            inner = next((n for n in _divisors(inputs) if owners == [j // n % channels for j in range(inputs)]), None)
+            if owners and inner:
+                return Order(channels, inner)
+    raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
+
+
+def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> int:
+    """How many channels the images of a model have: as many as first-layer filters take, or what comes to that many.
+
+    Args:
+        model: As for :func:`order_of`; it may be on the meta device, since only shapes are looked at.
+        layer: As there.
+        expected: As there.
+        size: As there.
+    """
+    inputs, axis = inputs_of(layer), _axis(layer)
+    if inputs == expected:
+        return expected
+    with evaluating(model):
+        for channels in (expected, inputs):
+            given = _input_of(model, layer, _dark(layer, channels, size))
+            if given is not None and given.shape[axis] == inputs:
+                return channels
+    return expected
+
+
+def inputs_of(layer: nn.Module) -> int:
+    """How many input channels the filters of a layer have, over all its groups; inputs, of a linear layer."""
+    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
+
+
+class _Reached(Exception):
+    """No error: the forward pass has come to the first layer, whose inputs show which channel they come from."""
+
+    def __init__(self, given: Tensor) -> None:
+        self.given = given
+
+
+def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
+    """For each input of first-layer filters the one channel of the image that it comes from; empty when unclear."""
+    axis, dark = _axis(layer), _dark(layer, channels, size)
+    base = _input_of(model, layer, dark)
+    if base is None or base.shape[axis] != inputs_of(layer):
+        return []
+    lit = []
+    for channel in range(channels):
+        image = dark.clone()
+        image[:, channel] = 1
+        given = _input_of(model, layer, image)
+        if given is None:
+            return []
+        lit.append((given != base).movedim(axis, 0).flatten(1).any(1))
+    seen = torch.stack(lit)  # [channels, inputs]
+    return seen.int().argmax(0).tolist() if bool((seen.sum(0) == 1).all()) else []
+
+
+def _axis(layer: nn.Module) -> int:
+    """The axis that the input channels of first-layer filters are on."""
+    return -1 if isinstance(layer, nn.Linear) else 1
+
+
+def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+    """A black image, or frames of one: one channel after another is lit, to see which inputs of filters are of it."""
+    weight = next(layer.parameters())
+    frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
+    return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
+
+
+@torch.no_grad()
+def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
+    """Input of first-layer filters for an image, to count channels by; None when the model does not come that far."""
+
+    def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
+        raise _Reached(args[0])
+
+    hook = layer.register_forward_pre_hook(stop)
+    try:
+        model(image)
+    except _Reached as reached:
+        return reached.given
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError):
+        return None  # the library's way to say that the image has the wrong number of channels
+    finally:
+        hook.remove()
+    return None
+
+
+def _divisors(number: int) -> Iterator[int]:
+    """The divisors of a number of inputs of filters, each of which may be the number of channels of the image."""
+    return (n for n in range(1, number + 1) if number % n == 0)
+
+
+def _unclear(layer: nn.Module, cause: str, hint: str) -> NotSupported:
+    """The error for filters of which it is unclear which input comes from which channel."""
+    return NotSupported(f"cannot tell which input of {layer} comes from which channel", cause=cause, hint=hint)
 
 
 Policy = Literal["mean", "repeat", "zero", "random"]
@@ -202,6 +357,20 @@ def effective_filters(layer: nn.Module) -> Tensor:
     return result[(slice(None), slice(None), *_windows(layer, result))]
 
 
+def dense_filters(layer: nn.Module) -> Tensor:
+    """The filters of a first layer as if it had one group: zero between channels of different groups."""
+    weight = cast("Tensor", layer.weight)
+    groups = cast("int", getattr(layer, "groups", 1))
+    if groups == 1:
+        return weight.detach()
+    per_group, width = weight.shape[0] // groups, weight.shape[1]
+    dense = weight.new_zeros(weight.shape[0], groups * width, *weight.shape[2:])
+    for group in range(groups):
+        rows = slice(group * per_group, (group + 1) * per_group)
+        dense[rows, group * width : (group + 1) * width] = weight[rows]
+    return dense
+
+
 def fit_gain(layer: nn.Module, target: Tensor) -> None:
     """Set the gain of a layer so that the filters it applies are as large as those of ``target``, for each output."""
     gain = cast("Tensor", layer.gain)
@@ -232,14 +401,14 @@ def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
 
 
 def _reach(layer: nn.Module) -> list[int]:
-    """Pixels on each side over which the filters of a layer respond, dilation included."""
+    """Pixels on each side that the filters of a first layer look at, dilation included."""
     sides = cast("Tensor", layer.weight).shape[2:]
     dilation = getattr(layer, "dilation", 1)
     return [side * (dilation[axis] if isinstance(dilation, tuple) else 1) for axis, side in enumerate(sides)]
 
 
 def _check_can_be_silent(layer: nn.Module, hint: str) -> None:
-    """Refuse a layer with a response to a channel on which its weights are zero.
+    """Refuse filters that respond to a channel on which their weights are zero.
 
     Args:
         layer: The convolution.

@@ -1,4 +1,4 @@
-"""Why a model cannot run on what it was given, where a library's own error says less."""
+"""What a model takes: an example of its input, and what is wrong with an input that it cannot run on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,78 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo_core.errors import UsageError, ZooError
-from zoo_core.surgery.example import example_input
+from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.surgery.live_anatomy import noise
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
+from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+
+_SIDE = 224
+"""Pixels a side that a model is tried with when nothing says what it was designed for."""
+
+
+def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: int | None = None) -> Tensor:
+    """An example input: one image of noise, of the size the model was designed for, on its device and in its dtype.
+
+    The noise is the same every time, and the global random state is not touched.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        size: Channels, height and width instead of those of its card.
+        side: Height and width alone.
+
+    Returns:
+        ``[1, C, H, W]``.
+
+    Raises:
+        UsageError: ``size`` is not a row of positive numbers.
+    """
+    bare = unwrap(model)
+    card, kept = metadata_of(model).card, metadata_of(model).example
+    if kept is not None and size is None and side is None:
+        return _of_example(bare, kept)
+    chosen = tuple(size or (card.input_size if card else (3, _SIDE, _SIDE)))
+    if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
+        raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
+    if size is None:
+        chosen = (_channels(model, (chosen[-2], chosen[-1])), *chosen[1:])
+    if side is not None:
+        chosen = (chosen[0], *[side] * len(chosen[1:]))
+    return noise(bare, (1, *chosen))
+
+
+def _of_example(model: nn.Module, kept: object) -> Tensor:
+    """Noise of the shape of the example input that a module was traced with; an example of integers as it is."""
+    if not isinstance(kept, torch.Tensor):
+        raise NotSupported(
+            f"this {type(model).__name__} cannot be tried with an image",
+            cause=f"its forward takes a {type(kept).__name__} of several values",
+            hint="zoo.features(model, x, at=[...]) takes what forward takes",
+        )
+    like = noise(model, kept.shape)
+    return like if kept.is_floating_point() else kept.to(like.device)
+
+
+def channels_told(model: nn.Module) -> int:
+    """Channels of the images that a model takes as input: by its last edit of them, its own example, or its card."""
+    known = metadata_of(model)
+    edits = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
+    if known.example is not None and not edits:
+        return int(known.example.shape[1]) if isinstance(known.example, torch.Tensor) else 3
+    return int(edits[-1]) if edits else known.card.input_size[0] if known.card else 3
+
+
+def _channels(model: nn.Module, size: tuple[int, int]) -> int:
+    """How many channels an example input has, also where the model was built for others than its card says."""
+    told, stem = channels_told(model), anatomy_of(model).stem
+    layer = unwrap(model).get_submodule(stem[0]) if stem else None
+    if not isinstance(layer, CONVOLUTIONS):
+        return told
+    return channels_of_images(unwrap(model), layer, told, size)
+
 
 _OF_LIBRARIES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError, KeyError)
 """What forward passes raise for an input that is wrong."""
