@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision import models
 
 from zoo_core.plugin import AnatomyError
-from zoo_pretrainedmodels import convnets, inceptions
+from zoo_pretrainedmodels import convnets
 from zoo_pretrainedmodels import library as lib
 
 if TYPE_CHECKING:
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from zoo_core.plugin import Anatomy
 
 _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
-    lib.BNInception: inceptions.bninception,
+    lib.BNInception: convnets.bninception,
     lib.CaffeResNet: convnets.resnet,
     lib.DPN: convnets.dpn,
     lib.FBResNet: convnets.resnet,
-    lib.InceptionResNetV2: inceptions.inception_resnet_v2,
-    lib.InceptionV4: inceptions.inception_v4,
-    lib.NASNetALarge: inceptions.nasnet_large,
-    lib.NASNetAMobile: inceptions.nasnet_mobile,
-    lib.PNASNet5Large: inceptions.pnasnet,
-    lib.PolyNet: inceptions.polynet,
+    lib.InceptionResNetV2: convnets.inception_resnet_v2,
+    lib.InceptionV4: convnets.inception_v4,
+    lib.NASNetALarge: convnets.nasnet_large,
+    lib.NASNetAMobile: convnets.nasnet_mobile,
+    lib.PNASNet5Large: convnets.pnasnet,
+    lib.PolyNet: convnets.polynet,
     lib.ResNeXt101_32x4d: convnets.resnext,
     lib.ResNeXt101_64x4d: convnets.resnext,
     lib.SENet: convnets.senet,
-    lib.Xception: inceptions.xception,
+    lib.Xception: convnets.xception,
     models.AlexNet: convnets.alexnet,
     models.DenseNet: convnets.densenet,
-    models.Inception3: inceptions.inception_v3,
+    models.Inception3: convnets.inception_v3,
     models.ResNet: convnets.resnet,
     models.SqueezeNet: convnets.squeezenet,
     models.VGG: convnets.vgg,

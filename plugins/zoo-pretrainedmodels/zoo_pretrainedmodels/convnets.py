@@ -1,4 +1,4 @@
-"""Where the parts of the library's networks are: one short function an architecture."""
+"""Where the parts of the library's networks are: one short function an architecture, and tables of fixed widths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
 
-from zoo_core.plugin import Anatomy, Chain, Stage, flatten
+from zoo_core.plugin import Anatomy, Chain, Head, Stage, flatten
 from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
+from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -152,3 +153,202 @@ def _dpn_classify(model: Any, pooled: Tensor) -> Tensor:
         mean = F.avg_pool2d(scores, kernel_size=size, padding=0, count_include_pad=False)
         scores = 0.5 * (mean + F.max_pool2d(scores, kernel_size=size, padding=0))
     return scores.flatten(1)
+
+
+_INCEPTION_V3: tuple[Row, ...] = (
+    ("Conv2d_2", ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"), 64, 2),
+    ("Conv2d_4", ("Conv2d_3b_1x1", "Conv2d_4a_3x3"), 192, 4),
+    ("Mixed_5", ("Mixed_5b", "Mixed_5c", "Mixed_5d"), 288, 8),
+    ("Mixed_6", ("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), 768, 16),
+    ("Mixed_7", ("Mixed_7a", "Mixed_7b", "Mixed_7c"), 2048, 32),
+)
+
+_INCEPTION_V4: tuple[Row, ...] = (
+    ("conv2d", tuple(f"features.{n}" for n in range(3)), 64, 2),
+    ("mixed_4", tuple(f"features.{n}" for n in range(3, 5)), 192, 4),
+    ("inception_a", tuple(f"features.{n}" for n in range(5, 10)), 384, 8),
+    ("inception_b", tuple(f"features.{n}" for n in range(10, 18)), 1024, 16),
+    ("inception_c", tuple(f"features.{n}" for n in range(18, 22)), 1536, 32),
+)
+
+_INCEPTION_RESNET_V2: tuple[Row, ...] = (
+    ("conv2d_2", ("conv2d_1a", "conv2d_2a", "conv2d_2b"), 64, 2),
+    ("conv2d_4", ("maxpool_3a", "conv2d_3b", "conv2d_4a"), 192, 4),
+    ("mixed_5", ("maxpool_5a", "mixed_5b", "repeat"), 320, 8),
+    ("mixed_6", ("mixed_6a", "repeat_1"), 1088, 16),
+    ("mixed_7", ("mixed_7a", "repeat_2", "block8", "conv2d_7b"), 1536, 32),
+)
+
+_XCEPTION: tuple[Row, ...] = (
+    ("conv2", ("conv1", "bn1", "conv2", "bn2"), 64, 2),
+    ("block1", ("block1",), 128, 4),
+    ("block2", ("block2",), 256, 8),
+    ("middle", tuple(f"block{n}" for n in range(3, 12)), 728, 16),
+    ("exit", ("block12", "conv3", "bn3", "conv4", "bn4"), 2048, 32),
+)
+
+_POLYNET_STEM = ("conv1_pool_branch", "conv1_branch", "conv2_short", "conv2_long", "conv2_pool_branch", "conv2_branch")
+
+_POLYNET: tuple[Row, ...] = (
+    ("conv1", ("stem.conv1",), 64, 2),
+    ("stage_a", (*(f"stem.{name}" for name in _POLYNET_STEM), "stage_a"), 384, 8),
+    ("stage_b", ("reduction_a", "stage_b"), 1152, 16),
+    ("stage_c", ("reduction_b", "stage_c"), 2048, 32),
+)
+
+_PNASNET: tuple[Row, ...] = (
+    ("conv_0", ("conv_0",), 96, 2),
+    ("cell_stem_0", ("cell_stem_0",), 270, 4),
+    ("cells_8", ("cell_stem_1", "cell_0", "cell_1", "cell_2", "cell_3"), 1080, 8),
+    ("cells_16", ("cell_4", "cell_5", "cell_6", "cell_7"), 2160, 16),
+    ("cells_32", ("cell_8", "cell_9", "cell_10", "cell_11"), 4320, 32),
+)
+
+
+def inception_v3(model: Any) -> Anatomy:
+    """Inception v3 of pretrainedmodels, torchvision's, with the auxiliary head that only trains."""
+    paths = [row[1] for row in _INCEPTION_V3]
+    return Anatomy(
+        heads=(head_at(model, "last_linear"), *_auxiliary_head(model)),
+        stem=("Conv2d_1a_3x3.conv",),
+        stages=stages(_INCEPTION_V3),
+        features=Chain(*paths[0], _halved, *paths[1], _halved, *(path for group in paths[2:] for path in group)),
+        pool=_inception_v3_pool,
+    )
+
+
+def _auxiliary_head(model: Any) -> tuple[Head, ...]:
+    """The auxiliary head of pretrainedmodels' Inception v3, where the network has it."""
+    return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The pool of Inception v3 between two stages, which halves the map."""
+    return F.max_pool2d(x, kernel_size=3, stride=2)
+
+
+def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:
+    """The pool of Inception v3, with dropout, before the head."""
+    return F.dropout(F.avg_pool2d(features, kernel_size=8), training=model.training).flatten(1)
+
+
+def inception_v4(model: Any) -> Anatomy:
+    """Inception v4 of pretrainedmodels: one sequence."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("features.0.conv",),
+        stages=stages(_INCEPTION_V4),
+        features=Chain("features"),
+        pool=Chain("avg_pool", flatten),
+    )
+
+
+def inception_resnet_v2(model: Any) -> Anatomy:
+    """Inception-ResNet v2 of pretrainedmodels."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv2d_1a.conv",),
+        stages=stages(_INCEPTION_RESNET_V2),
+        features=Chain(*(path for row in _INCEPTION_RESNET_V2 for path in row[1])),
+        pool=_inception_resnet_v2_pool,
+    )
+
+
+def _inception_resnet_v2_pool(model: Any, features: Tensor) -> Tensor:
+    """The pool of Inception-ResNet v2, with dropout, before the head."""
+    return F.dropout(model.avgpool_1a(features).flatten(1), training=model.training)
+
+
+def xception(model: Any) -> Anatomy:
+    """Xception of pretrainedmodels, named after Inception; its last activation belongs to the pool."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv1",),
+        stages=stages(_XCEPTION),
+        features=library_features,
+        # The library's activation works in place, which would change the features under their owner.
+        pool=Chain(F.relu, partial(F.adaptive_avg_pool2d, output_size=(1, 1)), flatten),
+    )
+
+
+def polynet(model: Any) -> Anatomy:
+    """PolyNet of pretrainedmodels, a relative of Inception-ResNet."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("stem.conv1.0.conv",),
+        stages=stages(_POLYNET),
+        features=Chain("stem", "stage_a", "reduction_a", "stage_b", "reduction_b", "stage_c"),
+        pool=Chain("avg_pool", "dropout", flatten),
+    )
+
+
+def nasnet_large(model: Any) -> Anatomy:
+    """NASNet-A Large: three times six cells, of branches side by side as in Inception."""
+    return _nasnet(model, cells=6)
+
+
+def nasnet_mobile(model: Any) -> Anatomy:
+    """NASNet-A Mobile: three times four cells of branches as in Inception, numbered as if there were six."""
+    return _nasnet(model, cells=4)
+
+
+def _nasnet(model: Any, cells: int) -> Anatomy:
+    """A NASNet-A, of cells with branches as in Inception: its stem, and three groups of so many cells."""
+    filters = model.penultimate_filters // 24
+    numbered = [tuple(f"cell_{first + n}" for n in range(cells)) for first in (0, 6, 12)]
+    rows: tuple[Row, ...] = (
+        ("conv0", ("conv0",), model.stem_filters, 2),
+        ("cell_stem_0", ("cell_stem_0",), 4 * (filters // model.filters_multiplier**2), 4),
+        ("cells_8", ("cell_stem_1", *numbered[0]), 6 * filters, 8),
+        ("cells_16", ("reduction_cell_0", *numbered[1]), 12 * filters, 16),
+        ("cells_32", ("reduction_cell_1", *numbered[2]), 24 * filters, 32),
+    )
+    return _of_cells(model, "conv0.conv", rows)
+
+
+def pnasnet(model: Any) -> Anatomy:
+    """PNASNet-5 Large, of cells with branches side by side as in Inception."""
+    return _of_cells(model, "conv_0.conv", _PNASNET)
+
+
+def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:
+    """Anatomy of NASNet and PNASNet: cells like Inception's blocks, each of which sees the two before it."""
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=(stem,),
+        stages=stages(rows),
+        features=library_features,
+        pool=Chain("relu", "avg_pool", flatten, "dropout"),
+    )
+
+
+def bninception(model: Any) -> Anatomy:
+    """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
+    rows: list[Row] = [
+        ("conv1", _children_named(model, "conv1_"), 64, 2),
+        ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),
+    ]
+    if isinstance(model, BNInception):
+        rows += [
+            ("inception_3", ("pool2_3x3_s2", *_blocks(model, "3a", "3b")), 320, 8),
+            ("inception_4", _blocks(model, "3c", "4a", "4b", "4c", "4d"), 608, 16),
+            ("inception_5", _blocks(model, "4e", "5a", "5b"), 1024, 32),
+        ]
+    return Anatomy(
+        heads=(head_at(model, "last_linear"),),
+        stem=("conv1_7x7_s2",),
+        stages=stages(rows),
+        features=bninception_features,
+        pool=Chain("global_pool", flatten),
+    )
+
+
+def _children_named(model: nn.Module, prefix: str) -> tuple[str, ...]:
+    """Children of pretrainedmodels' BNInception whose names start so."""
+    return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
+
+
+def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
+    """The modules of these blocks of pretrainedmodels' BNInception, their outputs last."""
+    modules = [path for name in names for path in _children_named(model, f"inception_{name}_")]
+    return tuple(sorted(modules, key=lambda path: path.endswith("_output")))

@@ -16,7 +16,7 @@ Row = tuple[str, tuple[str, ...], int, int]
 
 
 def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") -> Head:
-    """The head site at a path in a model of pretrainedmodels, with the widths measured on the module there now.
+    """Measure the head at a path in a model of pretrainedmodels: its head site, with the widths of the module there.
 
     Args:
         model: The model.
@@ -49,7 +49,7 @@ def head_at(model: nn.Module, path: str, role: Literal["main", "aux"] = "main") 
 
 
 def stages(rows: Iterable[Row]) -> tuple[Stage, ...]:
-    """Stages from rows of a table, measured or written by hand, for pretrainedmodels.
+    """Stages with what was measured, or is written by hand, in rows of a table of pretrainedmodels.
 
     Example:
         >>> [(stage.name, stage.channels) for stage in stages([("layer1", ("layer1",), 64, 4)])]

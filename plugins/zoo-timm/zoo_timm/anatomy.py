@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.plugin import Anatomy, AnatomyError
-from zoo_timm.heads import heads, is_model
-from zoo_timm.heads_by_class import NO_CLASSIFIER, UNPOOLED
+from zoo_timm.heads import heads, is_model, why_headless
 from zoo_timm.split import split
 from zoo_timm.stages import layout, stages
-from zoo_timm.stages_by_class import row_for_class
 from zoo_timm.stems import stem
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 def _read(model: nn.Module) -> Anatomy:
     """The anatomy of a timm model, put together from what each rule reads."""
-    headless = _why_headless(model)
+    headless = why_headless(model)
     sites = () if headless else heads(model)
     result = split(model, sites)
     return Anatomy(
@@ -67,10 +65,3 @@ def _read(model: nn.Module) -> Anatomy:
         headless=headless,
         indivisible=result.indivisible,
     )
-
-
-def _why_headless(model: nn.Module) -> str | None:
-    """Why the anatomy of a timm model has no head; None where it has one."""
-    if not hasattr(model, "get_classifier"):
-        return NO_CLASSIFIER
-    return None if getattr(model, "global_pool", None) else row_for_class(model, UNPOOLED)

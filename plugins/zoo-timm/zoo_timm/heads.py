@@ -1,22 +1,28 @@
-"""The head sites of a timm model: the layers whose outputs are the scores of the classes, read from the built module.
+"""The heads of a timm model: the layers that score the classes, read from the built module, and how scores combine.
 
 timm's own ``get_classifier`` says where to look. It often returns a container, such as a batch norm and a linear layer
 together, or a list of heads, so that the layer itself has to be found in there. What timm declares as ``classifier``
-belongs to an architecture's name, and misses what options such as ``num_classes=0`` change.
+belongs to an architecture's name, and misses what options such as ``num_classes=0`` change. Where several heads score,
+timm does not say what each is given: there is a class for each way to combine them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zoo_core.plugin import AnatomyError, Head
-from zoo_timm.heads_by_class import CONVOLVED, MORE_HEADS, SCORES_TOKENS
 from zoo_timm.stages_by_class import row_for_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from timm.models.volo import VOLO
+
+    from zoo_core.plugin import Chain
 
     Role = Literal["main", "aux", "distilled", "summed"]
     Kind = Literal["linear", "conv"]
@@ -30,6 +36,29 @@ NAMES = {"fc", "fc2", "head", "head_dist", "l", "linear"}
 
 _REPEATED = ("num_classes", "out_features")
 """Attributes in which a model, or a module around its head, repeats the number of classes."""
+
+_MORE_HEADS: Mapping[str, tuple[tuple[str, Literal["aux", "summed"]], ...]] = {
+    # A second head scores every patch, and half of the best is added; get_classifier knows the first alone.
+    "VOLO": (("aux_head", "summed"),),
+    # The auxiliary head of Inception, if the model is built with aux_logits=True.
+    "InceptionV3": (("AuxLogits.fc", "aux"),),
+}
+"""The head sites that ``get_classifier`` leaves out."""
+
+_SCORES_TOKENS = {"VOLO": ("aux_head",)}
+"""The head sites that score every token; beside these, those of an attention pool."""
+
+_CONVOLVED = {"DLA": True, "DPN": True}
+"""Where the head is a convolution on the pooled map, and while there is none, nothing around its place says so."""
+
+_UNPOOLED = {"EfficientViM": "built with global_pool='', it returns its feature maps and never calls its heads"}
+"""Why a model that does not pool has no head."""
+
+_NO_CLASSIFIER = (
+    "its library made it an encoder for a language model, which has no classifier; it accepts num_classes= and ignores "
+    "it. The architecture of the same name without _enc is the same network with a place for a head"
+)
+"""Why a model without ``get_classifier`` has no head."""
 
 
 def heads(model: nn.Module) -> tuple[Head, ...]:
@@ -51,6 +80,13 @@ def heads(model: nn.Module) -> tuple[Head, ...]:
     return tuple(_head(model, path, role) for path, role in sites(model))
 
 
+def why_headless(model: nn.Module) -> str | None:
+    """Why a timm model has no head; None where it has one."""
+    if not hasattr(model, "get_classifier"):
+        return _NO_CLASSIFIER
+    return None if getattr(model, "global_pool", None) else row_for_class(model, _UNPOOLED)
+
+
 def sites(model: Any) -> Iterator[tuple[str, Role]]:
     """Path and role of each head site of a timm model."""
     result = _classifier(model)
@@ -61,7 +97,7 @@ def sites(model: Any) -> Iterator[tuple[str, Role]]:
             distilled = number > 0 or "head_dist" in path
             yield path, "main" if main else "distilled" if distilled else "summed"
             main = False
-    for path, role in row_for_class(model, MORE_HEADS) or ():
+    for path, role in row_for_class(model, _MORE_HEADS) or ():
         if _has_module(model, path):
             yield path, role
 
@@ -145,7 +181,7 @@ def _head(model: nn.Module, path: str, role: Role) -> Head:
         kind=_kind(model, path, layers[0] if layers else None),
         role=role,
         attributes=attributes if role == "main" else (),
-        tokens=attends(model) or path in (row_for_class(model, SCORES_TOKENS) or ()),
+        tokens=attends(model) or path in (row_for_class(model, _SCORES_TOKENS) or ()),
     )
 
 
@@ -154,7 +190,7 @@ def _kind(model: nn.Module, path: str, layer: nn.Module | None) -> Kind:
     if layer is not None:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"
     *_, owner = around(path)
-    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else row_for_class(model, CONVOLVED)
+    on_map = getattr(model.get_submodule(owner), "use_conv", False) if owner else row_for_class(model, _CONVOLVED)
     return "conv" if on_map else "linear"
 
 
@@ -182,3 +218,143 @@ def _has_module(model: nn.Module, path: str) -> bool:
     for name in path.split("."):
         owner = getattr(owner, name, None)
     return isinstance(owner, nn.Module)
+
+
+def two_tokens(model: Any, tokens: Tensor) -> Tensor:
+    """What two combined heads are given, ``[N, 2, C]``: the class token for one, the distillation token for one."""
+    result: Tensor = model.head_drop(tokens[:, :2])
+    return result
+
+
+def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
+    """What VOLO's two combined heads are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
+    image: Tensor = model.forward_head(tokens, pre_logits=True)
+    return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
+
+
+class _AllTokens:
+    """Stands in for a head that is an attention pool, in its own forward: it scores all tokens before one is picked."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        self._of = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    def _pool(self, tokens: Tensor, *_: int) -> Tensor:
+        return tokens
+
+
+def attended(model: Any, features: Tensor) -> Tensor:
+    """``[N, C, H, W]`` to ``[N, 1 + H * W, C]``: the head of CLIP's ResNets scores all tokens, and then takes one."""
+    result: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
+    return result
+
+
+def first_token(x: Tensor) -> Tensor:
+    """``[N, L, C]`` to ``[N, C]``: the first token's scores, of those of all tokens."""
+    return x[:, 0]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A pooled vector, and other modules before each of two combined heads, such as LeViT's two batch norms.
+
+    Attributes:
+        then: The modules before each head.
+    """
+
+    then: tuple[Chain, ...]
+
+    def __call__(self, model: Any, features: Any) -> Tensor:
+        """Features to ``[N, 2, C]``, what each of the heads is given."""
+        pooled = model.forward_head(features, pre_logits=True)
+        return torch.stack([chain(model, pooled) for chain in self.then], dim=1)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The scores of several heads, combined.
+
+    Attributes:
+        paths: The head sites, in the order in which they are given their parts.
+    """
+
+    paths: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given, as one tensor, to scores."""
+        raise NotImplementedError
+
+    def _scores(self, model: nn.Module, given: tuple[Tensor, ...]) -> list[Tensor]:
+        return [model.get_submodule(path)(x) for path, x in zip(self.paths, given, strict=True)]
+
+
+@dataclass(frozen=True)
+class Averaged(Combined):
+    """The scores of a head and a distilled one, combined as their mean.
+
+    Attributes:
+        paths: The head sites.
+        apart: Whether they are given vectors of their own, ``[N, 2, C]``, or the same one.
+    """
+
+    apart: bool = False
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores."""
+        main, distilled = self._scores(model, pooled.unbind(1) if self.apart else (pooled, pooled))
+        return (main + distilled) / 2
+
+
+@dataclass(frozen=True)
+class PlusBestPatch(Combined):
+    """VOLO's two heads combined: the scores of the image, and half of the best of its patches."""
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores."""
+        image, patches = self._scores(model, (pooled[:, 0], pooled[:, 1:]))
+        return image + 0.5 * patches.max(1)[0]
+
+
+@dataclass(frozen=True)
+class Concatenated(Combined):
+    """CrossViT's heads combined: their mean, where each is given its own part of the vector.
+
+    Attributes:
+        paths: The head sites.
+        widths: How many of the features each is given.
+    """
+
+    widths: tuple[int, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
+        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
+            return pooled
+        return torch.stack(self._scores(model, torch.split(pooled, list(self.widths), dim=1))).mean(0)
+
+
+@dataclass(frozen=True)
+class Weighed(Concatenated):
+    """EfficientViM's heads combined: scores of each depth, weighed and added up; the mean of two sums if distilled.
+
+    Attributes:
+        paths: The head sites, those of the distilled sum after the others.
+        widths: How many of the features each is given.
+        uses: Names of the parameters that weigh the heads of each sum.
+    """
+
+    uses: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
+        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
+        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
+            return pooled
+        sums = len(self.uses)
+        depths = len(self.paths) // sums
+        scores = self._scores(model, torch.split(pooled, list(self.widths[:depths]), dim=1) * sums)
+        weights = [weight for name in self.uses for weight in getattr(model, name).softmax(-1)]
+        weighed = [weight * each for weight, each in zip(weights, scores, strict=True)]
+        result = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
+        return result[0] if sums == 1 else (result[0] + result[1]) / 2

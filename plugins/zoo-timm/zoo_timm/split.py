@@ -1,35 +1,36 @@
 """How the forward of a timm model splits: its features, what its head is given, and what it makes of the scores.
 
 timm's models have ``forward_features`` and ``forward_head`` for that. ``forward_head(pre_logits=True)`` stops before
-the classifier, which may be more than the layer that scores: what else is in there comes after it. Models with several
-heads do not say what each is given; for them there is a class for each way to combine heads.
+the classifier, which may be more than the layer that scores: what else is in there comes after it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo_core.plugin import Chain, Head
-from zoo_timm.heads import NAMES, around, attends, is_timms
-from zoo_timm.heads_by_class import BEFORE_HEAD, COMBINED, FEATURES_LIE, WEIGHED
-from zoo_timm.several_heads import (
+from zoo_timm.heads import (
+    NAMES,
     Apart,
     Averaged,
     Concatenated,
     PlusBestPatch,
     Weighed,
+    around,
     attended,
+    attends,
     first_token,
     image_and_patches,
+    is_timms,
     two_tokens,
 )
 from zoo_timm.stages import layout
 from zoo_timm.stages_by_class import row_for_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -37,6 +38,38 @@ if TYPE_CHECKING:
 
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axes of a map with its channels first, and last, as the other one orders them."""
+
+_FEATURES_LIE: Mapping[str, Literal["NCHW", "NHWC"]] = {
+    # The convolutions of its neck, after blocks that work on the last axis.
+    "VisionTransformerSAM": "NCHW",
+    # What its encoder returns to other networks.
+    "DeepseekVitClassifier": "NHWC",
+}
+"""How the features lie, where it is otherwise than the maps of the stages."""
+
+_WEIGHED: Mapping[str, tuple[str, ...]] = {
+    "EfficientViM": ("weights",),
+    "EfficientViMDistilled": ("weights", "weights_dist"),
+}
+"""The parameters in whose proportions the scores of several heads are added up, one for each group of heads."""
+
+_COMBINED: Mapping[str, Literal["tokens", "concatenated", "patches"]] = {
+    # The main head is given the class token and the distilled one the second token, and not the same vector.
+    "VisionTransformerDistilled": "tokens",
+    "PoolingVisionTransformer": "tokens",
+    # Each head is given the vector of its own branch, or of its own depth.
+    "CrossVit": "concatenated",
+    "EfficientViM": "concatenated",
+    # One head is given the image as a whole, and one its patches.
+    "VOLO": "patches",
+}
+"""What several heads are given, where it is not one vector for all."""
+
+_BEFORE_HEAD: Mapping[str, tuple[str, ...]] = {
+    # Its forward_head(pre_logits=True) stops before the dropout, which is in a Sequential with the head.
+    "MultiScaleVit": ("head.drop",),
+}
+"""What else runs between ``forward_head(pre_logits=True)`` and the head."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +165,7 @@ def _split_of_one_head(model: nn.Module, head: Head) -> Split:
         *_, owner = around(head.path)
         return Split(Features(), PreLogits(Chain(as_map)), Chain(head.path, f"{owner}.flatten" if owner else "flatten"))
     between = Chain(*_after_pre_logits(model, head.path))
-    produced, declared = row_for_class(model, FEATURES_LIE), layout(model)
+    produced, declared = row_for_class(model, _FEATURES_LIE), layout(model)
     if produced == "NCHW" and declared == "NHWC":
         return Split(Features(_TO_LAST), PreLogits(between, _TO_FIRST))
     if produced == "NHWC" and declared == "NCHW":
@@ -143,7 +176,7 @@ def _split_of_one_head(model: nn.Module, head: Head) -> Split:
 def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece]:
     """Pool and classify of the split of a timm model with several heads."""
     paths, widths = tuple(head.path for head in heads), tuple(head.in_features for head in heads)
-    given, weights = row_for_class(model, COMBINED), row_for_class(model, WEIGHED)
+    given, weights = row_for_class(model, _COMBINED), row_for_class(model, _WEIGHED)
     if given == "concatenated":
         return PreLogits(Chain()), Weighed(paths, widths, weights) if weights else Concatenated(paths, widths)
     if given == "patches":
@@ -161,7 +194,7 @@ def _after_pre_logits(model: nn.Module, path: str) -> Iterator[str]:
 
     They are the other children of the classifier's own class, such as the batch norm before LeViT's linear layer.
     """
-    yield from row_for_class(model, BEFORE_HEAD) or ()
+    yield from row_for_class(model, _BEFORE_HEAD) or ()
     for owner in around(path)[1:]:
         module = model.get_submodule(owner)
         if is_timms(module) and "pre_logits" not in signature(type(module).forward).parameters:

@@ -10,8 +10,7 @@ from safetensors.torch import load
 from torch import Generator
 from zoo_tiny import zoo_families
 from zoo_tiny.anatomy import anatomy
-from zoo_tiny.catalog import GLYPHS_V1, cards
-from zoo_tiny.characters import CHARACTERS
+from zoo_tiny.catalog import CHARACTERS, GLYPHS_V1, cards
 from zoo_tiny.distort import clean, distorted
 from zoo_tiny.glyphs import HELD_OUT_FACES, SIDE, TRAINING_FACES, draw
 from zoo_tiny.model import GlyphNet, glyphnet

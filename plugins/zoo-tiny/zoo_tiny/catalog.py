@@ -1,9 +1,20 @@
-"""What the tiny family has: one model, whose weights ship inside this package."""
+"""What the tiny family has: one model, whose weights ship inside this package, and the characters it tells apart.
+
+There is no digit among them, so that digits can show what it learned to see.
+"""
 
 from __future__ import annotations
 
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights
-from zoo_tiny.characters import CHARACTERS
+
+LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZabdefghijlmnqrty"
+"""Latin letters. A small letter that is only a smaller copy of its capital counts as the capital: c, k, o, p, ..."""
+
+OTHERS = "αβγδεζηθλμξπρστφχψωΓΔΘΛΞΠΣΦΨΩБДЖЗИЛФЦЧШЩЪЫЭЮЯбф!?&@#%$+*=/<[{(§€£¥©→∞∫√∂∇"
+"""Greek, Cyrillic and signs."""
+
+CHARACTERS = LETTERS + OTHERS
+"""Every class, in the order of the network's outputs."""
 
 GLYPHS_V1 = Weights(
     tag="GLYPHS_V1",

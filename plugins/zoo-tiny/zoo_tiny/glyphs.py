@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_tiny.characters import CHARACTERS, LETTERS, plain
+from zoo_tiny.catalog import CHARACTERS, LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +32,8 @@ SIDE = 48
 
 _DRAWN_AT = 96
 
+_CAPITALS = {small: small.upper() for small in "ckopsuvwxz"}
+
 
 @dataclass(frozen=True)
 class Glyphs:
@@ -39,7 +41,7 @@ class Glyphs:
 
     Attributes:
         images: ``[N, 48, 48]``, 0 for paper to 255 for ink.
-        labels: ``[N]``, indices into :data:`zoo_tiny.characters.CHARACTERS`.
+        labels: ``[N]``, indices into :data:`zoo_tiny.catalog.CHARACTERS`.
     """
 
     images: NDArray[np.uint8]
@@ -50,7 +52,7 @@ class Glyphs:
 
 
 def draw(faces: Sequence[str]) -> Glyphs:
-    """Draw the glyphs of all characters of :data:`zoo_tiny.characters.CHARACTERS` in every way these faces have.
+    """Draw the glyphs of all characters of :data:`zoo_tiny.catalog.CHARACTERS` in every way these faces have.
 
     Besides the plain letters a face may hold script, Fraktur, double-struck and other mathematical alphabets, which
     Unicode marks as font variants of the letters. They are drawn too.
@@ -82,12 +84,26 @@ def _draw_face(face: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
         font.draw_glyphs_to_bitmap(antialiased=True)
         ink = np.asarray(font.get_image())
         if ink.any():
-            yield _fit(ink), CHARACTERS.index(plain(code))
+            yield _fit(ink), CHARACTERS.index(_plain(code))
 
 
 def _codes(charmap: Mapping[int, int], characters: str) -> set[int]:
     """The code points of a font that are one of the characters, or a mathematical variant of one."""
-    return {code for code in charmap if _is_letter_form(code) and plain(code) in characters}
+    return {code for code in charmap if _is_letter_form(code) and _plain(code) in characters}
+
+
+def _plain(code: int) -> str:
+    """The character whose glyph a code point of a font is, as :data:`CHARACTERS` has it, or else a normalized one.
+
+    Args:
+        code: A Unicode code point; mathematical alphabets (script, Fraktur, double-struck, ...) count as their letters.
+
+    Example:
+        >>> _plain(ord("c")), _plain(0x1D504)
+        ('C', 'A')
+    """
+    normalized = unicodedata.normalize("NFKC", chr(code))
+    return _CAPITALS.get(normalized, normalized)
 
 
 def _is_letter_form(code: int) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zoo_tiny.characters import CHARACTERS
+from zoo_tiny.catalog import CHARACTERS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 
-from zoo_tiny.characters import CHARACTERS
+from zoo_tiny.catalog import CHARACTERS
 from zoo_tiny.distort import clean, distorted
 from zoo_tiny.glyphs import HELD_OUT_FACES, TRAINING_FACES, Glyphs, draw
 from zoo_tiny.model import GlyphNet, glyphnet

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torchvision import models
 
-from zoo_core.plugin import AnatomyError
-from zoo_torchvision import convnets, detection, flow, quantized, segmentation, transformers, video
+from zoo_core.plugin import Anatomy, AnatomyError
+from zoo_torchvision import convnets, detection, segmentation, transformers, video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import nn
 
-    from zoo_core.plugin import Anatomy
 
 _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
     models.AlexNet: convnets.sequential,
@@ -38,7 +37,7 @@ _RULES: Mapping[type[nn.Module], Callable[[Any], Anatomy]] = {
     models.detection.FasterRCNN: detection.rcnn,
     models.detection.RetinaNet: detection.dense,
     models.detection.ssd.SSD: detection.ssd,
-    models.optical_flow.RAFT: flow.raft,
+    models.optical_flow.RAFT: video.raft,
     models.segmentation.DeepLabV3: segmentation.two_classifiers,
     models.segmentation.FCN: segmentation.two_classifiers,
     models.segmentation.LRASPP: segmentation.lraspp,
@@ -66,8 +65,8 @@ def anatomy(model: nn.Module) -> Anatomy:
         >>> found.main.path, found.main.in_features, [stage.stride for stage in found.stages]
         ('fc', 512, [4, 8, 16, 32])
     """
-    if quantized.is_quantized(model):
-        return quantized.anatomy(model)
+    if _is_quantized(model):
+        return _of_quantized(model)
     for kind in type(model).__mro__:
         if kind in _RULES:
             return _read(model, kind)
@@ -90,3 +89,35 @@ def _read(model: nn.Module, kind: type[nn.Module]) -> Anatomy:
             cause=str(error),
             hint="give zoo the model as the library built it, and change its head with zoo.swap_head",
         ) from error
+
+
+_QUANTIZED = "torch.ao.nn.quantized"
+
+
+def _is_quantized(model: nn.Module) -> bool:
+    """Whether a model was built with ``quantize=True``, or quantised later; one that only can be is not.
+
+    Example:
+        >>> from torch import nn
+        >>> _is_quantized(nn.Linear(2, 2))
+        False
+    """
+    # FloatFunctional, which a model that can be quantised has too, is of the same package.
+    kinds = {type(module) for module in model.modules()}
+    return any(kind.__module__.startswith(_QUANTIZED) and kind.__name__ != "FloatFunctional" for kind in kinds)
+
+
+def _of_quantized(model: nn.Module) -> Anatomy:
+    """The anatomy of a quantised model: no head, stem or stages, as its layers hold packed integers, not parameters.
+
+    Args:
+        model: A quantised model.
+    """
+    return Anatomy(
+        heads=(),
+        headless=(
+            f"the layers of this {type(model).__name__} are quantised and have no parameters; change the float model "
+            "and quantise that: the name without quantized_, or for a quantized_ name options={'quantize': False} "
+            "with weights=None"
+        ),
+    )

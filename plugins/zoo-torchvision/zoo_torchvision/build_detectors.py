@@ -63,7 +63,7 @@ def _freeze_norms(body: nn.Module, epsilon: float | None) -> None:
 
 
 def _frozen_parts(name: str, backbone: nn.Module) -> Iterator[nn.Parameter]:
-    """What torchvision does not train of detectors: all before the last three stages, or the first stage of a VGG."""
+    """What is frozen as a detector is built: all before the last three stages, or the first stage of a VGG."""
     if name.startswith("ssdlite"):
         return
     if name.startswith("ssd"):

@@ -202,11 +202,11 @@ def _last_with_weights(model: nn.Module, paths: tuple[str, ...]) -> nn.Module:
 
 
 def _weighs(model: nn.Module, paths: Iterable[str]) -> bool:
-    """Whether modules of a stage to measure have parameters."""
+    """Whether modules of a torchvision model to measure have parameters."""
     return any(True for path in paths for _ in model.get_submodule(path).parameters())
 
 
 def _width(module: nn.Module, *names: str) -> int:
-    """Measure a layer: the number it has under the first of these names that it knows; 0 without one."""
+    """Measure a layer of torchvision: the number it has under the first of these names that it knows; 0 without one."""
     value = next((getattr(module, name) for name in names if hasattr(module, name)), 0)
     return int(value[-1] if isinstance(value, tuple) else value)

@@ -1,4 +1,4 @@
-"""Where the parts of torchvision's video classifiers are. Strides are those of the image, not of time."""
+"""Where the parts of torchvision's models for video are: classifiers, and optical flow. Strides are of the image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from zoo_torchvision.transformers import class_token
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torchvision.models.optical_flow import RAFT
     from torchvision.models.video import S3D, MViT, SwinTransformer3d, VideoResNet
 
 
@@ -116,3 +117,17 @@ def clip_mean(x: Tensor) -> Tensor:
 def channels_second(x: Tensor) -> Tensor:
     """Maps of a video ``[N, T, H, W, C]`` to ``[N, C, T, H, W]``."""
     return x.permute(0, 4, 1, 2, 3)
+
+
+def raft(model: RAFT) -> Anatomy:
+    """Optical flow by RAFT: two encoders see the images, and no layer gives scores of classes.
+
+    The stages are the first encoder's.
+    """
+    rows = [(name, (f"feature_encoder.{name}",)) for name in ("convnormrelu", "layer1", "layer2", "layer3")]
+    return Anatomy(
+        heads=(),
+        stem=("feature_encoder.convnormrelu.0", "context_encoder.convnormrelu.0"),
+        stages=in_sequence(model, rows)[1:],
+        headless=f"{type(model).__name__} gives the motion of every pixel, and no scores of classes",
+    )

@@ -89,7 +89,7 @@ def file_options(entry: Any, kind: str) -> Mapping[str, object]:
 
 
 def file_ignore(kind: str) -> tuple[str, ...]:
-    """Exceptions of a class of torchvision: glob patterns of tensors in its files that its models do not have.
+    """Option of the weights of a class of torchvision: glob patterns of tensors in their files that its models lack.
 
     Args:
         kind: Name of the class that the constructor returns.
