@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import zoo_core as zoo
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
-from zoo_core.recipe.json_arguments import RECORDS, from_plain, to_plain
+from zoo_core.recipe.edits import RECORDS, from_plain, to_plain
 from zoo_core.recipe.rebuild import Limit
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.describe import LAYERS

@@ -26,7 +26,7 @@ from torch import nn
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_core.recipe import folder as folders
-from zoo_core.recipe.json_arguments import from_plain, to_plain
+from zoo_core.recipe.edits import from_plain, to_plain
 from zoo_core.recipe.record import FORMAT
 from zoo_core.recipe.state import covering
 from zoo_core.registry.plugins import load_plugin

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
-from zoo_core.recipe.plain_files import check_plain_file
-from zoo_core.recipe.record import FILE, Recipe, read_recipe
+from zoo_core.recipe.record import FILE, Recipe, check_plain_file, read_recipe
 from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.unfinished import is_unfinished, unfinished_folder
@@ -109,7 +108,7 @@ def _replace(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> None:
 
 
 def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
-    """Write the tensors and the recipe into a folder that nothing points to yet, and give the name of the tensors."""
+    """Fill the folder of a save, which nothing points to yet, with recipe and tensors, and give the name of these."""
     from safetensors.torch import save_file
 
     path = folder / "model.safetensors"

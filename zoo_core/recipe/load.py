@@ -13,8 +13,8 @@ from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import names_in, rebuild_on_base_weights
+from zoo_core.recipe.edits import holds_custom
 from zoo_core.recipe.folder import read_tensors
-from zoo_core.recipe.json_arguments import holds_custom
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
 from zoo_core.registry.register import is_own_code

@@ -13,9 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo_core.build.construct import construct
 from zoo_core.errors import UnknownFamily, UnknownModel, Unreadable, ZooError
-from zoo_core.recipe.edits import repeat
+from zoo_core.recipe.edits import from_plain, repeat
 from zoo_core.recipe.edits_by_hand import may_be_set
-from zoo_core.recipe.json_arguments import from_plain
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
-
 
 _SPARE = 1 << 26
 """Elements beside those of the file: heads that were replaced, position tables, the batch that proves a new head."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.images.preprocessing import preprocessing_of_save
-from zoo_core.recipe.plain_files import check_plain_file
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import visible
+from zoo_core.utils.no_follow import real
 from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_json
 from zoo_core.weights.formats.plain_pickle import NotPlain
@@ -24,7 +25,6 @@ from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
     import os
-
 
 FORMAT = 2
 """The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""
@@ -316,3 +316,41 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
         "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),
     }
     return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
+
+
+_BLOBS = "blobs"
+"""Where the Hugging Face cache keeps what the links in a ``snapshots/<revision>`` folder point to."""
+
+
+def check_plain_file(path: Path, *, limit: int | None = None) -> None:
+    """Refuse what is no ordinary file of the folder that it is in.
+
+    Args:
+        path: A file that a saved folder should have.
+        limit: The most bytes that it may have.
+
+    Raises:
+        FileNotFoundError: There is none.
+        Unreadable: It is a link to another place, a pipe, a device, a folder, or too large.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        if real(path).parent != real(path.parent).parent.parent / _BLOBS:
+            raise _not_plain(path, "a link to another place")
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_plain(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device")
+    if limit is not None and status.st_size > limit:
+        raise _not_plain(path, f"{status.st_size} bytes, and {limit} at most are read")
+
+
+def _not_plain(path: Path, got: str) -> Unreadable:
+    """Error for what is no plain file in a saved folder."""
+    return Unreadable(
+        f"{path} is not read",
+        expected="an ordinary file, as zoo.save writes it",
+        got=got,
+        done="nothing was opened",
+        hint="copy the folder with its files and not with links: cp -rL",
+        path=path,
+    )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import re
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -14,24 +11,20 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed, nn
 
 from zoo_core.contract.card_file import preprocessing_to_record
-from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooError, ZooWarning
+from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooWarning
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import has_base, leave_out_base
-from zoo_core.recipe.edits import edit_to_plain, repeat
-from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
+from zoo_core.recipe.edits import edit_to_plain, to_plain
 from zoo_core.recipe.folder import check_target, write
-from zoo_core.recipe.json_arguments import to_plain
-from zoo_core.recipe.rebuild import rebuild
+from zoo_core.recipe.proof import customs_in, proven
 from zoo_core.recipe.record import Recipe, versions_for
 from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
-from zoo_core.surgery.head.describe import Custom
-from zoo_core.surgery.head.multi_head import Heads
-from zoo_core.surgery.head.scores import classes_by_head, scoring_part
-from zoo_core.surgery.metadata import Edit, metadata_of, unwrap
+from zoo_core.surgery.head.scores import classes_by_head
+from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.hooks import FORWARD, has_hooks
 from zoo_core.utils.memory_format import is_channels_last
@@ -39,7 +32,7 @@ from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from zoo_core.contract.card import Card, Preprocessing
@@ -67,176 +60,6 @@ def _unsharded(model: nn.Module) -> Iterator[nn.Module | None]:
         distributed.broadcast_object_list(failure, src=0)
         if failure[0] and not writes:
             raise WeightsError(f"the first process could not save: {failure[0]}")
-
-
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_NOTHING = "nothing: it would not be there"
-
-
-_BY_HAND = (
-    "layers that are none of torch.nn were put in by hand, or it was adopted under another name or with other options",
-    'a function that builds and changes it, under @zoo.register("mine/net"), is a model that can be saved',
-)
-_TOOLS = (
-    (
-        "weight_mask",
-        "torch.nn.utils.prune masks its weights",
-        "torch.nn.utils.prune.remove(layer, 'weight') of each makes it plain",
-    ),
-    (
-        "parametrizations",
-        "its weights are parametrized",
-        "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') of each makes it plain",
-    ),
-    (
-        "weight_g",
-        "torch.nn.utils.weight_norm computes its weights",
-        "torch.nn.utils.remove_weight_norm(layer) of each makes it plain",
-    ),
-    (
-        "weight_u",
-        "torch.nn.utils.spectral_norm computes its weights",
-        "torch.nn.utils.remove_spectral_norm(layer) of each makes it plain",
-    ),
-    (
-        "fake_quantizer",
-        "torchao has prepared it for training that knows of quantization",
-        "torchao's quantize_(model, QATConfig(step='convert')) makes plain layers of it; or save its state dict",
-    ),
-    (
-        "_orig_mod",
-        "torch.compile wraps some of its layers",
-        "layer.compile() in place of model.layer = torch.compile(model.layer) leaves no wrapper",
-    ),
-    (
-        "FrozenBatchNorm",
-        "its batch norms were converted to frozen ones",
-        "zoo.freeze(model) holds batch norms as they are, and keeps their class; leave the conversion out",
-    ),
-)
-"""What tools leave in a model, why a recipe cannot make that, and what can be done."""
-
-
-def _prove(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -> Recipe:
-    """Build the model from the recipe of its save, and compare every shape, and every module's class and settings.
-
-    Args:
-        model: The model, without wrappers.
-        known: What zoo knows of it.
-        recipe: What would be saved.
-        custom: Whether heads of their own code, which only their owner can build, may be saved.
-
-    Returns:
-        The recipe, with what was changed by hand as its last edit.
-
-    Raises:
-        NotSupported: The recipe makes another model, or none.
-    """
-    heads = {
-        name: head for edit in known.edits for value in edit.arguments.values() for name, head in _customs_in(value)
-    }
-    if heads and not custom:
-        _refuse_custom(heads)
-    try:
-        recipe, twin = _recipe_and_twin(model, known, recipe, heads)
-        following = {
-            *known.anatomy.channel_attributes,
-            *(path for head in known.anatomy.heads for path in head.attributes),
-        }
-        if changes := changes_by_hand(model, twin, following):
-            edit = edit_to_plain(Edit(VERB, changes))
-            recipe, twin = replace(recipe, edits=[*recipe.edits, edit]), repeat(twin, edit)
-    except ZooError as error:
-        if heads:
-            return recipe  # only a caller who has their code can build it
-        raise NotSupported(
-            f"{recipe.id} cannot be built again as it is now",
-            got=error.summary,
-            cause=str(error.__cause__ or "") or "layers have other widths, as structured pruning leaves them",
-            hint='a function that builds and prunes it, under @zoo.register("mine/net"), is a model that can be saved',
-        ) from error
-    _compare(model, "tensors", _shapes(model), _shapes(twin))
-    _compare(model, "modules", *_settings(model, twin, following))
-    return recipe
-
-
-def _recipe_and_twin(
-    model: nn.Module, known: Metadata, recipe: Recipe, heads: Mapping[str, Custom]
-) -> tuple[Recipe, nn.Module]:
-    """Recipe to save, and what it makes; without heads put in by hand where they need other changes before."""
-    given = {name: copy.deepcopy(_head(model, known, name)).cpu() for name in heads}
-    try:
-        return recipe, unwrap(rebuild(recipe, given, options=known.options))
-    except ZooError:
-        own = [
-            plain
-            for edit, plain in zip(known.edits, recipe.edits, strict=True)
-            if edit.verb == VERB or not edit.by_hand
-        ]
-        if len(own) == len(recipe.edits):
-            raise
-        recipe = replace(recipe, edits=own)
-        return recipe, unwrap(rebuild(recipe, given, options=known.options))
-
-
-def _head(model: nn.Module, known: Metadata, name: str) -> nn.Module:
-    site = model.get_submodule(known.anatomy.main.path if known.anatomy.main else "")
-    return scoring_part(site[name]) if isinstance(site, Heads) and name in site else site
-
-
-def _shapes(model: nn.Module) -> dict[str, str]:
-    return {name: f"of the shape {tuple(tensor.shape)}" for name, tensor in model.state_dict().items()}
-
-
-def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The class of each saved module and what it says of itself: a dropout rate shows in no tensor."""
-    ours, theirs = (dict(each.named_modules(remove_duplicate=False)) for each in (model, twin))
-    said = [
-        {path or "the model itself": _described_module(each) for path, each in some.items()} for some in (ours, theirs)
-    ]
-    for path in ours.keys() & theirs.keys():
-        now, then = settings_of(ours[path]), settings_of(theirs[path])
-        dot = f"{path}." if path else ""
-        for name in now.keys() & then.keys() - {each.removeprefix(dot) for each in following if each.startswith(dot)}:
-            said[0][f"{dot}{name}"], said[1][f"{dot}{name}"] = f"= {now[name]!r}", f"= {then[name]!r}"
-        if "forward" in vars(ours[path]) and "forward" not in vars(theirs[path]) and not _is_own_forward(ours[path]):
-            said[0][f"{dot}forward"] = "is a function of its own"
-    return said[0], said[1]
-
-
-def _is_own_forward(module: nn.Module) -> bool:
-    """Whether the forward of a module to save only wraps that of its class, as mixed precision does."""
-    forward = inspect.unwrap(vars(module)["forward"])
-    return getattr(forward, "__func__", forward) is type(module).forward
-
-
-def _described_module(module: nn.Module) -> str:
-    """Description of a module to save by itself, to compare it with the one that the recipe makes."""
-    # some libraries say what their layers are in repr, and not in extra_repr where torch looks for it
-    said = module.extra_repr() if next(module.children(), None) else repr(module)
-    if isinstance(module, nn.Sequential | nn.ModuleList):
-        return f"a {kind_of(module)} of {', '.join(name for name, _ in module.named_children())}"
-    if kind_of(module).startswith("a "):
-        return f"{kind_of(module)} ({module.extra_repr()})"
-    return f"a {kind_of(module)}: {_ADDRESS.sub('', said)}"
-
-
-def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[str, str]) -> None:
-    """Refuse to save a model that differs from what its recipe makes, with the likely cause."""
-    differing = [name for name in {**now, **then} if now.get(name) != then.get(name)]
-    if differing:
-        name = differing[0]
-        kinds = {type(each).__name__ for each in model.modules()}
-        said = " ".join([*differing, *(now[each] for each in differing if each in now), *kinds])
-        cause, hint = next(((cause, hint) for word, cause, hint in _TOOLS if word in said), _BY_HAND)
-        raise NotSupported(
-            f"{len(differing)} {what} of this {type(model).__name__} are not what its recipe makes",
-            expected=f"{name} {then.get(name, _NOTHING)}",
-            got=f"{name} {now.get(name, _NOTHING)}",
-            cause=cause,
-            hint=hint,
-            names=tuple(differing),
-        )
 
 
 @strict_arguments
@@ -343,9 +166,9 @@ def _save(
     known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
-    recipe = _prove(bare, known, recipe, custom=custom_heads)
+    recipe = proven(bare, known, recipe, custom=custom_heads)
     _warn_of_hooks(bare)
-    is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in _customs_in(value))
+    is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
     if with_base is False and is_custom:
         raise NotSupported(
             "what published weights have cannot be left out beside a head of its own code",
@@ -433,27 +256,3 @@ def _first_weights(known: Metadata) -> dict[str, Any]:
     receipt = known.receipt
     result = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
     return {name: value for name, value in result.items() if value}
-
-
-def _customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
-    """The modules in the heads to save that only their own code can build, by the name of their head."""
-    if isinstance(value, Custom):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _customs_in(each, str(key))
-
-
-def _refuse_custom(found: Mapping[str, Custom]) -> None:
-    """Refuse to save modules that no recipe can build.
-
-    Raises:
-        NotSupported: There are some.
-    """
-    for name, custom in found.items():
-        raise NotSupported(
-            f"the head {name!r} is a {custom.kind}, which a recipe cannot build",
-            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
-            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
-            name=name,
-        )
