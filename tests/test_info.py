@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import zoo_core as zoo
 from zoo_core import Card, Licenses, Preprocessing, Weights
 from zoo_core.cli.group import zoo as command
-from zoo_core.registry.same_name import differences
+from zoo_core.registry.info import differences
 
 
 def test_a_name_of_three_families_means_that_of_the_first():

@@ -40,9 +40,9 @@ from .prediction.sliding_window import WindowScores as WindowScores
 from .prediction.sliding_window import sliding_window as sliding_window
 from .recipe.load import load as load
 from .recipe.save import save as save
+from .registry.info import info as info
 from .registry.register import register as register
 from .registry.zoo import Zoo as Zoo
-from .registry.zoo import info as info
 from .registry.zoo import list as list  # noqa: A004 - zoo.list is the field's word for it
 from .registry.zoo import use as use
 from .sharing.push import push as push

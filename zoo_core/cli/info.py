@@ -10,7 +10,7 @@ import click
 
 from zoo_core.cli.console import echo, paragraph, terminal
 from zoo_core.cli.options import complete_model
-from zoo_core.registry.same_name import Info, differences, lines_on_others, outline
+from zoo_core.registry.info import Info, differences, lines_on_others, outline
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import is_folder, is_written_as_path
 

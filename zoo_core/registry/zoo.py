@@ -26,8 +26,7 @@ from zoo_core.registry.lookup_errors import (
     unknown_task,
 )
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
-from zoo_core.registry.same_name import Info
-from zoo_core.utils.arguments import strict_arguments, strict_arguments_of
+from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.paths import is_folder, is_written_as_path
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ class Zoo:
         for name, value in {"pattern": pattern, "family": family, "task": task}.items():
             if not isinstance(value, str) and (value is not None or name == "pattern"):
                 raise UsageError(f"{name} cannot be {value!r}", expected="a text", argument=name)
-        named = [self.member(name) for name in (family, _family_in(pattern)) if name is not None]
+        named = [self.member(name) for name in (family, self._family_in(pattern)) if name is not None]
         members = named[:1] or [each for each in self.usable(listed=True) if not each.problem]
         names = {member.family.name: member.cards.of_task(task) for member in members}
         if task is not None and not any(names.values()):
@@ -170,6 +169,12 @@ class Zoo:
             heard = ids if "/" in pattern else models
             result += [each for each, text in zip(ids, heard, strict=True) if matches(text)]
         return result
+
+    @staticmethod
+    def _family_in(pattern: str) -> str | None:
+        """The family that a pattern of names is in, when that says it without wildcards."""
+        family = pattern.rpartition("/")[0]
+        return family if family and not _GLOB.intersection(family) else None
 
     def entries(
         self, pattern: str = "*", *, family: str | None = None, task: str | None = None
@@ -300,12 +305,6 @@ class Zoo:
         return member
 
 
-def _family_in(pattern: str) -> str | None:
-    """The family of a zoo that a pattern of names is in, when that says it without wildcards."""
-    family = pattern.rpartition("/")[0]
-    return family if family and not _GLOB.intersection(family) else None
-
-
 _current: ContextVar[Zoo | None] = ContextVar("zoo", default=None)
 _default: list[Zoo] = []
 
@@ -341,7 +340,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 class ModelNames(builtins.list[str]):
-    """Names of models in the registry, as ``zoo.list`` gives them; a notebook shows a table of what these cost."""
+    """Names of models of the zoo in use; a notebook shows a table of what these cost."""
 
     _MOST = 50
     """Rows of that table."""
@@ -370,7 +369,7 @@ def list_models(
     input_size: int | None = None,
     sort: str | None = None,
 ) -> builtins.list[str]:
-    """The qualified names of the models in the registry that match; imports neither torch nor a model library.
+    """The qualified names of the models of the zoo in use that match; imports neither torch nor a model library.
 
     A family whose library is not installed is left out, unless ``family`` or the pattern names it.
 
@@ -410,28 +409,6 @@ def list_models(
     if all(value is None for value in filters.values()):
         return ModelNames(zoo.list(pattern, family=family, task=task))  # which reads no card
     return ModelNames(each.id for each in zoo.choose(pattern, family=family, task=task, **filters))
-
-
-@strict_arguments
-def info(name: str) -> Info:
-    """The card that the registry in use has under a name, without importing torch or the model's library.
-
-    Printed, it says too which other families have a model of that name, and how those are different: in their
-    preprocessing, above all. ``info(name).others`` are their cards.
-
-    Args:
-        name: ``family/name``, or an unqualified name, which means that of the first family that has it.
-
-    Raises:
-        UnknownModel: No family has it; close matches are listed.
-
-    Example:
-        >>> import zoo_core as zoo
-        >>> zoo.info("resnet18").default
-        'IMAGENET1K_V1'
-    """
-    zoo = current_zoo()
-    return Info.of(zoo.resolve(name)[0], zoo.find)
 
 
 list = list_models  # noqa: A001 - zoo.list is the field's word for it

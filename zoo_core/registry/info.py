@@ -1,4 +1,4 @@
-"""Models of one name in several families, and what is different about them. No torch."""
+"""``zoo.info``: what a name means, and what is different about models of that name in other families. No torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from zoo_core.contract.card import Card, Preprocessing, Weights
+from zoo_core.registry.zoo import current_zoo
+from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
 class Info(Card):
-    """The card that a name means, and the cards that other families have under the same name.
+    """Info on a model: the card that its name means, and the cards that other families have under the same name.
 
     Printed, it says in a few lines what the model is, who else has its name, and what is different there.
 
@@ -55,14 +57,14 @@ class Info(Card):
 
 
 def outline(card: Card) -> str:
-    """What a model is, in the first line on those of the same name."""
+    """What a model is, in the first line of the info on it."""
     size = "x".join(str(side) for side in card.input_size)
     parameters = f"{card.parameters:,} parameters, " if card.parameters else ""
     return f"{card.task}, {parameters}input {size}, {card.num_classes} classes, built by {card.build}"
 
 
 def lines_on_others(card: Info) -> Iterator[str]:
-    """A line for each other family that has the same name, and one on which of them the name alone means.
+    """Info on each other family that has the same name, a line each, and one on which of them the name alone means.
 
     Args:
         card: The model that was requested.
@@ -128,3 +130,25 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@strict_arguments
+def info(name: str) -> Info:
+    """The card that the registry in use has under a name, without importing torch or the model's library.
+
+    Printed, it says too which other families have a model of that name, and how those are different: in their
+    preprocessing, above all. ``info(name).others`` are their cards.
+
+    Args:
+        name: ``family/name``, or an unqualified name, which means that of the first family that has it.
+
+    Raises:
+        UnknownModel: No family has it; close matches are listed.
+
+    Example:
+        >>> import zoo_core as zoo
+        >>> zoo.info("resnet18").default
+        'IMAGENET1K_V1'
+    """
+    zoo = current_zoo()
+    return Info.of(zoo.resolve(name)[0], zoo.find)
