@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.build.as_published import as_published
+from zoo_core.build.construct import as_published
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of

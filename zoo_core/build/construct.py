@@ -1,9 +1,10 @@
-"""From a card to a model: the library's own constructor, and what zoo knows of what it made."""
+"""From a card to a model: the library's own constructor, with values or without, and what zoo knows of what it made."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
 from zoo_core.build.skip_init import without_values
@@ -103,3 +104,26 @@ def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] |
             hint="register a function that gives them: zoo.register(name)(lambda: Net(64))" if is_own else None,
             family=card.family,
         ) from error
+
+
+def as_published(card: Card) -> nn.Module:
+    """Construct the model of a card as its default weights have it, without values.
+
+    Args:
+        card: Of the model.
+
+    Raises:
+        ZooError: It cannot be built here.
+
+    Example:
+        >>> from zoo_core.registry.zoo import current_zoo
+        >>> as_published(current_zoo().resolve("tiny/glyphnet")[0]).fc.weight.device.type
+        'meta'
+    """
+    entry = next((each for each in card.weights if each.tag == card.default), None)
+    options = {**card.options, **(entry.options if entry else {})}
+    try:
+        with torch.device("meta"):
+            return construct(card, options, values=True)
+    except Exception:  # noqa: BLE001 - some constructors compute with numbers, which the meta device has not
+        return construct(card, options, values=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
 from torch.utils.flop_counter import flop_registry
 
-from zoo_core.build.as_published import as_published
+from zoo_core.build.construct import as_published
 from zoo_core.contract.cost_files import Cost, Parts
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of

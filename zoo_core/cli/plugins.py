@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo_core.registry.families import Member
     from zoo_core.registry.plugins import Plugin
     from zoo_core.registry.zoo import Zoo
+    from zoo_core.weights.checkpoint.signatures import Signature
 
 
 @click.command()
@@ -214,17 +215,30 @@ def signatures(family: str, file: Path) -> None:
 
     Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
     """
-    from zoo_core.build.as_published import signature_of
     from zoo_core.weights.checkpoint.signatures import write_signatures
 
     made = []
     for card in current_zoo().member(family).cards.values():
         try:
-            made.append(signature_of(card))
+            made.append(_signature_of(card))
         except ZooError as error:
             echo(f"left out: {card.id}: {error.summary}", err=True)
     file.write_bytes(write_signatures(made))
     echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
+def _signature_of(card: Card) -> Signature:
+    """The signature of a model as its default weights have it, for ``zoo plugin signatures``."""
+    from zoo_core.build.construct import as_published
+    from zoo_core.surgery.metadata import anatomy_of
+    from zoo_core.weights.checkpoint.signatures import sign
+
+    model = as_published(card)
+    anatomy = anatomy_of(model)
+    apart = {*(site.path for site in anatomy.heads), *(f"{path}.weight" for path in anatomy.stem)}
+    apart |= {anatomy.keypoints} if anatomy.keypoints else set()
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if hasattr(value, "shape")}
+    return sign(card.id, shapes, apart)
 
 
 @plugin.command()
