@@ -9,7 +9,16 @@ from support import odd_toys, toys
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError
-from zoo_core.testing import CHECKS, NotChecked, check_freeze, check_in_channels, judge, model_under_test, shapes_above
+from zoo_core.testing import (
+    CHECKS,
+    NotChecked,
+    check_freeze,
+    check_in_channels,
+    check_state,
+    judge,
+    model_under_test,
+    shapes_above,
+)
 from zoo_core.testing.choosing import cards_named, sampled, shard
 
 CARDS = [replace(toys.CARD, name=f"toy{index}") for index in range(10)]
@@ -103,6 +112,34 @@ def zoo_testing_norms(card):
     from zoo_core.testing import check_norms
 
     check_norms(card)
+
+
+def copied(state, model):
+    """As a library's own loader does, which builds a model and copies the file into it."""
+    theirs = toys.Toy().state_dict()
+    return {name: theirs[name].copy_(tensor) for name, tensor in state.items() if name in theirs}
+
+
+def shifted(state, model):
+    """The same, and wrong."""
+    return {name: tensor + 1 for name, tensor in copied(state, model).items()}
+
+
+@pytest.mark.parametrize(("convert", "outcome"), [("copied", "passed"), ("shifted", "failed")])
+def test_a_conversion_that_needs_values_is_given_some_where_the_rest_is_checked_by_shapes(convert, outcome):
+    weights = replace(toys.V1, convert=f"{__name__}:{convert}")
+    card = replace(toys.CARD, parameters=10**6, weights=(weights,))
+    with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
+        assert judge(check_state, card).outcome == outcome
+
+
+def test_a_conversion_that_needs_values_is_not_checked_on_a_model_too_large_for_that(monkeypatch):
+    monkeypatch.setattr("zoo_core.testing.checks.weights_entries.SHAPES_ABOVE", 10)
+    card = replace(toys.CARD, parameters=10**6, weights=(replace(toys.V1, convert=f"{__name__}:copied"),))
+    with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
+        verdict = judge(check_state, card)
+    assert verdict.outcome == "skipped"
+    assert "fails without values" in verdict.reason
 
 
 def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():

@@ -27,10 +27,10 @@ from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.structure import inside
 from zoo_core.testing.files import files_left
-from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import same
 from zoo_core.testing.process import printed, watched, without_network
-from zoo_core.testing.under_test import by_shapes, model_under_test
+from zoo_core.testing.under_test import SHAPES_ABOVE, by_shapes, model_under_test
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
@@ -303,6 +303,10 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
         return  # what a quantised model keeps is no layout of a file that something could be converted from
     own = {name: _other_values(tensor) for name, tensor in layout.items()}
     label = f"{label}: {weights.convert}"
+    if any(each.is_meta for each in own.values()) and _converted_or_refused(weights.convert, own, model) is None:
+        model = _with_zeros(label, model)
+        layout = model.state_dict()
+        own = {name: _other_values(tensor) for name, tensor in layout.items()}
     before = dict(_marks(model))
     with watched() as changes, printed() as text, files_left() as files, without_network() as hosts, seeded(_SEED):
         state = _converted(label, weights.convert, dict(own), model)
@@ -362,6 +366,24 @@ def _converted_or_refused(convert: str, state: dict[str, Tensor], model: nn.Modu
     with suppress(Exception):
         return dict(resolve_name(convert)(state, model))
     return None
+
+
+def _with_zeros(label: str, model: nn.Module) -> nn.Module:
+    """A copy of the model with values, for a weights conversion that fails without: a library's loader copies them.
+
+    Raises:
+        NotChecked: It is too large for that.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    count = sum(tensor.numel() for tensor in tensors.values())
+    if count > SHAPES_ABOVE:
+        raise NotChecked(f"{label} fails without values, and {count:,} of them are too many to check it with")
+    memo: dict[int, Any] = {}
+    for tensor in tensors.values():
+        zeros = torch.zeros_like(tensor, device="cpu")
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        memo[id(tensor)] = torch.nn.Parameter(zeros, requires_grad=tensor.requires_grad) if is_parameter else zeros
+    return copy.deepcopy(model, memo)
 
 
 def _other_values(tensor: Tensor) -> Tensor:
