@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zoo_core.cli.check_run import Choice
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.weights.artefact import Artefact
+    from zoo_core.weights.request import Artefact
 
 _OF_ONE = {"compiled": "--compile", "tasks": "--task", "expected": "--expect"}
 """Options whose names mean something in one family only."""

@@ -10,10 +10,10 @@ from zoo_core import settings
 from zoo_core.errors import DigestMismatch, FetchError, Offline, Untrusted
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
-from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.mirrors import digest_at_mirror
 from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewhere
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
+from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
 from zoo_core.weights.transport.hub_headers import commit_of, declared_digest

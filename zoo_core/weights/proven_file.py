@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand
-from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.checkpoint.read import shards_in
-from zoo_core.weights.request import Request
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock, require_preprocessing
 from zoo_core.weights.trust.rules import checked_trust, known_bytes

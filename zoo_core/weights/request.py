@@ -1,4 +1,4 @@
-"""The request for a file: one record, handed unchanged from the caller to the transport."""
+"""The request for a file, handed unchanged from the caller to the transport, and the artefact that answers it."""
 
 from __future__ import annotations
 
@@ -102,3 +102,25 @@ class Request:
         unknown = "unknown-" + hashlib.sha256("\n".join(self.urls).encode()).hexdigest()[:16]
         digest = self.sha256[:16] or unknown
         return f"{stem}-{digest}.{suffix}" if stem and dot else f"{self.file}-{digest}"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """The artefact that answers a request: a file of weights on disk, and why it is believed.
+
+    Attributes:
+        path: Where it is.
+        sha256: Its whole digest; ``""`` for a user's own file, which is not hashed.
+        size: Its length in bytes.
+        source: The url it came from, without passwords and keys.
+        strength: What vouches for it: ``"proven"`` by a whole digest that was known before; ``"weak"``, a prefix, the
+            whole digest being pinned since; ``"declared"`` by its server; ``"first-use"``; or ``"local"``.
+        fetched: Whether bytes had to be moved, from the network or from a copy.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    source: str
+    strength: str
+    fetched: bool

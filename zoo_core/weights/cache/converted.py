@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from zoo_core.weights.artefact import Artefact
+    from zoo_core.weights.request import Artefact
 
 FOLDER = "converted"
 _REF = "ref"

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import Untrusted
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
-from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.refs import pinned
 from zoo_core.weights.cache.store import Entry
 from zoo_core.weights.download.disk import read_error
 from zoo_core.weights.download.from_sources import download
-from zoo_core.weights.request import Request
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
     from zoo_core.weights.cache.store import Cache
-
 
 _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.*)?")
 

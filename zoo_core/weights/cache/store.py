@@ -14,11 +14,11 @@ from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
-from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.cache.location import cache_folder, is_only_found, write_tag
 from zoo_core.weights.cache.refs import Ref, now, read_ref, ref_name
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_mode
+from zoo_core.weights.request import Artefact
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
-from zoo_core.weights.artefact import Artefact
 from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.ownership import turn
 from zoo_core.weights.download.partial import Partial, Stolen, partials
 from zoo_core.weights.download.transfer import Transfer
 from zoo_core.weights.formats.sniff import describe
+from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
 from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.sources import source_of
