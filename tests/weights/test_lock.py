@@ -8,11 +8,10 @@ from support.loopback import sha256
 
 import zoo_core as zoo
 from zoo_core import Card, Licenses, Preprocessing, Weights
-from zoo_core.cli.lock import _entry
+from zoo_core.cli.lock import _entry, urls_at_commit
 from zoo_core.errors import DigestMismatch, LockError, UnknownTag
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import obtain
-from zoo_core.weights.cache_miss import urls_at_commit
 from zoo_core.weights.trust.lock import Locked, current_lock, find_lock, held_tag, read_lock, write_lock
 
 DATA = os.urandom(50_000)

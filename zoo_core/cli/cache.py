@@ -66,7 +66,7 @@ def _entry_record(item: inventory.Kept) -> dict[str, Any]:
 @click.argument("pattern", nargs=-1, required=True, shell_complete=complete_kept)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
-    """Remove the weights whose names match PATTERN, with or without the tag."""
+    """Remove from the cache the weights whose names match PATTERN, with or without the tag."""
     kept, _ = inventory.contents(Cache(), pattern)
     freed = pruning.remove(Cache(), kept)
     if as_json:
@@ -80,7 +80,7 @@ def rm(pattern: tuple[str, ...], *, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(unused: float | None, *, dry_run: bool, as_json: bool) -> None:
-    """Remove what nothing needs: bad files, files without a name, and what dead downloads left."""
+    """Remove from the cache what nothing needs: bad files, files without a name, and what dead downloads left."""
     result, old = pruning.leftovers(Cache(), unused_days=unused)
     if as_json:
         files = [{"path": str(item.path), "size": item.size, "reason": item.reason} for item in result]
@@ -140,7 +140,7 @@ def _count(items: Iterable[object], noun: str, several: str = "") -> str:
 
 @click.group()
 def mirror() -> None:
-    """Serve weights to other machines."""
+    """Serve weights in the cache to other machines."""
 
 
 @mirror.command("export")
@@ -160,7 +160,7 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
 
 @click.group()
 def bundle() -> None:
-    """Carry weights to a machine without a network, in one file."""
+    """Carry weights in the cache to a machine without a network, in one file."""
 
 
 @bundle.command("export")

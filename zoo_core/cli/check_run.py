@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
     Plan = Sequence[tuple[Card, Sequence[Callable[[Card], None]]]]
 
+_MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped": "dim"}
+_SHOWN = 3
+_SAVED = 400
+"""New verdicts after which the JSON file is written again: those of about 25 models."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -208,12 +213,6 @@ def _empty_report(family: str, limit: int) -> Report:
     library = f", {requires} {version(requires)}" if requires else ""
     today = datetime.now(tz=UTC).date().isoformat()
     return Report(family, f"{member.plugin.origin}{library}", len(member.cards), limit, made=today)
-
-
-_MARKS = {"failed": "red", "refused": "yellow", "expected": "yellow", "skipped": "dim"}
-_SHOWN = 3
-_SAVED = 400
-"""New verdicts after which the JSON file is written again: those of about 25 models."""
 
 
 def run_checks(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:

@@ -62,7 +62,7 @@ def note(text: object) -> None:
 
 
 class Verbosity:
-    """How much is written to the standard streams besides results and errors.
+    """How much is written to the console besides results and errors.
 
     Attributes:
         quiet: Whether notes and warnings are left out.
@@ -81,7 +81,7 @@ INTERRUPTED = 130
 
 
 def open_streams() -> None:
-    """Make both streams usable. Output that was closed fails when it is written, and errors that were closed vanish."""
+    """Make both streams of the console usable: closed output fails when it is written, and closed errors vanish."""
     if sys.stdout is None:  # its number is taken too, so that no other file gets it and what libraries print
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the whole run, and no path
     if sys.stderr is None:
@@ -93,12 +93,12 @@ def open_streams() -> None:
 
 
 def discard_output() -> None:
-    """Send what is still to be written to stdout nowhere: Python would fail a second time when it ends."""
+    """Send what is still to be written to the console nowhere: Python would fail a second time when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encoding error handler of standard output and error: file names in their own bytes, other letters escaped."""
+    """Encoding error handler of the console: file names in their own bytes, other letters escaped."""
     for handler in ("surrogateescape", "backslashreplace"):
         try:
             return codecs.lookup_error(handler)(error)

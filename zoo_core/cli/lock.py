@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from itertools import chain
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.cli.options import complete_model
 from zoo_core.errors import DigestMismatch, LockError, UsageError
@@ -139,7 +141,6 @@ def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Lo
     """The entry that ``zoo lock`` writes for a model's weights: urls, digest, size, and the library's version."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from zoo_core.weights.cache_miss import urls_at_commit
     from zoo_core.weights.transport.urls import without_password
 
     member = zoo.member(card.family)
@@ -234,3 +235,29 @@ def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool
         card, tag = current_zoo().resolve(entry.name)
         weights = card.find(tag)
     return obtain(card, weights, licenses=licenses or None).fetched
+
+
+def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
+    """The urls that ``zoo lock`` writes; those of the hub also at the commit that has the file: a branch may move on.
+
+    Nothing is added offline, nor where the hub does not answer, or has another file by now.
+
+    Args:
+        urls: In the order in which they are tried.
+        sha256: Of the file.
+    """
+    from zoo_core.weights.cache_miss import rewritten
+    from zoo_core.weights.transport.failures import Failure
+    from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
+    from zoo_core.weights.transport.hub_headers import commit_of
+    from zoo_core.weights.transport.policy import Policy
+
+    result: list[str] = []
+    for url in urls:
+        place = rewritten(url)
+        if looks_like_hub(place) and not settings.offline() and not (hub_is_offline() and is_hub(place)):
+            with contextlib.suppress(Failure):
+                if commit := commit_of(place, sha256, Policy()):
+                    result.append(at_commit(url, commit))
+        result.append(url)
+    return tuple(dict.fromkeys(result))

@@ -11,12 +11,15 @@ from pkgutil import resolve_name
 from string import Template
 from typing import TYPE_CHECKING, Any, cast
 
+import click
+
 from zoo_core import __version__
 from zoo_core.cli.console import echo
 from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -220,3 +223,40 @@ def _templates(folder: Traversable, place: Path) -> Iterator[tuple[Traversable, 
             yield from _templates(entry, place / entry.name)
         elif entry.name.endswith(_SUFFIX):
             yield entry, place / entry.name.removesuffix(_SUFFIX)
+
+
+_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
+@click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
+@click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the new folder goes; here by default.",
+)
+def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
+    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
+
+    With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
+    replace. It passes the conformance kit, ruff and mypy as it is.
+
+    \b
+    zoo plugin new acme --library acme-models --models "acme.models:Net(dim=8)"
+    """
+    if not _SIZES.fullmatch(input_size):
+        raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
+    cards = traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
+    folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
+    models_of = f"{len(cards)} model{'' if len(cards) == 1 else 's'} of {library or 'your library'}"
+    what = models_of if cards else "a toy model"
+    echo(f"{folder} is a working plugin with {what}. Next:")
+    install = with_uv_for_pip(f"pip install -e {folder} pytest")
+    echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")
+    if cards:
+        echo("  then add weights to the cards, as README.md says")
+    else:
+        echo("  then make catalog.py and anatomy.py those of your library, as README.md says")

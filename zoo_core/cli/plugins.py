@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sysconfig
 import time
 from pathlib import Path
@@ -13,11 +12,11 @@ import click
 
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
+from zoo_core.cli.new_plugin import new
 from zoo_core.errors import UsageError, ZooError
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.plugins import SLOW, go_without
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,48 +162,12 @@ def _print(row: dict[str, Any], *, verbose: bool) -> None:
         echo(row["traceback"])
 
 
-_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
-
-
 @click.group()
 def plugin() -> None:
     """Begin a plugin of your own."""
 
 
-@plugin.command()
-@click.argument("name")
-@click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
-@click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
-@click.option("--input-size", default="3x224x224", help="Of the models: channels, height and width.")
-@click.option(
-    "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the new folder goes; here by default.",
-)
-def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
-    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
-
-    With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
-    replace. It passes the conformance kit, ruff and mypy as it is.
-
-    \b
-    zoo plugin new acme --library acme-models --models "acme.models:Net(dim=8)"
-    """
-    from zoo_core.cli.new_plugin import traced_cards, write_plugin
-
-    if not _SIZES.fullmatch(input_size):
-        raise click.UsageError(f"--input-size {input_size}: sizes such as 3x224x224")
-    cards = traced_cards(name, models, tuple(map(int, input_size.split("x")))) if models else []
-    folder = write_plugin(name, library=library, directory=directory or Path(), cards=cards)
-    models_of = f"{len(cards)} model{'' if len(cards) == 1 else 's'} of {library or 'your library'}"
-    what = models_of if cards else "a toy model"
-    echo(f"{folder} is a working plugin with {what}. Next:")
-    install = with_uv_for_pip(f"pip install -e {folder} pytest")
-    echo(f"  {install} && {'uv run ' if install.startswith('uv') else ''}pytest {folder}")
-    if cards:
-        echo("  then add weights to the cards, as README.md says")
-    else:
-        echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+plugin.add_command(new)
 
 
 @plugin.command()

@@ -59,7 +59,7 @@ def _missing_lines(found: Trace) -> list[str]:
 
 
 def as_code(anatomy: Anatomy) -> str:
-    """A traced anatomy as Python that makes it again; pieces of forward that are no chain become comments.
+    """A traced anatomy as the Python that ``zoo trace`` prints; pieces of forward that are no chain become comments.
 
     Args:
         anatomy: What was traced.

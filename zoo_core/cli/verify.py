@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(name: tuple[str, ...], signature: Path | None, *, outputs: bool, as_json: bool) -> None:
-    r"""Hash every file in the cache again; bad ones are moved aside, and the exit code is 1.
+    r"""Verify every file in the cache by hashing it again; bad ones are moved aside, and the exit code is 1.
 
     With --outputs the models NAME, or else those of zoo.lock, are run on a generated image: a change of library, kernel
     or preprocessing shows, which no digest of a file does. `zoo lock --outputs NAME` writes down what is expected.

@@ -23,7 +23,9 @@ _AUXILIARY = "aux"
 
 
 class Prepare(nn.Module):
-    """The end of a preprocessing inside a graph: bytes as images are decoded, ``[N, H, W, C]``, to what a model takes.
+    """What a model with named outputs may begin with: the end of a preprocessing, from images as they are decoded.
+
+    Decoded images are bytes, ``[N, H, W, C]``.
 
     It computes what :func:`zoo_core.transforms` does after the resize and the crop, in the same order. No runtime
     resizes as PIL does, so that those two stay outside.

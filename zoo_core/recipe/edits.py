@@ -28,6 +28,18 @@ _VERBS = frozenset(
     {"adapt_stem", "add_lora", "branch", "encoder", "set_preprocessing", "swap_head", "swap_keypoints", "truncate"}
 )
 """What a recipe may replay, and nothing else."""
+RECORDS: dict[str, type] = {
+    "custom": Custom,
+    "layers": Layers,
+    "mlp_head": MLPHead,
+    "preprocessing": Preprocessing,
+}
+"""The records that a recipe can hold, by the name that it has for them: nothing else is made because a file says so."""
+_DTYPES = {str(each).removeprefix("torch."): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
+_NAMES = {kind: name for name, kind in RECORDS.items()}
+_OLD = re.compile(r"zoo_core\.[\w.]+:(\w+)")
+"""How recipes once named a record: by where it was defined."""
+_TUPLE, _PAIRS, _DTYPE, _LAYER, _RECORD = "$tuple", "$pairs", "$dtype", "$layer", "$record"
 
 
 def edit_to_plain(edit: Edit) -> dict[str, Any]:
@@ -85,21 +97,6 @@ def _given_head(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn
     return heads[name]
 
 
-RECORDS: dict[str, type] = {
-    "custom": Custom,
-    "layers": Layers,
-    "mlp_head": MLPHead,
-    "preprocessing": Preprocessing,
-}
-"""The records that a recipe can hold, by the name that it has for them: nothing else is made because a file says so."""
-
-_DTYPES = {str(each).removeprefix("torch."): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
-_NAMES = {kind: name for name, kind in RECORDS.items()}
-_OLD = re.compile(r"zoo_core\.[\w.]+:(\w+)")
-"""How recipes once named a record: by where it was defined."""
-_TUPLE, _PAIRS, _DTYPE, _LAYER, _RECORD = "$tuple", "$pairs", "$dtype", "$layer", "$record"
-
-
 def to_plain(value: object, where: str) -> Any:
     """``value``, an argument of an edit, as JSON can write it.
 
@@ -133,7 +130,7 @@ def to_plain(value: object, where: str) -> Any:
 
 
 def _to_worded(value: object, where: str) -> dict[str, Any]:
-    """Argument that is no plain JSON value, under the word for it; empty for what has none."""
+    """Argument of an edit that is no plain JSON value, under the word for it; empty for what has none."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
     layer = value.__name__ if isinstance(value, type) else ""
@@ -145,14 +142,14 @@ def _to_worded(value: object, where: str) -> dict[str, Any]:
 
 
 def _mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """An argument that is a mapping, as JSON can write it: as pairs where its keys are not all plain strings."""
+    """An argument of an edit that is a mapping, as JSON can write it: as pairs where not all keys are plain strings."""
     if all(isinstance(key, str) and not key.startswith("$") for key in value):
         return {key: to_plain(each, f"{where}[{key!r}]") for key, each in value.items()}
     return {_PAIRS: [[to_plain(key, where), to_plain(each, where)] for key, each in value.items()]}
 
 
 def _fields(value: Any, where: str) -> dict[str, Any]:
-    """An argument that is a record as JSON: its fields without those that equal their defaults, tuples as lists."""
+    """An argument of an edit that is a record, as JSON: without fields that equal their defaults, tuples as lists."""
     named = {spec.name: (spec, getattr(value, spec.name)) for spec in fields(value)}
     kept = {name: each for name, (spec, each) in named.items() if each not in (spec.default, {})}
     return {
@@ -162,7 +159,7 @@ def _fields(value: Any, where: str) -> dict[str, Any]:
 
 
 def from_plain(value: Any) -> Any:
-    """The argument that :func:`to_plain` made plain for JSON.
+    """The argument of an edit that :func:`to_plain` made plain for JSON.
 
     Raises:
         Unreadable: There is no such record, dtype or layer.
@@ -185,14 +182,14 @@ def from_plain(value: Any) -> Any:
 
 
 def holds_custom(value: Any) -> bool:
-    """Whether arguments as JSON hold a head that only its own code can build."""
+    """Whether arguments of an edit, as JSON, hold a head that only its own code can build."""
     if isinstance(value, dict):
         return _record_class(value.get(_RECORD)) is Custom or any(holds_custom(each) for each in value.values())
     return isinstance(value, list) and any(holds_custom(each) for each in value)
 
 
 def _record(value: dict[str, Any]) -> Any:
-    """The argument, a record, that JSON stands for."""
+    """The argument of an edit, a record, that JSON stands for."""
     kind = _record_class(value[_RECORD])
     if kind is None:
         raise _unknown_word(value)
@@ -201,7 +198,7 @@ def _record(value: dict[str, Any]) -> Any:
 
 
 def _record_class(name: object) -> type | None:
-    """Class of the record that the JSON of an argument names, or that was called so when older recipes were written."""
+    """Class of the record that the JSON of an edit names, or that was called so when older recipes were written."""
     old = _OLD.fullmatch(str(name))
     if old:
         return next((kind for kind in _NAMES if kind.__name__ == old[1]), None)
@@ -209,7 +206,7 @@ def _record_class(name: object) -> type | None:
 
 
 def _allowed_word(table: Mapping[str, Any], word: str, value: Mapping[str, Any]) -> Any:
-    """What a word in the JSON of an argument stands for, by the table of what is allowed."""
+    """What a word in the JSON of an edit stands for, by the table of what is allowed."""
     result = table.get(str(value[word]))
     if result is None:
         raise _unknown_word(value)
@@ -217,7 +214,7 @@ def _allowed_word(table: Mapping[str, Any], word: str, value: Mapping[str, Any])
 
 
 def _unknown_word(value: object) -> Unreadable:
-    """Error for a word in the JSON of an argument that stands for nothing that is known."""
+    """Error for a word in the JSON of an edit that stands for nothing that is known."""
     return Unreadable(
         f"the recipe holds something that this zoo does not know: {value!r}",
         cause="another version of zoo or of torch wrote it, or it was changed by hand",

@@ -40,6 +40,8 @@ _DEEPEST = 64
 _MOST_EDITS = 1000
 _MOST_VALUES = 20_000
 """In all edits: a head of a hundred layers has about a thousand, and each is a layer to build at worst."""
+_BLOBS = "blobs"
+"""Where the Hugging Face cache keeps what the links in a ``snapshots/<revision>`` folder point to."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file.
+    """Read the record of a recipe in a file.
 
     Raises:
         Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
@@ -150,7 +152,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _hint_without_recipe(folder: Path) -> str:
-    """The hint where a folder has no recipe to read; timm and transformers have names of their own for a hub's."""
+    """The hint where a folder has no record of a recipe; timm and transformers have names of their own for a hub's."""
     if named := _OF_TIMM.search(folder.as_posix()):
         save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
         return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
@@ -239,7 +241,7 @@ def _value_problems(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _damaged(path: Path, got: str) -> Unreadable:
-    """The error for a recipe that cannot be read."""
+    """The error for the record of a recipe that cannot be read."""
     return Unreadable(
         f"{path} is not a recipe that can be read",
         got=got,
@@ -285,7 +287,7 @@ _SHOWN = 10
 
 
 def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something is to be read as a save with a recipe: a name on the hub, a path, a folder with one."""
+    """Whether something is a save with the record of a recipe: a name on the hub, a path, a folder with one."""
     if is_hub_name(model):
         return True
     return is_written_as_path(model) or (Path(model) / FILE).is_file()
@@ -318,12 +320,8 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
     return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
 
 
-_BLOBS = "blobs"
-"""Where the Hugging Face cache keeps what the links in a ``snapshots/<revision>`` folder point to."""
-
-
 def check_plain_file(path: Path, *, limit: int | None = None) -> None:
-    """Refuse what is no ordinary file of the folder that it is in.
+    """Refuse a recipe, or a file beside it, that is no ordinary file of the folder that it is in.
 
     Args:
         path: A file that a saved folder should have.
@@ -345,7 +343,7 @@ def check_plain_file(path: Path, *, limit: int | None = None) -> None:
 
 
 def _not_plain(path: Path, got: str) -> Unreadable:
-    """Error for what is no plain file in a saved folder."""
+    """Error for a recipe, or a file beside it, that is no plain file."""
     return Unreadable(
         f"{path} is not read",
         expected="an ordinary file, as zoo.save writes it",

@@ -77,7 +77,7 @@ def lines_on_others(card: Info) -> Iterator[str]:
 
 
 def differences(card: Card, other: Card) -> Iterator[str]:
-    """What is different about a model of the same name, its default weights and their preprocessing.
+    """For the info on a model, what is different about one of the same name, its default weights and preprocessing.
 
     Args:
         card: The model that was requested.
@@ -108,12 +108,12 @@ def differences(card: Card, other: Card) -> Iterator[str]:
 
 
 def _default_weights(card: Card) -> Weights | None:
-    """Default weights of a model, to compare with those of others of the same name; None without any."""
+    """Default weights of a model, for the info on others of the same name; None without any."""
     return card.find() if card.weights and card.default else None
 
 
 def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
-    """Differences between the preprocessing of models of the same name, field by field."""
+    """For the info, differences between the preprocessing of models of the same name, field by field."""
     for spec in fields(Preprocessing):
         old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
         if old != new:
@@ -121,12 +121,12 @@ def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterat
 
 
 def _figure(weights: Weights) -> str:
-    """The first published figure of weights, in brackets, for what is different between models of the same name."""
+    """For the info, the first published figure of weights, in brackets."""
     return next((f" ({name} {value:g})" for name, value in weights.metrics.items()), "")
 
 
 def _shown(value: object) -> str:
-    """A value that is different in another family's model of the same name, as text."""
+    """For the info, a value that is different in another family's model, as text."""
     if isinstance(value, tuple):
         return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else str(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,8 @@ from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewh
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
 from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Failure
-from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
-from zoo_core.weights.transport.hub_headers import commit_of, declared_digest
-from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.hub import hub_is_offline, is_hub, looks_like_hub
+from zoo_core.weights.transport.hub_headers import declared_digest
 from zoo_core.weights.transport.urls import below, file_name, needs_network
 from zoo_core.weights.trust.rules import require_online, require_trust
 
@@ -122,7 +120,7 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
         Offline: The settings forbid the network.
     """
     bases = settings.mirrors() if digests.is_full(request.sha256) else ()
-    all_urls = tuple(dict.fromkeys((*(below(base, request.sha256) for base in bases), *map(_rewritten, request.urls))))
+    all_urls = tuple(dict.fromkeys((*(below(base, request.sha256) for base in bases), *map(rewritten, request.urls))))
     urls = tuple(url for url in all_urls if not (settings.offline() and needs_network(url)))
     if not urls:
         require_online(request.name, all_urls, passed_over=passed_over)
@@ -137,34 +135,14 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
     return urls
 
 
-def _rewritten(url: str) -> str:
+def rewritten(url: str) -> str:
     """The url at which missing weights are fetched, as the ``rewrite`` setting moves it."""
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
 def _is_moved_by_setting(url: str) -> bool:
     """Whether the ``rewrite`` setting moves the url of missing weights, not ``HF_ENDPOINT``, which only a user sets."""
-    return _rewritten(url) != url and not is_hub(_rewritten(url))
-
-
-def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
-    """The urls of missing weights; those of the hub also at the commit that has the file now: a branch may move on.
-
-    Nothing is added offline, nor where the hub does not answer, or has another file by now.
-
-    Args:
-        urls: In the order in which they are tried.
-        sha256: Of the file.
-    """
-    result: list[str] = []
-    for url in urls:
-        place = _rewritten(url)
-        if looks_like_hub(place) and not settings.offline() and not (hub_is_offline() and is_hub(place)):
-            with contextlib.suppress(Failure):
-                if commit := commit_of(place, sha256, Policy()):
-                    result.append(at_commit(url, commit))
-        result.append(url)
-    return tuple(dict.fromkeys(result))
+    return rewritten(url) != url and not is_hub(rewritten(url))
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
@@ -213,7 +191,7 @@ def _declared_by_mirror(request: Request, failed: Attempts) -> str:
 def _declared_by_hub(request: Request) -> str:
     """The digest that the hub declares for missing weights, now or when its own cache was filled."""
     attempts: Attempts = []
-    for original, url in zip(request.urls, map(_rewritten, request.urls), strict=True):
+    for original, url in zip(request.urls, map(rewritten, request.urls), strict=True):
         is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")
         if is_moved_by_checkout and not (request.sha256 or request.trust):
             continue  # who wrote the settings would vouch for bytes of their own

@@ -1,4 +1,4 @@
-"""Where the cache is, and where those of torch.hub and of Hugging Face are."""
+"""Where the cache is: named by a setting, found from the current folder upward, or the user's own."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
 
 
 def likeliest_candidate(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The one candidate of a checkpoint to take when no model is known: the averaged one, or the likeliest.
+    """Choose one candidate of a checkpoint where no model is known: the averaged one, or the likeliest.
 
     Args:
         content: What was in the file.

@@ -46,7 +46,7 @@ _HEAD = 512
 
 
 def file_in(path: Path) -> Path:
-    """The file of weights to open in a folder that a trainer wrote; any other path is itself.
+    """The file of weights to read in a folder that a trainer wrote; any other path is itself.
 
     Args:
         path: Of a file or a folder.
@@ -83,7 +83,7 @@ def file_in(path: Path) -> Path:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The shards to open in a folder without an index; none where one is missing, or there are other weights."""
+    """The shards of a checkpoint to read without an index; none where one is missing, or there are other weights."""
     named = _numbered(folder)
     sets = {(match[1], match[3], match[4]) for _, match in named}
     weights = [each for each in folder.iterdir() if each.name.endswith(_WEIGHTS)] if named else []
@@ -92,7 +92,7 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    """The shards to open in a folder, by the numbers in their names."""
+    """The shards of a checkpoint to read, by the numbers in their names."""
     if not is_folder(folder):
         return []
     every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(_WEIGHTS)]
@@ -100,13 +100,13 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 
 def _shard_cause(path: Path) -> str | None:
-    """Why a folder of shards cannot be opened: some are missing, and the index is too."""
+    """Why a folder of shards cannot be read: some are missing, and the index is too."""
     named = _numbered(path)
     return f"{len(named)} of {int(named[0][1][3])} shards are there, and no index of them" if named else None
 
 
 def _latest(path: Path) -> Path | None:
-    """The folder to open of the last step, as DeepSpeed names it in a file of one line."""
+    """The folder to read of the last step, as DeepSpeed names it in a file of one line."""
     try:
         with (path / _LATEST).open(encoding="utf-8") as opened:
             name = opened.read(_LONGEST_NAME).strip()
@@ -117,7 +117,7 @@ def _latest(path: Path) -> Path | None:
 
 
 def _next_step(path: Path, inside: list[Path]) -> str:
-    """What to open instead of a folder with no file of weights."""
+    """What to read instead of a folder with no file of weights."""
     if (path / "saved_model.pb").exists():
         return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
     folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
@@ -125,13 +125,13 @@ def _next_step(path: Path, inside: list[Path]) -> str:
 
 
 def _zero_cause(path: Path) -> str | None:
-    """Why a folder of DeepSpeed's ZeRO cannot be opened: its shards have to be put together first."""
+    """Why a folder of DeepSpeed's ZeRO cannot be read: its shards have to be put together first."""
     is_zero = (path / "zero_to_fp32.py").exists() or any(path.glob("*zero_pp_rank*"))
     return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
 
 def _open_shards(index: Path) -> dict[str, Tensor]:
-    """Open a sharded checkpoint: the tensors of all shards that an index names.
+    """Read a sharded checkpoint: the tensors of all shards that an index names.
 
     Args:
         index: A ``*.index.json``, beside its shards.
@@ -166,7 +166,7 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
-    """Open a sharded checkpoint that has no index: the tensors of all its shards.
+    """Read a sharded checkpoint that has no index: the tensors of all its shards.
 
     Raises:
         Unreadable: A shard is broken, or two have a tensor of the same name.
@@ -182,7 +182,7 @@ def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: all that it holds, and the state dicts in it.
+    """A checkpoint that was read: all that it holds, and the state dicts in it.
 
     Attributes:
         path: Of the file, or of the folder.
@@ -198,7 +198,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint: a file, an index of shards, or a folder.
+    """Read a checkpoint: a file, an index of shards, or a folder.
 
     Args:
         path: Of a file, of an index of shards, or of a folder with one.
@@ -215,7 +215,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint with names, shapes and dtypes alone, where these can be read without torch.
+    """Read a checkpoint with names, shapes and dtypes alone, where these can be read without torch.
 
     Raises:
         Unreadable: As :func:`open_checkpoint` says.
@@ -227,7 +227,7 @@ def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _content(file: Path) -> tuple[object, bool]:
-    """What an opened checkpoint holds, and whether tensors are mapped from its file."""
+    """What a checkpoint that is read holds, and whether tensors are mapped from its file."""
     if file.name.endswith(INDEX):
         return _open_shards(file), True
     if shards := shards_in(file):

@@ -18,12 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
 _OURS = re.compile(
     r"(?P<partial>\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial)(\.origin|\.at-[0-9]+)?", re.DOTALL | re.ASCII
 )
-
-
 _LONGEST_STEM = 40
 """Characters of a stem in the name of a folder, so that there is room for the owner's."""
 
@@ -68,9 +65,9 @@ def _swept(path: Path, spare: float) -> int:
 
 @contextlib.contextmanager
 def unfinished_folder(parent: Path, stem: str) -> Iterator[Path]:
-    """A folder for files that are unfinished; it is removed after the block where it is still there.
+    """A folder for unfinished files, removed after the block; those that dead processes left are removed before it.
 
-    So are those of the same stem that processes of this user left on this machine when they were killed.
+    Those are of the same stem, and left on this machine by processes of this user that were killed.
 
     Raises:
         OSError: It cannot be made.
