@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import zoo_core as zoo
 from zoo_core.embedding import feature_files as rows_module
+from zoo_core.embedding.cached_features import Batches, room_on
 from zoo_core.embedding.digests import digest_of_module, unknown_in
-from zoo_core.embedding.feature_batches import Batches, room_on
 from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import pruning
