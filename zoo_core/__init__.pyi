@@ -23,14 +23,14 @@ from .images.preprocessing import preprocessing as preprocessing
 from .images.preprocessing import set_preprocessing as set_preprocessing
 from .images.read import read_image as read_image
 from .images.transforms import transforms as transforms
-from .inspect.activations import activation_stats as activation_stats
+from .inspect.activation_maps import ActivationMaps as ActivationMaps
+from .inspect.activation_maps import activation_maps as activation_maps
+from .inspect.activation_stats import activation_stats as activation_stats
 from .inspect.cam import Cam as Cam
 from .inspect.cam import cam as cam
 from .inspect.compare import Comparison as Comparison
 from .inspect.compare import compare as compare
 from .inspect.draw import draw as draw
-from .inspect.maps import ActivationMaps as ActivationMaps
-from .inspect.maps import activation_maps as activation_maps
 from .inspect.summary import Summary as Summary
 from .inspect.summary import summary as summary
 from .prediction.predict import predict as predict

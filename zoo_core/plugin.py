@@ -41,6 +41,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "measure_stages":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from zoo_core.surgery.features.measure import measure_stages
+    from zoo_core.surgery.features.measure_stages import measure_stages
 
     return measure_stages

@@ -46,7 +46,7 @@ def maps(model: str, image: Path, at: tuple[str, ...], weights: str, out: Path) 
     \b
     zoo maps resnet50 cat.jpg --at 'layer*' --out maps.png
     """
-    from zoo_core.inspect.maps import activation_maps
+    from zoo_core.inspect.activation_maps import activation_maps
     from zoo_core.recipe.open_model import open_model
 
     opened = open_model(model, weights=None if weights == "none" else weights)
@@ -118,7 +118,7 @@ def stats(
     zoo stats resnet50 cat.jpg --out depth.png
     zoo stats resnet18 --weights runs/last.ckpt --stop nan
     """
-    from zoo_core.inspect.activations import activation_stats
+    from zoo_core.inspect.activation_stats import activation_stats
     from zoo_core.inspect.overlay import view_of
     from zoo_core.recipe.open_model import open_model, require_values
     from zoo_core.surgery.inputs import example_input

@@ -228,7 +228,7 @@ def _image_and_target(sample: object) -> tuple[Tensor, Any]:
 
 
 def _warn_of_chance(first: Tensor, again: Tensor) -> None:
-    """Warn that the digest of a dataset is of one random draw, and that its features are."""
+    """Warn that the digest of a dataset is of one random draw: the same index gives another image each time."""
     if not torch.equal(first, again):
         warnings.warn(
             "the dataset gives another image each time the same index is read: what is kept are the features "

@@ -264,7 +264,7 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
 
 
 def _is_image(item: object) -> bool:
-    """Whether a part of a sample is an image or a video to transform, and neither a label nor a mask nor boxes."""
+    """Whether a part of a sample in a pipeline is an image or a video, and neither a label nor a mask nor boxes."""
     if isinstance(item, tv_tensors.Image | tv_tensors.Video):
         return True
     if isinstance(item, Tensor):

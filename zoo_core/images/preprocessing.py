@@ -104,7 +104,7 @@ def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[s
 
 
 def with_preprocessing(known: Metadata, preprocessing: Preprocessing) -> Metadata:
-    """Metadata of a model whose images are prepared by another preprocessing from now on."""
+    """The metadata of a model with another preprocessing, as :func:`set_preprocessing` sets it."""
     edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
     return replace(known, edits=(*known.edits, edit))
 
@@ -194,7 +194,7 @@ def _after_edits(start: Preprocessing | None, edits: Sequence[Edit]) -> Preproce
 
 
 def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
-    """Preprocessing after the stem was adapted; NaN for a channel that comes from no old one.
+    """Preprocessing as edits of the stem leave it; NaN for a channel that comes from no old one.
 
     Its channels are then taken in the order in which they come.
     """
@@ -205,21 +205,13 @@ def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessin
 
 
 def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
-    """A mean or std of a preprocessing after the stem was adapted; NaN for a channel that comes from no old one."""
+    """The mean or std of a preprocessing as these edits leave it; NaN for a channel that comes from no old one."""
     for edit in edits:
         arguments = edit.arguments
         plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])
-        new = plan.numbers(numbers)
-        kept = _channels_kept(plan.policy, plan.sources, len(numbers))
-        numbers = [value if kept is None or i in kept else math.nan for i, value in enumerate(new)]
+        new, known = plan.numbers(numbers), plan.known(len(numbers))
+        numbers = [value if i in known else math.nan for i, value in enumerate(new)]
     return tuple(numbers)
-
-
-def _channels_kept(policy: str, sources: Any, old: int) -> Iterable[int] | None:
-    """The channels of a preprocessing after a new stem whose mean and std come from old ones; None for all."""
-    if sources is not None:
-        return tuple(sources)
-    return {"random": (), "zero": range(old)}.get(policy)
 
 
 def require_known(name: str, numbers: Sequence[float]) -> None:

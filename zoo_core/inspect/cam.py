@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
-from zoo_core.inspect.maps import map_in
+from zoo_core.inspect.activation_maps import map_in
 from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path

@@ -186,7 +186,7 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _owner(hook: Any) -> object:
-    """The object that a hook is a method of, by which what holds a module is found again."""
+    """The object that a hook is a method of, by which the one that holds a module is found again."""
     inner = getattr(hook, "hook", hook)
     return getattr(inner, "__self__", None)
 

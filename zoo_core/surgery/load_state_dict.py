@@ -225,7 +225,7 @@ def _mismatch(
 
 
 def _few(names: list[str], most: int = 5) -> str:
-    """The first few names of tensors that could not be loaded, and how many more there are."""
+    """The first few names of a state dict that could not be loaded, and how many more there are."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -242,7 +242,7 @@ def is_packed(model: nn.Module) -> bool:
 
 
 def _saves_its_own_way(module: torch.nn.Module) -> bool:
-    """Whether a state dict may hold more than parameters and buffers; making one to see takes far longer."""
+    """Whether ``load_state_dict`` may take more than parameters and buffers; making a state dict to see is slow."""
     kind, plain = type(module), torch.nn.Module
     ways = ("_save_to_state_dict", "get_extra_state")  # what torch.nn.Module.state_dict calls
     return any(getattr(kind, way) is not getattr(plain, way) for way in ways)

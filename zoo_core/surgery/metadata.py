@@ -327,7 +327,7 @@ def _not_known(model: object) -> NotAZooModel:
 
 @strict_arguments_of("anatomy")
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """Where the parts of ``model`` are, as its metadata says: head sites, stem, stages, and how forward splits.
+    """The anatomy in the metadata of ``model``, true of it now: head sites, stem, stages, and how forward splits.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def cards() -> Sequence[Card]:
-    """The catalogue of timm: every architecture with its weights, in the library's order."""
+    """The catalogue of timm, read from its file: every architecture with its weights, in the library's order."""
     return read_cards(Path(__file__).with_name("catalog.jsonl"))
 
 

@@ -102,7 +102,7 @@ def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
 
 
 def _steps(model: nn.Module, anatomy: Anatomy) -> tuple[Step, ...]:
-    """The features as a chain that can be cut before and after every stage; empty if they are no chain."""
+    """The steps of a chain of features, so that a cut can be before and after every stage; empty for no chain."""
     if not isinstance(anatomy.features, Chain):
         return ()
     edges = [path for stage in anatomy.stages for path in (stage.modules[0], stage.output)]

@@ -76,7 +76,7 @@ def _recipe(cls: type[Any]) -> Any:
 
 
 def _class_of(recipe: Any) -> type[Any]:
-    """The variant of a library's class that nested tuples in a pickle describe."""
+    """The class with another forward than its library's that nested tuples in a pickle describe."""
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
     result: type[Any] = recipe

@@ -202,7 +202,7 @@ def _initialize(layer: nn.Module, full_name: str, tensor: Tensor, rule: Rule, bi
 
 
 def _weight_norm(layer: nn.Module, name: str) -> WeightNorm | None:
-    """The hook of ``torch.nn.utils.weight_norm`` that a tensor of a layer is the direction of."""
+    """The hook of ``torch.nn.utils.weight_norm`` that a tensor to initialize is the direction of."""
     hooks = layer._forward_pre_hooks.values()  # noqa: SLF001 - where torch keeps it
     return next((each for each in hooks if isinstance(each, WeightNorm) and f"{each.name}_v" == name), None)
 

@@ -340,5 +340,5 @@ def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match
 
 
 def _first(state: State) -> str:
-    """The first few tensors of a model or a checkpoint, with shapes, for the error where nothing fits."""
+    """The first few tensors of a model or a checkpoint, for the error of a partial load in which nothing fits."""
     return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(state.items())[:3])

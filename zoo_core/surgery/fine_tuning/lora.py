@@ -191,7 +191,7 @@ _PLAIN = "zoo.merge_lora(model) makes a plain model of it; model.save_pretrained
 
 
 def without_copies(model: nn.Module) -> nn.Module:
-    """A twin of ``model`` with only the trained copies where PEFT keeps two beside LoRA; itself where it keeps none.
+    """What of ``model`` is saved beside LoRA: a twin with only the trained copies where PEFT keeps two, or itself.
 
     Raises:
         NotSupported: It has adapters of PEFT that are none of LoRA's.

@@ -79,7 +79,7 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
 
 
 def _layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:
-    """A layer that fits the head site like the one there, with another number of classes."""
+    """A new head that fits its site: a layer like the one there, with another number of classes."""
     with on_the_cpu():
         new = _unsettled(model, site, num_classes)
     if site.prior is not None and new.bias is not None:

@@ -57,15 +57,6 @@ def scores_only(head: Any) -> Any:
     return head.scores if isinstance(head, MLPHead) else head
 
 
-def plain_like(head: object, num_classes: int) -> int | MLPHead | None:
-    """A head of one layer, with the same activation and squeeze after its scores; none where there are no classes."""
-    if num_classes == 0:
-        return None
-    if isinstance(head, MLPHead) and head.output:
-        return MLPHead(num_classes, activation=head.activation, squeeze=head.squeeze)
-    return num_classes
-
-
 def check_output(head: object, sites: tuple[Head, ...]) -> None:
     """Raise NotSupported where an activation would come before what a model's own forward does with its scores."""
     heads = head.values() if isinstance(head, Mapping) else (head,)

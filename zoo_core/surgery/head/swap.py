@@ -19,6 +19,7 @@ from zoo_core.surgery.features.cut import refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.features.twin import Absent, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted, made_for
+from zoo_core.surgery.head.mlp import MLPHead
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
     check_names,
@@ -27,7 +28,7 @@ from zoo_core.surgery.head.multi_head import (
     classify_each,
     one_head,
 )
-from zoo_core.surgery.head.output_activation import check_output, plain_like, scores_only, with_output
+from zoo_core.surgery.head.output_activation import check_output, scores_only, with_output
 from zoo_core.surgery.head.scores import classes_by_head, count_scores
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, no_head, unwrap
@@ -329,8 +330,17 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
     """
     if isinstance(counts, dict):
         given = head if isinstance(head, Mapping) else {}
-        return fitted(model, site, {name: plain_like(given.get(name), count) for name, count in counts.items()})
-    return fitted(model, site, plain_like(head, counts))
+        return fitted(model, site, {name: _plain_like(given.get(name), count) for name, count in counts.items()})
+    return fitted(model, site, _plain_like(head, counts))
+
+
+def _plain_like(head: object, num_classes: int) -> int | MLPHead | None:
+    """A head of one layer, with the same activation and squeeze after its scores; none where there are no classes."""
+    if num_classes == 0:
+        return None
+    if isinstance(head, MLPHead) and head.output:
+        return MLPHead(num_classes, activation=head.activation, squeeze=head.squeeze)
+    return num_classes
 
 
 def _check_one_input(model: nn.Module) -> None:

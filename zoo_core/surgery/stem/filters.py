@@ -16,7 +16,7 @@ from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -219,6 +219,12 @@ class Plan:
         everything = range(len(old))
         chosen = [sources.get(i, everything) for i in range(self.count)]
         return [math.fsum(old[j] for j in group) / len(group) for group in chosen]
+
+    def known(self, old: int) -> Collection[int]:
+        """The new channels that come from some of the ``old`` ones, so that their numbers mean something."""
+        if self.sources is not None:
+            return tuple(self.sources)
+        return {"random": (), "zero": range(old)}.get(self.policy, range(self.count))
 
 
 def plan_channels(count: int, old: int, policy: Policy | None, sources: ChannelMap | None) -> Plan:

@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.inspect.activations import activation_stats
+from zoo_core.inspect.activation_stats import activation_stats
 
 
 @pytest.fixture
