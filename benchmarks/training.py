@@ -124,8 +124,7 @@ def on_ray_data(model: nn.Module, files: list[Path]) -> int:
     """The same vectors by Ray Data, on two actors, in the order of the images."""
     import ray
 
-    from zoo_core.embedding.embed import labelled_sources
-    from zoo_core.embedding.embedder import Embedder
+    from zoo_core.embedding.embed import Embedder, labelled_sources
 
     shared = ray.put(Embedder.of(model, batch_size=32, num_workers=1))
 
@@ -155,8 +154,7 @@ def rows_of_ray(model: nn.Module, files: list[Path]) -> Iterator[int]:
     """One for each row that two actors of Ray give."""
     from zoo_ray import embed_engine
 
-    from zoo_core.embedding.embed import labelled_sources
-    from zoo_core.embedding.embedder import Embedder
+    from zoo_core.embedding.embed import Embedder, labelled_sources
 
     for _ in embed_engine(Embedder.of(model, batch_size=32), labelled_sources([*files])):
         yield 1

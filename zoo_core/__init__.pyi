@@ -12,8 +12,8 @@ from .contract.card import Licenses as Licenses
 from .contract.card import Preprocessing as Preprocessing
 from .contract.card import Weights as Weights
 from .embedding.cached_features import cached_features as cached_features
+from .embedding.embed import Embeddings as Embeddings
 from .embedding.embed import embed as embed
-from .embedding.embeddings import Embeddings as Embeddings
 from .embedding.probe import probe as probe
 from .errors import AnatomyError as AnatomyError
 from .errors import ZooError as ZooError

@@ -11,7 +11,7 @@ from zoo_core.cli.console import echo, note
 from zoo_core.cli.options import complete_model
 
 if TYPE_CHECKING:
-    from zoo_core.embedding.embeddings import Embeddings
+    from zoo_core.embedding.embed import Embeddings
 
 
 @click.command()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,7 +21,6 @@ from zoo_core.errors import ImageError, UsageError, ZooError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from zoo_core.embedding.embedder import Embedder, Engine, Row
     from zoo_core.images.loading import Source
 
 
@@ -29,6 +29,17 @@ _FACTS = b"zoo"
 
 PART = 1024
 """Images in a part: what a crash costs at most."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The row of one image in a Parquet file: its name, vector, label and size; or the reason why it has none."""
+
+    name: str
+    vector: Tensor | None
+    label: str = ""
+    size: tuple[int, int] = (0, 0)
+    error: str = ""
 
 
 def parquet_path(path: str | os.PathLike[str]) -> Path:
@@ -51,21 +62,29 @@ def parquet_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_missing(
-    out: Path, embedder: Embedder, sources: Iterable[tuple[Source, str]], engine: Engine
+    out: Path,
+    facts: dict[str, str],
+    sources: Iterable[tuple[Source, str]],
+    run: Callable[[Iterator[tuple[Source, str]]], Iterator[Row]],
 ) -> Iterator[tuple[str, str]]:
     """Write the embeddings that a Parquet file lacks, and give the images that failed.
+
+    Args:
+        out: The file.
+        facts: What its vectors depend on besides the images.
+        sources: The images with their labels.
+        run: Makes the rows of those that are not in the file.
 
     Raises:
         UsageError: The file was made by another model or with other transforms, or cannot be written.
         ZooError: pyarrow is not installed.
     """
     _pyarrow()
-    facts = embedder.facts()
     parts = out.with_name(f"{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _locked(out):
-            yield from _write_parts(out, parts, facts, lambda done: engine(embedder, _not_yet(sources, done)))
+            yield from _write_parts(out, parts, facts, lambda done: run(_not_yet(sources, done)))
     except OSError as error:
         if isinstance(error, ZooError):
             raise

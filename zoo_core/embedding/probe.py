@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
-from zoo_core.embedding.embeddings import Embeddings
+from zoo_core.embedding.embed import Embeddings
 from zoo_core.errors import UsageError
 from zoo_core.utils.arguments import check_count, check_seed, strict_arguments
 

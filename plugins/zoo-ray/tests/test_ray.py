@@ -49,7 +49,7 @@ def require_same(found, expected):
 
 
 def test_the_rows_are_the_same_though_a_worker_is_killed_in_the_middle(cluster, photos, tmp_path, monkeypatch):
-    from zoo_core.embedding.embedder import Embedder
+    from zoo_core.embedding.embed import Embedder
 
     expected = zoo.embed("tiny/glyphnet", photos, batch_size=2)
     once, run = tmp_path / "killed", Embedder.run
@@ -76,7 +76,7 @@ def test_paths_mean_the_same_where_the_workers_have_another_folder(cluster, phot
 
 
 def test_an_image_that_kills_every_worker_ends_the_run_in_words(cluster, photos, tmp_path, monkeypatch):
-    from zoo_core.embedding.embedder import Embedder
+    from zoo_core.embedding.embed import Embedder
 
     class Deadly(Embedder):
         run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731 - travels by value
