@@ -18,8 +18,8 @@ from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import parameters_of, paths_of
 from zoo_core.surgery.features.twin import pruned, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted
+from zoo_core.surgery.head.mlp import scores_only, with_output
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
-from zoo_core.surgery.head.output_activation import scores_only, with_output
 from zoo_core.surgery.head.scores import count_scores
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.live_anatomy import channels_of_map

@@ -11,7 +11,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
-from zoo_core.surgery.head.output_activation import WithOutput
+from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_of, no_head, unwrap
 
 if TYPE_CHECKING:

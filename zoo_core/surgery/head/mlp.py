@@ -1,7 +1,8 @@
-"""A multi-layer head, described before its input size is known."""
+"""A multi-layer head, described before its input size is known, and the activation that may come after its scores."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import nn
 
-from zoo_core.errors import UsageError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.utils.arguments import check_num_classes, strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from zoo_core.contract.anatomy import Head
+
 
 Nonlinearity = Literal["relu", "gelu", "silu", "hardswish", "tanh"]
 Activation = Literal["sigmoid", "softmax", "log_softmax", "tanh"]
@@ -167,3 +169,58 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
     """Refuse an option of a multi-layer head that is none of its choices."""
     if value is not None and value not in choices:
         raise UsageError(f"{name} cannot be {value!r}", expected=f"None or one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class WithOutput:
+    """What a model does with the scores of its head site, and then the activation and squeeze of a multi-layer head.
+
+    Attributes:
+        whole: What the model does with the scores, as its family gives it.
+        output: Run on the output, or on each of them where the model returns a dict.
+    """
+
+    whole: Callable[[Any, Any], Any]
+    output: tuple[nn.Module, ...]
+
+    def __call__(self, model: nn.Module, pooled: Any) -> Any:
+        """What the head sites are given to what the model returns."""
+        result = self.whole(model, pooled)
+        if isinstance(result, Mapping):
+            return {name: self._finish(scores) for name, scores in result.items()}
+        return self._finish(result)
+
+    def _finish(self, scores: Tensor) -> Tensor:
+        for module in self.output:
+            scores = module.forward(scores)  # no call: FX takes only calls of modules that the model holds
+        return scores
+
+
+def with_output(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
+    """What follows a head site, ``after``, with the activation and squeeze of a multi-layer ``head`` at the end."""
+    return after if after is None or not output_of(head) else WithOutput(after, output_of(head))
+
+
+def output_of(head: object) -> tuple[nn.Module, ...]:
+    """The activation and squeeze after the scores of a multi-layer head that has them; empty for any other head."""
+    return head.output if isinstance(head, MLPHead) else ()
+
+
+def scores_only(head: Any) -> Any:
+    """A multi-layer ``head``, or each of several, without the activation and squeeze after its scores."""
+    if isinstance(head, Mapping):
+        return {name: scores_only(each) for name, each in head.items()}
+    return head.scores if isinstance(head, MLPHead) else head
+
+
+def check_output(head: object, sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where a multi-layer head's activation would come before what forward does with its scores."""
+    heads = head.values() if isinstance(head, Mapping) else (head,)
+    between = [site for site in sites if site.role not in {"main", "aux"} or site.per_class != 1]
+    if between and any(output_of(each) for each in heads):
+        raise NotSupported(
+            "this model cannot have an activation or a squeeze after its output",
+            cause="its own forward goes on computing with the scores of "
+            + ", ".join(f"{site.path} ({site.role})" for site in between),
+            hint="leave activation and squeeze out of zoo.mlp_head, and apply them to what the model returns",
+        )

@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.head.output_activation import WithOutput, output_of
+from zoo_core.surgery.head.mlp import WithOutput, output_of
 from zoo_core.surgery.live_anatomy import OWN_FORWARD, RANDOM
 
 if TYPE_CHECKING:

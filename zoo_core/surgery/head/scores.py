@@ -13,9 +13,8 @@ from torch import nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import HeadMismatch
 from zoo_core.surgery.head.fit import _SPATIAL, mismatch
-from zoo_core.surgery.head.mlp import Squeeze
+from zoo_core.surgery.head.mlp import Squeeze, WithOutput
 from zoo_core.surgery.head.multi_head import EachHead, Heads, PerHead
-from zoo_core.surgery.head.output_activation import WithOutput
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments

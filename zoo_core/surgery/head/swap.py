@@ -19,7 +19,7 @@ from zoo_core.surgery.features.cut import refuse_auxiliary
 from zoo_core.surgery.features.forward import is_recomposed, library_scores, recompose, restore_forward
 from zoo_core.surgery.features.twin import Absent, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted, made_for
-from zoo_core.surgery.head.mlp import MLPHead
+from zoo_core.surgery.head.mlp import MLPHead, check_output, scores_only, with_output
 from zoo_core.surgery.head.multi_head import (
     check_embeds,
     check_names,
@@ -28,7 +28,6 @@ from zoo_core.surgery.head.multi_head import (
     classify_each,
     one_head,
 )
-from zoo_core.surgery.head.output_activation import check_output, scores_only, with_output
 from zoo_core.surgery.head.scores import classes_by_head, count_scores
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, no_head, unwrap
