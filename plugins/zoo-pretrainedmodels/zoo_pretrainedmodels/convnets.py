@@ -223,12 +223,12 @@ def _auxiliary_head(model: Any) -> tuple[Head, ...]:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """The pool of Inception v3 between two stages, which halves the map."""
+    """The pool of pretrainedmodels' Inception v3 between two stages, which halves the map."""
     return F.max_pool2d(x, kernel_size=3, stride=2)
 
 
 def _inception_v3_pool(model: Any, features: Tensor) -> Tensor:
-    """The pool of Inception v3, with dropout, before the head."""
+    """The pool of pretrainedmodels' Inception v3, with dropout, before the head."""
     return F.dropout(F.avg_pool2d(features, kernel_size=8), training=model.training).flatten(1)
 
 
@@ -255,7 +255,7 @@ def inception_resnet_v2(model: Any) -> Anatomy:
 
 
 def _inception_resnet_v2_pool(model: Any, features: Tensor) -> Tensor:
-    """The pool of Inception-ResNet v2, with dropout, before the head."""
+    """The pool of pretrainedmodels' Inception-ResNet v2, with dropout, before the head."""
     return F.dropout(model.avgpool_1a(features).flatten(1), training=model.training)
 
 
@@ -283,17 +283,17 @@ def polynet(model: Any) -> Anatomy:
 
 
 def nasnet_large(model: Any) -> Anatomy:
-    """NASNet-A Large: three times six cells, of branches side by side as in Inception."""
+    """NASNet-A Large of pretrainedmodels: three times six cells."""
     return _nasnet(model, cells=6)
 
 
 def nasnet_mobile(model: Any) -> Anatomy:
-    """NASNet-A Mobile: three times four cells of branches as in Inception, numbered as if there were six."""
+    """NASNet-A Mobile of pretrainedmodels: three times four cells, numbered as if there were six."""
     return _nasnet(model, cells=4)
 
 
 def _nasnet(model: Any, cells: int) -> Anatomy:
-    """A NASNet-A, of cells with branches as in Inception: its stem, and three groups of so many cells."""
+    """A NASNet-A of pretrainedmodels: its stem, and three groups of so many cells."""
     filters = model.penultimate_filters // 24
     numbered = [tuple(f"cell_{first + n}" for n in range(cells)) for first in (0, 6, 12)]
     rows: tuple[Row, ...] = (
@@ -307,12 +307,12 @@ def _nasnet(model: Any, cells: int) -> Anatomy:
 
 
 def pnasnet(model: Any) -> Anatomy:
-    """PNASNet-5 Large, of cells with branches side by side as in Inception."""
+    """PNASNet-5 Large of pretrainedmodels, of cells too."""
     return _of_cells(model, "conv_0.conv", _PNASNET)
 
 
 def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:
-    """Anatomy of NASNet and PNASNet: cells like Inception's blocks, each of which sees the two before it."""
+    """The anatomy of a convnet of cells, NASNet or PNASNet: each cell sees the two before it."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=(stem,),
@@ -323,7 +323,7 @@ def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:
 
 
 def bninception(model: Any) -> Anatomy:
-    """BNInception of pretrainedmodels, whose class has no module that gives a whole map after the stem; ours has."""
+    """The convnet BNInception of pretrainedmodels, in our class: the library's has no module for a whole map."""
     rows: list[Row] = [
         ("conv1", _children_named(model, "conv1_"), 64, 2),
         ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),
@@ -344,11 +344,11 @@ def bninception(model: Any) -> Anatomy:
 
 
 def _children_named(model: nn.Module, prefix: str) -> tuple[str, ...]:
-    """Children of pretrainedmodels' BNInception whose names start so."""
+    """The layers of pretrainedmodels' convnet BNInception whose names start so."""
     return tuple(name for name, _ in model.named_children() if name.startswith(prefix))
 
 
 def _blocks(model: nn.Module, *names: str) -> tuple[str, ...]:
-    """The modules of these blocks of pretrainedmodels' BNInception, their outputs last."""
+    """The modules of these blocks of the convnet BNInception, as its stages list them, their outputs last."""
     modules = [path for name in names for path in _children_named(model, f"inception_{name}_")]
     return tuple(sorted(modules, key=lambda path: path.endswith("_output")))

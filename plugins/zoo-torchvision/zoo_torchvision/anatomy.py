@@ -95,7 +95,9 @@ _QUANTIZED = "torch.ao.nn.quantized"
 
 
 def _is_quantized(model: nn.Module) -> bool:
-    """Whether a model was built with ``quantize=True``, or quantised later; one that only can be is not.
+    """Whether a model has the anatomy of a quantised one: built with ``quantize=True``, or quantised later.
+
+    One that only can be quantised has its own.
 
     Example:
         >>> from torch import nn

@@ -120,7 +120,7 @@ def channels_second(x: Tensor) -> Tensor:
 
 
 def raft(model: RAFT) -> Anatomy:
-    """Optical flow by RAFT: two encoders see the images, and no layer gives scores of classes.
+    """Optical flow between frames of video, by RAFT: two encoders see them, and no layer gives scores of classes.
 
     The stages are the first encoder's.
     """

@@ -177,7 +177,7 @@ def _no_chain(model: nn.Module, cause: str) -> NotSupported:
 
 
 def refuse_auxiliary(model: nn.Module, verb: str) -> None:
-    """Raise NotSupported where other heads hang on layers that ``verb`` takes out of the forward."""
+    """Raise NotSupported where other heads hang on layers that ``verb`` cuts out of the forward."""
     others = [site for site in anatomy_of(model).heads if site.role != "main"]
     if not others:
         return

@@ -122,7 +122,7 @@ def _following(model: Module) -> Module:
 
 
 def twin_of(model: Module) -> Module:
-    """A module of the same class and attributes to split differently, as its table of submodules is its own.
+    """A twin of a module: of the same class and attributes, with a table of submodules of its own.
 
     The tables of parameters and buffers are the very ones of ``model``: ``model.to(...)`` replaces buffers in them, and
     the twin has to see that.
@@ -140,7 +140,7 @@ def twin_of(model: Module) -> Module:
 
 
 class _NotOfATwin:
-    """In the place of a forward on an instance, which would run that whole module and not what is split off it."""
+    """In the place of a forward on an instance, which would run that whole module and not the twin of it."""
 
     def __init__(self, model: nn.Module) -> None:
         self.kind = type(model).__name__
