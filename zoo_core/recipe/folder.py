@@ -12,7 +12,7 @@ from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.recipe.record import FILE, Recipe, check_plain_file, read_recipe
 from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.weights.digest import agrees, sha256_of
-from zoo_core.weights.download.unfinished import is_unfinished, unfinished_folder
+from zoo_core.weights.download.ownership import is_unfinished, unfinished_folder
 from zoo_core.weights.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from zoo_core.utils.paths import expand
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import aside, disk_errors, move_aside, read_error, refuse_odd
 from zoo_core.weights.download.from_sources import fetch_once
-from zoo_core.weights.download.unfinished import sweep
+from zoo_core.weights.download.partial import sweep
 from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
 from zoo_core.weights.transport.urls import needs_network, shown

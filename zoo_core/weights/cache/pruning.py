@@ -16,7 +16,7 @@ from zoo_core.weights.cache.converted import FOLDER as CONVERTED
 from zoo_core.weights.cache.converted import Copy, copies, own_copies
 from zoo_core.weights.cache.inventory import Kept, contents, files_in, is_own
 from zoo_core.weights.download.disk import disk_errors
-from zoo_core.weights.download.unfinished import sweep
+from zoo_core.weights.download.partial import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 
     from zoo_core.weights.cache.store import Cache
 
-
 _FRESH = 600.0
 """Seconds for which an object without a ref is left alone: its ref may be about to be written."""
-
-
 FEATURES = "features"
 """The folder of what ``zoo.cached_features`` keeps."""
 

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import FileIO
 
-
 _POLL = 0.05
 _LOCKS = 4
+OWNED = re.compile(
+    r"(?P<partial>\.(?P<stem>.+)\.\w{0,40}-[0-9]+-[0-9a-f]+\.partial)(\.origin|\.at-[0-9]+)?", re.DOTALL | re.ASCII
+)
+"""Names of partial files and unfinished folders, which say who owns them, and of what is kept beside them."""
+_LONGEST_STEM = 40
+"""Characters of a stem in the name of a folder, so that there is room for the owner's."""
 
 
 @contextlib.contextmanager
@@ -215,3 +221,34 @@ def locked_folder(path: Path) -> Iterator[bool | None]:
         yield lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unfinished_folder(parent: Path, stem: str) -> Iterator[Path]:
+    """A folder for unfinished files that is ours alone, removed after the block; those of dead owners, before it.
+
+    Those are of the same stem, and left on this machine by processes of this user that were killed.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    stem = stem[:_LONGEST_STEM]
+    for each in filter(is_unfinished, parent.iterdir()):
+        if each.name.startswith(f".{stem}.") and surely_dead(each):
+            with contextlib.suppress(OSError), locked_folder(each) as is_ours:
+                if is_ours:
+                    shutil.rmtree(each, ignore_errors=True)
+    path = parent / own_name(stem)
+    path.mkdir()
+    try:
+        with locked_folder(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is an unfinished folder in the ownership of this user, and no link to one, by its name too."""
+    status = path.lstat()
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and stat.S_ISDIR(status.st_mode) and bool(OWNED.fullmatch(path.name))

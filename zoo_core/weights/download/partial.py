@@ -19,7 +19,7 @@ from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, BackgroundHash
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
-from zoo_core.weights.download.ownership import NO_PROCESS, SUFFIX, is_ours, lock, own_name, surely_dead
+from zoo_core.weights.download.ownership import NO_PROCESS, OWNED, SUFFIX, is_ours, lock, own_name, surely_dead
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -408,3 +408,41 @@ def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
     if not locked:
         return math.inf
     return -math.inf if surely_dead(path) else _ABANDONED
+
+
+def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
+    """Remove the partial files in a folder whose processes are dead, and what is left of others; nothing else.
+
+    Args:
+        folder: Where they are.
+        whole: The stem of a file that has arrived, so that none of its partials is of use.
+        spare: Seconds since the last write for which the partials of other stems are spared: their downloads may yet
+            be continued.
+
+    Returns:
+        How many bytes that freed.
+    """
+    freed = 0
+    with contextlib.suppress(OSError):
+        matches = filter(None, map(OWNED.fullmatch, no_follow.names(folder)))
+        for name, stem in dict.fromkeys((match["partial"], match["stem"]) for match in matches):
+            freed += _swept(folder / name, 0.0 if stem == whole else spare)
+    return freed
+
+
+def _swept(path: Path, spare: float) -> int:
+    """The bytes that were freed by removing a partial file, if its process is dead, with all beside it."""
+    freed = 0
+    with contextlib.suppress(OSError):
+        try:
+            status = no_follow.status(path)
+        except FileNotFoundError:
+            if surely_dead(path):  # else it is in the middle of being renamed, perhaps
+                remove(path)
+            return 0
+        if time.time() - status.st_mtime < spare or (file := claim(path)) is None:
+            return 0
+        with file:
+            freed = status.st_size
+            remove(path)
+    return freed
