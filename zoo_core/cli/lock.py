@@ -248,8 +248,8 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
     """
     from zoo_core.weights.cache_miss import rewritten
     from zoo_core.weights.transport.failures import Failure
-    from zoo_core.weights.transport.hub import at_commit, hub_is_offline, is_hub, looks_like_hub
-    from zoo_core.weights.transport.hub_headers import commit_of
+    from zoo_core.weights.transport.http import headers_of
+    from zoo_core.weights.transport.hub import at_commit, commit_of, hub_is_offline, is_hub, looks_like_hub
     from zoo_core.weights.transport.policy import Policy
 
     result: list[str] = []
@@ -257,7 +257,7 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
         place = rewritten(url)
         if looks_like_hub(place) and not settings.offline() and not (hub_is_offline() and is_hub(place)):
             with contextlib.suppress(Failure):
-                if commit := commit_of(place, sha256, Policy()):
+                if commit := commit_of(headers_of(place, Policy()), sha256):
                     result.append(at_commit(url, commit))
         result.append(url)
     return tuple(dict.fromkeys(result))

@@ -14,8 +14,8 @@ from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewh
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
 from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Failure
-from zoo_core.weights.transport.hub import hub_is_offline, is_hub, looks_like_hub
-from zoo_core.weights.transport.hub_headers import declared_digest
+from zoo_core.weights.transport.http import headers_of
+from zoo_core.weights.transport.hub import declared_digest, hub_is_offline, is_hub, looks_like_hub
 from zoo_core.weights.transport.urls import below, file_name, needs_network
 from zoo_core.weights.trust.rules import require_online, require_trust
 
@@ -197,7 +197,7 @@ def _declared_by_hub(request: Request) -> str:
             continue  # who wrote the settings would vouch for bytes of their own
         if looks_like_hub(url) and not settings.offline() and not (hub_is_offline() and is_hub(url)):
             try:
-                if digest := declared_digest(url, request.policy):
+                if digest := declared_digest(headers_of(url, request.policy)):
                     return digest
             except Failure as failure:
                 attempts.append((url, str(failure)))

@@ -461,3 +461,21 @@ def _socket_of(connection: HTTPConnection) -> socket.socket | None:
     """The socket of an HTTP connection, to close it; of a proxy's TLS where one is inside another."""
     line = getattr(connection.sock, "socket", connection.sock)
     return line if isinstance(line, socket.socket) else None
+
+
+def headers_of(url: str, policy: Policy) -> Mapping[str, str]:
+    """The headers that an HTTP server sends about a file, without the file itself.
+
+    It is asked again as long as failures may pass.
+
+    Raises:
+        Permanent: The server does not have the file, or does not give it to us.
+        Transient: It does not answer.
+    """
+    with contextlib.closing(HttpSource(url, policy, proven=False)) as source:
+        for attempt in range(1, policy.attempts):
+            try:
+                return source.headers()
+            except Transient:
+                policy.sleep(policy.pause(attempt))
+        return source.headers()

@@ -1,16 +1,22 @@
-"""The Hugging Face hub: which urls are its own, the token that it is sent, and what its refusals mean."""
+"""The Hugging Face hub: which urls are its own, the token that it is sent, and what its answers mean."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.urls import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _HUB = "https://huggingface.co"
 _LONGEST_TOKEN = 500
 _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def looks_like_hub(url: str) -> bool:
@@ -89,3 +95,25 @@ def at_commit(url: str, commit: str) -> str:
         'https://huggingface.co/timm/net/resolve/abc/model.safetensors'
     """
     return re.sub(r"/resolve/[^/]+/", f"/resolve/{commit}/", url, count=1)
+
+
+def declared_digest(headers: Mapping[str, str]) -> str:
+    """The SHA-256 that the hub declares for a file; ``""`` for none.
+
+    Args:
+        headers: What it sends about the file, see :func:`~zoo_core.weights.transport.http.headers_of`.
+    """
+    etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
+    digest = etag.removeprefix("W/").strip('"').lower()
+    return digest if digests.is_full(digest) else ""
+
+
+def commit_of(headers: Mapping[str, str], sha256: str) -> str:
+    """The commit at which the hub has a file of that digest now; ``""`` for none, or another file.
+
+    Args:
+        headers: What it sends about the file.
+        sha256: The digest that it should have.
+    """
+    commit = headers.get("X-Repo-Commit") or ""
+    return commit if declared_digest(headers) == sha256 and _COMMIT.fullmatch(commit) else ""
