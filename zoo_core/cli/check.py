@@ -153,7 +153,7 @@ class Missing:
 
 
 def missing(cards: Iterable[Card]) -> Iterator[Missing]:
-    """The files whose whole digest is missing in their cards, in the order of the cards."""
+    """For ``zoo check --digests``, the files whose whole digest is missing in their cards, in the order of these."""
     for card in cards:
         for weights in card.weights:
             for number, file in enumerate(weights.files):
@@ -163,7 +163,7 @@ def missing(cards: Iterable[Card]) -> Iterator[Missing]:
 
 
 def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) -> bool:
-    """Fetch each of these files, trusting what comes first, and print its size and digest for the card.
+    """For ``zoo check --digests``, fetch each file, trusting what comes first, and print its size and digest.
 
     Args:
         family: Its name.
@@ -234,7 +234,7 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
 
 
 def _print_digest(each: Missing, artefact: Artefact) -> None:
-    """Print the missing digest and size of a weights file, to be copied into its card."""
+    """For ``zoo check --digests``, print the size and digest of a file, to be copied into its card."""
     echo(f"# {each.name}  {shown(each.weights.urls[0])}")
     if each.key:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')

@@ -179,7 +179,7 @@ def installed_families() -> list[str]:
 
 
 def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """These tasks, if the family that is checked has models of each.
+    """The tasks for a run of ``zoo check``, if the family that is checked has models of each.
 
     Raises:
         UnknownTask: It has none of one; those that it has are listed.

@@ -82,7 +82,7 @@ def traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Ca
 
 
 def _each_model(models: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each ``package.module:callable`` of ``--models`` with the keywords that it is called with."""
+    """Each model of a new plugin, as ``--models`` says it: what is called, and with which keywords."""
     left = models.strip()
     while left:
         match = _MODEL.match(left)

@@ -106,7 +106,7 @@ def _family_problems(zoo: Zoo, family: Family, *, try_it: bool) -> tuple[list[st
 
 
 def _version_notes(family: Family) -> Iterator[str]:
-    """What to know of a library of another version than the plugin was tested with."""
+    """What ``zoo plugins`` says of a library of another version than the plugin was tested with."""
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.specifiers import InvalidSpecifier, SpecifierSet

@@ -129,7 +129,7 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
 
 
 def _settle(path: Path, final: Path) -> None:
-    """Give a file of a save, which is on the disk, its final name."""
+    """Give a file in the folder of a save, which is on the disk, its final name."""
     path.replace(final)
 
 
@@ -160,7 +160,7 @@ def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def _other_file(path: Path, recipe: Recipe, expected: str, got: str, digest: str) -> DigestMismatch:
-    """The error for a file of tensors that is another than was saved; its digest is empty where it was not read."""
+    """The error for a folder with other tensors than were saved; their digest is empty where they were not read."""
     return DigestMismatch(
         f"{path} is not the file that was saved",
         expected=expected,

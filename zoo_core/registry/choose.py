@@ -128,7 +128,7 @@ def chosen(
     input_size: int | None = None,
     sort: str | None = None,
 ) -> list[Entry]:
-    """The models that fit, in their order or sorted; what is not known fits no filter, and comes last.
+    """Choose the models that fit, in their order or sorted; what is not known fits no filter, and comes last.
 
     A licence and an accuracy count together: one of the weights has to have both.
 
@@ -159,7 +159,7 @@ def chosen(
 
 
 def _sort_key(entry: Entry, sort: str, license: str | None) -> Any:  # noqa: A002 - as above; what sort() compares
-    """Sort key of the models that were chosen; what is not known comes last."""
+    """The key by which chosen models are sorted; what is not known comes last."""
     if sort == "name":
         return entry.id.partition("/")[2]
     if sort == "accuracy":

@@ -111,7 +111,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 
 
 def check_seed(seed: object) -> int:
-    """The seed that a caller gives, as torch takes it.
+    """The argument ``seed``, as torch takes it.
 
     Raises:
         UsageError: It is no integer, or too large for torch.

@@ -50,7 +50,7 @@ def _replace(model: nn.Module, old: object, new: object) -> None:
 
 
 def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
-    """Paths of the integers with one of these names that repeat what a layer says.
+    """Paths of the attributes with one of these names, all integers, that repeat what a layer says.
 
     They are looked for in the modules around the layer, and in the configurations that these hold.
 

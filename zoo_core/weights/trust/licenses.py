@@ -47,7 +47,7 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
         return
     if isinstance(accepted, str):
         raise UsageError(f"licenses={accepted!r}", expected="a list, such as ['apache-2.0', 'mit']")
-    rules = [_rule(item) for item in accepted]
+    rules = [_accepted_part(item) for item in accepted]
     refused = {part: value for part in PARTS if not _accepts(rules, part, value := getattr(licenses, part).lower())}
     if refused:
         first = next(iter(refused))
@@ -62,7 +62,7 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
         )
 
 
-def _rule(item: object) -> tuple[str, str]:
+def _accepted_part(item: object) -> tuple[str, str]:
     """The part that an accepted licence counts for, or ``"*"``, and its pattern."""
     if not isinstance(item, str) or not item.strip():
         raise UsageError(f"licenses has {item!r}", expected="SPDX names, such as 'apache-2.0' or 'data:unknown'")
