@@ -138,13 +138,18 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _take_part(config, items):
-    """Keep one part of the tests, as ``ZOO_TEST_PART=3/8`` says: all those of a model are in the same part."""
+    """Keep one part of the sweeps, as ``ZOO_TEST_PART=3/8`` says: all those of a model are in the same part."""
     part, _, parts = os.environ.get("ZOO_TEST_PART", "").partition("/")
     if not parts:
         return
-    of = [zlib.crc32(_model_of(item).encode()) % int(parts) + 1 for item in items]
-    config.hook.pytest_deselected(items=[item for item, own in zip(items, of, strict=True) if own != int(part)])
-    items[:] = [item for item, own in zip(items, of, strict=True) if own == int(part)]
+    out = [item for item in items if item.get_closest_marker("sweep") and _part_of(item, int(parts)) != int(part)]
+    config.hook.pytest_deselected(items=out)
+    left = set(out)
+    items[:] = [item for item in items if item not in left]
+
+
+def _part_of(item, parts):
+    return zlib.crc32(_model_of(item).encode()) % parts + 1
 
 
 def _model_of(item):

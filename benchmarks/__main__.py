@@ -144,7 +144,7 @@ def warn(rows: list[Row]) -> None:
 def guard(options: argparse.Namespace) -> None:
     """Measure what takes little time, and warn; nothing fails, for a machine may be busy."""
     options.fresh = True
-    words = ("load", "--peer", "torchvision", "--rounds", "5", "--only")
+    words = ("load", "--peer", "torchvision", "--rounds", "3", "--only")
     chosen = [Part(name, (*words, f"{name}, .pth")) for name in ("resnet18", "resnet50")]
     text, rows = run(chosen, options.out / "guard", options)
     print(text)

@@ -153,9 +153,16 @@ def test_the_guide_is_printed_for_those_who_have_only_the_wheel(tmp_path):
     assert answer.stdout.startswith("# A family of your own"), answer.stderr
 
 
-@pytest.mark.full  # mypy reads torch
-def test_it_passes_strict_types(plugin):
-    answer = run(plugin, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("mypy")  # it reads torch once
+    return lambda folder: run(folder, "-m", "mypy", "--cache-dir", cache, "--follow-imports", "silent")
+
+
+@pytest.mark.full
+@pytest.mark.xdist_group("mypy")
+def test_it_passes_strict_types(plugin, mypy):
+    answer = mypy(plugin)
     assert answer.returncode == 0, answer.stdout
 
 
@@ -199,9 +206,9 @@ def test_the_version_of_the_library_that_is_installed_is_the_one_that_was_tested
 
 
 @pytest.mark.full
-def test_what_is_written_for_a_library_passes_strict_types(tmp_path):
-    folder = write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path)
-    answer = run(folder, "-m", "mypy", "--cache-dir", os.devnull, "--follow-imports", "silent")
+@pytest.mark.xdist_group("mypy")
+def test_what_is_written_for_a_library_passes_strict_types(tmp_path, mypy):
+    answer = mypy(write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path))
     assert answer.returncode == 0, answer.stdout
 
 

@@ -118,7 +118,7 @@ class Environment:
         )
 
 
-@pytest.fixture(scope="module", params=PLUGINS)
+@pytest.fixture(scope="module", params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in PLUGINS])
 def environment(request, tmp_path_factory):
     environment = Environment(request.param, tmp_path_factory.mktemp("outside"))
     environment.plugin = request.param

@@ -55,6 +55,7 @@ def test_masks_follow_too():
 @pytest.mark.sweep
 def test_masks_of_a_hundred_boxes_follow_too():
     model = zoo.get("torchvision/maskrcnn_resnet50_fpn", weights=None, seed=0)
+    model.transform.min_size = (300,)
     found = zoo.trace(model.eval(), [torch.zeros(3, 300, 300)]).anatomy.heads  # pasted box by box, in hundreds of ops
     assert [head.role for head in found] == ["main", "box", "mask"]
 
