@@ -275,6 +275,15 @@ class Measured(Scaled):
         self.scale = scale
 
 
+class Hooking(toys.Toy):
+    """It hangs a hook on a layer the first time that it runs, as transformers' backbones do."""
+
+    def forward(self, x):
+        if not self.norm._forward_hooks:
+            self.norm.register_forward_hook(lambda *_: None)
+        return super().forward(x)
+
+
 class Locked(toys.Toy):
     """Holds a lock, which can be neither copied nor pickled."""
 
@@ -665,6 +674,7 @@ MUTANTS = {
     "anatomy that holds a lambda": Mutant(
         "twins", "pickle fails", whole(pool=lambda model, x: model.norm(model.pool(x).flatten(1)))
     ),
+    "model that hangs a closure on itself as it runs": Mutant("twins", "pickle fails", card=build(Hooking)),
     "model that holds a lock": Mutant("twins", "deepcopy fails", card=build(Locked)),
     "number that is not saved": Mutant("save", "other outputs after it was saved and loaded", card=build(Secretive)),
 }

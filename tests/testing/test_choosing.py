@@ -15,6 +15,7 @@ from zoo_core.testing import (
     check_freeze,
     check_in_channels,
     check_state,
+    check_twins,
     judge,
     model_under_test,
     shapes_above,
@@ -140,6 +141,15 @@ def test_a_conversion_that_needs_values_is_not_checked_on_a_model_too_large_for_
         verdict = judge(check_state, card)
     assert verdict.outcome == "skipped"
     assert "fails without values" in verdict.reason
+
+
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_a_model_that_cannot_be_pickled_once_it_ran_is_found_by_shapes_as_by_values(most):
+    card = replace(toys.CARD, build="support.mutants:Hooking", parameters=10**6)
+    with zoo.use(toys.zoo_of(None, card)), shapes_above(most):
+        verdict = judge(check_twins, card)
+    assert verdict.outcome == "failed"
+    assert "pickle fails" in verdict.reason
 
 
 def test_a_detector_keeps_its_values_where_others_are_checked_by_shapes():
