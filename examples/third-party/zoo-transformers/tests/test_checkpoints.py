@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from functools import partial
@@ -34,8 +38,12 @@ class Hub(SimpleHTTPRequestHandler):
     """As much of the hub as zoo asks for: the file, and its digest in the headers."""
 
     def end_headers(self):
-        content = Path(self.translate_path(self.path)).read_bytes()
+        path = Path(self.translate_path(self.path))
+        content = path.read_bytes() if path.is_file() else b""
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if not path.is_file():
+            self.send_header("X-Error-Code", "EntryNotFound")
         super().end_headers()
 
     def log_message(self, *args):
@@ -101,12 +109,35 @@ def test_what_a_file_lacks_has_too_much_or_in_another_shape_is_not_hidden():
     assert converted["classifier.weight"].shape == (9, 24)
 
 
+COMMIT = "5dca96d358b3fcb9d53b3d3881eb1ae20b6752d1"
+PRINT_URLS = "from zoo_transformers.index import repository; print(*repository('me/vit').weights[0].urls)"
+
+
+@pytest.mark.parametrize(("commit", "code"), [(COMMIT, 0), (None, 1)])
+def test_the_urls_of_a_repository_are_of_the_commit_that_its_configuration_was_read_at(hub, commit, code):
+    saved(VIT, hub / "me" / "vit" / "resolve" / (commit or "main"), **SMALL[VIT])
+    ViTImageProcessor().save_pretrained(hub / "me" / "vit" / "resolve" / (commit or "main"))
+    (hub / "api" / "models" / "me").mkdir(parents=True)
+    (hub / "api" / "models" / "me" / "vit").write_text(json.dumps({"id": "me/vit", "sha": commit}))
+    environment = os.environ | {"HF_HOME": str(hub), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-c", PRINT_URLS]  # of its own, for the library reads HF_ENDPOINT when it is imported
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    files = ("model.safetensors", "pytorch_model.bin")
+    assert (
+        done.stdout.split()
+        == [f"https://huggingface.co/me/vit/resolve/{COMMIT}/{file}" for file in files][: 2 - 2 * code]
+    )
+    assert not code or "me/vit: the hub does not say its commit" in done.stderr
+
+
 def test_a_repository_becomes_a_card_that_gives_the_scores_of_the_library(tmp_path):
     theirs = saved(VIT, tmp_path, **SMALL[VIT])
     processor = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3)
     processor.save_pretrained(tmp_path)
     card = repository(str(tmp_path))
-    weights = replace(card.find("hub"), urls=((tmp_path / "model.safetensors").as_uri(),))
+    weights = replace(card.find("hub"), urls=card.find("hub").urls[:1])
+    assert weights.urls == ((tmp_path / "model.safetensors").as_uri(),)
     own = zoo.Zoo()
     own.member("transformers").cards = {"mine": replace(card, name="mine", weights=(weights,))}
 

@@ -20,6 +20,7 @@ def zoo_families() -> list[Family]:
             requires="transformers",
             catalog="zoo_transformers:cards",
             tested=">=5.23,<5.24",
+            exceptions="zoo_transformers.expected:EXPECTED",
             image_size="image_size",
         )
     ]

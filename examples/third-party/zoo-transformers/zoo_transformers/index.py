@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub import model_info
 from transformers import AutoConfig, AutoImageProcessor
 from transformers.models.auto import modeling_auto
 
@@ -66,21 +67,27 @@ def _card(name: str, kind: str, config: Mapping[str, Any], task: str, weights: t
 
 def repository(repo: str) -> Card:
     """The card of a repository of the hub, or of its folder here, from its configuration and its processor."""
-    config: Any = AutoConfig.from_pretrained(repo)
-    commit, names = getattr(config, "_commit_hash", None) or "main", tuple(config.id2label.values())
+    is_folder = Path(repo).is_dir()
+    commit = None if is_folder else model_info(repo).sha  # what is read is of it, and a branch moves on
+    if not is_folder and not commit:
+        msg = f"{repo}: the hub does not say its commit, and urls of a branch would change what they give"
+        raise ValueError(msg)
+    config: Any = AutoConfig.from_pretrained(repo, revision=commit)
+    names = tuple(config.id2label.values())
+    folder = Path(repo).resolve().as_uri() if is_folder else f"https://huggingface.co/{repo}/resolve/{commit}"
     options = {key: value for key, value in config.to_diff_dict().items() if key not in _OF_NO_MODEL}
     weights = Weights(
         tag="hub",
-        urls=tuple(f"https://huggingface.co/{repo}/resolve/{commit}/{file}" for file in _FILES),
+        urls=tuple(f"{folder}/{file}" for file in _FILES),
         num_classes=len(names),
         categories=names,
-        preprocessing=preprocessing(AutoImageProcessor.from_pretrained(repo)),
+        preprocessing=preprocessing(AutoImageProcessor.from_pretrained(repo, revision=commit)),
         licenses=Licenses(code="apache-2.0"),
         convert="zoo_transformers.models:convert",
-        docs=f"https://huggingface.co/{repo}",
+        docs=None if is_folder else f"https://huggingface.co/{repo}",
     )
     options["num_labels"] = len(names)
-    return _card(repo.partition("/")[2], config.architectures[0], options, "classification", (weights,))
+    return _card(Path(repo).name, config.architectures[0], options, "classification", (weights,))
 
 
 def preprocessing(processor: Any) -> Preprocessing:
