@@ -66,7 +66,7 @@ def _kept_token() -> str:
 
 
 def _is_set(variable: str) -> bool:
-    """Whether the hub is to be used so: a variable of its own, such as ``HF_HUB_OFFLINE``, is switched on."""
+    """Whether a variable of the hub's own, such as ``HF_HUB_OFFLINE``, is switched on."""
     return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
