@@ -393,3 +393,9 @@ def test_an_optimizer_with_rates_of_its_own_is_told_how_to_take_more(model):
         zoo.unfreeze(model, "layer3", optimizer=optimizer)
     assert "optimizer.add_param_group" in str(error.value)
     optimizer.add_param_group({"params": list(model.layer3.parameters())})  # what it says
+
+
+def test_parameters_that_fsdp_made_vectors_of_are_refused_since_none_would_be_decayed(model):
+    model.fc.weight.data = model.fc.weight.detach().flatten()  # as FullyShardedDataParallel(use_orig_params=True) does
+    with pytest.raises(zoo.ZooError, match=r"made a vector of fc\.weight[\s\S]*before the model is wrapped"):
+        zoo.param_groups(model, lr=1e-3)

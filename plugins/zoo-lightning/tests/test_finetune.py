@@ -363,15 +363,47 @@ strategy = ModelParallelStrategy(save_distributed_checkpoint=False, **parts)
 finetune(folder, out=out, batch_size=3, **eval(options),
          trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": strategy})
 """
+_FSDP = """
+import sys, warnings
+from unittest import mock
+warnings.simplefilter("ignore")
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.distributed import fsdp
+from zoo_lightning import finetune
+folder, out, options = sys.argv[1:]
+
+class OnCpu(FSDPStrategy):  # Lightning takes the class itself on GPUs only; torch takes a CPU that is named
+    def _setup_model(self, model):
+        device = {"device_id": torch.device("cpu")}
+        first = fsdp.FullyShardedDataParallel.__init__
+        init = lambda self, *rest, **settings: first(self, *rest, **{**settings, **device})
+        with mock.patch.object(fsdp.FullyShardedDataParallel, "__init__", init):
+            return super()._setup_model(model)
+    def barrier(self, name=None):
+        torch.distributed.barrier()
+
+policy = fsdp.wrap.ModuleWrapPolicy({torch.nn.Conv2d, torch.nn.Linear})
+strategy = OnCpu(state_dict_type="full", auto_wrap_policy=policy, process_group_backend="gloo")
+finetune(folder, out=out, batch_size=3, **eval(options),
+         trainer={"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": strategy})
+"""
 
 
 @pytest.mark.sweep
-def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits, tmp_path):
-    trained_alike(_SHARDED, digits, tmp_path)
+@pytest.mark.parametrize("script", [_SHARDED, _FSDP], ids=["ModelParallelStrategy", "FSDPStrategy"])
+def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits, tmp_path, script):
+    norms = ["*bn*", "*shortcut.1*", "stem.*"]  # each process has statistics of its own
+    decay = {"weight_decay": 1.0, "layer_decay": 0.5, "head_lr": 3e-2, "lr": 1e-2}
+    trained_alike(script, digits, tmp_path, freeze=norms, **decay)
 
 
 def test_what_several_processes_cannot_do_is_refused_before_training(digits, tmp_path):
-    from lightning.pytorch.strategies import ModelParallelStrategy
+    from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+    class OneParameter(FSDPStrategy):  # of another class, which Lightning does not look for a GPU for
+        def __init__(self):
+            super().__init__(use_orig_params=False)
 
     gloo = {"process_group_backend": "gloo"}
     for options, trainer, message in [
@@ -382,6 +414,13 @@ def test_what_several_processes_cannot_do_is_refused_before_training(digits, tmp
             {"strategy": ModelParallelStrategy(save_distributed_checkpoint=False, **gloo), "devices": 2},
             r"unfreezing on a schedule does not go with ModelParallelStrategy",
         ),
+        (
+            {"lr": None},
+            {"strategy": ModelParallelStrategy(save_distributed_checkpoint=False, **gloo)},
+            "a learning rate is not found with ModelParallelStrategy",
+        ),
+        ({}, {"strategy": "fsdp"}, r"requires a GPU[\s\S]*ModelParallelStrategy.*on CPUs too"),
+        ({}, {"strategy": OneParameter()}, "leave use_orig_params out"),
         ({}, {"strategy": "ddp", "devices": 99}, "fewer images to validate with than processes: 6 for 99"),
     ]:
         with pytest.raises(ZooError, match=message):

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.datasets import mixed_seed
+from zoo_lightning.strategies import require_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -117,10 +119,16 @@ class FineTune(LightningModule):
             raise errors.UsageError(f"{len(class_weights)} class weights for {main.num_classes} classes")
         weights = torch.tensor(class_weights) if class_weights is not None else None
         self.register_buffer("class_weights", weights, persistent=False)
+        self._before_sharding: tuple[zoo.Anatomy, list[dict[str, Any]]] | None = None
         self.mix = v2.MixUp(alpha=mixup, num_classes=main.num_classes) if mixup else None
         self.score: Any = (
             LabelPrecision(main.num_classes) if multi_label else MulticlassAccuracy(main.num_classes, average="micro")
         )
+
+    @property
+    def anatomy(self) -> Any:
+        """The anatomy of the model; the one that it had before Lightning's ``FSDPStrategy`` put wrappers into it."""
+        return self._before_sharding[0] if self._before_sharding else zoo.anatomy(self.model)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``[N, num_classes]`` of images ``[N, C, H, W]``."""
@@ -128,7 +136,7 @@ class FineTune(LightningModule):
 
     def heads(self, images: Tensor) -> list[Tensor]:
         """The scores, and after them those of auxiliary heads, which Inception and GoogLeNet have in training."""
-        output: Any = zoo.anatomy(self.model).scores_in(self.model(images))
+        output: Any = self.anatomy.scores_in(self.model(images))
         several = [each for each in output if each is not None] if isinstance(output, tuple) else [output]
         if not several or not all(isinstance(each, Tensor) and each.shape == several[0].shape for each in several):
             raise errors.NotSupported(
@@ -144,6 +152,15 @@ class FineTune(LightningModule):
         if self.multi_label:
             return functional.binary_cross_entropy_with_logits(scores, targets, pos_weight=weights)
         return functional.cross_entropy(scores, targets, weight=weights, label_smoothing=self.label_smoothing)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Look at the model while its parameters are whole: ``FSDPStrategy`` makes a vector of each, without an axis."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            self._before_sharding = zoo.anatomy(self.model), self._groups()
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Forget what was looked at in :meth:`setup`."""
+        self._before_sharding = None
 
     def configure_model(self) -> None:
         """Shard the parameters where Lightning's ``ModelParallelStrategy`` asks for it, as ``fully_shard`` does."""
@@ -200,14 +217,7 @@ class FineTune(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule. What is frozen is in the groups too: without a gradient it is passed over."""
-        with _trainable(self.model):
-            groups = zoo.param_groups(
-                self.model,
-                lr=self.lr,
-                head_lr=self.head_lr,
-                layer_decay=self.layer_decay,
-                weight_decay=self.weight_decay,
-            )
+        groups = self._before_sharding[1] if self._before_sharding else self._groups()
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         rises = max(1, round(self.warmup * steps))
@@ -220,19 +230,16 @@ class FineTune(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-
-def require_schedule(trainer: Trainer) -> None:
-    """Refuse to unfreeze parts of a model during its training where several processes would not do so alike.
-
-    Raises:
-        NotSupported: The strategy is not one of those that hold all parameters in each process.
-    """
-    if trainer.world_size > 1 and not hasattr(trainer.strategy, "configure_ddp"):
-        raise errors.NotSupported(
-            f"unfreezing on a schedule does not go with {type(trainer.strategy).__name__}",
-            cause="it shards what is trainable at first",
-            hint='strategy="ddp", or the head first, and then everything in a second run',
-        )
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of the optimizer, of what is frozen too."""
+        with _trainable(self.model):
+            return zoo.param_groups(
+                self.model,
+                lr=self.lr,
+                head_lr=self.head_lr,
+                layer_decay=self.layer_decay,
+                weight_decay=self.weight_decay,
+            )
 
 
 def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:

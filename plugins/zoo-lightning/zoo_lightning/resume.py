@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-
 from zoo_core import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from lightning.pytorch import Trainer
 
 POINT, FACTS = "last.ckpt", "run.json"
 
@@ -129,23 +125,6 @@ def resumable(work: Path) -> Iterator[None]:
             cause=str(error).partition("\n")[0],
             hint="free some space and go on with resume, or choose another folder for out",
         ) from error
-
-
-def shards(engine: Trainer) -> bool:
-    """Whether the strategy shards the parameters; refused where it shards the checkpoint of a run to resume from too.
-
-    Raises:
-        UsageError: Each process would write a part of the checkpoint too, in a folder.
-    """
-    if not isinstance(engine.strategy, FSDPStrategy | ModelParallelStrategy):
-        return False
-    settings = vars(engine.strategy)
-    if settings.get("_save_distributed_checkpoint") or settings.get("_state_dict_type") == "sharded":
-        raise errors.UsageError(
-            "the best weights of a run are read from one file, and this strategy writes a folder of parts",
-            hint="ModelParallelStrategy(save_distributed_checkpoint=False), or FSDPStrategy(state_dict_type='full')",
-        )
-    return True
 
 
 def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:

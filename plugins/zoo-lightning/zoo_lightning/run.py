@@ -24,16 +24,12 @@ from zoo_lightning.data import read_data
 from zoo_lightning.data_loaders import loaders
 from zoo_lightning.datasets import datasets
 from zoo_lightning.head_first import begin_with_head
-from zoo_lightning.module import FineTune, require_schedule, require_trainable
+from zoo_lightning.module import FineTune, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import (
-    begin,
-    require_same_run,
-    resumable,
-    shards,
-)
+from zoo_lightning.resume import begin, require_same_run, resumable
 from zoo_lightning.samples import ImageData
+from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
 if TYPE_CHECKING:
@@ -123,13 +119,12 @@ def finetune(
     work = _work_folder(target)
     history = History()
     engine = _trainer(chosen, work, [Finite(), *callbacks_of(chosen, work), history], dict(trainer or {}))
-    sharded = shards(engine)
-    _require_processes(engine, images, chosen, sharded=sharded)
+    require_processes(engine, chosen, len(images.val))
     with resumable(work):
         point = begin(work, _run_facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
             begin_with_head(module, images, chosen, work)
-        whole = copy.deepcopy(module) if sharded else module
+        whole = copy.deepcopy(module) if shards(engine) else module
         _fit(engine, module, images, chosen, point)
         result = _finish(engine, _Run(whole, images, chosen, target), history)
     engine.strategy.barrier()  # every process has read the best weights
@@ -200,24 +195,6 @@ def _require_free(target: Path) -> None:
             f"{target} is something else than a saved model",
             expected="a folder that a run saved to, an empty one, or none",
             hint="choose another folder for out",
-        )
-
-
-def _require_processes(engine: Trainer, data: ImageData, options: Options, *, sharded: bool) -> None:
-    """Refuse a run on several processes that would end in the middle of one of them."""
-    if len(data.val) < engine.world_size:
-        raise errors.UsageError(
-            f"there are fewer images to validate with than processes: {len(data.val)} for {engine.world_size}",
-            expected="at least one for each",
-            hint="fewer devices, a larger val, or a split val with more images",
-        )
-    if options.unfreeze_at:
-        require_schedule(engine)
-    if sharded and options.ema is not None:
-        raise errors.NotSupported(
-            f"averaged weights do not go with {type(engine.strategy).__name__}",
-            cause="each process holds a part of the parameters, and Lightning's average needs all of them",
-            hint='leave ema out, or strategy="ddp"',
         )
 
 
@@ -313,7 +290,9 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
         raise errors.UsageError(
             "Lightning's Trainer does not take these arguments",
             cause=str(error).partition("\n")[0],
-            hint="another precision, or other arguments for trainer",
+            hint="ModelParallelStrategy(save_distributed_checkpoint=False) trains on CPUs too"
+            if "`fsdp`" in str(error)
+            else "another precision, or other arguments for trainer",
         ) from error
 
 

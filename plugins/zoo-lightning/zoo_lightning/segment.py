@@ -54,7 +54,7 @@ class FineTuneSegmenter(FineTune):
 
     def maps(self, images: Tensor) -> Mapping[str, Tensor]:
         """The scores as ``"out"``, and those of an auxiliary classifier as ``"aux"``, where there is one."""
-        output: Any = zoo.anatomy(self.model).scores_in(self.model(images))
+        output: Any = self.anatomy.scores_in(self.model(images))
         result = {"out": output} if isinstance(output, Tensor) else output
         if not isinstance(result, dict) or getattr(result.get("out"), "ndim", 0) != _MAPS:
             shape = f" of the shape {list(output.shape)}" if isinstance(output, Tensor) else ""

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch import nn
+
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.layers import is_bias, is_norm
@@ -19,7 +21,6 @@ from zoo_core.utils.arguments import strict_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
@@ -36,6 +37,8 @@ _POSITIONS = (
     "*reg_token",
 )
 
+_WITH_AXES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose weight is never a vector."""
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 """What torch's schedulers keep of the learning rate in a group."""
 _LISTS_OF_RATES = ("base_lrs", "max_lrs", "min_lrs", "_last_lr")
@@ -127,6 +130,7 @@ def param_groups(
             f"there is nothing to train: every parameter of this {type(bare).__name__} is frozen",
             hint='zoo.unfreeze(model, "head") trains the head, zoo.unfreeze(model) everything',
         )
+    _require_axes(bare, trainable)
     kept_whole = _not_decayed(model, words)
     part_of = _parts(model, plan, trainable)
     groups: dict[str, dict[str, Any]] = {}
@@ -134,6 +138,25 @@ def param_groups(
         new = _group(name, part_of[name], plan, decays=name not in kept_whole)
         groups.setdefault(new["name"], new)["params"].append(trainable[name])
     return [{**group, "plan": {**asdict(plan), "no_decay": words}} for group in groups.values()]
+
+
+def _require_axes(model: nn.Module, trainable: Iterable[str]) -> None:
+    """Refuse parameters that ``FullyShardedDataParallel`` made vectors of: of a vector no part would be decayed.
+
+    Raises:
+        NotSupported: A layer has a weight with fewer axes than such a layer has, or is in one parameter with others.
+    """
+    for name in trainable:
+        path, _, own = name.rpartition(".")
+        module = model.get_submodule(path)
+        is_flat = isinstance(module, _WITH_AXES) and own == "weight" and module.weight.ndim == 1
+        if is_flat or own == "_flat_param":
+            raise NotSupported(
+                f"FullyShardedDataParallel has made a vector of {name}",
+                cause="nothing tells weights, which are decayed, from biases and norms, which are not",
+                hint="zoo.param_groups(model, ...) before the model is wrapped (use_orig_params=True keeps its "
+                "parameters), or torch's fully_shard instead",
+            )
 
 
 def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
