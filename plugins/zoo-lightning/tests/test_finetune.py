@@ -134,6 +134,19 @@ def test_a_run_that_ends_outside_of_the_epochs_can_be_resumed(digits, tmp_path, 
     assert cut.metrics == whole.metrics
 
 
+def test_a_run_replaces_no_save_and_no_interrupted_run_unless_it_is_told_to(digits, tmp_path):
+    once = {**RUN, "epochs": 0, "head_epochs": 1}
+    saved = weights(finetune(digits, out=tmp_path / "out", **once).folder)
+    with pytest.raises(UsageError, match=r"holds a saved model already[\s\S]*--overwrite"):
+        finetune(digits, out=tmp_path / "out", seed=1, **once)
+    assert all(torch.equal(value, saved[name]) for name, value in weights(tmp_path / "out").items())
+    other = weights(finetune(digits, out=tmp_path / "out", seed=1, overwrite=True, **once).folder)
+    assert not torch.equal(other["fc.weight"], saved["fc.weight"])
+    interrupt(digits, tmp_path / "cut", epochs=2)
+    with pytest.raises(UsageError, match=r"was interrupted[\s\S]*--resume\) goes on[\s\S]*--overwrite\) begins"):
+        finetune(digits, out=tmp_path / "cut", epochs=2, **RUN)
+
+
 def test_a_run_is_not_resumed_with_other_options_or_images(digits, tmp_path):
     interrupt(digits, tmp_path / "out", epochs=2)
     with pytest.raises(UsageError, match=r"begun with another batch_size[\s\S]*got: batch_size: 4"):
@@ -152,13 +165,30 @@ def test_a_run_whose_files_are_damaged_is_not_resumed_and_says_which(digits, tmp
         ("run.json", b"1"),
     ):
         (work / name).write_bytes(content)
-        with pytest.raises(UsageError, match=rf"{name} cannot be read[\s\S]*--resume"):
+        with pytest.raises(UsageError, match=rf"{name} cannot be read[\s\S]*--overwrite[\s\S]*--resume"):
             finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
+
+
+def test_a_checkpoint_that_is_damaged_in_its_middle_is_named_and_the_best_one_trained_on(digits, tmp_path):
+    interrupt(digits, tmp_path / "out", epochs=2)
+    point, best = (tmp_path / "out.run" / name for name in ("last.ckpt", "best.ckpt"))
+    content = bytearray(point.read_bytes())
+    content[len(content) // 2] ^= 255
+    point.write_bytes(content)
+    with pytest.raises(UsageError, match=r"last\.ckpt cannot be read[\s\S]*not as it was written") as caught:
+        finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
+    assert f"a copy of {best}" in str(caught.value)
+    copy = best.rename(tmp_path / "copy.ckpt")
+    again = {**RUN, "overwrite": True, "freeze": "backbone", "epochs": 1}
+    result = finetune(digits, out=tmp_path / "out", weights=str(copy), **again)
+    expected = torch.load(copy, weights_only=True)["state_dict"]["model.layer3.conv2.weight"]
+    assert torch.equal(weights(result.folder)["layer3.conv2.weight"], expected)
 
 
 def test_a_new_run_takes_nothing_from_one_that_was_interrupted(digits, tmp_path):
     interrupt(digits, tmp_path / "out", epochs=2)
-    found, expected = (finetune(digits, out=tmp_path / name, epochs=1, seed=1, **RUN) for name in ("out", "other"))
+    options = {**RUN, "epochs": 1, "seed": 1, "overwrite": True}
+    found, expected = (finetune(digits, out=tmp_path / name, **options) for name in ("out", "other"))
     assert found.metrics == expected.metrics
 
 

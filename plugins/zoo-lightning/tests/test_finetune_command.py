@@ -155,8 +155,8 @@ def test_the_weights_of_a_run_are_a_tag_or_a_file(digits, tmp_path):
         (str(file), zoo.get("tiny/glyphnet", weights=file)),
         ("GLYPHS_V1", zoo.get("tiny/glyphnet")),
     ):
-        check_run(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights)
-        run = finetune(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights, **options)
+        check_run(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights, overwrite=True)
+        run = finetune(data, model="tiny/glyphnet", out=tmp_path / "out", weights=weights, overwrite=True, **options)
         assert torch.equal(zoo.load(run.folder).stem[0].weight, source.stem[0].weight)
 
 

@@ -96,6 +96,7 @@ def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, .
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything drawn at random.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run to the same folder.")
+@click.option("--overwrite", is_flag=True, help="Replace a model saved there, or a run that was interrupted.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; train and write nothing.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def finetune(data: Path, model: str, out: Path, **options: Any) -> None:
@@ -111,7 +112,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:
     """
     from zoo_lightning.data import read_data
 
-    resume, dry, quiet = (options.pop(name) for name in ("resume", "dry_run", "quiet"))
+    dry, quiet = options.pop("dry_run"), options.pop("quiet")
     options["lr"] = options["lr"] or None
     options["weights"] = None if options["weights"].lower() == "none" else options["weights"]
     images = read_data(data, val=options["val"], seed=options["seed"])
@@ -121,14 +122,14 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:
         f"{len(images.train)} images to train on, {len(images.val)} to validate with, {len(images.class_names)} classes"
     )
     if dry:
-        _explain(model, images, out, resume=resume, options=options)
+        _explain(model, images, out, options=options)
         return
     from zoo_lightning.run import finetune as run
 
     try:
         with _without_advice():
             trainer = {"enable_progress_bar": not quiet}
-            result = run(images, model=model, out=out, resume=resume, trainer=trainer, **options)
+            result = run(images, model=model, out=out, trainer=trainer, **options)
     except KeyboardInterrupt as end:
         _say(f"note: {end}", err=True)
         raise
@@ -155,14 +156,14 @@ def _without_advice() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _explain(model: str, images: ImageData, out: Path, *, resume: bool, options: dict[str, Any]) -> None:
+def _explain(model: str, images: ImageData, out: Path, *, options: dict[str, Any]) -> None:
     """Print what ``zoo finetune`` would do, or why not: nothing is trained; a model on the hub is downloaded."""
     import zoo_core as zoo
     from zoo_lightning.run import check_run
     from zoo_lightning.tasks import is_save
 
     with _without_advice():
-        check_run(images, model=model, out=out, resume=resume, **options)
+        check_run(images, model=model, out=out, **options)
     for name, count in images.counts().items():
         _say(f"  {name}: {count}")
     name = model if is_save(model) else zoo.info(model).id

@@ -154,7 +154,7 @@ class FineTune(LightningModule):
         return functional.cross_entropy(scores, targets, weight=weights, label_smoothing=self.label_smoothing)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
-        """Look at the model while its parameters are whole: ``FSDPStrategy`` makes a vector of each, without an axis."""
+        """Look at the model while its parameters are whole: ``FSDPStrategy`` makes a vector of each."""
         if isinstance(self.trainer.strategy, FSDPStrategy):
             self._before_sharding = zoo.anatomy(self.model), self._groups()
 

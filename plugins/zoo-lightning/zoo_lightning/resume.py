@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 from zoo_core import errors
 
@@ -16,6 +17,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 POINT, FACTS = "last.ckpt", "run.json"
+
+
+def require_free(target: Path, work: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run that would replace what another has saved or reached, before a night of training.
+
+    Args:
+        target: The folder that the run saves to.
+        work: The folder that it works in.
+        resume: Whether it goes on with a run.
+        overwrite: Whether it may replace a save, and what an interrupted run has reached.
+
+    Raises:
+        UsageError: There is a save or an interrupted run and it may not, or something else than a save.
+    """
+    is_save = (target / "recipe.json").is_file()
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_save):
+        raise errors.UsageError(
+            f"{target} is something else than a saved model",
+            expected="a folder that a run saved to, an empty one, or none",
+            hint="choose another folder for out",
+        )
+    if resume or overwrite:
+        return
+    if (work / POINT).is_file():
+        raise errors.UsageError(
+            f"a run to {target} was interrupted, and a new one would replace what it has reached",
+            hint="resume=True (--resume) goes on with it; overwrite=True (--overwrite) begins a new one",
+        )
+    if is_save:
+        raise errors.UsageError(
+            f"{target} holds a saved model already",
+            hint="choose another folder for out; overwrite=True (--overwrite) replaces it when the run has ended",
+        )
 
 
 def begin(work: Path, facts: Mapping[str, Any], *, resume: bool) -> Path | None:
@@ -58,7 +92,7 @@ def require_same_run(work: Path, facts: Mapping[str, Any]) -> None:
             f"the run in {work} was begun with another {' and another '.join(differing)}",
             expected=", ".join(f"{name}: {_short_value(before.get(name))}" for name in differing),
             got=", ".join(f"{name}: {_short_value(facts[name])}" for name in differing),
-            hint="resume it with the same, or leave resume (--resume) out to begin a new one",
+            hint="resume it with the same; overwrite=True (--overwrite) without resume begins a new one",
         )
 
 
@@ -74,18 +108,33 @@ def _facts_in(work: Path) -> dict[str, Any]:
         raise _damaged(work / FACTS, str(error)) from error
     if not isinstance(result, dict):
         raise _damaged(work / FACTS, f"a {type(result).__name__} instead of an object")
-    if (work / POINT).exists() and not is_zipfile(work / POINT):
-        raise _damaged(work / POINT, "no checkpoint that torch.save wrote to its end")
+    if (work / POINT).exists() and (fault := _fault_in(work / POINT)):
+        raise _damaged(work / POINT, fault)
     return result
+
+
+def _fault_in(checkpoint: Path) -> str:
+    """What is wrong with the file of a checkpoint to resume from; empty where each checksum in it is right."""
+    try:
+        with ZipFile(checkpoint) as file:
+            part = file.testzip()
+    except BadZipFile:
+        return "no checkpoint that torch.save wrote to its end"
+    except (OSError, ValueError, EOFError, NotImplementedError, zlib.error) as error:
+        return str(error) or type(error).__name__
+    return f"{part} in it is not as it was written" if part else ""
 
 
 def _damaged(path: Path, got: str) -> errors.UsageError:
     """The error for a file of a run to resume that cannot be read."""
+    best = path.with_name("best.ckpt")
+    copy = f" from a copy of {best}, whose weights were the best so far: weights=COPY (--weights COPY)"
     return errors.UsageError(
         f"{path} cannot be read, so that the run cannot be resumed",
         got=got,
-        cause="the file was changed or copied in part",
-        hint="leave resume (--resume) out to begin a new one",
+        cause="the file was changed or copied in part, or the disk is failing",
+        hint="begin a new run, overwrite=True (--overwrite) without resume (--resume)"
+        + (copy if best.is_file() and not _fault_in(best) else ""),
     )
 
 

@@ -27,7 +27,7 @@ from zoo_lightning.head_first import begin_with_head
 from zoo_lightning.module import FineTune, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import begin, require_same_run, resumable
+from zoo_lightning.resume import begin, require_free, require_same_run, resumable
 from zoo_lightning.samples import ImageData
 from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
@@ -82,6 +82,7 @@ def finetune(
     model: str | nn.Module,
     out: str | os.PathLike[str],
     resume: bool = False,
+    overwrite: bool = False,
     trainer: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Result:
@@ -93,6 +94,8 @@ def finetune(
         out: The folder to save to.
         resume: Go on with a run to this folder that was interrupted. On the CPU the weights are then those of a run
             without the interruption, bit for bit.
+        overwrite: Begin a new run where one to this folder was interrupted, and replace a model that is saved there
+            when the run has ended.
         trainer: Arguments of ``lightning.pytorch.Trainer``, such as ``{"devices": 2, "strategy": "ddp"}``. The
             weights are then those of one process with a batch as large, but for batch norms in training, each of which
             sees the images of its own process; on GPUs ``"sync_batchnorm": True`` has them see all.
@@ -102,7 +105,7 @@ def finetune(
         Where the model is, and how good.
 
     Raises:
-        UsageError: An option is unknown or impossible, or there is nothing to resume.
+        UsageError: An option is unknown or impossible, or there is nothing to resume, or something to replace.
         ZooError: The data or the model cannot be read or downloaded, or the loss became nan.
 
     Example:
@@ -111,12 +114,12 @@ def finetune(
     """
     chosen = checked(options)
     target = Path(out).expanduser()
-    _require_free(target)
+    work = _work_folder(target)
+    require_free(target, work, resume=resume, overwrite=overwrite)
     images = data if isinstance(data, ImageData) else read_data(data, val=chosen.val, seed=chosen.seed)
     module = _module(images, model, chosen)
     if not isinstance(model, str):
         _require_savable(module.model)
-    work = _work_folder(target)
     history = History()
     engine = _trainer(chosen, work, [Finite(), *callbacks_of(chosen, work), history], dict(trainer or {}))
     require_processes(engine, chosen, len(images.val))
@@ -139,6 +142,7 @@ def check_run(
     model: str,
     out: str | os.PathLike[str],
     resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Refuse what :func:`finetune` would refuse before it trains.
@@ -150,15 +154,17 @@ def check_run(
         model: A name, as ``zoo.get`` takes it.
         out: The folder to save to.
         resume: Whether it would go on with a run to this folder.
+        overwrite: Whether it may replace a model that is saved there, and what an interrupted run has reached.
         **options: The fields of :class:`Options`.
 
     Raises:
         UsageError: An option, a part, the model or the folder is impossible, or there is no such run to resume.
     """
     chosen, target = checked(options), Path(out).expanduser()
-    _require_free(target)
+    work = _work_folder(target)
+    require_free(target, work, resume=resume, overwrite=overwrite)
     if resume:
-        require_same_run(_work_folder(target), _run_facts(data, model, chosen))
+        require_same_run(work, _run_facts(data, model, chosen))
     module = _module(data, model, chosen, values=False)
     if chosen.unfreeze_at:
         zoo.unfreeze(module.model, *chosen.unfreeze_at)
@@ -183,19 +189,6 @@ def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, 
 def _work_folder(target: Path) -> Path:
     """Folder that a run of ``finetune`` works in, beside the one that it saves to."""
     return target.with_name(f"{target.name}.{RUN}")
-
-
-def _require_free(target: Path) -> None:
-    """Refuse a run before a night of training where saving would refuse it after that."""
-    is_other = target.is_file() or (
-        target.is_dir() and any(target.iterdir()) and not (target / "recipe.json").is_file()
-    )
-    if is_other:
-        raise errors.UsageError(
-            f"{target} is something else than a saved model",
-            expected="a folder that a run saved to, an empty one, or none",
-            hint="choose another folder for out",
-        )
 
 
 def _require_savable(model: nn.Module) -> None:

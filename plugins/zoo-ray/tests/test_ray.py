@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 
@@ -94,11 +95,14 @@ def test_one_image_of_a_batch_travels_without_the_others():
     assert len(pickle.dumps(chunk)) < batch.nbytes / 50
 
 
-def test_a_cluster_that_is_not_there_is_refused_with_its_address(photos):
+@pytest.mark.parametrize("address", ["127.0.0.1:port", "127.0.0.1:{free}", "ray://127.0.0.1:{free}"])
+def test_a_cluster_that_is_not_there_is_refused_with_its_address_at_once(photos, address):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = address.format(free=server.getsockname()[1])
     code = f"import zoo_core as zoo; zoo.embed('tiny/glyphnet', {str(photos)!r}, engine='ray')"
-    settings = {**os.environ, "RAY_ADDRESS": "127.0.0.1:port"}
-    answer = subprocess.run([sys.executable, "-c", code], env=settings, check=False, capture_output=True, text=True)
-    assert "UsageError: there is no Ray cluster at 127.0.0.1:port" in answer.stderr.splitlines()[-3]
+    program, settings = [sys.executable, "-c", code], {**os.environ, "RAY_ADDRESS": address}
+    answer = subprocess.run(program, env=settings, check=False, capture_output=True, text=True, timeout=100)
+    assert f"UsageError: there is no Ray cluster at {address}" in answer.stderr.splitlines()[-3]
 
 
 def test_the_command_writes_the_rows_of_a_cluster_and_goes_on_with_them(cluster, photos, tmp_path):

@@ -7,6 +7,7 @@ what was written decides what is left to do. Ray Data would collect the first, a
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from dataclasses import replace
 from importlib import import_module
@@ -25,6 +26,8 @@ _AHEAD = 8
 """Tasks for each actor that may be done before the one whose rows come next: a slow actor does not stop the others."""
 _BATCHES = {"CPU": 1, "GPU": 4}
 """Batches of a task: a GPU waits for the first images of each, and cores wait for the last task of all to end."""
+_SECONDS = 10
+"""In which a cluster has to take a connection."""
 _RETRIES = 3
 """How often a task is given to an actor again that died in it: some images kill every actor."""
 
@@ -90,16 +93,24 @@ def _started() -> Any:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it sends the current folder to every worker
     ray: Any = import_module("ray")  # a heavy library, without which this module can be read
     if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "")
         try:
+            _require_listener(address)
             ray.init(log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            address = os.environ.get("RAY_ADDRESS")
+        except (OSError, RuntimeError, ValueError) as error:
             raise errors.UsageError(
                 f"there is no Ray cluster at {address}" if address else "Ray does not start on this machine",
                 cause=str(error).partition("\n")[0],
                 hint="RAY_ADDRESS is the address that ray start prints; unset, Ray starts on this machine",
             ) from error
     return ray
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at the host and port of a cluster, for which Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def _in_chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
