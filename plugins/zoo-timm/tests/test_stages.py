@@ -12,7 +12,7 @@ from functools import lru_cache
 import pytest
 import timm
 import torch
-from zoo_timm.stages import layout, stages
+from zoo_timm.timm_stages import layout, stages
 
 import zoo_core as zoo
 

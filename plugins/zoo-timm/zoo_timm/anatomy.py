@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from zoo_core.plugin import Anatomy, AnatomyError
 from zoo_timm.heads import heads, is_model, why_headless
 from zoo_timm.split import split
-from zoo_timm.stages import layout, stages
 from zoo_timm.stems import stem
+from zoo_timm.timm_stages import layout, stages
 
 if TYPE_CHECKING:
     from torch import nn

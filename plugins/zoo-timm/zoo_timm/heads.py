@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.plugin import AnatomyError, Head
-from zoo_timm.stages_by_class import row_for_class
+from zoo_timm.timm_stages import row_for_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

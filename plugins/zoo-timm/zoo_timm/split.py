@@ -26,8 +26,7 @@ from zoo_timm.heads import (
     is_timms,
     two_tokens,
 )
-from zoo_timm.stages import layout
-from zoo_timm.stages_by_class import row_for_class
+from zoo_timm.timm_stages import layout, row_for_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
