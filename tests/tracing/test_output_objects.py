@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core.plugin import Card, Family
-from zoo_core.tracing.declared_or_traced import anatomy_for
+from zoo_core.tracing.trace import anatomy_for
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,14 +11,15 @@ from torch import nn
 from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import attach
+from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.declared_or_traced import metadata_for
+from zoo_core.tracing.trace import anatomy_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zoo_core.contract.card import Card
+    from zoo_core.registry.families import Member
     from zoo_core.surgery.receipt import Outcome
 
 
@@ -55,8 +57,30 @@ def construct(
         )
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialized") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
-    attach(model, metadata_for(member, card, model, receipt, options))
+    attach(model, _metadata_of_new(member, card, model, receipt, options))
     return model
+
+
+def _metadata_of_new(
+    member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
+) -> Metadata:
+    """The metadata of a model that was constructed, with its anatomy declared or traced.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+        receipt: What happened to its tensors.
+        options: What the constructor was given.
+
+    Raises:
+        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
+    """
+    known = Metadata(anatomy_for(member, card, model, options), receipt, card, options=options)
+    own = member.own.get(card.name)
+    if own is None:
+        return known
+    return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
 
 
 def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:

@@ -18,17 +18,18 @@ from zoo_core.tracing.recording import Ref
 from zoo_core.tracing.stage_proof import in_two_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.feature_maps import Grid, Layout, Map
     from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Call
+    from zoo_core.tracing.recording import Call, Dataflow, Op
 
     Reads = Mapping[Layout, ItemOf | None]
 
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
+_SUMS = frozenset({"add", "radd", "iadd"})
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
 
@@ -91,9 +92,15 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
             raise AnatomyError(f"stages: {both}", expected="maps that are all of one layout, beside tokens at most")
         return replace(anatomy, stages=named.stages, layout=named.layout)
     flow = passes.evaluated
-    before = [value for number in main.ops.values() for value in flow.moving(flow.recording.ops[number])]
+    before = [value for number in main.ops.values() for value in _given(flow, flow.recording.ops[number])]
     result = _find_stages(passes.model, grid, before or [main.value], anatomy)
     return replace(anatomy, stages=result.stages, layout=result.layout)
+
+
+def _given(flow: Dataflow, op: Op) -> list[int]:
+    """What a head is given in the op of it that stages end before, and wherever else its parameters are used."""
+    again = (each for each in flow.recording.ops if op.parameters and each.parameters == op.parameters)
+    return [value for each in (op, *again) for value in flow.moving(each)]
 
 
 def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: Anatomy) -> Stages:
@@ -109,6 +116,8 @@ def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: 
     end = grid.flow.recording.producer.get(deepest, -1) + 1
     trunk = _Trunk(model, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
     units = trunk.units()
+    around = {path[:end] for path in (unit.path for unit in units) for end in range(len(path)) if path[end] == "."}
+    units = [unit for unit in units if unit.path not in around]  # of a module that runs twice, and is opened once
     if any(unit.is_block for unit in units):
         groups = [
             group for group in map(_trimmed_stage, _by_stride(_without_stem(model, units, anatomy.stem))) if group
@@ -119,6 +128,7 @@ def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: 
         groups = _stages_without_blocks(_by_stride(units))
     passed = [unit for unit in trunk.whole.values() if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
     groups = _isotropic_stages(_growing_strides(groups), passed)
+    groups = [group for group in (_before_sum(group, trunk.is_added) for group in groups) if group]
     ends = [group[-1] for group in groups]
     stages = [
         Stage(name, tuple(unit.path for unit in group), end.map.channels, end.map.stride)
@@ -236,6 +246,19 @@ class _Trunk:
             reads=_reads_of(self.grid, call, first),
         )
 
+    def is_added(self, unit: Unit) -> bool:
+        """Whether what a unit gives is added to what it is given, by the module around it."""
+        recording = self.grid.flow.recording
+        taken = {
+            each.value
+            for call in recording.calls()
+            if call.path == unit.path
+            for each in tree_iter((call.args, call.kwargs))
+            if isinstance(each, Ref)
+        }
+        sums = (op for op in recording.ops if op.name in _SUMS and not unit.outputs.isdisjoint(op.inputs))
+        return any(not taken.isdisjoint(op.inputs) for op in sums)
+
     def _stride_before(self, call: Call) -> int:
         taken = [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
         return min((result.stride for value in taken if (result := self.grid.map_of(value))), default=1)
@@ -293,6 +316,13 @@ def _stages_without_blocks(groups: list[list[Unit]]) -> list[list[Unit]]:
         elif last and group[-1].map.stride > last.stride:
             result[-1] = [*result[-1], *group]
     return result
+
+
+def _before_sum(group: list[Unit], is_added: Callable[[Unit], bool]) -> list[Unit]:
+    """A stage up to the last module that gives its map: the sum with what a later one was given is in no module."""
+    while group and is_added(group[-1]):
+        group = group[:-1]
+    return group
 
 
 def _trimmed_stage(group: list[Unit]) -> list[Unit]:

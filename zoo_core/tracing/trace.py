@@ -1,9 +1,9 @@
-"""``zoo.trace``: the anatomy of any module, found by running it and proven; and what could not be."""
+"""``zoo.trace``: the anatomy of any module, found by running it and proven; and of a model that zoo builds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from zoo_core.contract.card import Card
+    from zoo_core.registry.families import Member
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def trace(
         missing["head"], last = error.why, error.candidates
         candidates = tuple(each for each in last if can_be_head(passes, each))
         heads, main = (), error.last or Layers((), (passes.evaluated.recording.root.outputs or [0])[0])
-    stem = find_stem(passes)
+    found, sites = find_stem(passes), {head.path for head in heads}
+    stem = tuple(path for path in found if path not in sites) or found  # a number may go to the head directly
     anatomy = Anatomy(
         heads,
         stem=stem,
@@ -118,6 +122,33 @@ def trace(
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     is_batched = passes.example is not example
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)
+
+
+def anatomy_for(
+    member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
+) -> Anatomy:
+    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or traced.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+        options: What the constructor was given, which may make the model one of other images than the card says.
+
+    Raises:
+        AnatomyError: As above.
+    """
+    own = member.own.get(card.name) if card else None
+    if own is not None and own.anatomy is not None:
+        return own.anatomy
+    if member.family.anatomy is not None or card is None:
+        return member.anatomy(model)
+    example: Any = own.example if own else None
+    if example is None:
+        side = {**card.options, **(options or {})}.get(member.family.image_size)
+        sides = (side, side) if isinstance(side, int) else tuple(cast("Any", side or card.input_size[1:]))
+        example = torch.zeros(1, card.input_size[0], *sides, device="cpu")
+    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy
 
 
 def _require_runnable(model: object, example: Any) -> None:
