@@ -54,6 +54,19 @@ def test_weights_are_loaded_and_proven(tmp_path):
     assert list(zoo.class_names(model)) == NAMES
 
 
+def with_a_scripted_part():
+    stem = torch.jit.script(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU()))
+    return torch.nn.Sequential(stem, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_model_with_a_scripted_part_comes_back(tmp_path):
+    zoo.register("mine/scripted", input_size=(1, 28, 28))(with_a_scripted_part)
+    model = zoo.get("mine/scripted", weights=None, seed=0).eval()
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(zoo.load(zoo.save(model, tmp_path / "save")).eval()(x), model(x))
+
+
 def test_weights_that_are_not_there_are_refused_at_once(tmp_path):
     with pytest.raises(UsageError, match="there are no weights at"):
         registered(weights=tmp_path / "none.pth")

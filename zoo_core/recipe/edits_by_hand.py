@@ -94,8 +94,9 @@ class _Changes:
         }
         if differing:
             self.settings[path] = dict(sorted(differing.items()))
-        for name, child in now._modules.items():  # noqa: SLF001 - with those that are None
-            other = then._modules.get(name)  # noqa: SLF001 - as above
+        others = dict(then._modules.items())  # noqa: SLF001 - with those that are None; a scripted module has no get()
+        for name, child in now._modules.items():  # noqa: SLF001 - as above
+            other = others.get(name)
             if child is None or other is None:
                 if child is not other:
                     self._replace(child, f"{dot}{name}")
