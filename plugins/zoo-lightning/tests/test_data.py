@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from zoo_lightning import read_data
-from zoo_lightning.samples import Sample
+from zoo_lightning.data import Sample
 
 from zoo_core.errors import UsageError
 

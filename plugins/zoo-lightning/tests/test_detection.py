@@ -15,7 +15,7 @@ from PIL import Image
 from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.datasets import datasets
-from zoo_lightning.detect import keypoint_map
+from zoo_lightning.evaluate import keypoint_map
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError

@@ -15,7 +15,7 @@ from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
-from zoo_lightning.page import curves
+from zoo_lightning.report import curves
 from zoo_lightning.run import check_run
 
 import zoo_core as zoo

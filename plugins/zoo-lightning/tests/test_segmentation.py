@@ -12,7 +12,8 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 from zoo_lightning import finetune, read_data
 from zoo_lightning.datasets import datasets
-from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation
+from zoo_lightning.evaluate import SegmentationEvaluation
+from zoo_lightning.segment import FineTuneSegmenter
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError

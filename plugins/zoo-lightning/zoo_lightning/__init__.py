@@ -18,15 +18,15 @@ from zoo_core.plugin import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from zoo_lightning.data import read_data as read_data
+    from zoo_lightning.data import ImageData as ImageData
     from zoo_lightning.module import FineTune as FineTune
+    from zoo_lightning.read import read_data as read_data
     from zoo_lightning.run import Result as Result
     from zoo_lightning.run import finetune as finetune
-    from zoo_lightning.samples import ImageData as ImageData
 
 __all__ = ["FineTune", "ImageData", "Result", "finetune", "read_data"]
 
-_MODULES = {"FineTune": "module", "ImageData": "samples", "Result": "run", "finetune": "run", "read_data": "data"}
+_MODULES = {"FineTune": "module", "ImageData": "data", "Result": "run", "finetune": "run", "read_data": "read"}
 
 
 @hookimpl

@@ -17,15 +17,17 @@ from torchvision import tv_tensors
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.samples import (
+from zoo_lightning.data import (
+    SIDES,
     Faults,
     ImageData,
     Sample,
+    divided,
     readable,
     require_both,
     shortened,
+    used_sides,
 )
-from zoo_lightning.splits import SIDES, divided, used_sides
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from zoo_lightning.samples import Sides
+    from zoo_lightning.data import Sides
 
 _BACKGROUND = "background"
 _KEYS = frozenset({"images", "annotations", "categories"})

@@ -15,7 +15,7 @@ from zoo_core.plugin import visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoo_lightning.samples import ImageData
+    from zoo_lightning.data import ImageData
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -110,7 +110,7 @@ def finetune(data: Path, model: str, out: Path, **options: Any) -> None:
     zoo finetune flowers/ --model resnet18 --freeze backbone --out my-flowers
     zoo finetune flowers/ --model resnet18 --cache-features 20 --out my-flowers
     """
-    from zoo_lightning.data import read_data
+    from zoo_lightning.read import read_data
 
     dry, quiet = options.pop("dry_run"), options.pop("quiet")
     options["lr"] = options["lr"] or None

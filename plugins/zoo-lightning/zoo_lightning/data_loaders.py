@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_lightning.samples import ImageData
+    from zoo_lightning.data import ImageData
 
 
 class EpochSampler(Sampler[int]):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo_lightning.samples import ImageData, Sample
+    from zoo_lightning.data import ImageData, Sample
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from torch.utils.data import Dataset
 
+    from zoo_lightning.data import ImageData
     from zoo_lightning.module import FineTune
     from zoo_lightning.options import Options
-    from zoo_lightning.samples import ImageData
 
 
 def train_head(

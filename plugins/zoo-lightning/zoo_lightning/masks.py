@@ -14,15 +14,17 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from zoo_core import errors
-from zoo_lightning.samples import (
+from zoo_lightning.data import (
+    SIDES,
     Faults,
     ImageData,
     Sample,
+    divided,
     images_in,
     require_both,
     shortened,
+    used_sides,
 )
-from zoo_lightning.splits import SIDES, divided, used_sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -20,15 +20,15 @@ from lightning.pytorch.tuner.tuning import Tuner
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.callbacks import Finite, History, callbacks_of
-from zoo_lightning.data import read_data
+from zoo_lightning.data import ImageData
 from zoo_lightning.data_loaders import loaders
 from zoo_lightning.datasets import datasets
 from zoo_lightning.head_first import begin_with_head
 from zoo_lightning.module import FineTune, require_trainable
 from zoo_lightning.options import Options, checked
+from zoo_lightning.read import read_data
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import begin, require_free, require_same_run, resumable
-from zoo_lightning.samples import ImageData
 from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 

@@ -12,13 +12,20 @@ from torchvision.models import segmentation
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import sides_of
+from zoo_lightning.data import shortened
 from zoo_lightning.data_loaders import collate_for, val_batch
 from zoo_lightning.datasets import parts_of
-from zoo_lightning.detect import DETECTORS, DetectionEvaluation, FineTuneDetector, evaluate_detector
-from zoo_lightning.evaluate import Evaluation, evaluate
+from zoo_lightning.detect import DETECTORS, FineTuneDetector
+from zoo_lightning.evaluate import (
+    DetectionEvaluation,
+    Evaluation,
+    SegmentationEvaluation,
+    evaluate,
+    evaluate_detector,
+    evaluate_segmenter,
+)
 from zoo_lightning.module import FineTune
-from zoo_lightning.samples import shortened
-from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation, evaluate_segmenter
+from zoo_lightning.segment import FineTuneSegmenter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from zoo_lightning.samples import ImageData
+    from zoo_lightning.data import ImageData
 
 AnyEvaluation = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
