@@ -324,7 +324,7 @@ def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any
 
 
 def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
-    """Steps of a pipeline for ``zoo.transforms(train=True)``: the augmentations of torchvision's references.
+    """Random steps of a pipeline with ``train=True``: the augmentations of torchvision's references.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
     """
@@ -339,7 +339,7 @@ def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
 
 
 def _for_classification(numbers: Preprocessing) -> list[Any]:
-    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for a classifier."""
+    """Random steps of a pipeline with ``train=True``, for a classifier."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
@@ -347,7 +347,7 @@ def _for_classification(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_segmentation(numbers: Preprocessing) -> list[Any]:
-    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for segmentation."""
+    """Random steps of a pipeline with ``train=True``, for segmentation."""
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
@@ -363,7 +363,7 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_detection(_: Preprocessing) -> list[Any]:
-    """Random steps of the pipeline of ``zoo.transforms(train=True)`` for a detector."""
+    """Random steps of a pipeline with ``train=True``, for a detector."""
     return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
 
 
