@@ -518,7 +518,7 @@ def test_auxiliary_heads_count_in_the_loss_of_training(name):
     assert len(module.eval().heads(torch.empty(2, 3, size, size, device="meta"))) == 1
 
 
-def test_a_learning_rate_is_found_where_none_is_set_though_an_epoch_has_few_steps(digits, tmp_path, monkeypatch):
+def test_a_learning_rate_is_found_where_none_is_set_though_an_epoch_has_few_steps(digits, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("zoo_lightning.run._STEPS", 30)
     rates = []
 
@@ -528,6 +528,7 @@ def test_a_learning_rate_is_found_where_none_is_set_though_an_epoch_has_few_step
 
     finetune(digits, out=tmp_path / "out", epochs=1, lr=None, **{**RUN, "trainer": {**QUIET, "callbacks": [Look()]}})
     assert rates[-1] != 1e-3
+    assert "Finding best initial lr" not in capfd.readouterr().err  # no progress bar was wanted
 
 
 @pytest.mark.sweep

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
 import shutil
 import tempfile
 import warnings
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -293,7 +295,9 @@ def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:
     """Find the learning rate of a run at which its loss falls fastest, however few steps an epoch has."""
     epochs = engine.fit_loop.max_epochs
     engine.fit_loop.max_epochs = max(epochs or 0, 1 + _STEPS // len(train))
-    result = Tuner(engine).lr_find(module, train, val, min_lr=_SLOWEST, num_training=_STEPS)
+    quiet = redirect_stderr(io.StringIO()) if engine.progress_bar_callback is None else nullcontext()
+    with quiet:  # the finder has a progress bar of its own
+        result = Tuner(engine).lr_find(module, train, val, min_lr=_SLOWEST, num_training=_STEPS)
     engine.fit_loop.max_epochs = epochs
     suggestion = result.suggestion() if result else None
     if suggestion is None:
