@@ -16,6 +16,7 @@ from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.datasets import datasets
 from zoo_lightning.evaluate import keypoint_map
+from zoo_lightning.tasks import build
 
 import zoo_core as zoo
 from zoo_core.errors import UsageError
@@ -36,6 +37,11 @@ def changed(coco, change):
     change(content)
     (coco / "annotations.json").write_text(json.dumps(content))
     return read_data(coco)
+
+
+def test_a_detector_that_is_named_and_untrained_sees_images_as_its_published_weights_do(coco):
+    model = build("ssdlite320_mobilenet_v3_large", read_data(coco), 0, weights=None)
+    assert zoo.preprocessing(model) == zoo.preprocessing("torchvision/ssdlite320_mobilenet_v3_large")
 
 
 def test_category_ids_with_gaps_become_classes_after_the_background(coco):

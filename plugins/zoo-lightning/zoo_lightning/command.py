@@ -146,7 +146,7 @@ def _without_advice() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", module=r"(lightning|torchmetrics)\.")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

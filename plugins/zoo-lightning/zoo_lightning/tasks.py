@@ -87,7 +87,7 @@ def build(name: str, data: ImageData, seed: int, *, weights: str | None = "defau
             zoo.info(name if weights in (None, "default") else f"{name}@{weights}")
             name, more["weights"] = name.partition("@")[0], None
     model = zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
-    if "weights" in more and task in ("classification", "segmentation"):  # detectors prepare images themselves
+    if "weights" in more and task:
         try:
             zoo.preprocessing(model)
         except errors.NotSupported:
