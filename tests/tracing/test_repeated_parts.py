@@ -1,5 +1,6 @@
 """Networks that call a part twice, or add what a part gives to what it was given: stages are what modules give."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,16 +18,17 @@ def found(model, x=IMAGE):
 
 
 class SumsOutside(nn.Module):
-    """Its forward adds the residuals itself, as the ResNet-9 of DAWNBench does."""
+    """Its forward adds the residuals itself, as the ResNet-9 of DAWNBench does, or in another way."""
 
-    def __init__(self):
+    def __init__(self, join):
         super().__init__()
+        self.join, self.norm, self.scale = join, nn.BatchNorm2d(16), nn.Parameter(torch.ones(1, 16, 1, 1))
         self.one, self.two, self.residual = conv(3, 8), conv(8, 16, 2), nn.Sequential(conv(16, 16), conv(16, 16))
         self.three, self.four, self.fc = conv(16, 32, 2), conv(32, 64, 2), nn.Linear(64, 10)
 
     def forward(self, x):
         x = self.two(self.one(x))
-        x = self.residual(x) + x
+        x = self.join(self, x)
         return self.fc(self.four(self.three(x)).amax((2, 3)))
 
 
@@ -65,12 +67,20 @@ class ImageAndAge(nn.Module):
         return self.fc(torch.cat([self.two(self.one(x)).mean((2, 3)), age], 1))
 
 
-def test_a_residual_that_forward_adds_itself_ends_no_stage():
-    assert found(SumsOutside()) == [(("two",), 16, 2), (("three",), 32, 4), (("four",), 64, 8)]
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda model, x: model.residual(x) + x,
+        lambda model, x: x - model.scale * model.residual(x).relu(),
+        lambda model, x: x + model.residual(model.norm(x)),
+    ],
+)
+def test_a_residual_that_forward_adds_itself_ends_no_stage(join):
+    assert found(SumsOutside(join)) == [(("two",), 16, 2), (("three",), 32, 4), (("four",), 64, 8)]
 
 
 def test_a_residual_between_stages_is_frozen_with_the_stage_before_it():
-    model = zoo.freeze(zoo.adopt(SumsOutside(), example=IMAGE), until="three")
+    model = zoo.freeze(zoo.adopt(SumsOutside(lambda model, x: model.residual(x) + x), example=IMAGE), until="three")
     trained = {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad}
     assert trained == {"three", "four", "fc"}
 

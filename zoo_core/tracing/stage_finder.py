@@ -18,7 +18,7 @@ from zoo_core.tracing.recording import Ref
 from zoo_core.tracing.stage_proof import in_two_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.feature_maps import Grid, Layout, Map
@@ -128,7 +128,7 @@ def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: 
         groups = _stages_without_blocks(_by_stride(units))
     passed = [unit for unit in trunk.whole.values() if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
     groups = _isotropic_stages(_growing_strides(groups), passed)
-    groups = [group for group in (_before_sum(group, trunk.is_added) for group in groups) if group]
+    groups = [group for group in (_up_to_whole_map(group, trunk) for group in groups) if group]
     ends = [group[-1] for group in groups]
     stages = [
         Stage(name, tuple(unit.path for unit in group), end.map.channels, end.map.stride)
@@ -318,11 +318,15 @@ def _stages_without_blocks(groups: list[list[Unit]]) -> list[list[Unit]]:
     return result
 
 
-def _before_sum(group: list[Unit], is_added: Callable[[Unit], bool]) -> list[Unit]:
-    """A stage up to the last module that gives its map: the sum with what a later one was given is in no module."""
-    while group and is_added(group[-1]):
-        group = group[:-1]
-    return group
+def _up_to_whole_map(group: list[Unit], trunk: _Trunk) -> list[Unit]:
+    """A stage up to the last module that gives its whole map, where one does.
+
+    What the module around it adds to that, or multiplies it by, is a part, and no module gives the two together.
+    """
+    whole = [index for index, unit in enumerate(group) if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
+    if whole:
+        return group[: whole[-1] + 1]
+    return [] if trunk.is_added(group[-1]) else group
 
 
 def _trimmed_stage(group: list[Unit]) -> list[Unit]:
