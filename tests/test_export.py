@@ -164,6 +164,26 @@ def test_what_the_runtime_has_no_kernels_for_is_refused_in_words(tmp_path):
         zoo.export(zoo.get("tiny/glyphnet").to(torch.bfloat16), tmp_path / "model.onnx")
 
 
+@pytest.mark.extra
+def test_attention_within_windows_is_exported_to_onnx(tmp_path):
+    def windows(h):
+        parts = h.view(-1, 2, 1, 4, 1)  # batch, windows, heads, tokens, channels, of which the exporter knows four
+        return h + torch.nn.functional.scaled_dot_product_attention(parts, parts, parts).flatten(1)
+
+    assert zoo.export(adopted(windows), tmp_path / "model.onnx").difference < 1e-4
+
+
+@pytest.mark.extra
+def test_the_reason_of_an_exporter_names_what_caused_it_and_has_no_colours(tmp_path):
+    def many(h):
+        parts = h.view(-1, 2, 1, 4, 1)
+        return h + torch.nn.functional.scaled_dot_product_attention(parts, parts, parts, None).flatten(1)
+
+    with pytest.raises(NotSupported, match=r"ConversionError: .*, since AssertionError: only 4D") as raised:
+        zoo.export(adopted(many), tmp_path / "model.onnx")
+    assert "x1b" not in str(raised.value)
+
+
 class Net(torch.nn.Module):
     """A small network of the tests' own, whose features go through ``change``."""
 

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
+from click import unstyle
 
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
@@ -230,12 +231,26 @@ def _write(
     except (ZooError, OSError):
         raise
     except Exception as error:  # exporters raise whatever they meet in a model's code
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "without a message")
+        reason = _reason(error)
         raise NotSupported(
             "this model cannot be exported so",
-            cause=f"{type(error).__name__}: {reason}",
+            cause=reason,
             hint=_export_hint(reason, dynamic=dynamic),
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an exporter or a runtime raised, in a line, and what caused it first: torch tells how to report the rest."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return _line_of(error) if root is error else f"{_line_of(error)}, since {_line_of(root)}"
+
+
+def _line_of(error: BaseException) -> str:
+    lines = (line.strip() for line in unstyle(str(error)).splitlines())
+    words = next((line for line in lines if line and not line.startswith("Exception from")), "without a message")
+    return f"{type(error).__name__}: {words}"
 
 
 def _export_hint(reason: str, *, dynamic: bool) -> str:
@@ -278,7 +293,7 @@ def _open_exported(kind: Format, path: Path) -> Run:
     except Exception as error:  # a runtime refuses what the exporter wrote, such as a type that it has no kernels for
         raise NotSupported(
             "the runtime does not take the file",
-            cause=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause=_reason(error),
             done="no file was written",
             hint="model.float(), where the runtime has no kernels for its type, or another format for to",
         ) from error

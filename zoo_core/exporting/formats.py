@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import NotSupported, ZooError
 
@@ -31,6 +33,9 @@ Run = Callable[["Tensor"], "Sequence[Tensor]"]
 
 _ALONE_UP_TO = 1536 * 1024 * 1024
 """Bytes of tensors that an ONNX file holds itself; protobuf ends at 2 GB, and the graph needs some of it."""
+
+_ATTENTION_AXES = 4
+"""Batch, heads, tokens and channels."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +172,10 @@ def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynam
     _require_onnx()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
+        with _FlatAttention():
+            exported = _program(model, x, dynamic)
         program = torch.onnx.export(
-            _program(model, x, dynamic),
+            exported,
             dynamo=True,
             input_names=[input_name(model.names)],
             output_names=list(model.names),
@@ -179,6 +186,17 @@ def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynam
     program.model.metadata_props[METADATA] = metadata
     size = sum(each.const_value.nbytes for each in program.model.graph.initializers.values() if each.const_value)
     program.save(path, external_data=size > _ALONE_UP_TO)
+
+
+class _FlatAttention(TorchFunctionMode):
+    """Attention over more than four axes, such as windows of an image, as over four: torch exports no other."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function; for such an attention with the axes before the last three as one."""
+        if func is scaled_dot_product_attention and args[0].ndim > _ATTENTION_AXES and len(args) == len("qkv"):
+            result: Tensor = func(*(each.flatten(0, -4) for each in args), **(kwargs or {}))
+            return torch.unflatten(result, 0, args[0].shape[:-3])
+        return func(*args, **(kwargs or {}))
 
 
 def input_name(outputs: Sequence[str]) -> str:
