@@ -212,7 +212,7 @@ MUTANTS = {
     "pool that gives float32": Mutant(
         "forward", "computes in float32 in a model of float64", whole(pool=pool_that_gives_float32), _of(Averaging)
     ),
-    "pool of one size": Mutant("split", "for an image of [3, 64, 96]", whole(pool=pool_of_64_pixels), _of(Averaging)),
+    "pool of one size": Mutant("split", "an image of [3, 64, 96]", whole(pool=pool_of_64_pixels), _of(Averaging)),
     "features that are kept": Mutant(
         "forward", "stays in memory when others are computed", whole(features=keeping_features)
     ),

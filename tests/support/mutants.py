@@ -520,7 +520,7 @@ MUTANTS = {
     ),
     # constructors
     "classifier without a head": Mutant(
-        "builds", "a classifier of 10 classes, and its anatomy has no head", whole(heads=(), headless="it has none")
+        "builds", "a model of 10 classes, and its anatomy has no head", whole(heads=(), headless="it has none")
     ),
     "number of classes ignored": Mutant(
         "builds", "the card says 10 classes, and head site 'fc' gives 12", card=build(a_dozen)

@@ -82,6 +82,7 @@ def test_a_family_that_declares_nonsense_is_told(where, says):
         ({"card:toyy": "why"}, "names no model; did you mean 'toy'"),
         ({"card": "why"}, "names no model; write it as 'check:model'"),
         ({"card:toy": " "}, "has no reason"),
+        ({"*:*": "why"}, "is every check of every model"),
     ],
 )
 def test_an_expected_failure_of_nothing_is_an_error(known, says):

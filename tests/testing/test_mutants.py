@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import cut_mutants, input_mutants, odd_toys, side_effects, toys
+from support import cut_mutants, input_mutants, odd_toys, record_mutants, side_effects, toys
 from support.mutants import MUTANTS as GENERAL
 
 import zoo_core as zoo
@@ -27,11 +27,17 @@ from zoo_core.testing import (
     check_split,
     judge,
 )
-from zoo_core.testing.checks.side_effects import _looked_at
+from zoo_core.testing.checks.builds import _looked_at
 from zoo_core.testing.choosing import checks_named
 from zoo_core.testing.verdicts import judge_family
 
-MUTANTS = {**GENERAL, **side_effects.MUTANTS, **cut_mutants.MUTANTS, **input_mutants.MUTANTS}
+MUTANTS = {
+    **GENERAL,
+    **side_effects.MUTANTS,
+    **cut_mutants.MUTANTS,
+    **input_mutants.MUTANTS,
+    **record_mutants.MUTANTS,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +62,12 @@ def test_an_anatomy_that_runs_the_model_in_eval_mode_passes():
         assert judge(check_builds, toys.CARD).outcome == "passed"
 
 
+def test_a_build_with_a_class_that_torch_makes_for_one_layer_passes():
+    card = replace(toys.CARD, build="support.record_mutants:Normed")
+    with zoo.use(toys.zoo_of(None, card)):
+        assert judge(check_builds, card).reason == ""
+
+
 def test_a_forward_that_draws_and_seeds_nothing_passes():
     card = replace(toys.CARD, build="support.input_mutants:Drawing")
     with zoo.use(toys.zoo_of(None, card)):
@@ -72,14 +84,15 @@ ODD = {
     "stage whose map is read from a tuple": (cut_mutants.paired(), "Paired", "classification"),
     "inner layer as wide as the head": (cut_mutants.narrow, "Narrow", "classification"),
     "vector beside the scores": (cut_mutants.embedding, "Embedding", "classification"),
+    "images that are scaled": (record_mutants.scaling(), "Scaling", "classification"),
 }
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_right_plugin_of_another_kind_passes(name):
     anatomy, build, task = ODD[name]
-    module = "odd_toys" if hasattr(odd_toys, build) else "cut_mutants"
-    card = replace(toys.CARD, build=f"support.{module}:{build}", task=task)
+    module = next(each for each in (odd_toys, cut_mutants, record_mutants) if hasattr(each, build)).__name__
+    card = replace(toys.CARD, build=f"{module}:{build}", task=task)
     with zoo.use(toys.zoo_of(anatomy, card)):
         verdicts = [judge(check, card) for check in CHECKS]
     assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
@@ -159,11 +172,35 @@ def on_disk(tmp_path, monkeypatch):
 
 
 CATALOGUE = """
-    from zoo_core import Card
+    from zoo_core import Card, Weights
 
     def cards():
         return [Card("mutant", name, "support.toys:Toy") for name in ("net", "other")]
 """
+
+
+_ASKING = """        import socket
+
+        try:
+            socket.create_connection(("example.org", 443), 1)
+        except OSError:
+            pass
+        return"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("    def", "    print('loading')\n\n    def", "prints 'loading"),
+        ('("net", "other")', "{'net', *map(str, range(9))}", "in another order each time"),
+        ('"other"', "str(id(Card))", "has other cards each time"),
+        ("        return", _ASKING, "asks the network"),
+    ],
+    ids=["prints", "set", "other", "network"],
+)
+def test_a_catalogue_that_is_no_plain_list_is_found(on_disk, old, new, says):
+    with zoo.use(on_disk(CATALOGUE.replace(old, new))):
+        assert says in judge_family(check_light, "mutant").reason
 
 
 def test_a_light_catalogue_passes(on_disk):
@@ -203,9 +240,16 @@ def test_a_catalogue_that_needs_its_caller_is_found(on_disk):
         ('"mutant"', '"torchvision"', "'net' says that its family is 'torchvision'"),
         ("[Card", "[name or Card", "holds 'net', which is no Card"),
         ('"support.toys:Toy"', '"support.toys:Toy", input_size=(3, 0, 224)', r"input_size (3, 0, 224)"),
+        ('"support.toys:Toy"', '"support.toys:Toy", input_size=(224, 224, 3)', "has the channels last"),
+        ('"other"', '"Net"', "two names differ by capitals only"),
+        (
+            '"support.toys:Toy"',
+            '"support.toys:Toy", weights=(Weights("V1", (f"https://a.b/{name}.pth",), "5c106cde"),)',
+            "mutant/other@V1: other.pth has the digest of a file of mutant/net, net.pth",
+        ),
         ('("net", "other")', "()", "is empty"),
     ],
-    ids=["twice", "slash", "at", "empty", "family", "no card", "size", "nothing"],
+    ids=["twice", "slash", "at", "empty", "family", "no card", "size", "last", "capital", "digest", "nothing"],
 )
 def test_a_wrong_record_in_the_catalogue_is_named(on_disk, old, new, says):
     with zoo.use(on_disk(CATALOGUE.replace(old, new))):

@@ -13,8 +13,7 @@ from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing import choosing
 from zoo_core.testing.choosing import checks_named, checks_of, short_name
-from zoo_core.testing.expected_failures import check_globs, declared
-from zoo_core.testing.family import FAMILY_CHECKS
+from zoo_core.testing.family import FAMILY_CHECKS, check_globs, declared
 from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.reports import Report, from_json, merged
 from zoo_core.testing.under_test import SHAPES_ABOVE, forget

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from zoo_core.testing.choosing import Sample, cards_named, checks_of, sampled, shard, short_name
-from zoo_core.testing.expected_failures import check_globs, declared
-from zoo_core.testing.family import FAMILY_CHECKS
+from zoo_core.testing.family import FAMILY_CHECKS, check_globs, declared
 from zoo_core.testing.under_test import SHAPES_ABOVE, shapes_above
 from zoo_core.testing.verdicts import judge, judge_family, raise_for
 

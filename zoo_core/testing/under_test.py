@@ -292,3 +292,12 @@ def _draw_zeros(model: nn.Module) -> None:
     with torch.no_grad(), seeded(0):
         for parameter in (each for layer in layers for each in layer.parameters() if not each.any()):
             nn.init.normal_(parameter, std=0.1)
+
+
+def without_storage(model: nn.Module) -> nn.Module:
+    """A copy of a model under test on the meta device, made without a copy of its values."""
+    empty: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        bare = tensor.detach().to("meta")
+        empty[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+    return copy.deepcopy(model, empty)

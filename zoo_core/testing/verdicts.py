@@ -6,12 +6,12 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
 from zoo_core.errors import NotSupported, ZooError, raised_in
 from zoo_core.testing.choosing import short_name
-from zoo_core.testing.expected_failures import reason_for
 from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.meta_shapes import MetaShapes
 from zoo_core.testing.under_test import by_shapes, values_missed
@@ -78,6 +78,22 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
             f"{name}:{card.name} passes, though it was expected to fail: {known}\n  next step: take the exception out"
         )
     return Verdict(name, card.name, outcome, reason, time.perf_counter() - started, shapes=bool(missed))
+
+
+def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | None:
+    """The reason why this check is expected to fail on this model; None where it is expected to pass.
+
+    Args:
+        check: Its name, without ``check_``.
+        model: Name of the model, without the family.
+        expected: ``"check:model"`` globs to reasons; ``check_`` before the name of the check may be there or not.
+
+    Example:
+        >>> reason_for("swap", "squeezenet1_0", {"check_swap:squeezenet*": "its scores are a map"})
+        'its scores are a map'
+    """
+    case = f"{check}:{model}"
+    return next((why for glob, why in expected.items() if fnmatchcase(case, glob.removeprefix("check_"))), None)
 
 
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:

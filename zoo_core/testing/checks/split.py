@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from zoo_core.surgery.features.split import split
-from zoo_core.testing.checks.structure import main_of
+from zoo_core.testing.checks.anatomy import main_of
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import difference, same, scores_of, tensors
 from zoo_core.testing.under_test import by_shapes, example, model_under_test
@@ -39,19 +40,24 @@ def check_split(card: Card) -> None:
 
 
 def _other_images(card: Card, model: nn.Module) -> Iterator[Tensor]:
-    """Images of larger values, and wider ones, where the model takes these: what is cut off or written down hides."""
+    """Images of larger values, in channels_last, and wider ones, where forward takes these: what is cut off hides."""
     x = example(card, batch=1)
-    others = [16 * x]
-    if x.dim() == _IMAGES and tuple(x.shape[1:]) != card.input_size:
-        others.append(torch.cat([x, x[..., : x.shape[-1] // 2]], -1))
+    others = [[16 * x]]
+    if x.dim() == _IMAGES:
+        others[0].insert(0, (16 * x).contiguous(memory_format=torch.channels_last))
+        if tuple(x.shape[1:]) != card.input_size:
+            others.append([torch.cat([x, x[..., : x.shape[-1] // 2]], -1)])
     for each in others:
-        try:
-            with torch.no_grad():
-                theirs = scores_of(model, each)
-        except (RuntimeError, ValueError, AssertionError):  # as models say that they take another size
-            continue
-        if bool(theirs.isfinite().all()):
-            yield each
+        yield from islice((one for one in each if _is_taken(model, one)), 1)
+
+
+def _is_taken(model: nn.Module, x: Tensor) -> bool:
+    """Whether forward takes these images, to compare the split with it, and gives numbers."""
+    try:
+        with torch.no_grad():
+            return bool(scores_of(model, x).isfinite().all())
+    except (RuntimeError, ValueError, AssertionError):  # as models say that they take another size
+        return False
 
 
 def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
@@ -59,13 +65,16 @@ def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
     backbone, head = split(model)
     ours: Any = x
     steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}
+    version = x._version  # noqa: SLF001 - torch's only way to say that it was written to
     with torch.no_grad():
         for name, step in steps.items():
             ours = _run_part(card, name, step, ours)
+            written = x._version != version  # noqa: SLF001 - as above
+            require(not written, f"{card.id}: the {name} of the split writes to the images that it is given")
         theirs = scores_of(model, x)
     scores = next(tensors(ours))
     if not same(scores, theirs):
-        other = "" if x.shape == example(card).shape else f" for an image of {list(x.shape[1:])}"
+        other = "" if x.shape == example(card).shape else f" for a batch of {len(x)}, an image of {list(x.shape[1:])}"
         raise NonConformance(f"{card.id}: split and forward differ by up to {difference(scores, theirs)}{other}")
     shared = {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
     require(not shared, f"{card.id}: backbone and head have {len(shared)} parameters in common")
@@ -107,7 +116,9 @@ def _run_part(card: Card, name: str, step: Callable[[Any], Any], given: Any) -> 
     try:
         return step(given)
     except Exception as error:
-        shape = list(given.shape) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+        shape = str(list(given.shape)) if isinstance(given, torch.Tensor) else f"a {type(given).__name__}"
+        if isinstance(given, torch.Tensor) and not given.is_contiguous():
+            shape += " in channels_last"
         raise NonConformance(
             f"{card.id}: the {name} of the split fails on {shape}",
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",

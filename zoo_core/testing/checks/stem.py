@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -11,23 +12,29 @@ from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
-from zoo_core.testing.checks.structure import inside
+from zoo_core.testing.checks.anatomy import inside
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import tensors
+from zoo_core.testing.outputs import parameters_used, tensors
 from zoo_core.testing.under_test import arguments, by_shapes, example, inputs_of, model_under_test, only_shapes
-from zoo_core.utils.attributes import get_attribute
+from zoo_core.utils.attributes import get_attribute, set_attribute
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from zoo_core.contract.card import Card
 
 _CHANNELS = (1, 4)
+_COUNTS = ("in_channels", "in_chans", "num_channels", "n_channels", "input_channels")
+"""What libraries call the number of input channels."""
+_CLOSE = 1e-5
 
 
 def check_stem(card: Card) -> None:
     """The stem is the layers that see the image first, and all of those."""
     model = model_under_test(card)
+    _check_are_layers(card, model)
     stem = stem_layers(model)
     order = layers_in_order(model, inputs_of(card))
     for path in stem:
@@ -36,11 +43,52 @@ def check_stem(card: Card) -> None:
     require(first in stem, f"{card.id}: stem {', '.join(stem)} does not come first: {first!r} runs before it")
     beside = [path for path, sees_image in order.items() if sees_image and path not in stem]
     require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
+    if len(stem) > 1:
+        _check_side_by_side(card, model, stem)
+
+
+def _check_are_layers(card: Card, model: nn.Module) -> None:
+    """No path of the stem is a norm: it has a number for each channel of what it is given, and no filters."""
+    modules = dict(model.named_modules())
+    for path in anatomy_of(model).stem:
+        weight = getattr(modules.get(path), "weight", None)
+        require(
+            not isinstance(weight, torch.Tensor) or weight.dim() > 1,
+            f"{card.id}: stem {path!r} is a {type(modules.get(path)).__name__}, and no convolution or linear layer: "
+            "the stem is the layers that see the image",
+        )
+
+
+def _check_side_by_side(card: Card, model: nn.Module, stem: dict[str, nn.Module]) -> None:
+    """No layer of a stem of several is given what another one makes of the image."""
+    after: dict[str, str] = {}
+
+    def note(path: str, taken: tuple[object, ...]) -> None:
+        used = [name for each in tensors(taken) for name in parameters_used(model, each)]
+        before = [other for other in stem if any(inside(name, [other]) for name in used)]
+        if before:
+            after[path] = before[0]
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, taken, path=path: note(path, taken)) for path, layer in stem.items()
+    ]
+    try:
+        with torch.enable_grad():
+            model(*inputs_of(card))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, other in after.items():
+        raise NonConformance(
+            f"{card.id}: stem {path!r} is given what {other!r} makes of the image: the stem is the layers that see the "
+            "image itself, whose filters zoo.adapt_stem changes"
+        )
 
 
 def check_in_channels(card: Card) -> None:
     """With a stem for 1 and 4 channels it runs, and each channel changes the scores; or zoo refuses, with a reason."""
     x = example(card)
+    _check_scaling(card, x)
     for path in anatomy_of(model_under_test(card)).channel_attributes:
         number = get_attribute(model_under_test(card), path)
         right = number == x.shape[1]
@@ -52,11 +100,76 @@ def check_in_channels(card: Card) -> None:
         changed = [name for name, tensor in model.state_dict().items() if tensor.shape != before[name]]
         outside = [name for name in changed if not inside(name, [*layers])]
         require(not outside, f"{card.id}: in_channels={channels} changed the shapes of {', '.join(outside)}")
+        left = [path for path, number in _channel_counts(model) if number == x.shape[1] != channels]
+        require(
+            not left,
+            f"{card.id}: still {x.shape[1]} with in_channels={channels}: {', '.join(left)}; name it in "
+            "Anatomy.channel_attributes",
+        )
         images = x.mean(1, keepdim=True).repeat(1, channels, *[1] * (x.dim() - 2))
         images[1] = images[0]
         images[1, -1] += 1
         heard = _uses_last_channel(card, model, layers, images)
         require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
+
+
+def _channel_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The integers that an adapted model takes for its number of input channels, by path; those of layers are theirs.
+
+    A layer inside, of which another number of channels comes in, has a weight of that width.
+    """
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "weight", None), torch.Tensor):
+            continue
+        for owner, around in ((module, path), (vars(module).get("config"), f"{path}.config".lstrip("."))):
+            numbers = ((name, getattr(owner, name, None)) for name in _COUNTS)
+            yield from ((f"{around}.{name}".lstrip("."), number) for name, number in numbers if type(number) is int)
+
+
+def _check_scaling(card: Card, x: Tensor) -> None:
+    """What the model does to each channel before its stem is what ``Anatomy.scaling`` says, and its norm is next."""
+    scaling = anatomy_of(model_under_test(card)).scaling
+    if scaling is None:
+        return
+    label = f"{card.id}: Anatomy.scaling"
+    count = x.shape[1]
+    counted = f"{label} has {len(scaling.scale)} numbers for images of {count} channels"
+    require(len(scaling.scale) == count, counted)
+    model = copy.deepcopy(model_under_test(card))
+    switch = get_attribute(model, scaling.switch)
+    require(isinstance(switch, bool), f"{label}: its switch {scaling.switch!r} is {switch!r}, and neither on nor off")
+    norm = dict(model.named_modules()).get(scaling.norm)
+    has_mean = isinstance(getattr(norm, "running_mean", None), torch.Tensor)
+    found = f"{type(norm).__name__}, and no batch norm with a running mean" if norm is not None else "no module"
+    require(has_mean, f"{label}: its norm {scaling.norm!r} is a {found}")
+    if by_shapes(card):
+        only_shapes("what is scaled")
+        return
+    layer = next(iter(stem_layers(model).values()))
+    given: list[Tensor] = []
+    with _noted(layer, given), _noted(cast("nn.Module", norm), given), torch.no_grad():
+        made = layer.register_forward_hook(lambda _, __, output: given.append(output))
+        for on in (True, False):
+            set_attribute(model, scaling.switch, value=on)
+            model(*arguments(card, x))
+        made.remove()
+    scaled, stem, normed, plain, *_ = given
+    require(stem is normed, f"{label}: its norm {scaling.norm!r} is not given what the stem makes of the image")
+    scale, shift = (torch.tensor(each).view(1, -1, *[1] * (x.dim() - 2)) for each in (scaling.scale, scaling.shift))
+    for switched, expected, what in ((scaled, x * scale + shift, "x * scale + shift"), (plain, x, "the image")):
+        right = switched.shape == x.shape and torch.allclose(switched, expected, atol=_CLOSE)
+        word = "on" if switched is scaled else "off"
+        require(right, f"{label}: with {scaling.switch} {word} the stem is given something other than {what}")
+
+
+@contextmanager
+def _noted(module: nn.Module, given: list[Tensor]) -> Iterator[None]:
+    """Inside the block, note what a module that scales or follows the stem is given."""
+    handle = module.register_forward_pre_hook(lambda _, taken: given.append(taken[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _adapted(card: Card, channels: int) -> nn.Module:

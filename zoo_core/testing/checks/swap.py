@@ -15,10 +15,11 @@ from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.structure import inside, main_of
+from zoo_core.testing.checks.anatomy import inside, main_of
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import same, scores_of, tensors
 from zoo_core.testing.under_test import DETECTORS, inputs_of, model_under_test
+from zoo_core.utils.attributes import get_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,21 +47,37 @@ def check_swap(card: Card) -> None:
             require(inside(name, sites), f"{card.id}: the swap changed {name}, which is not under {', '.join(sites)}")
         elif not inside(name, sites):
             require(same(tensor, before[name]), f"{card.id}: the swap changed the values of {name}")
-    _check_left(card, model, before, sites)
+    other = _of_other_classes(card, model)
+    _check_left(card, model, before, sites, other)
+    _check_arguments(card, model, other)
     shape = tuple(_swapped_scores(card, model, sites).shape)
     dense = card.task != "classification"
     right = shape[:2] == (2, NUM_CLASSES) if dense else shape == (2, NUM_CLASSES)
     require(right or card.task in DETECTORS, f"{card.id}: {shape} scores after the swap")
 
 
-def _check_left(card: Card, model: nn.Module, before: Mapping[str, Tensor], sites: list[str]) -> None:
+def _check_arguments(card: Card, model: nn.Module, other: nn.Module | None) -> None:
+    """The constructor makes a head of the classes that it is told, and a swap changes the integers that it changes."""
+    if other is None:
+        return
+    for path in [path for head in anatomy_of(model).heads for path in head.attributes]:
+        value = get_attribute(other, path)
+        require(
+            value == NUM_CLASSES,
+            f"{card.id}: Head.attributes has {path!r}, which is {value!r} in a model of {NUM_CLASSES} classes too: it "
+            "is no number of classes, and a swap would change it",
+        )
+
+
+def _check_left(
+    card: Card, model: nn.Module, before: Mapping[str, Tensor], sites: list[str], other: nn.Module | None
+) -> None:
     """After a swap no layer, tensor or integer outside the head sites is still of the old classes."""
     layers = [name for name in left_behind(model, before) if name not in sites]
     counts = [path for path, count in class_counts(model) if 0 < card.num_classes == count != NUM_CLASSES]
     tensors_left = [name for name in _per_class(card, model, sites) if name.rpartition(".")[0] not in layers]
     if not (layers or counts or tensors_left):
         return
-    other = _of_other_classes(card, model)
     if other is None:  # then only what it gives says which of them are of the classes, and not by chance as wide
         layers = layers if _gives_old(card, model) else []
         counts = [path for path in counts if path.rpartition(".")[2] in _COUNTS]
@@ -127,17 +144,26 @@ def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
             continue
         if width == NUM_CLASSES * main.per_class:
             return other
+        require(
+            name != "num_classes" or width != card.num_classes * main.per_class or name not in _known_arguments(card),
+            f"{card.id}: {card.build} takes num_classes={NUM_CLASSES}, and builds a head of {card.num_classes} classes",
+        )
     return None
 
 
 def _class_arguments(card: Card) -> list[str]:
     """Arguments of the constructor that may be the number of classes, to make what a swap should give."""
     names = ["num_classes", *(name for name, value in card.options.items() if value == card.num_classes)]
-    try:
-        known = inspect.signature(current_zoo().member(card.family).builder(card)).parameters
-    except (ValueError, TypeError):  # a class of C, or of a metaclass that does not say
-        known = MappingProxyType({})
+    known = _known_arguments(card)
     return [*dict.fromkeys([*names, *(name for name, each in known.items() if each.default == card.num_classes)])]
+
+
+def _known_arguments(card: Card) -> Mapping[str, inspect.Parameter]:
+    """The arguments that the constructor of a model to swap the head of says it takes."""
+    try:
+        return inspect.signature(current_zoo().member(card.family).builder(card)).parameters
+    except (ValueError, TypeError):  # a class of C, or of a metaclass that does not say
+        return MappingProxyType({})
 
 
 def _gives_old(card: Card, model: nn.Module) -> bool:

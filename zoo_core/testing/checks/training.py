@@ -15,8 +15,8 @@ from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
+from zoo_core.testing.checks.anatomy import inside, main_of
 from zoo_core.testing.checks.split import noisy
-from zoo_core.testing.checks.structure import inside, main_of
 from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import difference, same, scores_of, tensors

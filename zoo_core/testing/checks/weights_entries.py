@@ -1,61 +1,42 @@
-"""The checks of what a card says of its weights: that it can be fetched, proven, understood, and loaded."""
+"""The check of what a card says of its weights: that they can be fetched, proven and understood."""
 
 from __future__ import annotations
 
-import copy
-import gc
 import math
 import re
-import weakref
 from collections import Counter
-from contextlib import suppress
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import zip_longest
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-import torch
-from torch import Tensor
-
-from zoo_core.build.construct import construct
 from zoo_core.contract.labels import named
-from zoo_core.errors import LoadMismatch
-from zoo_core.surgery.load_state_dict import load_state
-from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.structure import inside
-from zoo_core.testing.files import files_left
-from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import same
-from zoo_core.testing.process import printed, watched, without_network
-from zoo_core.testing.under_test import SHAPES_ABOVE, by_shapes, model_under_test
-from zoo_core.utils.random_state import seeded
+from zoo_core.testing.findings import NonConformance, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
-
     from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+_RESERVED = ("default", "none")
+"""Tags that mean something else where weights are requested."""
+_COLOURS = (
+    ((0.485, 0.456, 0.406), 0.002),
+    ((0.229, 0.224, 0.225), 0.0005),
+    ((123.68, 116.78, 103.94), 1.5),
+)
+"""The means and deviations of ImageNet in the order RGB, with what libraries round off."""
 _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 _DISTINCT, _FEW = 0.9, 50
 _PERCENT = 100
 _LEAST_CROP = 4
-_MOST_ABSENT = 0.5
 _TASKS = ("classification", "segmentation", "detection", "keypoints", "video", "optical_flow", "encoder", "embedding")
 _STEPS = 2**16
 """Values that a channel of an image has at most."""
 _NEAR = 1.02
 """How much a std may be above what there can be: some are of 255 steps, and some of 256."""
-_UNKNOWN = "a_tensor_that_no_model_has"
-_UNKNOWN_SHAPE = (3, 1, 7, 1)
-_SEED = 20_261_129
-"""One that no library sets."""
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of a file without a byte."""
 _DIGEST_IN_NAME = re.compile(r"-(?=[0-9a-f]*[a-f])([0-9a-f]{8})\.\w+$")
@@ -63,8 +44,6 @@ _DIGEST_IN_NAME = re.compile(r"-(?=[0-9a-f]*[a-f])([0-9a-f]{8})\.\w+$")
 _PAGE = re.compile(r"^https?://(www\.)?(huggingface\.co|hf\.co|github\.com)/[^/]+/[^/]+/(blob|tree)/")
 """Addresses of pages about a file."""
 _SIGNED = {"x-amz-signature", "x-goog-signature", "signature", "sig", "expires", "token", "access_token"}
-_LEAST_BYTES = 8
-"""Parameters for which a file has at least one byte: fewer is a size in other units."""
 _OUTPUTS = 8
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "xla", "mtia", "privateuseone")
 _SPDX = re.compile(r"\(?[a-z0-9][a-z0-9.+-]*\)?( (and|or|with) \(?[a-z0-9][a-z0-9.+-]*\)*)*")
@@ -81,6 +60,10 @@ def check_card(card: Card) -> None:
         require(declared or weights.strength != "none", f"{label}: no digest at all, and no hub that declares one")
         _check_numbers(label, weights)
         _check_files(label, weights)
+        require(
+            not weights.whole or weights.convert is not None,
+            f"{label}: whole says that convert is given all of the file, and there is no convert",
+        )
         count = len(_class_names(label, weights.categories))
         right = count in (0, weights.num_classes)
         require(right, f"{label}: {count} class names for {weights.num_classes} classes")
@@ -94,7 +77,30 @@ def check_card(card: Card) -> None:
     require(
         card.task in _TASKS or not meant, f"{card.id}: the task {card.task!r} is not {meant[:1]} by a letter or two"
     )
-    require(bool(card.default) == bool(card.weights), f"{card.id}: it has weights but no default, or the other way")
+    _check_tags(card)
+    require(
+        (card.default is not None) == bool(card.weights), f"{card.id}: it has weights but no default, or the other way"
+    )
+
+
+def _check_tags(card: Card) -> None:
+    """The tags of the weights entries can be requested and kept as files, and no two are of one digest."""
+    files: dict[str, tuple[str, str]] = {}
+    for weights in card.weights:
+        usable = bool(_TAG.fullmatch(weights.tag)) and weights.tag.lower() not in _RESERVED
+        require(
+            usable,
+            f"{card.id}: a tag cannot be {weights.tag!r}: letters, digits and '._+-', and none of {_RESERVED}",
+        )
+        tag, name = files.setdefault(weights.sha256, (weights.tag, weights.file_name))
+        require(
+            not weights.sha256 or name == weights.file_name,
+            f"{card.id}@{weights.tag}: {weights.file_name} has the digest of tag {tag}, whose file is another, {name}",
+        )
+    twice = [tag for tag, count in Counter(weights.tag.lower() for weights in card.weights).items() if count > 1]
+    require(
+        not twice, f"{card.id}: two tags differ by capitals only: {twice}; some file systems cannot tell them apart"
+    )
 
 
 def _check_source(label: str, file: Weights) -> None:
@@ -188,12 +194,28 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
     require(all(name.strip() for name in names), f"{label}: {len(names)} class names, of which some are empty")
     around = [name for name in names if name != name.strip()]
     require(not around, f"{label}: the class names {around[:3]} begin or end with white space")
+    numbers = [name for name in names if name.strip().isdecimal()]
+    require(
+        len(numbers) < max(1, len(names)), f"{label}: the class names are the numbers {numbers[:3]}, and say nothing"
+    )
+    right = _imagenet_names()
+    at = next((place for place, pair in enumerate(zip(names, right, strict=False)) if pair[0] != pair[1]), None)
+    require(
+        at is None or len(names) != len(right) or {*names} != {*right},
+        f"{label}: the class names are those of ImageNet in another order, from number {at} on",
+    )
     count = Counter(names)
     often = [name for name, times in count.most_common(3) if times > 1]
     require(
         len(count) >= _DISTINCT * len(names) and (len(names) >= _FEW or not often),
         f"{label}: {len(names)} class names, of which {len(count)} differ: {often} are there several times",
     )
+
+
+@cache
+def _imagenet_names() -> tuple[str, ...]:
+    """ImageNet's class names, which weights entries should have in this order."""
+    return named("imagenet_1k")
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:
@@ -228,6 +250,15 @@ def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int,
             f"{label}: no values from 0 to {said.value_range} of the mean {mean} have a std of {std}, but at most "
             f"{most:.3g}: the two may be exchanged",
         )
+    for numbers in (said.mean, said.std):
+        for colours, near in _COLOURS:
+            order = colours if said.channel_order == "BGR" else colours[::-1]
+            swapped = len(numbers) == len(order) and all(
+                abs(one - two) <= near for one, two in zip(numbers, order, strict=True)
+            )
+            require(
+                not swapped, f"{label}: {numbers} are ImageNet's numbers in another order than {said.channel_order}"
+            )
     small = said.value_range > 1 and all(0 < number < 1 for number in (*said.mean, *said.std))
     require(
         not small,
@@ -246,183 +277,3 @@ def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int,
     require(not tiny_crop, f"{label}: the crop {said.crop} is a small part of what the card takes, {tuple(image)}")
     known = said.interpolation in _INTERPOLATIONS
     require(known, f"{label}: interpolation {said.interpolation!r} is none of {', '.join(_INTERPOLATIONS)}")
-
-
-def check_state(card: Card) -> None:
-    """What converts a file gives the names of the model, and the options of its weights build one with their classes.
-
-    No file is fetched: a state dict in the model's own layout goes through ``convert``, which has to leave it loadable.
-    """
-    seen: list[tuple[tuple[object, ...], int]] = []
-    for weights in card.weights:
-        key = (weights.convert, weights.ignore, weights.absent, dict(weights.options))
-        classes = next((result for known, result in seen if known == key), None)
-        if classes is None:
-            classes = _check_entry(card, weights)
-            seen.append((key, classes))
-        require(
-            weights.num_classes in (0, classes) or not classes,
-            f"{card.id}@{weights.tag}: it says {weights.num_classes} classes, and the head of the model that its "
-            f"options build gives {classes}",
-        )
-
-
-def _check_entry(card: Card, weights: Weights) -> int:
-    """Check one weights entry, and say how many classes its model has; 0 for one without a head."""
-    label = f"{card.id}@{weights.tag}"
-    model = _model_for(card, weights)
-    main = anatomy_of(model).main
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    require(
-        weights.size is None or weights.size >= parameters / _LEAST_BYTES,
-        f"{label}: a size of {weights.size} bytes for {parameters:,} parameters; is it in kilobytes or megabytes?",
-    )
-    _check_patterns(label, weights, model)
-    _check_conversion(label, weights, model)
-    return main.num_classes if main else 0
-
-
-def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
-    """What a weights entry ignores is nothing that the model learns, and what its file may lack is not most of it."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    for pattern in weights.ignore:
-        own = sum(size for name, size in sizes.items() if fnmatchcase(name, pattern))
-        require(
-            own <= _MOST_ABSENT * sum(sizes.values()),
-            f"{label}: ignore has {pattern!r}, which names most of the model's tensors",
-        )
-    lacking = sum(size for name, size in sizes.items() if any(fnmatchcase(name, each) for each in weights.absent))
-    share = lacking / max(1, sum(sizes.values()))
-    require(share <= _MOST_ABSENT, f"{label}: absent covers {share:.0%} of the parameters, which would stay untrained")
-
-
-def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
-    """The conversion of a weights entry keeps a file in the model's own layout, and the model itself, as they are."""
-    layout = model.state_dict()
-    if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
-        return  # what a quantised model keeps is no layout of a file that something could be converted from
-    own = {name: _other_values(tensor) for name, tensor in layout.items()}
-    label = f"{label}: {weights.convert}"
-    if any(each.is_meta for each in own.values()) and _converted_or_refused(weights.convert, own, model) is None:
-        model = _with_zeros(label, model)
-        layout = model.state_dict()
-        own = {name: _other_values(tensor) for name, tensor in layout.items()}
-    before = dict(_marks(model))
-    with watched() as changes, printed() as text, files_left() as files, without_network() as hosts, seeded(_SEED):
-        state = _converted(label, weights.convert, dict(own), model)
-        is_seeded = torch.initial_seed() != _SEED
-    after = dict(_marks(model))
-    moved = [mark for mark in {**before, **after} if before.get(mark) != after.get(mark)]
-    require(not moved, f"{label} changes the model that it is given: {', '.join(moved[:5])}")
-    changes += ["the seed of torch"] if is_seeded else []
-    require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
-    require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
-    require(not hosts, f"{label} asks the network for {', '.join(hosts)}; what it needs has to be in the file")
-    other = [name for name, tensor in state.items() if name in own and not _kept_tensor(tensor, layout[name])]
-    require(
-        not other,
-        f"{label} changes the values of {', '.join(other[:5])} in a file that is in the model's own "
-        "layout, such as one that a user saved",
-    )
-    _check_other_files(label, weights.convert, own, model)
-    heads = [head.path for head in anatomy_of(model).heads]
-    lost = [name for name in own if name not in state and inside(name, heads)]
-    require(not lost, f"{label} loses {', '.join(lost)}")
-    try:
-        load_state(
-            copy.deepcopy(model),
-            state,
-            ignore=weights.ignore,
-            replaceable=heads,  # the file may have other classes than the model: a row more, for the background
-            source=f"what {weights.convert} returns",
-        )
-    except LoadMismatch as error:
-        raise NonConformance(f"{label}: {error.message}") from error
-
-
-def _check_other_files(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> None:
-    """Converting a file with a tensor too few does not hide it, and keeps no tensor in memory.
-
-    One too many may be dropped: files of whole language models hold the text's tensors too, as those of Qwen do.
-    """
-    unknown = torch.zeros(_UNKNOWN_SHAPE)
-    _converted_or_refused(convert, {**own, _UNKNOWN: unknown}, model)
-    parameters = [name for name, _ in model.named_parameters()]
-    for name in {*parameters[:1], *parameters[-1:]}:
-        less = _converted_or_refused(convert, {each: own[each] for each in own if each != name}, model)
-        require(
-            less is None or name not in less,
-            f"{label} gives a {name} to a file that has none: it would stay untrained without a word; name in "
-            "Weights.absent what a file may lack",
-        )
-    kept = weakref.ref(unknown)
-    del unknown
-    gc.collect()
-    require(kept() is None, f"{label} keeps what it is given in memory")
-
-
-def _converted_or_refused(convert: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
-    """What a conversion makes of a file that is not as it should be; None where it refuses it."""
-    with suppress(Exception):
-        return dict(resolve_name(convert)(state, model))
-    return None
-
-
-def _with_zeros(label: str, model: nn.Module) -> nn.Module:
-    """A copy of the model with values, for a weights conversion that fails without: a library's loader copies them.
-
-    Raises:
-        NotChecked: It is too large for that.
-    """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    count = sum(tensor.numel() for tensor in tensors.values())
-    if count > SHAPES_ABOVE:
-        raise NotChecked(f"{label} fails without values, and {count:,} of them are too many to check it with")
-    memo: dict[int, Any] = {}
-    for tensor in tensors.values():
-        zeros = torch.zeros_like(tensor, device="cpu")
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        memo[id(tensor)] = torch.nn.Parameter(zeros, requires_grad=tensor.requires_grad) if is_parameter else zeros
-    return copy.deepcopy(model, memo)
-
-
-def _other_values(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape that no model has, so that it is seen whose values a weights conversion returns."""
-    return tensor + 1 if tensor.is_floating_point() else tensor.clone()
-
-
-def _kept_tensor(converted: object, tensor: Tensor) -> bool:
-    """Whether a converted tensor is the one that was made of this one."""
-    right = _other_values(tensor)
-    return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
-
-
-def _marks(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What a weights conversion must leave alone in a model: its tensors, and which of them train."""
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        yield name, tensor._version  # noqa: SLF001 - torch's only way to say that it was written to
-        yield f"whether {name} trains", tensor.requires_grad
-    for path, module in model.named_modules():
-        yield f"the mode of {path or 'the model'}", module.training
-
-
-def _model_for(card: Card, weights: Weights) -> nn.Module:
-    """The model that a weights entry is for, built with the options of the entry."""
-    if not weights.options:
-        return model_under_test(card)
-    model = construct(card, {**card.options, **weights.options}, own=weights.options, values=not by_shapes(card))
-    return model.to("meta") if by_shapes(card) else model
-
-
-def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the conversion of a weights entry makes of a state dict; whatever it raises is a finding."""
-    try:
-        result: Any = resolve_name(convert)(own, model)
-    except Exception as error:  # a plugin's own code: whatever it raises is the finding
-        raise NonConformance(
-            f"{label}: {convert} fails on a state dict in the model's own layout",
-            got=f"{type(error).__name__}: {error}",
-            hint="it may be given a file that needs no conversion, such as one the user saved",
-        ) from error
-    require(isinstance(result, dict), f"{label}: {convert} returns a {type(result).__name__}, not a state dict")
-    return dict(result)

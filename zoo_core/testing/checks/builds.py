@@ -1,4 +1,4 @@
-"""The check that building a model and asking for its anatomy change neither the model nor the process."""
+"""The check of builds: a model as its card says, made each time anew, with no side effect on the process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from zoo_core.build.get import get
 from zoo_core.build.skip_init import without_values
 from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.metadata import metadata_of
+from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.files import files_left, temporary_folder
-from zoo_core.testing.findings import require
-from zoo_core.testing.outputs import same
+from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.outputs import same, tensors
 from zoo_core.testing.process import printed, random_states, started_from, watched
-from zoo_core.testing.under_test import built_with, by_shapes, model_under_test
+from zoo_core.testing.under_test import DETECTORS, built_with, by_shapes, inputs_of, model_under_test
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -29,11 +30,99 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.card import Card
 
+_VECTOR_AXES = 2
 _SEED = 20_261_128
 """One that no library sets."""
 _PLAIN = (bool, int, float, str, type(None))
 _looked_at: set[tuple[str, ...]] = set()
 """The families, and what builds their models, where it was looked for what stays in memory: that takes a while."""
+
+
+def check_builds(card: Card) -> None:
+    """It builds untrained, without a network or side effects, with the parameters and classes of its card."""
+    model = model_under_test(card)
+    check_side_effects(card)
+    counts = {_parameters(model)}
+    if card.parameters not in (None, *counts) and card.default:
+        # libraries publish the number for the model that the weights are for, which may be of another size
+        counts.add(_parameters(get(card.id, weights=None, options=card.find().options, device="meta")))
+    result = " or ".join(f"{count:,}" for count in sorted(counts))
+    require(
+        card.parameters in (None, *counts),
+        f"{card.id}: it has {result} parameters, not the {card.parameters} of its card",
+    )
+    main = anatomy_of(model).main
+    if main is None:
+        _called(card, model)
+        has_classes = card.task in (*_DENSE, "classification") and card.num_classes > 0 and not _traced(card)
+        require(
+            not has_classes,
+            f"{card.id}: its card says a model of {card.num_classes} classes, and its anatomy has no head; "
+            "a model that gives features has num_classes=0",
+        )
+        return
+    classes = f"{card.id}: the card says {card.num_classes} classes"
+    require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
+    scores = _called(card, model)
+    if card.task in DETECTORS:  # they give boxes, as many as they find
+        return
+    shape = tuple(next(tensors(scores)).shape)
+    right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
+    require(right, f"{classes}, and two images give scores of the shape {shape}")
+    axes = len(card.input_size) + 1
+    require(
+        card.task != "classification" or len(shape) == _VECTOR_AXES,
+        f"{card.id}: two images give scores of the shape {shape}, and the task 'classification' has one score a class "
+        "for an image; 'segmentation' has one for a pixel",
+    )
+    require(
+        card.task != "segmentation" or len(shape) == axes,
+        f"{card.id}: two images give scores of the shape {shape}, and the task 'segmentation' has one for each pixel",
+    )
+    require(
+        card.task != "video" or axes == _VIDEO_AXES,
+        f"{card.id}: the task 'video' has an input_size of channels, frames, height and width, not {card.input_size}",
+    )
+
+
+_DENSE = ("segmentation", "video")
+_VIDEO_AXES = 5
+
+
+def _called(card: Card, model: nn.Module) -> object:
+    """Call the model as those of its task are called: its scores, as the anatomy finds them, or all without a head."""
+    try:
+        with torch.no_grad():
+            output = model(*inputs_of(card))
+        return anatomy_of(model).scores_in(output) if anatomy_of(model).heads else output
+    except Exception as error:
+        call = _CALLS.get(card.task, _CALL)
+        raise NonConformance(
+            f"{card.id}: it does not run as a model of the task {card.task!r} is called, with {call}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            cause=f"its forward takes something else, or images of another size than {card.input_size}, or its scores "
+            "are not where Anatomy.scores says",
+            hint="another task, of whatever name, is called with one batch; what takes neither is no model for a "
+            "catalogue, and its users give it to zoo.adopt(model, example=...)",
+        ) from error
+
+
+_CALL = "one batch of torch.float32"
+_CALLS = {
+    **dict.fromkeys(DETECTORS, "a list of images, as torchvision's detectors are"),
+    "optical_flow": "two batches of images, as torchvision's RAFT is",
+}
+"""What models are called with, by their task."""
+
+
+def _traced(card: Card) -> bool:
+    """Whether the anatomy to check is traced, because its family declares none."""
+    return current_zoo().member(card.family).family.anatomy is None
+
+
+def _parameters(model: nn.Module) -> int:
+    """How many parameters a model has, to compare with its card."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_side_effects(card: Card) -> None:
@@ -46,6 +135,8 @@ def check_side_effects(card: Card) -> None:
     anatomy = member.anatomy if member.family.anatomy is not None and card.name not in member.own else None
     fresh, changes = _build(card, model)
     _check_own_and_trains(card, model, fresh)
+    if not by_shapes(card) and _is_first("seed", card.family, card.build):
+        _check_seeded(card, model)
     if anatomy:
         _check_anatomy(card, model, fresh, anatomy)
     once = [each for each in built_with(model).changes if each not in changes]
@@ -80,6 +171,10 @@ def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     for name, now in states.items():
         drawn = now != before[name]
         require(not drawn or now != first.states.get(name), f"{label} seeds {name} for the whole process")
+        require(
+            not drawn,
+            f"{label} draws from {name}, which zoo.get(seed=...) does not seed as it does torch",
+        )
     return fresh, changes
 
 
@@ -105,6 +200,9 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     shapes, now = ({name: each.shape for name, each in _tensors(one)} for one in (model, again))
     other = [name for name in {**shapes, **now} if shapes.get(name) != now.get(name)]
     require(not other, f"{label} returns another model the second time: {', '.join(other[:5])} differ")
+    kinds = {path: _class_name(module) for path, module in model.named_modules()}
+    other = [path or "the model itself" for path, each in again.named_modules() if kinds.get(path) != _class_name(each)]
+    require(not other, f"{label} returns another model the second time: the class of {', '.join(other[:5])} differs")
     known = {id(tensor) for _, tensor in _tensors(model)}
     shared = [name for name, tensor in _tensors(again) if id(tensor) in known]
     require(not shared, f"{label} returns a model that shares {', '.join(shared[:5])} with the one before")
@@ -114,11 +212,35 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     require(not off, f"{label} returns a model of which {', '.join(off[:5])} is in eval mode")
     trains = {name: parameter.requires_grad for name, parameter in again.named_parameters()}
     require(any(trains.values()) or not trains, f"{label} freezes every parameter")
+    graded = [name for name, parameter in again.named_parameters() if parameter.grad is not None]
+    require(not graded, f"{label} returns a model with gradients, which the first step would add to: {graded[:5]}")
     anatomy = metadata_of(model).anatomy
     parts = {f"stage {stage.name}": stage.modules for stage in anatomy.stages}
+    parts |= {f"head site {head.path}": (head.path,) for head in anatomy.heads}
     for part, paths in {**parts, "the stem": anatomy.stem}.items():
         inside = [on for name, on in trains.items() if any(under(name, path) for path in paths)]
         require(any(inside) or not inside, f"{label} freezes every parameter of {part}")
+
+
+def _class_name(module: nn.Module) -> str:
+    """What the class of a module that was built is called: torch makes one for each layer that it parametrizes."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _check_seeded(card: Card, model: nn.Module) -> None:
+    """Built twice from one seed of torch it has the same values, which ``zoo.get(seed=...)`` promises."""
+    builder, options = current_zoo().member(card.family).builder(card), metadata_of(model).options
+    with seeded(_SEED):
+        one = builder(**options)
+    with seeded(_SEED):
+        two = builder(**options)
+    theirs = dict(_tensors(two))
+    other = [name for name, tensor in _tensors(one) if not same(tensor, theirs[name])]
+    require(
+        not other,
+        f"{card.id}: built twice from one seed of torch, {', '.join(other[:5])} differ: they are drawn from another "
+        "generator, which zoo.get(seed=...) does not seed",
+    )
 
 
 def _is_first(*what: str) -> bool:

@@ -7,93 +7,20 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
-from zoo_core.build.get import get
 from zoo_core.errors import NotSupported
-from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.side_effects import check_side_effects
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import tensors
-from zoo_core.testing.under_test import DETECTORS, inputs_of, model_under_test
+from zoo_core.testing.under_test import inputs_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from torch import nn
-
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
-
-
-def check_builds(card: Card) -> None:
-    """It builds untrained, without a network or side effects, with the parameters and classes of its card."""
-    model = model_under_test(card)
-    check_side_effects(card)
-    counts = {_parameters(model)}
-    if card.parameters not in (None, *counts) and card.default:
-        # libraries publish the number for the model that the weights are for, which may be of another size
-        counts.add(_parameters(get(card.id, weights=None, options=card.find().options, device="meta")))
-    result = " or ".join(f"{count:,}" for count in sorted(counts))
-    require(
-        card.parameters in (None, *counts),
-        f"{card.id}: it has {result} parameters, not the {card.parameters} of its card",
-    )
-    main = anatomy_of(model).main
-    if main is None:
-        _called(card, model)
-        is_classifier = card.task == "classification" and card.num_classes > 0 and not _traced(card)
-        require(
-            not is_classifier,
-            f"{card.id}: its card says a classifier of {card.num_classes} classes, and its anatomy has no head; "
-            "a model that gives features has num_classes=0",
-        )
-        return
-    classes = f"{card.id}: the card says {card.num_classes} classes"
-    require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
-    scores = _called(card, model)
-    if card.task in DETECTORS:  # they give boxes, as many as they find
-        return
-    shape = tuple(next(tensors(scores)).shape)
-    right = shape[:2] == (2, card.num_classes) or (card.num_classes == 0 and shape[:1] == (2,))
-    require(right, f"{classes}, and two images give scores of the shape {shape}")
-
-
-def _called(card: Card, model: nn.Module) -> object:
-    """Call the model as those of its task are called: its scores, as the anatomy finds them, or all without a head."""
-    try:
-        with torch.no_grad():
-            output = model(*inputs_of(card))
-        return anatomy_of(model).scores_in(output) if anatomy_of(model).heads else output
-    except Exception as error:
-        call = _CALLS.get(card.task, _CALL)
-        raise NonConformance(
-            f"{card.id}: it does not run as a model of the task {card.task!r} is called, with {call}",
-            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            cause=f"its forward takes something else, or images of another size than {card.input_size}, or its scores "
-            "are not where Anatomy.scores says",
-            hint="another task, of whatever name, is called with one batch; what takes neither is no model for a "
-            "catalogue, and its users give it to zoo.adopt(model, example=...)",
-        ) from error
-
-
-_CALL = "one batch of torch.float32"
-_CALLS = {
-    **dict.fromkeys(DETECTORS, "a list of images, as torchvision's detectors are"),
-    "optical_flow": "two batches of images, as torchvision's RAFT is",
-}
-"""What models are called with, by their task."""
-
-
-def _traced(card: Card) -> bool:
-    """Whether the anatomy to check is traced, because its family declares none."""
-    return current_zoo().member(card.family).family.anatomy is None
-
-
-def _parameters(model: nn.Module) -> int:
-    """How many parameters a model has, to compare with its card."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_paths(card: Card) -> None:
@@ -116,8 +43,32 @@ def check_paths(card: Card) -> None:
             hint = f"print({type(model).__name__}) shows the paths"
             nearest = did_you_mean(close_matches(path, known, limit=1), hint)
             raise NonConformance(f"{card.id}: {what} {path!r}: no such module; {nearest}")
+    require(
+        not (anatomy.heads and anatomy.headless),
+        f"{card.id}: it has head sites, and Anatomy.headless says why it has none: {anatomy.headless}",
+    )
+    require(
+        anatomy.indivisible is None or not (anatomy.features or anatomy.pool or anatomy.classify),
+        f"{card.id}: Anatomy.indivisible says why forward does not split, and features, pool or classify split it",
+    )
+    paths = [head.path for head in anatomy.heads]
+    require(len({*paths}) == len(paths), f"{card.id}: {', '.join(paths)}: a head site is there twice")
     for head in anatomy.heads:
         _check_attributes(card, model, head)
+        _check_layer(card, model, head)
+
+
+def _check_layer(card: Card, model: nn.Module, head: Head) -> None:
+    """A head site is the layer itself, and no hook changes what it gives: neither outlives a swap."""
+    site = model.get_submodule(head.path)
+    layers = [path for path, module in site.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    require(
+        not layers or not isinstance(site, nn.Sequential),
+        f"{card.id}: head site {head.path!r} is a {type(site).__name__}, of which a swap would replace "
+        f"{', '.join(f'{head.path}.{name}' for name in layers)} and all beside; name the last layer",
+    )
+    hooked = bool(site._forward_hooks or site._forward_pre_hooks)  # noqa: SLF001 - torch has no way to ask
+    require(not hooked, f"{card.id}: head site {head.path!r} has a hook, which a swap would lose: let forward do that")
 
 
 def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
@@ -136,6 +87,8 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
 
 
 _VECTOR_AXES = 2
+_SCORING = ("distilled", "summed")
+"""Roles of head sites whose scores are a part of the model's."""
 
 
 def check_in_features(card: Card) -> None:
@@ -150,9 +103,12 @@ def check_in_features(card: Card) -> None:
         f"{card.id}: head site {main.path!r} is never called in eval mode: another layer gives the scores, or forward "
         "uses its weight through a function, so that nothing else can stand in its place",
     )
+    scored = {*seen}
     if len(seen) < len(paths):
         seen = {**calls_of(copy.deepcopy(model).train(), paths, inputs_of(card, train=True)), **seen}
     for head in heads:
+        used = f"{card.id}: head site {head.path!r} has the role {head.role!r}, and is not called in eval mode"
+        require(head.path in scored or head.role not in _SCORING, f"{used}; one that only trains is 'aux'")
         called = f"{card.id}: head site {head.path!r} is never called, neither in eval mode nor while it trains"
         require(head.path in seen, called)
         _check_site(card, head, seen[head.path])
