@@ -13,8 +13,8 @@ from unittest import SkipTest
 from zoo_core.errors import NotSupported, ZooError, raised_in
 from zoo_core.testing.choosing import short_name
 from zoo_core.testing.findings import NonConformance
-from zoo_core.testing.meta_shapes import MetaShapes
 from zoo_core.testing.under_test import by_shapes, values_missed
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

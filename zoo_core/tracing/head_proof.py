@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_flatten
 
 from zoo_core.tracing.last_layers import KINDS, last_layers, owner
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import ShapesOnly, plain_fields
+from zoo_core.tracing.recording import plain_fields
 from zoo_core.utils.attributes import repeated_numbers, set_attribute
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     """
     model = passes.model
     try:
-        with torch.no_grad(), evaluating(model), with_more_classes(model, sites), ShapesOnly():
+        with torch.no_grad(), evaluating(model), with_more_classes(model, sites), MetaShapes():
             made = run(model, passes.x)
     except Exception as error:  # noqa: BLE001 - the model's own code
         return f"forward fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

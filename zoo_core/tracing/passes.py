@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_iter, tree_map
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import arguments
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import Dataflow, ShapesOnly, record
+from zoo_core.tracing.recording import Dataflow, record
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,7 +220,7 @@ def _enlarged(x: Any) -> Any:
 
 def output_of(model: nn.Module, x: Any) -> Any:
     """What a pass of the model in eval mode gives, without gradients; its buffers are as before afterwards."""
-    with torch.no_grad(), evaluating(model), _same_buffers(model), ShapesOnly():
+    with torch.no_grad(), evaluating(model), _same_buffers(model), MetaShapes():
         return run(model, x)
 
 

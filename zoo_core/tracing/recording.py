@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
+
+from zoo_core.utils.meta_shapes import with_meta_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -123,43 +124,10 @@ class Recording:
             stack += [child for child in reversed(call.children) if isinstance(child, Call)]
 
 
-_SAME_SHAPE = (functional.batch_norm, functional.layer_norm, functional.group_norm, functional.gelu)
-"""What torch takes long for on tensors without values, and what has the shape of its first argument."""
-
-
-def _norm_takes(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether a norm that is recorded takes a tensor of this shape; torch has the words where it does not."""
-    shape = args[0].shape
-    if func is functional.layer_norm and len(args) > 1:
-        return tuple(shape[-len(args[1]) :]) == tuple(args[1])
-    if func is functional.batch_norm and len(args) > 1 and args[1] is not None:
-        return len(shape) > 1 and shape[1] == len(args[1])
-    return True
-
-
-def _recorded_output(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Output of a recorded function; of some that take long on tensors without values, only the shape."""
-    if args and isinstance(args[0], Tensor) and args[0].is_meta:
-        if func in _SAME_SHAPE and _norm_takes(func, args):
-            return torch.empty_like(args[0])
-        if func is functional.scaled_dot_product_attention and len(args) > 2 and "enable_gqa" not in kwargs:  # noqa: PLR2004 - query, key and value
-            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
-    return func(*args, **kwargs)
-
-
 _READING = frozenset(
     {"bool", "int", "float", "complex", "index", "item", "tolist", "numpy", "array", "equal", "allclose", "is_nonzero"}
 )
 """Functions that, where they give no tensor, give values of one."""
-
-
-class ShapesOnly(TorchFunctionMode):
-    """Inside the block, norms and attention give only shapes for tensors without values, as while one is recorded."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return _recorded_output(func, args, kwargs or {})
 
 
 class _Recorder(TorchFunctionMode):
@@ -181,7 +149,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         noted = self.noted((args, kwargs))  # before it runs, since it may work in place
-        result = _recorded_output(func, args, kwargs)
+        result = with_meta_shapes(func, args, kwargs)
         name = getattr(func, "__name__", "")
         made = args[0] if name == "__setitem__" else result
         if any(isinstance(each, Tensor) for each in tree_iter(made)):

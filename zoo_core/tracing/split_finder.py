@@ -19,7 +19,7 @@ from zoo_core.surgery.live_anatomy import RANDOM
 from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, Untraceable, piece
-from zoo_core.tracing.recording import Ref, ShapesOnly
+from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -213,8 +213,9 @@ def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
 def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:
     """Output of a piece of the split in eval mode, without gradients."""
     from zoo_core.utils.eval_mode import evaluating
+    from zoo_core.utils.meta_shapes import MetaShapes
 
-    with torch.no_grad(), evaluating(model), ShapesOnly():
+    with torch.no_grad(), evaluating(model), MetaShapes():
         return run(model, x)
 
 

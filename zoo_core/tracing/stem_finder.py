@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_map
 from zoo_core.tracing.last_layers import owner
 from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.tracing.recording import ShapesOnly
 from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +93,7 @@ def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes:
         return torch.cat([x, x[:, :1]], 1) if is_image else x
 
     try:
-        with torch.no_grad(), evaluating(model), ShapesOnly():
+        with torch.no_grad(), evaluating(model), MetaShapes():
             for path, number in numbers.items():
                 layer: Any = model.get_submodule(path)
                 layer.weight, layer.in_channels = nn.Parameter(wider(layer.weight)), number + 1

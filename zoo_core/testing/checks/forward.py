@@ -24,7 +24,6 @@ from zoo_core.testing.checks.split import noisy
 from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.meta_shapes import MetaShapes
 from zoo_core.testing.outputs import difference, line_of_caller, parameters_used, same, scores_of, tensors
 from zoo_core.testing.process import printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
@@ -38,6 +37,7 @@ from zoo_core.testing.under_test import (
     only_shapes,
     without_storage,
 )
+from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

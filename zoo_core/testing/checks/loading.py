@@ -20,7 +20,6 @@ from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.testing.checks.anatomy import inside
 from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.meta_shapes import MetaShapes
 from zoo_core.testing.outputs import same, scores_of
 from zoo_core.testing.process import printed, watched, without_network
 from zoo_core.testing.under_test import (
@@ -33,6 +32,7 @@ from zoo_core.testing.under_test import (
     need_values,
     without_storage,
 )
+from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

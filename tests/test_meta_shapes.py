@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from zoo_core.testing.meta_shapes import MetaShapes
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

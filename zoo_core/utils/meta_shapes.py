@@ -2,7 +2,7 @@
 
 On the meta device torch finds the shape of a norm, of attention or of a linear layer by decomposing it in Python,
 which takes a millisecond each: three quarters of the time that a network of a hundred layers needs there. Their shapes
-are known without that. What a layer would refuse, it refuses here too.
+are known without that. What a layer would refuse is left to torch, which has the words.
 """
 
 from __future__ import annotations
@@ -37,11 +37,27 @@ class MetaShapes(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer for a function of torch."""
-        given = kwargs or {}
-        rule = _RULES.get(function)
-        if rule and isinstance(args[0], Tensor) and args[0].is_meta and not _traced(*args, *given.values()):
-            return rule(*args, **given)
-        return function(*args, **given)
+        return with_meta_shapes(function, args, kwargs or {})
+
+
+def with_meta_shapes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a function of torch gives: on the meta device at once where the shape is known, and else by torch itself.
+
+    Args:
+        function: Of torch.
+        args: What it is given.
+        kwargs: The same by name.
+
+    Example:
+        >>> with_meta_shapes(F.relu, (torch.empty(2, 3, device="meta"),), {}).shape
+        torch.Size([2, 3])
+    """
+    rule = _RULES.get(function)
+    if rule and args and isinstance(args[0], Tensor) and args[0].is_meta and not _traced(*args, *kwargs.values()):
+        result = rule(*args, **kwargs)
+        if result is not None:
+            return result
+    return function(*args, **kwargs)
 
 
 def _traced(*given: object) -> bool:
@@ -56,33 +72,40 @@ def _like(x: Tensor, *_: object, inplace: bool = False, **__: object) -> Tensor:
 
 def _batch_norm(
     x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, *_: object, **__: object
-) -> Tensor:
+) -> Tensor | None:
     """The shape of a batch norm on the meta device."""
-    for given in (mean, var, weight):
-        _agree(given is None or given.shape == x.shape[1:2], "batch norm", x, given)
-    return torch.empty_like(x)
+    fits = all(given is None or given.shape == x.shape[1:2] for given in (mean, var, weight))
+    return torch.empty_like(x) if fits else None
 
 
-def _layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: object, **__: object) -> Tensor:
+def _layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: object, **__: object) -> Tensor | None:
     """The shape of a layer norm on the meta device."""
-    _agree(x.shape[x.dim() - len(normalized_shape) :] == tuple(normalized_shape), "layer norm", x, normalized_shape)
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    fits = x.shape[x.dim() - len(normalized_shape) :] == tuple(normalized_shape)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device) if fits else None
 
 
-def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor:
+def _group_norm(x: Tensor, num_groups: int, *_: object, **__: object) -> Tensor | None:
+    """The shape of a group norm on the meta device."""
+    return torch.empty_like(x) if x.dim() > 1 and x.shape[1] % num_groups == 0 else None
+
+
+def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor | None:
     """The shape of a linear layer on the meta device."""
-    _agree(x.shape[-1] == weight.shape[1], "linear layer", x, weight)
-    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
+    fits = x.shape[-1] == weight.shape[1]
+    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device) if fits else None
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: object, **others: object
+) -> Tensor | None:
     """Shape of scaled dot-product attention for meta tensors, laid out in memory as torch does."""
-    _agree(q.shape[-1] == k.shape[-1], "query", q, k)
-    _agree(k.shape[-2] == v.shape[-2], "key", k, v)
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or others.get("enable_gqa"):
+        return None
     weights = (*q.shape[:-1], k.shape[-2])
     if attn_mask is not None:  # relative positions: a table for windows of one size
         wide = torch.broadcast_shapes(attn_mask.shape, weights)  # type: ignore[no-untyped-call]  # torch has no types there
-        _agree(wide == weights, "mask", q, attn_mask)
+        if wide != weights:
+            return None
     shape = (*q.shape[:-1], v.shape[-1])
     if len(shape) != _HEADS_APART:
         return torch.empty(shape, dtype=q.dtype, device=q.device)
@@ -90,18 +113,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None,
     return torch.empty(images, tokens, heads, channels, dtype=q.dtype, device=q.device).transpose(1, 2)
 
 
-def _agree(condition: bool, layer: str, x: Tensor, given: Tensor | Sequence[int] | None) -> None:  # noqa: FBT001 - the subject
-    """Refuse shapes on the meta device that the layer would refuse."""
-    if not condition:
-        shape = tuple(given.shape) if isinstance(given, Tensor) else given
-        msg = f"a {layer} for {shape} is given {tuple(x.shape)}"
-        raise RuntimeError(msg)
-
-
-_RULES: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+_RULES: Mapping[Callable[..., Any], Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.gelu, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, F.hardtanh, F.normalize), _like),
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
     F.linear: _linear,
     F.scaled_dot_product_attention: _attention,
 }
