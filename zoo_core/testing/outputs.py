@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,9 +14,9 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.under_test import only_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 _OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
@@ -77,6 +77,35 @@ def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]
             waiting += [each for each, _ in node.next_functions]
     used = {id(node.variable) for node in seen if hasattr(node, "variable")}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in used}
+
+
+class Call(NamedTuple):
+    """What a module the anatomy names takes and gives in a forward pass: shapes of its first input and first output."""
+
+    given: torch.Size
+    made: torch.Size
+
+
+def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
+    """What modules that the anatomy names take and give in one forward pass, at their last call; none not called."""
+    seen: dict[str, Call] = {}
+
+    def note(path: str, x: tuple[Any, ...], made: object) -> None:
+        shapes = [each.shape for each in tensors((x[0], made))]
+        seen.pop(path, None)
+        seen[path] = Call(shapes[0], shapes[1])
+
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
+        for path in paths
+    ]
+    try:
+        with torch.no_grad():
+            model(*given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def line_of_caller() -> str:

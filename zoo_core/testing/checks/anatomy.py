@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import tensors
+from zoo_core.testing.outputs import Call, calls_of
 from zoo_core.testing.under_test import inputs_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
@@ -142,35 +141,6 @@ def main_of(card: Card, model: nn.Module) -> Head:
     require(not anatomy.heads, f"{card.id}: none of its head sites has the role 'main'")
     require(bool(anatomy.headless), f"{card.id}: no head sites, and Anatomy.headless does not say why")
     raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
-
-
-class Call(NamedTuple):
-    """What a module the anatomy names takes and gives in a forward pass: shapes of its first input and first output."""
-
-    given: torch.Size
-    made: torch.Size
-
-
-def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
-    """What modules that the anatomy names take and give in one forward pass, at their last call; none not called."""
-    seen: dict[str, Call] = {}
-
-    def note(path: str, x: tuple[Any, ...], made: object) -> None:
-        shapes = [each.shape for each in tensors((x[0], made))]
-        seen.pop(path, None)
-        seen[path] = Call(shapes[0], shapes[1])
-
-    hooks = [
-        model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
-        for path in paths
-    ]
-    try:
-        with torch.no_grad():
-            model(*given)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:

@@ -71,7 +71,7 @@ def check_builds(card: Card) -> None:
     require(right, f"{classes}, and two images give scores of the shape {shape}")
     axes = len(card.input_size) + 1
     require(
-        card.task != "classification" or len(shape) == _VECTOR_AXES,
+        card.task != "classification" or set(shape[_VECTOR_AXES:]) <= {1},
         f"{card.id}: two images give scores of the shape {shape}, and the task 'classification' has one score a class "
         "for an image; 'segmentation' has one for a pixel",
     )
@@ -284,15 +284,16 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
     """Asking for the anatomy each time gives one answer, and changes neither the model nor the process."""
     label = f"{card.id}: asking for its anatomy"
     tensors = {} if by_shapes(card) else {name: tensor.clone() for name, tensor in _tensors(model)}
-    before, states, drawn = dict(_marks(fresh)), random_states(), torch.get_rng_state()
-    with watched() as changes, printed() as text, files_left() as files:
+    before, states = dict(marks_of(fresh)), random_states()
+    with seeded(_SEED), watched() as changes, printed() as text, files_left() as files:
+        drawn = torch.get_rng_state()
         anatomy(fresh)
         answers = [metadata_of(model).anatomy, anatomy(model), anatomy(model)]
+        still = states == random_states() and torch.equal(drawn, torch.get_rng_state())
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
     require(not [*text, *files], f"{label} {', '.join([*text, *files])}")
-    still = states == random_states() and torch.equal(drawn, torch.get_rng_state())
     require(still, f"{label} draws random numbers, or seeds a generator: its answer may be another each time")
-    now, after = dict(_tensors(model)), dict(_marks(fresh))
+    now, after = dict(_tensors(model)), dict(marks_of(fresh))
     moved = [name for name, tensor in tensors.items() if name not in now or not same(now[name], tensor)]
     moved += [mark for mark in {**before, **after} if before.get(mark, ...) != after.get(mark, ...)]
     require(not moved, f"{label} changes {', '.join(moved[:5])}")
@@ -301,7 +302,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
         require(values[0] == values[1] == values[2], f"{label} twice gives two values of Anatomy.{field.name}")
 
 
-def _marks(model: nn.Module) -> Iterable[tuple[str, object]]:
+def marks_of(model: nn.Module) -> Iterable[tuple[str, object]]:
     """All of a model that a side effect would change: versions of parameters, bytes of buffers, modes, hooks, numbers.
 
     torch counts a write to the statistics of a norm in eval mode too, so that their values are compared.

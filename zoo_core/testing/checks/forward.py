@@ -19,12 +19,11 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.anatomy import calls_of
 from zoo_core.testing.checks.split import noisy
 from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import difference, line_of_caller, parameters_used, same, scores_of, tensors
+from zoo_core.testing.outputs import calls_of, difference, line_of_caller, parameters_used, same, scores_of, tensors
 from zoo_core.testing.process import printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
     DETECTORS,

@@ -18,6 +18,7 @@ from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.load_state_dict import is_packed, load_state
 from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.testing.checks.anatomy import inside
+from zoo_core.testing.checks.builds import marks_of
 from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import same, scores_of
@@ -270,12 +271,12 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
         model = _with_zeros(label, model)
         layout = model.state_dict()
         own = _other_values(layout)
-    before = dict(_marks(model))
+    before = dict(marks_of(model))
     with watched() as changes, printed() as text, files_left() as files, without_network() as hosts, seeded(_SEED):
         given = dict(own)
         state = _converted(label, weights.convert, given, model)
         is_seeded = torch.initial_seed() != _SEED
-    after = dict(_marks(model))
+    after = dict(marks_of(model))
     moved = [mark for mark in {**before, **after} if before.get(mark) != after.get(mark)]
     require(not moved, f"{label} changes the model that it is given: {', '.join(moved[:5])}")
     changes += ["the seed of torch"] if is_seeded else []
@@ -389,15 +390,6 @@ def _other_values(layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _kept_tensor(converted: object, right: Tensor) -> bool:
     """Whether a converted tensor is the one that the file has under its name."""
     return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
-
-
-def _marks(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What a weights conversion must leave alone in a model: its tensors, and which of them train."""
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        yield name, tensor._version  # noqa: SLF001 - torch's only way to say that it was written to
-        yield f"whether {name} trains", tensor.requires_grad
-    for path, module in model.named_modules():
-        yield f"the mode of {path or 'the model'}", module.training
 
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:
