@@ -366,8 +366,7 @@ MUTANTS = {
     ),
     "stage called head": Mutant("stages", "a stage cannot be called 'head'", called("layer1", "head")),
     "stage called like a pattern": Mutant("stages", "it would be read as a pattern", called("layer*", "layer2")),
-    "stage called like the head site": Mutant("stages", "that is the path of another module", called("layer1", "fc")),
-    "stages with each other's names": Mutant("stages", "and the stage is of layer1", called("layer2", "layer1")),
+    "stage called like the head site": Mutant("stages", "that is the path of a head site", called("layer1", "fc")),
     "head site that is a container": Mutant(
         "paths", "'classifier' is a Sequential, of which a swap would replace classifier.1", contained, _of(Contained)
     ),

@@ -11,7 +11,6 @@ from torch.nn.functional import pad
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import WORDS
 from zoo_core.surgery.stem.adapt import stem_layers
-from zoo_core.surgery.structure import under
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import tensors
 from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test
@@ -54,7 +53,7 @@ def check_stages(card: Card) -> None:
         f"{card.id}: the anatomy names no stages: freezing by depth, layer decay and zoo.encoder have nothing to "
         "go by; name them, or let Family.exceptions say why there are none",
     )
-    _check_names(card, model, anatomy.stages)
+    _check_names(card, anatomy)
     _check_apart(card, anatomy.stages)
     if len(card.input_size) == _SIGNAL:
         raise NotChecked(f"{card.id} takes signals of one axis, whose stages are not measured")
@@ -74,18 +73,14 @@ def check_stages(card: Card) -> None:
     require(ran == listed, f"{card.id}: the stages run in the order {', '.join(ran)}, and not {', '.join(listed)}")
 
 
-def _check_names(card: Card, model: nn.Module, stages: Sequence[Stage]) -> None:
+def _check_names(card: Card, anatomy: Anatomy) -> None:
     """No stage has a name that means something else where parts of a model are named, as for zoo.freeze."""
-    paths = {path for path, _ in model.named_modules() if path}
-    for stage in stages:
+    heads = [head.path for head in anatomy.heads]
+    for stage in anatomy.stages:
         label = f"{card.id}: a stage cannot be called {stage.name!r}"
         require(stage.name not in WORDS, f"{label}: that word means another part of any model; {', '.join(WORDS)} do")
         require(not {*stage.name} & {*"*?[]:"}, f"{label}: it would be read as a pattern")
-        own = any(under(stage.name, path) or under(path, stage.name) for path in stage.modules)
-        require(
-            stage.name not in paths or own,
-            f"{label}: that is the path of another module, and the stage is of {', '.join(stage.modules)}",
-        )
+        require(stage.name not in heads, f"{label}: that is the path of a head site")
 
 
 def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
