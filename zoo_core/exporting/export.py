@@ -248,8 +248,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _line_of(error: BaseException) -> str:
-    lines = (line.strip() for line in unstyle(str(error)).splitlines())
-    words = next((line for line in lines if line and not line.startswith("Exception from")), "without a message")
+    lines = [line.strip() for line in unstyle(str(error)).splitlines() if line.strip()] or ["without a message"]
+    words = next((line for line in lines if not line.endswith(":")), lines[0])  # OpenVINO's first name its code
     return f"{type(error).__name__}: {words}"
 
 
